@@ -1,0 +1,34 @@
+# Vireo's tasks. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint protos clean
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it needs
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py protos/generate.py $(wildcard protos/vireo/v1/*.proto)
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or name another: make $@ PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
+	@touch $@
+
+demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
+	$(BIN)/vireo demo $(if $(ONCE),--once)
+
+test: setup ## Run every test
+	$(BIN)/pytest
+
+lint: setup ## Style, strict types, protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf lint protos/gen/vireo/descriptors.binpb --path vireo/v1
+
+protos: setup ## Make the stubs again
+	$(BIN)/python -m protos.generate
+
+clean: ## Remove the environment, stubs, caches and all run-time state
+	rm -rf $(VENV) .vireo protos/gen .mypy_cache .ruff_cache .pytest_cache

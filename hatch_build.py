@@ -1,0 +1,28 @@
+"""Makes the Python stubs and the descriptor set from protos/ whenever the project is built.
+
+Runs on every install, editable ones included, so stubs can't be stale in an environment
+that `make setup` made. Nothing that it writes is committed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from protos.generate import GENERATED, generate  # noqa: E402
+
+
+class StubsHook(BuildHookInterface[Any]):
+    """Calls `protos.generate` before files are collected."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Writes protos/gen/ afresh and adds it to a wheel; an editable install reads it there."""
+        generate()
+        if version != "editable":
+            for package in ("vireo", "buf"):
+                build_data["force_include"][str(GENERATED / package)] = package
