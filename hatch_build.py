@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from protos.generate import GENERATED, generate  # noqa: E402
+from protos.generate import GENERATED, generate
 
 
 class StubsHook(BuildHookInterface[Any]):

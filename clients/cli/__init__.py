@@ -1,0 +1,1 @@
+"""The `vireo` command: one file a command group."""

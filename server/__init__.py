@@ -1,0 +1,1 @@
+"""Online: the gateway, the candidate and ranking pods, and what runs them."""

@@ -1,0 +1,1 @@
+"""One definition per feature, in NumPy alone: training and serving both compute with these."""

@@ -1,0 +1,46 @@
+"""A viewer's activity: how each watched video changes it, offline and live alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.features.keys import video_key
+
+HISTORY_LIMIT = 200
+"""How many of the last watched videos, with times, a viewer's row keeps."""
+WATCHED_LIMIT = 5000
+"""How many watched videos are remembered so as not to be recommended again."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One video watched by one viewer."""
+
+    video_id: str
+    time: int
+    """Unix seconds."""
+    liked: bool
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The activity features of one viewer after some event; the default is before any."""
+
+    history_ids: tuple[str, ...] = ()
+    """The last HISTORY_LIMIT videos watched, oldest first."""
+    history_times: tuple[int, ...] = ()
+    """When each was watched, Unix seconds."""
+    watched_keys: tuple[int, ...] = ()
+    """Keys of the last WATCHED_LIMIT videos watched, oldest first."""
+    watch_count: int = 0
+    like_count: int = 0
+
+    def after(self, watch: Watch) -> Activity:
+        """The activity once `watch` has happened."""
+        return Activity(
+            history_ids=(*self.history_ids, watch.video_id)[-HISTORY_LIMIT:],
+            history_times=(*self.history_times, watch.time)[-HISTORY_LIMIT:],
+            watched_keys=(*self.watched_keys, video_key(watch.video_id))[-WATCHED_LIMIT:],
+            watch_count=self.watch_count + 1,
+            like_count=self.like_count + int(watch.liked),
+        )

@@ -1,0 +1,111 @@
+"""The ranking model's inputs for one viewer and a list of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.tower_inputs import attribute_ids
+from server.features.viewer import ViewerFeatures
+
+RANKER_HISTORY = 50
+"""How many of the last watched videos the ranking model attends to."""
+VIDEO_FEATURES = ("log_watch_count", "log_recent_watch_count", "like_rate", "log_age_days")
+"""Columns of a release's video feature table, in this order."""
+RETRIEVAL_FEATURES = ("two_tower", "co_watch", "from_two_tower", "from_co_watch", "from_popular")
+"""Columns of the retrieval features, in this order; the last three are 0 or 1."""
+VIEWER_FEATURES = ("log_watch_count", "like_rate")
+"""Columns of the viewer's dense features, in this order."""
+
+Float32Array = npt.NDArray[np.float32]
+LIKE_PRIOR_COUNT = 5.0
+"""Weight, in watches, of the prior in every like rate."""
+LIKE_PRIOR = 0.5
+"""The like rate of a viewer or video nobody knows anything of."""
+
+
+@dataclass(frozen=True)
+class VideoTable:
+    """What a release knows of each video, by row."""
+
+    vectors: Float32Array
+    """Video tower output, float32[n, d]."""
+    features: Float32Array
+    """VIDEO_FEATURES, float32[n, f]."""
+
+
+def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Share of watches that were liked, drawn to LIKE_PRIOR where there are few."""
+    likes, watches = np.asarray(likes, np.float64), np.asarray(watches, np.float64)
+    return (likes + LIKE_PRIOR * LIKE_PRIOR_COUNT) / (watches + LIKE_PRIOR_COUNT)
+
+
+def video_features(
+    watch_count: npt.ArrayLike,
+    recent_watch_count: npt.ArrayLike,
+    rate: npt.ArrayLike,
+    age_days: npt.ArrayLike,
+) -> Float32Array:
+    """VIDEO_FEATURES from a video's statistics, float32[n, f]."""
+    columns = [np.log1p(watch_count), np.log1p(recent_watch_count), rate, np.log1p(age_days)]
+    return np.stack([np.asarray(column, np.float32) for column in columns], axis=-1)
+
+
+def viewer_features(viewer: ViewerFeatures) -> Float32Array:
+    """VIEWER_FEATURES of one viewer, float32[v]."""
+    rate = like_rate(viewer.like_count, viewer.watch_count)
+    return np.array([np.log1p(viewer.watch_count), rate], np.float32)
+
+
+def retrieval_features(
+    two_tower: Float32Array, co_watch: Float32Array, source_masks: npt.NDArray[np.uint32]
+) -> Float32Array:
+    """RETRIEVAL_FEATURES of n candidates, float32[n, 5]; bit s of a mask is Source s."""
+    bits = [((source_masks >> np.uint32(source)) & 1).astype(np.float32) for source in (1, 2, 3)]
+    return np.stack([two_tower, co_watch, *bits], axis=-1).astype(np.float32)
+
+
+def ranking_inputs(
+    viewer: ViewerFeatures,
+    history_rows: npt.NDArray[np.int64],
+    candidate_rows: npt.NDArray[np.int64],
+    retrieval: Float32Array,
+    table: VideoTable,
+    vocabulary: Mapping[str, int],
+    candidate_features: Float32Array | None = None,
+) -> dict[str, np.ndarray]:
+    """The ranking model's inputs for one viewer (b = 1) and n known candidates.
+
+    Args:
+        viewer: the viewer.
+        history_rows: rows of the known videos of the history, oldest first, int64[h].
+        candidate_rows: rows of the candidates, int64[n], all >= 0.
+        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, 5].
+        table: the release's video table.
+        vocabulary: attribute text to id.
+        candidate_features: VIDEO_FEATURES of the candidates at the moment of the request,
+            float32[n, f], where training has them from a point-in-time join; by default
+            those of the table.
+
+    Returns:
+        `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
+        `retrieval_features` float32[1, n, 5], `history_vectors` float32[1, h, d] (the last
+        RANKER_HISTORY, oldest first; one zero row where there is none),
+        `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
+    """
+    recent = history_rows[-RANKER_HISTORY:]
+    history = table.vectors[recent] if len(recent) else np.zeros_like(table.vectors[:1])
+    if candidate_features is None:
+        candidate_features = table.features[candidate_rows]
+    return {
+        "candidate_vectors": table.vectors[candidate_rows][None],
+        "candidate_features": candidate_features[None],
+        "retrieval_features": retrieval[None],
+        "history_vectors": np.ascontiguousarray(history)[None],
+        "history_lengths": np.array([len(recent)], np.int64),
+        "viewer_features": viewer_features(viewer)[None],
+        "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
+    }

@@ -1,0 +1,93 @@
+"""The viewer tower's inputs: history rows, time gaps and attributes, as training feeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.viewer import ViewerFeatures
+
+ATTRIBUTE_LIMIT = 16
+"""How many profile attributes a model reads; further ones are ignored."""
+GAP_BUCKETS = 32
+"""Buckets of log2 seconds between consecutive watches; 0 is the first watch or padding."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class VideoRows:
+    """Finds the row of a video key in a release's tables."""
+
+    def __init__(self, keys: Int64Array) -> None:
+        """Takes the key of each row, int64[n], all different."""
+        self._order = np.argsort(keys)
+        self._sorted = keys[self._order]
+
+    def find(self, keys: Int64Array) -> Int64Array:
+        """The row of each key, int64[m]; -1 for a key that the release doesn't know."""
+        if not len(self._sorted):
+            return np.full(len(keys), -1, np.int64)
+        place = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        return np.where(self._sorted[place] == keys, self._order[place], -1)
+
+
+def gap_buckets(times: Int64Array) -> Int64Array:
+    """Buckets of the time since the watch before, int64[n] in [0, GAP_BUCKETS).
+
+    0 for the first watch; else 1 + floor(log2(1 + seconds)), negative gaps counting as 0.
+    """
+    buckets = np.zeros(len(times), np.int64)
+    if len(times) > 1:
+        gaps = np.maximum(np.diff(times), 0)
+        buckets[1:] = 1 + np.log2(1 + gaps).astype(np.int64)
+    return np.minimum(buckets, GAP_BUCKETS - 1)
+
+
+def attribute_ids(attributes: Sequence[str], vocabulary: Mapping[str, int]) -> Int64Array:
+    """Ids of the known attributes, 0-padded, int64[ATTRIBUTE_LIMIT]; ids start at 1."""
+    known = [vocabulary[text] for text in attributes if text in vocabulary][:ATTRIBUTE_LIMIT]
+    ids = np.zeros(ATTRIBUTE_LIMIT, np.int64)
+    ids[: len(known)] = known
+    return ids
+
+
+def tower_inputs(
+    viewers: Sequence[ViewerFeatures],
+    rows: VideoRows,
+    vocabulary: Mapping[str, int],
+    history_limit: int,
+) -> dict[str, Int64Array]:
+    """A batch of the viewer tower's inputs.
+
+    Videos that the release doesn't know are left out of the history. Histories are
+    left-aligned and padded on the right to the longest of the batch (at least 1).
+
+    Returns:
+        `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
+        see `gap_buckets`; `lengths` int64[b]; `attributes` int64[b, ATTRIBUTE_LIMIT].
+    """
+    histories: list[Int64Array] = []
+    gaps: list[Int64Array] = []
+    for viewer in viewers:
+        found = rows.find(viewer.history_keys)
+        known = found >= 0
+        histories.append(found[known][-history_limit:] + 1)
+        gaps.append(gap_buckets(viewer.history_times[known][-history_limit:]))
+    lengths = np.array([len(history) for history in histories], np.int64)
+    width = max(1, int(lengths.max(initial=0)))
+    history = np.zeros((len(viewers), width), np.int64)
+    gap = np.zeros((len(viewers), width), np.int64)
+    for index, length in enumerate(lengths):
+        history[index, :length] = histories[index]
+        gap[index, :length] = gaps[index]
+    attributes = [attribute_ids(viewer.attributes, vocabulary) for viewer in viewers]
+    return {
+        "history": history,
+        "gaps": gap,
+        "lengths": lengths,
+        "attributes": np.stack(attributes)
+        if attributes
+        else np.zeros((0, ATTRIBUTE_LIMIT), np.int64),
+    }

@@ -1,0 +1,40 @@
+"""What is known of one viewer, as the models and pipelines take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+
+def _no_keys() -> npt.NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class ViewerFeatures:
+    """One viewer's features at one moment; the default is a viewer nobody knows."""
+
+    history_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    """Videos watched last, oldest first, int64[h]."""
+    history_times: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    """When each was watched, Unix seconds, int64[h]."""
+    watched_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    """All videos watched, any order, int64[w]."""
+    attributes: tuple[str, ...] = ()
+    """Profile attributes as "name=value"."""
+    watch_count: int = 0
+    """How many videos the viewer has watched."""
+    like_count: int = 0
+    """How many of them the viewer liked."""
+
+    def playing(self, seed_key: int) -> ViewerFeatures:
+        """These features with the video that is playing as the last one watched."""
+        now = self.history_times[-1:] if len(self.history_times) else np.zeros(1, np.int64)
+        return replace(
+            self,
+            history_keys=np.append(self.history_keys, np.int64(seed_key)),
+            history_times=np.append(self.history_times, now),
+            watched_keys=np.append(self.watched_keys, np.int64(seed_key)),
+        )

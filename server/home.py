@@ -1,0 +1,55 @@
+"""Where a checkout's run-time state lies: everything under one folder, `VIREO_HOME`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds data sets, features, training runs, the local S3 and logs."""
+
+    root: Path
+
+    @staticmethod
+    def current() -> Home:
+        """The home that `VIREO_HOME` names, by default `.vireo` in the working directory."""
+        return Home(Path(os.environ.get("VIREO_HOME", ".vireo")).absolute())
+
+    def data(self, dataset: str) -> Path:
+        """The imported data set: interactions, videos and viewers as Parquet."""
+        return self.root / "data" / dataset
+
+    def features(self, dataset: str) -> Path:
+        """The Feast repository's state for a data set: Parquet, registry and online store."""
+        return self.root / "features" / dataset
+
+    def run(self, dataset: str) -> Path:
+        """The newest training run on a data set: checkpoints, report and staged release."""
+        return self.root / "runs" / dataset
+
+    def staged_release(self, dataset: str) -> Path:
+        """The release that training wrote and `vireo release publish` uploads."""
+        return self.run(dataset) / "release"
+
+    @property
+    def cache(self) -> Path:
+        """Releases fetched from S3, content-addressed."""
+        return self.root / "cache"
+
+    @property
+    def s3(self) -> Path:
+        """The embedded S3 server's data."""
+        return self.root / "s3"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a process."""
+        return self.root / "logs"
+
+    @property
+    def stack(self) -> Path:
+        """State of the running stack: process ids, ports, rendered configuration."""
+        return self.root / "stack"

@@ -1,0 +1,134 @@
+"""A release's manifest: the one file that pins everything that is served together."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.errors import VireoError
+from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class ReleaseError(VireoError):
+    """A release that can't be served; the message names the file or field and why."""
+
+
+class FileEntry(BaseModel):
+    """Size in bytes and lower-case hexadecimal SHA-256 of one file of a release."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int
+    sha256: str
+
+    @staticmethod
+    def of(path: Path) -> FileEntry:
+        """The entry that describes the file at `path` as it is."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(size=path.stat().st_size, sha256=digest)
+
+
+class FeatureSchema(BaseModel):
+    """The features that the models of a release were trained on, in their order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    video_features: tuple[str, ...] = VIDEO_FEATURES
+    retrieval_features: tuple[str, ...] = RETRIEVAL_FEATURES
+    viewer_features: tuple[str, ...] = VIEWER_FEATURES
+    history_limit: int
+    """How many of the last watched videos the viewer tower reads."""
+    vector_size: int
+    """Dimensions of the viewer and video embeddings."""
+
+
+class ScoreWeights(BaseModel):
+    """Exponents that combine the tasks: score = watch ** watch_weight * like ** like_weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    watch: float = 1.0
+    like: float = 0.0
+
+
+class Manifest(BaseModel):
+    """Everything of one release; immutable once published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    release_id: str
+    created_at: datetime
+    dataset: str
+    """Name of the data set that it was trained on."""
+    code_commit: str
+    data_fingerprint: str
+    holdout: Literal["last", "none"]
+    """Whether each viewer's last watch was kept from training, so that it can be tested."""
+    feature_schema: FeatureSchema
+    score_weights: ScoreWeights
+    metrics: dict[str, float]
+    files: dict[str, FileEntry]
+    """Path below the release's folder to what must be there; the manifest itself excepted."""
+
+    @staticmethod
+    def parse(text: bytes, source: str) -> Manifest:
+        """Reads a manifest.
+
+        Raises:
+            ReleaseError: it isn't one, or its format version or features aren't ours; the
+                message names the field and `source`.
+        """
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the document"
+            raise ReleaseError(f"{source}: manifest field {place}: {first['msg']}") from error
+        if manifest.format_version != FORMAT_VERSION:
+            raise ReleaseError(
+                f"{source}: format_version is {manifest.format_version}, "
+                f"this build serves {FORMAT_VERSION}"
+            )
+        ours = FeatureSchema(
+            history_limit=manifest.feature_schema.history_limit,
+            vector_size=manifest.feature_schema.vector_size,
+        )
+        for name in ("video_features", "retrieval_features", "viewer_features"):
+            theirs, mine = getattr(manifest.feature_schema, name), getattr(ours, name)
+            if theirs != mine:
+                raise ReleaseError(
+                    f"{source}: feature_schema.{name} is {list(theirs)}, "
+                    f"this build computes {list(mine)}"
+                )
+        return manifest
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Reads `folder`'s manifest; raises ReleaseError where it is missing or unfit."""
+        path = folder / MANIFEST_NAME
+        try:
+            return Manifest.parse(path.read_bytes(), str(path))
+        except FileNotFoundError as error:
+            raise ReleaseError(f"{path} is missing: no release there") from error
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest into `folder`."""
+        (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """The entry of every file below `folder` but the manifest, by POSIX path."""
+    return {
+        path.relative_to(folder).as_posix(): FileEntry.of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }

@@ -1,0 +1,1 @@
+"""Offline: viewing data to features, models, evaluation and releases."""
