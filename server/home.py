@@ -15,8 +15,14 @@ class Home:
 
     @staticmethod
     def current() -> Home:
-        """The home that `VIREO_HOME` names, by default `.vireo` in the working directory."""
-        return Home(Path(os.environ.get("VIREO_HOME", ".vireo")).absolute())
+        """The home that `VIREO_HOME` names.
+
+        By default `.vireo` in the checkout that this code runs from, so that two checkouts
+        don't meet; in the working directory where it was installed as a wheel.
+        """
+        checkout = Path(__file__).parent.parent
+        base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+        return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
 
     def data(self, dataset: str) -> Path:
         """The imported data set: interactions, videos and viewers as Parquet."""

@@ -1,0 +1,60 @@
+"""The `vireo` command: registers the command groups and turns errors into one clear line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from clients.cli import data, demo, evaluate, features, recommend, release, status, train, up
+from server.errors import VireoError
+
+app = typer.Typer(
+    name="vireo",
+    help="Train, ship and serve two-stage video recommenders.\n\n"
+    "First steps: `vireo demo`, or with your own data: `vireo data import`, `vireo train`, "
+    "`vireo release publish`, `vireo up`, `vireo recommend`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data", help="Fetch, import and show data sets.")
+app.add_typer(features.app, name="features", help="Build and show features in Feast.")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(release.app, name="release", help="Publish releases and say which one is served.")
+app.command("up")(up.up)
+app.command("status")(status.status)
+app.command("recommend")(recommend.recommend)
+app.command("demo")(demo.demo)
+
+_MISSING_EXTRA = {
+    "training": {"torch", "pandas", "pyarrow", "scipy", "matplotlib", "onnx", "onnxscript"},
+    "serving": {"onnxruntime", "faiss", "minio", "feast"},
+}
+
+
+def main() -> None:
+    """Runs the command line; exits with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
+    errors = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except VireoError as error:
+        errors.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped")
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        extras = [name for name, modules in _MISSING_EXTRA.items() if error.name in modules]
+        if not extras:
+            raise
+        errors.print(
+            f"[bold red]error:[/] this command needs {error.name}; "
+            f"install it with: pip install 'vireo\\[{extras[0]}]'"
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Stubs and descriptors are those of the protos in this checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2, viewer_pb2
+
+from protos.generate import DESCRIPTOR_SET, SOURCES
+
+
+def built_descriptors() -> descriptor_pb2.FileDescriptorSet:
+    return descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
+
+
+def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> None:
+    output = tmp_path / "now.binpb"
+    names = [str(path.relative_to(SOURCES)) for path in sorted(SOURCES.glob("vireo/**/*.proto"))]
+    arguments = [
+        "protoc",
+        f"--proto_path={SOURCES}",
+        f"--descriptor_set_in={DESCRIPTOR_SET}",
+        f"--descriptor_set_out={output}",
+        *names,
+    ]
+    assert protoc.main(arguments) == 0
+    now = descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes())
+    stubs = {
+        module.DESCRIPTOR.name: module.DESCRIPTOR
+        for module in (candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2, viewer_pb2)
+    }
+    assert sorted(stubs) == sorted(names)
+    for file in now.file:
+        built = descriptor_pb2.FileDescriptorProto()
+        stubs[file.name].CopyToProto(built)
+        # json_name is filled in by some paths and not by others.
+        for proto in (built, file):
+            for message in proto.message_type:
+                for field in message.field:
+                    field.ClearField("json_name")
+        assert built == file, f"{file.name} changed since the stubs were made: run `make protos`"
+
+
+def test_the_descriptor_set_holds_all_that_the_transcoder_needs() -> None:
+    names = {file.name for file in built_descriptors().file}
+    for file in built_descriptors().file:
+        assert set(file.dependency) <= names, f"{file.name} imports what is not in the set"
+    assert "google/rpc/error_details.proto" in names

@@ -1,0 +1,74 @@
+"""The ranking model's inputs: shapes, masks and what stands in for the unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    VideoTable,
+    like_rate,
+    ranking_inputs,
+    retrieval_features,
+    video_features,
+    viewer_features,
+)
+from server.features.viewer import ViewerFeatures
+
+TABLE = VideoTable(
+    vectors=np.arange(12, dtype=np.float32).reshape(4, 3),
+    features=np.arange(16, dtype=np.float32).reshape(4, 4),
+)
+
+
+def inputs(history: list[int], candidates: list[int]) -> dict[str, np.ndarray]:
+    count = len(candidates)
+    retrieval = retrieval_features(
+        np.ones(count, np.float32), np.zeros(count, np.float32), np.full(count, 2, np.uint32)
+    )
+    return ranking_inputs(
+        ViewerFeatures(),
+        np.array(history, np.int64),
+        np.array(candidates, np.int64),
+        retrieval,
+        TABLE,
+        {},
+    )
+
+
+def test_source_bits_become_columns() -> None:
+    masks = np.array([0b0010, 0b0100, 0b1000, 0b1110], np.uint32)
+    zeros = np.zeros(4, np.float32)
+    columns = retrieval_features(zeros, zeros, masks)[:, 2:]
+    np.testing.assert_array_equal(columns, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+
+
+def test_candidates_and_history_are_gathered_from_the_table() -> None:
+    batch = inputs([3, 1], [2, 0])
+    np.testing.assert_array_equal(batch["candidate_vectors"][0], TABLE.vectors[[2, 0]])
+    np.testing.assert_array_equal(batch["candidate_features"][0], TABLE.features[[2, 0]])
+    np.testing.assert_array_equal(batch["history_vectors"][0], TABLE.vectors[[3, 1]])
+    np.testing.assert_array_equal(batch["history_lengths"], [2])
+
+
+def test_an_empty_history_is_one_zero_row_of_length_zero() -> None:
+    batch = inputs([], [1])
+    np.testing.assert_array_equal(batch["history_vectors"], np.zeros((1, 1, 3), np.float32))
+    np.testing.assert_array_equal(batch["history_lengths"], [0])
+
+
+def test_only_recent_history_is_attended_to() -> None:
+    batch = inputs([0] * 5 + [3] * RANKER_HISTORY, [1])
+    assert batch["history_vectors"].shape == (1, RANKER_HISTORY, 3)
+    np.testing.assert_array_equal(batch["history_vectors"][0, 0], TABLE.vectors[3])
+
+
+def test_like_rates_of_the_unknown_are_the_prior_and_few_watches_move_them_little() -> None:
+    np.testing.assert_allclose(like_rate([0, 1, 100], [0, 1, 100]), [0.5, 3.5 / 6, 102.5 / 105])
+    np.testing.assert_allclose(viewer_features(ViewerFeatures()), [0.0, 0.5])
+
+
+def test_video_features_are_float32_in_the_declared_order() -> None:
+    row = video_features([9], [4.0], [0.25], [0])
+    assert row.dtype == np.float32
+    np.testing.assert_allclose(row, [[np.log(10), np.log(5), 0.25, 0.0]], rtol=1e-6)
