@@ -1,0 +1,49 @@
+"""The co-watch score: how strongly a viewer's recent history leads to each video."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+CO_WATCH_HISTORY = 20
+"""How many of the last watched videos count."""
+CO_WATCH_HALF_LIFE = 5.0
+"""Steps back in the history after which a watch counts half."""
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+def co_watched(
+    history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
+) -> tuple[Int64Array, Float32Array]:
+    """The videos that the history leads to, each once, in time that n doesn't enter.
+
+    Args:
+        history_rows: rows of the known videos watched, oldest first, int64[h].
+        neighbour_rows: videos that follow each video most, int32[n, k], -1 where fewer.
+        weights: how strongly, float32[n, k], 0 where the row is -1.
+
+    Returns:
+        Their rows, ascending, int64[m], and scores above 0, float32[m]: the sum over the
+        last CO_WATCH_HISTORY watches of 0.5 ** (steps back / CO_WATCH_HALF_LIFE) x weight.
+    """
+    recent = history_rows[-CO_WATCH_HISTORY:]
+    steps_back = np.arange(len(recent) - 1, -1, -1)
+    decay = 0.5 ** (steps_back / CO_WATCH_HALF_LIFE)
+    rows = neighbour_rows[recent].ravel()
+    parts = (weights[recent] * decay[:, None]).ravel()
+    real = rows >= 0
+    found, place = np.unique(rows[real], return_inverse=True)
+    scores = np.bincount(place, parts[real], minlength=len(found))
+    return found.astype(np.int64), scores.astype(np.float32)
+
+
+def co_watch_scores(
+    history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
+) -> Float32Array:
+    """The score of every video, float32[n]: that of `co_watched`, 0 for the others."""
+    scores = np.zeros(len(neighbour_rows), np.float32)
+    rows, found = co_watched(history_rows, neighbour_rows, weights)
+    scores[rows] = found
+    return scores
