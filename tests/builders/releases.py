@@ -1,0 +1,230 @@
+"""Builds a tiny but complete release folder in milliseconds: real ONNX, real index, goldens.
+
+Its models are small formulas in ONNX, and its goldens come from the same formulas in NumPy,
+so that a replay compares two computations, as it does for a trained release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from server.features.keys import unique_video_keys
+from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.releases import layout
+from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights, describe_files
+
+VECTOR_SIZE = 8
+HISTORY_LIMIT = 20
+CO_WATCH_LIMIT = 6
+VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Float32Array = npt.NDArray[np.float32]
+
+
+def video_ids(count: int) -> list[str]:
+    """Ids of a tiny release's videos by row: "video-0", "video-1" and so on."""
+    return [f"video-{row}" for row in range(count)]
+
+
+def build_release(
+    folder: Path,
+    *,
+    release_id: str = "tiny-1",
+    videos: int = 40,
+    seed: int = 0,
+    weights: ScoreWeights | None = None,
+) -> Path:
+    """Writes a complete release of `videos` videos below `folder`, which it returns.
+
+    Row r follows row r - 1 most in the co-watch table; popularity falls with the row.
+    """
+    random = np.random.default_rng(seed)
+    for part in (layout.VIEWER_TOWER, layout.RANKER, layout.VIDEO_KEYS, layout.GOLDEN_RANKER):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+    _write_videos(folder, random, videos)
+    _write_viewer_tower(folder, random)
+    _write_ranker(folder, random)
+    write_manifest(folder, release_id=release_id, weights=weights)
+    return folder
+
+
+def write_manifest(
+    folder: Path, *, release_id: str = "tiny-1", weights: ScoreWeights | None = None
+) -> Manifest:
+    """Describes the files of `folder` as they are now, in its manifest."""
+    manifest = Manifest(
+        release_id=release_id,
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+        dataset="tiny",
+        code_commit="0" * 40,
+        data_fingerprint="0" * 64,
+        holdout="last",
+        feature_schema=FeatureSchema(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
+        score_weights=weights or ScoreWeights(watch=1.0, like=0.5),
+        metrics={},
+        files=describe_files(folder),
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None:
+    ids = video_ids(count)
+    vectors = random.normal(size=(count, VECTOR_SIZE)).astype(np.float32)
+    steps = np.arange(1, CO_WATCH_LIMIT + 1)
+    followers = np.arange(count)[:, None] + steps
+    rows = np.where(followers < count, followers, -1).astype(np.int32)
+    weights = np.where(rows >= 0, 1 / steps, 0).astype(np.float32)
+    tables: Arrays = {
+        layout.VIDEO_KEYS: unique_video_keys(ids),
+        layout.VIDEO_VECTORS: vectors,
+        layout.VIDEO_FEATURE_TABLE: random.random((count, len(VIDEO_FEATURES)), np.float32),
+        layout.CO_WATCH_ROWS: rows,
+        layout.CO_WATCH_WEIGHTS: weights,
+        layout.POPULARITY: np.arange(count, 0, -1).astype(np.float32),
+    }
+    for path, table in tables.items():
+        np.save(folder / path, table)
+    texts = {
+        layout.VIDEO_IDS: ids,
+        layout.VIDEO_TITLES: [f"Title of {video_id}" for video_id in ids],
+        layout.POPULAR_IDS: ids[:1000],
+        layout.VOCABULARY: VOCABULARY,
+    }
+    for path, text in texts.items():
+        (folder / path).write_text(json.dumps(text))
+    index = faiss.IndexFlatIP(VECTOR_SIZE)
+    index.add(vectors)
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
+    """viewer_vector = mean vector of the history + sum of the attributes' vectors + a bias."""
+    videos = np.load(folder / layout.VIDEO_VECTORS)
+    video_table = np.concatenate([np.zeros((1, VECTOR_SIZE), np.float32), videos])
+    attribute_table = random.normal(size=(len(VOCABULARY) + 1, VECTOR_SIZE)).astype(np.float32)
+    attribute_table[0] = 0
+    bias = random.normal(size=VECTOR_SIZE).astype(np.float32)
+    save_model(
+        folder / layout.VIEWER_TOWER,
+        inputs={
+            "history": (TensorProto.INT64, ["b", "l"]),
+            "gaps": (TensorProto.INT64, ["b", "l"]),
+            "lengths": (TensorProto.INT64, ["b"]),
+            "attributes": (TensorProto.INT64, ["b", ATTRIBUTE_LIMIT]),
+        },
+        outputs={"viewer_vector": ["b", VECTOR_SIZE]},
+        nodes=[
+            helper.make_node("Gather", ["video_table", "history"], ["watched"]),
+            helper.make_node("ReduceSum", ["watched", "axis"], ["watched_sum"], keepdims=0),
+            helper.make_node("Max", ["lengths", "one"], ["divisor_int"]),
+            helper.make_node("Cast", ["divisor_int"], ["divisor"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["divisor", "axis"], ["divisor_column"]),
+            helper.make_node("Div", ["watched_sum", "divisor_column"], ["mean"]),
+            helper.make_node("Gather", ["attribute_table", "attributes"], ["profile"]),
+            helper.make_node("ReduceSum", ["profile", "axis"], ["profile_sum"], keepdims=0),
+            helper.make_node("Add", ["mean", "profile_sum"], ["unbiased"]),
+            helper.make_node("Add", ["unbiased", "bias"], ["viewer_vector"]),
+        ],
+        constants={
+            "video_table": video_table,
+            "attribute_table": attribute_table,
+            "bias": bias,
+            "axis": np.array([1]),
+            "one": np.array([1]),
+        },
+    )
+    inputs = {
+        "history": np.array([[1, 2, 3], [4, 0, 0], [0, 0, 0]]),
+        "gaps": np.zeros((3, 3), np.int64),
+        "lengths": np.array([3, 1, 0]),
+        "attributes": np.eye(3, ATTRIBUTE_LIMIT, dtype=np.int64),
+    }
+    mean = video_table[inputs["history"]].sum(1) / np.maximum(inputs["lengths"], 1)[:, None]
+    vector = mean + attribute_table[inputs["attributes"]].sum(1) + bias
+    save_golden(folder / layout.GOLDEN_VIEWER_TOWER, inputs, {"viewer_vector": vector})
+
+
+def _write_ranker(folder: Path, random: np.random.Generator) -> None:
+    """scores = sigmoid of a linear map of the candidate's dense features."""
+    retrieval, video = (
+        random.normal(size=(len(names), 2)).astype(np.float32)
+        for names in (RETRIEVAL_FEATURES, VIDEO_FEATURES)
+    )
+    save_model(
+        folder / layout.RANKER,
+        inputs={
+            "candidate_vectors": (TensorProto.FLOAT, ["b", "n", VECTOR_SIZE]),
+            "candidate_features": (TensorProto.FLOAT, ["b", "n", len(VIDEO_FEATURES)]),
+            "retrieval_features": (TensorProto.FLOAT, ["b", "n", len(RETRIEVAL_FEATURES)]),
+            "history_vectors": (TensorProto.FLOAT, ["b", "h", VECTOR_SIZE]),
+            "history_lengths": (TensorProto.INT64, ["b"]),
+            "viewer_features": (TensorProto.FLOAT, ["b", len(VIEWER_FEATURES)]),
+            "attributes": (TensorProto.INT64, ["b", ATTRIBUTE_LIMIT]),
+        },
+        outputs={"scores": ["b", "n", 2]},
+        nodes=[
+            helper.make_node("MatMul", ["retrieval_features", "retrieval"], ["a"]),
+            helper.make_node("MatMul", ["candidate_features", "video"], ["b_"]),
+            helper.make_node("Add", ["a", "b_"], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        ],
+        constants={"retrieval": retrieval, "video": video},
+    )
+    count = 5
+    inputs: Arrays = {
+        "candidate_vectors": random.random((1, count, VECTOR_SIZE), np.float32),
+        "candidate_features": random.random((1, count, len(VIDEO_FEATURES)), np.float32),
+        "retrieval_features": random.random((1, count, len(RETRIEVAL_FEATURES)), np.float32),
+        "history_vectors": random.random((1, 2, VECTOR_SIZE), np.float32),
+        "history_lengths": np.array([2]),
+        "viewer_features": random.random((1, len(VIEWER_FEATURES)), np.float32),
+        "attributes": np.zeros((1, ATTRIBUTE_LIMIT), np.int64),
+    }
+    logits = inputs["retrieval_features"] @ retrieval + inputs["candidate_features"] @ video
+    scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
+
+
+def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
+    """Writes golden requests as `layout` has them."""
+    arrays = {f"input/{name}": array for name, array in inputs.items()}
+    arrays |= {f"output/{name}": array for name, array in outputs.items()}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def save_model(
+    path: Path,
+    *,
+    inputs: Mapping[str, tuple[int, Sequence[str | int]]],
+    outputs: Mapping[str, Sequence[str | int]],
+    nodes: Sequence[onnx.NodeProto],
+    constants: Arrays,
+) -> None:
+    """Writes an ONNX model of the given nodes; outputs are float32."""
+    graph = helper.make_graph(
+        list(nodes),
+        "tiny",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in outputs.items()
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
