@@ -1,0 +1,32 @@
+"""Every choice of the ranking model and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """The `[ranking]` section of a profile."""
+
+    seed: int = 1
+    candidates: int = 250
+    """How many candidates are drawn for each label event."""
+    holdout_share: float = 0.15
+    """Share of viewers kept from fitting, to choose the model and calibrate it."""
+    hidden: int = 32
+    """Width of the hidden layers."""
+    attribute_size: int = 8
+    """Dimensions of the embedding of a viewer attribute."""
+    dropout: float = 0.2
+    epochs: int = 24
+    """Passes over the lists, at most."""
+    patience: int = 6
+    """Stop after so many passes without a better held-out loss."""
+    batch_lists: int = 16
+    """Lists (label events) per step."""
+    batch_likes: int = 256
+    """Like labels per step."""
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    like_loss_weight: float = 1.0

@@ -1,0 +1,1 @@
+"""Writes the folder of a release: models, tables, index, goldens and manifest."""
