@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
-from google.api import annotations_pb2
-from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.rpc import error_details_pb2, status_pb2
 from grpc_tools import protoc
 from protovalidate import ViolationPb
 
@@ -22,12 +21,12 @@ GENERATED = SOURCES / "gen"
 DESCRIPTOR_SET = GENERATED / "vireo" / "descriptors.binpb"
 
 _IMPORTED = (
-    annotations_pb2,
-    duration_pb2,
-    error_details_pb2,
-    field_mask_pb2,
-    status_pb2,
-    timestamp_pb2,
+    "google.api.annotations_pb2",
+    "google.protobuf.duration_pb2",
+    "google.protobuf.field_mask_pb2",
+    "google.protobuf.timestamp_pb2",
+    "google.rpc.error_details_pb2",
+    "google.rpc.status_pb2",
 )
 _VALIDATE = "buf/validate/validate.proto"
 
@@ -47,7 +46,7 @@ def third_party_descriptors() -> descriptor_pb2.FileDescriptorSet:
     """Descriptors of every third-party file that our protos or error details need."""
     seen: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     for module in _IMPORTED:
-        _add(module.DESCRIPTOR, seen)
+        _add(import_module(module).DESCRIPTOR, seen)
     # protovalidate carries its descriptor in another protobuf runtime's types.
     seen[_VALIDATE] = descriptor_pb2.FileDescriptorProto.FromString(
         ViolationPb.desc().file.proto.to_binary()
