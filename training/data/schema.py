@@ -1,0 +1,45 @@
+"""The tables of an imported data set: the same for MovieLens and for anyone's own data."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+
+INTERACTIONS = pa.schema(
+    [
+        pa.field("viewer_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("timestamp", TIME, nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # data row of the user's file, from 1
+        pa.field("event", pa.string(), nullable=False),
+        pa.field("watched_fraction", pa.float32()),
+        pa.field("rating", pa.float32()),
+        pa.field("held_out", pa.bool_(), nullable=False),  # the test part of a packaged split
+    ]
+)
+"""Sorted by (timestamp, row)."""
+
+VIDEOS = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("tags", pa.list_(pa.string()), nullable=False),
+        pa.field("published", TIME),
+        pa.field("duration", pa.float32()),  # seconds
+    ]
+)
+"""In the order of the user's file."""
+
+VIEWERS = pa.schema(
+    [
+        pa.field("viewer_id", pa.string(), nullable=False),
+        pa.field("attributes", pa.list_(pa.string()), nullable=False),  # "name=value"
+    ]
+)
+"""Every viewer of the viewers file, then those that only interactions name."""
+
+EVENTS = ("play", "like", "hide", "impression")
+"""Kinds of interaction."""
+WATCH_EVENTS = ("play", "like")
+"""The kinds that say that a video was watched."""

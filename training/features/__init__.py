@@ -1,0 +1,1 @@
+"""The Feast repository: what is known of viewers and videos at any moment."""

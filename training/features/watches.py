@@ -1,0 +1,81 @@
+"""The watches that features and models are made of, as `vireo features build` split them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.errors import VireoError
+from server.home import Home
+from training.data.schema import TIME
+from training.data.split import Holdout
+
+WATCHES = pa.schema(
+    [
+        pa.field("viewer_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("time", TIME, nullable=False),
+        pa.field("liked", pa.bool_(), nullable=False),
+        pa.field("liked_time", TIME),
+        pa.field("part", pa.string(), nullable=False),
+    ]
+)
+"""See `training.data.split.split_watches`."""
+
+
+class FeaturesMissingError(VireoError):
+    """The features of a data set haven't been built; the message names the command."""
+
+
+class Split(BaseModel):
+    """How a data set was split, and the data that it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    holdout: Holdout
+    data_fingerprint: str
+
+    @staticmethod
+    def load(home: Home, name: str) -> Split:
+        """The split of a data set's features; raises FeaturesMissingError."""
+        path = home.features(name) / "split.json"
+        try:
+            return Split.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise FeaturesMissingError(_missing(home, name)) from error
+        except (OSError, ValidationError) as error:
+            raise VireoError(f"cannot read {path}: {error}; build the features again") from error
+
+    def write(self, folder: Path) -> None:
+        """Writes the split into a folder of features."""
+        (folder / "split.json").write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def write_watches(watches: pd.DataFrame, folder: Path) -> None:
+    """Writes the watches into a folder of features."""
+    table = pa.Table.from_pandas(watches, schema=WATCHES, preserve_index=False)
+    pq.write_table(table, folder / "watches.parquet", compression="zstd")
+
+
+def load_watches(home: Home, name: str) -> pd.DataFrame:
+    """The watches of a data set, columns as in WATCHES, sorted by viewer, then time.
+
+    Raises:
+        FeaturesMissingError: its features haven't been built.
+    """
+    path = home.features(name) / "watches.parquet"
+    try:
+        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise FeaturesMissingError(_missing(home, name)) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise VireoError(f"cannot read {path}: {error}; build the features again") from error
+    return frame
+
+
+def _missing(home: Home, name: str) -> str:
+    return f"{home.root} has no features of {name}; build them with: vireo features build {name}"
