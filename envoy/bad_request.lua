@@ -1,0 +1,31 @@
+-- Rewrites the REST transcoder's plain-text 400 into a google.rpc.Status with the
+-- google.rpc.BadRequest that names the field.
+
+local function quoted(text)
+  return '"' .. text:gsub('[%c"\\]', function(character)
+    return string.format('\\u%04x', character:byte())
+  end) .. '"'
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  if headers:get(':status') ~= '400' or headers:get('content-type') ~= 'text/plain' then
+    return
+  end
+  headers:replace('content-type', 'application/json')
+  -- Waiting for the body ends the life of `headers`.
+  local body = handle:body()
+  if not body then
+    return
+  end
+  local message = body:getBytes(0, body:length())
+  -- `page_size: invalid value …`, or `Could not find field "pagesize" in the type …`.
+  local field = message:match('^([%w_%.%[%]]+): ') or message:match('find field "([^"]+)"')
+  local details = ''
+  if field then
+    details = '{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":'
+      .. quoted(field) .. ',"description":' .. quoted(message) .. '}]}'
+  end
+  local answer = '{"code":3,"message":' .. quoted(message) .. ',"details":[' .. details .. ']}'
+  handle:headers():replace('content-length', body:setBytes(answer))
+end

@@ -1,0 +1,93 @@
+"""Settings of a stack on one machine: ports, how many pods of each kind, where state lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import VireoError
+from server.home import Home
+
+PodKind = Literal["candidate", "ranking", "gateway"]
+POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
+
+_MOST_PODS = 10
+_S3_PORTS = 10
+
+
+class StackSettings(BaseSettings):
+    """Read from `VIREO_…` environment variables; each field tells what it is for.
+
+    Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
+    they are set, and are bound on loopback.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="VIREO_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Home.current().root)
+    channel: str = Field(default="production", min_length=1)
+    """The channel whose release is served."""
+
+    edge_host: str = "127.0.0.1"
+    """Address that the edge listens on; 0.0.0.0 lets other machines in."""
+    edge_port: int = Field(default=8080, ge=1, le=65535)
+    port_base: int = Field(default=8100, ge=1024, le=55000)
+    """First of the ports that the others default to."""
+    admin_port: int = Field(default_factory=lambda data: data["port_base"])
+    """Envoy's admin interface."""
+    candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
+    """Inner listener before the candidate pods."""
+    ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
+    """Inner listener before the ranking pods."""
+    s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
+    """Embedded S3 server; it takes the nine ports that follow too, and s3_port + 10008."""
+    candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
+    """First candidate pod; the next pods take the ports that follow."""
+    ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
+    gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
+
+    candidate_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+    ranking_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+    gateway_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+
+    cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+    """Regular expression of the web origins that browsers may call from."""
+    envoy_threads: int = Field(default=2, ge=1, le=64)
+    start_timeout: float = Field(default=90, gt=0)
+    """Seconds within which every process must be healthy."""
+
+    @staticmethod
+    def load() -> StackSettings:
+        """The settings of the environment; raises VireoError that names the variable."""
+        try:
+            return StackSettings()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
+            raise VireoError(f"{name}={first['input']!r}: {first['msg']}") from error
+
+    @property
+    def home_folder(self) -> Home:
+        """The home that holds the stack's state."""
+        return Home(self.home)
+
+    def pod_ports(self, kind: PodKind) -> list[int]:
+        """The port of each pod of a kind."""
+        first: int = getattr(self, f"{kind}_pod_port")
+        return [first + index for index in range(getattr(self, f"{kind}_pods"))]
+
+    def ports(self, *, embedded_s3: bool) -> dict[int, str]:
+        """Every port that the stack binds, with the setting that moves it."""
+        ports = {self.edge_port: "VIREO_EDGE_PORT"}
+        for name in ("admin", "candidate", "ranking"):
+            ports[getattr(self, f"{name}_port")] = f"VIREO_{name.upper()}_PORT or VIREO_PORT_BASE"
+        for kind in POD_KINDS:
+            setting = f"VIREO_{kind.upper()}_POD_PORT or VIREO_PORT_BASE"
+            ports |= dict.fromkeys(self.pod_ports(kind), setting)
+        if embedded_s3:
+            setting = "VIREO_S3_PORT or VIREO_PORT_BASE"
+            ports |= dict.fromkeys(range(self.s3_port, self.s3_port + _S3_PORTS), setting)
+        return ports
