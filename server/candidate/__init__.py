@@ -1,0 +1,1 @@
+"""The candidate service: finds a few hundred relevant videos out of all."""

@@ -1,0 +1,1 @@
+"""Which candidates must not be returned, a file each."""

@@ -1,0 +1,123 @@
+"""The candidate pipeline: sources, filters, one union, exact scores, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.candidate.filters.excluded import ExcludedFilter
+from server.candidate.filters.watched import WatchedFilter
+from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
+from server.candidate.quotas import QuotaMerge, Quotas
+from server.candidate.release import CandidateRelease
+from server.candidate.scorers import co_watch as co_watch_score
+from server.candidate.scorers import two_tower as two_tower_score
+from server.candidate.scorers.co_watch import CoWatchScorer
+from server.candidate.scorers.two_tower import TwoTowerScorer
+from server.candidate.sources.co_watch import CoWatchSource
+from server.candidate.sources.popular import PopularSource
+from server.candidate.sources.two_tower import TwoTowerSource
+from server.pipeline.candidates import Candidates
+from server.pipeline.runner import Pipeline
+
+__all__ = [
+    "CandidatePipeline",
+    "CandidateQuery",
+    "Quotas",
+    "RetrievedCandidates",
+    "SourceCount",
+    "UnknownSeedError",
+]
+
+SOURCES = (TwoTowerSource(), CoWatchSource(), PopularSource())
+
+
+@dataclass(frozen=True)
+class SourceCount:
+    """What one source did for one query."""
+
+    source: int
+    """Number in `vireo.v1.Source`."""
+    proposed: int
+    """How many of the returned candidates it proposed."""
+    failure: str
+    """Why it failed; empty when it did not."""
+
+
+@dataclass(frozen=True)
+class RetrievedCandidates:
+    """Candidates in columns, best first by two-tower score."""
+
+    keys: npt.NDArray[np.int64]
+    """int64[n]."""
+    rows: npt.NDArray[np.int64]
+    """Rows in the release's tables, int64[n]."""
+    two_tower: npt.NDArray[np.float32]
+    """float32[n]; all 0 where the viewer tower failed."""
+    co_watch: npt.NDArray[np.float32]
+    """float32[n]."""
+    source_masks: npt.NDArray[np.uint32]
+    """uint32[n]."""
+    reports: tuple[SourceCount, ...]
+
+
+class BestByTwoTower:
+    """Orders by two-tower score; ties keep the union's order, which is the same everywhere."""
+
+    name = "best_by_two_tower"
+
+    def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
+        """The best `count` candidates, best first."""
+        order = np.argsort(-candidates.scores[two_tower_score.COLUMN], kind="stable")
+        return candidates.take(order[: query.query.count])
+
+
+class CandidatePipeline:
+    """Finds candidates in one release. Safe to use from several threads."""
+
+    def __init__(
+        self, release: CandidateRelease, quotas: Quotas | None = None, *, fail_open: bool = True
+    ) -> None:
+        """Takes the release, and the shares of its sources.
+
+        Args:
+            release: where to look.
+            quotas: shares of the answer; the defaults of Quotas if None.
+            fail_open: False raises a source's failure instead of answering without it.
+        """
+        self.release = release
+        self._pipeline: Pipeline[Retrieval] = Pipeline(
+            sources=SOURCES,
+            filters=(WatchedFilter(), ExcludedFilter()),
+            merge=QuotaMerge(quotas or Quotas()),
+            scorers=(TwoTowerScorer(), CoWatchScorer()),
+            selector=BestByTwoTower(),
+            fail_open=fail_open,
+        )
+
+    def retrieve(self, query: CandidateQuery) -> RetrievedCandidates:
+        """The candidates for a query: `count`, or all unwatched ones where there are fewer.
+
+        Raises:
+            UnknownSeedError: the query's seed isn't in the release.
+        """
+        outcome = self._pipeline.run(Retrieval.of(self.release, query))
+        selected, failures = outcome.selected, outcome.failures()
+        reports = tuple(
+            SourceCount(
+                source.source,
+                int(np.count_nonzero(selected.source_masks & np.uint32(1 << source.source))),
+                failures.get(source.name, ""),
+            )
+            for source in SOURCES
+        )
+        return RetrievedCandidates(
+            keys=selected.keys,
+            rows=selected.rows,
+            two_tower=selected.scores[two_tower_score.COLUMN],
+            co_watch=selected.scores[co_watch_score.COLUMN],
+            source_masks=selected.source_masks,
+            reports=reports,
+        )

@@ -1,0 +1,84 @@
+"""What the candidate pipeline is asked, and what its stages share about one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from server.candidate.release import CandidateRelease
+from server.features.co_watch import co_watched
+from server.features.viewer import ViewerFeatures
+from server.pipeline.candidates import Candidates
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class UnknownSeedError(Exception):
+    """The seed video isn't in the release."""
+
+
+@dataclass(frozen=True)
+class CandidateQuery:
+    """A request for candidates."""
+
+    viewer: ViewerFeatures
+    count: int
+    """How many candidates to return at most."""
+    excluded_keys: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """Videos not to return besides the watched ones, int64[e]."""
+    seed_key: int | None = None
+    """The video that is playing, which the candidates follow; None on HOME."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One query against one release; what several stages need is computed once.
+
+    A cached value whose computation failed fails again in each stage that asks for it.
+    """
+
+    release: CandidateRelease
+    query: CandidateQuery
+    viewer: ViewerFeatures
+    """The query's viewer, with the seed as the last video watched."""
+    history_rows: Int64Array
+    """Rows of the history that co-watch follows, oldest first: the seed's alone if any."""
+
+    @staticmethod
+    def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
+        """Prepares `query`; raises UnknownSeedError where the release lacks its seed."""
+        if query.seed_key is None:
+            found = release.rows.find(query.viewer.history_keys)
+            return Retrieval(release, query, query.viewer, found[found >= 0])
+        seed_row = release.rows.find(np.array([query.seed_key], np.int64))
+        if seed_row[0] < 0:
+            raise UnknownSeedError(
+                f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
+            )
+        return Retrieval(release, query, query.viewer.playing(query.seed_key), seed_row)
+
+    @property
+    def wanted(self) -> int:
+        """How many a source proposes so that `count` are left whatever the filters remove."""
+        blocked = len(self.viewer.watched_keys) + len(self.query.excluded_keys)
+        return self.query.count + blocked
+
+    @cached_property
+    def vector(self) -> Float32Array:
+        """The viewer's embedding, float32[d]."""
+        return self.release.viewer_vector(self.viewer)
+
+    @cached_property
+    def co_watched(self) -> tuple[Int64Array, Float32Array]:
+        """Rows that the history leads to, ascending, and their scores."""
+        release = self.release
+        return co_watched(self.history_rows, release.co_watch_rows, release.co_watch_weights)
+
+    def proposed(self, rows: Int64Array, source: int) -> Candidates:
+        """The candidates at `rows`, proposed by Source number `source`."""
+        mask = np.full(len(rows), 1 << source, np.uint32)
+        return Candidates(self.release.keys[rows], rows, mask)

@@ -1,0 +1,1 @@
+"""The scores that candidates get, a file each."""

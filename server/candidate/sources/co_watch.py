@@ -1,0 +1,26 @@
+"""Videos that viewers watched soon after those in this viewer's recent history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from vireo.v1 import viewer_pb2
+
+from server.candidate.query import Retrieval
+from server.pipeline.candidates import Candidates
+
+
+@dataclass(frozen=True)
+class CoWatchSource:
+    """Proposes by co-watch score, ties by key; nothing for a viewer without history."""
+
+    name: str = "co_watch"
+    source: int = viewer_pb2.SOURCE_CO_WATCH
+    fail_open: bool = True
+
+    def propose(self, query: Retrieval) -> Candidates:
+        """The videos that the history leads to, strongest first."""
+        rows, scores = query.co_watched
+        best_first = np.lexsort((query.release.keys[rows], -scores))
+        return query.proposed(rows[best_first], self.source)

@@ -1,0 +1,48 @@
+"""Golden replay: a model is served only when it answers here as it did in training."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from server.inference.model import Model, ModelOutputError
+from server.releases.layout import GOLDEN_TOLERANCE
+from server.releases.manifest import ReleaseError
+
+
+def replay(model: Model, golden: Path) -> None:
+    """Runs the golden requests through `model` and compares with the recorded outputs.
+
+    Args:
+        model: the model as it will serve.
+        golden: .npz with `input/<name>` for each input and `output/<name>`.
+
+    Raises:
+        ReleaseError: the file is unfit, or an output isn't finite, has another shape or is
+            further than GOLDEN_TOLERANCE from the recorded one.
+    """
+    try:
+        with np.load(golden, allow_pickle=False) as arrays:
+            inputs = {
+                name.removeprefix("input/"): arrays[name]
+                for name in arrays.files
+                if name.startswith("input/")
+            }
+            wanted = arrays[f"output/{model.output}"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ReleaseError(f"{golden}: can't be read as golden requests: {error}") from error
+    try:
+        got = model.run(inputs)
+    except (ModelOutputError, KeyError) as error:
+        raise ReleaseError(f"{golden}: replay failed: {error}") from error
+    if got.shape != wanted.shape:
+        raise ReleaseError(f"{golden}: replay gave shape {got.shape}, recorded {wanted.shape}")
+    difference = float(np.abs(got - wanted).max(initial=0.0))
+    # Written so that a recorded NaN is refused too.
+    if not difference <= GOLDEN_TOLERANCE:
+        raise ReleaseError(
+            f"{golden}: replay differs from the recorded outputs by {difference:.2g}, "
+            f"more than {GOLDEN_TOLERANCE:g}"
+        )

@@ -1,0 +1,1 @@
+"""What every service's pipeline is made of: candidates in columns, stage kinds and the runner."""
