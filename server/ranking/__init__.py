@@ -1,0 +1,1 @@
+"""The ranking service: the order of a few hundred candidates."""

@@ -1,0 +1,76 @@
+"""The ranking pipeline: the caller's candidates, the model's scores, the best of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.pipeline.runner import Pipeline
+from server.ranking.query import Ranking, RankingQuery
+from server.ranking.release import RankingRelease
+from server.ranking.stages import (
+    LIKE,
+    SCORE,
+    WATCH,
+    BestOfPage,
+    RankerScorer,
+    RequestedSource,
+    UnknownCandidatesLog,
+    WeightedScorer,
+)
+
+__all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
+
+
+@dataclass(frozen=True)
+class RankedCandidates:
+    """The best candidates in columns, best first."""
+
+    keys: npt.NDArray[np.int64]
+    """int64[m]."""
+    rows: npt.NDArray[np.int64]
+    """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
+    scores: npt.NDArray[np.float32]
+    """The score that orders them, float32[m]."""
+    watch: npt.NDArray[np.float32]
+    """Probability of a watch, float32[m]."""
+    like: npt.NDArray[np.float32]
+    """Probability of a like given a watch, float32[m]."""
+    source_masks: npt.NDArray[np.uint32]
+    """uint32[m]."""
+    unknown: int
+    """How many of all candidates the release doesn't know."""
+
+
+class RankingPipeline:
+    """Ranks with one release. Safe to use from several threads."""
+
+    def __init__(self, release: RankingRelease) -> None:
+        """Takes the release."""
+        self.release = release
+        self._pipeline: Pipeline[Ranking] = Pipeline(
+            sources=(RequestedSource(),),
+            scorers=(RankerScorer(), WeightedScorer()),
+            selector=BestOfPage(),
+            side_effects=(UnknownCandidatesLog(),),
+        )
+
+    def rank(self, query: RankingQuery) -> RankedCandidates:
+        """The best `page_size` of the query's candidates.
+
+        Raises:
+            ModelOutputError: the model gave a score that isn't finite.
+        """
+        selected = self._pipeline.run(Ranking.of(self.release, query)).selected
+        unknown = np.count_nonzero(self.release.rows.find(query.keys) < 0)
+        return RankedCandidates(
+            keys=selected.keys,
+            rows=selected.rows,
+            scores=selected.scores[SCORE],
+            watch=selected.scores[WATCH],
+            like=selected.scores[LIKE],
+            source_masks=selected.source_masks,
+            unknown=int(unknown),
+        )

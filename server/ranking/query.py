@@ -1,0 +1,51 @@
+"""What the ranking pipeline is asked, and what its stages share about one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.viewer import ViewerFeatures
+from server.ranking.release import RankingRelease
+
+TWO_TOWER = "two_tower"
+CO_WATCH = "co_watch"
+"""Columns that the candidates come with."""
+
+
+@dataclass(frozen=True)
+class RankingQuery:
+    """Candidates to rank, in columns of equal length."""
+
+    viewer: ViewerFeatures
+    keys: npt.NDArray[np.int64]
+    """int64[n]."""
+    two_tower: npt.NDArray[np.float32]
+    """Two-tower scores as retrieved, float32[n]."""
+    co_watch: npt.NDArray[np.float32]
+    """Co-watch scores as retrieved, float32[n]."""
+    source_masks: npt.NDArray[np.uint32]
+    """uint32[n]."""
+    page_size: int
+    """How many of the best to return."""
+    seed_key: int | None = None
+    """The video that is playing; None on HOME."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One query against one release."""
+
+    release: RankingRelease
+    query: RankingQuery
+    viewer: ViewerFeatures
+    """The query's viewer, with the seed as the last video watched."""
+
+    @staticmethod
+    def of(release: RankingRelease, query: RankingQuery) -> Ranking:
+        """Prepares `query`."""
+        if query.seed_key is None:
+            return Ranking(release, query, query.viewer)
+        return Ranking(release, query, query.viewer.playing(query.seed_key))

@@ -1,0 +1,76 @@
+"""What the ranking service holds of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
+from server.features.tower_inputs import VideoRows
+from server.inference.golden import replay
+from server.inference.model import Model
+from server.releases import layout
+from server.releases.manifest import Manifest
+from server.releases.tables import read_table, read_texts, read_vocabulary
+
+FILES = (
+    layout.RANKER,
+    layout.GOLDEN_RANKER,
+    layout.VIDEO_KEYS,
+    layout.VIDEO_IDS,
+    layout.VIDEO_TITLES,
+    layout.VIDEO_VECTORS,
+    layout.VIDEO_FEATURE_TABLE,
+    layout.VOCABULARY,
+)
+"""The files of a release that the ranking service needs."""
+
+
+@dataclass(frozen=True)
+class RankingRelease:
+    """One release's ranking model and catalogue; n videos."""
+
+    folder: Path
+    manifest: Manifest
+    ranker: Model
+    table: VideoTable
+    ids: list[str]
+    titles: list[str]
+    vocabulary: Mapping[str, int]
+    rows: VideoRows
+
+    @staticmethod
+    def load(folder: Path) -> RankingRelease:
+        """Loads the release in `folder`: its manifest and FILES, goldens excepted.
+
+        Digests aren't checked here: the cache does that when it hands out the folder.
+
+        Raises:
+            ReleaseError: a file is missing or unfit; the message names it.
+        """
+        manifest = Manifest.read(folder)
+        size = manifest.feature_schema.vector_size
+        keys: npt.NDArray[np.int64] = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
+        count = len(keys)
+        vectors = read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size))
+        features = read_table(
+            folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
+        )
+        return RankingRelease(
+            folder=folder,
+            manifest=manifest,
+            ranker=Model(folder / layout.RANKER, "scores"),
+            table=VideoTable(vectors, features),
+            ids=read_texts(folder, layout.VIDEO_IDS, count),
+            titles=read_texts(folder, layout.VIDEO_TITLES, count),
+            vocabulary=read_vocabulary(folder, layout.VOCABULARY),
+            rows=VideoRows(keys),
+        )
+
+    def replay_goldens(self) -> None:
+        """Raises ReleaseError unless the ranking model answers as it did in training."""
+        replay(self.ranker, self.folder / layout.GOLDEN_RANKER)

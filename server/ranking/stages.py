@@ -1,0 +1,121 @@
+"""The stages of the ranking pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from server.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.inference.model import ModelOutputError
+from server.pipeline.candidates import Candidates
+from server.ranking.query import CO_WATCH, TWO_TOWER, Ranking
+
+log = structlog.get_logger()
+
+Float32Array = npt.NDArray[np.float32]
+WATCH, LIKE, SCORE = "watch", "like", "score"
+
+
+@dataclass(frozen=True)
+class RequestedSource:
+    """The candidates that the caller retrieved."""
+
+    name: str = "requested"
+    fail_open: bool = False
+
+    def propose(self, query: Ranking) -> Candidates:
+        """The query's candidates, in its order."""
+        asked = query.query
+        return Candidates(
+            asked.keys,
+            query.release.rows.find(asked.keys),
+            asked.source_masks,
+            {TWO_TOWER: asked.two_tower, CO_WATCH: asked.co_watch},
+        )
+
+
+@dataclass(frozen=True)
+class RankerScorer:
+    """The ranking model's probabilities; 0 for candidates that the release doesn't know."""
+
+    name: str = "ranker"
+    columns: tuple[str, ...] = (WATCH, LIKE)
+    fail_open: bool = False
+
+    def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
+        """Watch and like probability of each candidate."""
+        release = query.release
+        tasks = np.zeros((len(candidates), 2), np.float32)
+        known = candidates.rows >= 0
+        if known.any():
+            retrieved = candidates.take(known)
+            history = release.rows.find(query.viewer.history_keys)
+            inputs = ranking_inputs(
+                query.viewer,
+                history[history >= 0],
+                retrieved.rows,
+                retrieval_features(
+                    retrieved.scores[TWO_TOWER],
+                    retrieved.scores[CO_WATCH],
+                    retrieved.source_masks,
+                ),
+                release.table,
+                release.vocabulary,
+            )
+            tasks[known] = release.ranker.run(inputs)[0]
+        return {WATCH: tasks[:, 0], LIKE: tasks[:, 1]}
+
+
+@dataclass(frozen=True)
+class WeightedScorer:
+    """One score out of the tasks', by the release's weights."""
+
+    name: str = "weighted"
+    columns: tuple[str, ...] = (SCORE,)
+    fail_open: bool = False
+
+    def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
+        """Watch ** watch_weight x like ** like_weight; 0 for unknown candidates.
+
+        Raises:
+            ModelOutputError: a score isn't finite, as a negative probability would give.
+        """
+        weights = query.release.manifest.score_weights
+        score = candidates.scores[WATCH] ** weights.watch * candidates.scores[LIKE] ** weights.like
+        score = np.where(candidates.rows >= 0, score, 0).astype(np.float32)
+        if not np.isfinite(score).all():
+            raise ModelOutputError("the weighted score of a candidate isn't finite")
+        return {SCORE: score}
+
+
+@dataclass(frozen=True)
+class BestOfPage:
+    """The page's best; unknown candidates last, ties by key."""
+
+    name: str = "best_of_page"
+
+    def select(self, query: Ranking, candidates: Candidates) -> Candidates:
+        """The best `page_size` candidates, best first."""
+        order = np.lexsort((candidates.keys, candidates.rows < 0, -candidates.scores[SCORE]))
+        return candidates.take(order[: query.query.page_size])
+
+
+@dataclass(frozen=True)
+class UnknownCandidatesLog:
+    """Tells operators that candidates and ranking don't serve the same release."""
+
+    name: str = "unknown_candidates_log"
+
+    def run(self, query: Ranking, selected: Candidates) -> None:
+        """Logs a page that had to be filled with candidates that the release doesn't know."""
+        unknown = int(np.count_nonzero(selected.rows < 0))
+        if unknown:
+            log.warning(
+                "page has candidates that the release doesn't know",
+                unknown=unknown,
+                release=query.release.manifest.release_id,
+            )
