@@ -1,0 +1,142 @@
+"""Exports the ranker to ONNX, and fails unless ONNX Runtime answers as PyTorch does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.errors import VireoError
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.inference.model import Model
+from server.releases.layout import GOLDEN_TOLERANCE
+from training.ranking.model import Ranker
+
+Inputs = dict[str, npt.NDArray[Any]]
+OPSET = 20
+INPUTS = (
+    "candidate_vectors",
+    "candidate_features",
+    "retrieval_features",
+    "history_vectors",
+    "history_lengths",
+    "viewer_features",
+    "attributes",
+)
+
+
+class ExportError(VireoError):
+    """The exported model doesn't answer as the trained one."""
+
+
+def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
+    """Writes the ranker to `path`, batch, candidates and history being of any size.
+
+    Raises:
+        ExportError: it differs from PyTorch by more than GOLDEN_TOLERANCE somewhere.
+    """
+    model.eval()
+    example = example_inputs(model, vector_size, batch=3, candidates=5, history=4)
+    batch, candidates, history = (torch.export.Dim(name) for name in ("b", "n", "h"))
+    axes = {
+        "candidate_vectors": {0: batch, 1: candidates},
+        "candidate_features": {0: batch, 1: candidates},
+        "retrieval_features": {0: batch, 1: candidates},
+        "history_vectors": {0: batch, 1: history},
+        "history_lengths": {0: batch},
+        "viewer_features": {0: batch},
+        "attributes": {0: batch},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The exporter's own deprecations.
+        torch.onnx.export(
+            model,
+            tuple(torch.from_numpy(example[name]) for name in INPUTS),
+            str(path),
+            input_names=list(INPUTS),
+            output_names=["scores"],
+            opset_version=OPSET,
+            dynamic_shapes=tuple(axes[name] for name in INPUTS),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    check_ranker(model, vector_size, path)
+
+
+def check_ranker(model: Ranker, vector_size: int, path: Path) -> None:
+    """Raises ExportError unless the model at `path` equals `model` on all kinds of input."""
+    served = Model(path, "scores")
+    for case, inputs in export_cases(model, vector_size):
+        wanted, given = torch_scores(model, inputs), served.run(inputs)
+        if given.shape != wanted.shape:
+            raise ExportError(
+                f"the exported ranker answers {given.shape}, not {wanted.shape}, with {case}; "
+                "check the model's dynamic axes"
+            )
+        difference = float(np.abs(given - wanted).max())
+        # Written so that not-a-number fails.
+        if not difference <= GOLDEN_TOLERANCE:
+            raise ExportError(
+                f"the exported ranker differs from PyTorch by {difference:.2g} with {case} "
+                f"(at most {GOLDEN_TOLERANCE:g} is accepted); check the model's operators"
+            )
+
+
+def export_cases(model: Ranker, vector_size: int) -> Iterator[tuple[str, Inputs]]:
+    """Inputs of every kind that serving can bring, each with a name."""
+    for batch in (1, 2, 7):
+        yield f"a batch of {batch}", example_inputs(model, vector_size, batch, 50, 12)
+    empty = example_inputs(model, vector_size, 1, 20, 1)
+    empty["history_vectors"] = np.zeros((1, 1, vector_size), np.float32)
+    empty["history_lengths"] = np.zeros(1, np.int64)
+    yield "an empty history", empty
+    full = example_inputs(model, vector_size, 2, 20, RANKER_HISTORY)
+    full["history_lengths"] = np.full(2, RANKER_HISTORY, np.int64)
+    yield "a full history", full
+    unseen = empty | {
+        "attributes": np.zeros((1, ATTRIBUTE_LIMIT), np.int64),
+        "viewer_features": np.array([[0.0, 0.5]], np.float32),
+    }
+    yield "an unseen viewer", unseen
+    yield "one candidate", example_inputs(model, vector_size, 1, 1, 3)
+
+
+def example_inputs(
+    model: Ranker, vector_size: int, batch: int, candidates: int, history: int
+) -> Inputs:
+    """Random inputs of the given sizes, the same each time; histories of all lengths."""
+    random = np.random.default_rng([batch, candidates, history])
+    vocabulary = model.attribute.num_embeddings
+    retrieval = random.normal(size=(batch, candidates, len(RETRIEVAL_FEATURES)))
+    retrieval[..., 1] = np.abs(retrieval[..., 1])
+    retrieval[..., 2:] = retrieval[..., 2:] > 0
+    return {
+        "candidate_vectors": random.normal(size=(batch, candidates, vector_size)).astype("f4"),
+        "candidate_features": random.random((batch, candidates, len(VIDEO_FEATURES)), "f4"),
+        "retrieval_features": retrieval.astype("f4"),
+        "history_vectors": random.normal(size=(batch, history, vector_size)).astype("f4"),
+        "history_lengths": np.arange(batch, dtype=np.int64)[::-1] * history // max(batch - 1, 1),
+        "viewer_features": random.random((batch, len(VIEWER_FEATURES)), "f4"),
+        "attributes": random.integers(0, vocabulary, (batch, ATTRIBUTE_LIMIT)),
+    }
+
+
+def torch_scores(model: Ranker, inputs: Inputs) -> npt.NDArray[np.float32]:
+    """What PyTorch answers, float32[b, n, 2]."""
+    with torch.no_grad():
+        scores = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    result: npt.NDArray[np.float32] = scores.numpy()
+    return result

@@ -1,0 +1,43 @@
+"""What the ranker is trained on: which video of a list was watched, and whether it was liked."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
+from torch import Tensor
+
+
+def listwise_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy of the watched video among its list, over lists that have it.
+
+    Args:
+        logits: float32[b, n].
+        real: bool[b, n], False on padding.
+        label: int64[b], column of the watched video, -1 where retrieval missed it.
+
+    Returns:
+        float32[]; 0 where no list has its video.
+    """
+    hit = label >= 0
+    masked = logits.masked_fill(~real, -torch.inf)[hit]
+    total: Tensor = F.cross_entropy(masked, label[hit], reduction="sum")
+    return total / hit.sum().clamp(min=1)
+
+
+def level_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy of every candidate, a list's sum, mean over lists.
+
+    It sets the level of the probabilities: a missed list is all negatives, as it is when
+    serving.
+    """
+    columns = torch.arange(logits.shape[1])
+    target = (columns == label[:, None]).to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    mean: Tensor = (losses * real).sum(1).mean()
+    return mean
+
+
+def like_loss(logits: Tensor, liked: Tensor) -> Tensor:
+    """Mean binary cross-entropy, float32[]; logits and labels float32[m]."""
+    mean: Tensor = F.binary_cross_entropy_with_logits(logits, liked)
+    return mean

@@ -1,0 +1,244 @@
+"""The ranking model: will the viewer watch each candidate, and like it once watched?
+
+Every term is visible: a linear part that starts as the retrieval order, and a small network
+over viewer, candidate and the history as that candidate sees it. The like task reads nothing
+of retrieval, since its labels are watches that retrieval was trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+from training.ranking.config import RankingConfig
+
+WatchPart = Literal["retrieval", "linear", "full"]
+"""How much of the model orders watches: the two-tower score alone, the linear part, or all."""
+LikePart = Literal["linear", "full"]
+"""How much of the model tells likes: the two like rates alone, or all."""
+
+SIMILARITIES = ("last", "recent", "closest")
+"""Cosine of a candidate to the last video, to the last few, and to the closest one watched."""
+RECENT_DECAY = 0.8
+"""Weight of each step back in the "recent" similarity."""
+SIGNALS = len(RETRIEVAL_FEATURES) + len(VIDEO_FEATURES) + len(SIMILARITIES)
+_TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
+_CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
+_VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
+_VIEWER_LIKE_RATE = VIEWER_FEATURES.index("like_rate")
+_MASKED = -1e4
+
+
+class Standardise(nn.Module):
+    """(x - mean) / scale with constants of the training set, inside the graph."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def fit(self, values: Tensor) -> None:
+        """Takes mean and deviation of rows `values` [m, width]; a constant column keeps scale 1."""
+        self.mean.copy_(values.mean(0))
+        deviation = values.std(0, correction=0)
+        self.scale.copy_(torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Standardises the last dimension."""
+        return (values - self.mean) / self.scale
+
+
+class Ranker(nn.Module):
+    """Scores n candidates of each of b viewers; see `forward`."""
+
+    calibration: Tensor
+    co_watch_unit: Tensor
+
+    def __init__(self, config: RankingConfig, vector_size: int, attribute_count: int) -> None:
+        """Takes the size of video vectors and how many attributes the vocabulary has."""
+        super().__init__()
+        hidden = config.hidden
+        self.watch_part: WatchPart = "full"
+        self.like_part: LikePart = "full"
+        self.signals = Standardise(SIGNALS)
+        self.viewer = Standardise(len(VIEWER_FEATURES))
+        # Mean co-watch score where there is one: the signal is log(1 + score / unit).
+        self.register_buffer("co_watch_unit", torch.ones(()))
+        # Scale and offset of each task's logit, fitted on held-out viewers.
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+        self.watch_linear = nn.Linear(SIGNALS, 1, bias=False)
+        self.watch_viewer = nn.Linear(len(VIEWER_FEATURES), 1)
+        self.like_linear = nn.Linear(2, 1)
+
+        self.attribute = nn.Embedding(attribute_count + 1, config.attribute_size, padding_idx=0)
+        self.query = nn.Linear(vector_size, hidden)
+        self.key = nn.Linear(vector_size, hidden)
+        viewer_size = len(VIEWER_FEATURES) + config.attribute_size + vector_size
+        candidate_size = vector_size + len(VIDEO_FEATURES) + len(SIMILARITIES)
+        self.viewer_layer = nn.Linear(viewer_size, hidden)
+        self.candidate_layer = nn.Linear(candidate_size, hidden, bias=False)
+        self.attended_layer = nn.Linear(2 * vector_size, hidden, bias=False)
+        self.signal_layer = nn.Linear(SIGNALS, hidden, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.watch_hidden = nn.Linear(hidden, hidden)
+        self.like_hidden = nn.Linear(hidden, hidden)
+        self.watch_head = nn.Linear(hidden, 1, bias=False)
+        self.like_head = nn.Linear(hidden, 1, bias=False)
+        self._start_as_retrieval()
+
+    def _start_as_retrieval(self) -> None:
+        """Before any step: watches in two-tower order, likes by the two like rates."""
+        for layer in (self.watch_linear, self.watch_viewer, self.watch_head, self.like_head):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.watch_viewer.bias)
+        nn.init.ones_(self.like_linear.weight)
+        nn.init.zeros_(self.like_linear.bias)
+        nn.init.normal_(self.attribute.weight, std=0.1)
+        with torch.no_grad():
+            self.watch_linear.weight[0, _TWO_TOWER] = 1.0
+            self.attribute.weight[0] = 0.0
+
+    def fit_inputs(self, inputs: dict[str, Tensor], real: Tensor) -> None:
+        """Takes the standardisation constants from a batch; `real` bool[b, n] marks no padding.
+
+        The two-tower weight is set so that the linear part is the plain two-tower score.
+        """
+        with torch.no_grad():
+            co_watch = inputs["retrieval_features"][..., _CO_WATCH][real]
+            if (co_watch > 0).any():
+                self.co_watch_unit.copy_(co_watch[co_watch > 0].mean())
+            signals, _ = self._signals(inputs)
+            self.signals.fit(signals[real])
+            self.viewer.fit(inputs["viewer_features"])
+            self.watch_linear.weight[0, _TWO_TOWER] = self.signals.scale[_TWO_TOWER]
+
+    def _signals(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw signals of each candidate [b, n, SIGNALS] and the history's weights [b, h]."""
+        retrieval = inputs["retrieval_features"]
+        co_watch = torch.log1p(retrieval[..., _CO_WATCH : _CO_WATCH + 1] / self.co_watch_unit)
+        retrieval = torch.cat(
+            [retrieval[..., :_CO_WATCH], co_watch, retrieval[..., _CO_WATCH + 1 :]], -1
+        )
+        candidates = nn.functional.normalize(inputs["candidate_vectors"], dim=-1)
+        history = nn.functional.normalize(inputs["history_vectors"], dim=-1)
+        back = _steps_back(inputs["history_lengths"], history.shape[1])
+        present = (back >= 0).to(history.dtype)
+        weights = torch.pow(RECENT_DECAY, back.clamp(min=0).to(history.dtype)) * present
+        recent = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        last = (back == 0).to(history.dtype)
+        cosines = candidates @ history.transpose(1, 2)
+        closest = (cosines * present[:, None] - 2.0 * (1.0 - present[:, None])).amax(-1)
+        any_watched = (inputs["history_lengths"] > 0).to(history.dtype)[:, None]
+        similarities = torch.stack(
+            [
+                (cosines * last[:, None]).sum(-1),
+                (cosines * recent[:, None]).sum(-1),
+                closest * any_watched,
+            ],
+            -1,
+        )
+        return torch.cat([retrieval, inputs["candidate_features"], similarities], -1), recent
+
+    def _trunk(self, inputs: dict[str, Tensor], signals: Tensor, recent: Tensor) -> Tensor:
+        """What both tasks share, free of retrieval features, [b, n, hidden].
+
+        The viewer's part of the layer is computed once a viewer and added to every candidate.
+        """
+        history = nn.functional.normalize(inputs["history_vectors"], dim=-1)
+        candidates = nn.functional.normalize(inputs["candidate_vectors"], dim=-1)
+        absent = (_steps_back(inputs["history_lengths"], history.shape[1]) < 0).to(history.dtype)
+        query, key = self.query(candidates), self.key(history)
+        affinity = query @ key.transpose(1, 2) + _MASKED * absent[:, None]
+        any_watched = (inputs["history_lengths"] > 0).to(history.dtype)[:, None, None]
+        attended = (affinity.softmax(-1) @ history) * any_watched
+        known = (inputs["attributes"] > 0).to(history.dtype)
+        profile = self.attribute(inputs["attributes"]).sum(1)
+        profile = profile / known.sum(-1, keepdim=True).clamp(min=1.0)
+        taste = (recent[:, None] @ history)[:, 0]
+        viewer = torch.cat([self.viewer(inputs["viewer_features"]), profile, taste], -1)
+        candidate = torch.cat([candidates, signals[..., len(RETRIEVAL_FEATURES) :]], -1)
+        total = self.viewer_layer(self.dropout(viewer))[:, None]
+        total = total + self.candidate_layer(self.dropout(candidate))
+        attended = self.attended_layer(torch.cat([attended, attended * candidates], -1))
+        shared: Tensor = total + attended
+        return shared
+
+    def logits(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits before calibration; inputs as in `forward`, by name.
+
+        Returns:
+            The watch logit that orders a viewer's candidates, [b, n]; its level, the same for
+            all of a viewer's candidates, [b, 1]; and the like logit, [b, n].
+        """
+        raw, recent = self._signals(inputs)
+        signals = self.signals(raw)
+        rates = torch.stack(
+            [
+                inputs["candidate_features"][..., _VIDEO_LIKE_RATE],
+                inputs["viewer_features"][:, None, _VIEWER_LIKE_RATE].expand(raw.shape[:2]),
+            ],
+            -1,
+        )
+        watch = self.watch_linear(signals)
+        like = self.like_linear(torch.logit(rates, eps=1e-3))
+        if self.watch_part == "full" or self.like_part == "full":
+            trunk = self._trunk(inputs, signals, recent)
+        if self.watch_part == "full":
+            hidden = self.dropout(torch.relu(trunk + self.signal_layer(signals)))
+            watch = watch + self.watch_head(torch.relu(self.watch_hidden(hidden)))
+        if self.like_part == "full":
+            hidden = self.dropout(torch.relu(trunk))
+            like = like + self.like_head(torch.relu(self.like_hidden(hidden)))
+        if self.watch_part == "retrieval":
+            watch = inputs["retrieval_features"][..., _TWO_TOWER : _TWO_TOWER + 1]
+        level = self.watch_viewer(self.viewer(inputs["viewer_features"]))
+        return watch[..., 0], level, like[..., 0]
+
+    def forward(
+        self,
+        candidate_vectors: Tensor,
+        candidate_features: Tensor,
+        retrieval_features: Tensor,
+        history_vectors: Tensor,
+        history_lengths: Tensor,
+        viewer_features: Tensor,
+        attributes: Tensor,
+    ) -> Tensor:
+        """Probabilities of a watch, and of a like once watched: float32[b, n, 2].
+
+        Args:
+            candidate_vectors: float32[b, n, d].
+            candidate_features: VIDEO_FEATURES, float32[b, n, f].
+            retrieval_features: RETRIEVAL_FEATURES, float32[b, n, 5].
+            history_vectors: float32[b, h, d], oldest first, padded on the right.
+            history_lengths: int64[b], from 0 to h.
+            viewer_features: VIEWER_FEATURES, float32[b, v].
+            attributes: int64[b, a], 0 for padding.
+        """
+        inputs = {
+            "candidate_vectors": candidate_vectors,
+            "candidate_features": candidate_features,
+            "retrieval_features": retrieval_features,
+            "history_vectors": history_vectors,
+            "history_lengths": history_lengths,
+            "viewer_features": viewer_features,
+            "attributes": attributes,
+        }
+        watch, level, like = self.logits(inputs)
+        logits = torch.stack([watch + level, like], -1)
+        return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
+
+
+def _steps_back(lengths: Tensor, width: int) -> Tensor:
+    """How many steps before the last watch each place of the history is, [b, width].
+
+    Negative on padding.
+    """
+    return lengths[:, None] - 1 - torch.arange(width, device=lengths.device)

@@ -1,0 +1,251 @@
+"""Trains the ranker: first its linear part, then all of it; keeps of each task what helps.
+
+A model that orders held-out viewers' watches worse than retrieval alone is never given: the
+two-tower order is one of the choices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from training.ranking.batches import Batches, Places, chunks
+from training.ranking.calibration import fit_platt
+from training.ranking.checkpoint import Checkpoints
+from training.ranking.config import RankingConfig
+from training.ranking.holdout import HeldOut, measure
+from training.ranking.loss import level_loss, like_loss, listwise_loss
+from training.ranking.model import LikePart, Ranker, WatchPart
+from training.ranking.training_set import RankingSet
+
+CURVE = "ranking_curve.jsonl"
+_FIT_INPUT_LISTS = 512
+"""How many lists the standardisation constants are taken from."""
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class TrainedRanker:
+    """The chosen model, and how each choice did on held-out viewers."""
+
+    model: Ranker
+    held_out: dict[str, HeldOut]
+    """By part: "retrieval", "linear", "full"; and "chosen"."""
+
+
+class RankingTrainer:
+    """The state of one training: model, optimiser and the best of each phase.
+
+    What is random is drawn from (seed, phase, epoch), so that a resumed training equals an
+    uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        data: RankingSet,
+        vectors: npt.NDArray[np.float32],
+        attribute_count: int,
+        config: RankingConfig,
+        checkpoints: Checkpoints,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.data, self.config, self.checkpoints = data, config, checkpoints
+        self.batches = Batches(vectors)
+        self.model = Ranker(config, self.batches.vector_size, attribute_count)
+        held = data.watches.viewers.held_out
+        self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
+        held = data.likes.viewers.held_out
+        self.fit_likes, self.held_likes = np.flatnonzero(~held), np.flatnonzero(held)
+        if len(self.fit_lists):
+            sample = self.fit_lists[:_FIT_INPUT_LISTS]
+            self.model.fit_inputs(*self.batches.watch_inputs(data.watches, sample))
+        self.curve: list[dict[str, float | str]] = []
+
+    def measure(self) -> HeldOut:
+        """How the model, as it is, does on held-out viewers."""
+        lists = chunks(self.held_lists, 64)
+        likes = chunks(self.held_likes, 1024)
+        return measure(self.model, self.batches, self.data, lists, likes)
+
+    def phase(self, part: WatchPart, progress: Progress) -> tuple[dict[str, Tensor], HeldOut]:
+        """Trains one part; returns the best weights by held-out loss, and their measures."""
+        like_part: LikePart = "full" if part == "full" else "linear"
+        self.model.watch_part, self.model.like_part = part, like_part
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        best, best_state, stale, epoch = self.measure(), self.weights(), 0, 0
+        saved = self.checkpoints.read(part)
+        if saved:
+            self.model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            best, best_state = HeldOut(**saved["best"]), saved["best_state"]
+            stale, epoch, self.curve = saved["stale"], saved["epoch"], saved["curve"]
+        task = progress.add_task(f"ranker, {part} part", total=self.config.epochs, completed=epoch)
+        while epoch < self.config.epochs and stale < self.config.patience:
+            watch, like = self._epoch(optimizer, part, epoch)
+            now = self.measure()
+            epoch += 1
+            stale += 1
+            if now.loss < best.loss:
+                best, best_state, stale = now, self.weights(), 0
+            self.curve.append(
+                {"part": part, "epoch": epoch, "watch_loss": watch, "like_loss": like}
+                | {f"held_out_{name}": value for name, value in vars(now).items()}
+            )
+            self.checkpoints.write(
+                part,
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "best": vars(best),
+                    "best_state": best_state,
+                    "stale": stale,
+                    "epoch": epoch,
+                    "curve": self.curve,
+                },
+            )
+            progress.update(
+                task,
+                completed=epoch,
+                description=f"ranker, {part} part: watch {watch:.3f} (held out "
+                f"{now.watch_loss:.3f}), like {like:.3f} (held out {now.like_loss:.3f})",
+            )
+        progress.update(task, completed=self.config.epochs)
+        return best_state, best
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the model's weights and constants as they are."""
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def _epoch(
+        self, optimizer: torch.optim.Optimizer, part: WatchPart, epoch: int
+    ) -> tuple[float, float]:
+        """One pass over the lists, with as many batches of likes; returns the mean losses."""
+        seed = [self.config.seed, len(part), epoch]
+        random = np.random.default_rng(seed)
+        torch.manual_seed(int(random.integers(2**31)))
+        like_batches = self._endless_likes(random)
+        self.model.train()
+        losses = []
+        for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
+            inputs, real = self.batches.watch_inputs(self.data.watches, places)
+            label = torch.from_numpy(self.data.watches.label[places])
+            order, level, _ = self.model.logits(inputs)
+            watch = listwise_loss(order, real, label)
+            # The level learns how likely a watch is at all, and leaves the order alone.
+            total = watch + level_loss(order.detach() + level, real, label)
+            some = next(like_batches)
+            _, _, logit = self.model.logits(self.batches.like_inputs(self.data.likes, some))
+            liked = torch.from_numpy(self.data.likes.liked[some].astype(np.float32))
+            like = like_loss(logit[:, 0], liked)
+            total = total + self.config.like_loss_weight * like
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append((watch.item(), like.item()))
+        watch_mean, like_mean = np.mean(losses, axis=0) if losses else (0.0, 0.0)
+        return float(watch_mean), float(like_mean)
+
+    def _endless_likes(self, random: np.random.Generator) -> Iterator[Places]:
+        while True:
+            yield from chunks(random.permutation(self.fit_likes), self.config.batch_likes)
+
+
+def train_ranker(
+    data: RankingSet,
+    vectors: npt.NDArray[np.float32],
+    attribute_count: int,
+    config: RankingConfig,
+    checkpoints: Path,
+    fingerprint: str,
+) -> TrainedRanker:
+    """Trains, chooses and calibrates the ranker; writes CURVE beside its checkpoints.
+
+    Args:
+        data: the training set.
+        vectors: video vectors, float32[n, d].
+        attribute_count: size of the attribute vocabulary.
+        config: sizes and recipe.
+        checkpoints: folder of the checkpoints; training goes on where it was interrupted.
+        fingerprint: of all that goes in; checkpoints of another one are ignored.
+    """
+    trainer = RankingTrainer(
+        data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
+    )
+    model = trainer.model
+    model.watch_part, model.like_part = "retrieval", "linear"
+    held_out = {"retrieval": trainer.measure()}
+    states: dict[str, dict[str, Tensor]] = {"retrieval": trainer.weights()}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns) as progress:
+        for part in ("linear", "full"):
+            states[part], held_out[part] = trainer.phase(part, progress)
+            model.load_state_dict(states[part])
+    choose(model, states, held_out)
+    calibrate(trainer)
+    held_out["chosen"] = trainer.measure()
+    lines = [json.dumps(line) for line in trainer.curve]
+    (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
+    log.info("ranker chosen", watch=model.watch_part, like=model.like_part)
+    return TrainedRanker(model.eval(), held_out)
+
+
+def choose(
+    model: Ranker, states: dict[str, dict[str, Tensor]], held_out: dict[str, HeldOut]
+) -> None:
+    """Gives the model, of each task, the part that did best on held-out viewers.
+
+    For watches: the least loss of those whose NDCG@10 isn't below retrieval's.
+    """
+    floor = held_out["retrieval"].ndcg_10
+    parts: tuple[WatchPart, ...] = ("retrieval", "linear", "full")
+    fit = [part for part in parts if held_out[part].ndcg_10 >= floor]
+    model.watch_part = min(fit, key=lambda part: held_out[part].watch_loss)
+    like_parts: tuple[LikePart, ...] = ("linear", "full")
+    model.like_part = min(like_parts, key=lambda part: held_out[part].like_loss)
+    state = dict(states["full"])
+    for name, source in (("watch", model.watch_part), ("like", model.like_part)):
+        if source != "full":
+            own = {key: value for key, value in states["linear"].items() if key.startswith(name)}
+            state.update(own)
+    model.load_state_dict(state)
+
+
+@torch.no_grad()
+def calibrate(trainer: RankingTrainer) -> None:
+    """Fits scale and offset of each task on held-out viewers."""
+    model, data = trainer.model.eval(), trainer.data
+    watch: list[tuple[Tensor, Tensor]] = []
+    like: list[tuple[Tensor, Tensor]] = []
+    for places in chunks(trainer.held_lists, 64):
+        inputs, real = trainer.batches.watch_inputs(data.watches, places)
+        order, level, _ = model.logits(inputs)
+        label = torch.from_numpy(data.watches.label[places])
+        target = torch.arange(order.shape[1]) == label[:, None]
+        watch.append(((order + level)[real], target[real].float()))
+    for places in chunks(trainer.held_likes, 1024):
+        _, _, logit = model.logits(trainer.batches.like_inputs(data.likes, places))
+        like.append((logit[:, 0], torch.from_numpy(data.likes.liked[places].astype(np.float32))))
+    for task, pairs in enumerate((watch, like)):
+        if pairs:
+            logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+            with torch.enable_grad():
+                fitted = fit_platt(logits, labels)
+            model.calibration[task] = torch.tensor(fitted)

@@ -1,0 +1,200 @@
+"""The ranker's training set: what the server would have known and drawn before each label.
+
+Label events are the validation watches, which the viewer tower has never seen. Their
+candidates come from the very pipeline that serves, their features from point-in-time joins one
+microsecond before the label. Likes are labelled by the same watches and by the last watches of
+the train part; for those no candidates are drawn, since retrieval was trained on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xxhash
+from rich.progress import track
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.features.keys import video_keys
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    retrieval_features,
+    viewer_features,
+)
+from server.features.tower_inputs import VideoRows, attribute_ids
+from server.features.viewer import ViewerFeatures
+from training.features.history import viewer_features_at
+from training.features.statistics import video_features_at
+from training.ranking.config import RankingConfig
+
+LIKE_WATCHES = 11
+"""How many of a viewer's last non-test watches label likes: the feature store keeps the
+viewer's row before each of these."""
+_JUST_BEFORE = pd.Timedelta(1, "us")
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ViewerColumns:
+    """Viewer inputs of m label events."""
+
+    history_rows: Int64Array
+    """int64[m, RANKER_HISTORY], oldest first, -1 for padding on the right."""
+    history_lengths: Int64Array
+    """int64[m]."""
+    viewer_features: Float32Array
+    """VIEWER_FEATURES, float32[m, v]."""
+    attributes: Int64Array
+    """int64[m, a]."""
+    held_out: npt.NDArray[np.bool_]
+    """bool[m]: the viewer is kept from fitting."""
+
+    def take(self, places: npt.NDArray[np.intp]) -> ViewerColumns:
+        """The events at `places`."""
+        return ViewerColumns(*(getattr(self, field.name)[places] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class WatchLists:
+    """One list of candidates for each of m label watches, padded to n."""
+
+    viewers: ViewerColumns
+    rows: Int64Array
+    """Rows of the candidates in retrieval order, int64[m, n], -1 for padding."""
+    features: Float32Array
+    """VIDEO_FEATURES at the moment of the label, float32[m, n, f]."""
+    retrieval: Float32Array
+    """RETRIEVAL_FEATURES, float32[m, n, 5]."""
+    label: Int64Array
+    """Column of the watched video, int64[m]; -1 where retrieval missed it. It isn't put into
+    the list then: no served list has a candidate without a source, so a model would learn to
+    know it by that."""
+
+
+@dataclass(frozen=True)
+class LikeLabels:
+    """m watched videos, liked or not."""
+
+    viewers: ViewerColumns
+    rows: Int64Array
+    """int64[m]."""
+    features: Float32Array
+    """VIDEO_FEATURES at the moment of the label, float32[m, f]."""
+    liked: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RankingSet:
+    """Everything that the ranker is fitted on and chosen by."""
+
+    watches: WatchLists
+    likes: LikeLabels
+
+
+def is_held_out(viewer_id: str, share: float) -> bool:
+    """Whether a viewer is kept from fitting: by its id's hash, the same in every run."""
+    return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
+
+
+def build_ranking_set(
+    watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
+) -> RankingSet:
+    """Builds the training set.
+
+    Args:
+        watches: the split: viewer_id, video_id, time, liked, part; by viewer, then time.
+        repo: the Feast repository.
+        release: the staged release, of which the ranker isn't a part yet.
+        config: sizes and shares.
+    """
+    past = watches[watches["part"] != "test"]
+    labels = past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
+    labels = labels.assign(time=labels["time"] - _JUST_BEFORE)
+    viewers = viewer_features_at(repo, _moments(labels, "viewer_id"))
+    rows = release.rows
+    columns = viewer_columns(viewers, rows, release.vocabulary)
+    held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
+    columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
+    likes = LikeLabels(
+        viewers=columns,
+        rows=rows.find(video_keys(labels["video_id"].tolist())),
+        features=video_features_at(repo, _moments(labels, "video_id")),
+        liked=labels["liked"].to_numpy(bool),
+    )
+    chosen = np.flatnonzero(labels["part"] == "validation")
+    lists = _watch_lists(
+        labels.iloc[chosen],
+        [viewers[place] for place in chosen],
+        columns.take(chosen),
+        repo,
+        release,
+        config.candidates,
+    )
+    return RankingSet(lists, likes)
+
+
+def viewer_columns(
+    viewers: Sequence[ViewerFeatures], rows: VideoRows, vocabulary: Mapping[str, int]
+) -> ViewerColumns:
+    """The viewers' inputs as `ranking_inputs` has them, the history by row; none held out."""
+    history = np.full((len(viewers), RANKER_HISTORY), -1, np.int64)
+    lengths = np.zeros(len(viewers), np.int64)
+    for place, viewer in enumerate(viewers):
+        found = rows.find(viewer.history_keys)
+        recent = found[found >= 0][-RANKER_HISTORY:]
+        history[place, : len(recent)] = recent
+        lengths[place] = len(recent)
+    return ViewerColumns(
+        history_rows=history,
+        history_lengths=lengths,
+        viewer_features=np.stack([viewer_features(viewer) for viewer in viewers]),
+        attributes=np.stack([attribute_ids(viewer.attributes, vocabulary) for viewer in viewers]),
+        held_out=np.zeros(len(viewers), bool),
+    )
+
+
+def _watch_lists(
+    labels: pd.DataFrame,
+    viewers: Sequence[ViewerFeatures],
+    columns: ViewerColumns,
+    repo: Path,
+    release: CandidateRelease,
+    count: int,
+) -> WatchLists:
+    """Draws `count` candidates for each label."""
+    pipeline = CandidatePipeline(release)
+    rows = np.full((len(labels), count), -1, np.int64)
+    retrieval = np.zeros((len(labels), count, len(RETRIEVAL_FEATURES)), np.float32)
+    for place, viewer in enumerate(track(viewers, "drawing candidates", transient=True)):
+        drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
+        found = len(drawn.keys)
+        rows[place, :found] = drawn.rows
+        retrieval[place, :found] = retrieval_features(
+            drawn.two_tower, drawn.co_watch, drawn.source_masks
+        )
+    real = rows >= 0
+    moments = pd.DataFrame(
+        {
+            "video_id": np.asarray(release.ids, object)[rows[real]],
+            "event_timestamp": np.repeat(labels["time"].to_numpy(), real.sum(1)),
+        }
+    )
+    joined = video_features_at(repo, moments)
+    features = np.zeros((*rows.shape, joined.shape[1]), np.float32)
+    features[real] = joined
+    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
+    hits = (rows == wanted[:, None]) & real
+    label = np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64)
+    return WatchLists(columns, rows, features, retrieval, label)
+
+
+def _moments(labels: pd.DataFrame, key: str) -> pd.DataFrame:
+    return labels[[key, "time"]].rename(columns={"time": "event_timestamp"}).reset_index(drop=True)
