@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 CO_WATCH_HISTORY = 20
 """How many of the last watched videos count."""
-CO_WATCH_HALF_LIFE = 5.0
+CO_WATCH_HALF_LIFE = 3.0
 """Steps back in the history after which a watch counts half."""
 
 Float32Array = npt.NDArray[np.float32]

@@ -1,0 +1,77 @@
+"""Measures of a recommender: from ranks, slates and predicted probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.integer]
+
+
+def hit_rate(ranks: IntArray, k: int) -> float:
+    """HR@k: share of held-out videos (one a viewer) among the k best.
+
+    Args:
+        ranks: 0-based rank of each held-out video among the videos not watched, int[v].
+        k: length of the slate.
+    """
+    return float(np.mean(ranks < k)) if len(ranks) else 0.0
+
+
+def recall(ranks: IntArray, k: int) -> float:
+    """Recall@k: the same number as HR@k where one video a viewer is held out, as here."""
+    return hit_rate(ranks, k)
+
+
+def ndcg(ranks: IntArray, k: int) -> float:
+    """NDCG@k with one relevant video a viewer: 1 / log2(rank + 2) among the k best, else 0."""
+    if not len(ranks):
+        return 0.0
+    return float(np.mean(np.where(ranks < k, 1 / np.log2(np.asarray(ranks) + 2.0), 0.0)))
+
+
+def coverage(slates: IntArray, video_count: int) -> float:
+    """Share of the catalogue that is in some slate; slates are rows, int[v, k], -1 for none."""
+    if not video_count:
+        return 0.0
+    return len(np.unique(slates[slates >= 0])) / video_count
+
+
+def intra_list_distance(slates: IntArray, vectors: npt.NDArray[np.floating]) -> float:
+    """Mean cosine distance between two videos of a slate, over all slates: its diversity.
+
+    Args:
+        slates: rows, int[v, k], all >= 0, k >= 2.
+        vectors: of the catalogue, float[n, d].
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.maximum(norms, 1e-12)
+    k = slates.shape[1]
+    # The sum of all pairs' cosines is the squared norm of the sum of the units.
+    together = np.square(units[slates].sum(axis=1)).sum(axis=1)
+    alone = np.square(units[slates]).sum(axis=(1, 2))
+    return float(np.mean(1 - (together - alone) / (k * (k - 1))))
+
+
+def auc(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.bool_]) -> float:
+    """Chance that a positive scores above a negative, ties counting half; nan without both."""
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(mean_rank[place[labels]].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def expected_calibration_error(
+    probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.bool_], bins: int = 10
+) -> float:
+    """Mean gap between predicted and observed rate over equal-width bins, by their size."""
+    if not len(labels):
+        return 0.0
+    place = np.minimum((np.asarray(probabilities) * bins).astype(np.int64), bins - 1)
+    predicted = np.bincount(place, probabilities, minlength=bins)
+    observed = np.bincount(place, labels.astype(np.float64), minlength=bins)
+    return float(np.abs(predicted - observed).sum() / len(labels))

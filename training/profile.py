@@ -1,0 +1,79 @@
+"""Profiles: named settings of all that is trained, one small TOML file each."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from server.errors import VireoError
+from training.ranking.config import RankingConfig
+from training.retrieval.config import RetrievalConfig
+
+PROFILES = Path(__file__).parent / "profiles"
+Config = TypeVar("Config", RetrievalConfig, RankingConfig)
+
+
+class ProfileError(VireoError):
+    """A profile that doesn't exist or holds something that isn't a setting."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a training run is made with."""
+
+    retrieval: RetrievalConfig
+    ranking: RankingConfig
+
+
+def load_profile(name: str) -> Profile:
+    """The profile in `training/profiles/<name>.toml`; what it doesn't set has its default.
+
+    Raises:
+        ProfileError: there is none of this name, or it has an unknown section or field, or a
+            value of the wrong type; the message names it and what would be right.
+    """
+    known = sorted(path.stem for path in PROFILES.glob("*.toml"))
+    if name not in known:
+        raise ProfileError(f"there is no profile {name!r}; choose one of {', '.join(known)}")
+    return read_profile(PROFILES / f"{name}.toml")
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in the file at `path`; raises as `load_profile`."""
+    try:
+        sections = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{path}: not TOML: {error}") from error
+    allowed = [field.name for field in fields(Profile)]
+    for section in sections:
+        if section not in allowed:
+            raise ProfileError(f"{path}: unknown section [{section}]; there are {_listed(allowed)}")
+    return Profile(
+        retrieval=_config(path, "retrieval", RetrievalConfig, sections),
+        ranking=_config(path, "ranking", RankingConfig, sections),
+    )
+
+
+def _config(path: Path, section: str, kind: type[Config], sections: dict[str, Any]) -> Config:
+    types = get_type_hints(kind)
+    values = sections.get(section, {})
+    for name, value in values.items():
+        if name not in types:
+            raise ProfileError(
+                f"{path}: [{section}] has no setting {name!r}; there are {_listed(list(types))}"
+            )
+        # TOML writes 1 for 1.0; a bool is an int to Python but to nobody else.
+        fits = isinstance(value, types[name]) and not isinstance(value, bool)
+        whole_number = type(value) is int and isinstance(float(value), types[name])
+        if not (fits or whole_number or (isinstance(value, bool) and types[name] is bool)):
+            raise ProfileError(
+                f"{path}: [{section}] {name} is {value!r}, "
+                f"which isn't {getattr(types[name], '__name__', types[name])}"
+            )
+    return kind(**values)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)

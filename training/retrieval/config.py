@@ -1,0 +1,51 @@
+"""Everything that decides how the retrieval model is shaped and trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.features.activity import HISTORY_LIMIT
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """Shape and recipe of the two towers."""
+
+    seed: int = 0
+
+    dimension: int = 64
+    """Of viewer and video vectors, and of the viewer tower's width."""
+    heads: int = 2
+    blocks: int = 2
+    history_limit: int = HISTORY_LIMIT
+    """How many of the last watched videos the viewer tower reads."""
+
+    dropout: float = 0.4
+    """On the viewer tower's input and residual branches."""
+    id_dropout: float = 0.1
+    """Share of videos, drawn at each step, that must do with their content."""
+    attribute_dropout: float = 0.2
+    """Chance that an attribute, and again that a whole profile, is withheld."""
+
+    epochs: int = 60
+    max_minutes: float | None = None
+    """Wall-clock limit; the learning rate then falls to zero by it instead of by `epochs`."""
+    batch_tokens: int = 2048
+    """Positions in a batch, padding included."""
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    constant_share: float = 0.25
+    """Share of training at the full rate, before the cosine to zero."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.99
+    """Of the moving average of the weights, which is what validation sees and training gives."""
+
+    full_softmax_limit: int = 50_000
+    """Larger catalogues train on a sampled softmax."""
+    negatives: int = 4096
+    """Sampled videos that all positions of a batch share."""
+
+    validate_every: int = 5
+    """Epochs from one validation (and checkpoint) to the next."""

@@ -1,0 +1,70 @@
+"""What is known of a video besides its id, as a bag of tokens."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+CONTENT_LIMIT = 24
+"""How many tokens of a video the model reads; further ones are ignored."""
+VOCABULARY_LIMIT = 50_000
+"""Rarer tokens are left out."""
+SHARED_BY = 2
+"""A token that fewer videos have says no more than the id does."""
+
+
+def content_tokens(
+    title: str, tags: Iterable[str], year: int | None, duration: float | None
+) -> list[str]:
+    """The tokens of one video, each once, the most telling kinds first.
+
+    Args:
+        title: its words are tokens, in lower case.
+        tags: one token each.
+        year: of publication; the year and its decade are tokens.
+        duration: seconds; a token for each half power of two.
+    """
+    tokens = [f"tag={tag}" for tag in tags]
+    if year is not None:
+        tokens += [f"decade={year // 10}", f"year={year}"]
+    if duration is not None and duration > 0:
+        tokens.append(f"duration={round(2 * math.log2(duration))}")
+    tokens += [f"word={word}" for word in re.findall(r"\w+", title.lower())]
+    return list(dict.fromkeys(tokens))
+
+
+def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
+    """The tokens of each video of `videos.parquet`, in its order."""
+    years = [None if pd.isna(time) else int(time.year) for time in videos["published"]]
+    durations = [None if pd.isna(seconds) else float(seconds) for seconds in videos["duration"]]
+    return [
+        content_tokens(title, tags, year, duration)
+        for title, tags, year, duration in zip(
+            videos["title"], videos["tags"], years, durations, strict=True
+        )
+    ]
+
+
+def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Ids from 1 for the tokens that at least SHARED_BY bags have, the commonest first."""
+    counts = Counter(token for bag in bags for token in set(bag))
+    common = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:VOCABULARY_LIMIT]
+    shared = [token for token, count in common if count >= SHARED_BY]
+    return {token: index for index, token in enumerate(shared, start=1)}
+
+
+def content_ids(
+    bags: Sequence[Sequence[str]], vocabulary: Mapping[str, int]
+) -> npt.NDArray[np.int64]:
+    """Ids of the known tokens of each video, 0-padded, int64[n, CONTENT_LIMIT]."""
+    ids = np.zeros((len(bags), CONTENT_LIMIT), np.int64)
+    for row, bag in enumerate(bags):
+        known = [vocabulary[token] for token in bag if token in vocabulary][:CONTENT_LIMIT]
+        ids[row, : len(known)] = known
+    return ids

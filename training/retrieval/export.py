@@ -1,0 +1,154 @@
+"""The viewer tower as one ONNX file that is proven to answer as PyTorch does."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from server.errors import VireoError
+from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from training.retrieval.model import TwoTower, readable
+
+TOLERANCE = 1e-4
+"""Largest absolute difference from PyTorch's outputs that an export may have."""
+INPUTS = ("history", "gaps", "lengths", "attributes")
+OUTPUT = "viewer_vector"
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class ExportError(VireoError):
+    """The exported model doesn't answer as the trained one does."""
+
+
+class _ViewerTowerWithVideos(nn.Module):
+    """The viewer tower with every video's vector at hand, computed once."""
+
+    table: Tensor
+
+    def __init__(self, model: TwoTower) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("table", readable(model.video_vectors()))
+
+    def forward(self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
+        return self.model.viewer_vectors_over(self.table, history, gaps, lengths, attributes)
+
+
+def export_viewer_tower(model: TwoTower, path: Path) -> None:
+    """Writes the viewer tower to `path`, weights and video vectors inside.
+
+    Inputs are those of `tower_inputs`, batch and history length free; the output is
+    `viewer_vector` float32[b, d].
+
+    Raises:
+        ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
+            for some batch of `trial_batches`; the file is not left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    with torch.no_grad(), _quiet_exporter():
+        tower = _ViewerTowerWithVideos(model).eval()
+        example = trial_batches(model)["a batch of two"]
+        batch, length = Dim("batch"), Dim("length")
+        torch.onnx.export(
+            tower,
+            tuple(torch.from_numpy(example[name]) for name in INPUTS),
+            path,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes=(
+                {0: batch, 1: length},
+                {0: batch, 1: length},
+                {0: batch},
+                {0: batch},
+            ),
+        )
+    try:
+        check_export(model, path)
+    except ExportError:
+        path.unlink()
+        raise
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's talk of torchvision and shared axis names; failures still raise."""
+    exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message=".*The axis name.*")
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def check_export(model: TwoTower, path: Path) -> None:
+    """Compares ONNX Runtime on the file at `path` with `model`.
+
+    Raises:
+        ExportError: they differ; the message names the batch and by how much.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    for name, inputs in trial_batches(model).items():
+        (answer,) = session.run([OUTPUT], inputs)
+        with torch.no_grad():
+            tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
+            expected = model.viewer_vectors(**tensors).numpy()
+        difference = float(np.abs(answer - expected).max())
+        # Written so that not-a-number fails too.
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"{path}: ONNX Runtime and PyTorch differ by {difference:.2g} on {name}, "
+                f"more than {TOLERANCE}; don't publish it, and report the versions of both"
+            )
+
+
+def trial_batches(model: TwoTower) -> dict[str, dict[str, Int64Array]]:
+    """Inputs that an export is tried on, by what they stand for."""
+    limit = model.config.history_limit
+    short = min(5, limit)
+    batches = {
+        "a batch of one": _trial(model, [short]),
+        "a batch of two": _trial(model, [short, max(1, short - 2)]),
+        "a batch of seven": _trial(model, [0, 1, short, limit, 2, limit // 2, 0]),
+        "an empty history": _trial(model, [0]),
+        "a full history": _trial(model, [limit]),
+        "unknown videos": _trial(model, [short, short]),
+        "an unseen viewer": _trial(model, [short]),
+    }
+    batches["unknown videos"]["history"][:, ::2] = 0
+    batches["an unseen viewer"]["attributes"][:] = 0
+    return batches
+
+
+def _trial(model: TwoTower, lengths: list[int]) -> dict[str, Int64Array]:
+    rng = np.random.default_rng(len(lengths))
+    shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
+    real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
+    videos = len(model.video_tower.content)
+    attributes = model.viewer_tower.attribute_embedding.num_embeddings
+    return {
+        "history": np.where(real, rng.integers(1, videos + 1, shape), 0),
+        "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
+        "lengths": np.array(lengths, np.int64),
+        "attributes": rng.integers(0, attributes, (len(lengths), ATTRIBUTE_LIMIT)),
+    }

@@ -1,0 +1,72 @@
+"""Cross-entropy of the next watch, over all videos or over a sample of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from training.retrieval.model import TwoTower, readable
+
+
+def full_softmax_loss(
+    model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
+) -> Tensor:
+    """Mean loss over all positions that have a target, every video being a class.
+
+    Args:
+        model: the towers.
+        history: row + 1 of the videos watched, int64[b, l].
+        gaps: int64[b, l].
+        attributes: int64[b, a].
+        targets: row of the video watched next, -1 for padding, int64[b, l + 1].
+    """
+    vectors = model.video_vectors()
+    watched = F.embedding(history, readable(vectors))
+    states = model.viewer_tower(watched, gaps, attributes)
+    real = targets >= 0
+    return F.cross_entropy(states[real] @ vectors.T, targets[real])
+
+
+class SampledSoftmax:
+    """The same on some videos only, drawn by popularity, with the logQ correction.
+
+    Every position of a batch shares the sample. Subtracting the log of how often a video
+    is expected in the sample makes the loss an estimate of the full one: popular videos
+    aren't punished for being drawn more.
+    """
+
+    def __init__(self, counts: Tensor, negatives: int) -> None:
+        """Takes each video's watches, int64[n], and the size of the sample."""
+        # The square root lies between uniform and popularity: rare videos are drawn too.
+        weights = counts.double().sqrt().clamp(min=0.5)
+        self._cumulated = (weights / weights.sum()).cumsum(0)
+        self._log_expected = (negatives * weights / weights.sum()).log().float()
+        self._negatives = negatives
+
+    def __call__(
+        self, model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
+    ) -> Tensor:
+        """As `full_softmax_loss`."""
+        draws = torch.rand(self._negatives, dtype=torch.float64)
+        drawn = torch.searchsorted(self._cumulated, draws).clamp(max=len(self._cumulated) - 1)
+        real = targets >= 0
+        # Only these videos' vectors are computed; places number them.
+        needed = torch.cat([drawn, targets[real], history[history > 0] - 1])
+        rows, places = torch.unique(needed, return_inverse=True)
+        sampled, positives, read = places.split(
+            [len(drawn), int(real.sum()), int((history > 0).sum())]
+        )
+        vectors = model.video_tower(rows)
+        local_history = torch.zeros_like(history)
+        local_history[history > 0] = read + 1
+        states = model.viewer_tower(
+            F.embedding(local_history, readable(vectors)), gaps, attributes
+        )[real]
+
+        corrected = self._log_expected[rows]
+        positive = (states * vectors[positives]).sum(1) - corrected[positives]
+        negative = states @ vectors[sampled].T - corrected[sampled]
+        negative = negative.masked_fill(positives[:, None] == sampled[None], -1e4)
+        logits = torch.cat([positive[:, None], negative], dim=1)
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))

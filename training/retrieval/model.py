@@ -1,0 +1,199 @@
+"""The two towers: a viewer's vector times a video's vector says how likely the next watch is."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
+from torch import Tensor, nn
+
+from server.features.tower_inputs import GAP_BUCKETS
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+
+LATER = -1e4
+"""Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
+
+
+class VideoTower(nn.Module):
+    """A video's vector: an embedding of its id plus one of its content.
+
+    A video that was never watched in training has its content alone.
+    """
+
+    content: Tensor
+    watched: Tensor
+
+    def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
+        super().__init__()
+        n, d = data.video_count, config.dimension
+        self.id_embedding = nn.Embedding(n, d)
+        self.token_embedding = nn.Embedding(len(data.content_vocabulary) + 1, d, padding_idx=0)
+        self.token_projection = nn.Linear(d, d, bias=False)
+        self.id_dropout = config.id_dropout
+        watched = torch.from_numpy(data.watch_counts() > 0).float()
+        self.register_buffer("watched", watched[:, None], persistent=False)
+        self.register_buffer("content", torch.from_numpy(data.content), persistent=False)
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """Vectors of the videos in `rows` int64[m], or of all: float32[m, d]."""
+        ids, watched, content = self.id_embedding.weight, self.watched, self.content
+        if rows is not None:
+            ids, watched, content = self.id_embedding(rows), watched[rows], content[rows]
+        if self.training and self.id_dropout:
+            watched = watched * (torch.rand_like(watched) >= self.id_dropout)
+        bag = F.embedding_bag(content, self.token_embedding.weight, padding_idx=0, mode="mean")
+        vectors: Tensor = ids * watched + self.token_projection(bag)
+        return vectors
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block, causal, with a learned bias per head and distance."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        super().__init__()
+        d = config.dimension
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(d)
+        self.query = nn.Linear(d, d)
+        self.key_value = nn.Linear(d, 2 * d)
+        self.attended = nn.Linear(d, d)
+        self.distance_bias = nn.Embedding(config.history_limit + 1, config.heads)
+        self.forward_norm = nn.LayerNorm(d)
+        self.expand = nn.Linear(d, 4 * d)
+        self.contract = nn.Linear(4 * d, d)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """The next states of x float32[b, l, d].
+
+        Args:
+            x: states of all positions, float32[b, l, d].
+            at: the one position of each that is wanted, int64[b]; by default all are.
+
+        Returns:
+            float32[b, l, d], or float32[b, 1, d] with `at`.
+        """
+        positions = torch.arange(x.shape[1])
+        normed = queried = self.attention_norm(x)
+        key, value = self.key_value(normed).chunk(2, dim=-1)
+        if at is None:
+            wanted = positions[None]
+        else:
+            wanted = at[:, None]
+            places = wanted[:, :, None].expand(-1, -1, x.shape[2])
+            x, queried = x.gather(1, places), normed.gather(1, places)
+        distance = wanted[:, :, None] - positions
+        bias = self.distance_bias(distance.clamp(min=0)).permute(0, 3, 1, 2)
+        bias = bias.masked_fill((distance < 0)[:, None], LATER)
+        mixed = F.scaled_dot_product_attention(
+            self._split(self.query(queried)),
+            self._split(key),
+            self._split(value),
+            attn_mask=bias.to(key.dtype),
+        )
+        x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
+        inner = F.gelu(self.expand(self.forward_norm(x)))
+        return x + cast(Tensor, self.dropout(self.contract(inner)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        b, length, d = x.shape
+        return x.view(b, length, self.heads, d // self.heads).transpose(1, 2)
+
+
+class ViewerTower(nn.Module):
+    """A causal transformer over [profile, first watch, ..., last watch]."""
+
+    def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
+        super().__init__()
+        d = config.dimension
+        self.start = nn.Parameter(torch.zeros(d))
+        self.attribute_embedding = nn.Embedding(len(data.vocabulary) + 1, d, padding_idx=0)
+        self.position_embedding = nn.Embedding(config.history_limit + 1, d)
+        self.gap_embedding = nn.Embedding(GAP_BUCKETS, d)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(d)
+        self.dropout = nn.Dropout(config.dropout)
+        self.attribute_dropout = config.attribute_dropout
+
+    def forward(
+        self, watched: Tensor, gaps: Tensor, attributes: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """The state after each watch, or only the one after all of them.
+
+        Args:
+            watched: vectors of the videos watched, oldest first, float32[b, l, d].
+            gaps: buckets of the time since the watch before, int64[b, l].
+            attributes: ids, 0-padded, int64[b, a].
+            lengths: how many watches are real, int64[b], where only the state after the
+                last one is wanted.
+
+        Returns:
+            float32[b, l + 1, d], state 0 being that of a viewer without history; or, with
+            `lengths`, float32[b, 1, d].
+        """
+        profile = self.start + self.attribute_embedding(self._kept(attributes)).sum(1)
+        events = watched + self.gap_embedding(gaps)
+        x = torch.cat([profile[:, None], events], dim=1)
+        x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        x = self.blocks[-1](x, at=lengths)
+        state: Tensor = self.norm(x)
+        return state
+
+    def _kept(self, attributes: Tensor) -> Tensor:
+        if not (self.training and self.attribute_dropout):
+            return attributes
+        kept = torch.rand(attributes.shape) >= self.attribute_dropout
+        kept = kept & (torch.rand(len(attributes), 1) >= self.attribute_dropout)
+        return attributes * kept
+
+
+class TwoTower(nn.Module):
+    """Both towers; the viewer tower reads the video tower's vectors."""
+
+    def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.video_tower = VideoTower(data, config)
+        self.viewer_tower = ViewerTower(data, config)
+        self.apply(_initialise)
+
+    def video_vectors(self) -> Tensor:
+        """Vectors of the catalogue, by row, float32[n, d]."""
+        vectors: Tensor = self.video_tower()
+        return vectors
+
+    def viewer_vectors(
+        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
+        return self.viewer_vectors_over(
+            readable(self.video_vectors()), history, gaps, lengths, attributes
+        )
+
+    def viewer_vectors_over(
+        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
+        states: Tensor = self.viewer_tower(F.embedding(history, table), gaps, attributes, lengths)
+        return states[:, 0]
+
+
+def readable(vectors: Tensor) -> Tensor:
+    """Vectors to look up by row + 1: zeros for an unknown video first, float32[n + 1, d]."""
+    return F.pad(vectors, (0, 0, 1, 0))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])

@@ -1,0 +1,158 @@
+"""One optimiser step of the retrieval model, and all the state that steps change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.loss import SampledSoftmax, full_softmax_loss
+from training.retrieval.model import TwoTower
+from training.retrieval.validation import validation_metrics
+from training.retrieval.windows import Windows
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 natively; elsewhere it is slower."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+class RetrievalTrainer:
+    """Towers, their moving average, the optimiser, and how far training has come.
+
+    All that is random is drawn from (seed, epoch) or (seed, step), so its state needs no
+    generators, and a resumed run equals an uninterrupted one.
+    """
+
+    def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
+        """Starts afresh."""
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.model = TwoTower(data, config)
+        self.average = deepcopy(self.model).requires_grad_(False)
+        self.best = deepcopy(self.average.state_dict())
+        self.best_ndcg = -1.0
+        self.curve: list[dict[str, float]] = []
+        self.epoch = 0
+        self.batch = 0
+        """Batches of this epoch already done."""
+        self.step = 0
+        self.loss_sum = 0.0
+        """Over this epoch's batches."""
+        self.seconds = 0.0
+        """Spent in training."""
+        self._data = data
+        self._windows = Windows(data, config.history_limit, config.batch_tokens)
+        self._epoch_batches = (0, self._windows.batches(config.seed, 0))
+        self._bfloat16 = bfloat16_is_fast()
+        self._optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self._loss: Callable[..., Tensor] = full_softmax_loss
+        if data.video_count > config.full_softmax_limit:
+            self._loss = SampledSoftmax(torch.from_numpy(data.watch_counts()), config.negatives)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimizer": self._optimizer.state_dict(),
+            **{name: getattr(self, name) for name in PROGRESS},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+
+    @property
+    def share_done(self) -> float:
+        """How much of training is done, by epochs or by the clock, whichever says more."""
+        share = (self.epoch + self.batch / len(self._batches())) / self.config.epochs
+        if self.config.max_minutes is not None:
+            share = max(share, self.seconds / (60 * self.config.max_minutes))
+        return min(share, 1.0)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether every batch of this epoch has been trained on."""
+        return self.batch == len(self._batches())
+
+    def _batches(self) -> list[npt.NDArray[np.int64]]:
+        if self._epoch_batches[0] != self.epoch:
+            batches = self._windows.batches(self.config.seed, self.epoch)
+            self._epoch_batches = (self.epoch, batches)
+        return self._epoch_batches[1]
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, constant, then cosine to zero."""
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        falling = max(0.0, self.share_done - config.constant_share) / (1 - config.constant_share)
+        return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * falling))
+
+    def train_step(self) -> None:
+        """One step on the epoch's next batch of windows."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        self.model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        batch = self._windows.encode(self._batches()[self.batch])
+        tensors = (batch.history, batch.gaps, batch.attributes, batch.targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            loss = self._loss(self.model, *map(torch.from_numpy, tensors))
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._optimizer.step()
+        self._follow()
+        self.loss_sum += loss.item()
+        self.step += 1
+        self.batch += 1
+
+    def _follow(self) -> None:
+        # A young average must forget the random start: its decay grows to the full value.
+        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        for average, weight in pairs:
+            average.lerp_(weight.detach(), 1 - decay)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Closes the epoch, validates where that is due; returns its point of the curve."""
+        point = {"epoch": self.epoch + 1.0, "loss": self.loss_sum / self.batch}
+        if self.share_done == 1 or (self.epoch + 1) % self.config.validate_every == 0:
+            point |= validation_metrics(self.average, self._data)
+            if point["ndcg_10"] > self.best_ndcg:
+                self.best_ndcg = point["ndcg_10"]
+                self.best = deepcopy(self.average.state_dict())
+        self.curve.append(point)
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+        return point
+
+    def best_model(self) -> TwoTower:
+        """The moving average that did best in validation, ready to serve."""
+        self.average.load_state_dict(self.best)
+        return self.average.eval()
+
+
+PROGRESS = ("best_ndcg", "curve", "epoch", "batch", "step", "loss_sum", "seconds")
+"""Plain attributes of a trainer that a checkpoint holds."""
