@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.features.keys import video_key
 
@@ -44,3 +44,7 @@ class Activity:
             watch_count=self.watch_count + 1,
             like_count=self.like_count + int(watch.liked),
         )
+
+    def after_like(self) -> Activity:
+        """The activity once a video that was watched before has been liked."""
+        return replace(self, like_count=self.like_count + 1)

@@ -1,0 +1,131 @@
+"""From a data set to features: split, offline tables, registry and online store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+
+from server.errors import VireoError
+from server.home import Home
+from training.data.dataset import Dataset, load_dataset
+from training.data.folder import replaced_folder
+from training.data.split import Holdout, split_watches
+from training.features.activity import write_viewer_activity, write_viewer_profile
+from training.features.definitions import VIEWS
+from training.features.repository import (
+    CONFIGURATION,
+    OnlineStoreSettings,
+    apply_definitions,
+    forget_online_rows,
+    materialize,
+    open_repository,
+    write_configuration,
+)
+from training.features.snapshots import SNAPSHOTS, write_video_statistics
+from training.features.watches import Split, write_watches
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step, how many of its units are done, and of how many."""
+
+
+def _silent(_step: str, _done: int, _total: int) -> None:
+    pass
+
+
+def build_features(
+    home: Home, name: str, holdout: Holdout = "last", progress: Progress = _silent
+) -> None:
+    """Builds the features of a data set in place of any earlier ones, whole or not at all.
+
+    Args:
+        home: where the data set is and the features go.
+        name: the data set.
+        holdout: see `split_watches`.
+        progress: told how far each step is.
+
+    Raises:
+        DatasetMissingError: there is no such data set.
+        VireoError: it holds no watches, or the disk or online store refuses.
+    """
+    settings = OnlineStoreSettings.current()
+    dataset = load_dataset(home, name)
+    target = home.features(name)
+    with _retired(target), replaced_folder(target) as folder:
+        progress("split", 0, 1)
+        watches = split_watches(dataset.interactions, holdout)
+        seen = watches[watches["part"] != "test"]
+        if seen.empty:
+            raise VireoError(
+                f"data set {name} has no watches to train on; "
+                "import interactions whose event is play or like"
+            )
+        write_watches(watches, folder)
+        Split(holdout=holdout, data_fingerprint=dataset.fingerprint).write(folder)
+        progress("split", 1, 1)
+        first = seen["time"].min().to_pydatetime() - timedelta(seconds=1)
+        _write_tables(dataset, seen, first, folder, progress)
+        write_configuration(folder, name, settings)
+        known = seen[["time", "liked_time"]].max().max().to_pydatetime()
+        _fill_online_store(folder, first, known + timedelta(seconds=1), progress)
+
+
+def _write_tables(
+    dataset: Dataset, watches: pd.DataFrame, first: datetime, folder: Path, progress: Progress
+) -> None:
+    """Writes the offline table of each view."""
+    write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
+    count = watches["viewer_id"].nunique()
+    write_viewer_activity(
+        watches,
+        first,
+        folder / "viewer_activity.parquet",
+        _counted(progress, "viewer activity", count),
+    )
+    write_video_statistics(
+        watches,
+        dataset.videos,
+        folder / "video_statistics.parquet",
+        _counted(progress, "video statistics", SNAPSHOTS + 1),
+    )
+
+
+def _counted(progress: Progress, step: str, total: int) -> Callable[[int], None]:
+    """Turns calls with what is newly done into calls with all that is done."""
+    done = 0
+    progress(step, 0, total)
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(step, done, total)
+
+    return advance
+
+
+def _fill_online_store(folder: Path, first: datetime, last: datetime, progress: Progress) -> None:
+    """Applies the definitions and materializes every view; leaves nothing when it fails."""
+    store = open_repository(folder)
+    done = False
+    try:
+        apply_definitions(store)
+        for position, view in enumerate(VIEWS):
+            progress("online store", position, len(VIEWS))
+            materialize(store, view, first, last)
+        progress("online store", len(VIEWS), len(VIEWS))
+        done = True
+    finally:
+        if not done:
+            forget_online_rows(store)
+
+
+@contextlib.contextmanager
+def _retired(target: Path) -> Iterator[None]:
+    """Deletes what the features in `target` have outside of it, once others replaced them."""
+    retired = open_repository(target) if (target / CONFIGURATION).exists() else None
+    yield
+    if retired is not None:
+        forget_online_rows(retired)

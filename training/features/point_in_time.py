@@ -1,0 +1,39 @@
+"""Feast's point-in-time join, in the order of the rows that were asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from feast import FeatureStore
+
+TIMESTAMP = "event_timestamp"
+
+
+def joined_at(
+    store: FeatureStore, service: str, key: str, moments: pd.DataFrame
+) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """The newest values that are no newer than each moment.
+
+    Feast returns each (entity, moment) once, in an order of its own, and leaves out an entity
+    all of whose values are newer; an entity that it doesn't know at all it returns empty.
+
+    Args:
+        store: the repository.
+        service: the feature service to read.
+        key: the entity's join key, a column of `moments`.
+        moments: `key` str and `event_timestamp` datetime64[us, UTC], any order, any index.
+
+    Returns:
+        A row for each of `moments`, in their order, and for each whether Feast returned it
+        (bool[n]).
+    """
+    asked = moments[[key, TIMESTAMP]].reset_index(drop=True)
+    if asked.empty:
+        return asked, np.zeros(0, np.bool_)
+    values = store.get_historical_features(
+        entity_df=asked.drop_duplicates(), features=store.get_feature_service(service)
+    ).to_df()
+    values[TIMESTAMP] = values[TIMESTAMP].astype("datetime64[us, UTC]")
+    joined = asked.merge(values, how="left", on=[key, TIMESTAMP], indicator=True)
+    return joined, (joined.pop("_merge") == "both").to_numpy()

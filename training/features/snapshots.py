@@ -1,0 +1,105 @@
+"""The offline rows of the view video_statistics: every video at a number of moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from server.features.ranking_inputs import like_rate
+from training.data.schema import TIME
+
+SNAPSHOTS = 64
+"""How many moments, evenly spread over the watches, besides the last one."""
+HALF_LIFE_DAYS = 30.0
+"""After so long a watch counts half in the recent count."""
+_DAY = 86_400 * 1_000_000  # microseconds
+
+VIDEO_STATISTICS = pa.schema(
+    [
+        pa.field("video_id", pa.string()),
+        pa.field("event_timestamp", TIME),
+        pa.field("video_watch_count", pa.int64()),
+        pa.field("video_recent_watch_count", pa.float32()),
+        pa.field("video_like_rate", pa.float32()),
+        pa.field("video_age_days", pa.float32()),
+    ]
+)
+
+Int64Array = npt.NDArray[np.int64]
+_NEVER = np.iinfo(np.int64).max
+
+
+def write_video_statistics(
+    watches: pd.DataFrame, videos: pd.DataFrame, path: Path, progress: Callable[[int], None]
+) -> None:
+    """Writes the statistics of every video that is known, at every snapshot.
+
+    A snapshot at T is made of the watches up to and including T and of the likes known at T.
+    A video is known from its publication or first watch on; before, it has no row.
+
+    Args:
+        watches: as `split_watches` makes them, without those for test.
+        videos: rows as in `training.data.schema.VIDEOS`.
+        path: the file to write.
+        progress: called with 1 after each snapshot.
+    """
+    ids = videos["video_id"].to_numpy()
+    row_of = pd.Series(np.arange(len(ids)), ids)
+    ordered = watches.sort_values("time", kind="stable")
+    times = np.asarray(ordered["time"].astype("int64"), np.int64)
+    rows = row_of.reindex(ordered["video_id"]).to_numpy()
+    likes = ordered[ordered["liked"]].sort_values("liked_time", kind="stable")
+    like_times = likes["liked_time"].astype("int64").to_numpy()
+    like_rows = row_of.reindex(likes["video_id"]).to_numpy()
+    published = videos["published"].astype("int64").where(videos["published"].notna(), _NEVER)
+    born = published.to_numpy()
+
+    watch_count = np.zeros(len(ids), np.int64)
+    like_count = np.zeros(len(ids), np.int64)
+    recent = np.zeros(len(ids))
+    first_watch = np.full(len(ids), _NEVER)
+    before, seen, liked = int(times[0]), 0, 0
+    with pq.ParquetWriter(path, VIDEO_STATISTICS, compression="zstd") as writer:
+        for moment in snapshot_moments(times):
+            end = int(np.searchsorted(times, moment, side="right"))
+            new, new_times = rows[seen:end], times[seen:end]
+            recent *= 0.5 ** ((moment - before) / _DAY / HALF_LIFE_DAYS)
+            weights = 0.5 ** ((moment - new_times) / _DAY / HALF_LIFE_DAYS)
+            recent += np.bincount(new, weights, minlength=len(ids))
+            watch_count += np.bincount(new, minlength=len(ids))
+            np.minimum.at(first_watch, new, new_times)
+            like_end = int(np.searchsorted(like_times, moment, side="right"))
+            like_count += np.bincount(like_rows[liked:like_end], minlength=len(ids))
+            since = np.where(born <= moment, born, first_watch)
+            known = since <= moment
+            writer.write_batch(
+                pa.RecordBatch.from_arrays(
+                    [
+                        pa.array(ids[known], pa.string()),
+                        pa.array(np.full(known.sum(), moment), TIME),
+                        pa.array(watch_count[known]),
+                        pa.array(recent[known].astype(np.float32)),
+                        pa.array(like_rate(like_count, watch_count)[known].astype(np.float32)),
+                        pa.array(((moment - since[known]) / _DAY).astype(np.float32)),
+                    ],
+                    schema=VIDEO_STATISTICS,
+                )
+            )
+            before, seen, liked = moment, end, like_end
+            progress(1)
+
+
+def snapshot_moments(times: Int64Array) -> list[int]:
+    """The moments of the snapshots, increasing, the last watch's the last of them.
+
+    Args:
+        times: when watches happened, Unix microseconds, in order, int64[n], n >= 1.
+    """
+    positions = np.arange(SNAPSHOTS) * len(times) // SNAPSHOTS
+    return [int(moment) for moment in np.unique(np.append(times[positions], times[-1]))]
