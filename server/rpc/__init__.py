@@ -1,0 +1,1 @@
+"""How every gRPC server of ours starts, validates, reports, sheds and drains."""

@@ -1,0 +1,69 @@
+"""The errors that our services answer with, each with its status code and details."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+
+class RpcError(Exception):
+    """A call's failure as the caller sees it. Raise it from a handler; the guard sends it."""
+
+    def __init__(
+        self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()
+    ) -> None:
+        """Takes the status code, a sentence for the caller, and google.rpc details."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = tuple(details)
+
+    def status(self) -> bytes:
+        """The serialized google.rpc.Status for `grpc-status-details-bin`."""
+        packed = []
+        for detail in self.details:
+            holder = any_pb2.Any()
+            holder.Pack(detail)
+            packed.append(holder)
+        number: int = self.code.value[0]
+        status = status_pb2.Status(code=number, message=self.message, details=packed)
+        return status.SerializeToString()
+
+
+def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
+    """INVALID_ARGUMENT with a BadRequest that lists each (field, what is wrong with it)."""
+    listed = [
+        error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+        for field, description in violations
+    ]
+    message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
+    if len(violations) > 5:
+        message += f"; and {len(violations) - 5} more"
+    details = [error_details_pb2.BadRequest(field_violations=listed)] if listed else []
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, details)
+
+
+def not_found(message: str) -> RpcError:
+    """NOT_FOUND."""
+    return RpcError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def unavailable(message: str, retry_after: timedelta) -> RpcError:
+    """UNAVAILABLE with RetryInfo: nothing was done, try again."""
+    return RpcError(grpc.StatusCode.UNAVAILABLE, message, [_retry_info(retry_after)])
+
+
+def overloaded(message: str, retry_after: timedelta) -> RpcError:
+    """RESOURCE_EXHAUSTED with RetryInfo: shed, nothing was done."""
+    return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, [_retry_info(retry_after)])
+
+
+def _retry_info(after: timedelta) -> error_details_pb2.RetryInfo:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromTimedelta(after)
+    return info

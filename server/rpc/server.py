@@ -1,0 +1,163 @@
+"""A gRPC server of ours, from the bind to the last call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn
+
+import grpc.aio
+import structlog
+from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from server.errors import VireoError
+from server.rpc.guard import Guard
+from server.rpc.settings import RpcSettings
+
+log = structlog.get_logger()
+
+_KEEPALIVE_MS = 30_000
+_LAST_CALLS_SECONDS = 0.2
+
+
+class RpcServer:
+    """A grpc.aio server with health, reflection, channelz and the guard on every call.
+
+    Every service starts as NOT_SERVING. Use it from one event loop.
+    """
+
+    def __init__(self, settings: RpcSettings) -> None:
+        """Makes the server; nothing is bound yet."""
+        self._settings = settings
+        self._guard = Guard(settings.access_log_share)
+        self._server = grpc.aio.server(
+            interceptors=[self._guard],
+            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            options=[
+                # Two processes that share a port by mistake would each get half the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
+                ("grpc.enable_channelz", 1),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        self._names: list[str] = []
+        self.port = 0
+        """The port it listens on, once started."""
+
+    def add(self, service: str, register: Callable[[grpc.aio.Server], None]) -> None:
+        """Adds a service by its full name; `register` adds its servicer to the server."""
+        register(self._server)
+        self._names.append(service)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Reports every service, and the server as a whole, as SERVING or NOT_SERVING."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *self._names):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def start(self) -> None:
+        """Binds and begins to answer.
+
+        Raises:
+            VireoError: the address can't be bound, because another process has it, say.
+        """
+        await self.set_serving(False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
+        channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
+        shown = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
+        reflection.enable_server_reflection(shown, self._server)  # type: ignore[no-untyped-call]
+        host = self._settings.host
+        address = f"[{host}]" if ":" in host else host
+        try:
+            self.port = self._server.add_insecure_port(f"{address}:{self._settings.port}")
+        except RuntimeError as error:
+            raise VireoError(
+                f"can't listen on {address}:{self._settings.port}: the port is taken or the "
+                "address isn't this machine's; stop the other process or set VIREO_PORT"
+            ) from error
+        await self._server.start()
+        log.info("listening", address=f"{address}:{self.port}", services=self._names)
+
+    async def drain(self) -> None:
+        """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end."""
+        await self._health.enter_graceful_shutdown()
+        log.info("draining", seconds=self._settings.drain_seconds)
+        await asyncio.sleep(self._settings.drain_seconds)
+        # From here on new calls are refused; health watches would last for all the grace.
+        stopping = asyncio.ensure_future(self._server.stop(self._settings.grace_seconds))
+        idle = asyncio.ensure_future(self._guard.idle.wait())
+        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await self._server.stop(min(_LAST_CALLS_SECONDS, self._settings.grace_seconds))
+        await stopping
+
+    async def run(self, *owned: Awaitable[None]) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. A second signal exits at once.
+
+        Args:
+            owned: work that goes on for as long as the server, a release loader's for
+                example. Should one fail, the server drains and its failure is raised.
+
+        Raises:
+            VireoError: the address can't be bound.
+        """
+        stop = _stop_signal()
+        tasks = [asyncio.ensure_future(work) for work in owned]
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            await self.start()
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            await self.drain()
+        finally:
+            for task in (stopped, *tasks):
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+        for task in done - {stopped}:
+            task.result()
+            raise RuntimeError("work that should go on for as long as the server has ended")
+        log.info("stopped")
+
+
+def _stop_signal() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; a second signal ends the process."""
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Runs a server process to its end: exit 0 once drained, 1 with one line on an error."""
+    code = 0
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(serve())
+    except VireoError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 1
+    except Exception:
+        log.exception("the process failed")
+        code = 1
+    sys.stderr.flush()
+    # Without waiting for a thread that may be in the middle of a download: all that is on
+    # disk was put there by rename.
+    os._exit(code)

@@ -1,0 +1,66 @@
+"""Settings that every server process has, read from `VIREO_…` variables and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from server.errors import VireoError
+
+
+class RpcSettings(BaseSettings):
+    """How a gRPC server listens, sheds, logs and stops."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_", frozen=True, extra="ignore", cli_kebab_case=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+    pod_name: str = Field(default="", max_length=128)
+    """Name of this process in logs and ReleaseService; made of service and port if empty."""
+    drain_seconds: float = Field(default=0.5, ge=0, le=600)
+    """After SIGTERM: how long to report NOT_SERVING and still answer, so that balancers leave."""
+    grace_seconds: float = Field(default=3.0, ge=0, le=600)
+    """After that: how long the calls that are under way may take."""
+    work_queue_limit: int = Field(default=64, ge=1)
+    """Calls that may wait for the worker; further ones get RESOURCE_EXHAUSTED."""
+    max_concurrent_rpcs: int = Field(default=2000, ge=1)
+    """Calls of any kind that are accepted at a time, open health watches included."""
+    max_message_bytes: int = Field(default=4 << 20, ge=1024)
+    """Largest request that is accepted."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of calls that get a log line; calls that fail with INTERNAL always do."""
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
+    """A process's settings from its command line, then the environment, then defaults.
+
+    Raises:
+        VireoError: a setting is missing or unfit; the one line names its variable and flag.
+    """
+    try:
+        return kind(_cli_parse_args=list(arguments), _cli_exit_on_error=False)
+    except ValidationError as error:
+        problems = [
+            f"{_setting_name(kind, problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        ]
+        raise VireoError("bad settings: " + "; ".join(problems)) from error
+    except SettingsError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise VireoError(f"bad settings: {reason}; --help lists them all") from error
+
+
+def _setting_name(kind: type[BaseSettings], place: tuple[int | str, ...]) -> str:
+    name = "_".join(map(str, place))
+    flag = "--" + ".".join(map(str, place)).replace("_", "-")
+    return f"{kind.model_config.get('env_prefix', '')}{name}".upper() + f" or {flag}"
