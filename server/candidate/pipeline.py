@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from vireo.v1 import viewer_pb2
 
 from server.candidate.filters.excluded import ExcludedFilter
 from server.candidate.filters.watched import WatchedFilter
@@ -38,8 +39,7 @@ SOURCES = (TwoTowerSource(), CoWatchSource(), PopularSource())
 class SourceCount:
     """What one source did for one query."""
 
-    source: int
-    """Number in `vireo.v1.Source`."""
+    source: viewer_pb2.Source.ValueType
     proposed: int
     """How many of the returned candidates it proposed."""
     failure: str

@@ -16,7 +16,7 @@ class CoWatchSource:
     """Proposes by co-watch score, ties by key; nothing for a viewer without history."""
 
     name: str = "co_watch"
-    source: int = viewer_pb2.SOURCE_CO_WATCH
+    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_CO_WATCH
     fail_open: bool = True
 
     def propose(self, query: Retrieval) -> Candidates:

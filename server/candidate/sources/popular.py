@@ -15,7 +15,7 @@ class PopularSource:
     """Proposes enough of the popular list to fill an answer alone, should the others fail."""
 
     name: str = "popular"
-    source: int = viewer_pb2.SOURCE_POPULAR
+    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_POPULAR
     fail_open: bool = True
 
     def propose(self, query: Retrieval) -> Candidates:

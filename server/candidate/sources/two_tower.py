@@ -15,7 +15,7 @@ class TwoTowerSource:
     """Proposes by index search. Over-fetching and masking is as fast as excluding inside it."""
 
     name: str = "two_tower"
-    source: int = viewer_pb2.SOURCE_TWO_TOWER
+    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_TWO_TOWER
     fail_open: bool = True
 
     def propose(self, query: Retrieval) -> Candidates:

@@ -1,0 +1,102 @@
+"""CandidateService's RPC surface: decode, retrieve, encode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2
+
+from server.candidate.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+    UnknownSeedError,
+)
+from server.candidate.release import FILES, CandidateRelease
+from server.candidate.settings import CandidateSettings
+from server.releases.loader import ReleaseLoader
+from server.rpc.errors import not_found
+from server.rpc.pod import Pod
+from server.rpc.release_service import served
+from server.rpc.viewer import decode_viewer
+from server.rpc.worker import Worker
+
+NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
+
+
+class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
+    """Answers from the release that the loader serves."""
+
+    def __init__(self, loader: ReleaseLoader[CandidatePipeline], worker: Worker) -> None:
+        """Takes the loader of releases and the worker that pipelines run on."""
+        self._loader = loader
+        self._worker = worker
+
+    async def RetrieveCandidates(  # noqa: N802
+        self,
+        request: candidate_pb2.RetrieveCandidatesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> candidate_pb2.RetrieveCandidatesResponse:
+        """The candidates for one viewer."""
+        serving = served(self._loader)
+        query = decode(request)
+        try:
+            found = await self._worker.run(lambda: serving.content.retrieve(query))
+        except UnknownSeedError as error:
+            raise not_found(str(error)) from error
+        return encode(found, serving.content.release, request.page_size)
+
+
+def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
+    """The query that a request carries."""
+    return CandidateQuery(
+        viewer=decode_viewer(request.viewer),
+        count=request.count,
+        excluded_keys=np.array(request.excluded_keys, np.int64),
+        seed_key=request.seed_key if request.HasField("seed_key") else None,
+    )
+
+
+def encode(
+    found: RetrievedCandidates, release: CandidateRelease, page_size: int
+) -> candidate_pb2.RetrieveCandidatesResponse:
+    """The answer, with the ids of the first `page_size` candidates."""
+    return candidate_pb2.RetrieveCandidatesResponse(
+        keys=found.keys.tolist(),
+        scores=found.two_tower.tolist(),
+        co_watch_scores=found.co_watch.tolist(),
+        source_masks=found.source_masks.tolist(),
+        ids=[release.ids[row] for row in found.rows[:page_size].tolist()],
+        release_id=release.manifest.release_id,
+        sources=[
+            recommendation_pb2.SourceReport(
+                source=count.source,
+                proposed=count.proposed,
+                failure=count.failure,
+            )
+            for count in found.reports
+        ],
+    )
+
+
+def candidate_pod(settings: CandidateSettings) -> Pod[CandidatePipeline]:
+    """The candidate pod."""
+
+    def build(folder: Path) -> CandidatePipeline:
+        release = CandidateRelease.load(folder)
+        release.replay_goldens()
+        return CandidatePipeline(release, settings.quotas)
+
+    return Pod(
+        kind="candidate",
+        service=NAME,
+        files=FILES,
+        build=build,
+        register=lambda loader, worker, server: (
+            candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
+                CandidateServicer(loader, worker), server
+            )
+        ),
+    )

@@ -1,0 +1,100 @@
+"""RankingService's RPC surface: decode, rank, encode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vireo.v1 import ranking_pb2, ranking_pb2_grpc
+
+from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.release import FILES, RankingRelease
+from server.releases.loader import ReleaseLoader
+from server.rpc.errors import invalid_argument
+from server.rpc.pod import Pod
+from server.rpc.release_service import served
+from server.rpc.viewer import decode_viewer
+from server.rpc.worker import Worker
+
+NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
+
+
+class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
+    """Answers from the release that the loader serves."""
+
+    def __init__(self, loader: ReleaseLoader[RankingPipeline], worker: Worker) -> None:
+        """Takes the loader of releases and the worker that pipelines run on."""
+        self._loader = loader
+        self._worker = worker
+
+    async def RankCandidates(  # noqa: N802
+        self,
+        request: ranking_pb2.RankCandidatesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ranking_pb2.RankCandidatesResponse:
+        """The best of the request's candidates."""
+        serving = served(self._loader)
+        query = decode(request)
+        ranked = await self._worker.run(lambda: serving.content.rank(query))
+        return encode(ranked, serving.content.release, titles=request.titles)
+
+
+def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
+    """The query that a request carries.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT where a score isn't finite.
+    """
+    columns = {
+        "scores": np.array(request.scores, np.float32),
+        "co_watch_scores": np.array(request.co_watch_scores, np.float32),
+    }
+    unfit = [name for name, column in columns.items() if not np.isfinite(column).all()]
+    if unfit:
+        raise invalid_argument([(name, "every value must be finite") for name in unfit])
+    return RankingQuery(
+        viewer=decode_viewer(request.viewer),
+        keys=np.array(request.keys, np.int64),
+        two_tower=columns["scores"],
+        co_watch=columns["co_watch_scores"],
+        source_masks=np.array(request.source_masks, np.uint32),
+        page_size=request.page_size,
+        seed_key=request.seed_key if request.HasField("seed_key") else None,
+    )
+
+
+def encode(
+    ranked: RankedCandidates, release: RankingRelease, *, titles: bool
+) -> ranking_pb2.RankCandidatesResponse:
+    """The answer; ids and titles are empty for keys that the release doesn't know."""
+    rows = ranked.rows.tolist()
+    return ranking_pb2.RankCandidatesResponse(
+        keys=ranked.keys.tolist(),
+        ids=[release.ids[row] if row >= 0 else "" for row in rows],
+        scores=ranked.scores.tolist(),
+        watch_scores=ranked.watch.tolist(),
+        like_scores=ranked.like.tolist(),
+        source_masks=ranked.source_masks.tolist(),
+        titles=[release.titles[row] if row >= 0 else "" for row in rows] if titles else [],
+        release_id=release.manifest.release_id,
+        unknown_candidates=ranked.unknown,
+    )
+
+
+def _build(folder: Path) -> RankingPipeline:
+    release = RankingRelease.load(folder)
+    release.replay_goldens()
+    return RankingPipeline(release)
+
+
+RANKING_POD = Pod(
+    kind="ranking",
+    service=NAME,
+    files=FILES,
+    build=_build,
+    register=lambda loader, worker, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
+        RankingServicer(loader, worker), server
+    ),
+)
+"""The ranking pod."""

@@ -1,0 +1,51 @@
+"""Where releases are stored: `VIREO_S3_…` variables."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import VireoError
+
+
+class S3Settings(BaseSettings):
+    """An S3 server and a bucket on it: AWS, MinIO, SeaweedFS or another."""
+
+    model_config = SettingsConfigDict(env_prefix="VIREO_S3_", frozen=True, extra="ignore")
+
+    endpoint: str = Field(pattern=r"^[^/]+$")
+    """Host and port, without a scheme, for example 127.0.0.1:8110."""
+    access_key: str = Field(min_length=1)
+    secret_key: SecretStr = Field(min_length=1)
+    bucket: str = "vireo"
+    """Made by the first publish where it is missing."""
+    secure: bool = False
+    """Whether to speak TLS."""
+    region: str = "us-east-1"
+    connect_timeout: float = Field(default=2.0, gt=0)
+    """Seconds."""
+    read_timeout: float = Field(default=10.0, gt=0)
+    """Seconds without a byte before a transfer is given up."""
+    retries: int = Field(default=2, ge=0)
+    """How often a request that failed on the way is repeated at once."""
+
+    @staticmethod
+    def load() -> S3Settings:
+        """The settings of the environment.
+
+        Raises:
+            VireoError: one is missing or unfit; the line names its variable.
+        """
+        try:
+            return S3Settings()  # type: ignore[call-arg]
+        except ValidationError as error:
+            problems = [
+                f"VIREO_S3_{str(problem['loc'][0]).upper()}: {problem['msg']}"
+                for problem in error.errors()
+            ]
+            raise VireoError("bad S3 settings: " + "; ".join(problems)) from error
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these settings."""
+        values = self.model_dump() | {"secret_key": self.secret_key.get_secret_value()}
+        return {f"VIREO_S3_{name.upper()}": str(value) for name, value in values.items()}

@@ -1,0 +1,102 @@
+"""A pod: a server process that serves one release of a channel."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc.aio
+import structlog
+from pydantic import Field
+from vireo.v1 import release_pb2_grpc
+
+from server.home import Home
+from server.releases.cache import ReleaseCache
+from server.releases.loader import ReleaseLoader
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.rpc import release_service
+from server.rpc.logs import configure_logs
+from server.rpc.release_service import ReleaseServicer
+from server.rpc.server import RpcServer
+from server.rpc.settings import RpcSettings
+from server.rpc.worker import Worker
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class PodSettings(RpcSettings):
+    """Settings of every pod."""
+
+    channel: str = Field(default="production", min_length=1)
+    """The channel whose release is served."""
+    cache: Path = Field(default_factory=lambda: Home.current().cache)
+    """Folder in which fetched releases are kept; pods of a machine share it."""
+    poll_seconds: float = Field(default=3.0, gt=0)
+    """How often to look whether the channel names another release."""
+    s3: S3Settings = Field(default_factory=S3Settings.load)
+    """Where releases are stored."""
+
+
+@dataclass(frozen=True)
+class Pod(Generic[T]):
+    """What makes a kind of pod."""
+
+    kind: str
+    """Kind of pod, for example "ranking"."""
+    service: str
+    """Full name of its service."""
+    files: Sequence[str]
+    """The files of a release that it needs."""
+    build: Callable[[Path], T]
+    """Makes what is served out of a release's folder, goldens replayed."""
+    register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
+    """Adds its servicer to the server."""
+
+
+async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
+    """Serves until told to stop.
+
+    Raises:
+        VireoError: the address can't be bound.
+    """
+    name = settings.pod_name or f"{pod.kind}-{settings.port}"
+    configure_logs(settings.log_level, pod=name)
+    log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
+    loader = ReleaseLoader(
+        ReleaseStore(settings.s3),
+        ReleaseCache(settings.cache),
+        channel=settings.channel,
+        pod=pod.kind,
+        files=pod.files,
+        build=pod.build,
+        poll_seconds=settings.poll_seconds,
+    )
+    worker = Worker(settings.work_queue_limit)
+    server = RpcServer(settings)
+    server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
+    add_release_service(server, loader, name)
+
+    async def on_first() -> None:
+        # What is loaded stays: without this, each full collection walks through all of it.
+        gc.collect()
+        gc.freeze()
+        await server.set_serving(True)
+
+    await server.run(loader.run(on_first))
+
+
+def add_release_service(server: RpcServer, loader: ReleaseLoader[Any], pod_name: str) -> None:
+    """Adds ReleaseService to a server."""
+    servicer = ReleaseServicer(loader, pod_name)
+    server.add(
+        release_service.NAME,
+        lambda grpc_server: release_pb2_grpc.add_ReleaseServiceServicer_to_server(
+            servicer, grpc_server
+        ),
+    )
