@@ -11,7 +11,7 @@ TIMESTAMP = "event_timestamp"
 
 
 def joined_at(
-    store: FeatureStore, service: str, key: str, moments: pd.DataFrame
+    store: FeatureStore, features: list[str], key: str, moments: pd.DataFrame
 ) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
     """The newest values that are no newer than each moment.
 
@@ -20,7 +20,7 @@ def joined_at(
 
     Args:
         store: the repository.
-        service: the feature service to read.
+        features: what to read, "view:feature" each.
         key: the entity's join key, a column of `moments`.
         moments: `key` str and `event_timestamp` datetime64[us, UTC], any order, any index.
 
@@ -30,9 +30,10 @@ def joined_at(
     """
     asked = moments[[key, TIMESTAMP]].reset_index(drop=True)
     if asked.empty:
-        return asked, np.zeros(0, np.bool_)
+        names = [feature.partition(":")[2] for feature in features]
+        return asked.reindex(columns=[*asked.columns, *names]), np.zeros(0, np.bool_)
     values = store.get_historical_features(
-        entity_df=asked.drop_duplicates(), features=store.get_feature_service(service)
+        entity_df=asked.drop_duplicates(), features=features
     ).to_df()
     values[TIMESTAMP] = values[TIMESTAMP].astype("datetime64[us, UTC]")
     joined = asked.merge(values, how="left", on=[key, TIMESTAMP], indicator=True)

@@ -14,7 +14,12 @@ from server.features.ranking_inputs import LIKE_PRIOR, video_features
 from training.features.point_in_time import TIMESTAMP, joined_at
 from training.features.repository import open_repository
 
-SERVICE = "video_statistics"
+_FEATURES = [
+    "video_statistics:video_watch_count",
+    "video_statistics:video_recent_watch_count",
+    "video_statistics:video_like_rate",
+    "video_statistics:video_age_days",
+]
 _ROWS_AT_A_TIME = 50_000  # Feast pairs each with all snapshots of its video before it chooses
 
 Float32Array = npt.NDArray[np.float32]
@@ -70,10 +75,10 @@ def _statistics_at(repo: Path, moments: pd.DataFrame) -> pd.DataFrame:
     distinct = rows.drop_duplicates(ignore_index=True)
     store = open_repository(repo)
     parts = [
-        joined_at(store, SERVICE, "video_id", distinct[start : start + _ROWS_AT_A_TIME])[0]
-        for start in range(0, len(distinct), _ROWS_AT_A_TIME)
+        joined_at(store, _FEATURES, "video_id", distinct[start : start + _ROWS_AT_A_TIME])[0]
+        for start in range(0, max(1, len(distinct)), _ROWS_AT_A_TIME)
     ]
-    values = pd.concat(parts, ignore_index=True) if parts else distinct
+    values = pd.concat(parts, ignore_index=True)
     joined = rows.merge(values, how="left", on=["video_id", TIMESTAMP])
     return joined.fillna(
         {
