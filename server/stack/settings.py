@@ -15,7 +15,8 @@ PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 
 _MOST_PODS = 10
-_S3_PORTS = 10
+_S3_PORTS = 9
+_S3_ADMIN_OFFSET = 10008
 
 
 class StackSettings(BaseSettings):
@@ -34,7 +35,7 @@ class StackSettings(BaseSettings):
     edge_host: str = "127.0.0.1"
     """Address that the edge listens on; 0.0.0.0 lets other machines in."""
     edge_port: int = Field(default=8080, ge=1, le=65535)
-    port_base: int = Field(default=8100, ge=1024, le=55000)
+    port_base: int = Field(default=8100, ge=1024, le=50000)
     """First of the ports that the others default to."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Envoy's admin interface."""
@@ -43,7 +44,7 @@ class StackSettings(BaseSettings):
     ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
     """Inner listener before the ranking pods."""
     s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
-    """Embedded S3 server; it takes the nine ports that follow too, and s3_port + 10008."""
+    """Embedded S3 server; it takes the eight ports that follow too, and s3_port + 10008."""
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
     """First candidate pod; the next pods take the ports that follow."""
     ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
@@ -87,7 +88,9 @@ class StackSettings(BaseSettings):
         for kind in POD_KINDS:
             setting = f"VIREO_{kind.upper()}_POD_PORT or VIREO_PORT_BASE"
             ports |= dict.fromkeys(self.pod_ports(kind), setting)
-        if embedded_s3:
-            setting = "VIREO_S3_PORT or VIREO_PORT_BASE"
-            ports |= dict.fromkeys(range(self.s3_port, self.s3_port + _S3_PORTS), setting)
-        return ports
+        return ports | (self.s3_ports() if embedded_s3 else {})
+
+    def s3_ports(self) -> dict[int, str]:
+        """The ports of the embedded S3 server, with the setting that moves them."""
+        ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
+        return dict.fromkeys(ports, "VIREO_S3_PORT or VIREO_PORT_BASE")

@@ -1,0 +1,25 @@
+"""The gateway's process: `python -m server.gateway --port 8140`."""
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
+
+from server.gateway.service import gateway_pod
+from server.gateway.settings import GatewaySettings
+from server.rpc.pod import serve_pod
+from server.rpc.server import run_process
+from server.rpc.settings import load_settings
+
+
+async def main() -> None:
+    """Serves until told to stop."""
+    # Feast, imported with the first release, imports torch where it is installed: a second
+    # and 180 MB for nothing. None in its place makes that fail as if it were not.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    settings = load_settings(GatewaySettings, sys.argv[1:])
+    await serve_pod(gateway_pod(settings), settings)
+
+
+if __name__ == "__main__":
+    run_process(main)

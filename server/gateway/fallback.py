@@ -1,0 +1,37 @@
+"""The last resort: the popular list of the release, which the gateway holds itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.keys import video_keys
+from server.releases.layout import POPULAR_IDS
+from server.releases.manifest import ReleaseError
+
+
+@dataclass(frozen=True)
+class PopularList:
+    """The most popular videos, best first."""
+
+    ids: tuple[str, ...]
+    keys: npt.NDArray[np.int64]
+    """int64[n], of each id."""
+
+    @staticmethod
+    def load(folder: Path) -> PopularList:
+        """Reads it from a release's folder; raises ReleaseError where it isn't a list of ids."""
+        path = folder / POPULAR_IDS
+        ids = json.loads(path.read_bytes())
+        if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+            raise ReleaseError(f"{path} must be a list of video ids")
+        return PopularList(tuple(ids), video_keys(ids))
+
+    def best(self, count: int, blocked: npt.NDArray[np.int64]) -> list[str]:
+        """The first `count` ids whose keys aren't among `blocked`, int64[b]."""
+        free = np.flatnonzero(~np.isin(self.keys, blocked))
+        return [self.ids[place] for place in free[:count]]

@@ -1,0 +1,119 @@
+"""The gateway's pipeline: read the viewer's features, retrieve, rank, answer.
+
+A stage that fails takes only its part from the answer, which says so in `degradations`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
+from vireo.v1.ranking_pb2 import RankCandidatesResponse
+
+from server.features.viewer import ViewerFeatures
+from server.gateway.query import RecommendQuery
+from server.gateway.release import GatewayRelease
+from server.gateway.stages.answer import popular_items, ranked_items, retrieved_items
+from server.gateway.stages.attempt import Attempt, attempt
+from server.gateway.stages.rank import Rank
+from server.gateway.stages.read_features import ReadFeatures
+from server.gateway.stages.retrieve import Retrieve
+
+_NOT_RUN: Attempt[RankCandidatesResponse] = Attempt(None, 0.0)
+
+
+@dataclass(frozen=True)
+class RecommendPipeline:
+    """The chain of stages behind one slate."""
+
+    read_features: ReadFeatures
+    retrieve: Retrieve
+    rank: Rank
+
+    async def recommend(
+        self, query: RecommendQuery, release: GatewayRelease
+    ) -> pb.RecommendResponse:
+        """The slate for a query.
+
+        Raises:
+            UnknownSeedError: the query follows a video that the release doesn't have.
+        """
+        degradations: list[viewer_pb2.Degradation.ValueType] = []
+
+        features = await attempt(
+            "features", self.read_features(query, release.reader), query.request_id
+        )
+        viewer = features.value
+        if viewer is None:
+            degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+            viewer = ViewerFeatures()
+
+        retrieval = await attempt("retrieval", self.retrieve(query, viewer), query.request_id)
+        candidates = retrieval.value
+        ranking = _NOT_RUN
+        if candidates is None:
+            degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
+            items = popular_items(_popular(query, viewer, release))
+            release_id = release.manifest.release_id
+        elif not candidates.keys:  # the viewer has watched the whole catalogue
+            items, release_id = [], candidates.release_id
+        else:
+            if any(report.failure for report in candidates.sources):
+                degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
+            ranking = await attempt(
+                "ranking", self.rank(query, viewer, candidates), query.request_id
+            )
+            if ranking.value is None:
+                degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
+                items, release_id = retrieved_items(candidates), candidates.release_id
+            else:
+                items = ranked_items(ranking.value, candidates)
+                release_id = ranking.value.release_id
+                if release_id != candidates.release_id:
+                    degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
+
+        return pb.RecommendResponse(
+            items=items,
+            request_id=query.request_id,
+            release_id=release_id,
+            degradations=degradations,
+            explanation=_explain(viewer, features, retrieval, ranking) if query.explain else None,
+        )
+
+
+def _popular(query: RecommendQuery, viewer: ViewerFeatures, release: GatewayRelease) -> list[str]:
+    """The popular list without what the viewer has watched, is watching, or excluded."""
+    playing = [] if query.playing_key is None else [query.playing_key]
+    blocked = np.concatenate(
+        [viewer.watched_keys, query.excluded_keys, np.array(playing, np.int64)]
+    )
+    return release.popular.best(query.page_size, blocked)
+
+
+def _explain(
+    viewer: ViewerFeatures,
+    features: Attempt[ViewerFeatures],
+    retrieval: Attempt[RetrieveCandidatesResponse],
+    ranking: Attempt[RankCandidatesResponse],
+) -> pb.Explanation:
+    candidates = retrieval.value
+    return pb.Explanation(
+        features_time=_duration(features.seconds),
+        retrieval_time=_duration(retrieval.seconds),
+        ranking_time=_duration(ranking.seconds),
+        sources=candidates.sources if candidates else (),
+        candidates=len(candidates.keys) if candidates else 0,
+        history_length=len(viewer.history_keys),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(nanos=round(seconds * 1e9)) if seconds < 1 else _long_duration(seconds)
+
+
+def _long_duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))

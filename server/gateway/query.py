@@ -1,0 +1,51 @@
+"""What the gateway is asked, with the defaults of absent fields filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.features.keys import video_key, video_keys
+from server.gateway.deadline import Deadline
+
+DEFAULT_PAGE_SIZE = 10
+
+
+@dataclass(frozen=True)
+class RecommendQuery:
+    """A valid request for one slate."""
+
+    viewer_id: str
+    page_size: int
+    playing_key: int | None
+    """Key of the video that is playing; never returned."""
+    follows_playing: bool
+    """Whether the slate is what comes after it (UP_NEXT)."""
+    excluded_keys: npt.NDArray[np.int64]
+    """Videos not to return, int64[e]."""
+    explain: bool
+    request_id: str
+    deadline: Deadline
+
+    @property
+    def seed_key(self) -> int | None:
+        """The key that candidates and ranking follow; None on HOME."""
+        return self.playing_key if self.follows_playing else None
+
+    @staticmethod
+    def of(request: pb.RecommendRequest, request_id: str, deadline: Deadline) -> RecommendQuery:
+        """The query of a request that has passed validation."""
+        seed = request.seed_video_id
+        return RecommendQuery(
+            viewer_id=request.viewer_id,
+            page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
+            playing_key=video_key(seed) if seed else None,
+            follows_playing=request.surface == pb.SURFACE_UP_NEXT,
+            excluded_keys=video_keys(request.excluded_video_ids),
+            explain=request.explain,
+            request_id=request_id,
+            deadline=deadline,
+        )

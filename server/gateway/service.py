@@ -1,0 +1,96 @@
+"""The RPC surface of the gateway: decode, run the pipeline, encode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    add_RecommendationServiceServicer_to_server,
+)
+
+from server.gateway.deadline import Deadline
+from server.gateway.pipeline import RecommendPipeline
+from server.gateway.query import RecommendQuery
+from server.gateway.release import FILES, GatewayRelease
+from server.gateway.settings import GatewaySettings
+from server.gateway.stages.rank import Rank
+from server.gateway.stages.read_features import ReadFeatures
+from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+from server.releases.loader import ReleaseLoader
+from server.rpc.errors import not_found
+from server.rpc.guard import request_id
+from server.rpc.pod import Pod
+from server.rpc.release_service import served
+from server.rpc.worker import Worker
+
+NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+
+_CHANNEL_OPTIONS = (
+    # A pod or Envoy that is back is found within a second; the default grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class RecommendationServicer(RecommendationServiceServicer):
+    """Answers with the pipeline, from the release that the loader serves."""
+
+    def __init__(
+        self,
+        pipeline: RecommendPipeline,
+        loader: ReleaseLoader[GatewayRelease],
+        default_deadline: float,
+    ) -> None:
+        """Takes them, and the seconds within which to answer a caller without a deadline."""
+        self._pipeline = pipeline
+        self._loader = loader
+        self._default_deadline = default_deadline
+
+    async def Recommend(  # noqa: N802
+        self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RecommendResponse:
+        """The slate for one viewer."""
+        release = served(self._loader).content
+        left = context.time_remaining()
+        deadline = Deadline.after(self._default_deadline if left is None else left)
+        query = RecommendQuery.of(request, request_id(), deadline)
+        try:
+            return await self._pipeline.recommend(query, release)
+        except UnknownSeedError as error:
+            raise not_found(
+                f"seed_video_id: {request.seed_video_id!r} is not in the release that is served"
+            ) from error
+
+
+def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
+    """The gateway."""
+
+    def register(
+        loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
+    ) -> None:
+        candidate = grpc.aio.insecure_channel(settings.candidate_target, _CHANNEL_OPTIONS)
+        ranking = grpc.aio.insecure_channel(settings.ranking_target, _CHANNEL_OPTIONS)
+        pipeline = RecommendPipeline(
+            ReadFeatures(worker, settings.features_timeout),
+            Retrieve(
+                CandidateServiceStub(candidate), settings.retrieval_timeout, settings.candidates
+            ),
+            Rank(RankingServiceStub(ranking), settings.ranking_timeout),
+        )
+        add_RecommendationServiceServicer_to_server(
+            RecommendationServicer(pipeline, loader, settings.default_deadline), server
+        )
+
+    return Pod(
+        kind="gateway",
+        service=NAME,
+        files=FILES,
+        build=lambda folder: GatewayRelease.load(folder, settings.features),
+        register=register,
+    )

@@ -1,0 +1,35 @@
+"""Settings of a gateway process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from server.home import Home
+from server.rpc.pod import PodSettings
+
+
+class GatewaySettings(PodSettings):
+    """Where the gateway finds what it needs, and how long it waits for it."""
+
+    max_message_bytes: int = Field(default=1 << 20, ge=1024)
+    """Largest request; the largest valid one, 1,000 ids of 128 bytes, is a fifth of it."""
+
+    candidate_target: str = "127.0.0.1:8101"
+    """host:port of the candidate pods, or of the Envoy listener before them."""
+    ranking_target: str = "127.0.0.1:8102"
+    """The same for the ranking pods."""
+    features: Path = Field(default_factory=lambda: Home.current().root / "features")
+    """Folder with the Feast repository of each data set, by name."""
+
+    candidates: int = Field(default=300, ge=1, le=2000)
+    """How many candidates to have ranked; a larger page asks for as many as it has."""
+    default_deadline: float = Field(default=1.0, gt=0)
+    """Seconds within which to answer a caller that sets no deadline."""
+    features_timeout: float = Field(default=0.2, gt=0)
+    """Most seconds to wait for the online store."""
+    retrieval_timeout: float = Field(default=0.5, gt=0)
+    """Most seconds to wait for candidates, all tries of Envoy together."""
+    ranking_timeout: float = Field(default=0.5, gt=0)
+    """The same for ranking."""

@@ -1,0 +1,1 @@
+"""The gateway's stages, one a file, and how each may fail."""

@@ -1,0 +1,65 @@
+"""Builds the slate from what the stages gave."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+
+@lru_cache(maxsize=256)
+def sources_of(mask: int) -> tuple[viewer_pb2.Source.ValueType, ...]:
+    """The numbers of the sources whose bits are set, those that this build knows."""
+    return tuple(n for n in viewer_pb2.Source.values() if n and mask >> n & 1)
+
+
+def ranked_items(
+    ranked: ranking_pb2.RankCandidatesResponse,
+    candidates: candidate_pb2.RetrieveCandidatesResponse,
+) -> list[pb.SlateItem]:
+    """The slate in the ranker's order.
+
+    A video that the ranking pod's release doesn't know comes without an id; it is named by
+    the candidate pod's first page, or left out.
+    """
+    ids = list(ranked.ids)
+    if "" in ids:
+        named = dict(zip(candidates.keys, candidates.ids, strict=False))
+        ids = [name or named.get(key, "") for key, name in zip(ranked.keys, ids, strict=True)]
+    titles = ranked.titles or [""] * len(ids)
+    places = [place for place, name in enumerate(ids) if name]
+    return [
+        pb.SlateItem(
+            video_id=ids[place],
+            score=ranked.scores[place],
+            position=position,
+            task_scores=pb.TaskScores(
+                watch=ranked.watch_scores[place], like=ranked.like_scores[place]
+            ),
+            sources=sources_of(ranked.source_masks[place]),
+            title=titles[place],
+        )
+        for position, place in enumerate(places, start=1)
+    ]
+
+
+def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> list[pb.SlateItem]:
+    """The first page in retrieval order, for when ranking was skipped."""
+    return [
+        pb.SlateItem(
+            video_id=name,
+            score=candidates.scores[place],
+            position=place + 1,
+            sources=sources_of(candidates.source_masks[place]),
+        )
+        for place, name in enumerate(candidates.ids)
+    ]
+
+
+def popular_items(ids: list[str]) -> list[pb.SlateItem]:
+    """The popular list, whose scores are 1/position: it has no others."""
+    return [
+        pb.SlateItem(video_id=name, score=1 / position, position=position)
+        for position, name in enumerate(ids, start=1)
+    ]

@@ -1,0 +1,45 @@
+"""Runs one stage: measures it, and turns its declared failure into a value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class StageFailedError(Exception):
+    """A stage gave nothing; the request goes on without it. The message says why."""
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    """What a stage gave."""
+
+    value: T | None
+    """None where it failed."""
+    seconds: float
+
+
+async def attempt(stage: str, work: Awaitable[T], request_id: str) -> Attempt[T]:
+    """Awaits a stage. Only StageFailedError is a failure to answer without; it is logged."""
+    start = time.perf_counter()
+    try:
+        value = await work
+    except StageFailedError as error:
+        seconds = time.perf_counter() - start
+        log.warning(
+            "stage failed; answering without it",
+            stage=stage,
+            reason=str(error),
+            seconds=round(seconds, 4),
+            request_id=request_id,
+        )
+        return Attempt(None, seconds)
+    return Attempt(value, time.perf_counter() - start)

