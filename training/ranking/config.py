@@ -30,3 +30,7 @@ class RankingConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
+    watch_weight: float = 1.0
+    """Exponent of the watch probability in the score that orders a slate."""
+    like_weight: float = 0.0
+    """Exponent of the like probability in it."""

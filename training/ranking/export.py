@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.errors import VireoError
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
@@ -22,6 +21,7 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.inference.model import Model
 from server.releases.layout import GOLDEN_TOLERANCE
 from training.ranking.model import Ranker
+from training.retrieval.export import ExportError
 
 Inputs = dict[str, npt.NDArray[Any]]
 OPSET = 20
@@ -34,10 +34,6 @@ INPUTS = (
     "viewer_features",
     "attributes",
 )
-
-
-class ExportError(VireoError):
-    """The exported model doesn't answer as the trained one."""
 
 
 def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:

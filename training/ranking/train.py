@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -30,7 +30,6 @@ from training.ranking.training_set import RankingSet
 CURVE = "ranking_curve.jsonl"
 _FIT_INPUT_LISTS = 512
 """How many lists the standardisation constants are taken from."""
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,14 @@ class TrainedRanker:
     model: Ranker
     held_out: dict[str, HeldOut]
     """By part: "retrieval", "linear", "full"; and "chosen"."""
+
+    def described(self) -> str:
+        """What was chosen and why, in one line."""
+        before, now = self.held_out["retrieval"], self.held_out["chosen"]
+        return (
+            f"chosen on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
+            f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes"
+        )
 
 
 class RankingTrainer:
@@ -170,6 +177,7 @@ def train_ranker(
     config: RankingConfig,
     checkpoints: Path,
     fingerprint: str,
+    console: Console | None = None,
 ) -> TrainedRanker:
     """Trains, chooses and calibrates the ranker; writes CURVE beside its checkpoints.
 
@@ -180,6 +188,7 @@ def train_ranker(
         config: sizes and recipe.
         checkpoints: folder of the checkpoints; training goes on where it was interrupted.
         fingerprint: of all that goes in; checkpoints of another one are ignored.
+        console: where progress is shown.
     """
     trainer = RankingTrainer(
         data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
@@ -194,7 +203,7 @@ def train_ranker(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
         for part in ("linear", "full"):
             states[part], held_out[part] = trainer.phase(part, progress)
             model.load_state_dict(states[part])
@@ -203,7 +212,6 @@ def train_ranker(
     held_out["chosen"] = trainer.measure()
     lines = [json.dumps(line) for line in trainer.curve]
     (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
-    log.info("ranker chosen", watch=model.watch_part, like=model.like_part)
     return TrainedRanker(model.eval(), held_out)
 
 

@@ -1,0 +1,156 @@
+"""The whole chain over the test viewers, in process: what serving would answer each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.progress import track
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.features.keys import video_keys
+from server.features.tower_inputs import tower_inputs
+from server.features.viewer import ViewerFeatures
+from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+from training.features.history import viewer_features_at
+
+SLATE = 100
+"""How many of the best are kept of each viewer."""
+_TOWER_BATCH = 256
+_JUST_BEFORE = pd.Timedelta(1, "us")
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TestViewers:
+    """The viewers who have a watch held out for test."""
+
+    __test__ = False  # Not a test class, whatever pytest makes of its name.
+
+    ids: tuple[str, ...]
+    features: tuple[ViewerFeatures, ...]
+    """As they were just before the held-out watch: validation is part of the history."""
+    targets: Int64Array
+    """Row of each held-out video, int64[v]."""
+    liked: npt.NDArray[np.bool_]
+    """Whether it was liked, bool[v]."""
+    watched: tuple[Int64Array, ...]
+    """Rows that each watched before, without the target."""
+
+
+@dataclass(frozen=True)
+class ChainAnswers:
+    """What retrieval and the whole chain answered each of v viewers."""
+
+    tower: Float32Array
+    """Two-tower score of every video, float32[v, n]."""
+    candidates: Int64Array
+    """Rows retrieved, best first, int64[v, c], -1 for none."""
+    ranked: Int64Array
+    """The same rows in the ranker's order, int64[v, c]."""
+    watch: Float32Array
+    """Watch probability of each of `ranked`, float32[v, c], 0 for none."""
+    target_like: Float32Array
+    """Like probability of each viewer's target, float32[v]."""
+
+    @property
+    def slates(self) -> Int64Array:
+        """The SLATE best of each viewer, int64[v, SLATE]."""
+        return self.ranked[:, :SLATE]
+
+
+def load_test_viewers(watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> TestViewers:
+    """The test viewers with their features from point-in-time joins."""
+    test = watches[watches["part"] == "test"]
+    moments = pd.DataFrame(
+        {"viewer_id": test["viewer_id"], "event_timestamp": test["time"] - _JUST_BEFORE}
+    ).reset_index(drop=True)
+    rows = release.rows.find(video_keys(watches["video_id"].tolist()))
+    seen = (watches["part"] != "test").to_numpy()
+    by_viewer = pd.Series(rows[seen]).groupby(watches["viewer_id"].to_numpy()[seen])
+    past = {viewer: group.to_numpy() for viewer, group in by_viewer}
+    none = np.empty(0, np.int64)
+    return TestViewers(
+        ids=tuple(test["viewer_id"]),
+        features=tuple(viewer_features_at(repo, moments)),
+        targets=rows[~seen],
+        liked=test["liked"].to_numpy(bool),
+        watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
+    )
+
+
+def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> Float32Array:
+    """The two-tower score of every video for each viewer, float32[v, n]."""
+    limit = release.manifest.feature_schema.history_limit
+    vectors = [
+        release.tower.run(
+            tower_inputs(
+                viewers[start : start + _TOWER_BATCH], release.rows, release.vocabulary, limit
+            )
+        )
+        for start in range(0, len(viewers), _TOWER_BATCH)
+    ]
+    return np.concatenate(vectors) @ release.vectors.T
+
+
+def run_chain(
+    candidates: CandidateRelease, ranking: RankingRelease, viewers: TestViewers, count: int
+) -> ChainAnswers:
+    """Asks both pipelines for every test viewer, `count` candidates each."""
+    retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
+    shape = (len(viewers.ids), count)
+    drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers.ids), np.float32)
+    everyone = track(viewers.features, "asking the chain", transient=True)
+    for place, viewer in enumerate(everyone):
+        found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
+        size = len(found.keys)
+        drawn[place, :size] = found.rows
+        best = ranker.rank(
+            RankingQuery(
+                viewer=viewer,
+                keys=found.keys,
+                two_tower=found.two_tower,
+                co_watch=found.co_watch,
+                source_masks=found.source_masks,
+                page_size=size,
+            )
+        )
+        ranked[place, :size], watch[place, :size] = best.rows, best.watch
+        like[place] = _like(ranker, viewer, candidates.keys[viewers.targets[place]])
+    return ChainAnswers(
+        tower=tower_scores(candidates, viewers.features),
+        candidates=drawn,
+        ranked=ranked,
+        watch=watch,
+        target_like=like,
+    )
+
+
+def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> float:
+    """The like probability of one video, which doesn't depend on how it was retrieved."""
+    answer = ranker.rank(
+        RankingQuery(
+            viewer=viewer,
+            keys=np.array([key], np.int64),
+            two_tower=np.zeros(1, np.float32),
+            co_watch=np.zeros(1, np.float32),
+            source_masks=np.zeros(1, np.uint32),
+            page_size=1,
+        )
+    )
+    return float(answer.like[0])
+
+
+def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:
+    """0-based place of each target in its list, int64[v]; a huge number where it isn't there."""
+    hits = lists == targets[:, None]
+    return np.where(hits.any(1), hits.argmax(1), np.iinfo(np.int64).max)

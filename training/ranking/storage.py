@@ -1,0 +1,45 @@
+"""The ranking set on disk, so that an interrupted run needn't draw the candidates again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.ranking.training_set import LikeLabels, RankingSet, ViewerColumns, WatchLists
+
+
+def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
+    """Writes the set to `path`, whole or not at all."""
+    arrays = {"fingerprint": np.array(fingerprint)}
+    for part, value in (("watches", data.watches), ("likes", data.likes)):
+        columns = vars(value) | vars(value.viewers)
+        arrays |= {f"{part}/{name}": column for name, column in columns.items()}
+        del arrays[f"{part}/viewers"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
+
+
+def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
+    """The set at `path`; None where there is none, or one with another fingerprint."""
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        if str(arrays["fingerprint"]) != fingerprint:
+            return None
+        watches, likes = (
+            {
+                name.removeprefix(f"{part}/"): arrays[name]
+                for name in arrays.files
+                if name.startswith(f"{part}/")
+            }
+            for part in ("watches", "likes")
+        )
+    fields = ViewerColumns.__dataclass_fields__
+    for columns in (watches, likes):
+        own = {name: columns.pop(name) for name in fields}
+        columns["viewers"] = ViewerColumns(**own)
+    return RankingSet(WatchLists(**watches), LikeLabels(**likes))

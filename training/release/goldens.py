@@ -1,0 +1,107 @@
+"""Golden requests: what PyTorch answers to a few real viewers, for every pod to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    VideoTable,
+    ranking_inputs,
+    retrieval_features,
+)
+from server.features.tower_inputs import VideoRows, tower_inputs
+from server.features.viewer import ViewerFeatures
+from training.ranking.export import torch_scores
+from training.ranking.model import Ranker
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower
+
+GOLDEN_VIEWERS = 8
+GOLDEN_CANDIDATES = 32
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
+    """Viewers with short, middling and full histories, one unknown, one without profile."""
+    lengths = np.diff(data.offsets)
+    places = np.linspace(0, len(lengths) - 1, min(GOLDEN_VIEWERS, len(lengths))).astype(int)
+    chosen = [data.viewer_features(int(viewer)) for viewer in np.argsort(lengths)[places]]
+    counted = [replace(viewer, watch_count=len(viewer.watched_keys)) for viewer in chosen]
+    return [ViewerFeatures(), replace(counted[-1], attributes=()), *counted]
+
+
+def write_tower_goldens(
+    model: TwoTower, viewers: Sequence[ViewerFeatures], data: RetrievalData, path: Path
+) -> None:
+    """Writes one batch of requests to the viewer tower, and what PyTorch answers."""
+    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    model.eval()
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        vectors = model.viewer_vectors(**tensors).numpy()
+    save_golden(path, inputs, {"viewer_vector": vectors})
+
+
+def write_ranker_goldens(
+    model: Ranker,
+    viewers: Sequence[ViewerFeatures],
+    release: CandidateRelease,
+    table: VideoTable,
+    path: Path,
+) -> None:
+    """Writes one batch of requests to the ranker over retrieved candidates, and its answers."""
+    inputs = ranker_batch(viewers, release, table)
+    model.eval()
+    save_golden(path, inputs, {"scores": torch_scores(model, inputs)})
+
+
+def ranker_batch(
+    viewers: Sequence[ViewerFeatures], release: CandidateRelease, table: VideoTable
+) -> dict[str, npt.NDArray[Any]]:
+    """Ranking inputs of several viewers as one batch, histories padded on the right."""
+    pipeline = CandidatePipeline(release, fail_open=False)
+    drawn = [
+        pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES))
+        for viewer in viewers
+    ]
+    # A batch has one width; a small catalogue may have fewer than asked for.
+    width = min(len(candidates.keys) for candidates in drawn)
+    single = []
+    for viewer, candidates in zip(viewers, drawn, strict=True):
+        found = VideoRows(release.keys).find(viewer.history_keys)
+        retrieval = retrieval_features(
+            candidates.two_tower, candidates.co_watch, candidates.source_masks
+        )
+        inputs = ranking_inputs(
+            viewer,
+            found[found >= 0],
+            candidates.rows[:width],
+            retrieval[:width],
+            table,
+            release.vocabulary,
+        )
+        history = inputs["history_vectors"]
+        missing = RANKER_HISTORY - history.shape[1]
+        inputs["history_vectors"] = np.pad(history, ((0, 0), (0, missing), (0, 0)))
+        single.append(inputs)
+    return {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
+
+
+def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
+    """Writes requests and answers as `server.releases.layout` has them."""
+    arrays = {f"input/{name}": array for name, array in inputs.items()}
+    arrays |= {f"output/{name}": array for name, array in outputs.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

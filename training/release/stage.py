@@ -1,0 +1,176 @@
+"""Writes the staged release, part by part: retrieval, then the ranker, then the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from server.candidate.release import CandidateRelease
+from server.features.ranking_inputs import VideoTable
+from server.ranking.release import RankingRelease
+from server.releases import layout
+from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights, describe_files
+from training.data.dataset import Dataset
+from training.data.folder import replaced_folder
+from training.features.statistics import latest_popularity, latest_video_features
+from training.ranking.export import export_ranker
+from training.ranking.model import Ranker
+from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
+from training.release.index import build_index
+from training.retrieval.co_watch import co_watch_table
+from training.retrieval.data import RetrievalData
+from training.retrieval.export import export_viewer_tower
+from training.retrieval.model import TwoTower
+
+CO_WATCH_NEIGHBOURS = 64
+"""How many following videos the co-watch table keeps of each video."""
+POPULAR_LIMIT = 1000
+DRAFT = "draft"
+"""Release id of a release that isn't finished."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a release was made from."""
+
+    dataset: str
+    data_fingerprint: str
+    holdout: Literal["last", "none"]
+
+
+def stage_retrieval(
+    folder: Path, model: TwoTower, data: RetrievalData, dataset: Dataset, repo: Path, origin: Origin
+) -> CandidateRelease:
+    """Writes all but the ranker, with a draft of the manifest, so that candidates can be drawn.
+
+    Args:
+        folder: the staged release; what is in it is deleted.
+        model: the trained towers.
+        data: what they were trained on.
+        dataset: for the titles.
+        repo: the Feast repository, for the videos' newest features.
+        origin: see there.
+
+    Raises:
+        ExportError: the exported viewer tower doesn't answer as the trained one.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
+    export_viewer_tower(model, folder / layout.VIEWER_TOWER)
+    ids = list(data.video_ids)
+    vectors = model.video_vectors().detach().numpy().astype(np.float32)
+    popularity = latest_popularity(repo, ids)
+    rows, weights = co_watch_table(data, CO_WATCH_NEIGHBOURS)
+    tables: dict[str, npt.NDArray[Any]] = {
+        layout.VIDEO_KEYS: data.keys,
+        layout.VIDEO_VECTORS: vectors,
+        layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
+        layout.CO_WATCH_ROWS: rows,
+        layout.CO_WATCH_WEIGHTS: weights,
+        layout.POPULARITY: popularity,
+    }
+    for path, table in tables.items():
+        np.save(folder / path, table)
+    faiss.write_index(build_index(vectors), str(folder / layout.VIDEO_INDEX))
+    popular = np.lexsort((data.keys, -popularity))[:POPULAR_LIMIT]
+    texts = {
+        layout.VIDEO_IDS: ids,
+        layout.VIDEO_TITLES: dataset.videos["title"].fillna("").tolist(),
+        layout.POPULAR_IDS: [ids[row] for row in popular],
+        layout.VOCABULARY: data.vocabulary,
+    }
+    for path, text in texts.items():
+        (folder / path).write_text(json.dumps(text, ensure_ascii=False))
+    golden = folder / layout.GOLDEN_VIEWER_TOWER
+    write_tower_goldens(model, golden_viewers(data), data, golden)
+    schema = FeatureSchema(
+        history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
+    )
+    Manifest(
+        release_id=DRAFT,
+        created_at=datetime.now(UTC),
+        dataset=origin.dataset,
+        code_commit=code_commit(),
+        data_fingerprint=origin.data_fingerprint,
+        holdout=origin.holdout,
+        feature_schema=schema,
+        score_weights=ScoreWeights(),
+        metrics={},
+        files={},
+    ).write(folder)
+    release = CandidateRelease.load(folder)
+    release.replay_goldens()
+    return release
+
+
+def stage_ranker(
+    folder: Path, model: Ranker, data: RetrievalData, weights: ScoreWeights
+) -> RankingRelease:
+    """Adds the ranker, its goldens and the weights of its tasks.
+
+    Raises:
+        ExportError: the exported ranker doesn't answer as the trained one.
+    """
+    candidates = CandidateRelease.load(folder)
+    export_ranker(model, candidates.vectors.shape[1], folder / layout.RANKER)
+    table = VideoTable(candidates.vectors, np.load(folder / layout.VIDEO_FEATURE_TABLE))
+    golden = folder / layout.GOLDEN_RANKER
+    write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
+    draft = Manifest.read(folder).model_copy(update={"score_weights": weights})
+    draft.write(folder)
+    release = RankingRelease.load(folder)
+    release.replay_goldens()
+    return release
+
+
+def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> Manifest:
+    """Describes every file in the manifest, names the release, and moves it to `target`.
+
+    A release that was at `target` is replaced, whole or not at all.
+    """
+    files = describe_files(folder)
+    created = datetime.now(UTC).replace(microsecond=0)
+    digest = hashlib.sha256(repr(sorted((path, files[path].sha256) for path in files)).encode())
+    manifest = Manifest.read(folder).model_copy(
+        update={
+            "release_id": f"{created:%Y%m%d-%H%M%S}-{digest.hexdigest()[:8]}",
+            "created_at": created,
+            "metrics": dict(metrics),
+            "files": files,
+        }
+    )
+    with replaced_folder(target) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        manifest.write(draft)
+    shutil.rmtree(folder)
+    return manifest
+
+
+def code_commit() -> str:
+    """The commit that this code is at, "-dirty" where it was changed since; else "unknown"."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return "unknown"
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"

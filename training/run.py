@@ -1,0 +1,78 @@
+"""The folder of a training run, and what of it is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.candidate.release import CandidateRelease
+from server.releases.manifest import Manifest, ReleaseError
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 of values that JSON can hold, hexadecimal."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run keeps what it makes."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, the ranking set and learning curves."""
+        return self.folder / "checkpoints"
+
+    @property
+    def ranking_set(self) -> Path:
+        """The ranker's training set."""
+        return self.checkpoints / "ranking_set.npz"
+
+    @property
+    def report(self) -> Path:
+        """Metrics and plots."""
+        return self.folder / "report"
+
+    @property
+    def draft(self) -> Path:
+        """The release while it is being made."""
+        return self.folder / "draft"
+
+    @property
+    def release(self) -> Path:
+        """The finished release."""
+        return self.folder / "release"
+
+    def drafted(self, inputs: str) -> CandidateRelease | None:
+        """The draft, where its retrieval part was made of these inputs."""
+        if not _marked(self.folder / "draft.txt", inputs):
+            return None
+        try:
+            return CandidateRelease.load(self.draft)
+        except ReleaseError:
+            return None
+
+    def mark_draft(self, inputs: str) -> None:
+        """Remembers that the draft's retrieval part is done."""
+        (self.folder / "draft.txt").write_text(inputs)
+
+    def finished(self, inputs: str) -> Manifest | None:
+        """The finished release, where it was made of these inputs."""
+        try:
+            manifest = Manifest.read(self.release)
+        except ReleaseError:
+            return None
+        done = _marked(self.folder / "finished.txt", f"{manifest.release_id} {inputs}")
+        return manifest if done else None
+
+    def mark_finished(self, inputs: str, manifest: Manifest) -> None:
+        """Remembers what the finished release was made of."""
+        (self.folder / "finished.txt").write_text(f"{manifest.release_id} {inputs}")
+
+
+def _marked(path: Path, wanted: str) -> bool:
+    return path.exists() and path.read_text() == wanted
