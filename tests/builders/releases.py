@@ -198,6 +198,18 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
     save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
 
 
+def poison_viewer_tower(folder: Path) -> None:
+    """Makes the viewer tower of a release answer NaN."""
+    path = folder / layout.VIEWER_TOWER
+    model = onnx.load(str(path))
+    for constant in model.graph.initializer:
+        if constant.name == "bias":
+            constant.CopyFrom(
+                numpy_helper.from_array(np.full(VECTOR_SIZE, np.nan, np.float32), "bias")
+            )
+    onnx.save(model, str(path))
+
+
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
     """Writes golden requests as `layout` has them."""
     arrays = {f"input/{name}": array for name, array in inputs.items()}

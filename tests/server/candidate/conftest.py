@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from server.candidate.release import CandidateRelease
+from tests.builders.releases import build_release
+
+
+@pytest.fixture(scope="session")
+def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("candidate-release"))
+
+
+@pytest.fixture(scope="session")
+def release(release_folder: Path) -> CandidateRelease:
+    return CandidateRelease.load(release_folder)

@@ -1,0 +1,96 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from server.candidate.release import CandidateRelease
+from server.releases import layout
+from server.releases.manifest import ReleaseError
+from tests.builders.releases import build_release
+
+
+def test_release_needs_no_ranker_and_no_goldens(tmp_path: Path) -> None:
+    folder = build_release(tmp_path)
+    for path in (layout.RANKER, layout.GOLDEN_RANKER, layout.GOLDEN_VIEWER_TOWER):
+        (folder / path).unlink()
+    assert len(CandidateRelease.load(folder).ids) == 40
+
+
+def test_goldens_of_the_viewer_tower_are_replayed(tmp_path: Path) -> None:
+    release = CandidateRelease.load(build_release(tmp_path))
+    release.replay_goldens()
+    other = build_release(tmp_path / "other", seed=1)
+    (other / layout.GOLDEN_VIEWER_TOWER).replace(tmp_path / layout.GOLDEN_VIEWER_TOWER)
+    with pytest.raises(ReleaseError, match="differs from the recorded outputs"):
+        release.replay_goldens()
+
+
+def short_vectors(folder: Path) -> None:
+    np.save(folder / layout.VIDEO_VECTORS, np.zeros((39, 8), np.float32))
+
+
+def double_popularity(folder: Path) -> None:
+    np.save(folder / layout.POPULARITY, np.zeros(40, np.float64))
+
+
+def infinite_vectors(folder: Path) -> None:
+    np.save(folder / layout.VIDEO_VECTORS, np.full((40, 8), np.inf, np.float32))
+
+
+def small_index(folder: Path) -> None:
+    index = faiss.IndexFlatIP(8)
+    index.add(np.zeros((3, 8), np.float32))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def euclidean_index(folder: Path) -> None:
+    index = faiss.IndexFlatL2(8)
+    index.add(np.zeros((40, 8), np.float32))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def garbage_index(folder: Path) -> None:
+    (folder / layout.VIDEO_INDEX).write_bytes(b"garbage")
+
+
+def missing_keys(folder: Path) -> None:
+    (folder / layout.VIDEO_KEYS).unlink()
+
+
+def pickled_keys(folder: Path) -> None:
+    np.save(folder / layout.VIDEO_KEYS, np.array([{}], object), allow_pickle=True)
+
+
+def too_few_ids(folder: Path) -> None:
+    (folder / layout.VIDEO_IDS).write_text(json.dumps(["only one"]))
+
+
+def numbers_for_ids(folder: Path) -> None:
+    (folder / layout.VIDEO_IDS).write_text(json.dumps(list(range(40))))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (short_vectors, r"vectors\.npy: is float32\[39, 8\], not float32\[40, 8\]"),
+        (double_popularity, r"popularity\.npy: is float64\[40\], not float32\[40\]"),
+        (infinite_vectors, r"vectors\.npy: has values that aren't finite"),
+        (small_index, r"index\.faiss: has 3 vectors of 8 dimensions, the release has 40 of 8"),
+        (euclidean_index, r"index\.faiss: the index must search by inner product"),
+        (garbage_index, r"index\.faiss: faiss can't read the index"),
+        (missing_keys, r"keys\.npy: can't be read as a table: .*No such file"),
+        (pickled_keys, r"keys\.npy: can't be read as a table"),
+        (too_few_ids, r"ids\.json: has 1 texts for 40 videos"),
+        (numbers_for_ids, r"ids\.json: can't be read"),
+    ],
+)
+def test_damaged_release_is_refused_by_the_file(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = build_release(tmp_path)
+    damage(folder)
+    with pytest.raises(ReleaseError, match=message):
+        CandidateRelease.load(folder)

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.inference.golden import replay
+from server.inference.model import Model, ModelOutputError
+from server.releases import layout
+from server.releases.manifest import ReleaseError
+from tests.builders.releases import build_release, save_golden
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return build_release(tmp_path)
+
+
+def ranker(folder: Path) -> Model:
+    return Model(folder / layout.RANKER, "scores")
+
+
+def tampered(folder: Path, name: str, change: float, *, widen: bool = False) -> Path:
+    """Writes the ranker's goldens with `change` added to one value of one array."""
+    path = folder / layout.GOLDEN_RANKER
+    with np.load(path) as arrays:
+        parts = {key: arrays[key].copy() for key in arrays.files}
+    parts[name].flat[-1] += change
+    if widen:
+        parts[name] = np.concatenate([parts[name], parts[name]], axis=1)
+    inputs = {key[6:]: value for key, value in parts.items() if key.startswith("input/")}
+    outputs = {key[7:]: value for key, value in parts.items() if key.startswith("output/")}
+    save_golden(path, inputs, outputs)
+    return path
+
+
+def test_models_that_answer_as_recorded_pass(folder: Path) -> None:
+    replay(ranker(folder), folder / layout.GOLDEN_RANKER)
+    replay(
+        Model(folder / layout.VIEWER_TOWER, "viewer_vector"), folder / layout.GOLDEN_VIEWER_TOWER
+    )
+
+
+def test_difference_within_the_tolerance_passes(folder: Path) -> None:
+    replay(ranker(folder), tampered(folder, "output/scores", layout.GOLDEN_TOLERANCE / 2))
+
+
+def test_difference_beyond_the_tolerance_is_refused(folder: Path) -> None:
+    golden = tampered(folder, "output/scores", layout.GOLDEN_TOLERANCE * 2)
+    with pytest.raises(ReleaseError, match=r"differs from the recorded outputs by 0\.0002"):
+        replay(ranker(folder), golden)
+
+
+def test_recorded_nan_is_refused(folder: Path) -> None:
+    golden = tampered(folder, "output/scores", np.nan)
+    with pytest.raises(ReleaseError, match="differs"):
+        replay(ranker(folder), golden)
+
+
+def test_answer_that_is_not_finite_is_refused(folder: Path) -> None:
+    golden = tampered(folder, "input/candidate_features", np.nan)
+    with pytest.raises(ReleaseError, match="replay failed: ranker gave a value that isn't finite"):
+        replay(ranker(folder), golden)
+
+
+def test_other_shape_is_refused(folder: Path) -> None:
+    golden = tampered(folder, "output/scores", 0, widen=True)
+    with pytest.raises(ReleaseError, match="recorded"):
+        replay(ranker(folder), golden)
+
+
+def test_file_that_is_no_golden_is_refused(folder: Path) -> None:
+    (folder / layout.GOLDEN_RANKER).write_bytes(b"not a zip")
+    with pytest.raises(ReleaseError, match="can't be read as golden requests"):
+        replay(ranker(folder), folder / layout.GOLDEN_RANKER)
+
+
+def test_file_that_is_no_model_is_refused_by_name(folder: Path) -> None:
+    (folder / layout.RANKER).write_bytes(b"not a model")
+    with pytest.raises(ReleaseError, match=r"ranker/1/model\.onnx: ONNX Runtime can't load"):
+        ranker(folder)
+
+
+def test_model_without_the_output_is_refused(folder: Path) -> None:
+    with pytest.raises(ReleaseError, match="no output 'scores', only \\['viewer_vector'\\]"):
+        Model(folder / layout.VIEWER_TOWER, "scores")
+
+
+def test_model_that_gives_infinity_fails_the_request(folder: Path) -> None:
+    tower = Model(folder / layout.VIEWER_TOWER, "viewer_vector")
+    with np.load(folder / layout.GOLDEN_VIEWER_TOWER) as arrays:
+        inputs = {name[6:]: arrays[name] for name in arrays.files if name.startswith("input/")}
+    assert np.isfinite(tower.run(inputs)).all()
+    with np.load(folder / layout.GOLDEN_RANKER) as arrays:
+        inputs = {name[6:]: arrays[name] for name in arrays.files if name.startswith("input/")}
+    inputs["retrieval_features"][0, 0, 0] = np.inf
+    inputs["candidate_features"][0, 0, 0] = np.nan
+    with pytest.raises(ModelOutputError):
+        ranker(folder).run(inputs)

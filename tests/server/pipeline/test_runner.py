@@ -1,0 +1,155 @@
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import structlog
+
+from server.pipeline.candidates import Candidates
+from server.pipeline.runner import Pipeline, StageError
+
+
+def candidates(*keys: int) -> Candidates:
+    found = np.array(keys, np.int64)
+    return Candidates(found, found, np.full(len(found), 2, np.uint32))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A source of the given keys; fails with the given message instead where there is one."""
+
+    name: str
+    keys: tuple[int, ...] = ()
+    failure: str = ""
+    fail_open: bool = True
+
+    def propose(self, query: int) -> Candidates:
+        if self.failure:
+            raise RuntimeError(self.failure)
+        return candidates(*self.keys)
+
+
+@dataclass(frozen=True)
+class AtMost:
+    name: str = "at_most"
+    wrong_length: bool = False
+
+    def keep(self, query: int, candidates: Candidates) -> npt.NDArray[np.bool_]:
+        kept: npt.NDArray[np.bool_] = candidates.keys <= query
+        return kept[1:] if self.wrong_length else kept
+
+
+@dataclass(frozen=True)
+class Half:
+    name: str = "half"
+    columns: tuple[str, ...] = ("half",)
+    fail_open: bool = True
+    length: int | None = None
+    failure: str = ""
+
+    def score(self, query: int, candidates: Candidates) -> dict[str, npt.NDArray[np.float32]]:
+        if self.failure:
+            raise RuntimeError(self.failure)
+        return {"half": (candidates.keys / 2).astype(np.float32)[: self.length]}
+
+
+@dataclass(frozen=True)
+class Reversed:
+    name: str = "reversed"
+
+    def select(self, query: int, candidates: Candidates) -> Candidates:
+        return candidates.take(np.argsort(-candidates.keys))
+
+
+@dataclass
+class Failing:
+    name: str = "failing"
+    runs: int = 0
+
+    def run(self, query: int, selected: Candidates) -> None:
+        self.runs += 1
+        raise RuntimeError("side effect broke")
+
+
+def test_stages_run_in_order_and_are_all_reported() -> None:
+    chain = Pipeline(
+        sources=(Fixed("a", (1, 2)), Fixed("b", (3, 9))),
+        filters=(AtMost(),),
+        scorers=(Half(),),
+        selector=Reversed(),
+    )
+    outcome = chain.run(5)
+    assert outcome.selected.keys.tolist() == [3, 2, 1]
+    assert outcome.selected.scores["half"].tolist() == [1.5, 1.0, 0.5]
+    counts = [(stage.name, stage.candidates) for stage in outcome.stages]
+    assert counts == [("a", 2), ("b", 2), ("at_most", 3), ("half", 3), ("reversed", 3)]
+    assert all(stage.seconds >= 0 for stage in outcome.stages)
+    assert not outcome.failures()
+
+
+def test_failed_source_is_left_out_logged_and_reported() -> None:
+    chain = Pipeline(
+        sources=(Fixed("bad", failure="no index"), Fixed("good", (1,))), selector=Reversed()
+    )
+    with structlog.testing.capture_logs() as logs:
+        outcome = chain.run(5)
+    assert outcome.selected.keys.tolist() == [1]
+    assert outcome.failures() == {"bad": "RuntimeError: no index"}
+    assert [(line["stage"], line["log_level"], line["exc_info"]) for line in logs] == [
+        ("bad", "error", True)
+    ]
+
+
+def test_source_that_must_not_fail_fails_the_run() -> None:
+    chain = Pipeline(sources=(Fixed("bad", failure="gone", fail_open=False),), selector=Reversed())
+    with pytest.raises(RuntimeError, match="gone"):
+        chain.run(5)
+
+
+def test_run_fails_when_every_source_failed() -> None:
+    chain = Pipeline(
+        sources=(Fixed("a", failure="first"), Fixed("b", failure="second")), selector=Reversed()
+    )
+    with pytest.raises(RuntimeError, match="second"):
+        chain.run(5)
+
+
+def test_strict_pipeline_raises_what_would_fail_open() -> None:
+    chain = Pipeline(
+        sources=(Fixed("bad", failure="broken"), Fixed("good", (1,))),
+        selector=Reversed(),
+        fail_open=False,
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        chain.run(5)
+
+
+def test_filter_of_the_wrong_length_fails_the_run() -> None:
+    chain = Pipeline(
+        sources=(Fixed("a", (1, 2)),), filters=(AtMost(wrong_length=True),), selector=Reversed()
+    )
+    with pytest.raises(StageError, match="at_most gave bool"):
+        chain.run(5)
+
+
+def test_failed_scorer_that_fails_open_leaves_zeros() -> None:
+    chain = Pipeline(
+        sources=(Fixed("a", (1, 2)),), scorers=(Half(failure="no model"),), selector=Reversed()
+    )
+    outcome = chain.run(5)
+    assert outcome.selected.scores["half"].tolist() == [0, 0]
+    assert outcome.failures() == {"half": "RuntimeError: no model"}
+
+
+def test_scorer_of_the_wrong_length_is_a_failure_of_that_scorer() -> None:
+    chain = Pipeline(sources=(Fixed("a", (1, 2)),), scorers=(Half(length=1),), selector=Reversed())
+    assert "column half has 1 values for 2 candidates" in chain.run(5).failures()["half"]
+
+
+def test_side_effect_that_fails_does_not_fail_the_answer() -> None:
+    effect = Failing()
+    chain = Pipeline(sources=(Fixed("a", (1,)),), selector=Reversed(), side_effects=(effect,))
+    outcome = chain.run(5)
+    assert outcome.selected.keys.tolist() == [1]
+    assert effect.runs == 1
+    assert outcome.failures() == {"failing": "RuntimeError: side effect broke"}

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from server.ranking.release import RankingRelease
+from tests.builders.releases import build_release
+
+
+@pytest.fixture(scope="session")
+def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("ranking-release"))
+
+
+@pytest.fixture(scope="session")
+def release(release_folder: Path) -> RankingRelease:
+    return RankingRelease.load(release_folder)

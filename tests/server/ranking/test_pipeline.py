@@ -1,0 +1,128 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import structlog
+
+from server.features.keys import video_key, video_keys
+from server.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.features.viewer import ViewerFeatures
+from server.inference.model import ModelOutputError
+from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+from server.releases import layout
+from server.releases.manifest import ScoreWeights
+from tests.builders.releases import build_release
+from tests.builders.viewers import viewer_of_rows
+
+
+def query(
+    rows: list[int], page_size: int = 100, viewer: ViewerFeatures | None = None
+) -> RankingQuery:
+    """A query for the videos of some rows; a negative row is a key that nobody knows."""
+    count = len(rows)
+    return RankingQuery(
+        viewer=viewer or viewer_of_rows(1, 2),
+        keys=video_keys([f"video-{row}" for row in rows]),
+        two_tower=np.linspace(1, 0, count, dtype=np.float32),
+        co_watch=np.zeros(count, np.float32),
+        source_masks=np.full(count, 2, np.uint32),
+        page_size=page_size,
+    )
+
+
+def expected(
+    release: RankingRelease, asked: RankingQuery, rows: list[int]
+) -> npt.NDArray[np.float32]:
+    inputs = ranking_inputs(
+        asked.viewer,
+        np.array([1, 2]),
+        np.array(rows),
+        retrieval_features(asked.two_tower, asked.co_watch, asked.source_masks),
+        release.table,
+        release.vocabulary,
+    )
+    return release.ranker.run(inputs)[0]
+
+
+def test_best_come_first_with_each_tasks_score(release: RankingRelease) -> None:
+    rows = [4, 8, 15, 16, 23]
+    asked = query(rows, page_size=3)
+    ranked = RankingPipeline(release).rank(asked)
+    tasks = expected(release, asked, rows)
+    combined = tasks[:, 0] * tasks[:, 1] ** 0.5
+    order = np.argsort(-combined)[:3]
+    assert ranked.rows.tolist() == [rows[place] for place in order]
+    np.testing.assert_allclose(ranked.scores, combined[order], rtol=1e-6)
+    np.testing.assert_allclose(ranked.watch, tasks[order, 0], rtol=1e-6)
+    np.testing.assert_allclose(ranked.like, tasks[order, 1], rtol=1e-6)
+    assert ranked.unknown == 0
+
+
+def test_weights_of_the_manifest_decide_the_order(tmp_path: Path) -> None:
+    folder = build_release(tmp_path, weights=ScoreWeights(watch=0, like=1))
+    ranked = RankingPipeline(RankingRelease.load(folder)).rank(query(list(range(20))))
+    np.testing.assert_allclose(ranked.scores, ranked.like, rtol=1e-6)
+
+
+def test_unknown_candidates_come_last_and_are_counted(release: RankingRelease) -> None:
+    with structlog.testing.capture_logs() as logs:
+        ranked = RankingPipeline(release).rank(query([-5, 3, -6, 4]))
+    assert sorted(ranked.rows[:2].tolist()) == [3, 4]
+    assert ranked.rows[2:].tolist() == [-1, -1]
+    assert ranked.scores[2:].tolist() == [0, 0]
+    assert ranked.unknown == 2
+    assert [(line["log_level"], line["unknown"]) for line in logs] == [("warning", 2)]
+
+
+def test_unknown_candidates_are_counted_even_when_the_page_is_full(release: RankingRelease) -> None:
+    ranked = RankingPipeline(release).rank(query([-5, 3, -6, 4], page_size=1))
+    assert (len(ranked.keys), ranked.unknown) == (1, 2)
+
+
+def test_candidates_that_are_all_unknown_come_back_by_key(release: RankingRelease) -> None:
+    ranked = RankingPipeline(release).rank(query([-5, -6, -7]))
+    assert ranked.unknown == 3
+    assert ranked.keys.tolist() == sorted(video_key(f"video-{row}") for row in (-5, -6, -7))
+
+
+def test_equal_scores_are_ordered_by_key(tmp_path: Path) -> None:
+    folder = build_release(tmp_path, weights=ScoreWeights(watch=0, like=0))
+    ranked = RankingPipeline(RankingRelease.load(folder)).rank(query([9, 2, 30, 17]))
+    assert ranked.scores.tolist() == [1, 1, 1, 1]
+    assert (np.diff(ranked.keys) > 0).all()
+
+
+def test_one_candidate_and_a_viewer_nobody_knows_are_ranked(release: RankingRelease) -> None:
+    ranked = RankingPipeline(release).rank(query([7], viewer=ViewerFeatures()))
+    assert ranked.rows.tolist() == [7]
+
+
+def test_history_beyond_the_release_is_ignored(release: RankingRelease) -> None:
+    known = viewer_of_rows(1, 2)
+    stranger = replace(
+        known,
+        history_keys=np.append(known.history_keys, 99),
+        history_times=np.append(known.history_times, 99),
+    )
+    answers = [RankingPipeline(release).rank(query([5, 6, 7], viewer=v)) for v in (known, stranger)]
+    np.testing.assert_array_equal(answers[0].scores, answers[1].scores)
+
+
+def test_score_that_is_not_finite_fails_the_request(tmp_path: Path) -> None:
+    release = RankingRelease.load(build_release(tmp_path))
+    features = np.array(release.table.features)
+    features[5] = np.nan
+    broken = replace(release, table=replace(release.table, features=features))
+    with pytest.raises(ModelOutputError, match="isn't finite"):
+        RankingPipeline(broken).rank(query([4, 5, 6]))
+
+
+def test_release_needs_no_index_and_no_viewer_tower(tmp_path: Path) -> None:
+    folder = build_release(tmp_path)
+    for path in (layout.VIDEO_INDEX, layout.VIEWER_TOWER, layout.CO_WATCH_ROWS, layout.POPULARITY):
+        (folder / path).unlink()
+    release = RankingRelease.load(folder)
+    release.replay_goldens()
