@@ -1,0 +1,121 @@
+"""`vireo data`: fetch, import and show data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.home import Home
+
+if TYPE_CHECKING:
+    from training.data.dataset import DatasetInfo
+
+app = typer.Typer(no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.")],
+    force: Annotated[bool, typer.Option(help="Download again where it is there.")] = False,
+) -> None:
+    """Download MovieLens and import it."""
+    from training.data.movielens import fetch_movielens
+
+    console = Console()
+    with console.status(f"fetching {name}"):
+        info, fetched = fetch_movielens(Home.current(), name, force)
+    console.print(_sentence(info) if fetched else f"{name} is here already.", highlight=False)
+    console.print(info.terms, style="dim", highlight=False)
+
+
+@app.command("import")
+def import_(
+    interactions: Annotated[
+        Path, typer.Option(help="Who watched what when: CSV or Parquet.", show_default=False)
+    ],
+    videos: Annotated[Path, typer.Option(help="The catalogue.", show_default=False)],
+    viewers: Annotated[
+        Path | None, typer.Option(help="Attributes of viewers, where there are any.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What to call the data set.")] = "mine",
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a data set of that name.")
+    ] = False,
+) -> None:
+    """Import your own data; docs/data.md describes the files."""
+    from training.data.importing import ImportRequest, import_dataset
+
+    console = Console()
+    request = ImportRequest(name, interactions, videos, viewers, skip_bad_rows, force)
+    with console.status("checking and importing"):
+        info = import_dataset(Home.current(), request)
+    console.print(_sentence(info), highlight=False)
+    for what, count in info.problems.items():
+        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the data sets."""
+    from training.data.dataset import list_datasets
+
+    infos = list_datasets(Home.current())
+    if as_json:
+        print(json.dumps([info.model_dump(mode="json") for info in infos], indent=2))
+        return
+    console = Console()
+    if not infos:
+        console.print("No data sets yet; get one with: vireo data fetch ml-100k", highlight=False)
+        return
+    table = Table("data set", "interactions", "videos", "viewers", "from", "to")
+    for info in infos:
+        counts = (f"{count:,}" for count in (info.interactions, info.videos, info.viewers))
+        table.add_row(info.name, *counts, f"{info.first:%Y-%m-%d}", f"{info.last:%Y-%m-%d}")
+    console.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Which data set.")], as_json: Json = False
+) -> None:
+    """Show what a data set holds and what was mended in it."""
+    from training.data.dataset import describe_dataset
+
+    info = describe_dataset(Home.current(), name)
+    if as_json:
+        print(info.model_dump_json(indent=2))
+        return
+    table = Table(show_header=False)
+    events = ", ".join(f"{count:,} {event}" for event, count in info.events.items())
+    for label, value in (
+        ("data set", info.name),
+        ("source", info.source),
+        ("interactions", f"{info.interactions:,} ({events})"),
+        ("videos", f"{info.videos:,}"),
+        ("viewers", f"{info.viewers:,}"),
+        ("from", f"{info.first:%Y-%m-%d %H:%M:%S} UTC"),
+        ("to", f"{info.last:%Y-%m-%d %H:%M:%S} UTC"),
+        ("mended", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "nothing"),
+        *([("terms", info.terms)] if info.terms else []),
+        ("fingerprint", info.fingerprint),
+    ):
+        table.add_row(label, Text(value))
+    Console().print(table)
+
+
+def _sentence(info: DatasetInfo) -> str:
+    return (
+        f"{info.name}: {info.interactions:,} interactions of {info.viewers:,} viewers "
+        f"with {info.videos:,} videos."
+    )

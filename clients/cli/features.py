@@ -1,0 +1,89 @@
+"""`vireo features`: build and show features in Feast."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from server.home import Home
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Holdout(StrEnum):
+    """What to keep from training."""
+
+    last = "last"
+    none = "none"
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(help="Which data set.")],
+    holdout: Annotated[
+        Holdout,
+        typer.Option(
+            help="last: keep every viewer's last watch from training, to test with. "
+            "none: use all of them."
+        ),
+    ] = Holdout.last,
+) -> None:
+    """Split a data set and build its features, in place of any earlier ones."""
+    from training.features.build import build_features
+
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as bars:
+        steps: dict[str, TaskID] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bars.add_task(step, total=total)
+            bars.update(steps[step], completed=done)
+
+        build_features(Home.current(), name, holdout.value, progress)
+    console.print(f"{name}: features built, holdout {holdout.value}.", highlight=False)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Which data set.")],
+    viewer: Annotated[str, typer.Option(help="Id of the viewer.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what the online store holds of a viewer."""
+    from training.data.dataset import load_dataset
+    from training.features.online import read_online
+
+    home = Home.current()
+    found = read_online(home.features(name), viewer)
+    if as_json:
+        print(json.dumps({"viewer_id": viewer, **asdict(found)}, indent=2))
+        return
+    console = Console()
+    if not found.viewer_watch_count and not found.attributes:
+        console.print(Text(f"Nothing is known of viewer {viewer}: a cold start."))
+        return
+    summary = Table(show_header=False)
+    summary.add_row("viewer", Text(viewer))
+    summary.add_row("attributes", Text(", ".join(found.attributes) or "none"))
+    summary.add_row("watched", f"{found.viewer_watch_count:,}")
+    summary.add_row("liked", f"{found.viewer_like_count:,}")
+    console.print(summary)
+    videos = load_dataset(home, name).videos
+    titles = dict(zip(videos["video_id"], videos["title"], strict=True))
+    history = Table("watched last", "video", "title")
+    latest = list(zip(found.history_ids, found.history_times, strict=True))[:-11:-1]
+    for video_id, time in latest:
+        when = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S}"
+        history.add_row(when, Text(video_id), Text(titles.get(video_id, "")))
+    console.print(history)

@@ -1,0 +1,84 @@
+"""What is wrong with the rows of a user's files, said so that it can be mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import VireoError
+
+SHOWN = 20
+"""How many problems are listed; the rest are counted."""
+
+BoolArray = npt.NDArray[np.bool_]
+Int64Array = npt.NDArray[np.int64]
+
+
+class BadRowsError(VireoError):
+    """Files with bad rows; the message lists the first of them."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with one row."""
+
+    file: str
+    row: int
+    """In a CSV file the header is row 1; in a Parquet file the first row is."""
+    column: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}, row {self.row}"
+        if self.column:
+            place += f", column {self.column}"
+        return f"{place}: {self.what}; {self.remedy}"
+
+
+class Problems:
+    """Collects problems: all are counted, enough are kept to list the first."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._kept: list[Problem] = []
+
+    def add(
+        self,
+        file: str,
+        column: str,
+        rows: Int64Array,
+        bad: BoolArray,
+        what: Callable[[int], str],
+        remedy: str,
+    ) -> None:
+        """Adds a problem for every bad row.
+
+        Args:
+            file: name of the file.
+            column: name of the column, empty where it is the whole row.
+            rows: each row's number in the file, int64[n].
+            bad: which rows are bad, bool[n].
+            what: says what is wrong with the row at a position of `rows`.
+            remedy: says what to do.
+        """
+        positions = np.flatnonzero(bad)
+        self.total += len(positions)
+        for position in positions[:SHOWN].tolist():
+            problem = Problem(file, int(rows[position]), column, what(position), remedy)
+            self._kept.append(problem)
+
+    def error(self) -> BadRowsError:
+        """The error that lists the first problems."""
+        listed = sorted(self._kept)[:SHOWN]
+        more = self.total - len(listed)
+        lines = [
+            f"{self.total} bad {'value' if self.total == 1 else 'values'}, nothing was imported; "
+            "mend the files or pass --skip-bad-rows to leave such rows out",
+            *(f"  {problem}" for problem in listed),
+            *([f"  and {more} more"] if more else []),
+        ]
+        return BadRowsError("\n".join(lines))
