@@ -44,7 +44,8 @@ def expected(
         release.table,
         release.vocabulary,
     )
-    return release.ranker.run(inputs)[0]
+    tasks: npt.NDArray[np.float32] = release.ranker.run(inputs)[0]
+    return tasks
 
 
 def test_best_come_first_with_each_tasks_score(release: RankingRelease) -> None:
