@@ -1,0 +1,126 @@
+"""`vireo recommend`: asks the running stack for a slate and shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.errors import VireoError
+
+if TYPE_CHECKING:
+    import grpc
+    from vireo.v1 import recommendation_pb2 as pb
+
+
+def recommend(
+    viewer: Annotated[str, typer.Option(help="Your own id of the viewer; unknown ones too.")],
+    page_size: Annotated[int, typer.Option(help="How many videos, 1 to 500.")] = 10,
+    seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
+    exclude: Annotated[list[str] | None, typer.Option(help="Video not to return.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    target: Annotated[
+        str, typer.Option(help="host:port to ask; the stack of VIREO_HOME if absent.")
+    ] = "",
+) -> None:
+    """Show what a viewer should watch next."""
+    from google.protobuf.json_format import MessageToJson
+    from vireo.v1 import recommendation_pb2 as pb
+
+    request = pb.RecommendRequest(
+        viewer_id=viewer,
+        page_size=page_size,
+        surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
+        seed_video_id=seed,
+        excluded_video_ids=exclude or (),
+        explain=not as_json,
+    )
+    response = ask(request, target or edge_of_stack())
+    if as_json:
+        typer.echo(MessageToJson(response, ensure_ascii=False))
+    else:
+        print_slate(response)
+
+
+def edge_of_stack() -> str:
+    """host:port of the stack that runs on this home, or of the settings where none does."""
+    from server.home import Home
+    from server.stack.settings import StackSettings
+    from server.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    return state.edge if state else f"127.0.0.1:{StackSettings.load().edge_port}"
+
+
+def ask(request: pb.RecommendRequest, target: str) -> pb.RecommendResponse:
+    """The answer of the gateway at `target`; raises VireoError that says what is wrong."""
+    import grpc
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+    with grpc.insecure_channel(target) as channel:
+        try:
+            return RecommendationServiceStub(channel).Recommend(request, timeout=5)
+        except grpc.RpcError as error:
+            raise VireoError(_explain(cast("grpc.Call", error), target)) from error
+
+
+def _explain(error: grpc.Call, target: str) -> str:
+    """One line for a person: the field violations, or what to do."""
+    import grpc
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+    bad = error_details_pb2.BadRequest()
+    for detail in status.details if status else ():
+        if detail.Unpack(bad) and bad.field_violations:
+            return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"nothing serves at {target} ({error.details()}); "
+            "start the stack with: vireo up, or name another with --target"
+        )
+    return f"{target} answered {error.code().name}: {error.details()}"
+
+
+def print_slate(response: pb.RecommendResponse) -> None:
+    """Prints an answer as a table, and below it how it came about."""
+    from vireo.v1 import viewer_pb2
+
+    console = Console()
+    table = Table("", "title", "video", "score", "sources")
+    for item in response.items:
+        names = [_plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
+        table.add_row(
+            str(item.position),
+            Text(item.title),
+            Text(item.video_id),
+            f"{item.score:.4f}",
+            ", ".join(names),
+        )
+    console.print(table)
+    explanation = response.explanation
+    times = {
+        "features": explanation.features_time,
+        "retrieval": explanation.retrieval_time,
+        "ranking": explanation.ranking_time,
+    }
+    spent = ", ".join(
+        f"{name} {each.ToMicroseconds() / 1000:.1f} ms" for name, each in times.items()
+    )
+    typer.echo(
+        f"release {response.release_id}; {explanation.candidates} candidates ranked for "
+        f"{explanation.history_length} watched videos ({spent})"
+    )
+    if not explanation.history_length:
+        typer.echo("nothing is known of this viewer: a cold start")
+    for degradation in response.degradations:
+        name = _plain(viewer_pb2.Degradation.Name(degradation), "DEGRADATION_")
+        console.print(Text(f"degraded: {name}", style="yellow"))
+
+
+def _plain(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", " ")

@@ -1,0 +1,101 @@
+"""`vireo status`: what runs, how it is, and which release each pod serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.errors import VireoError
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.stack.state import ProcessState, StackState
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a pod says of its release."""
+
+    release_id: str
+    origin: str
+    last_failure: str
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show every process of the running stack; exit with 1 when none runs."""
+    from server.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    if state is None:
+        raise VireoError(
+            f"no stack runs on {Home.current().root}; start it with: vireo up, "
+            "or set VIREO_HOME to that of the one you mean"
+        )
+    releases = {
+        process.name: _release_of(process.port)
+        for process in state.processes
+        if process.pid is not None and process.name not in ("s3", "envoy")
+    }
+    if as_json:
+        _print_json(state, releases)
+    else:
+        _print_table(state, releases)
+
+
+def _release_of(port: int) -> Release | None:
+    """What the pod on a port serves; None when it doesn't answer."""
+    import grpc
+    from vireo.v1.release_pb2 import GetServingReleaseRequest
+    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = ReleaseServiceStub(channel).GetServingRelease(
+                GetServingReleaseRequest(), timeout=2
+            )
+        except grpc.RpcError:
+            return None
+    return Release(answer.release_id, answer.origin, answer.last_failure)
+
+
+def _print_json(state: StackState, releases: dict[str, Release | None]) -> None:
+    import json
+    from dataclasses import asdict
+
+    document = state.model_dump(mode="json")
+    for process in document["processes"]:
+        release = releases.get(process["name"])
+        process["release"] = asdict(release) if release else None
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _print_table(state: StackState, releases: dict[str, Release | None]) -> None:
+    from clients.cli.up import state_text
+
+    table = Table("process", "state", "pid", "port", "restarts", "release", "")
+    for process in state.processes:
+        release = releases.get(process.name)
+        table.add_row(
+            process.name,
+            state_text(process.state),
+            str(process.pid or ""),
+            str(process.port),
+            str(process.restarts),
+            f"{release.release_id} ({release.origin})" if release and release.release_id else "",
+            Text(_remark(process, release)),
+        )
+    console = Console()
+    console.print(table)
+    ready = "ready" if state.ready else "starting"
+    typer.echo(f"{ready}; edge {state.edge}, channel {state.channel}, supervisor {state.pid}")
+
+
+def _remark(process: ProcessState, release: Release | None) -> str:
+    return process.problem or (release.last_failure if release else "")

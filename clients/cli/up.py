@@ -1,0 +1,107 @@
+"""`vireo up`: runs the whole stack on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from server.stack.state import ProcessState, StackState
+
+_STYLES = {
+    "starting": "yellow",
+    "healthy": "green",
+    "unhealthy": "red",
+    "restarting": "red",
+    "stopped": "dim",
+}
+
+
+def up() -> None:
+    """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
+
+    Ports and numbers of pods are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
+    VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
+    """
+    run_stack_in_terminal(ready=show_endpoints)
+    typer.echo("stopped")
+
+
+def run_stack_in_terminal(ready: Callable[[StackState], None]) -> None:
+    """Runs a stack until a signal, with a line a process; `ready` is called once it serves."""
+    import asyncio
+
+    from server.stack.settings import StackSettings
+    from server.stack.stack import Stack
+
+    settings = StackSettings.load()
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+
+            def changed(state: StackState) -> None:
+                live.update(process_table(state.processes), refresh=True)
+
+            asyncio.run(Stack(settings, changed, ready).run())
+    else:
+        asyncio.run(Stack(settings, _ChangePrinter(), ready).run())
+
+
+class _ChangePrinter:
+    """Prints a line for each change of a process's state, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, state: StackState) -> None:
+        for process in state.processes:
+            if self._known.get(process.name) != process.state:
+                self._known[process.name] = process.state
+                detail = f": {process.problem}" if process.state != "starting" else ""
+                typer.echo(f"{process.name} {process.state}{detail if process.problem else ''}")
+
+
+def process_table(processes: tuple[ProcessState, ...]) -> Table:
+    """One line a process."""
+    table = Table("process", "state", "pid", "port", "restarts", "", box=None, pad_edge=False)
+    for process in processes:
+        table.add_row(
+            process.name,
+            state_text(process.state),
+            str(process.pid or ""),
+            str(process.port),
+            str(process.restarts or ""),
+            Text(process.problem, style="dim"),
+        )
+    return table
+
+
+def state_text(state: str) -> Text:
+    """A process's state in its colour."""
+    return Text(state, style=_STYLES[state])
+
+
+def show_endpoints(state: StackState) -> None:
+    """Prints where the stack answers, with requests ready to paste."""
+    host, _, port = state.edge.rpartition(":")
+    edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    typer.echo(f"""
+Ready. gRPC, gRPC-Web and REST answer at {edge}; Envoy's admin at 127.0.0.1:{state.admin_port}.
+
+  vireo recommend --viewer 1
+  curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
+  grpcurl -plaintext -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+  python -c '
+import grpc
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+stub = recommendation_pb2_grpc.RecommendationServiceStub(grpc.insecure_channel("{edge}"))
+print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout=1))'
+
+Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.
+""")

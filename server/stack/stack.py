@@ -1,0 +1,187 @@
+"""A stack from start to end: checks, S3, pods, Envoy, and their end on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+
+from server.errors import VireoError
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.stack.envoy import render
+from server.stack.lock import FileLock, LockTakenError
+from server.stack.ports import check_ports_free
+from server.stack.processes import envoy_process, pod_processes, s3_process
+from server.stack.s3 import access, external_endpoint, lock_path, prepare
+from server.stack.settings import StackSettings
+from server.stack.state import StackState, running_stack, stack_lock
+from server.stack.supervisor import Supervisor
+
+_STOP_SECONDS = 4.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class AlreadyRunningError(VireoError):
+    """A stack runs on this home already."""
+
+
+class NoReleaseError(VireoError):
+    """The channel names no release that could be served."""
+
+
+class Stack:
+    """One run of a stack."""
+
+    def __init__(
+        self,
+        settings: StackSettings,
+        changed: Callable[[StackState], None],
+        ready: Callable[[StackState], None],
+    ) -> None:
+        """Takes the settings and whom to tell.
+
+        Args:
+            settings: what to run.
+            changed: called with the state whenever that of a process changes.
+            ready: called once, when every process is healthy.
+        """
+        self._settings = settings
+        self._home = settings.home_folder
+        self._told_changed = changed
+        self._told_ready = ready
+        self._ready = False
+        self._supervisor = Supervisor(self._home.logs, self._write_state)
+        self._base = StackState(
+            pid=os.getpid(),
+            started_at=datetime.now(UTC),
+            ready=False,
+            channel=settings.channel,
+            edge=f"{settings.edge_host}:{settings.edge_port}",
+            admin_port=settings.admin_port,
+        )
+
+    async def run(self) -> None:
+        """Runs until SIGINT, SIGTERM or SIGHUP; a second one kills everything at once.
+
+        Raises:
+            AlreadyRunningError: another one runs on this home.
+            PortTakenError: a port that it needs is taken.
+            NoReleaseError: there is nothing to serve.
+            StartError: a process did not become healthy.
+            VireoError: S3 can't be used, or the release's features are missing.
+        """
+        with _alone(self._settings), _s3_of_our_own(self._settings):
+            check_ports_free(self._settings.ports(embedded_s3=external_endpoint() is None))
+            stopped = asyncio.ensure_future(self._stop_signal().wait())
+            serving = asyncio.ensure_future(self._serve())
+            try:
+                await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
+            finally:
+                for task in (stopped, serving):
+                    task.cancel()
+                await asyncio.gather(stopped, serving, return_exceptions=True)
+                await self._supervisor.stop(_STOP_SECONDS)
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        server = await self._start_s3()
+        await asyncio.to_thread(_check_release, settings, server)
+        config = self._home.stack / "envoy.yaml"
+        config.write_text(render(settings))
+        await self._supervisor.start(
+            [*pod_processes(settings, server), envoy_process(settings, config)],
+            settings.start_timeout,
+        )
+        self._ready = True
+        self._write_state()
+        self._told_ready(self._state())
+        await self._supervisor.watch()
+
+    async def _start_s3(self) -> S3Settings:
+        """The S3 server to use: the one of the settings, or else our own, started."""
+        if external_endpoint() is not None:
+            return S3Settings.load()
+        prepare(self._settings)
+        server = access(self._settings)
+        assert server is not None, "prepare made it"
+        await self._supervisor.start(
+            [s3_process(self._settings, server)], self._settings.start_timeout
+        )
+        return server
+
+    def _state(self) -> StackState:
+        return self._base.with_statuses(self._supervisor.statuses, ready=self._ready)
+
+    def _write_state(self) -> None:
+        state = self._state()
+        state.write(self._home)
+        self._told_changed(state)
+
+    def _stop_signal(self) -> asyncio.Event:
+        """An event that the first signal sets; the second kills and exits."""
+        stop = asyncio.Event()
+
+        def on_signal(number: signal.Signals) -> None:
+            if stop.is_set():
+                self._supervisor.kill()
+                os._exit(128 + number)
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal, number)
+        return stop
+
+
+@contextmanager
+def _alone(settings: StackSettings) -> Iterator[None]:
+    """Holds the stack's lock; raises AlreadyRunningError where another stack does."""
+    home = settings.home_folder
+    try:
+        with FileLock(stack_lock(home)):
+            yield
+    except LockTakenError as error:
+        other = running_stack(home)
+        where = f" and answers at {other.edge}" if other else ""
+        raise AlreadyRunningError(
+            f"a stack runs on {home.root} already (process {error.holder}){where}; "
+            "stop it with Ctrl-C, or set VIREO_HOME and VIREO_EDGE_PORT to run another"
+        ) from error
+
+
+@contextmanager
+def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
+    """Holds the embedded S3 server's lock where the stack runs it."""
+    lock = FileLock(lock_path(settings)) if external_endpoint() is None else nullcontext()
+    try:
+        with lock:
+            yield
+    except LockTakenError as error:
+        raise VireoError(
+            f"process {error.holder} runs this home's S3 server, a `vireo release` command "
+            "perhaps; try again when it has ended"
+        ) from error
+
+
+def _check_release(settings: StackSettings, server: S3Settings) -> None:
+    """Raises NoReleaseError, or VireoError without features, before pods wait in vain."""
+    store = ReleaseStore(server)
+    channel = store.read_channel(settings.channel)
+    if channel is None:
+        raise NoReleaseError(
+            f"channel {settings.channel} names no release yet; "
+            "publish what you trained with: vireo release publish"
+        )
+    dataset = store.manifest(channel.release_id).dataset
+    folder = settings.home_folder.features(dataset)
+    if not (folder / "feature_store.yaml").exists():
+        raise VireoError(
+            f"release {channel.release_id} needs the features of data set {dataset}, and "
+            f"{folder} has none; build them with: vireo features build {dataset}"
+        )

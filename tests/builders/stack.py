@@ -1,0 +1,124 @@
+"""Runs a whole stack, as `vireo up` does, on free ports."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.home import Home
+from server.stack.ports import PortTakenError, check_ports_free
+from server.stack.settings import StackSettings
+from server.stack.state import StackState
+from server.stack.state import running_stack as state_of
+
+_START_SECONDS = 120.0
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that serves."""
+
+    home: Home
+    edge: str
+    """host:port that callers use."""
+    environment: dict[str, str]
+    """Under which the `vireo` command, on its PATH, means this stack."""
+    process: subprocess.Popen[str]
+    """`vireo up`."""
+
+    def state(self) -> StackState:
+        """What runs now."""
+        state = state_of(self.home)
+        assert state is not None, "the stack has ended"
+        return state
+
+    def pid(self, name: str) -> int:
+        """Process id of one of its processes."""
+        [pid] = [process.pid for process in self.state().processes if process.name == name]
+        assert pid is not None, f"{name} does not run"
+        return pid
+
+
+def stack_environment(home: Path) -> dict[str, str]:
+    """This process's environment, with `home`, free ports and `vireo` on the PATH."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
+    base = free_port_base()
+    return {
+        **kept,
+        "VIREO_HOME": str(home),
+        "VIREO_PORT_BASE": str(base),
+        "VIREO_EDGE_PORT": str(base + 3),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def free_port_base() -> int:
+    """A VIREO_PORT_BASE whose ports are all free, and the next one after the inner listeners."""
+    for _ in range(100):
+        # Below the range from which the kernel gives ports to clients, admin's + 10000 too.
+        base = random.randrange(11_000, 21_000, 50)
+        settings = StackSettings(port_base=base, edge_port=base + 3)
+        try:
+            check_ports_free(settings.ports(embedded_s3=True))
+        except PortTakenError:
+            continue
+        return base
+    raise AssertionError("no free ports")
+
+
+@contextmanager
+def running_stack(
+    home: Path, *, prepare: str = "", folder: Path | None = None, **settings: str
+) -> Iterator[Stack]:
+    """A stack that serves; stopped by Ctrl-C in the end, which must free everything.
+
+    Args:
+        home: its VIREO_HOME.
+        prepare: shell commands to run before, with the same settings.
+        folder: where to run them; the current one if None.
+        settings: further `VIREO_…` variables.
+    """
+    environment = {**stack_environment(home), **settings}
+    if prepare:
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", prepare], cwd=folder, env=environment, check=True
+        )
+    process = subprocess.Popen(
+        [BIN / "vireo", "up"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(Home(home), process)
+        edge = f"127.0.0.1:{environment['VIREO_EDGE_PORT']}"
+        yield Stack(Home(home), edge, environment, process)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+
+
+def _wait_until_ready(home: Home, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"vireo up ended: {process.communicate()[0]}")
+        state = state_of(home)
+        if state is not None and state.ready:
+            return
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the stack was not ready: {process.communicate()[0]}")
