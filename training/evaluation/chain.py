@@ -13,7 +13,6 @@ from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
-from server.features.keys import video_keys
 from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankingPipeline, RankingQuery
@@ -36,8 +35,6 @@ class TestViewers:
     __test__ = False  # Not a test class, whatever pytest makes of its name.
 
     ids: tuple[str, ...]
-    features: tuple[ViewerFeatures, ...]
-    """As they were just before the held-out watch: validation is part of the history."""
     targets: Int64Array
     """Row of each held-out video, int64[v]."""
     liked: npt.NDArray[np.bool_]
@@ -67,24 +64,36 @@ class ChainAnswers:
         return self.ranked[:, :SLATE]
 
 
-def load_test_viewers(watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> TestViewers:
-    """The test viewers with their features from point-in-time joins."""
+def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestViewers:
+    """The test viewers of a split; rows are places in `video_ids`."""
     test = watches[watches["part"] == "test"]
-    moments = pd.DataFrame(
-        {"viewer_id": test["viewer_id"], "event_timestamp": test["time"] - _JUST_BEFORE}
-    ).reset_index(drop=True)
-    rows = release.rows.find(video_keys(watches["video_id"].tolist()))
-    seen = (watches["part"] != "test").to_numpy()
-    by_viewer = pd.Series(rows[seen]).groupby(watches["viewer_id"].to_numpy()[seen])
-    past = {viewer: group.to_numpy() for viewer, group in by_viewer}
+    past = past_watches(watches, video_ids)
     none = np.empty(0, np.int64)
     return TestViewers(
         ids=tuple(test["viewer_id"]),
-        features=tuple(viewer_features_at(repo, moments)),
-        targets=rows[~seen],
+        targets=_rows(test, video_ids),
         liked=test["liked"].to_numpy(bool),
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
     )
+
+
+def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, Int64Array]:
+    """Rows that each viewer watched before the test, oldest first, by viewer id."""
+    seen = watches[watches["part"] != "test"]
+    groups = pd.Series(_rows(seen, video_ids)).groupby(seen["viewer_id"].to_numpy())
+    return {str(viewer): group.to_numpy() for viewer, group in groups}
+
+
+def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:
+    """Each test viewer as known just before the held-out watch, validation included."""
+    test = watches[watches["part"] == "test"]
+    moments = {"viewer_id": test["viewer_id"], "event_timestamp": test["time"] - _JUST_BEFORE}
+    return viewer_features_at(repo, pd.DataFrame(moments).reset_index(drop=True))
+
+
+def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:
+    index = pd.Index(list(video_ids))
+    return index.get_indexer(pd.Index(watches["video_id"])).astype(np.int64)
 
 
 def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> Float32Array:
@@ -102,14 +111,18 @@ def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -
 
 
 def run_chain(
-    candidates: CandidateRelease, ranking: RankingRelease, viewers: TestViewers, count: int
+    candidates: CandidateRelease,
+    ranking: RankingRelease,
+    viewers: Sequence[ViewerFeatures],
+    targets: Int64Array,
+    count: int,
 ) -> ChainAnswers:
-    """Asks both pipelines for every test viewer, `count` candidates each."""
+    """Asks both pipelines for `count` candidates of each viewer, and for the target's like."""
     retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
-    shape = (len(viewers.ids), count)
+    shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
-    watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers.ids), np.float32)
-    everyone = track(viewers.features, "asking the chain", transient=True)
+    watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers), np.float32)
+    everyone = track(viewers, "asking the chain", transient=True)
     for place, viewer in enumerate(everyone):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         size = len(found.keys)
@@ -125,9 +138,9 @@ def run_chain(
             )
         )
         ranked[place, :size], watch[place, :size] = best.rows, best.watch
-        like[place] = _like(ranker, viewer, candidates.keys[viewers.targets[place]])
+        like[place] = _like(ranker, viewer, candidates.keys[targets[place]])
     return ChainAnswers(
-        tower=tower_scores(candidates, viewers.features),
+        tower=tower_scores(candidates, viewers),
         candidates=drawn,
         ranked=ranked,
         watch=watch,

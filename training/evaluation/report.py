@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def of_lists(lists: Int64Array, viewers: TestViewers) -> SystemReport:
     return SystemReport(list_ranks(lists, viewers.targets), lists[:, :SLATE])
 
 
-def best_unwatched(scores: Float32Array, watched: tuple[Int64Array, ...]) -> Int64Array:
+def best_unwatched(scores: Float32Array, watched: Sequence[Int64Array]) -> Int64Array:
     """Rows of the SLATE best that each viewer hasn't watched, int64[v, SLATE], -1 for none."""
     slates = np.full((len(scores), SLATE), -1, np.int64)
     for place, rows in enumerate(watched):
@@ -73,7 +73,7 @@ def best_unwatched(scores: Float32Array, watched: tuple[Int64Array, ...]) -> Int
 
 
 def baselines(
-    past: tuple[Int64Array, ...], video_count: int, viewers: TestViewers
+    past: Sequence[Int64Array], video_count: int, viewers: TestViewers
 ) -> dict[str, SystemReport]:
     """Popularity and EASE on the same viewers.
 

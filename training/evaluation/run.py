@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from server.candidate.release import CandidateRelease
-from server.features.keys import video_keys
 from server.ranking.release import RankingRelease
 from training.evaluation import plots
-from training.evaluation.chain import load_test_viewers, run_chain
+from training.evaluation.chain import (
+    features_before_test,
+    load_test_viewers,
+    past_watches,
+    run_chain,
+)
 from training.evaluation.report import (
     SystemReport,
     baselines,
@@ -42,14 +46,6 @@ class Evaluation:
     """How many viewers were tested."""
 
 
-def past_watches(watches: pd.DataFrame, release: CandidateRelease) -> tuple[Int64Array, ...]:
-    """Rows that each viewer watched before the test, by viewer."""
-    seen = watches[watches["part"] != "test"]
-    rows = pd.Series(release.rows.find(video_keys(seen["video_id"].tolist())))
-    groups = rows.groupby(seen["viewer_id"].to_numpy())
-    return tuple(group.to_numpy() for _, group in groups)
-
-
 def evaluate_release(
     folder: Path, watches: pd.DataFrame, repo: Path, checkpoints: Path, report: Path, count: int
 ) -> Evaluation:
@@ -64,9 +60,10 @@ def evaluate_release(
         count: how many candidates are ranked for each viewer.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
-    viewers = load_test_viewers(watches, repo, candidates)
-    past = past_watches(watches, candidates)
-    answers = run_chain(candidates, ranking, viewers, count)
+    viewers = load_test_viewers(watches, candidates.ids)
+    past = list(past_watches(watches, candidates.ids).values())
+    features = features_before_test(watches, repo)
+    answers = run_chain(candidates, ranking, features, viewers.targets, count)
     videos = len(candidates.keys)
     systems = baselines(past, videos, viewers) | chain_systems(answers, viewers)
     metrics: Metrics = {name: system.measures(videos) for name, system in systems.items()}
@@ -94,7 +91,7 @@ def _plot_systems(
     report: Path,
     systems: Mapping[str, SystemReport],
     union: Mapping[str, SystemReport],
-    past: tuple[Int64Array, ...],
+    past: Sequence[Int64Array],
     videos: int,
 ) -> None:
     """Recall by k of all systems and of the retrieved union, and their popularity bias."""

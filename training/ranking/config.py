@@ -10,8 +10,8 @@ class RankingConfig:
     """The `[ranking]` section of a profile."""
 
     seed: int = 1
-    candidates: int = 250
-    """How many candidates are drawn for each label event."""
+    candidates: int = 300
+    """How many candidates are drawn for each label event: as many as the gateway has ranked."""
     holdout_share: float = 0.15
     """Share of viewers kept from fitting, to choose the model and calibrate it."""
     hidden: int = 32

@@ -1,0 +1,97 @@
+"""`vireo evaluate`: how good the newest release, or the running stack, is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.evaluation.commands import Evaluated
+
+_COLUMNS = {
+    "hr_10": "HR@10",
+    "ndcg_10": "NDCG@10",
+    "recall_50": "Recall@50",
+    "recall_100": "Recall@100",
+    "coverage_10": "Coverage@10",
+}
+
+
+def evaluate(
+    data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
+    served: Annotated[
+        bool, typer.Option("--served", help="Ask the running stack, through its edge.")
+    ] = False,
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --served: file that gets each viewer's 100 best as a line of JSON; "
+            "served.jsonl beside the run's report if absent."
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="With --served: host:port of the edge.")
+    ] = "127.0.0.1:8080",
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="With --served: requests at a time.")
+    ] = 8,
+    deadline: Annotated[
+        float, typer.Option(min=0.01, help="With --served: seconds for each request.")
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure on each viewer's held-out watch, beside popularity and EASE."""
+    from server.errors import VireoError
+    from server.home import Home
+    from training.evaluation import commands
+
+    home = Home.current()
+    if served:
+        path = lists or home.run(data) / "report" / "served.jsonl"
+        options = commands.ServedOptions(target, path, concurrency, deadline)
+        evaluated = commands.evaluate_served(home, data, options, Console(stderr=True))
+    elif lists is not None:
+        raise VireoError("--lists writes what the stack answers: give --served too")
+    else:
+        evaluated = commands.evaluate_staged(home, data)
+    if as_json:
+        typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
+        return
+    _print(evaluated)
+    if served:
+        typer.echo(f"lists: {path}")
+    else:
+        typer.echo(f"report: {home.run(data) / 'report'}")
+
+
+def _print(evaluated: Evaluated) -> None:
+    """Prints a line a system, then what else was found."""
+    console = Console(highlight=False)
+    table = Table(title=f"{evaluated.release_id}: held-out watches, all unwatched videos ranked")
+    table.add_column("")
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    others = dict(evaluated.metrics)
+    ranker = others.pop("ranker", None)
+    for name, measures in others.items():
+        last = name in ("chain", "served")
+        style = "bold" if last else None
+        table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
+    console.print(table)
+    if ranker:
+        console.print(
+            f"ranker: watch AUC {ranker['watch_auc']:.3f}, calibration error "
+            f"{ranker['watch_ece']:.4f}; like AUC {ranker['like_auc']:.3f}, calibration error "
+            f"{ranker['like_ece']:.4f}; candidates hold {ranker['candidate_recall']:.1%} of the "
+            "held-out videos"
+        )
+    if evaluated.answers:
+        counted = ", ".join(
+            f"{count} {name.replace('_', ' ')}" for name, count in evaluated.answers.items()
+        )
+        console.print(f"answers: {counted}")

@@ -1,0 +1,161 @@
+"""Asks the running stack, through its edge, for every test viewer's best videos."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
+from vireo.v1.viewer_pb2 import Degradation
+
+from server.errors import VireoError
+from server.releases.manifest import Manifest
+from training.evaluation.chain import SLATE
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ServedAnswer:
+    """What the stack answered one viewer."""
+
+    viewer_id: str
+    items: tuple[str, ...] = ()
+    """Video ids, best first."""
+    release_id: str = ""
+    degradations: tuple[str, ...] = ()
+    """Names of what was less than full."""
+    failure: str = ""
+    """gRPC status and details where the call failed; then all else is empty."""
+
+
+def serving_release(target: str, deadline: float) -> str:
+    """Id of the release that the stack at host:port serves.
+
+    Raises:
+        VireoError: nothing answers there, or no release is loaded yet.
+    """
+    with grpc.insecure_channel(target) as channel:
+        stub = release_pb2_grpc.ReleaseServiceStub(channel)
+        try:
+            state = stub.GetServingRelease(
+                release_pb2.GetServingReleaseRequest(), timeout=deadline, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            raise VireoError(
+                f"no stack answers at {target} ({_described(error)}); start it with: vireo up"
+            ) from error
+    if not state.release_id:
+        raise VireoError(
+            f"the stack at {target} has no release yet; publish one with: vireo release publish"
+        )
+    return str(state.release_id)
+
+
+def check_release(manifest: Manifest, dataset: str, fingerprint: str) -> None:
+    """Raises VireoError unless a release can be tested on this data set's held-out watches."""
+    name = manifest.release_id
+    if manifest.dataset != dataset:
+        raise VireoError(
+            f"the stack serves {name}, which was trained on {manifest.dataset}; "
+            f"evaluate with --data {manifest.dataset}, or publish a release of {dataset}"
+        )
+    if manifest.holdout == "none":
+        raise VireoError(
+            f"release {name} was trained on every watch, so that none is left to test on; "
+            f"train one with: vireo train --data {dataset} --holdout last"
+        )
+    if manifest.data_fingerprint != fingerprint:
+        raise VireoError(
+            f"release {name} was trained on another version of {dataset}, and may have seen what "
+            f"this one holds out; train again with: vireo train --data {dataset}"
+        )
+
+
+async def ask_viewers(
+    target: str,
+    viewer_ids: Sequence[str],
+    *,
+    concurrency: int,
+    deadline: float,
+    answered: Callable[[], None] = lambda: None,
+) -> list[ServedAnswer]:
+    """The SLATE best of each viewer, in the order of `viewer_ids`.
+
+    Args:
+        target: host:port of the edge.
+        viewer_ids: whom to ask for.
+        concurrency: how many requests are under way at a time.
+        deadline: seconds that each may take.
+        answered: called after each answer.
+    """
+    free = asyncio.Semaphore(concurrency)
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+
+        async def ask(viewer_id: str) -> ServedAnswer:
+            request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=SLATE)
+            async with free:
+                try:
+                    response = await stub.Recommend(request, timeout=deadline)
+                except grpc.aio.AioRpcError as error:
+                    return ServedAnswer(viewer_id, failure=_described(error))
+                finally:
+                    answered()
+            return ServedAnswer(
+                viewer_id,
+                items=tuple(item.video_id for item in response.items),
+                release_id=response.release_id,
+                degradations=tuple(Degradation.Name(value) for value in response.degradations),
+            )
+
+        return list(await asyncio.gather(*map(ask, viewer_ids)))
+
+
+def write_lists(path: Path, answers: Sequence[ServedAnswer]) -> None:
+    """Writes one line a viewer, `{"user_id": ..., "items": [...]}`; a failure has no items."""
+    lines = (
+        json.dumps({"user_id": answer.viewer_id, "items": answer.items}, ensure_ascii=False)
+        for answer in answers
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise VireoError(f"cannot write {path}: {error.strerror}; give another --lists") from error
+
+
+def list_rows(answers: Sequence[ServedAnswer], video_ids: Sequence[str]) -> Int64Array:
+    """The answers as rows of `video_ids`, int64[v, SLATE], -1 for none or an id not there."""
+    rows = np.full((len(answers), SLATE), -1, np.int64)
+    index = pd.Index(list(video_ids))
+    for place, answer in enumerate(answers):
+        items = answer.items[:SLATE]
+        rows[place, : len(items)] = index.get_indexer(pd.Index(list(items), dtype=object))
+    return rows
+
+
+def counts(answers: Sequence[ServedAnswer]) -> dict[str, int]:
+    """How many answers were less than they should be, each kind by name."""
+    releases = Counter(answer.release_id for answer in answers if not answer.failure)
+    mixed = Degradation.Name(Degradation.DEGRADATION_MIXED_RELEASES)
+    return {
+        "viewers": len(answers),
+        "failed": sum(bool(answer.failure) for answer in answers),
+        "degraded": sum(bool(answer.degradations) for answer in answers),
+        "mixed_releases": sum(mixed in answer.degradations for answer in answers),
+        "other_release": releases.total() - max(releases.values(), default=0),
+        "short": sum(not answer.failure and len(answer.items) < SLATE for answer in answers),
+    }
+
+
+def _described(error: grpc.RpcError) -> str:
+    return f"{error.code().name}: {error.details()}"
