@@ -115,11 +115,13 @@ def _read_csv(path: Path, problems: Problems) -> UserFile:
 
 
 def _csv_header(path: Path) -> list[str]:
+    # The file is decoded in blocks: bad bytes further down are found later, with their row.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        header = next(csv.reader(file), [])
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-    except UnicodeDecodeError as error:
-        raise VireoError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+        "".join(header).encode()
+    except UnicodeEncodeError as error:
+        raise VireoError(f"{path.name}: the header is not UTF-8; save the file as UTF-8") from error
     _check_header(path, header)
     return header
 

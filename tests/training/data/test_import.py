@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import errno
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from server.errors import VireoError
+from server.home import Home
+from training.data.dataset import (
+    DatasetInfo,
+    DatasetMissingError,
+    describe_dataset,
+    list_datasets,
+    load_dataset,
+)
+from training.data.importing import ImportRequest, import_dataset
+from training.data.problems import BadRowsError
+
+VIDEOS = "video_id,title\n007,Seven\n0,Zero\nü,Umlaut\n"
+INTERACTIONS = "viewer_id,video_id,timestamp\na,007,100\na,0,200\na,ü,300\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def imported(
+    home: Home,
+    folder: Path,
+    interactions: str | bytes = INTERACTIONS,
+    videos: str | bytes = VIDEOS,
+    viewers: str | None = None,
+    **options: Any,
+) -> DatasetInfo:
+    """Imports CSV texts as data set "mine"."""
+    paths: dict[str, Any] = {}
+    for stem, text in (("interactions", interactions), ("videos", videos), ("viewers", viewers)):
+        if text is not None:
+            paths[stem] = folder / f"{stem}.csv"
+            paths[stem].write_bytes(text.encode() if isinstance(text, str) else text)
+    return import_dataset(home, ImportRequest(name="mine", **paths, **options))
+
+
+def parquet(folder: Path, stem: str, columns: dict[str, Any]) -> Path:
+    path = folder / f"{stem}.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_ids_come_back_as_they_were(home: Home, folder: Path) -> None:
+    videos = 'video_id,title\n007,x\n7,x\n0," x"\n 7,x\n'
+    rows = "".join(f"00{n},{v},{n}\n" for n, v in enumerate(["007", "7", "0", " 7"]))
+    rows += "000,7,5\n000,0,6\n"
+    imported(home, folder, f"viewer_id,video_id,timestamp\n{rows}", videos)
+    data = load_dataset(home, "mine")
+    assert data.videos["video_id"].tolist() == ["007", "7", "0", " 7"]
+    assert data.interactions["video_id"].tolist() == ["007", "7", "0", " 7", "7", "0"]
+    assert data.interactions["viewer_id"].tolist() == ["000", "001", "002", "003", "000", "000"]
+    assert data.viewers["viewer_id"].tolist() == ["000", "001", "002", "003"]
+
+
+def test_integer_ids_of_parquet_become_their_decimal_text(home: Home, folder: Path) -> None:
+    request = ImportRequest(
+        name="mine",
+        interactions=parquet(
+            folder,
+            "interactions",
+            {
+                "viewer_id": pa.array([0, 0, 0], pa.int32()),
+                "video_id": [5, 0, -3],
+                "timestamp": pa.array(
+                    [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)],
+                    pa.timestamp("ns", tz="Europe/Zurich"),
+                ),
+            },
+        ),
+        videos=parquet(
+            folder,
+            "videos",
+            {
+                "video_id": [5, 0, -3],
+                "title": ["a", "b", "c"],
+                "tags": [["x", "y"], None, []],
+                "published": [date(1922, 1, 1), None, date(2020, 1, 1)],
+            },
+        ),
+    )
+    import_dataset(home, request)
+    data = load_dataset(home, "mine")
+    assert data.videos["video_id"].tolist() == ["5", "0", "-3"]
+    assert data.interactions["video_id"].tolist() == ["5", "0", "-3"]
+    assert data.interactions["timestamp"][0] == pd.Timestamp("2024-01-01", tz="UTC")
+    assert [list(tags) for tags in data.videos["tags"]] == [["x", "y"], [], []]
+    assert data.videos["published"][0] == pd.Timestamp("1922-01-01", tz="UTC")
+    assert data.viewers.to_dict("list") == {"viewer_id": ["0"], "attributes": [pytest.approx([])]}
+
+
+@pytest.mark.parametrize("column", ["viewer_id", "video_id"])
+def test_a_column_of_decimals_is_no_column_of_ids(home: Home, folder: Path, column: str) -> None:
+    columns = {"viewer_id": ["a", "b"], "video_id": ["0", "007"], "timestamp": [1, 2]}
+    path = parquet(folder, "interactions", {**columns, column: [7.0, None]})
+    (folder / "videos.csv").write_text(VIDEOS)
+    with pytest.raises(VireoError, match=rf"interactions.parquet, row 1, column {column}.*7\.0"):
+        import_dataset(home, ImportRequest("mine", path, folder / "videos.csv"))
+
+
+def test_decimal_ids_in_csv_are_refused_too(home: Home, folder: Path) -> None:
+    text = "viewer_id,video_id,timestamp\n,0,1\n7.0,0,1\n8.0,0,2\n"
+    with pytest.raises(VireoError, match=r"row 3, column viewer_id.*'7\.0'.*integers or text"):
+        imported(home, folder, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("0", "1970-01-01T00:00:00Z"),
+        ("1714586400", "2024-05-01T18:00:00Z"),
+        ("1714586400.25", "2024-05-01T18:00:00.25Z"),
+        ("2024-05-01T18:00:00Z", "2024-05-01T18:00:00Z"),
+        ("2024-05-01 20:00:00+02:00", "2024-05-01T18:00:00Z"),
+        ("2024-05-01", "2024-05-01T00:00:00Z"),
+    ],
+)
+def test_times_are_unix_seconds_or_iso(home: Home, folder: Path, written: str, meant: str) -> None:
+    text = f"viewer_id,video_id,timestamp\na,0,{written}\na,007,{written}\na,ü,{written}\n"
+    imported(home, folder, text)
+    assert set(load_dataset(home, "mine").interactions["timestamp"]) == {pd.Timestamp(meant)}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (",0,1", r"row 5, column viewer_id: the id is missing; give every row its id"),
+        ("a,,1", r"row 5, column video_id: the id is missing"),
+        (f"{'é' * 65},0,1", r"row 5, column viewer_id: the id 'é+\.\.\. is over 128 bytes long"),
+        ("a,8,1", r"row 5, column video_id: video '8' is not in the videos file; add the video"),
+        ("a,0,", r"row 5, column timestamp: the time is missing"),
+        ("a,0,soon", r"row 5, column timestamp: 'soon' is no time; write Unix seconds or ISO"),
+        ("a,0,1714586400000", r"'1714586400000' is no Unix time in seconds; divide millisec"),
+        ("a,0,-5", r"column timestamp: '-5' is before 1970"),
+        ("a,0,nan", r"column timestamp: 'nan' is no time"),
+        ("a,0,1,watch", r"column event: 'watch' is no kind of event; write one of play, like"),
+        ("a,0,1,,1.5", r"column watched_fraction: '1.5' is no number from 0 to 1"),
+        ("a,0,1,,,good", r"column rating: 'good' is no number that is finite"),
+        ("a,0,1,,,1,1,1", r"row 5: 8 fields where the header has 6; put text that contains"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_row_and_column(
+    home: Home, folder: Path, row: str, said: str
+) -> None:
+    header = "viewer_id,video_id,timestamp,event,watched_fraction,rating"
+    good = ["a,0,1,play,0.5,3", "a,007,2,like,,", "a,ü,3,,,"]
+    padded = row + "," * max(0, 5 - row.count(","))
+    text = "\n".join([header, *good, padded, ""])
+    with pytest.raises(BadRowsError, match=r"interactions\.csv, " + r".*" + said) as caught:
+        imported(home, folder, text)
+    assert str(caught.value).startswith("1 bad value, nothing was imported")
+    assert not home.data("mine").exists()
+    info = imported(home, folder, text, skip_bad_rows=True)
+    assert info.interactions == 3
+    assert info.problems == {"bad interactions left out": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("0,other", r"row 5, column video_id: '0' was described before, otherwise; keep one"),
+        ("9,x,,1995", r"column published: '1995' is a year, not Unix seconds; write the day"),
+        ("9,x,,,-1", r"column duration: '-1' is no number of at least 0"),
+    ],
+)
+def test_a_bad_video_is_named(home: Home, folder: Path, row: str, said: str) -> None:
+    text = "video_id,title,tags,published,duration\n0,Zero,,,\n007,Seven,a| b|a,,90\nü,,,,\n"
+    text += row + "," * (4 - row.count(",")) + "\n"
+    with pytest.raises(BadRowsError, match=r"videos\.csv, " + r".*" + said):
+        imported(home, folder, videos=text)
+    info = imported(home, folder, videos=text, skip_bad_rows=True)
+    assert info.problems["bad videos left out"] == 1
+    videos = load_dataset(home, "mine").videos
+    assert videos["title"].tolist() == ["Zero", "Seven", "ü"]
+    assert list(videos["tags"][1]) == ["a", "b"]
+
+
+def test_only_the_first_problems_are_listed_in_order(home: Home, folder: Path) -> None:
+    rows = "".join("a,0,x\n" if n % 2 else ",0,1\n" for n in range(60))
+    with pytest.raises(BadRowsError) as caught:
+        imported(home, folder, INTERACTIONS + rows)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("60 bad values")
+    assert [line.split(",")[1] for line in lines[1:21]] == [f" row {n}" for n in range(5, 25)]
+    assert lines[21:] == ["  and 40 more"]
+
+
+def test_a_skipped_video_takes_its_interactions_along(home: Home, folder: Path) -> None:
+    videos = "video_id,title,duration\n007,x,\n0,x,\nü,x,\n9,x,long\n"
+    text = INTERACTIONS + "a,9,400\n"
+    with pytest.raises(BadRowsError, match=r"^1 bad value"):
+        imported(home, folder, text, videos)
+    info = imported(home, folder, text, videos, skip_bad_rows=True)
+    assert info.problems == {"bad videos left out": 1, "bad interactions left out": 1}
+    assert info.interactions == 3
+
+
+def test_repeats_are_dropped_and_unsorted_times_sorted_and_counted(
+    home: Home, folder: Path
+) -> None:
+    rows = ["a,ü,300", "a,0,200", "a,007,200", "b,0,200", "a,0,200", "a,0,100"]
+    info = imported(home, folder, "viewer_id,video_id,timestamp\n" + "\n".join(rows))
+    assert info.problems == {
+        "repeated interactions dropped": 1,
+        "interactions earlier than the row before, sorted": 2,
+    }
+    frame = load_dataset(home, "mine").interactions
+    assert frame["row"].tolist() == [7, 3, 4, 5, 2]
+    assert frame["timestamp"].is_monotonic_increasing
+
+
+def test_attributes_are_all_other_columns_of_the_viewers_file(home: Home, folder: Path) -> None:
+    viewers = "country,viewer_id,plan\nCH,a,\n,z,x=y\n"
+    imported(home, folder, INTERACTIONS + "b,0,1\n", viewers=viewers)
+    frame = load_dataset(home, "mine").viewers
+    attributes = dict(zip(frame["viewer_id"], map(list, frame["attributes"]), strict=True))
+    assert attributes == {"a": ["country=CH"], "z": ["plan=x=y"], "b": []}
+
+
+def test_integers_with_gaps_are_attributes_without_decimals(home: Home, folder: Path) -> None:
+    viewers = parquet(
+        folder, "viewers", {"viewer_id": ["a", "b", "c"], "age": [25.0, None, 1.5], "x": [True] * 3}
+    )
+    for stem, text in (("interactions", INTERACTIONS), ("videos", VIDEOS)):
+        (folder / f"{stem}.csv").write_text(text)
+    request = ImportRequest("mine", folder / "interactions.csv", folder / "videos.csv", viewers)
+    import_dataset(home, request)
+    found = [list(values) for values in load_dataset(home, "mine").viewers["attributes"]]
+    assert found == [["age=25", "x=True"], ["x=True"], ["age=1.5", "x=True"]]
+
+
+def test_too_many_or_too_long_attributes_are_refused(home: Home, folder: Path) -> None:
+    names = ",".join(f"c{n}" for n in range(17))
+    with pytest.raises(VireoError, match=r"17 attributes and at most 16 are read"):
+        imported(home, folder, viewers=f"viewer_id,{names}\n")
+    with pytest.raises(BadRowsError, match=r"viewers.csv, row 2, column bio: bio=value is over"):
+        imported(home, folder, viewers=f"viewer_id,bio\na,{'x' * 253}\n")
+    imported(home, folder, viewers=f"viewer_id,bio\na,{'x' * 252}\n")
+
+
+def test_columns_that_are_not_read_are_named(home: Home, folder: Path) -> None:
+    info = imported(home, folder, "viewer_id,video_id,timestamp,watch\na,0,1,x\na,007,2,\na,ü,3,\n")
+    assert info.problems == {"columns of interactions ignored: watch": 1}
+
+
+@pytest.mark.parametrize(
+    ("interactions", "videos", "said"),
+    [
+        ("viewer_id,video_id\n", VIDEOS, r"interactions.csv has no column timestamp; it has"),
+        ("", VIDEOS, r"interactions.csv is empty; its first line must name the columns"),
+        ("viewer_id,viewer_id\n", VIDEOS, r"two columns named 'viewer_id'; rename one"),
+        (INTERACTIONS, "video_id\n", r"videos.csv has no column title"),
+        (b"viewer_id,video_id,timestamp\na,\xff,1\n", VIDEOS, r"row 2, column video_id.*UTF-8"),
+        (b"\xff,video_id\n", VIDEOS, r"interactions.csv: the header is not UTF-8; save the"),
+        (INTERACTIONS + 'a,"0,1\na,0,2\n', VIDEOS, r"row 5: a quoted field runs over the end"),
+        ("viewer_id,video_id,timestamp\n", VIDEOS, r"no viewer watched more than 0 videos"),
+        (INTERACTIONS[:-8], VIDEOS, r"no viewer watched more than 2 videos, too few to train on"),
+        ("viewer_id,video_id,timestamp\na,1,1\n", "video_id,title\n1,x\n", r"there are 1 videos"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_in_one_line(
+    home: Home, folder: Path, interactions: str | bytes, videos: str, said: str
+) -> None:
+    with pytest.raises(VireoError, match=said) as caught:
+        imported(home, folder, interactions, videos)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not home.data("mine").exists()
+
+
+def test_hidden_videos_and_impressions_are_not_watched(home: Home, folder: Path) -> None:
+    rows = "a,0,1,hide\na,007,2,play\na,ü,3,impression\n"
+    with pytest.raises(VireoError, match=r"no viewer watched more than 1 videos"):
+        imported(home, folder, "viewer_id,video_id,timestamp,event\n" + rows)
+
+
+def test_a_byte_order_mark_empty_lines_and_line_ends_of_windows_do_no_harm(
+    home: Home, folder: Path
+) -> None:
+    text = INTERACTIONS.replace("\n", "\r\n").replace("a,0,", "\r\na,0,")
+    imported(home, folder, b"\xef\xbb\xbf" + text.encode() + b"\r\n\r\n")
+    frame = load_dataset(home, "mine").interactions
+    assert frame["row"].tolist() == [2, 4, 5]
+    assert frame["viewer_id"].tolist() == ["a", "a", "a"]
+
+
+def test_missing_and_unreadable_files_are_one_clear_line(home: Home, folder: Path) -> None:
+    (folder / "videos.csv").write_text(VIDEOS)
+    (folder / "videos.parquet").write_text("no parquet")
+    for path, said in (
+        (folder / "none.csv", "there is no file"),
+        (folder / "videos.xlsx", "is neither .csv nor .parquet"),
+        (folder / "videos.parquet", "cannot read .* as parquet"),
+        (folder, "is neither .csv nor .parquet"),
+    ):
+        with pytest.raises(VireoError, match=said):
+            import_dataset(home, ImportRequest("mine", path, folder / "videos.csv"))
+
+
+def test_a_data_set_is_replaced_only_by_force(home: Home, folder: Path) -> None:
+    first = imported(home, folder)
+    with pytest.raises(VireoError, match=r"a data set mine already; pass --force"):
+        imported(home, folder, INTERACTIONS + "b,0,9\n")
+    second = imported(home, folder, INTERACTIONS + "b,0,9\n", force=True)
+    assert first.fingerprint != second.fingerprint
+    assert describe_dataset(home, "mine") == second
+    assert imported(home, folder, force=True).fingerprint == first.fingerprint
+    assert [path.name for path in home.data("mine").parent.iterdir()] == ["mine"]
+
+
+def test_a_full_disk_leaves_the_earlier_data_set(
+    home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = imported(home, folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(VireoError, match=r"cannot write .*mine: No space left on device"):
+        imported(home, folder, INTERACTIONS + "b,0,9\n", force=True)
+    assert describe_dataset(home, "mine") == before
+    assert [path.name for path in home.data("mine").parent.iterdir()] == ["mine"]
+
+
+def test_a_missing_data_set_names_the_command_that_makes_it(home: Home) -> None:
+    with pytest.raises(DatasetMissingError, match=r"vireo data fetch ml-100k"):
+        load_dataset(home, "ml-100k")
+    with pytest.raises(DatasetMissingError, match=r"vireo data import --name mine"):
+        load_dataset(home, "mine")
+    with pytest.raises(VireoError, match=r"'\.\./x' can't name a data set"):
+        load_dataset(home, "../x")
+    assert list_datasets(home) == []
+
+
+def test_data_sets_are_listed_by_name(home: Home, folder: Path) -> None:
+    imported(home, folder)
+    assert [info.name for info in list_datasets(home)] == ["mine"]
+    assert list_datasets(home)[0].events == {"play": 3}

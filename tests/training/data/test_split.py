@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from training.data.split import Holdout, split_watches
+
+Row = tuple[Any, ...]
+
+
+def interactions(*rows: Row, held_out: tuple[int, ...] = ()) -> pd.DataFrame:
+    """Rows of (viewer, video, seconds[, event[, watched fraction[, rating]]])."""
+    full = [(*row, *(("play", None, None)[len(row) - 3 :])) for row in rows]
+    names = ["viewer_id", "video_id", "seconds", "event", "watched_fraction", "rating"]
+    frame = pd.DataFrame(full, columns=names)
+    stamps = pd.to_datetime(frame.pop("seconds"), unit="s", utc=True)
+    frame["timestamp"] = stamps.astype("datetime64[us, UTC]")
+    frame["row"] = range(1, len(frame) + 1)
+    frame["held_out"] = [position in held_out for position in range(len(frame))]
+    return frame.astype({"watched_fraction": "float32", "rating": "float32"})
+
+
+def parts(frame: pd.DataFrame, holdout: Holdout = "last") -> dict[str, list[str]]:
+    """Per viewer: "video:part" in order of time."""
+    split = split_watches(frame, holdout)
+    text = split["video_id"] + ":" + split["part"]
+    return {str(viewer): group.tolist() for viewer, group in text.groupby(split["viewer_id"])}
+
+
+def seconds(times: pd.Series) -> list[float | None]:
+    return [None if pd.isna(time) else time.timestamp() for time in times]
+
+
+def test_the_last_watch_is_test_and_the_one_before_validation() -> None:
+    frame = interactions(
+        ("b", "1", 30), ("a", "1", 10), ("a", "2", 20), ("a", "3", 30), ("b", "2", 10)
+    )
+    assert parts(frame) == {
+        "a": ["1:train", "2:validation", "3:test"],
+        "b": ["2:train", "1:train"],
+    }
+    assert parts(frame, "none") == {
+        "a": ["1:train", "2:train", "3:validation"],
+        "b": ["2:train", "1:train"],
+    }
+
+
+def test_watches_of_one_time_follow_the_file_a_microsecond_apart() -> None:
+    frame = interactions(
+        ("a", "3", 10), ("a", "1", 10), ("b", "1", 10), ("a", "2", 10), ("a", "4", 10.000001)
+    )
+    assert parts(frame)["a"] == ["3:train", "1:train", "2:validation", "4:test"]
+    split = split_watches(frame, "last")
+    assert seconds(split["time"]) == [10, 10.000001, 10.000002, 10.000003, 10]
+
+
+def test_only_the_first_watch_of_a_video_counts() -> None:
+    frame = interactions(("a", "1", 10), ("a", "2", 20), ("a", "1", 30), ("a", "3", 40))
+    assert parts(frame)["a"] == ["1:train", "2:validation", "3:test"]
+
+
+def test_a_packaged_test_part_is_kept_unless_nothing_is_held_out() -> None:
+    rows = [("a", "1", 10), ("a", "2", 20), ("a", "3", 30), ("a", "4", 30), ("b", "1", 5)]
+    frame = interactions(*rows, held_out=(2, 4))
+    assert parts(frame) == {
+        "a": ["1:train", "2:train", "3:test", "4:validation"],
+        "b": ["1:test"],
+    }
+    assert parts(frame, "none")["a"] == ["1:train", "2:train", "3:train", "4:validation"]
+
+
+def test_hiding_a_video_or_seeing_its_picture_is_no_watch() -> None:
+    frame = interactions(("a", "1", 1, "hide"), ("a", "2", 2), ("a", "3", 3, "impression"))
+    assert parts(frame) == {"a": ["2:train"]}
+
+
+def test_ratings_say_what_is_liked_where_there_are_any() -> None:
+    rows = [("a", "1", 1, "play", 1.0, 3.5), ("a", "2", 2, "play", 0.1, 4), ("a", "3", 3, "like")]
+    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [False, True, True]
+
+
+def test_without_ratings_what_was_watched_to_the_end_is_liked() -> None:
+    rows = [("a", "1", 1, "play", 0.79), ("a", "2", 2, "play", 0.8), ("a", "3", 3, "like", 0.1)]
+    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [False, True, True]
+
+
+def test_a_later_like_is_known_from_its_own_time_on() -> None:
+    split = split_watches(
+        interactions(
+            ("a", "1", 10), ("a", "2", 10, "like"), ("a", "1", 15, "like"), ("a", "3", 20)
+        ),
+        "none",
+    )
+    assert split["liked"].tolist() == [True, True, False]
+    assert seconds(split["liked_time"]) == [15, 10.000001, None]
+
+
+def test_a_like_after_the_test_watch_is_not_known_before_it() -> None:
+    split = split_watches(
+        interactions(
+            ("a", "1", 10),
+            ("a", "2", 20),
+            ("a", "3", 30),
+            ("a", "1", 40, "like"),
+            ("a", "3", 50, "like"),
+        ),
+        "last",
+    )
+    assert split["liked"].tolist() == [False, False, True]
