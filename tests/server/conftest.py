@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+
+import pytest
+
+from server.releases.s3 import S3Settings
+from tests.builders.s3 import running_s3
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
+    """A real S3 server for all tests that need one; each uses names of its own."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
+        yield settings

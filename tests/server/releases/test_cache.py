@@ -1,0 +1,137 @@
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from server.releases import layout
+from server.releases.cache import CacheError, ReleaseCache
+from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from server.releases.s3 import S3Settings
+from server.releases.store import NotInStoreError, ReleaseStore
+from tests.builders.s3 import client_of
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+FILES = (layout.VIDEO_IDS, layout.RANKER, layout.VIDEO_VECTORS)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ReleaseCache:
+    return ReleaseCache(tmp_path / "cache")
+
+
+def test_fetched_folder_has_the_files_and_shares_them_with_the_blobs(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    staged = publish(name)
+    folder = cache.fetch(store, name, FILES)
+    manifest = Manifest.read(folder)
+    assert manifest == Manifest.read(staged)
+    for path in FILES:
+        assert (folder / path).read_bytes() == (staged / path).read_bytes()
+        assert (folder / path).samefile(cache.root / "blobs" / manifest.files[path].sha256)
+    assert not (folder / layout.VIDEO_INDEX).exists(), "only what was asked for is fetched"
+
+
+def test_files_that_are_here_are_not_downloaded_again(
+    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    cache.fetch(store, name, FILES)
+    for path in FILES:
+        client_of(s3).remove_object(s3.bucket, f"releases/{name}/{path}")
+    folder = cache.fetch(store, name, FILES)
+    assert (folder / layout.RANKER).exists()
+    with pytest.raises(NotInStoreError):
+        ReleaseCache(cache.root / "empty").fetch(store, name, FILES)
+
+
+def test_damaged_blob_is_downloaded_again(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    staged = publish(name)
+    folder = cache.fetch(store, name, FILES)
+    content = (staged / layout.RANKER).read_bytes()
+    (folder / layout.RANKER).write_bytes(content[::-1])
+    with pytest.raises(CacheError, match=r"ranker/1/model\.onnx of release .* damaged"):
+        cache.open(name, FILES)
+    folder = cache.fetch(store, name, FILES)
+    assert (folder / layout.RANKER).read_bytes() == content
+
+
+def test_file_that_was_changed_in_the_store_is_refused(
+    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    client_of(s3).put_object(s3.bucket, f"releases/{name}/{layout.RANKER}", BytesIO(b"evil"), 4)
+    with pytest.raises(ReleaseError, match=r"ranker/1/model\.onnx of release .* isn't the file"):
+        cache.fetch(store, name, FILES)
+    assert not list(cache.root.rglob("*.part"))
+    with pytest.raises(CacheError):
+        cache.open(name, FILES)
+
+
+def test_release_opens_without_the_store_once_fetched(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    with pytest.raises(CacheError, match=f"release {name} isn't in the cache"):
+        cache.open(name, FILES)
+    assert cache.fetch(store, name, FILES) == cache.open(name, FILES)
+    with pytest.raises(CacheError, match=r"videos/titles\.json of release .* is missing"):
+        cache.open(name, (layout.VIDEO_TITLES,))
+
+
+def test_pods_that_fetch_at_the_same_time_all_get_the_release(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    with ThreadPoolExecutor(6) as threads:
+        folders = list(threads.map(lambda _: cache.fetch(store, name, FILES), range(6)))
+    assert len(set(folders)) == 1
+    assert cache.open(name, FILES) == folders[0]
+    assert not list(cache.root.rglob("*.part"))
+
+
+def test_release_without_a_file_that_is_needed_is_refused(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    with pytest.raises(ReleaseError, match=f"release {name} has no videos/other.npy"):
+        cache.fetch(store, name, ("videos/other.npy",))
+
+
+def test_release_larger_than_the_disk_is_refused_before_the_download(
+    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    manifest = json.loads((publish(name) / MANIFEST_NAME).read_bytes())
+    manifest["files"][layout.RANKER]["size"] = 10**17
+    body = json.dumps(manifest).encode()
+    client_of(s3).put_object(
+        s3.bucket, f"releases/{name}/{MANIFEST_NAME}", BytesIO(body), len(body)
+    )
+    with pytest.raises(
+        CacheError, match=r"needs 100,000,000,000\.\d MB more in .*; free some disk"
+    ):
+        cache.fetch(store, name, FILES)
+
+
+def test_folder_that_cannot_be_written_is_explained(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match="can't be used: Not a directory; .* set VIREO_CACHE"):
+        ReleaseCache(tmp_path / "file").fetch(store, name, FILES)
+
+
+def test_last_release_is_remembered_by_kind_of_pod_and_channel(cache: ReleaseCache) -> None:
+    assert cache.last("ranking", "production") is None
+    cache.remember("ranking", "production", "r1")
+    cache.remember("ranking", "production", "r2")
+    cache.remember("ranking", "canary", "r3")
+    assert cache.last("ranking", "production") == "r2"
+    assert cache.last("candidate", "production") is None

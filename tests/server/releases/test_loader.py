@@ -1,0 +1,205 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from server.ranking.pipeline import RankingPipeline
+from server.ranking.release import FILES, RankingRelease
+from server.releases import layout
+from server.releases.cache import ReleaseCache
+from server.releases.loader import ReleaseLoader
+from server.releases.store import ReleaseStore
+from tests.builders.releases import build_release, write_manifest
+from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import until
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+
+
+def build(folder: Path) -> RankingPipeline:
+    release = RankingRelease.load(folder)
+    release.replay_goldens()
+    return RankingPipeline(release)
+
+
+def loader_of(
+    store: ReleaseStore,
+    cache: Path,
+    channel: str,
+    build: Callable[[Path], RankingPipeline] = build,
+) -> ReleaseLoader[RankingPipeline]:
+    return ReleaseLoader(
+        store,
+        ReleaseCache(cache),
+        channel=channel,
+        pod="ranking",
+        files=FILES,
+        build=build,
+        poll_seconds=0.02,
+    )
+
+
+@asynccontextmanager
+async def running(loader: ReleaseLoader[RankingPipeline]) -> AsyncIterator[list[str]]:
+    """Runs the loader; gives a list that gets the first release once it is announced."""
+    announced: list[str] = []
+
+    async def on_first() -> None:
+        assert loader.serving is not None
+        announced.append(loader.serving.release_id)
+
+    task = asyncio.create_task(loader.run(on_first))
+    try:
+        yield announced
+        assert not task.done(), task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def serves(loader: ReleaseLoader[RankingPipeline], release_id: str) -> bool:
+    return loader.serving is not None and loader.serving.release_id == release_id
+
+
+def damaged_release(folder: Path, release_id: str) -> Path:
+    """A release whose ranker answers otherwise than its goldens, digests all right."""
+    build_release(folder, release_id=release_id)
+    other = build_release(folder.with_name("other"), seed=1)
+    (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
+    write_manifest(folder, release_id=release_id)
+    return folder
+
+
+async def test_loader_waits_for_the_first_release_and_serves_it(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader) as announced:
+        await until(lambda: bool(loader.last_failure))
+        assert f"channel {name} names no release yet; publish one" in loader.last_failure
+        assert loader.serving is None
+        assert not announced
+        publish(name)
+        store.set_channel(name, name, None)
+        await until(lambda: announced == [name] and not loader.last_failure)
+        assert loader.serving is not None
+        assert loader.serving.origin == "s3"
+        assert loader.serving.content.release.manifest.release_id == name
+
+
+async def test_new_release_of_the_channel_is_swapped_in_and_calls_keep_the_old(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    store.set_channel(name, f"{name}-a", None)
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader) as announced:
+        await until(lambda: serves(loader, f"{name}-a"))
+        held = loader.serving
+        store.set_channel(name, f"{name}-b", store.read_channel(name))
+        await until(lambda: serves(loader, f"{name}-b"))
+        assert held is not None
+        assert held.content.release.manifest.release_id == f"{name}-a"
+        assert announced == [f"{name}-a"]
+
+
+async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(f"{name}-a")
+    store.publish(damaged_release(tmp_path / "bad", f"{name}-bad"))
+    publish(f"{name}-c")
+    store.set_channel(name, f"{name}-a", None)
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        store.set_channel(name, f"{name}-bad", store.read_channel(name))
+        await until(lambda: "differs from the recorded outputs" in loader.last_failure)
+        assert serves(loader, f"{name}-a")
+        store.set_channel(name, f"{name}-c", store.read_channel(name))
+        await until(lambda: serves(loader, f"{name}-c"))
+        await until(lambda: not loader.last_failure)
+
+
+async def test_pod_that_starts_while_s3_is_down_serves_from_its_cache(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    store.set_channel(name, name, None)
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: serves(loader, name))
+    again = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
+    async with running(again) as announced:
+        await until(lambda: announced == [name])
+        assert again.serving is not None
+        assert again.serving.origin == "cache"
+        assert "can't be reached" in again.last_failure
+
+
+async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(f"{name}-a")
+    store.publish(damaged_release(tmp_path / "bad", f"{name}-bad"))
+    store.set_channel(name, f"{name}-a", None)
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+    store.set_channel(name, f"{name}-bad", store.read_channel(name))
+    again = loader_of(store, tmp_path / "cache", name)
+    async with running(again):
+        await until(lambda: serves(again, f"{name}-a"))
+        assert "differs from the recorded outputs" in again.last_failure
+
+
+async def test_pod_without_store_and_cache_serves_nothing_and_says_why(tmp_path: Path) -> None:
+    loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", "production")
+    async with running(loader) as announced:
+        await until(lambda: "can't be reached" in loader.last_failure)
+        assert loader.serving is None
+        assert not announced
+
+
+async def test_damaged_cache_is_not_served(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    folder = ReleaseCache(tmp_path / "cache").fetch(store, name, FILES)
+    ReleaseCache(tmp_path / "cache").remember("ranking", name, name)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    np.save(folder / layout.VIDEO_VECTORS, -vectors)
+    loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: "damaged in the cache" in loader.last_failure)
+        assert "can't be reached" in loader.last_failure
+        assert loader.serving is None
+
+
+async def test_bug_in_building_is_logged_with_its_stack_once_and_retried(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    store.set_channel(name, name, None)
+    attempts: list[Path] = []
+
+    def fails_twice(folder: Path) -> RankingPipeline:
+        attempts.append(folder)
+        if len(attempts) < 3:
+            raise ZeroDivisionError("a bug")
+        return build(folder)
+
+    loader = loader_of(store, tmp_path / "cache", name, fails_twice)
+    with structlog.testing.capture_logs() as logs:
+        async with running(loader):
+            await until(lambda: serves(loader, name))
+    failures = [line for line in logs if line["event"] == "release not loaded"]
+    assert [(line["reason"], line["exc_info"]) for line in failures] == [
+        ("ZeroDivisionError: a bug", True)
+    ]
