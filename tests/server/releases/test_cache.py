@@ -124,7 +124,7 @@ def test_folder_that_cannot_be_written_is_explained(
 ) -> None:
     publish(name)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match="can't be used: Not a directory; .* set VIREO_CACHE"):
+    with pytest.raises(CacheError, match=r"can't be used: Not a directory; .* set VIREO_CACHE"):
         ReleaseCache(tmp_path / "file").fetch(store, name, FILES)
 
 

@@ -155,7 +155,7 @@ def test_names_that_could_leave_their_folder_are_refused(store: ReleaseStore, un
 def test_refused_key_is_explained(s3: S3Settings, name: str, tmp_path: Path) -> None:
     for update in ({"secret_key": SecretStr("wrong")}, {"access_key": "nobody"}):
         store = ReleaseStore(s3.model_copy(update=update))
-        with pytest.raises(StoreError, match="refuses the key .*check VIREO_S3_ACCESS_KEY and"):
+        with pytest.raises(StoreError, match=r"refuses the key .*check VIREO_S3_ACCESS_KEY and"):
             store.publish(build_release(tmp_path, release_id=name))
         with pytest.raises(StoreError, match="refuses the key"):
             store.read_channel("production")
@@ -174,7 +174,7 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"):
         monkeypatch.delenv(f"VIREO_S3_{variable}", raising=False)
     monkeypatch.setenv("VIREO_S3_ACCESS_KEY", "key")
-    with pytest.raises(VireoError, match="VIREO_S3_ENDPOINT: .*; VIREO_S3_SECRET_KEY: "):
+    with pytest.raises(VireoError, match=r"VIREO_S3_ENDPOINT: .*; VIREO_S3_SECRET_KEY: "):
         S3Settings.load()
 
 
