@@ -12,7 +12,7 @@ STEPS = 10
 """How many next watches count as following a video."""
 STEP_DECAY = 0.9
 """Each further step weighs this much of the one before."""
-POPULARITY_DAMPING = 0.2
+POPULARITY_DAMPING = 0.1
 """Power of a follower's own watches that divides its weight: 0 favours the popular."""
 
 

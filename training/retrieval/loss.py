@@ -31,9 +31,9 @@ def full_softmax_loss(
 class SampledSoftmax:
     """The same on some videos only, drawn by popularity, with the logQ correction.
 
-    Every position of a batch shares the sample. Subtracting the log of how often a video
+    Every position of a batch shares the sample. Subtracting the log of how often a negative
     is expected in the sample makes the loss an estimate of the full one: popular videos
-    aren't punished for being drawn more.
+    aren't punished for being drawn more. The target is always there, so it isn't corrected.
     """
 
     def __init__(self, counts: Tensor, negatives: int) -> None:
@@ -64,9 +64,8 @@ class SampledSoftmax:
             F.embedding(local_history, readable(vectors)), gaps, attributes
         )[real]
 
-        corrected = self._log_expected[rows]
-        positive = (states * vectors[positives]).sum(1) - corrected[positives]
-        negative = states @ vectors[sampled].T - corrected[sampled]
+        positive = (states * vectors[positives]).sum(1)
+        negative = states @ vectors[sampled].T - self._log_expected[drawn]
         negative = negative.masked_fill(positives[:, None] == sampled[None], -1e4)
         logits = torch.cat([positive[:, None], negative], dim=1)
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))

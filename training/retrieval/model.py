@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from server.features.tower_inputs import GAP_BUCKETS
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
+from training.retrieval.dropout import ByteDropout
 
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
@@ -64,7 +65,7 @@ class Block(nn.Module):
         self.forward_norm = nn.LayerNorm(d)
         self.expand = nn.Linear(d, 4 * d)
         self.contract = nn.Linear(4 * d, d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ByteDropout(config.dropout)
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """The next states of x float32[b, l, d].
@@ -115,7 +116,7 @@ class ViewerTower(nn.Module):
         self.gap_embedding = nn.Embedding(GAP_BUCKETS, d)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ByteDropout(config.dropout)
         self.attribute_dropout = config.attribute_dropout
 
     def forward(

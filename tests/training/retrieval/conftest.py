@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+
+VIDEOS = 30
+
+
+@pytest.fixture(scope="session")
+def ring() -> RetrievalData:
+    """Every viewer watches on around a ring of 30 videos, from somewhere, for 12 steps."""
+    ids = [f"v{index}" for index in range(VIDEOS)]
+    sequences = {
+        f"viewer-{start:03}": [ids[(start + step) % VIDEOS] for step in range(12)]
+        for start in range(3 * VIDEOS)
+    }
+    halves = [["first"] if index < VIDEOS // 2 else ["second"] for index in range(VIDEOS)]
+    attributes = {
+        viewer: ["half=first"] if int(viewer[-3:]) % VIDEOS < VIDEOS // 2 else ["half=second"]
+        for viewer in list(sequences)[:60]
+    }
+    return RetrievalData.build(
+        watches_frame(sequences), videos_frame(ids, halves), viewers_frame(attributes)
+    )
+
+
+@pytest.fixture(scope="session")
+def small() -> RetrievalConfig:
+    return RetrievalConfig(
+        dimension=16,
+        heads=2,
+        history_limit=8,
+        dropout=0.1,
+        epochs=12,
+        batch_tokens=256,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        ema_decay=0.9,
+        validate_every=3,
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.loss import SampledSoftmax, full_softmax_loss
+from training.retrieval.model import TwoTower
+from training.retrieval.windows import Windows
+
+
+@pytest.fixture
+def batch(ring: RetrievalData) -> tuple[torch.Tensor, ...]:
+    windows = Windows(ring, history_limit=8, batch_tokens=256)
+    encoded = windows.encode(windows.batches(seed=0, epoch=0)[0])
+    arrays = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def model_of(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
+    torch.manual_seed(0)
+    model = TwoTower(ring, replace(small, id_dropout=0.0))
+    torch.nn.init.normal_(model.video_tower.id_embedding.weight)
+    return model.eval()
+
+
+def test_a_large_sample_estimates_the_full_loss(
+    ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
+) -> None:
+    model = model_of(ring, small)
+    full = full_softmax_loss(model, *batch).item()
+
+    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts()), negatives=20_000)
+
+    assert sampled(model, *batch).item() == pytest.approx(full, rel=0.02)
+
+
+def test_popular_videos_drawn_more_often_do_not_bias_the_estimate(
+    ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
+) -> None:
+    model = model_of(ring, small)
+    full = full_softmax_loss(model, *batch).item()
+    skewed = torch.arange(1, 31) ** 3
+
+    sampled = SampledSoftmax(skewed, negatives=50_000)
+
+    assert sampled(model, *batch).item() == pytest.approx(full, rel=0.03)
+
+
+def test_padding_adds_nothing_to_the_loss(
+    ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
+) -> None:
+    model = model_of(ring, small)
+    history, gaps, attributes, targets = batch
+    first, second = slice(0, 1), slice(1, 2)
+    whole = full_softmax_loss(model, *(part[first] for part in batch))
+    cut = targets[:2].clone()
+    cut[1, 3:] = -1
+    short = full_softmax_loss(
+        model, history[second, :2], gaps[second, :2], attributes[second], cut[second, :3]
+    )
+    n = targets.shape[1]
+
+    together = full_softmax_loss(model, history[:2], gaps[:2], attributes[:2], cut)
+
+    assert together.item() == pytest.approx((whole * n + short * 3).item() / (n + 3), rel=1e-4)

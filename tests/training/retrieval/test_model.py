@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower, readable
+
+
+def seeded(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
+    torch.manual_seed(0)
+    model = TwoTower(data, config)
+    for parameter in model.parameters():  # No term may hide behind a zero initial value.
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        model.video_tower.token_embedding.weight[0] = 0
+        model.viewer_tower.attribute_embedding.weight[0] = 0
+    return model.eval()
+
+
+def inputs(history: list[list[int]], lengths: list[int]) -> dict[str, torch.Tensor]:
+    rows = torch.tensor(history)
+    return {
+        "history": rows,
+        "gaps": torch.arange(rows.shape[1]).expand_as(rows) % 5,
+        "lengths": torch.tensor(lengths),
+        "attributes": torch.zeros(len(history), ATTRIBUTE_LIMIT, dtype=torch.int64),
+    }
+
+
+def test_vectors_have_the_shapes_declared(ring: RetrievalData, small: RetrievalConfig) -> None:
+    model = seeded(ring, small)
+
+    assert model.video_vectors().shape == (30, 16)
+    assert model.viewer_vectors(**inputs([[1, 2], [3, 0]], [2, 1])).shape == (2, 16)
+
+
+def test_the_last_state_alone_equals_that_of_all_states(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, small)
+    given = inputs([[1, 2, 3], [4, 5, 0], [0, 0, 0]], [3, 2, 0])
+    watched = readable(model.video_vectors())[given["history"]]
+
+    states = model.viewer_tower(watched, given["gaps"], given["attributes"])
+
+    last = states[torch.arange(3), given["lengths"]]
+    assert torch.allclose(model.viewer_vectors(**given), last, atol=1e-5)
+
+
+def test_padding_changes_nothing(ring: RetrievalData, small: RetrievalConfig) -> None:
+    model = seeded(ring, small)
+
+    exact = model.viewer_vectors(**inputs([[1, 2]], [2]))
+    padded = model.viewer_vectors(**inputs([[1, 2, 0, 0, 0]], [2]))
+
+    assert torch.allclose(exact, padded, atol=1e-5)
+
+
+def test_no_state_sees_what_comes_after_it(ring: RetrievalData, small: RetrievalConfig) -> None:
+    model = seeded(ring, small)
+    table = readable(model.video_vectors())
+    one, other = inputs([[1, 2, 3]], [3]), inputs([[1, 2, 9]], [3])
+
+    states = [
+        model.viewer_tower(table[each["history"]], each["gaps"], each["attributes"])
+        for each in (one, other)
+    ]
+
+    assert torch.allclose(states[0][:, :3], states[1][:, :3], atol=1e-5)
+    assert not torch.allclose(states[0][:, 3], states[1][:, 3], atol=1e-3)
+
+
+@pytest.mark.parametrize("changed", ["history", "gaps", "attributes"])
+def test_every_input_matters(ring: RetrievalData, small: RetrievalConfig, changed: str) -> None:
+    model = seeded(ring, small)
+    given = inputs([[1, 2, 3]], [3])
+    other = given | {changed: given[changed].clone()}
+    other[changed][0, 0] += 1
+
+    assert not torch.allclose(
+        model.viewer_vectors(**given), model.viewer_vectors(**other), atol=1e-3
+    )
+
+
+def test_the_order_of_the_history_matters(ring: RetrievalData, small: RetrievalConfig) -> None:
+    model = seeded(ring, small)
+
+    forth = model.viewer_vectors(**inputs([[1, 2, 3]], [3]))
+    back = model.viewer_vectors(**inputs([[3, 2, 1]], [3]))
+
+    assert not torch.allclose(forth, back, atol=1e-3)
+
+
+def test_a_video_never_watched_has_the_vector_of_its_content(small: RetrievalConfig) -> None:
+    data = RetrievalData.build(
+        watches_frame({"a": ["x", "y", "z"]}),
+        videos_frame(["x", "new", "new too", "y", "z"], [["t"], ["t"], ["t"], ["u"], ["u"]]),
+        viewers_frame({}),
+    )
+
+    vectors = seeded(data, small).video_vectors()
+
+    assert torch.equal(vectors[1], vectors[2])
+    assert not torch.allclose(vectors[0], vectors[1])
+    assert vectors[1].any()
+
+
+def test_id_dropout_leaves_some_videos_their_content_alone(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, replace(small, id_dropout=0.5))
+    content_alone = model.video_vectors() - model.video_tower.id_embedding.weight
+    torch.manual_seed(1)
+
+    vectors = model.train().video_vectors()
+
+    dropped = torch.isclose(vectors, content_alone, atol=1e-5).all(1)
+    assert 3 < int(dropped.sum()) < 27
+
+
+def test_vectors_of_some_rows_are_those_of_the_whole_table(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, small)
+    rows = torch.tensor([7, 0, 7])
+
+    assert torch.allclose(model.video_tower(rows), model.video_vectors()[rows])
+
+
+def test_videos_without_content_are_their_ids(small: RetrievalConfig) -> None:
+    data = RetrievalData.build(
+        watches_frame({"a": ["x", "y"], "b": ["y", "x"]}),
+        videos_frame(["x", "y"]),
+        viewers_frame({}),
+    )
+    model = seeded(data, small)
+
+    vectors = model.video_vectors().detach().numpy()
+
+    assert np.isfinite(vectors).all()
+    assert np.allclose(vectors, model.video_tower.id_embedding.weight.detach().numpy())

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from training.retrieval import checkpoint
+from training.retrieval.checkpoint import CHECKPOINT, CheckpointError
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower
+from training.retrieval.train import (
+    CURVE,
+    EmptyTrainingSetError,
+    TrainingInterruptedError,
+    train_retrieval,
+)
+from training.retrieval.trainer import RetrievalTrainer
+from training.retrieval.validation import validation_metrics
+
+
+def weights(model: TwoTower) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.fixture(scope="session")
+def trained(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TwoTower, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return train_retrieval(ring, small, folder), folder
+
+
+class InterruptingConsole(Console):
+    """Presses Ctrl-C when training reports an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(quiet=True)
+        self.epoch = epoch
+        self.lines: list[str] = []
+
+    def print(self, *objects: object, **_: object) -> None:
+        texts = [text for text in objects if isinstance(text, str)]
+        self.lines += texts
+        if any(text.startswith(f"epoch {self.epoch}/") for text in texts):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_next_video_on_the_ring_is_learned(
+    trained: tuple[TwoTower, Path], ring: RetrievalData
+) -> None:
+    measures = validation_metrics(trained[0], ring)
+
+    assert measures["hit_rate_10"] > 0.95
+    assert measures["ndcg_10"] > 0.6
+
+
+def test_the_sampled_softmax_learns_it_too(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    sampled = replace(small, full_softmax_limit=10, negatives=20)
+
+    measures = validation_metrics(train_retrieval(ring, sampled, tmp_path), ring)
+
+    assert measures["hit_rate_10"] > 0.95
+    assert measures["ndcg_10"] > 0.6
+
+
+def test_the_learning_curve_has_a_line_an_epoch(trained: tuple[TwoTower, Path]) -> None:
+    lines = [json.loads(line) for line in (trained[1] / CURVE).read_text().splitlines()]
+
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert [line["epoch"] for line in lines if "ndcg_10" in line] == [3, 6, 9, 12]
+
+
+def test_the_model_of_the_best_validation_is_given(
+    trained: tuple[TwoTower, Path], ring: RetrievalData
+) -> None:
+    lines = [json.loads(line) for line in (trained[1] / CURVE).read_text().splitlines()]
+    best = max(line.get("ndcg_10", 0) for line in lines)
+
+    assert validation_metrics(trained[0], ring)["ndcg_10"] == pytest.approx(best)
+
+
+def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
+    trained: tuple[TwoTower, Path], ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingInterruptedError, match="run the same command again"):
+        train_retrieval(ring, small, tmp_path, InterruptingConsole(epoch=6))
+    console = InterruptingConsole(epoch=0)
+
+    resumed = train_retrieval(ring, small, tmp_path, console)
+
+    assert console.lines[0].startswith("going on from the checkpoint, 50% done")
+    assert torch.equal(weights(resumed), weights(trained[0]))
+    assert (tmp_path / CURVE).read_text() == (trained[1] / CURVE).read_text()
+
+
+def test_a_state_taken_in_the_middle_of_an_epoch_goes_on_the_same(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    straight, stopped, resumed = (RetrievalTrainer(ring, small) for _ in range(3))
+    for _ in range(3):
+        straight.train_step()
+    stopped.train_step()
+    resumed.restore(stopped.state())
+
+    for _ in range(2):
+        resumed.train_step()
+
+    assert torch.equal(weights(resumed.model), weights(straight.model))
+    assert torch.equal(weights(resumed.average), weights(straight.average))
+
+
+def test_a_finished_run_is_not_trained_again(
+    trained: tuple[TwoTower, Path], ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    before = (trained[1] / CHECKPOINT).stat().st_mtime_ns
+
+    again = train_retrieval(ring, small, trained[1])
+
+    assert torch.equal(weights(again), weights(trained[0]))
+    assert (trained[1] / CHECKPOINT).stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_another_config_is_not_taken_up(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    short = replace(small, epochs=1)
+    train_retrieval(ring, short, tmp_path)
+    console = InterruptingConsole(epoch=0)
+
+    train_retrieval(ring, replace(short, seed=5), tmp_path, console)
+
+    assert console.lines[0] == "training afresh: the checkpoint is of other config"
+
+
+def test_the_clock_ends_training_when_epochs_would_not(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    hasty = replace(small, epochs=1_000_000, max_minutes=0.01)
+
+    model = train_retrieval(ring, hasty, tmp_path)
+
+    last = json.loads((tmp_path / CURVE).read_text().splitlines()[-1])
+    assert "ndcg_10" in last
+    assert weights(model).isfinite().all()
+
+
+def test_a_damaged_checkpoint_is_named(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+
+    with pytest.raises(CheckpointError, match=r"retrieval\.pt is damaged; delete it"):
+        train_retrieval(ring, small, tmp_path)
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoint.write_checkpoint(tmp_path, {"epoch": 1})
+
+    with pytest.raises(AttributeError):
+        checkpoint.write_checkpoint(tmp_path, {"epoch": 2, "unwritable": lambda: None})
+
+    assert checkpoint.read_checkpoint(tmp_path) == {"epoch": 1}
+
+
+def test_no_watches_to_train_on_is_said(ring: RetrievalData, small: RetrievalConfig) -> None:
+    empty = replace(ring, rows=ring.rows[:0], times=ring.times[:0], offsets=ring.offsets * 0)
+
+    with pytest.raises(EmptyTrainingSetError, match="no watches"):
+        train_retrieval(empty, small, Path("never written"))
+
+
+def test_ids_alone_are_enough(ring: RetrievalData, small: RetrievalConfig, tmp_path: Path) -> None:
+    ids_only = replace(
+        ring,
+        vocabulary={},
+        content_vocabulary={},
+        content=ring.content * 0,
+        profiles=((),) * ring.viewer_count,
+    )
+
+    model = train_retrieval(ids_only, small, tmp_path)
+
+    assert validation_metrics(model, ids_only)["hit_rate_10"] > 0.95
