@@ -13,16 +13,18 @@ import grpc.aio
 import structlog
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.errors import VireoError
 from server.rpc.guard import Guard
+from server.rpc.reflection import descriptor_pool
 from server.rpc.settings import RpcSettings
 
 log = structlog.get_logger()
 
 _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
+_STANDARD = (health_pb2, reflection_pb2, channelz_pb2)
 
 
 class RpcServer:
@@ -76,7 +78,8 @@ class RpcServer:
         channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        reflection.enable_server_reflection(shown, self._server)  # type: ignore[no-untyped-call]
+        pool = descriptor_pool(*(module.DESCRIPTOR for module in _STANDARD))
+        reflection.enable_server_reflection(shown, self._server, pool)  # type: ignore[no-untyped-call]
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
         try:

@@ -26,7 +26,8 @@ class Worker:
     def __init__(self, queue_limit: int) -> None:
         """Takes how many calls may be waiting or running."""
         self._queue_limit = queue_limit
-        self._queued = 0
+        self.queued = 0
+        """Calls that are waiting or running."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -35,15 +36,15 @@ class Worker:
         Raises:
             RpcError: RESOURCE_EXHAUSTED when the queue is full; nothing was run.
         """
-        if self._queued >= self._queue_limit:
+        if self.queued >= self._queue_limit:
             raise overloaded(
-                f"{self._queued} calls are waiting already; try again or elsewhere", RETRY_AFTER
+                f"{self.queued} calls are waiting already; try again or elsewhere", RETRY_AFTER
             )
-        self._queued += 1
+        self.queued += 1
         try:
             # The context carries the request id into the stages' log lines.
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, context.run, work)
         finally:
-            self._queued -= 1
+            self.queued -= 1

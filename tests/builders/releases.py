@@ -198,15 +198,13 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
     save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
 
 
-def poison_viewer_tower(folder: Path) -> None:
-    """Makes the viewer tower of a release answer NaN."""
-    path = folder / layout.VIEWER_TOWER
+def poison_model(folder: Path, model_path: str, constant: str) -> None:
+    """Makes a model of a release answer NaN, by one of its constants."""
+    path = folder / model_path
     model = onnx.load(str(path))
-    for constant in model.graph.initializer:
-        if constant.name == "bias":
-            constant.CopyFrom(
-                numpy_helper.from_array(np.full(VECTOR_SIZE, np.nan, np.float32), "bias")
-            )
+    [place] = [part for part in model.graph.initializer if part.name == constant]
+    values = numpy_helper.to_array(place)
+    place.CopyFrom(numpy_helper.from_array(np.full_like(values, np.nan), constant))
     onnx.save(model, str(path))
 
 

@@ -20,7 +20,7 @@ from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
-from tests.builders.releases import build_release, poison_viewer_tower
+from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
@@ -173,7 +173,7 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
 
 def test_failed_viewer_tower_leaves_co_watch_before_popular(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
-    poison_viewer_tower(folder)
+    poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
     quotas = Quotas(co_watch=0.5, popular=0.5)
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))

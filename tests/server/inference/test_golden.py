@@ -7,7 +7,7 @@ from server.inference.golden import replay
 from server.inference.model import Model, ModelOutputError
 from server.releases import layout
 from server.releases.manifest import ReleaseError
-from tests.builders.releases import build_release, poison_viewer_tower, save_golden
+from tests.builders.releases import build_release, poison_model, save_golden
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_model_without_the_output_is_refused(folder: Path) -> None:
 
 
 def test_model_that_gives_nan_fails_the_request(folder: Path) -> None:
-    poison_viewer_tower(folder)
+    poison_model(folder, layout.VIEWER_TOWER, "bias")
     tower = Model(folder / layout.VIEWER_TOWER, "viewer_vector")
     with np.load(folder / layout.GOLDEN_VIEWER_TOWER) as arrays:
         inputs = {name[6:]: arrays[name] for name in arrays.files if name.startswith("input/")}

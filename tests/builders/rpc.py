@@ -1,0 +1,68 @@
+"""Runs a gRPC server of ours in this process, on a free port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from server.releases.cache import ReleaseCache
+from server.releases.loader import ReleaseLoader, Serving
+from server.releases.store import ReleaseStore
+from server.rpc.pod import Pod, add_release_service
+from server.rpc.server import RpcServer
+from server.rpc.settings import RpcSettings
+from server.rpc.worker import Worker
+from tests.builders.s3 import unreachable_s3
+
+T = TypeVar("T")
+
+
+def rpc_settings(**changes: Any) -> RpcSettings:
+    """Settings for a server on a free loopback port that drains at once."""
+    return RpcSettings(**{"port": 0, "drain_seconds": 0.0, "grace_seconds": 5.0, **changes})
+
+
+@asynccontextmanager
+async def serving(
+    pod: Pod[T],
+    folder: Path | None,
+    *,
+    settings: RpcSettings | None = None,
+    worker: Worker | None = None,
+) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
+    """A pod's server without the loader's background work, and a channel to it.
+
+    Args:
+        pod: the kind of pod.
+        folder: the release that it serves; None while it is still loading.
+        settings: the server's; by default `rpc_settings()`.
+        worker: the worker that the pod's pipeline runs on.
+    """
+    settings = settings or rpc_settings()
+    loader: ReleaseLoader[T] = ReleaseLoader(
+        ReleaseStore(unreachable_s3()),
+        ReleaseCache(Path("/nonexistent")),
+        channel="production",
+        pod=pod.kind,
+        files=pod.files,
+        build=pod.build,
+    )
+    if folder is not None:
+        loader.serving = Serving(pod.build(folder), "tiny-1", datetime.now(UTC), "s3")
+    server = RpcServer(settings)
+    used = worker or Worker(settings.work_queue_limit)
+    server.add(pod.service, lambda grpc_server: pod.register(loader, used, grpc_server))
+    add_release_service(server, loader, "test-pod")
+    await server.start()
+    try:
+        await server.set_serving(folder is not None)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield server, channel
+    finally:
+        await server.drain()

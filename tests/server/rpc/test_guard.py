@@ -1,0 +1,222 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+from vireo.v1 import ranking_pb2, release_pb2
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+from server.features.keys import video_key
+from server.ranking.pipeline import RankingPipeline
+from server.ranking.release import RankingRelease
+from server.ranking.service import RANKING_POD
+from server.releases import layout
+from server.rpc.worker import Worker
+from tests.builders.releases import build_release, poison_model
+from tests.builders.rpc import rpc_settings, serving
+from tests.builders.waiting import until
+
+METHOD = "/vireo.v1.RankingService/RankCandidates"
+
+
+@pytest.fixture
+async def channel(release_folder: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(RANKING_POD, release_folder) as (_, channel):
+        yield channel
+
+
+def request(*rows: int, **changes: object) -> ranking_pb2.RankCandidatesRequest:
+    """A valid request for the videos of some rows, with fields changed."""
+    count = len(rows)
+    made = ranking_pb2.RankCandidatesRequest(
+        viewer=ViewerFeatures(watch_count=0),
+        keys=[video_key(f"video-{row}") for row in rows],
+        scores=[0.5] * count,
+        co_watch_scores=[0.0] * count,
+        source_masks=[2] * count,
+        page_size=10,
+    )
+    made.MergeFrom(ranking_pb2.RankCandidatesRequest(**changes))  # type: ignore[arg-type]
+    return made
+
+
+async def failure_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def raw(channel: grpc.aio.Channel, content: bytes) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+    """A call of the method with any bytes as its request."""
+    method: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(METHOD)
+    return method(content)
+
+
+def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    return status_pb2.Status.FromString(details)
+
+
+def violations_of(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    bad = error_details_pb2.BadRequest()
+    [detail] = status_of(error).details
+    assert detail.Unpack(bad)
+    return {violation.field: violation.description for violation in bad.field_violations}
+
+
+async def test_every_violation_is_listed_by_field(channel: grpc.aio.Channel) -> None:
+    asked = request(1, 2)
+    asked.page_size = 501
+    asked.viewer.attributes.extend(["fine", "x" * 257])
+    asked.viewer.history_keys.append(1)
+    asked.viewer.watch_count = -1
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violations_of(error) == {
+        "page_size": "must be greater than or equal to 1 and less than or equal to 500",
+        "viewer.attributes[1]": "must be at most 256 bytes",
+        "viewer.watch_count": "must be greater than or equal to 0",
+        "viewer": "history_times must have as many values as history_keys",
+    }
+    assert "page_size: must be" in (error.details() or "")
+    assert status_of(error).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+async def test_bytes_that_are_no_message_are_invalid(channel: grpc.aio.Channel) -> None:
+    error = await failure_of(raw(channel, b"\xff\xff\xff\xff not a message"))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the request can't be parsed" in (error.details() or "")
+
+
+async def test_empty_message_names_the_missing_fields(channel: grpc.aio.Channel) -> None:
+    error = await failure_of(raw(channel, b""))
+    assert set(violations_of(error)) == {"viewer", "keys", "page_size"}
+
+
+async def test_scores_that_are_not_finite_are_invalid(channel: grpc.aio.Channel) -> None:
+    asked = request(1, 2)
+    asked.co_watch_scores[1] = float("nan")
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert violations_of(error) == {"co_watch_scores": "every value must be finite"}
+
+
+async def test_request_id_of_the_caller_comes_back(channel: grpc.aio.Channel) -> None:
+    metadata = (("x-request-id", "caller-7"),)
+    call = RankingServiceStub(channel).RankCandidates(request(1), metadata=metadata)
+    await call
+    assert dict(await call.trailing_metadata())["x-request-id"] == "caller-7"
+    error = await failure_of(
+        RankingServiceStub(channel).RankCandidates(request(), metadata=metadata)
+    )
+    assert dict(error.trailing_metadata() or ())["x-request-id"] == "caller-7"
+
+
+async def test_calls_without_a_request_id_each_get_one(channel: grpc.aio.Channel) -> None:
+    ids = set()
+    for _ in range(2):
+        call = RankingServiceStub(channel).RankCandidates(request(1))
+        await call
+        ids.add(dict(await call.trailing_metadata())["x-request-id"])
+    assert len(ids) == 2
+
+
+async def test_unforeseen_failure_is_internal_and_logged_with_its_stack(tmp_path: Path) -> None:
+    folder = build_release(tmp_path)
+    poison_model(folder, layout.RANKER, "video")
+    # Built without its goldens, which would refuse it.
+    pod = replace(RANKING_POD, build=lambda path: RankingPipeline(RankingRelease.load(path)))
+    metadata = (("x-request-id", "boom"),)
+    async with serving(pod, folder) as (_, channel):
+        with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+            call = RankingServiceStub(channel).RankCandidates(request(1), metadata=metadata)
+            error = await failure_of(call)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert error.details() == "internal error; the server's log has it under request id boom"
+    [line] = [line for line in logs if line["event"] == "call failed"]
+    assert (line["request_id"], line["method"], line["exc_info"]) == ("boom", METHOD, True)
+
+
+async def test_pod_that_is_loading_is_unavailable_and_says_why() -> None:
+    async with serving(RANKING_POD, None) as (_, channel):
+        error = await failure_of(RankingServiceStub(channel).RankCandidates(request(1)))
+        state = await ReleaseServiceStub(channel).GetServingRelease(
+            release_pb2.GetServingReleaseRequest()
+        )
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "no release is loaded yet" in (error.details() or "")
+    assert status_of(error).details[0].Unpack(error_details_pb2.RetryInfo())
+    assert state.state == release_pb2.RELEASE_STATE_LOADING
+    assert (state.release_id, state.pod) == ("", "test-pod")
+
+
+async def test_call_beyond_the_queue_is_shed_with_a_hint_when_to_retry(
+    release_folder: Path,
+) -> None:
+    worker = Worker(queue_limit=1)
+    released = threading.Event()
+    async with serving(RANKING_POD, release_folder, worker=worker) as (_, channel):
+        busy = asyncio.create_task(worker.run(released.wait))
+        await asyncio.sleep(0)  # lets it take its place
+        error = await failure_of(RankingServiceStub(channel).RankCandidates(request(1)))
+        state = await ReleaseServiceStub(channel).GetServingRelease(
+            release_pb2.GetServingReleaseRequest()
+        )
+        released.set()
+        await busy
+        assert (await RankingServiceStub(channel).RankCandidates(request(1))).ids
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    info = error_details_pb2.RetryInfo()
+    assert status_of(error).details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 100
+    assert state.release_id == "tiny-1", "other answers don't wait for the worker"
+
+
+async def test_call_past_its_deadline_is_never_run(release_folder: Path) -> None:
+    worker = Worker(queue_limit=8)
+    released = threading.Event()
+    ran: list[str] = []
+    async with serving(RANKING_POD, release_folder, worker=worker) as (_, channel):
+        busy = asyncio.create_task(worker.run(released.wait))
+        await asyncio.sleep(0)
+        error = await failure_of(
+            RankingServiceStub(channel).RankCandidates(request(1), timeout=0.05)
+        )
+        await until(lambda: worker.queued == 1)
+        given_up = asyncio.create_task(worker.run(lambda: ran.append("given up")))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        released.set()
+        await busy
+        await worker.run(lambda: ran.append("last"))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ran == ["last"]
+
+
+async def test_access_log_has_the_share_of_calls_that_was_asked_for(release_folder: Path) -> None:
+    for share, lines in ((0.0, 0), (1.0, 2)):
+        settings = rpc_settings(access_log_share=share)
+        async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+            with structlog.testing.capture_logs() as logs:
+                await RankingServiceStub(channel).RankCandidates(request(1))
+                await failure_of(RankingServiceStub(channel).RankCandidates(request()))
+                await until(lambda: len(logs) >= lines)  # noqa: B023
+        calls = [line for line in logs if line["event"] == "call"]
+        assert [line["code"] for line in calls] == ["OK", "INVALID_ARGUMENT"][:lines]
+
+
+async def test_request_beyond_the_size_limit_is_refused(release_folder: Path) -> None:
+    settings = rpc_settings(max_message_bytes=2048)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+        error = await failure_of(RankingServiceStub(channel).RankCandidates(request(*range(200))))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,0 +1,164 @@
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vireo.v1 import ranking_pb2
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+
+from server.errors import VireoError
+from server.features.keys import video_key
+from server.ranking.service import RANKING_POD
+from server.rpc.server import RpcServer
+from server.rpc.worker import Worker
+from tests.builders.rpc import rpc_settings, serving
+from tests.builders.waiting import until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+RANKING = "vireo.v1.RankingService"
+
+
+def health_of(channel: grpc.aio.Channel) -> Any:
+    return health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+
+
+def reflection_of(channel: grpc.aio.Channel) -> Any:
+    return reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
+
+
+def channelz_of(channel: grpc.aio.Channel) -> Any:
+    return channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[no-untyped-call]
+
+
+def request() -> ranking_pb2.RankCandidatesRequest:
+    asked = ranking_pb2.RankCandidatesRequest(
+        keys=[video_key("video-1")],
+        scores=[1],
+        co_watch_scores=[0],
+        source_masks=[2],
+        page_size=1,
+    )
+    asked.viewer.SetInParent()
+    return asked
+
+
+async def test_health_is_told_for_each_service_and_the_whole(release_folder: Path) -> None:
+    async with serving(RANKING_POD, release_folder) as (server, channel):
+        stub = health_of(channel)
+        for name in ("", RANKING, "vireo.v1.ReleaseService"):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == SERVING
+        await server.set_serving(False)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=RANKING))
+        assert answer.status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="vireo.v1.NoService"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_watch_sees_loading_serving_and_draining(release_folder: Path) -> None:
+    async with serving(RANKING_POD, None, settings=rpc_settings(drain_seconds=0.2)) as (
+        server,
+        channel,
+    ):
+        watch = health_of(channel).Watch(health_pb2.HealthCheckRequest(service=RANKING))
+        assert (await watch.read()).status == NOT_SERVING
+        await server.set_serving(True)
+        assert (await watch.read()).status == SERVING
+        draining = asyncio.create_task(server.drain())
+        assert (await watch.read()).status == NOT_SERVING
+        await draining
+
+
+async def test_reflection_lists_and_describes_the_services(release_folder: Path) -> None:
+    async with serving(RANKING_POD, release_folder) as (_, channel):
+        call = reflection_of(channel).ServerReflectionInfo(
+            iter(
+                [
+                    reflection_pb2.ServerReflectionRequest(list_services=""),
+                    reflection_pb2.ServerReflectionRequest(file_containing_symbol=RANKING),
+                ]
+            )
+        )
+        listed, described = [answer async for answer in call]
+    names = {service.name for service in listed.list_services_response.service}
+    assert {RANKING, "vireo.v1.ReleaseService", "grpc.health.v1.Health"} <= names
+    assert "grpc.channelz.v1.Channelz" in names
+    assert described.file_descriptor_response.file_descriptor_proto
+
+
+async def test_channelz_counts_calls(release_folder: Path) -> None:
+    async with serving(RANKING_POD, release_folder) as (_, channel):
+        await RankingServiceStub(channel).RankCandidates(request())
+        servers = await channelz_of(channel).GetServers(channelz_pb2.GetServersRequest())
+    assert sum(server.data.calls_succeeded for server in servers.server) >= 1
+
+
+async def test_port_that_is_taken_is_explained(release_folder: Path) -> None:
+    async with serving(RANKING_POD, release_folder) as (server, _):
+        second = RpcServer(rpc_settings(port=server.port))
+        with pytest.raises(
+            VireoError, match=rf"can't listen on 127\.0\.0\.1:{server.port}: the port is taken"
+        ):
+            await second.start()
+
+
+async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
+    release_folder: Path,
+) -> None:
+    worker = Worker(queue_limit=8)
+    released = threading.Event()
+    async with serving(RANKING_POD, release_folder, worker=worker) as (server, channel):
+        busy = asyncio.create_task(worker.run(released.wait))
+        under_way = RankingServiceStub(channel).RankCandidates(request())
+        await until(lambda: worker.queued == 2)
+        draining = asyncio.create_task(server.drain())
+
+        async def refused() -> bool:
+            late = RankingServiceStub(channel).RankCandidates(request(), timeout=5)
+            try:
+                await late
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        assert not draining.done()
+        late = asyncio.create_task(refused())
+        released.set()
+        assert (await under_way).ids == ["video-1"]
+        await asyncio.gather(busy, draining)
+        await late
+        assert await refused()
+
+
+async def test_drain_with_an_open_watch_does_not_wait_for_all_the_grace(
+    release_folder: Path,
+) -> None:
+    settings = rpc_settings(grace_seconds=600)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
+        watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        await asyncio.wait_for(server.drain(), 30)
+
+
+async def test_failed_background_work_ends_the_server() -> None:
+    async def fail() -> None:
+        raise RuntimeError("the loader broke")
+
+    with pytest.raises(RuntimeError, match="the loader broke"):
+        await RpcServer(rpc_settings()).run(fail())
+
+
+async def test_background_work_that_just_ends_is_a_failure_too() -> None:
+    async def end() -> None:
+        return
+
+    with pytest.raises(RuntimeError, match="has ended"):
+        await RpcServer(rpc_settings()).run(end())
