@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> 
 
 
 def write_viewer_activity(
-    watches: pd.DataFrame, since: datetime, path: Path, progress: Callable[[int], None]
+    watches: pd.DataFrame, since: datetime, path: Path, progress: Callable[[int, int], None]
 ) -> None:
     """Writes a row after each of every viewer's last ROWS_KEPT watches that aren't for test.
 
@@ -61,23 +62,18 @@ def write_viewer_activity(
         watches: as `split_watches` makes them, without those for test.
         since: a moment before any watch.
         path: the file to write.
-        progress: called with the number of viewers done since the last call.
+        progress: told how many viewers are done, and of how many.
     """
     start = int(since.timestamp() * _MICROS)
+    total = watches["viewer_id"].nunique()
     with pq.ParquetWriter(path, VIEWER_ACTIVITY, compression="zstd") as writer:
-        ids: list[str] = []
-        rows: list[Row] = []
-        pending = 0
-        for viewer_id, viewer_rows in _all_rows(watches, start):
-            rows += viewer_rows
-            ids += [viewer_id] * len(viewer_rows)
-            pending += 1
-            if pending == _VIEWERS_AT_A_TIME:
-                writer.write_batch(_batch(ids, rows))
-                progress(pending)
-                ids, rows, pending = [], [], 0
-        writer.write_batch(_batch(ids, rows))
-        progress(pending)
+        everyone = _all_rows(watches, start)
+        for done in range(0, total, _VIEWERS_AT_A_TIME):
+            progress(done, total)
+            some = list(itertools.islice(everyone, _VIEWERS_AT_A_TIME))
+            ids = [viewer_id for viewer_id, rows in some for _ in rows]
+            writer.write_batch(_batch(ids, [row for _, rows in some for row in rows]))
+        progress(total, total)
 
 
 def activity_rows(

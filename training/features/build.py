@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from training.features.repository import (
     open_repository,
     write_configuration,
 )
-from training.features.snapshots import SNAPSHOTS, write_video_statistics
+from training.features.snapshots import write_video_statistics
 from training.features.watches import Split, write_watches
 
 Progress = Callable[[str, int, int], None]
@@ -78,32 +79,15 @@ def _write_tables(
 ) -> None:
     """Writes the offline table of each view."""
     write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
-    count = watches["viewer_id"].nunique()
     write_viewer_activity(
-        watches,
-        first,
-        folder / "viewer_activity.parquet",
-        _counted(progress, "viewer activity", count),
+        watches, first, folder / "viewer_activity.parquet", partial(progress, "viewer activity")
     )
     write_video_statistics(
         watches,
         dataset.videos,
         folder / "video_statistics.parquet",
-        _counted(progress, "video statistics", SNAPSHOTS + 1),
+        partial(progress, "video statistics"),
     )
-
-
-def _counted(progress: Progress, step: str, total: int) -> Callable[[int], None]:
-    """Turns calls with what is newly done into calls with all that is done."""
-    done = 0
-    progress(step, 0, total)
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(step, done, total)
-
-    return advance
 
 
 def _fill_online_store(folder: Path, first: datetime, last: datetime, progress: Progress) -> None:

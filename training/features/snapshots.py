@@ -36,7 +36,7 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def write_video_statistics(
-    watches: pd.DataFrame, videos: pd.DataFrame, path: Path, progress: Callable[[int], None]
+    watches: pd.DataFrame, videos: pd.DataFrame, path: Path, progress: Callable[[int, int], None]
 ) -> None:
     """Writes the statistics of every video that is known, at every snapshot.
 
@@ -47,7 +47,7 @@ def write_video_statistics(
         watches: as `split_watches` makes them, without those for test.
         videos: rows as in `training.data.schema.VIDEOS`.
         path: the file to write.
-        progress: called with 1 after each snapshot.
+        progress: told how many snapshots are done, and of how many.
     """
     ids = videos["video_id"].to_numpy()
     row_of = pd.Series(np.arange(len(ids)), ids)
@@ -65,8 +65,9 @@ def write_video_statistics(
     recent = np.zeros(len(ids))
     first_watch = np.full(len(ids), _NEVER)
     before, seen, liked = int(times[0]), 0, 0
+    moments = snapshot_moments(times)
     with pq.ParquetWriter(path, VIDEO_STATISTICS, compression="zstd") as writer:
-        for moment in snapshot_moments(times):
+        for done, moment in enumerate(moments, start=1):
             end = int(np.searchsorted(times, moment, side="right"))
             new, new_times = rows[seen:end], times[seen:end]
             recent *= 0.5 ** ((moment - before) / _DAY / HALF_LIFE_DAYS)
@@ -92,7 +93,7 @@ def write_video_statistics(
                 )
             )
             before, seen, liked = moment, end, like_end
-            progress(1)
+            progress(done, len(moments))
 
 
 def snapshot_moments(times: Int64Array) -> list[int]:

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from server.errors import VireoError
+from server.home import Home
+from tests.builders.datasets import write_small_dataset
+from training.features.build import build_features
+from training.features.history import viewer_features_at
+from training.features.online import read_online
+from training.features.watches import FeaturesMissingError, Split, load_watches
+
+TABLES = ("viewer_profile", "viewer_activity", "video_statistics")
+
+
+def contents(repo: Path) -> dict[str, bytes]:
+    return {name: (repo / f"{name}.parquet").read_bytes() for name in TABLES}
+
+
+def test_test_watches_influence_no_feature(
+    home: Home, repo: Path, interactions: pd.DataFrame, watches: pd.DataFrame, tmp_path: Path
+) -> None:
+    # Every test watch becomes one of a video that nobody else watches, and is liked.
+    test = watches[watches["part"] == "test"].set_index("viewer_id")
+    changed = interactions.copy()
+    theirs = changed["viewer_id"].map(test["video_id"]) == changed["video_id"]
+    assert theirs.sum() >= len(test) > 30
+    changed.loc[theirs, "video_id"] = "v59"
+    changed.loc[theirs, "watched_fraction"] = 0.99
+    other = Home(tmp_path)
+    write_small_dataset(other, "small", changed)
+    build_features(other, "small")
+    after = load_watches(other, "small")
+    assert set(after.loc[after["part"] == "test", "video_id"]) == {"v59"}
+    assert contents(other.features("small")) == contents(repo)
+    for viewer in test.index[:5]:
+        assert read_online(other.features("small"), viewer) == read_online(repo, viewer)
+
+
+def test_training_watches_do_influence_features(
+    repo: Path, interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    other = Home(tmp_path)
+    write_small_dataset(other, "small", interactions)
+    build_features(other, "small", holdout="none")
+    assert contents(other.features("small")) != contents(repo)
+    assert set(load_watches(other, "small")["part"]) == {"train", "validation"}
+    assert Split.load(other, "small").holdout == "none"
+
+
+def test_a_rebuild_gives_the_same_tables_and_values(
+    repo: Path, interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
+    for holdout in ("none", "last"):
+        build_features(home, "small", holdout)
+    rebuilt = home.features("small")
+    assert contents(rebuilt) == contents(repo)
+    for viewer in ("w0", "w1", "w2"):
+        assert read_online(rebuilt, viewer) == read_online(repo, viewer)
+    assert [path.name for path in rebuilt.parent.iterdir()] == ["small"]
+
+
+def test_a_failed_build_leaves_the_earlier_features(
+    interactions: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
+    build_features(home, "small")
+    before = contents(home.features("small"))
+    write_small_dataset(home, "small", interactions.assign(event="hide"))
+    with pytest.raises(VireoError, match=r"small has no watches to train on"):
+        build_features(home, "small")
+    monkeypatch.setenv("VIREO_ONLINE_STORE", "mongo")
+    with pytest.raises(VireoError, match=r"VIREO_ONLINE_STORE must be sqlite or redis"):
+        build_features(home, "small")
+    assert contents(home.features("small")) == before
+    assert [path.name for path in home.features("small").parent.iterdir()] == ["small"]
+
+
+def test_features_can_be_moved_and_read_from_any_working_directory(
+    repo: Path, watches: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(repo, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert read_online(Path("moved"), "w1") == read_online(repo, "w1")
+    last = watches.groupby("viewer_id").tail(1)[["viewer_id", "time"]]
+    moments = last.rename(columns={"time": "event_timestamp"})
+    here, there = viewer_features_at(Path("moved"), moments), viewer_features_at(repo, moments)
+    assert [viewer.watch_count for viewer in here] == [viewer.watch_count for viewer in there]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved"]
+
+
+def test_a_gateway_needs_three_files_alone(repo: Path, tmp_path: Path) -> None:
+    for name in ("feature_store.yaml", "registry.db", "online.db"):
+        shutil.copy(repo / name, tmp_path / name)
+    assert read_online(tmp_path, "w1") == read_online(repo, "w1")
+
+
+def test_progress_reaches_the_end_of_every_step(interactions: pd.DataFrame, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
+    reached: dict[str, tuple[int, int]] = {}
+    build_features(home, "small", progress=lambda step, *at: reached.__setitem__(step, at))
+    assert list(reached) == ["split", "viewer activity", "video statistics", "online store"]
+    assert all(done == total > 0 for done, total in reached.values())
+
+
+def test_missing_features_name_the_command_that_builds_them(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with pytest.raises(FeaturesMissingError, match=r"vireo features build small"):
+        load_watches(home, "small")
+    with pytest.raises(FeaturesMissingError, match=r"vireo features build small"):
+        Split.load(home, "small")
+    with pytest.raises(VireoError, match=r"vireo features build small"):
+        read_online(home.features("small"), "w1")
+
+
+def test_activity_rows_are_kept_for_the_last_twelve_watches(
+    repo: Path, watches: pd.DataFrame
+) -> None:
+    table = pq.read_table(repo / "viewer_activity.parquet").to_pandas()
+    assert not table.duplicated(["viewer_id", "event_timestamp"]).any()
+    seen = watches[watches["part"] != "test"].groupby("viewer_id")["time"]
+    first_kept = seen.apply(lambda times: times.iloc[-12:].iloc[0]).astype("datetime64[us, UTC]")
+    many = seen.size() > 12
+    kept = table.groupby("viewer_id")["event_timestamp"].min()
+    pd.testing.assert_series_equal(kept[many], first_kept[many], check_names=False)
+    assert (kept[~many] < first_kept[~many]).all()

@@ -1,0 +1,230 @@
+"""Features of a moment against what is recomputed, the slow way, from the watches themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from server.errors import VireoError
+from server.features.keys import video_key
+from server.features.viewer import ViewerFeatures
+from server.home import Home
+from training.data.dataset import load_dataset
+from training.features.history import viewer_features_at
+from training.features.online import read_online
+from training.features.repository import open_repository
+from training.features.statistics import (
+    latest_popularity,
+    latest_video_features,
+    video_features_at,
+)
+
+MICROSECOND = pd.Timedelta(microseconds=1)
+
+
+def moments_before(watches: pd.DataFrame) -> pd.DataFrame:
+    """Where the labels of watches are joined."""
+    moments = watches["time"] - MICROSECOND
+    return pd.DataFrame({"viewer_id": watches["viewer_id"], "event_timestamp": moments})
+
+
+def recomputed(watches: pd.DataFrame, viewer: str, moment: pd.Timestamp) -> ViewerFeatures:
+    """A viewer's activity at a moment, from the rows of the watches alone."""
+    mine = watches[(watches["viewer_id"] == viewer) & (watches["part"] != "test")]
+    seen = mine[mine["time"] <= moment]
+    keys = np.array([video_key(video) for video in seen["video_id"]], np.int64)
+    times = np.array([int(time.timestamp()) for time in seen["time"]], np.int64)
+    likes = int((seen["liked_time"] <= moment).sum())
+    return ViewerFeatures(keys, times, keys, (), len(seen), likes)
+
+
+def assert_same_activity(found: ViewerFeatures, expected: ViewerFeatures) -> None:
+    np.testing.assert_array_equal(found.history_keys, expected.history_keys)
+    np.testing.assert_array_equal(found.history_times, expected.history_times)
+    np.testing.assert_array_equal(found.watched_keys, expected.watched_keys)
+    assert (found.watch_count, found.like_count) == (expected.watch_count, expected.like_count)
+
+
+def test_a_labels_features_are_what_was_known_just_before_it(
+    repo: Path, watches: pd.DataFrame
+) -> None:
+    labels = watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=0)
+    moments = moments_before(labels)
+    found = viewer_features_at(repo, moments)
+    assert len(found) == len(labels) > 150
+    for label, moment, features in zip(
+        labels.itertuples(), moments["event_timestamp"], found, strict=True
+    ):
+        assert_same_activity(features, recomputed(watches, str(label.viewer_id), moment))
+
+
+def test_no_value_is_newer_than_its_label(repo: Path, watches: pd.DataFrame) -> None:
+    labels = watches.groupby("viewer_id").tail(8)
+    labels = labels[labels["part"] != "train"]
+    found = viewer_features_at(repo, moments_before(labels))
+    for label, features in zip(labels.itertuples(), found, strict=True):
+        key = video_key(str(label.video_id))
+        assert key not in features.watched_keys
+        assert all(features.history_times <= pd.Timestamp(str(label.time)).timestamp())
+        earlier = watches[watches["viewer_id"] == label.viewer_id]
+        earlier = earlier[earlier["time"] < label.time]
+        assert features.watch_count == len(earlier)
+
+
+def test_some_labels_come_right_after_others_of_the_same_second(watches: pd.DataFrame) -> None:
+    labels = watches.groupby("viewer_id").tail(8)
+    step = labels.groupby("viewer_id")["time"].diff()
+    assert (step == MICROSECOND).sum() > 5
+
+
+def test_a_late_like_counts_from_its_own_time_on(repo: Path, watches: pd.DataFrame) -> None:
+    seen = watches[watches["part"] != "test"]
+    late = seen[seen["liked_time"] > seen["time"]].groupby("viewer_id").tail(1)
+    last = seen.groupby("viewer_id")["time"].max()
+    late = late[late["liked_time"] > late["viewer_id"].map(last)]
+    assert len(late) > 3
+    likes = []
+    for moments in (late["liked_time"] - MICROSECOND, late["liked_time"]):
+        found = viewer_features_at(
+            repo, pd.DataFrame({"viewer_id": late["viewer_id"], "event_timestamp": moments})
+        )
+        for viewer, moment, features in zip(late["viewer_id"], moments, found, strict=True):
+            assert_same_activity(features, recomputed(watches, viewer, moment))
+        likes.append(np.array([features.like_count for features in found]))
+    np.testing.assert_array_equal(likes[0] + 1, likes[1])
+
+
+def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd.DataFrame) -> None:
+    viewers = load_dataset(home, "small").viewers
+    now = pd.Timestamp("2030-01-01", tz="UTC")
+    offline = viewer_features_at(
+        repo, pd.DataFrame({"viewer_id": viewers["viewer_id"], "event_timestamp": now})
+    )
+    for viewer, features in zip(viewers.itertuples(), offline, strict=True):
+        online = read_online(repo, str(viewer.viewer_id))
+        keys = [video_key(video) for video in online.history_ids]
+        assert keys == features.history_keys.tolist()
+        assert list(online.history_times) == features.history_times.tolist()
+        assert list(online.watched_keys) == features.watched_keys.tolist()
+        assert online.viewer_watch_count == features.watch_count
+        assert online.viewer_like_count == features.like_count
+        assert online.attributes == features.attributes == tuple(np.asarray(viewer.attributes))
+        assert_same_activity(features, recomputed(watches, str(viewer.viewer_id), now))
+
+
+def test_a_viewer_nobody_knows_gets_the_default(repo: Path) -> None:
+    now = pd.Timestamp("2030-01-01", tz="UTC")
+    moments = pd.DataFrame({"viewer_id": ["nobody", "w3", "w40"], "event_timestamp": now})
+    stranger, known, idle = viewer_features_at(repo, moments)
+    assert_same_activity(stranger, ViewerFeatures())
+    assert stranger.attributes == ()
+    assert known.watch_count > 0
+    assert_same_activity(idle, ViewerFeatures())
+    assert idle.attributes == ("plan=free", "group=1")
+    assert read_online(repo, "nobody").history_ids == ()
+    assert viewer_features_at(repo, moments[:0]) == []
+
+
+def test_before_the_first_watch_the_profile_is_all_there_is(
+    repo: Path, watches: pd.DataFrame
+) -> None:
+    seen = watches[watches["part"] != "test"]
+    few = seen[seen.groupby("viewer_id")["time"].transform("size").between(2, 12)]
+    first = few.groupby("viewer_id").head(1)
+    found = viewer_features_at(repo, moments_before(first))
+    assert len(found) > 3
+    for features in found:
+        assert_same_activity(features, ViewerFeatures())
+    assert any(features.attributes for features in found)
+
+
+def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd.DataFrame) -> None:
+    seen = watches[watches["part"] != "test"]
+    many = seen[seen.groupby("viewer_id")["time"].transform("size") > 14]
+    with pytest.raises(VireoError, match=r"wasn't kept: only what holds after each of the last 12"):
+        viewer_features_at(repo, moments_before(many.groupby("viewer_id").head(3)))
+
+
+def statistics_recomputed(
+    home: Home, watches: pd.DataFrame, video: str, moment: pd.Timestamp
+) -> list[float]:
+    """VIDEO_FEATURES of a video at a moment, from the rows of the watches alone."""
+    seen = watches[(watches["video_id"] == video) & (watches["part"] != "test")]
+    seen = seen[seen["time"] <= moment]
+    ages = (moment - seen["time"]).dt.total_seconds() / 86_400
+    likes = int((seen["liked_time"] <= moment).sum())
+    videos = load_dataset(home, "small").videos.set_index("video_id")
+    published = videos["published"][video]
+    since = published if published <= moment else seen["time"].min()
+    age = 0.0 if pd.isna(since) else (moment - since).total_seconds() / 86_400
+    return [
+        np.log1p(len(seen)),
+        np.log1p((0.5 ** (ages / 30)).sum()),
+        (likes + 2.5) / (len(seen) + 5),
+        np.log1p(age),
+    ]
+
+
+def snapshots(repo: Path) -> list[pd.Timestamp]:
+    table = pd.read_parquet(repo / "video_statistics.parquet", columns=["event_timestamp"])
+    return sorted(table["event_timestamp"].unique())
+
+
+def test_video_statistics_are_those_of_the_last_snapshot_before(
+    home: Home, repo: Path, watches: pd.DataFrame
+) -> None:
+    random = np.random.default_rng(0)
+    known = snapshots(repo)
+    chosen = [int(n) for n in random.integers(0, len(known), 60)]
+    videos = [f"v{n}" for n in random.integers(0, 60, 60)]
+    moments = [known[n] + pd.Timedelta(microseconds=int(n % 2) * 7) for n in chosen]
+    found = video_features_at(repo, pd.DataFrame({"video_id": videos, "event_timestamp": moments}))
+    expected = [
+        statistics_recomputed(home, watches, video, known[n])
+        for video, n in zip(videos, chosen, strict=True)
+    ]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_snapshots_are_many_and_end_with_the_last_watch(repo: Path, watches: pd.DataFrame) -> None:
+    seen = watches[watches["part"] != "test"]
+    known = snapshots(repo)
+    assert 40 < len(known) <= 65
+    assert known[0] == seen["time"].min()
+    assert known[-1] == seen["time"].max()
+
+
+def test_a_video_nobody_knew_yet_has_only_priors(repo: Path, watches: pd.DataFrame) -> None:
+    early = watches["time"].min() - pd.Timedelta(days=400)
+    now = pd.Timestamp("2030-01-01", tz="UTC")
+    moments = pd.DataFrame({"video_id": ["v1", "nothing"], "event_timestamp": [early, now]})
+    np.testing.assert_array_equal(video_features_at(repo, moments), [[0, 0, 0.5, 0]] * 2)
+    assert video_features_at(repo, moments[:0]).shape == (0, 4)
+
+
+def test_the_latest_statistics_are_those_online(
+    home: Home, repo: Path, watches: pd.DataFrame
+) -> None:
+    ids = [f"v{n}" for n in range(60)]
+    last = snapshots(repo)[-1]
+    found = latest_video_features(repo, ids)
+    expected = [statistics_recomputed(home, watches, video, last) for video in ids]
+    np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-5)
+    store = open_repository(repo)
+    online = store.get_online_features(
+        features=store.get_feature_service("video_statistics"),
+        entity_rows=[{"video_id": video} for video in ids],
+    ).to_dict()
+
+    def values(name: str) -> npt.NDArray[np.float64]:
+        return np.array([value or 0 for value in online[name]], np.float64)
+
+    np.testing.assert_allclose(found[:, 0], np.log1p(values("video_watch_count")), rtol=1e-6)
+    popularity = latest_popularity(repo, ids)
+    np.testing.assert_allclose(popularity, values("video_recent_watch_count"), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], np.log1p(popularity), rtol=1e-6)
