@@ -22,7 +22,8 @@ class FeatureReader:
         """Opens the Feast repository's state in `repo`; reads no offline data.
 
         Raises:
-            VireoError: there is none, or it lacks the feature service.
+            VireoError: there is none, it lacks the feature service, or its online store
+                can't be read.
         """
         # Imported here: it takes seconds, and only a process that reads features needs it.
         from feast import FeatureStore
@@ -39,6 +40,14 @@ class FeatureReader:
         except FeatureServiceNotFoundException as error:
             raise VireoError(
                 f"{repo} has no feature service {FEATURE_SERVICE}; "
+                f"build it again with: vireo features build {repo.name}"
+            ) from error
+        try:
+            self.read("")  # also spares the first request what Feast prepares on a first read
+        except Exception as error:
+            # Feast and its stores raise whatever they like; the cause goes into the message.
+            raise VireoError(
+                f"the online store of {repo} can't be read ({type(error).__name__}: {error}); "
                 f"build it again with: vireo features build {repo.name}"
             ) from error
 

@@ -11,14 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
 from server.errors import VireoError
 from server.stack.die_with_parent import wrapped
 from server.stack.logs import last_lines
 from server.stack.processes import ProcessSpec
-
-log = structlog.get_logger()
 
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
 
@@ -83,7 +79,6 @@ class SupervisedProcess:
                 raise self.start_error(ended)
             if loop.time() - started > _STABLE_SECONDS:
                 backoff = _FIRST_BACKOFF
-            log.warning("restarting", process=self.spec.name, reason=ended, seconds=backoff)
             self._update(
                 state="restarting", pid=None, problem=ended, restarts=self.status.restarts + 1
             )
@@ -124,6 +119,8 @@ class SupervisedProcess:
     async def _watch_health(self) -> None:
         while True:
             problem = await self.spec.probe()
+            if self._stopping:
+                return
             if not problem:
                 self._update(state="healthy", problem="")
                 self.healthy.set()

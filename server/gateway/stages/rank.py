@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 from vireo.v1 import candidate_pb2
 from vireo.v1 import ranking_pb2 as pb
-from vireo.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError
 from server.gateway.stages.retrieve import viewer_message
+
+if TYPE_CHECKING:
+    from vireo.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 
 class Rank:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 from vireo.v1 import candidate_pb2 as pb
 from vireo.v1 import viewer_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceAsyncStub
 
 from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError
+
+if TYPE_CHECKING:
+    from vireo.v1.candidate_pb2_grpc import CandidateServiceAsyncStub
 
 _SHARE = 0.6
 """Of the time that is left when it starts; the rest is for ranking."""
