@@ -1,0 +1,44 @@
+"""Starts server processes of ours and waits until they serve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+def start(
+    module: str, log: Path, environment: Mapping[str, str], *flags: str
+) -> subprocess.Popen[bytes]:
+    """Starts `python -m module`, without this process's own VIREO settings, logging to `log`."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *flags],
+            env={**inherited, **environment},
+            stdout=file,
+            stderr=file,
+        )
+
+
+@contextmanager
+def watched_channel(port: int) -> Iterator[grpc.Channel]:
+    """A channel to a process on this port that looks for it often."""
+    options = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 50)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        yield channel
+
+
+def wait_for_health(channel: grpc.Channel, status: int, seconds: float = 60) -> None:
+    """Returns once the process behind `channel` reports `status`."""
+    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=seconds, wait_for_ready=True):
+        if answer.status == status:
+            return
+    raise AssertionError("the watch has ended")

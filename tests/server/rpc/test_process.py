@@ -1,0 +1,223 @@
+"""The pods as processes, each with the real S3 server."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+from server.features.keys import video_keys
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from tests.builders.process import start, wait_for_health, watched_channel
+from tests.builders.releases import build_release
+from tests.builders.s3 import unreachable_s3
+
+pytestmark = pytest.mark.integration
+MODULES = ("server.candidate", "server.ranking")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@pytest.fixture(scope="module")
+def environment(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of pods that follow a channel with a release."""
+    store = ReleaseStore(s3)
+    folder = build_release(tmp_path_factory.mktemp("release"), release_id="of-processes")
+    store.publish(folder)
+    store.set_channel("processes", "of-processes", store.read_channel("processes"))
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        **s3.environment(),
+        "VIREO_CHANNEL": "processes",
+        "VIREO_CACHE": str(cache),
+        "VIREO_DRAIN_SECONDS": "0.1",
+    }
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes of a test, none of which outlives it."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_process_serves_its_channel_and_drains_on_sigterm(
+    module: str,
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    process = start(module, log, environment, "--port", str(port), "--pod-name", "pod-7")
+    processes.append(process)
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+        state = ReleaseServiceStub(channel).GetServingRelease(
+            release_pb2.GetServingReleaseRequest()
+        )
+        assert (state.release_id, state.channel, state.origin, state.pod) == (
+            "of-processes",
+            "processes",
+            "s3",
+            "pod-7",
+        )
+        assert state.state == release_pb2.RELEASE_STATE_SERVING
+        assert state.serving_since.seconds > 0
+        process.send_signal(signal.SIGTERM)
+        wait_for_health(channel, NOT_SERVING)
+    assert process.wait(20) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events == ["starting", "listening", "serving release", "stopping", "draining", "stopped"]
+    assert {line["pod"] for line in lines} == {"pod-7"}
+    assert environment["VIREO_S3_SECRET_KEY"] not in log.read_text()
+    assert lines[0]["settings"]["s3"]["secret_key"] == "**********"
+
+
+def test_candidates_then_ranking_make_a_slate(
+    environment: dict[str, str], processes: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    ports = []
+    for module in MODULES:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+        processes.append(start(module, tmp_path / module, environment, "--port", str(ports[-1])))
+    watched = video_keys(["video-3", "video-4"]).tolist()
+    viewer = ViewerFeatures(
+        history_keys=watched, history_times=[1, 2], watched_keys=watched, watch_count=2
+    )
+    with watched_channel(ports[0]) as candidate, watched_channel(ports[1]) as ranking:
+        wait_for_health(candidate, SERVING)
+        wait_for_health(ranking, SERVING)
+        found = CandidateServiceStub(candidate).RetrieveCandidates(
+            candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=30, page_size=5)
+        )
+        assert len(found.keys) == 30
+        assert len(found.ids) == 5
+        assert not {"video-3", "video-4"} & set(found.ids)
+        assert [source.failure for source in found.sources] == ["", "", ""]
+        unknown_key = 12345
+        ranked = RankingServiceStub(ranking).RankCandidates(
+            ranking_pb2.RankCandidatesRequest(
+                viewer=viewer,
+                keys=[*found.keys, unknown_key],
+                scores=[*found.scores, 1],
+                co_watch_scores=[*found.co_watch_scores, 0],
+                source_masks=[*found.source_masks, 2],
+                page_size=31,
+                titles=True,
+            )
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            CandidateServiceStub(candidate).RetrieveCandidates(
+                candidate_pb2.RetrieveCandidatesRequest(
+                    viewer=viewer, count=5, seed_key=unknown_key
+                )
+            )
+    assert found.release_id == ranked.release_id == "of-processes"
+    assert set(ranked.keys) == {*found.keys, unknown_key}
+    assert list(ranked.scores) == sorted(ranked.scores, reverse=True)
+    assert ranked.unknown_candidates == 1
+    assert ranked.ids[-1] == ranked.titles[-1] == ""
+    assert ranked.titles[0] == f"Title of {ranked.ids[0]}"
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_process_without_s3_serves_from_the_cache_of_one_before(
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    first = start("server.ranking", tmp_path / "first", environment, "--port", str(port))
+    processes.append(first)
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+    first.terminate()
+    assert first.wait(20) == 0
+    without_s3 = {**environment, **unreachable_s3().environment()}
+    processes.append(start("server.ranking", tmp_path / "log", without_s3, "--port", str(port)))
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+        state = ReleaseServiceStub(channel).GetServingRelease(
+            release_pb2.GetServingReleaseRequest()
+        )
+    assert (state.release_id, state.origin) == ("of-processes", "cache")
+    assert "can't be reached" in state.last_failure
+
+
+def test_second_signal_ends_the_process_at_once(
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    slow = {**environment, "VIREO_DRAIN_SECONDS": "600"}
+    process = start("server.ranking", tmp_path / "log", slow, "--port", str(port))
+    processes.append(process)
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+        process.send_signal(signal.SIGTERM)
+        wait_for_health(channel, NOT_SERVING)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_bad_settings_end_the_process_with_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = start("server.candidate", tmp_path / "log", environment, "--port", "many")
+    assert process.wait(30) == 1
+    [line] = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith("error: bad settings: VIREO_PORT or --port: Input should be")
+
+
+def test_port_that_is_taken_ends_the_process_with_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1])
+        process = start("server.candidate", tmp_path / "log", environment, "--port", number)
+        assert process.wait(30) == 1
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith(f"error: can't listen on 127.0.0.1:{number}: the port is taken")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_pods_import_nothing_of_training(module: str) -> None:
+    script = (
+        f"import sys, {module}.__main__; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported = set(ran.stdout.split())
+    assert "onnxruntime" in imported
+    assert not imported & {"torch", "pandas", "feast", "pyarrow", "scipy", "onnx", "training"}

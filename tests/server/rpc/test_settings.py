@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from server.candidate.settings import CandidateSettings
+from server.errors import VireoError
+from server.releases.s3 import S3Settings
+from server.rpc.pod import PodSettings
+from server.rpc.settings import load_settings
+from tests.builders.s3 import unreachable_s3
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An S3 server is named, and no other setting."""
+    monkeypatch.delenv("VIREO_PORT", raising=False)
+    for variable, text in unreachable_s3().environment().items():
+        monkeypatch.setenv(variable, text)
+
+
+def test_flags_come_before_the_environment_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_PORT", "1111")
+    monkeypatch.setenv("VIREO_CHANNEL", "canary")
+    settings = load_settings(PodSettings, ["--port", "2222"])
+    assert (settings.port, settings.channel, settings.host) == (2222, "canary", "127.0.0.1")
+    assert settings.s3 == S3Settings.load()
+
+
+def test_cache_lies_below_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_HOME", "/somewhere")
+    assert load_settings(PodSettings, ["--port", "1"]).cache == Path("/somewhere/cache")
+
+
+def test_quotas_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_QUOTAS", '{"co_watch": 0.5}')
+    settings = load_settings(CandidateSettings, ["--port", "1"])
+    assert (settings.quotas.co_watch, settings.quotas.popular) == (0.5, 0.1)
+    monkeypatch.setenv("VIREO_QUOTAS", '{"co_watch": 0.95}')
+    with pytest.raises(VireoError, match=r"VIREO_QUOTAS or --quotas: .* at most 1"):
+        load_settings(CandidateSettings, ["--port", "1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "bad settings: VIREO_PORT or --port: Field required"),
+        (["--port", "many"], "bad settings: VIREO_PORT or --port: Input should be a valid integer"),
+        (["--port", "70000"], "bad settings: VIREO_PORT or --port: Input should be less than"),
+        (
+            ["--port", "1", "--no-such-flag", "1"],
+            "bad settings: error parsing CLI: unrecognized arguments",
+        ),
+    ],
+)
+def test_bad_settings_are_one_line_that_names_them(flags: list[str], message: str) -> None:
+    with pytest.raises(VireoError) as caught:
+        load_settings(PodSettings, flags)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_GRACE_SECONDS", "-1")
+    with pytest.raises(VireoError, match=r"VIREO_PORT or --port.*VIREO_GRACE_SECONDS or --grace-s"):
+        load_settings(PodSettings, [])
+
+
+def test_missing_s3_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIREO_S3_ENDPOINT")
+    with pytest.raises(VireoError, match="bad S3 settings: VIREO_S3_ENDPOINT: Field required"):
+        load_settings(PodSettings, ["--port", "1"])
+
+
+def test_secrets_are_hidden_when_settings_are_shown() -> None:
+    shown = load_settings(PodSettings, ["--port", "1"]).model_dump(mode="json")
+    assert shown["s3"]["secret_key"] == "**********"
