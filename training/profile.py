@@ -59,20 +59,26 @@ def read_profile(path: Path) -> Profile:
 def _config(path: Path, section: str, kind: type[Config], sections: dict[str, Any]) -> Config:
     types = get_type_hints(kind)
     values = sections.get(section, {})
+    if not isinstance(values, dict):
+        raise ProfileError(f"{path}: [{section}] must be a section of settings, not {values!r}")
     for name, value in values.items():
         if name not in types:
             raise ProfileError(
                 f"{path}: [{section}] has no setting {name!r}; there are {_listed(list(types))}"
             )
-        # TOML writes 1 for 1.0; a bool is an int to Python but to nobody else.
-        fits = isinstance(value, types[name]) and not isinstance(value, bool)
-        whole_number = type(value) is int and isinstance(float(value), types[name])
-        if not (fits or whole_number or (isinstance(value, bool) and types[name] is bool)):
+        if not _fits(value, types[name]):
             raise ProfileError(
                 f"{path}: [{section}] {name} is {value!r}, "
                 f"which isn't {getattr(types[name], '__name__', types[name])}"
             )
     return kind(**values)
+
+
+def _fits(value: object, wanted: Any) -> bool:
+    """Whether a TOML value is of a field's type; 1 passes for 1.0, but true never for 1."""
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, wanted) or (isinstance(value, int) and isinstance(0.0, wanted))
 
 
 def _listed(names: list[str]) -> str:

@@ -77,9 +77,11 @@ def train_retrieval(
     with interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
-        while trainer.share_done < 1:
+        while not trainer.finished:
             started = time.monotonic()
             trainer.train_step()
+            trainer.seconds += time.monotonic() - started
+            started = time.monotonic()
             if trainer.at_epoch_end or trainer.share_done == 1:
                 point = trainer.end_epoch()
                 _write_curve(trainer, checkpoints)
@@ -92,7 +94,7 @@ def train_retrieval(
             if interrupt.requested:
                 _save(trainer, identity, checkpoints)
                 raise TrainingInterruptedError(
-                    f"training was stopped in epoch {trainer.epoch + 1} of {config.epochs}; "
+                    f"training was stopped with {trainer.share_done:.0%} of it done; "
                     "run the same command again to go on from there"
                 )
     return trainer.best_model()

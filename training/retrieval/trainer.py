@@ -50,6 +50,7 @@ class RetrievalTrainer:
         """Over this epoch's batches."""
         self.seconds = 0.0
         """Spent in training."""
+        self.finished = False
         self._data = data
         self._windows = Windows(data, config.history_limit, config.batch_tokens)
         self._epoch_batches = (0, self._windows.batches(config.seed, 0))
@@ -139,7 +140,8 @@ class RetrievalTrainer:
     def end_epoch(self) -> dict[str, float]:
         """Closes the epoch, validates where that is due; returns its point of the curve."""
         point = {"epoch": self.epoch + 1.0, "loss": self.loss_sum / self.batch}
-        if self.share_done == 1 or (self.epoch + 1) % self.config.validate_every == 0:
+        self.finished = self.share_done == 1
+        if self.finished or (self.epoch + 1) % self.config.validate_every == 0:
             point |= validation_metrics(self.average, self._data)
             if point["ndcg_10"] > self.best_ndcg:
                 self.best_ndcg = point["ndcg_10"]
@@ -154,5 +156,7 @@ class RetrievalTrainer:
         return self.average.eval()
 
 
-PROGRESS = ("best_ndcg", "curve", "epoch", "batch", "step", "loss_sum", "seconds")
+PROGRESS = (
+    "best_ndcg", "curve", "epoch", "batch", "step", "loss_sum", "seconds", "finished",
+)  # fmt: skip
 """Plain attributes of a trainer that a checkpoint holds."""

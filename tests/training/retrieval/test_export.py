@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from server.features.tower_inputs import tower_inputs
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.export import ExportError, check_export, export_viewer_tower, trial_batches
+from training.retrieval.model import TwoTower
+
+
+@pytest.fixture(scope="module")
+def exported(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TwoTower, Path]:
+    torch.manual_seed(0)
+    model = TwoTower(ring, small)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("export") / "viewer_tower" / "1" / "model.onnx"
+    export_viewer_tower(model, path)
+    return model.eval(), path
+
+
+def test_one_file_holds_everything(exported: tuple[TwoTower, Path]) -> None:
+    assert [path.name for path in exported[1].parent.iterdir()] == ["model.onnx"]
+
+
+def test_serving_inputs_go_in_as_they_are(
+    exported: tuple[TwoTower, Path], ring: RetrievalData
+) -> None:
+    model, path = exported
+    viewers = [ring.viewer_features(viewer) for viewer in range(11)]
+    inputs = tower_inputs(viewers, ring.video_rows(), ring.vocabulary, model.config.history_limit)
+
+    vectors = np.asarray(onnxruntime.InferenceSession(path).run(["viewer_vector"], inputs)[0])
+
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    expected = model.viewer_vectors(**tensors).detach().numpy()
+    assert vectors.dtype == np.float32
+    assert np.abs(vectors - expected).max() < 1e-4
+
+
+def test_every_case_of_serving_is_tried(exported: tuple[TwoTower, Path]) -> None:
+    limit = exported[0].config.history_limit
+    batches = trial_batches(exported[0])
+
+    sizes = {len(batch["lengths"]) for batch in batches.values()}
+    assert {1, 2, 7} <= sizes
+    assert batches["an empty history"]["lengths"].tolist() == [0]
+    assert batches["a full history"]["history"].shape == (1, limit)
+    assert (batches["a full history"]["history"] > 0).all()
+    assert not batches["an unseen viewer"]["attributes"].any()
+    unknown = batches["unknown videos"]
+    assert (unknown["history"][0, : unknown["lengths"][0]] == 0).any()
+
+
+def test_a_file_that_answers_otherwise_fails_the_export(
+    exported: tuple[TwoTower, Path], tmp_path: Path
+) -> None:
+    model, path = exported
+    broken = onnx.load(path)
+    weights = next(
+        tensor for tensor in broken.graph.initializer if tensor.name.endswith("norm.weight")
+    )
+    values = numpy_helper.to_array(weights) * np.float32(1.01)
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    onnx.save(broken, tmp_path / "model.onnx")
+
+    with pytest.raises(ExportError, match=r"differ by .* on a batch of one"):
+        check_export(model, tmp_path / "model.onnx")
+
+
+def test_a_failed_check_leaves_no_file(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    model = TwoTower(ring, small)
+    with torch.no_grad():
+        model.viewer_tower.norm.bias.fill_(float("nan"))
+
+    with pytest.raises(ExportError, match="differ by nan"):
+        export_viewer_tower(model, tmp_path / "model.onnx")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_of_ids_alone_exports(small: RetrievalConfig, tmp_path: Path) -> None:
+    data = RetrievalData.build(
+        watches_frame({"a": ["x", "y"]}), videos_frame(["x", "y"]), viewers_frame({})
+    )
+
+    export_viewer_tower(TwoTower(data, small), tmp_path / "model.onnx")
+
+    assert (tmp_path / "model.onnx").exists()
