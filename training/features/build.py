@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import structlog
+from feast import FeatureStore
 
 from server.errors import VireoError
 from server.home import Home
@@ -17,17 +19,22 @@ from training.data.folder import replaced_folder
 from training.data.split import Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
 from training.features.definitions import VIEWS
+from training.features.online_store import (
+    OnlineStoreSettings,
+    forget_online_rows,
+    store_errors,
+)
 from training.features.repository import (
     CONFIGURATION,
-    OnlineStoreSettings,
     apply_definitions,
-    forget_online_rows,
     materialize,
     open_repository,
     write_configuration,
 )
 from training.features.snapshots import write_video_statistics
 from training.features.watches import Split, write_watches
+
+_log = structlog.get_logger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with the step, how many of its units are done, and of how many."""
@@ -93,17 +100,21 @@ def _write_tables(
 def _fill_online_store(folder: Path, first: datetime, last: datetime, progress: Progress) -> None:
     """Applies the definitions and materializes every view; leaves nothing when it fails."""
     store = open_repository(folder)
-    done = False
-    try:
-        apply_definitions(store)
-        for position, view in enumerate(VIEWS):
-            progress("online store", position, len(VIEWS))
-            materialize(store, view, first, last)
+    with contextlib.ExitStack() as undo:
+        undo.callback(_forget, store)
+        try:
+            apply_definitions(store)
+            for position, view in enumerate(VIEWS):
+                progress("online store", position, len(VIEWS))
+                materialize(store, view, first, last)
+        except store_errors() as error:
+            kind = store.config.online_store.type
+            raise VireoError(
+                f"the online store ({kind}) refuses the features: {error}; "
+                + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
+            ) from error
         progress("online store", len(VIEWS), len(VIEWS))
-        done = True
-    finally:
-        if not done:
-            forget_online_rows(store)
+        undo.pop_all()
 
 
 @contextlib.contextmanager
@@ -112,4 +123,12 @@ def _retired(target: Path) -> Iterator[None]:
     retired = open_repository(target) if (target / CONFIGURATION).exists() else None
     yield
     if retired is not None:
-        forget_online_rows(retired)
+        _forget(retired)
+
+
+def _forget(store: FeatureStore) -> None:
+    """Deletes a store's rows outside of its folder; where it can't, they only take up space."""
+    try:
+        forget_online_rows(store)
+    except store_errors() as error:
+        _log.warning("online_rows_left_behind", project=store.project, reason=str(error))

@@ -8,11 +8,8 @@ import yaml
 from pydantic import SecretStr
 
 from server.errors import VireoError
-from training.features.repository import (
-    OnlineStoreSettings,
-    redis_connection,
-    write_configuration,
-)
+from training.features.online_store import OnlineStoreSettings, redis_connection
+from training.features.repository import write_configuration
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from clients.cli import data, features
+from server.errors import VireoError
+
+app = typer.Typer()
+app.add_typer(data.app, name="data")
+app.add_typer(features.app, name="features")
+
+# Ten viewers watch on around a ring of eight videos.
+INTERACTIONS = "viewer_id,video_id,timestamp,event\n" + "".join(
+    f"0{viewer},v{(viewer + step) % 8},{1_700_000_000 + 60 * step},{'like' if step == 2 else ''}\n"
+    for viewer in range(10)
+    for step in range(5)
+)
+VIDEOS = "video_id,title\n" + "".join(f"v{n},[bold]Title {n}\n" for n in range(8))
+
+
+def vireo(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("VIREO_HOME", str(tmp_path / "home"))
+    (tmp_path / "i.csv").write_text(INTERACTIONS)
+    (tmp_path / "v.csv").write_text(VIDEOS)
+    return ["--interactions", str(tmp_path / "i.csv"), "--videos", str(tmp_path / "v.csv")]
+
+
+def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str]) -> None:
+    done = vireo("data", "import", *files)
+    assert done.exit_code == 0, done.output
+    assert "mine: 50 interactions of 10 viewers with 8 videos." in done.output
+
+    listed = vireo("data", "list")
+    assert "mine" in listed.output
+    assert "2023-11-14" in listed.output
+    assert "40 play, 10 like" in vireo("data", "show", "mine").output
+    shown = json.loads(vireo("data", "show", "mine", "--json").output)
+    assert shown["events"] == {"play": 40, "like": 10}
+    assert json.loads(vireo("data", "list", "--json").output) == [shown]
+
+    built = vireo("features", "build", "mine")
+    assert built.exit_code == 0, built.output
+    assert "mine: features built, holdout last." in built.output
+    viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
+    assert viewer["viewer_id"] == "03"
+    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6"]
+    assert viewer["viewer_like_count"] == 1
+    table = vireo("features", "show", "mine", "--viewer", "03").output
+    assert "[bold]Title 6" in table
+    assert "Title 7" not in table
+    assert "cold start" in vireo("features", "show", "mine", "--viewer", "3").output
+
+    assert vireo("features", "build", "mine", "--holdout", "none").exit_code == 0
+    viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
+    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
+
+
+def test_mended_rows_are_told(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text(INTERACTIONS + "00,nothing,1,\n00,v0,1700000000,\n")
+    refused = vireo("data", "import", *files)
+    assert isinstance(refused.exception, VireoError)
+    assert "i.csv, row 52, column video_id: video 'nothing'" in str(refused.exception)
+    done = vireo("data", "import", *files, "--skip-bad-rows", "--name", "other")
+    assert "1 bad interactions left out" in done.output
+    assert "1 repeated interactions dropped" in done.output
+    assert "1 repeated interactions dropped" in vireo("data", "show", "other").output
+
+
+def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
+    assert "vireo data fetch ml-100k" in vireo("data", "list").output
+    assert vireo("data", "list", "--json").output == "[]\n"
+    for command in (["data", "show", "ml-1m"], ["features", "build", "ml-1m"]):
+        assert "make it with: vireo data fetch ml-1m" in str(vireo(*command).exception)
+    unbuilt = vireo("features", "show", "ml-1m", "--viewer", "1")
+    assert "build it with: vireo features build ml-1m" in str(unbuilt.exception)
+
+
+def test_wrong_usage_exits_with_2(files: list[str]) -> None:
+    assert vireo("data", "import", "--videos", "v.csv").exit_code == 2
+    assert vireo("features", "build", "mine", "--holdout", "first").exit_code == 2
