@@ -48,7 +48,11 @@ def run_stack_in_terminal(ready: Callable[[StackState], None]) -> None:
             def changed(state: StackState) -> None:
                 live.update(process_table(state.processes), refresh=True)
 
-            asyncio.run(Stack(settings, changed, ready).run())
+            def ready_above_table(state: StackState) -> None:
+                ready(state)
+                live.refresh()
+
+            asyncio.run(Stack(settings, changed, ready_above_table).run())
     else:
         asyncio.run(Stack(settings, _ChangePrinter(), ready).run())
 

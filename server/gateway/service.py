@@ -33,7 +33,7 @@ NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 _CHANNEL_OPTIONS = (
     # A pod or Envoy that is back is found within a second; the default grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # also how long a connection may take to come up
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

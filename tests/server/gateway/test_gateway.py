@@ -1,0 +1,344 @@
+"""The gateway over real pods: whole slates, and slates without whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.candidate.pipeline import CandidatePipeline
+from server.candidate.service import candidate_pod
+from server.candidate.settings import CandidateSettings
+from tests.builders.releases import build_release, video_ids
+from tests.builders.rpc import serving
+from tests.builders.s3 import unreachable_s3
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
+from tests.server.gateway.conftest import NOWHERE, gateway
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+
+def ids(response: pb.RecommendResponse) -> list[str]:
+    return [item.video_id for item in response.items]
+
+
+async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
+    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+    assert not response.degradations
+    assert response.release_id == "tiny-1"
+    assert [item.position for item in response.items] == list(range(1, 38))
+    scores = [item.score for item in response.items]
+    assert scores == sorted(scores, reverse=True)
+    assert all(item.HasField("task_scores") and item.sources for item in response.items)
+    assert not response.HasField("explanation")
+
+
+async def test_an_unknown_viewer_is_a_cold_start_and_no_degradation(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    response = await whole.Recommend(pb.RecommendRequest(viewer_id="nobody", explain=True))
+    assert len(response.items) == 10
+    assert not response.degradations
+    assert response.explanation.history_length == 0
+
+
+async def test_fewer_videos_come_only_when_the_catalogue_has_no_more(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    excluded = video_ids(40)[3:38]
+    request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=excluded)
+    assert set(ids(await whole.Recommend(request))) == {"video-38", "video-39"}
+    request.excluded_video_ids[:] = video_ids(40)
+    nothing = await whole.Recommend(request)
+    assert not nothing.items
+    assert not nothing.degradations
+    assert nothing.release_id == "tiny-1"
+
+
+async def test_unknown_excluded_ids_are_ignored(whole: RecommendationServiceAsyncStub) -> None:
+    plain = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=["nowhere"] * 1000)
+    assert ids(await whole.Recommend(request)) == ids(plain)
+
+
+async def test_the_playing_video_is_never_returned(whole: RecommendationServiceAsyncStub) -> None:
+    first = ids(await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER)))[0]
+    for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT):
+        request = pb.RecommendRequest(
+            viewer_id=VIEWER, page_size=40, surface=surface, seed_video_id=first
+        )
+        assert first not in ids(await whole.Recommend(request))
+
+
+async def test_an_unknown_playing_video_matters_only_where_the_slate_follows_it(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    request = pb.RecommendRequest(viewer_id=VIEWER, seed_video_id="nowhere")
+    assert len((await whole.Recommend(request)).items) == 10
+    request.surface = pb.SURFACE_UP_NEXT
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.Recommend(request)
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "'nowhere'" in str(raised.value.details())
+
+
+async def test_an_explanation_tells_titles_times_and_sources(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
+    assert all(item.title == f"Title of {item.video_id}" for item in response.items)
+    explanation = response.explanation
+    assert explanation.candidates == 37
+    assert explanation.history_length == 3
+    assert {report.source for report in explanation.sources} == {
+        viewer_pb2.SOURCE_TWO_TOWER,
+        viewer_pb2.SOURCE_CO_WATCH,
+        viewer_pb2.SOURCE_POPULAR,
+    }
+    for time in ("features_time", "retrieval_time", "ranking_time"):
+        assert getattr(explanation, time).ToNanoseconds() > 0
+
+
+async def test_every_violation_is_listed_by_field(whole: RecommendationServiceAsyncStub) -> None:
+    request = pb.RecommendRequest(
+        viewer_id="", page_size=501, surface=pb.SURFACE_UP_NEXT, excluded_video_ids=["x", ""]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.Recommend(request)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    trailers = dict(raised.value.trailing_metadata())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    bad = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad)
+    assert {violation.field for violation in bad.field_violations} == {
+        "viewer_id",
+        "page_size",
+        "seed_video_id",
+        "excluded_video_ids[1]",
+    }
+
+
+async def test_a_page_larger_than_the_candidate_count_is_filled(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    async with gateway(release, features, candidate_target, ranking_target, candidates=5) as stub:
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id="x", page_size=20))
+        assert len(response.items) == 20
+        response = await stub.Recommend(
+            pb.RecommendRequest(viewer_id="x", page_size=1, explain=True)
+        )
+        assert response.explanation.candidates == 5
+
+
+async def test_without_ranking_pods_the_slate_is_in_retrieval_order(
+    release: Path, features: Path, candidate_target: str
+) -> None:
+    async with gateway(release, features, candidate_target, NOWHERE) as stub:
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+    scores = [item.score for item in response.items]
+    assert scores == sorted(scores, reverse=True)
+    assert all(item.sources and not item.HasField("task_scores") for item in response.items)
+    assert response.release_id == "tiny-1"
+
+
+async def test_without_candidate_pods_the_slate_is_the_popular_list(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async with gateway(release, features, NOWHERE, ranking_target) as stub:
+        request = pb.RecommendRequest(
+            viewer_id=VIEWER,
+            page_size=4,
+            excluded_video_ids=["video-4"],
+            seed_video_id="video-5",
+            explain=True,
+        )
+        response = await stub.Recommend(request)
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    # By popularity, without the watched, the excluded and the playing one.
+    assert ids(response) == ["video-3", "video-6", "video-7", "video-8"]
+    scores = [item.score for item in response.items]
+    assert scores == sorted(scores, reverse=True)
+    assert response.release_id == "tiny-1"
+    assert response.explanation.candidates == 0
+
+
+def drop_tables(online: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(online)
+    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    for (name,) in connection.execute(query).fetchall():
+        connection.execute(f'DROP TABLE "{name}"')
+    connection.commit()
+    return connection
+
+
+def lock(online: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(online)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+@pytest.mark.parametrize("damage", [drop_tables, lock])
+async def test_without_features_the_slate_is_that_of_a_cold_start(
+    damage: Callable[[Path], sqlite3.Connection],
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "features"
+    shutil.copytree(features, copy)
+    async with gateway(
+        release, copy, candidate_target, ranking_target, features_timeout=0.2
+    ) as stub:
+        cold = await stub.Recommend(pb.RecommendRequest(viewer_id="nobody"), timeout=60)
+        connection = damage(copy / DATASET / "online.db")
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
+        connection.close()
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_FEATURES_MISSING]
+    assert ids(response) == ids(cold)
+
+
+async def test_a_failed_source_is_declared(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    pod = candidate_pod(CandidateSettings(port=0, s3=unreachable_s3()))
+
+    def without_index(folder: Path) -> CandidatePipeline:
+        return CandidatePipeline(replace(pod.build(folder).release, index=None))
+
+    async with (
+        serving(replace(pod, build=without_index), release) as (server, _),
+        gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
+    assert len(response.items) == 10
+    failures = {report.source: report.failure for report in response.explanation.sources}
+    assert failures.pop(viewer_pb2.SOURCE_TWO_TOWER)
+    assert not any(failures.values())
+
+
+async def test_a_chain_of_two_releases_is_declared_and_has_no_nameless_videos(
+    release: Path, features: Path, ranking_target: str, tmp_path: Path
+) -> None:
+    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
+    settings = CandidateSettings(port=0, s3=unreachable_s3())
+    async with (
+        serving(candidate_pod(settings), newer) as (server, _),
+        gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=57))
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_MIXED_RELEASES]
+    assert response.release_id == "tiny-1"
+    # The ranking pod doesn't know 20 of them; the candidate pod has named its first page.
+    assert set(ids(response)) == set(video_ids(60)) - set(WATCHED)
+
+
+class SilentServer:
+    """Takes connections and answers nothing."""
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._ignore, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"{host}:{port}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _ignore(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+
+async def test_stages_that_hang_leave_time_to_answer_within_the_callers_deadline(
+    release: Path, features: Path
+) -> None:
+    async with (
+        SilentServer() as silent,
+        gateway(release, features, silent, silent) as stub,
+    ):
+        # The caller's deadline is far below the stages' own limits.
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=2)
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+
+
+async def test_a_ranking_stage_that_hangs_leaves_time_to_answer(
+    release: Path, features: Path, candidate_target: str
+) -> None:
+    async with (
+        SilentServer() as silent,
+        gateway(release, features, candidate_target, silent) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=2)
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+
+
+async def test_a_caller_without_a_deadline_gets_the_default_one(
+    release: Path, features: Path
+) -> None:
+    async with (
+        SilentServer() as silent,
+        gateway(release, features, silent, silent, default_deadline=0.5) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+
+
+class Recorder(candidate_pb2_grpc.CandidateServiceServicer):
+    """A candidate service that finds nothing, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.request = candidate_pb2.RetrieveCandidatesRequest()
+        self.metadata: dict[str, Any] = {}
+
+    async def RetrieveCandidates(  # noqa: N802
+        self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
+    ) -> candidate_pb2.RetrieveCandidatesResponse:
+        self.request = request
+        self.metadata = dict(context.invocation_metadata())
+        return candidate_pb2.RetrieveCandidatesResponse(release_id="recorded")
+
+
+async def test_the_inner_hop_gets_the_request_id_and_the_viewers_row(
+    release: Path, features: Path
+) -> None:
+    recorder = Recorder()
+    server = grpc.aio.server()
+    candidate_pb2_grpc.add_CandidateServiceServicer_to_server(recorder, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with gateway(release, features, f"127.0.0.1:{port}", NOWHERE) as stub:
+        call = stub.Recommend(
+            pb.RecommendRequest(viewer_id=VIEWER), metadata=(("x-request-id", "mine"),)
+        )
+        response = await call
+        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+    await server.stop(None)
+    assert response.request_id == "mine"
+    assert response.release_id == "recorded"
+    assert recorder.metadata["x-request-id"] == "mine"
+    viewer = recorder.request.viewer
+    assert len(viewer.history_keys) == 3
+    assert np.diff(viewer.history_times).tolist() == [3600, 3600]
+    assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
+    assert list(viewer.attributes) == ["occupation=artist"]
+    assert (viewer.watch_count, viewer.like_count) == (3, 2)
+    assert recorder.request.count == 300

@@ -1,0 +1,83 @@
+"""The gateway's pure parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.features.keys import video_key, video_keys
+from server.gateway.deadline import Deadline
+from server.gateway.fallback import PopularList
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.answer import ranked_items, sources_of
+from server.releases.manifest import ReleaseError
+
+
+def query(**fields: object) -> RecommendQuery:
+    request = pb.RecommendRequest(viewer_id="1", **fields)  # type: ignore[arg-type]
+    return RecommendQuery.of(request, "id", Deadline.after(1))
+
+
+def test_absent_fields_have_their_defaults() -> None:
+    assert query().page_size == 10
+    assert query().playing_key is None
+    assert query().seed_key is None
+
+
+def test_a_seed_is_followed_on_up_next_alone() -> None:
+    home, up_next = query(seed_video_id="v"), query(seed_video_id="v", surface=2)
+    assert home.playing_key == up_next.playing_key == video_key("v")
+    assert home.seed_key is None
+    assert up_next.seed_key == video_key("v")
+
+
+def test_a_budget_is_the_stages_limit_or_its_share_of_what_is_left() -> None:
+    assert Deadline.after(100).budget(0.5, 0.5) == 0.5
+    assert 4.9 < Deadline.after(10).budget(100, 0.5) < 5
+    assert Deadline.after(-1).left() == 0
+    assert Deadline.after(-1).budget(100) == 0
+
+
+def test_the_answers_own_time_is_kept_back() -> None:
+    deadline = Deadline.after(10)
+    assert deadline.budget(100) < deadline.left()
+
+
+def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
+    popular = PopularList(("a", "b", "c"), video_keys(["a", "b", "c"]))
+    assert popular.best(2, video_keys(["a"])) == ["b", "c"]
+    assert popular.best(9, np.empty(0, np.int64)) == ["a", "b", "c"]
+    assert popular.best(9, video_keys(["a", "b", "c"])) == []
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "a"])
+def test_a_popular_file_of_another_form_is_refused(content: object, tmp_path: Path) -> None:
+    (tmp_path / "popular.json").write_text(json.dumps(content))
+    with pytest.raises(ReleaseError, match="list of video ids"):
+        PopularList.load(tmp_path)
+
+
+def test_a_mask_names_its_sources_and_ignores_bits_of_later_builds() -> None:
+    assert sources_of(0) == ()
+    assert sources_of(0b1010) == (1, 3)
+    assert sources_of(1 << 31 | 0b100) == (2,)
+
+
+def test_a_video_that_neither_pod_names_is_left_out() -> None:
+    ranked = ranking_pb2.RankCandidatesResponse(
+        keys=[1, 2, 3],
+        ids=["a", "", ""],
+        scores=[0.3, 0.2, 0.1],
+        watch_scores=[0.3, 0.2, 0.1],
+        like_scores=[0.5, 0.5, 0.5],
+        source_masks=[2, 2, 2],
+    )
+    candidates = candidate_pb2.RetrieveCandidatesResponse(keys=[3, 2, 1], ids=["c"])
+    items = ranked_items(ranked, candidates)
+    assert [(item.video_id, item.position) for item in items] == [("a", 1), ("c", 2)]
+    assert items[1].score == pytest.approx(0.1)
