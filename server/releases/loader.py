@@ -26,6 +26,10 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
 
 
+class ChannelUnsetError(ReleaseError):
+    """The store answers, and the channel names no release: nothing is to be served."""
+
+
 @dataclass(frozen=True)
 class Serving(Generic[T]):
     """What is served now. A call takes it once and keeps to it until it has answered."""
@@ -78,6 +82,8 @@ class ReleaseLoader(Generic[T]):
         self._files = files
         self._build = build
         self._poll_seconds = poll_seconds
+        # Failures since the last success that are in the log: each is logged once.
+        self._reported: set[str] = set()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="release")
 
     async def run(self, on_first: Callable[[], Awaitable[None]]) -> None:
@@ -92,11 +98,13 @@ class ReleaseLoader(Generic[T]):
             await asyncio.sleep(self._delay(failures))
 
     def _delay(self, failures: int) -> float:
-        """Seconds to the next look: short at first while there is nothing to serve."""
+        """Seconds to the next look: never long while there is nothing to serve."""
         if not failures:
             return self._poll_seconds
-        shortest = self._poll_seconds if self.serving else min(_FIRST_DELAY, self._poll_seconds)
-        return min(shortest * 2.0 ** min(failures - 1, 10), _LONGEST_DELAY)
+        longer = 2.0 ** min(failures - 1, 10)
+        if self.serving is None:
+            return min(_FIRST_DELAY * longer, self._poll_seconds)
+        return min(self._poll_seconds * longer, max(self._poll_seconds, _LONGEST_DELAY))
 
     async def _attempt(self) -> bool:
         """Looks at the channel once, and loads what it names if that isn't served yet."""
@@ -105,16 +113,17 @@ class ReleaseLoader(Generic[T]):
         except Exception as error:  # noqa: BLE001
             # Declared policy: whatever goes wrong with a release, the old one goes on.
             self._report(error)
-            if self.serving is None:
+            if self.serving is None and not isinstance(error, ChannelUnsetError):
                 await self._fall_back()
             return False
         self.last_failure = ""
+        self._reported.clear()
         return True
 
     async def _follow(self) -> None:
         channel = await self._off_loop(lambda: self._store.read_channel(self.channel))
         if channel is None:
-            raise ReleaseError(
+            raise ChannelUnsetError(
                 f"channel {self.channel} names no release yet; publish one with "
                 f"`vireo release publish --promote {self.channel}`"
             )
@@ -158,7 +167,8 @@ class ReleaseLoader(Generic[T]):
 
     def _report(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
-        if reason != self.last_failure:
+        if reason not in self._reported:
+            self._reported.add(reason)
             still = self.serving.release_id if self.serving else None
             log.error(
                 "release not loaded",

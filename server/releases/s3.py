@@ -22,12 +22,12 @@ class S3Settings(BaseSettings):
     secure: bool = False
     """Whether to speak TLS."""
     region: str = "us-east-1"
-    connect_timeout: float = Field(default=2.0, gt=0)
-    """Seconds."""
+    connect_timeout: float = Field(default=1.0, gt=0)
+    """Seconds. Short, so that a pod soon falls back on its cache."""
     read_timeout: float = Field(default=10.0, gt=0)
     """Seconds without a byte before a transfer is given up."""
     retries: int = Field(default=2, ge=0)
-    """How often a request that failed on the way is repeated at once."""
+    """How often a request is repeated at once that broke off or got a server error."""
 
     @staticmethod
     def load() -> S3Settings:

@@ -81,7 +81,11 @@ class ReleaseStore:
             maxsize=2 * _PARALLEL,
             timeout=urllib3.Timeout(connect=settings.connect_timeout, read=settings.read_timeout),
             retries=urllib3.Retry(
-                total=settings.retries, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
+                total=settings.retries,
+                connect=0,  # a server that isn't there won't be in a moment either
+                backoff_factor=0.2,
+                status_forcelist=[500, 502, 503, 504],
+                raise_on_status=False,
             ),
         )
         self._client = Minio(

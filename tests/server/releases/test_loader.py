@@ -202,3 +202,15 @@ async def test_bug_in_building_is_logged_with_its_stack_once_and_retried(
     assert [(line["reason"], line["exc_info"]) for line in failures] == [
         ("ZeroDivisionError: a bug", True)
     ]
+
+
+async def test_channel_that_names_nothing_is_not_answered_from_the_cache(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    ReleaseCache(tmp_path / "cache").fetch(store, name, FILES)
+    ReleaseCache(tmp_path / "cache").remember("ranking", name, name)
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: "names no release yet" in loader.last_failure)
+        assert loader.serving is None
