@@ -1,6 +1,17 @@
 -- Rewrites the REST transcoder's plain-text 400 into a google.rpc.Status with the
 -- google.rpc.BadRequest that names the field.
 
+-- A message may quote bytes of the request that are no UTF-8, which JSON must not have.
+local function readable(text)
+  local rest = text:gsub('[\194-\223][\128-\191]', '')
+  rest = rest:gsub('[\224-\239][\128-\191][\128-\191]', '')
+  rest = rest:gsub('[\240-\244][\128-\191][\128-\191][\128-\191]', '')
+  if rest:find('[\128-\255]') then
+    return (text:gsub('[\128-\255]', '?'))
+  end
+  return text
+end
+
 local function quoted(text)
   return '"' .. text:gsub('[%c"\\]', function(character)
     return string.format('\\u%04x', character:byte())
@@ -18,7 +29,7 @@ function envoy_on_response(handle)
   if not body then
     return
   end
-  local message = body:getBytes(0, body:length())
+  local message = readable(body:getBytes(0, body:length()))
   -- `page_size: invalid value …`, or `Could not find field "pagesize" in the type …`.
   local field = message:match('^([%w_%.%[%]]+): ') or message:match('find field "([^"]+)"')
   local details = ''

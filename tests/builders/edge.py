@@ -1,0 +1,138 @@
+"""The real Envoy before gateways and pods that tell what they were asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vireo.v1 import candidate_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import (
+    CandidateServiceServicer,
+    add_CandidateServiceServicer_to_server,
+)
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    add_RecommendationServiceServicer_to_server,
+)
+
+from server.rpc.errors import unavailable
+from server.rpc.server import RpcServer
+from server.stack.envoy import envoy_command, render
+from server.stack.probes import grpc_probe
+from server.stack.settings import StackSettings
+from tests.builders.rpc import rpc_settings
+from tests.builders.stack import free_port_base
+
+GATEWAY = "vireo.v1.RecommendationService"
+CANDIDATE = "vireo.v1.CandidateService"
+
+
+@dataclass
+class Gateway(RecommendationServiceServicer):
+    """A gateway that keeps what it is asked, and answers with one video."""
+
+    name: str
+    requests: list[pb.RecommendRequest] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    refuses: bool = False
+    """Whether it answers UNAVAILABLE, as a pod that drains does."""
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+        if self.refuses:
+            raise unavailable("draining", timedelta(seconds=1))
+        return pb.RecommendResponse(
+            items=[pb.SlateItem(video_id="v", position=1)], release_id=self.name
+        )
+
+
+@dataclass
+class CandidatePod(CandidateServiceServicer):
+    """A candidate pod that answers with its name, or hangs."""
+
+    name: str
+    calls: int = 0
+    hangs: bool = False
+
+    async def RetrieveCandidates(  # noqa: N802
+        self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
+    ) -> candidate_pb2.RetrieveCandidatesResponse:
+        self.calls += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        return candidate_pb2.RetrieveCandidatesResponse(release_id=self.name)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Envoy, and what stands behind it."""
+
+    settings: StackSettings
+    gateways: list[Gateway]
+    candidates: list[CandidatePod]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.settings.edge_port}"
+
+    @property
+    def last_request(self) -> pb.RecommendRequest:
+        """The request that came last, where one gateway has had all of them."""
+        return self.gateways[0].requests[-1]
+
+
+@asynccontextmanager
+async def running_edge(folder: Path, gateway_count: int) -> AsyncIterator[Edge]:
+    """Envoy whose edge answers, before that many gateways and two candidate pods."""
+    base = free_port_base()
+    settings = StackSettings(
+        home=folder, port_base=base, edge_port=base + 3, gateway_pods=gateway_count
+    )
+    gateways = [Gateway(f"gateway-{number}") for number in range(gateway_count)]
+    candidates = [CandidatePod(f"candidate-{number}") for number in range(2)]
+    config = folder / "envoy.yaml"
+    config.write_text(render(settings))
+    async with AsyncExitStack() as stack:
+        for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
+            server = _server(port)
+            server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
+            await _start(server, stack)
+        for pod, port in zip(candidates, settings.pod_ports("candidate"), strict=True):
+            server = _server(port)
+            server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
+            await _start(server, stack)
+        with (folder / "envoy.log").open("wb") as log:
+            envoy = await asyncio.create_subprocess_exec(
+                *envoy_command(config, settings), stdout=log, stderr=log
+            )
+        try:
+            await _until_serving(settings.edge_port)
+            yield Edge(settings, gateways, candidates)
+        finally:
+            envoy.terminate()
+            await envoy.wait()
+
+
+def _server(port: int) -> RpcServer:
+    return RpcServer(rpc_settings(port=port, grace_seconds=0.0, max_message_bytes=1 << 20))
+
+
+async def _start(server: RpcServer, stack: AsyncExitStack) -> None:
+    await server.start()
+    await server.set_serving(True)
+    stack.push_async_callback(server.drain)
+
+
+async def _until_serving(port: int) -> None:
+    probe = grpc_probe(port, GATEWAY)
+    async with asyncio.timeout(30):
+        while await probe():  # noqa: ASYNC110 - another process's state has no event
+            await asyncio.sleep(0.05)

@@ -1,0 +1,289 @@
+"""What callers meet at the edge: REST, gRPC, gRPC-Web, CORS, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.edge import GATEWAY, Edge, running_edge
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+RECOMMENDATIONS = "/v1/viewers/1/recommendations"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] == "application/json", self
+        return json.loads(self.body)
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of the answer's google.rpc.BadRequest."""
+        [bad] = self.json["details"]
+        assert bad["@type"] == "type.googleapis.com/google.rpc.BadRequest"
+        return [violation["field"] for violation in bad["fieldViolations"]]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path_factory.mktemp("edge"), gateway_count=1) as edge:
+        yield edge
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        yield channel
+
+
+async def ask(
+    edge: Edge,
+    path: str,
+    body: str | bytes | None = None,
+    method: str = "",
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """One HTTP/1.1 request; http.client sends the path as it is."""
+
+    def send() -> Answer:
+        connection = http.client.HTTPConnection(edge.address, timeout=30)
+        kind = {"content-type": "application/json"} if body is not None else {}
+        verb = method or ("GET" if body is None else "POST")
+        connection.request(verb, path, body, {**kind, **(headers or {})})
+        response = connection.getresponse()
+        answer = Answer(
+            response.status,
+            {name.lower(): text for name, text in response.getheaders()},
+            response.read(),
+        )
+        connection.close()
+        return answer
+
+    return await asyncio.to_thread(send)
+
+
+async def test_a_path_and_parameters_become_a_request(edge: Edge) -> None:
+    answer = await ask(
+        edge,
+        f"{RECOMMENDATIONS}?page_size=7&surface=SURFACE_UP_NEXT&seed_video_id=s"
+        "&excluded_video_ids=a&excluded_video_ids=b&explain=true&context.device=tv",
+    )
+    assert answer.json["items"] == [{"videoId": "v", "position": 1}]
+    assert edge.last_request == pb.RecommendRequest(
+        viewer_id="1",
+        page_size=7,
+        surface=pb.SURFACE_UP_NEXT,
+        seed_video_id="s",
+        excluded_video_ids=["a", "b"],
+        explain=True,
+        context=pb.RequestContext(device="tv"),
+    )
+
+
+async def test_a_json_body_becomes_a_request_by_either_name_of_a_field(edge: Edge) -> None:
+    for name in ("page_size", "pageSize"):
+        answer = await ask(edge, "/v1/recommendations", json.dumps({"viewer_id": "x", name: 7}))
+        assert answer.status == 200
+        assert edge.last_request == pb.RecommendRequest(viewer_id="x", page_size=7)
+
+
+@pytest.mark.parametrize(
+    "viewer", ["0", "a/b", "a b", "a+b", "..", ".", "%2F", "ä é 日本", "?&#=", "'\"\\", "x" * 128]
+)
+async def test_ids_of_any_characters_arrive_unchanged(edge: Edge, viewer: str) -> None:
+    seed = quote(viewer, safe="")
+    answer = await ask(
+        edge, f"/v1/viewers/{quote(viewer, safe='')}/recommendations?seed_video_id={seed}"
+    )
+    assert answer.status == 200
+    assert (edge.last_request.viewer_id, edge.last_request.seed_video_id) == (viewer, viewer)
+    answer = await ask(edge, "/v1/recommendations", json.dumps({"viewer_id": viewer}))
+    assert answer.status == 200
+    assert edge.last_request.viewer_id == viewer
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ("page_size=ten", "page_size"),
+        ("page_size=%FF%C3%A9", "page_size"),
+        ("page_size=99999999999", "page_size"),
+        ("page_size=0", "page_size"),
+        ("page_size=501", "page_size"),
+        ("surface=SIDEBAR", "surface"),
+        ("surface=7", "surface"),
+        ("surface=SURFACE_UP_NEXT", "seed_video_id"),
+        ("explain=perhaps", "explain"),
+        ("pagesize=10", "pagesize"),
+        ("excluded_video_ids=", "excluded_video_ids[0]"),
+    ],
+)
+async def test_a_bad_parameter_is_a_400_that_names_it(
+    edge: Edge, parameters: str, field: str
+) -> None:
+    answer = await ask(edge, f"{RECOMMENDATIONS}?{parameters}")
+    assert answer.status == 400
+    assert answer.json["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert field in answer.json["message"]
+    assert answer.fields == [field]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"viewer_id": 5}, "viewer_id"),
+        ({"viewer_id": ""}, "viewer_id"),
+        ({"viewer_id": "x" * 129}, "viewer_id"),
+        ({"viewer_id": "x", "page_size": "ten"}, "page_size"),
+        ({"viewer_id": "x", "page_size": 1.5}, "page_size"),
+        ({"viewer_id": "x", "excluded_video_ids": [1]}, "excluded_video_ids[0]"),
+        ({"viewer_id": "x", "excluded_video_ids": ["a"] * 1001}, "excluded_video_ids"),
+        ({"viewer_id": "x", "context": {"time": "noon"}}, "context.time"),
+        ({"viewer_id": "x", "context": 'a "quoted" text'}, "context"),
+    ],
+)
+async def test_a_bad_body_is_a_400_that_names_the_field(
+    edge: Edge, body: dict[str, Any], field: str
+) -> None:
+    answer = await ask(edge, "/v1/recommendations", json.dumps(body))
+    assert answer.status == 400
+    assert answer.json["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert answer.fields == [field]
+
+
+async def test_several_violations_are_all_listed(edge: Edge) -> None:
+    answer = await ask(edge, "/v1/recommendations", json.dumps({"page_size": 0}))
+    assert sorted(answer.fields) == ["page_size", "viewer_id"]
+
+
+@pytest.mark.parametrize("body", ["{not json", "[]", '{"viewer_id": "\\ud800"}', b"\xff"])
+async def test_what_is_no_json_object_is_a_400(edge: Edge, body: str | bytes) -> None:
+    answer = await ask(edge, "/v1/recommendations", body)
+    assert answer.status == 400
+    assert answer.json["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+async def test_an_id_that_is_no_utf8_is_a_400(edge: Edge) -> None:
+    answer = await ask(edge, "/v1/viewers/%FF/recommendations")
+    assert answer.status == 400
+    assert "UTF-8" in answer.json["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/nothing", "/v1/viewers/1", "/v2/viewers/1"])
+async def test_a_path_that_is_not_mapped_is_a_404_and_reaches_no_gateway(
+    edge: Edge, path: str
+) -> None:
+    before = len(edge.gateways[0].requests)
+    answer = await ask(edge, path)
+    assert (answer.status, answer.json["code"]) == (404, grpc.StatusCode.NOT_FOUND.value[0])
+    assert len(edge.gateways[0].requests) == before
+
+
+async def test_a_method_that_is_not_mapped_is_a_404(edge: Edge) -> None:
+    assert (await ask(edge, RECOMMENDATIONS, method="DELETE")).status == 404
+
+
+async def test_a_body_over_a_mebibyte_is_a_413(edge: Edge) -> None:
+    answer = await ask(edge, "/v1/recommendations", json.dumps({"viewer_id": "x" * (1 << 20)}))
+    assert answer.status == 413
+    assert "1 MiB" in answer.json["message"]
+
+
+async def test_the_largest_valid_body_gets_through(edge: Edge) -> None:
+    excluded = ["\u0001" * 125 + f"{number:03}" for number in range(1000)]
+    body = json.dumps({"viewer_id": "x", "excluded_video_ids": excluded})
+    assert (await ask(edge, "/v1/recommendations", body)).status == 200
+    assert list(edge.last_request.excluded_video_ids) == excluded
+
+
+async def test_the_callers_request_id_goes_in_and_comes_back_unchanged(edge: Edge) -> None:
+    # By default Envoy writes a trace bit into what looks like a UUID.
+    sent = "11111111-2222-4333-8444-555555555555"
+    answer = await ask(edge, RECOMMENDATIONS, headers={"x-request-id": sent})
+    assert answer.headers["x-request-id"] == sent
+    assert edge.gateways[0].metadata["x-request-id"] == sent
+    made = await ask(edge, RECOMMENDATIONS)
+    assert made.headers["x-request-id"] == edge.gateways[0].metadata["x-request-id"] != sent
+
+
+async def test_browsers_of_allowed_origins_may_ask_and_others_not(edge: Edge) -> None:
+    preflight = {"access-control-request-method": "POST"}
+    here = {"origin": "http://localhost:3000"}
+    for path in (RECOMMENDATIONS, f"/{GATEWAY}/Recommend"):
+        answer = await ask(edge, path, method="OPTIONS", headers={**preflight, **here})
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+    answer = await ask(edge, RECOMMENDATIONS, headers={"origin": "http://localhost.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_grpc_web_gets_an_answer(edge: Edge) -> None:
+    message = pb.RecommendRequest(viewer_id="w").SerializeToString()
+    frame = base64.b64encode(b"\0" + len(message).to_bytes(4, "big") + message)
+    kind = {"content-type": "application/grpc-web-text", "accept": "application/grpc-web-text"}
+    answer = await ask(edge, f"/{GATEWAY}/Recommend", frame, headers=kind)
+    assert answer.status == 200
+    body = base64.b64decode(answer.body.split(b"=")[0] + b"==")
+    size = int.from_bytes(body[1:5], "big")
+    assert pb.RecommendResponse.FromString(body[5 : 5 + size]).items[0].video_id == "v"
+
+
+async def test_grpc_gets_an_answer_on_the_same_port(edge: Edge, channel: grpc.aio.Channel) -> None:
+    response = await RecommendationServiceStub(channel).Recommend(
+        pb.RecommendRequest(viewer_id="g"), timeout=20
+    )
+    assert response.items[0].video_id == "v"
+    assert edge.last_request.viewer_id == "g"
+
+
+async def test_a_grpc_request_over_a_mebibyte_is_refused(channel: grpc.aio.Channel) -> None:
+    request = pb.RecommendRequest(viewer_id="x" * (1 << 20))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await RecommendationServiceStub(channel).Recommend(request)
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_unknown_grpc_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    guess: Any = channel.unary_unary(f"/{GATEWAY}/Guess")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await guess(b"")
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_can_be_watched(channel: grpc.aio.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=GATEWAY))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+
+
+async def test_reflection_lists_services_while_its_stream_is_open(
+    channel: grpc.aio.Channel,
+) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
+    stream = stub.ServerReflectionInfo()
+    await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    listed = (await stream.read()).list_services_response
+    assert GATEWAY in {service.name for service in listed.service}
+    stream.cancel()

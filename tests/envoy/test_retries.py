@@ -1,0 +1,57 @@
+"""What Envoy does about pods that drain, hang or are gone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.edge import Edge, running_edge
+
+pytestmark = pytest.mark.integration
+
+CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path, gateway_count=2) as edge:
+        yield edge
+
+
+async def test_a_gateway_that_drains_costs_no_request(edge: Edge) -> None:
+    edge.gateways[0].refuses = True
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        # Fewer than it takes to eject the pod: each was retried.
+        answers = [await stub.Recommend(pb.RecommendRequest(viewer_id="1")) for _ in range(6)]
+    assert {answer.release_id for answer in answers} == {"gateway-1"}
+    assert edge.gateways[0].requests
+
+
+async def test_when_every_gateway_drains_the_caller_is_told(edge: Edge) -> None:
+    for gateway in edge.gateways:
+        gateway.refuses = True
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id="1"))
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert raised.value.details() == "draining"
+
+
+async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_deadline(
+    edge: Edge,
+) -> None:
+    edge.candidates[0].hangs = True
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = CandidateServiceStub(channel)
+        answers = [await stub.RetrieveCandidates(CANDIDATES, timeout=10) for _ in range(2)]
+    assert {answer.release_id for answer in answers} == {"candidate-1"}
+    assert edge.candidates[0].calls
