@@ -81,14 +81,28 @@ class StackSettings(BaseSettings):
         return [first + index for index in range(getattr(self, f"{kind}_pods"))]
 
     def ports(self, *, embedded_s3: bool) -> dict[int, str]:
-        """Every port that the stack binds, with the setting that moves it."""
+        """Every port that the stack binds, with the setting that moves it.
+
+        Raises:
+            VireoError: two settings lead to the same port.
+        """
         ports = {self.edge_port: "VIREO_EDGE_PORT"}
-        for name in ("admin", "candidate", "ranking"):
-            ports[getattr(self, f"{name}_port")] = f"VIREO_{name.upper()}_PORT or VIREO_PORT_BASE"
-        for kind in POD_KINDS:
-            setting = f"VIREO_{kind.upper()}_POD_PORT or VIREO_PORT_BASE"
-            ports |= dict.fromkeys(self.pod_ports(kind), setting)
-        return ports | (self.s3_ports() if embedded_s3 else {})
+        groups = [
+            (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
+            for name in ("admin", "candidate", "ranking")
+        ]
+        groups += [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
+        if embedded_s3:
+            groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
+        for setting, group in groups:
+            for port in group:
+                if port in ports:
+                    raise VireoError(
+                        f"port {port} is meant for {ports[port]} and {setting} both; "
+                        "set one of them to another port"
+                    )
+                ports[port] = f"{setting} or VIREO_PORT_BASE"
+        return ports
 
     def s3_ports(self) -> dict[int, str]:
         """The ports of the embedded S3 server, with the setting that moves them."""

@@ -1,0 +1,55 @@
+"""The settings of a stack and the ports that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.errors import VireoError
+from server.stack.settings import StackSettings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS"):
+        monkeypatch.delenv(f"VIREO_{name}", raising=False)
+
+
+def test_ports_follow_from_the_base_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_PORT_BASE", "20000")
+    monkeypatch.setenv("VIREO_S3_PORT", "9000")
+    settings = StackSettings.load()
+    assert settings.edge_port == 8080
+    assert (settings.admin_port, settings.s3_port) == (20000, 9000)
+    assert settings.pod_ports("gateway") == [20040, 20041]
+
+
+def test_all_ports_of_any_number_of_pods_differ() -> None:
+    settings = StackSettings(candidate_pods=10, ranking_pods=10, gateway_pods=10)
+    # The edge, admin, two inner listeners, thirty pods, ten for S3.
+    assert len(settings.ports(embedded_s3=True)) == 44
+
+
+def test_a_port_that_two_settings_lead_to_is_told() -> None:
+    settings = StackSettings(port_base=20000, edge_port=20041)
+    with pytest.raises(VireoError, match=r"20041 .*VIREO_EDGE_PORT and VIREO_GATEWAY_POD_PORT"):
+        settings.ports(embedded_s3=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("EDGE_PORT", "eighty"), ("EDGE_PORT", "70000"), ("CANDIDATE_PODS", "0")],
+)
+def test_a_bad_setting_is_one_line_that_names_it(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"VIREO_{name}", text)
+    with pytest.raises(VireoError, match=f"VIREO_{name}='{text}': ") as raised:
+        StackSettings.load()
+    assert "\n" not in str(raised.value)
+
+
+def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(tmp_path))
+    assert StackSettings.load().home_folder.stack.is_relative_to(tmp_path)

@@ -1,0 +1,171 @@
+"""The supervisor over real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.stack.processes import ProcessSpec
+from server.stack.supervisor import ProcessStatus, StartError, Supervisor
+
+
+def python(name: str, script: str, healthy_when: Path | None = None) -> ProcessSpec:
+    """A process that runs `script`; healthy once the file exists."""
+
+    async def probe() -> str:
+        return "" if is_healthy() else "no file yet"
+
+    def is_healthy() -> bool:
+        return healthy_when is None or healthy_when.exists()
+
+    return ProcessSpec(name, [sys.executable, "-c", script], 0, probe)
+
+
+def sleeping(name: str, folder: Path) -> ProcessSpec:
+    """A process that is healthy as soon as it runs, and then sleeps."""
+    file = folder / f"{name}.healthy"
+    script = f"import pathlib, time; pathlib.Path({str(file)!r}).touch(); time.sleep(600)"
+    return python(name, script, file)
+
+
+class Watched:
+    """A supervisor and how its processes have been."""
+
+    def __init__(self, folder: Path) -> None:
+        self.supervisor = Supervisor(folder / "logs", self._note)
+        self.history: list[list[ProcessStatus]] = []
+        self._news = asyncio.Event()
+
+    def _note(self) -> None:
+        self.history.append(self.supervisor.statuses)
+        self._news.set()
+
+    async def until(self, holds: Callable[[ProcessStatus], bool], name: str) -> ProcessStatus:
+        """The first status of a process for which `holds`."""
+        async with asyncio.timeout(30):
+            while True:
+                for status in self.supervisor.statuses:
+                    if status.name == name and holds(status):
+                        return status
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def watched(folder: Path) -> AsyncIterator[Watched]:
+    it = Watched(folder)
+    try:
+        yield it
+    finally:
+        await it.supervisor.stop(5)
+
+
+async def test_start_returns_once_all_are_healthy_and_stop_ends_them(tmp_path: Path) -> None:
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([sleeping("a", tmp_path), sleeping("b", tmp_path)], 30)
+        statuses = it.supervisor.statuses
+        assert [(status.name, status.state) for status in statuses] == [
+            ("a", "healthy"),
+            ("b", "healthy"),
+        ]
+    assert not any(psutil.pid_exists(status.pid or 0) for status in statuses)
+    assert {status.state for status in it.supervisor.statuses} == {"stopped"}
+
+
+async def test_a_crashed_process_comes_back_with_growing_pauses(tmp_path: Path) -> None:
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([sleeping("a", tmp_path)], 30)
+        for restarts in (1, 2):
+            pid = it.supervisor.statuses[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            crashed = await it.until(lambda status: status.state == "restarting", "a")
+            assert (crashed.pid, crashed.problem) == (None, "ended with signal SIGKILL")
+            back = await it.until(lambda status: status.state == "healthy", "a")
+            assert back.restarts == restarts
+            assert back.pid != pid
+
+
+async def test_a_process_that_ends_at_start_is_named_with_the_end_of_its_log(
+    tmp_path: Path,
+) -> None:
+    script = "import sys; print('first'); print('no such model', file=sys.stderr); sys.exit(3)"
+    async with watched(tmp_path) as it:
+        with pytest.raises(StartError, match="broken ended with exit code 3") as raised:
+            await it.supervisor.start(
+                [sleeping("fine", tmp_path), python("broken", script, tmp_path / "never")], 30
+            )
+        assert "no such model" in str(raised.value)
+        assert str(tmp_path / "logs" / "broken.log") in str(raised.value)
+
+
+async def test_a_process_that_is_never_healthy_is_named_with_the_reason(tmp_path: Path) -> None:
+    late = python("late", "import time; time.sleep(600)", tmp_path / "never")
+    async with watched(tmp_path) as it:
+        with pytest.raises(StartError, match=r"late was not healthy after 1 s \(no file yet\)"):
+            await it.supervisor.start([late], 1)
+
+
+async def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "healthy"
+    script = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(file)!r}).touch()
+time.sleep(600)
+"""
+    it = Watched(tmp_path)
+    await it.supervisor.start([python("stubborn", script, file)], 30)
+    pid = it.supervisor.statuses[0].pid
+    await it.supervisor.stop(0.2)
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_process_that_is_stopped_is_not_restarted(tmp_path: Path) -> None:
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([sleeping("a", tmp_path)], 30)
+    assert it.supervisor.statuses[0].restarts == 0
+
+
+async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for _ in range(2):
+        async with watched(tmp_path) as it:
+            file = tmp_path / "healthy"
+            file.unlink(missing_ok=True)
+            script = (
+                f"import pathlib, os, time; print(os.getpid(), flush=True);"
+                f"pathlib.Path({str(file)!r}).touch(); time.sleep(600)"
+            )
+            await it.supervisor.start([python("a", script, file)], 30)
+    assert len((logs / "a.log").read_text().splitlines()) == 1
+    assert len((logs / "a.log.1").read_text().splitlines()) == 1
+    assert (logs / "a.log").read_text() != (logs / "a.log.1").read_text()
+
+
+def test_children_die_with_a_supervisor_that_is_killed() -> None:
+    script = """
+import subprocess, sys, time
+from server.stack.die_with_parent import wrapped
+child = subprocess.Popen(wrapped(["sleep", "600"]), start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
