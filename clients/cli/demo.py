@@ -1,0 +1,65 @@
+"""`vireo demo`: from nothing to a slate of real videos, in one command."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from server.stack.state import StackState
+
+DATASET = "ml-100k"
+PROFILE = "demo"
+VIEWER = "1"
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop after the first slate instead of staying up.")
+    ] = False,
+) -> None:
+    """Fetch MovieLens-100K, train, publish, serve it all, and show a first slate.
+
+    Each step is a command of its own, shown as it runs. What an earlier demo has done already
+    is not done again.
+    """
+    from clients.cli import data, evaluate, release, train, up
+
+    console = Console(highlight=False)
+
+    def announce(command: str) -> None:
+        console.print(f"\n[bold green]$[/] [bold]vireo {command}[/]")
+
+    announce(f"data fetch {DATASET}")
+    data.fetch(DATASET)
+    announce(f"train --data {DATASET} --profile {PROFILE}")
+    train.train(DATASET, PROFILE)
+    announce(f"evaluate --data {DATASET}")
+    evaluate.evaluate(DATASET)
+    announce(f"release publish --data {DATASET}")
+    release.publish(DATASET)
+
+    def ready(state: StackState) -> None:
+        announce(f"recommend --viewer {VIEWER}")
+        _show_slate(state.edge)
+        if once:
+            # The stack's own handler ends it, as it would on a terminal's Ctrl-C.
+            signal.raise_signal(signal.SIGINT)
+        else:
+            up.show_endpoints(state)
+
+    announce("up")
+    up.run_stack_in_terminal(ready)
+    typer.echo("stopped; everything is kept, so that the next demo starts at once")
+
+
+def _show_slate(edge: str) -> None:
+    from vireo.v1 import recommendation_pb2
+
+    from clients.cli.recommend import ask, print_slate
+
+    request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
+    print_slate(ask(request, edge))

@@ -1,0 +1,39 @@
+"""The demo's own release and data, served by a stack on free ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.home import Home
+from tests.builders.stack import Stack, running_stack
+
+CHECKOUT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def demo_home() -> Home:
+    """The home in which `vireo demo --once` has run; runs it where it hasn't."""
+    home = Home.current()
+    if not (home.staged_release("ml-100k") / "manifest.json").exists():
+        subprocess.run(
+            ["make", "demo", "ONCE=1"],
+            cwd=CHECKOUT,
+            env={**os.environ, "VIREO_HOME": str(home.root)},
+            check=True,
+            timeout=900,
+        )
+    return home
+
+
+@pytest.fixture(scope="session")
+def stack(demo_home: Home) -> Iterator[Stack]:
+    """A stack that serves the demo's release."""
+    with running_stack(demo_home.root) as stack:
+        yield stack

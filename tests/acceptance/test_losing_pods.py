@@ -1,0 +1,69 @@
+"""Pods die under load, and no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+
+from tests.builders.stack import Stack
+
+CALLERS = 8
+
+
+@dataclass
+class Load:
+    """What became of the requests of a steady load."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def call(self, stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub) -> None:
+        """Asks for one slate after another until it is told to stop."""
+        viewer = 0
+        while not self.stop.is_set():
+            viewer = viewer % 900 + 1
+            request = recommendation_pb2.RecommendRequest(viewer_id=str(viewer), page_size=10)
+            try:
+                response = await stub.Recommend(request, timeout=5)
+            except grpc.aio.AioRpcError as error:
+                self.failures.append(f"{error.code().name}: {error.details()}")
+                continue
+            if len(response.items) == 10:
+                self.answered += 1
+            else:
+                self.failures.append(f"{len(response.items)} items")
+
+
+async def until_restarted(stack: Stack, name: str, pid: int) -> None:
+    """Waits until the supervisor has replaced process `pid` by a healthy one."""
+    async with asyncio.timeout(60):
+        while True:
+            [process] = [each for each in stack.state().processes if each.name == name]
+            if process.pid not in (None, pid) and process.state == "healthy":
+                return
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", ["candidate", "ranking", "gateway"])
+async def test_killing_one_pod_of_each_kind_loses_no_request(stack: Stack, kind: str) -> None:
+    load = Load()
+    async with grpc.aio.insecure_channel(stack.edge) as channel:
+        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+        callers = [asyncio.create_task(load.call(stub)) for _ in range(CALLERS)]
+        for name in (f"{kind}-1", f"{kind}-2"):
+            while_before = load.answered
+            pid = stack.pid(name)
+            os.kill(pid, signal.SIGKILL)
+            await until_restarted(stack, name, pid)
+            assert load.answered > while_before, "the load must have gone on meanwhile"
+        load.stop.set()
+        await asyncio.gather(*callers)
+    assert load.failures == []
+    assert load.answered > 100

@@ -1,0 +1,104 @@
+"""Every command in the README does what the README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import BIN, CHECKOUT
+from tests.builders.stack import Stack, running_stack
+from tests.builders.viewing import write_viewing_csv
+
+README = (CHECKOUT / "README.md").read_text()
+
+
+def blocks(language: str, heading: str) -> list[str]:
+    """The code blocks in a language below a heading."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def run(script: str, environment: dict[str, str], folder: Path = CHECKOUT) -> str:
+    """Runs shell lines as a reader would paste them; returns what they print."""
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        env={**os.environ, **environment, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def at(stack: Stack, script: str) -> str:
+    """The script for this stack's port, without the line that is about this checkout's paths."""
+    return script.replace("127.0.0.1:8080", stack.edge).replace(". .venv/bin/activate", "true")
+
+
+def test_every_block_is_one_that_these_tests_or_make_run() -> None:
+    handled = {"Start", "First requests", "Your own data", "How good is it"}
+    with_code = {
+        section.split("\n", 1)[0]
+        for section in README.split("\n## ")[1:]
+        if re.search(r"```(sh|python)", section)
+    }
+    assert with_code == handled
+    for line in blocks("sh", "Start")[0].splitlines():
+        target = line.split()[1]
+        assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+        assert f"make {target}" in (CHECKOUT / ".ci" / "run").read_text(), "CI runs it"
+
+
+def test_the_first_requests_work_and_give_one_and_the_same_slate(stack: Stack) -> None:
+    table, services, by_grpcurl, by_curl = (
+        run(at(stack, script), stack.environment) for script in blocks("sh", "First requests")
+    )
+    assert re.search(r"\(19\d\d\)", table), f"no title with its year in:\n{table}"
+    assert "vireo.v1.RecommendationService" in services.split()
+    expected = [item["videoId"] for item in json.loads(by_grpcurl)["items"]]
+    assert len(expected) == 10
+    assert [item["videoId"] for item in json.loads(by_curl)["items"]] == expected
+    (script,) = blocks("python", "First requests")
+    done = subprocess.run(
+        [BIN / "python", "-c", at(stack, script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == expected
+    cli = run("vireo recommend --viewer 1 --json", stack.environment)
+    assert [item["videoId"] for item in json.loads(cli)["items"]] == expected
+
+
+def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path: Path) -> None:
+    (script,) = blocks("sh", "How good is it")
+    output = run(at(stack, script), stack.environment, tmp_path)
+    assert "EASE" in output
+    lists = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
+    assert len(lists) == 943
+    assert all(len(set(row["items"])) == 100 for row in lists)
+
+
+def test_your_own_data_goes_all_the_way_to_a_slate(tmp_path: Path) -> None:
+    write_viewing_csv(tmp_path)
+    (script,) = blocks("sh", "Your own data")
+    *before_up, up = script.strip().splitlines()
+    assert up == "vireo up"
+    home = tmp_path / "home"
+    # The embedded S3 of `publish` must not meet another stack's.
+    with running_stack(home, prepare="\n".join(before_up), folder=tmp_path) as stack:
+        slate = json.loads(run("vireo recommend --viewer 0 --json", stack.environment))
+    assert {item["videoId"] for item in slate["items"]} <= {f"00{n}" for n in range(100)}
+    assert len(slate["items"]) == 10
+
+
+@pytest.mark.parametrize("folder", ["docs", "protos/vireo/v1", "server/gateway", "training"])
+def test_what_the_readme_points_to_is_there(folder: str) -> None:
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (CHECKOUT / link).exists(), link
+    assert (CHECKOUT / folder).exists()
