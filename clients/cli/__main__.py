@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from clients.cli import data, demo, evaluate, features, recommend, release, status, train, up
 from server.errors import VireoError
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         app()
     except VireoError as error:
-        errors.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("stopped")

@@ -42,7 +42,7 @@ def test_grpc_names_the_field(
     with pytest.raises(grpc.RpcError) as caught:
         stub.Recommend(recommendation_pb2.RecommendRequest(**fields), timeout=5)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
     bad = error_details_pb2.BadRequest()
     assert any(detail.Unpack(bad) for detail in status.details)
     assert violated in {violation.field for violation in bad.field_violations}
@@ -76,7 +76,9 @@ def test_a_path_that_is_not_mapped_is_404_in_json(stack: Stack) -> None:
 
 def test_bytes_that_are_no_request_are_invalid_not_a_crash(stack: Stack) -> None:
     with grpc.insecure_channel(stack.edge) as channel:
-        call = channel.unary_unary("/vireo.v1.RecommendationService/Recommend")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/vireo.v1.RecommendationService/Recommend"
+        )
         with pytest.raises(grpc.RpcError) as caught:
             call(b"\xff\xff\xff", timeout=5)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
