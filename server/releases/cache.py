@@ -144,6 +144,9 @@ class ReleaseCache:
             link = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
             os.link(blob, link)
             link.replace(target)
+            # Another pod may have been first: renaming onto a link of the same file does
+            # nothing at all.
+            link.unlink(missing_ok=True)
         _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
         return folder
 

@@ -7,19 +7,24 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import urllib3
 from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.errors import VireoError
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.s3 import S3Settings
+from server.releases.store_errors import (
+    ChannelChangedError,
+    NotInStoreError,
+    StoreError,
+    explained,
+    refusal,
+)
 
 RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a release may be called: it is part of object names and paths."""
@@ -27,23 +32,6 @@ CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 _PARALLEL = 4
 _CHUNK = 1 << 20
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
-
-
-class StoreError(VireoError):
-    """S3 can't do what was asked; the message names the cause and the fix."""
-
-
-class StoreUnavailableError(StoreError):
-    """S3 can't be reached, or fails: the same may work later."""
-
-
-class NotInStoreError(StoreError):
-    """The release or object isn't there."""
-
-
-class ChannelChangedError(StoreError):
-    """Somebody else changed the channel in the meantime; nothing was written."""
 
 
 class ChannelPointer(BaseModel):
@@ -114,13 +102,13 @@ class ReleaseStore:
         check_release_id(manifest.release_id)
         if self._is_published(manifest):
             return manifest
-        with self._explained():
+        with explained(self.settings):
             self._make_bucket()
 
         def upload(path: str, entry: FileEntry) -> None:
             if FileEntry.of(folder / path) != entry:
                 raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
-            with self._explained():
+            with explained(self.settings):
                 self._client.fput_object(
                     self._bucket, _object(manifest.release_id, path), str(folder / path)
                 )
@@ -139,7 +127,7 @@ class ReleaseStore:
 
     def list(self) -> tuple[Manifest, ...]:
         """Every published release, newest first."""
-        with self._explained():
+        with explained(self.settings):
             if not self._client.bucket_exists(self._bucket):
                 return ()
             prefixes = [
@@ -179,7 +167,7 @@ class ReleaseStore:
 
     def read_channel(self, name: str) -> Channel | None:
         """The channel, or None where it was never set."""
-        with self._explained():
+        with explained(self.settings):
             try:
                 response = self._client.get_object(self._bucket, _channel_object(name))
             except S3Error as error:
@@ -201,7 +189,7 @@ class ReleaseStore:
 
     def channels(self) -> dict[str, Channel]:
         """Every channel by name."""
-        with self._explained():
+        with explained(self.settings):
             if not self._client.bucket_exists(self._bucket):
                 return {}
             objects = self._client.list_objects(self._bucket, "channels/")
@@ -266,7 +254,7 @@ class ReleaseStore:
                 raise
 
     def _read(self, name: str) -> Iterator[bytes]:
-        with self._explained():
+        with explained(self.settings):
             response = self._client.get_object(self._bucket, name)
             try:
                 yield from response.stream(_CHUNK)
@@ -280,7 +268,7 @@ class ReleaseStore:
         The SDK's put takes no conditional headers; a presigned PUT does. It isn't retried:
         a second attempt would find the first one's own change.
         """
-        with self._explained():
+        with explained(self.settings):
             url = self._client.get_presigned_url(
                 "PUT", self._bucket, name, expires=timedelta(minutes=5)
             )
@@ -289,47 +277,8 @@ class ReleaseStore:
         if response.status in (404, 409, 412):
             return False
         if response.status != 200:
-            raise self._refusal(f"HTTP {response.status}", response.status in (401, 403))
+            raise refusal(self.settings, f"HTTP {response.status}", response.status in (401, 403))
         return True
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns what the SDK raises into what a person can act on."""
-        where = f"S3 at {self.settings.endpoint}"
-        try:
-            yield
-        except S3Error as error:
-            if error.code == "NoSuchBucket":
-                raise NotInStoreError(
-                    f"{where} has no bucket {self._bucket!r}; publish a release, or set "
-                    "VIREO_S3_BUCKET to the right one"
-                ) from error
-            if error.code == "NoSuchKey":
-                raise NotInStoreError(
-                    f"{error.object_name} isn't in bucket {self._bucket}; "
-                    "`vireo release list` shows what is"
-                ) from error
-            raise self._refusal(str(error.code), error.code in _REFUSED) from error
-        except (ServerError, InvalidResponseError) as error:
-            raise StoreUnavailableError(
-                f"{where} fails: {error}; check its log, then try again"
-            ) from error
-        except urllib3.exceptions.HTTPError as error:
-            cause = getattr(error, "reason", None) or error
-            raise StoreUnavailableError(
-                f"{where} can't be reached ({cause.__class__.__name__}); "
-                "start it, or set VIREO_S3_ENDPOINT"
-            ) from error
-
-    def _refusal(self, code: str, key_refused: bool) -> StoreError:
-        where = f"S3 at {self.settings.endpoint}"
-        if key_refused:
-            return StoreError(
-                f"{where} refuses the key {self.settings.access_key!r} ({code}); check "
-                "VIREO_S3_ACCESS_KEY and VIREO_S3_SECRET_KEY, and what the key may do in "
-                f"bucket {self._bucket!r}"
-            )
-        return StoreError(f"{where} answers {code} for bucket {self._bucket!r}; check its log")
 
 
 def check_release_id(release_id: str) -> None:

@@ -10,7 +10,8 @@ from server.releases import layout
 from server.releases.cache import CacheError, ReleaseCache
 from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
 from server.releases.s3 import S3Settings
-from server.releases.store import NotInStoreError, ReleaseStore
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
 from tests.builders.s3 import client_of
 
 pytestmark = pytest.mark.integration

@@ -132,11 +132,11 @@ async def test_pod_that_starts_while_s3_is_down_serves_from_its_cache(
     publish(name)
     store.set_channel(name, name, None)
     loader = loader_of(store, tmp_path / "cache", name)
-    async with running(loader):
-        await until(lambda: serves(loader, name))
-    again = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
-    async with running(again) as announced:
+    async with running(loader) as announced:
         await until(lambda: announced == [name])
+    again = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
+    async with running(again) as announced_again:
+        await until(lambda: announced_again == [name])
         assert again.serving is not None
         assert again.serving.origin == "cache"
         assert "can't be reached" in again.last_failure
@@ -149,8 +149,8 @@ async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
     store.publish(damaged_release(tmp_path / "bad", f"{name}-bad"))
     store.set_channel(name, f"{name}-a", None)
     loader = loader_of(store, tmp_path / "cache", name)
-    async with running(loader):
-        await until(lambda: serves(loader, f"{name}-a"))
+    async with running(loader) as announced:
+        await until(lambda: announced == [f"{name}-a"])
     store.set_channel(name, f"{name}-bad", store.read_channel(name))
     again = loader_of(store, tmp_path / "cache", name)
     async with running(again):

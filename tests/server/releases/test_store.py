@@ -10,10 +10,10 @@ from server.errors import VireoError
 from server.releases import layout
 from server.releases.manifest import Manifest, ReleaseError
 from server.releases.s3 import S3Settings
-from server.releases.store import (
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import (
     ChannelChangedError,
     NotInStoreError,
-    ReleaseStore,
     StoreError,
     StoreUnavailableError,
 )

@@ -1,0 +1,72 @@
+"""What can go wrong between us and S3, each with its cause and its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import urllib3
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from server.errors import VireoError
+from server.releases.s3 import S3Settings
+
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
+
+
+class StoreError(VireoError):
+    """S3 can't do what was asked; the message names the cause and the fix."""
+
+
+class StoreUnavailableError(StoreError):
+    """S3 can't be reached, or fails: the same may work later."""
+
+
+class NotInStoreError(StoreError):
+    """The release or object isn't there."""
+
+
+class ChannelChangedError(StoreError):
+    """Somebody else changed the channel in the meantime; nothing was written."""
+
+
+@contextmanager
+def explained(settings: S3Settings) -> Iterator[None]:
+    """Turns what the SDK raises into what a person can act on."""
+    where = f"S3 at {settings.endpoint}"
+    try:
+        yield
+    except S3Error as error:
+        if error.code == "NoSuchBucket":
+            raise NotInStoreError(
+                f"{where} has no bucket {settings.bucket!r}; publish a release, or set "
+                "VIREO_S3_BUCKET to the right one"
+            ) from error
+        if error.code == "NoSuchKey":
+            raise NotInStoreError(
+                f"{error.object_name} isn't in bucket {settings.bucket}; "
+                "`vireo release list` shows what is"
+            ) from error
+        raise refusal(settings, str(error.code), error.code in _REFUSED) from error
+    except (ServerError, InvalidResponseError) as error:
+        raise StoreUnavailableError(
+            f"{where} fails: {error}; check its log, then try again"
+        ) from error
+    except urllib3.exceptions.HTTPError as error:
+        cause = getattr(error, "reason", None) or error
+        raise StoreUnavailableError(
+            f"{where} can't be reached ({cause.__class__.__name__}); "
+            "start it, or set VIREO_S3_ENDPOINT"
+        ) from error
+
+
+def refusal(settings: S3Settings, code: str, key_refused: bool) -> StoreError:
+    """The error for an answer of the server that isn't what was asked for."""
+    where = f"S3 at {settings.endpoint}"
+    if key_refused:
+        return StoreError(
+            f"{where} refuses the key {settings.access_key!r} ({code}); check "
+            "VIREO_S3_ACCESS_KEY and VIREO_S3_SECRET_KEY, and what the key may do in "
+            f"bucket {settings.bucket!r}"
+        )
+    return StoreError(f"{where} answers {code} for bucket {settings.bucket!r}; check its log")
