@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.releases.s3 import S3Settings
-from server.stack.s3 import answers
+from server.stack.s3 import answers, stores
 
 Probe: TypeAlias = Callable[[], Awaitable[str]]
 """Gives why the process is not healthy; an empty string when it is."""
@@ -41,11 +41,12 @@ def grpc_probe(port: int, service: str) -> Probe:
 
 
 def s3_probe(server: S3Settings) -> Probe:
-    """Asks the S3 server for its bucket with our keys."""
+    """Has the S3 server keep an object once, and from then on asks for its bucket."""
+    stored = False
 
     async def probe() -> str:
-        if await asyncio.to_thread(answers, server):
-            return ""
-        return f"no answer to our keys at {server.endpoint}"
+        nonlocal stored
+        stored = await asyncio.to_thread(answers if stored else stores, server)
+        return "" if stored else f"it keeps nothing yet at {server.endpoint}"
 
     return probe

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from minio import Minio
@@ -26,6 +27,7 @@ from server.stack.ports import check_ports_free
 from server.stack.settings import StackSettings
 
 BUCKET = "vireo"
+_PROBE = "ready"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 4.0
 _POLL_SECONDS = 0.1
@@ -33,17 +35,36 @@ _POLL_SECONDS = 0.1
 
 def answers(server: S3Settings) -> bool:
     """Whether the server takes our keys and has made the bucket."""
-    client = Minio(
+    try:
+        return bool(_client(server).bucket_exists(server.bucket))
+    except (MinioException, HTTPError):
+        return False
+
+
+def stores(server: S3Settings) -> bool:
+    """Whether the server keeps and gives objects.
+
+    It answers a moment before it has found its own volumes, and fails to read until then.
+    """
+    client = _client(server)
+    try:
+        client.put_object(server.bucket, _PROBE, io.BytesIO(b"1"), 1)
+        with closing(client.get_object(server.bucket, _PROBE)) as response:
+            return bool(response.read() == b"1")
+    except (MinioException, HTTPError):
+        return False
+
+
+def _client(server: S3Settings) -> Minio:
+    """A client that gives up soon."""
+    return Minio(
         server.endpoint,
         server.access_key,
         server.secret_key.get_secret_value(),
         secure=False,
+        region=server.region,
         http_client=PoolManager(retries=False, timeout=2),
     )
-    try:
-        return bool(client.bucket_exists(server.bucket))
-    except (MinioException, HTTPError):
-        return False
 
 
 def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -188,7 +209,7 @@ def _wait_until_ready(
                 f"{last_lines(log_path(settings), 3)}"
             )
         server = access(settings)
-        if server is not None and answers(server):
+        if server is not None and stores(server):
             return server
         time.sleep(_POLL_SECONDS)
     raise VireoError(f"the embedded S3 server was not ready after {_START_SECONDS:.0f} s; {hint}")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,11 @@ def free_port_base() -> int:
 
 @contextmanager
 def running_stack(
-    home: Path, *, prepare: str = "", folder: Path | None = None, **settings: str
+    home: Path,
+    *,
+    prepare: str = "",
+    folder: Path | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """A stack that serves; stopped by Ctrl-C in the end, which must free everything.
 
@@ -87,7 +91,7 @@ def running_stack(
         folder: where to run them; the current one if None.
         settings: further `VIREO_…` variables.
     """
-    environment = {**stack_environment(home), **settings}
+    environment = {**stack_environment(home), **(settings or {})}
     if prepare:
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", prepare], cwd=folder, env=environment, check=True

@@ -1,0 +1,225 @@
+"""A whole stack, as `vireo up` runs it: served slates, lost pods, and the end of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from google.protobuf.json_format import Parse
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.home import Home
+from server.stack.state import ProcessState
+from server.stack.state import running_stack as state_of
+from tests.builders.releases import build_release
+from tests.builders.stack import Stack, running_stack, stack_environment
+from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
+
+pytestmark = pytest.mark.integration
+
+PUBLISH = f"vireo release publish --data {DATASET}"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = build_tiny_home(tmp_path_factory.mktemp("stack"))
+    with running_stack(home.root, prepare=PUBLISH) as stack:
+        yield stack
+
+
+def vireo(
+    environment: dict[str, str], *arguments: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        ["vireo", *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done
+    return done
+
+
+def until(stack: Stack, name: str, holds: Callable[[ProcessState], bool]) -> ProcessState:
+    """The first state of a process for which `holds`."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in stack.state().processes:
+            if process.name == name and holds(process):
+                return process
+        time.sleep(0.05)
+    raise AssertionError(f"{name} did not come to that: {stack.state()}")
+
+
+def test_one_slate_comes_from_grpc_rest_and_the_command_line(stack: Stack) -> None:
+    with grpc.insecure_channel(stack.edge) as channel:
+        answer = RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id="1"))
+    assert len(answer.items) == 10
+    assert not answer.degradations
+    url = f"http://{stack.edge}/v1/viewers/1/recommendations?page_size=10"
+    with urllib.request.urlopen(url) as response:
+        by_rest = Parse(response.read(), pb.RecommendResponse())
+    by_cli = Parse(
+        vireo(stack.environment, "recommend", "--viewer", "1", "--json").stdout,
+        pb.RecommendResponse(),
+    )
+    assert len({each.request_id for each in (answer, by_rest, by_cli)}) == 3
+    assert list(by_rest.items) == list(by_cli.items) == list(answer.items)
+    assert by_rest.release_id == by_cli.release_id == answer.release_id
+
+
+def test_recommend_prints_a_table_with_titles_and_sources(stack: Stack) -> None:
+    output = vireo(stack.environment, "recommend", "--viewer", VIEWER, "--page-size", "3").stdout
+    assert len(re.findall(r"Title of video-\d+ .* video-\d+ .* 0\.\d{4} .* two tower", output)) == 3
+    assert "3 watched videos" in output
+    assert "degraded" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--viewer", ""], "viewer_id: must be at least 1 bytes"),
+        (["--viewer", "1", "--page-size", "501"], "page_size: must be"),
+        (["--viewer", "1", "--seed", "nowhere"], "'nowhere' is not in the release"),
+        (["--viewer", "1", "--target", "127.0.0.1:1"], "nothing serves at 127.0.0.1:1"),
+    ],
+)
+def test_a_request_that_fails_is_one_line(
+    stack: Stack, arguments: list[str], expected: str
+) -> None:
+    done = vireo(stack.environment, "recommend", *arguments, code=1)
+    assert done.stderr.startswith("error: ")
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_second_stack_on_the_same_home_is_told_of_the_first(stack: Stack) -> None:
+    done = vireo(stack.environment, "up", code=1)
+    assert re.search(f"process {stack.process.pid}.*{stack.edge}", done.stderr)
+
+
+def test_a_taken_port_is_told_with_its_setting(stack: Stack, tmp_path: Path) -> None:
+    environment = {**stack.environment, "VIREO_HOME": str(tmp_path)}
+    done = vireo(environment, "up", code=1)
+    assert re.search(r"port \d+ .*VIREO_\w+_PORT", done.stderr)
+
+
+def test_every_pod_serves_a_promoted_release_within_moments(stack: Stack) -> None:
+    build_release(stack.home.staged_release(DATASET), release_id="tiny-2", seed=1)
+    published = vireo(stack.environment, "release", "publish", "--no-promote").stdout
+    assert "tiny-2" in published
+    promoted = vireo(stack.environment, "release", "promote", "tiny-2").stdout
+    assert "channel production now names tiny-2 instead of tiny-1" in promoted
+    listed = json.loads(vireo(stack.environment, "release", "list", "--json").stdout)
+    assert {each["release_id"]: each["channels"] for each in listed} == {
+        "tiny-1": [],
+        "tiny-2": ["production"],
+    }
+    shown = json.loads(vireo(stack.environment, "release", "show", "tiny-2", "--json").stdout)
+    assert shown["dataset"] == DATASET
+    served: set[str] = set()
+    deadline = time.monotonic() + 60
+    while served != {"tiny-2"} and time.monotonic() < deadline:
+        status = json.loads(vireo(stack.environment, "status", "--json").stdout)
+        served = {
+            process["release"]["release_id"]
+            for process in status["processes"]
+            if process["release"]
+        }
+    assert served == {"tiny-2"}
+
+
+async def load(edge: str, seconds: float, disturb: Callable[[], None]) -> Counter[str]:
+    """Eight callers at a time; counts answers, codes of failures and degradations."""
+    counts: Counter[str] = Counter()
+
+    async def caller(stub: RecommendationServiceStub, first: int) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            request = pb.RecommendRequest(viewer_id=str(first))
+            try:
+                answer = await stub.Recommend(request, timeout=10)  # type: ignore[misc]
+            except grpc.aio.AioRpcError as error:
+                counts[f"{error.code().name}: {error.details()}"] += 1
+                continue
+            counts["answered" if len(answer.items) == 10 else "short"] += 1
+
+    async def disturber() -> None:
+        await asyncio.sleep(seconds / 4)
+        disturb()
+
+    async with grpc.aio.insecure_channel(edge) as channel:
+        stub = RecommendationServiceStub(channel)
+        await asyncio.gather(disturber(), *(caller(stub, first) for first in range(8)))
+    return counts
+
+
+async def test_killing_a_candidate_and_a_ranking_pod_under_load_loses_no_request(
+    stack: Stack,
+) -> None:
+    names = ("candidate-1", "ranking-2", "gateway-1")
+    before = {name: stack.pid(name) for name in names}
+
+    def kill() -> None:
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+
+    counts = await load(stack.edge, 4, kill)
+    assert counts.keys() == {"answered"}
+    assert counts["answered"] > 100
+    for name, pid in before.items():
+        back = await asyncio.to_thread(
+            until, stack, name, lambda process: process.state == "healthy" and process.restarts > 0
+        )
+        assert back.pid != pid
+    status = json.loads(vireo(stack.environment, "status", "--json").stdout)
+    restarted = {each["name"] for each in status["processes"] if each["restarts"]}
+    assert restarted == set(names)
+
+
+def test_ctrl_c_frees_every_process_and_port_in_five_seconds(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
+    with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
+        processes = stack.state().processes
+        children = [psutil.Process(process.pid) for process in processes if process.pid]
+        assert len(children) == 5
+        stack.process.send_signal(signal.SIGINT)
+        stack.process.wait(5)
+    assert not any(child.is_running() for child in children)
+    for process in processes:
+        socket.create_server(("127.0.0.1", process.port)).close()
+    assert state_of(home) is None
+    assert "vireo up" in vireo(stack.environment, "status", code=1).stderr
+
+
+def test_without_a_release_up_tells_how_to_publish_one(tmp_path: Path) -> None:
+    done = vireo(stack_environment(tmp_path), "up", code=1)
+    assert "channel production names no release yet" in done.stderr
+    assert "vireo release publish" in done.stderr
+
+
+def test_without_the_releases_features_up_tells_how_to_build_them(tmp_path: Path) -> None:
+    build_release(Home(tmp_path).staged_release(DATASET))
+    environment = stack_environment(tmp_path)
+    vireo(environment, "release", "publish")
+    done = vireo(environment, "up", code=1)
+    assert f"vireo features build {DATASET}" in done.stderr
+
+
+def test_without_a_training_run_publish_tells_what_to_do(tmp_path: Path) -> None:
+    done = vireo(stack_environment(tmp_path), "release", "publish", code=1)
+    assert "vireo train" in done.stderr
+    assert not (tmp_path / "s3").exists()
