@@ -52,7 +52,7 @@ def edge_of_stack() -> str:
     from server.stack.state import running_stack
 
     state = running_stack(Home.current())
-    return state.edge if state else f"127.0.0.1:{StackSettings.load().edge_port}"
+    return state.edge if state else StackSettings.load().edge
 
 
 def ask(request: pb.RecommendRequest, target: str) -> pb.RecommendResponse:

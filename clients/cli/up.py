@@ -93,8 +93,7 @@ def state_text(state: str) -> Text:
 
 def show_endpoints(state: StackState) -> None:
     """Prints where the stack answers, with requests ready to paste."""
-    host, _, port = state.edge.rpartition(":")
-    edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    edge = state.edge
     typer.echo(f"""
 Ready. gRPC, gRPC-Web and REST answer at {edge}; Envoy's admin at 127.0.0.1:{state.admin_port}.
 

@@ -44,15 +44,13 @@ class RecommendPipeline:
         """
         degradations: list[viewer_pb2.Degradation.ValueType] = []
 
-        features = await attempt(
-            "features", self.read_features(query, release.reader), query.request_id
-        )
+        features = await attempt("features", self.read_features(query, release.reader))
         viewer = features.value
         if viewer is None:
             degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
             viewer = ViewerFeatures()
 
-        retrieval = await attempt("retrieval", self.retrieve(query, viewer), query.request_id)
+        retrieval = await attempt("retrieval", self.retrieve(query, viewer))
         candidates = retrieval.value
         ranking = _NOT_RUN
         if candidates is None:
@@ -64,9 +62,7 @@ class RecommendPipeline:
         else:
             if any(report.failure for report in candidates.sources):
                 degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-            ranking = await attempt(
-                "ranking", self.rank(query, viewer, candidates), query.request_id
-            )
+            ranking = await attempt("ranking", self.rank(query, viewer, candidates))
             if ranking.value is None:
                 degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
                 items, release_id = retrieved_items(candidates), candidates.release_id
@@ -112,8 +108,6 @@ def _explain(
 
 
 def _duration(seconds: float) -> Duration:
-    return Duration(nanos=round(seconds * 1e9)) if seconds < 1 else _long_duration(seconds)
-
-
-def _long_duration(seconds: float) -> Duration:
-    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

@@ -14,6 +14,7 @@ from server.home import Home
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104
 _MOST_PODS = 10
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
@@ -74,6 +75,12 @@ class StackSettings(BaseSettings):
     def home_folder(self) -> Home:
         """The home that holds the stack's state."""
         return Home(self.home)
+
+    @property
+    def edge(self) -> str:
+        """host:port by which this machine reaches the edge."""
+        host = "127.0.0.1" if self.edge_host in _ANY_ADDRESS else self.edge_host
+        return f"{host}:{self.edge_port}"
 
     def pod_ports(self, kind: PodKind) -> list[int]:
         """The port of each pod of a kind."""

@@ -60,7 +60,7 @@ class Stack:
             started_at=datetime.now(UTC),
             ready=False,
             channel=settings.channel,
-            edge=f"{settings.edge_host}:{settings.edge_port}",
+            edge=settings.edge,
             admin_port=settings.admin_port,
         )
 

@@ -56,10 +56,10 @@ class SupervisedProcess:
         """Set once it has been healthy."""
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs it, and again whenever it ends.
+        """Runs it, and again whenever it ends, until it is told to stop.
 
         Raises:
             StartError: it ended before it was ever healthy.
@@ -67,13 +67,11 @@ class SupervisedProcess:
         self._rotate_log()
         backoff = _FIRST_BACKOFF
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._stop.is_set():
             started = loop.time()
-            code = await self._run_once()
-            if self._stopping:
-                self._update(state="stopped", pid=None, problem="")
-                return
-            ended = f"ended with {_exit_text(code)}"
+            ended = f"ended with {_exit_text(await self._run_once())}"
+            if self._stop.is_set():
+                break
             if not self.healthy.is_set():
                 self._update(state="stopped", pid=None, problem=ended)
                 raise self.start_error(ended)
@@ -82,12 +80,14 @@ class SupervisedProcess:
             self._update(
                 state="restarting", pid=None, problem=ended, restarts=self.status.restarts + 1
             )
-            await asyncio.sleep(backoff)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF)
+        self._update(state="stopped", pid=None, problem="")
 
     def terminate(self, number: signal.Signals) -> None:
         """Sends a signal to the process and whatever it started; it isn't restarted."""
-        self._stopping = True
+        self._stop.set()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -109,6 +109,8 @@ class SupervisedProcess:
                 start_new_session=True,
             )
         self._update(state="starting", pid=self._process.pid, problem="not asked yet")
+        if self._stop.is_set():  # told while it was being made
+            self.terminate(signal.SIGTERM)
         watching = asyncio.ensure_future(self._watch_health())
         try:
             return await self._process.wait()
@@ -119,7 +121,7 @@ class SupervisedProcess:
     async def _watch_health(self) -> None:
         while True:
             problem = await self.spec.probe()
-            if self._stopping:
+            if self._stop.is_set():
                 return
             if not problem:
                 self._update(state="healthy", problem="")

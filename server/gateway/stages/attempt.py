@@ -27,7 +27,7 @@ class Attempt(Generic[T]):
     seconds: float
 
 
-async def attempt(stage: str, work: Awaitable[T], request_id: str) -> Attempt[T]:
+async def attempt(stage: str, work: Awaitable[T]) -> Attempt[T]:
     """Awaits a stage. Only StageFailedError is a failure to answer without; it is logged."""
     start = time.perf_counter()
     try:
@@ -39,7 +39,6 @@ async def attempt(stage: str, work: Awaitable[T], request_id: str) -> Attempt[T]
             stage=stage,
             reason=str(error),
             seconds=round(seconds, 4),
-            request_id=request_id,
         )
         return Attempt(None, seconds)
     return Attempt(value, time.perf_counter() - start)

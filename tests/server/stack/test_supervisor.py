@@ -137,6 +137,19 @@ async def test_a_process_that_is_stopped_is_not_restarted(tmp_path: Path) -> Non
     assert it.supervisor.statuses[0].restarts == 0
 
 
+async def test_a_process_that_waits_for_its_restart_is_stopped_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "healthy"
+    # Ends by itself a moment after it was healthy: soon it is waiting most of the time.
+    script = f"import pathlib, time; pathlib.Path({str(file)!r}).touch(); time.sleep(0.3)"
+    it = Watched(tmp_path)
+    await it.supervisor.start([python("brief", script, file)], 30)
+    await it.until(lambda status: status.state == "restarting" and status.restarts > 2, "brief")
+    started = len(it.history)
+    await it.supervisor.stop(60)
+    assert it.supervisor.statuses[0].state == "stopped"
+    assert all(statuses[0].state != "starting" for statuses in it.history[started:])
+
+
 async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     for _ in range(2):
