@@ -138,8 +138,7 @@ class ReleaseStore:
         with ThreadPoolExecutor(_PARALLEL) as threads:
             found = tuple(threads.map(self._manifest_or_none, prefixes))
         published = [manifest for manifest in found if manifest is not None]
-        newest_first = sorted(published, key=lambda m: (m.created_at, m.release_id), reverse=True)
-        return tuple(newest_first)
+        return tuple(sorted(published, key=lambda m: (m.created_at, m.release_id), reverse=True))
 
     def manifest(self, release_id: str) -> Manifest:
         """The manifest of a release.
@@ -194,8 +193,7 @@ class ReleaseStore:
                 return {}
             objects = self._client.list_objects(self._bucket, "channels/")
             names = [Path(str(entry.object_name)).stem for entry in objects]
-        found = [self.read_channel(name) for name in names]
-        return {channel.name: channel for channel in found if channel is not None}
+        return {name: found for name in names if (found := self.read_channel(name)) is not None}
 
     def set_channel(
         self,
