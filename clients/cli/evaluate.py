@@ -35,8 +35,11 @@ def evaluate(
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="With --served: host:port of the edge.")
-    ] = "127.0.0.1:8080",
+        str,
+        typer.Option(
+            help="With --served: host:port of the edge; the stack of VIREO_HOME if absent."
+        ),
+    ] = "",
     concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="With --served: requests at a time.")
     ] = 8,
@@ -46,6 +49,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure on each viewer's held-out watch, beside popularity and EASE."""
+    from clients.cli.recommend import edge_of_stack
     from server.errors import VireoError
     from server.home import Home
     from training.evaluation import commands
@@ -53,7 +57,7 @@ def evaluate(
     home = Home.current()
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
-        options = commands.ServedOptions(target, path, concurrency, deadline)
+        options = commands.ServedOptions(target or edge_of_stack(), path, concurrency, deadline)
         evaluated = commands.evaluate_served(home, data, options, Console(stderr=True))
     elif lists is not None:
         raise VireoError("--lists writes what the stack answers: give --served too")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -135,5 +135,6 @@ def find_manifest(home: Home, dataset: str, release_id: str) -> Manifest:
 
 
 def as_json(evaluated: Evaluated) -> dict[str, object]:
-    """An evaluation as `--json` prints it."""
-    return asdict(evaluated)
+    """An evaluation as `--json` prints it: each system's measures by its name, and the rest."""
+    document: dict[str, object] = {"release_id": evaluated.release_id, **evaluated.metrics}
+    return document | ({"answers": evaluated.answers} if evaluated.answers else {})

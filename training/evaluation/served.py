@@ -46,9 +46,7 @@ def serving_release(target: str, deadline: float) -> str:
     with grpc.insecure_channel(target) as channel:
         stub = release_pb2_grpc.ReleaseServiceStub(channel)
         try:
-            state = stub.GetServingRelease(
-                release_pb2.GetServingReleaseRequest(), timeout=deadline, wait_for_ready=True
-            )
+            state = stub.GetServingRelease(release_pb2.GetServingReleaseRequest(), timeout=deadline)
         except grpc.RpcError as error:
             raise VireoError(
                 f"no stack answers at {target} ({_described(error)}); start it with: vireo up"

@@ -21,13 +21,13 @@ class RankingConfig:
     dropout: float = 0.2
     epochs: int = 24
     """Passes over the lists, at most."""
-    patience: int = 6
+    patience: int = 5
     """Stop after so many passes without a better held-out loss."""
     batch_lists: int = 16
     """Lists (label events) per step."""
     batch_likes: int = 256
     """Like labels per step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
     watch_weight: float = 1.0
