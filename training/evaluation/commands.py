@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -135,6 +135,5 @@ def find_manifest(home: Home, dataset: str, release_id: str) -> Manifest:
 
 
 def as_json(evaluated: Evaluated) -> dict[str, object]:
-    """An evaluation as `--json` prints it: each system's measures by its name, and the rest."""
-    document: dict[str, object] = {"release_id": evaluated.release_id, **evaluated.metrics}
-    return document | ({"answers": evaluated.answers} if evaluated.answers else {})
+    """An evaluation as `--json` prints it: `release_id`, `metrics` by system, `answers`."""
+    return asdict(evaluated)
