@@ -11,17 +11,22 @@ from server.errors import VireoError
 class S3Settings(BaseSettings):
     """An S3 server and a bucket on it: AWS, MinIO, SeaweedFS or another."""
 
-    model_config = SettingsConfigDict(env_prefix="VIREO_S3_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_S3_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     endpoint: str = Field(pattern=r"^[^/]+$")
     """Host and port, without a scheme, for example 127.0.0.1:8110."""
     access_key: str = Field(min_length=1)
+    """The key's public half. Publishing needs one that may write, pods one that may read."""
     secret_key: SecretStr = Field(min_length=1)
+    """The key's secret half; never printed."""
     bucket: str = "vireo"
     """Made by the first publish where it is missing."""
     secure: bool = False
     """Whether to speak TLS."""
     region: str = "us-east-1"
+    """The region that requests are signed for."""
     connect_timeout: float = Field(default=1.0, gt=0)
     """Seconds. Short, so that a pod soon falls back on its cache."""
     read_timeout: float = Field(default=10.0, gt=0)

@@ -15,7 +15,11 @@ class RpcSettings(BaseSettings):
     """How a gRPC server listens, sheds, logs and stops."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VIREO_", frozen=True, extra="ignore", cli_kebab_case=True
+        env_prefix="VIREO_",
+        frozen=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
@@ -35,6 +39,7 @@ class RpcSettings(BaseSettings):
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Largest request that is accepted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important lines that are logged."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of calls that get a log line; calls that fail with INTERNAL always do."""
 

@@ -27,15 +27,19 @@ class StackSettings(BaseSettings):
     they are set, and are bound on loopback.
     """
 
-    model_config = SettingsConfigDict(env_prefix="VIREO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Field(default_factory=lambda: Home.current().root)
+    """Folder of all run-time state; `.vireo` in the checkout by default."""
     channel: str = Field(default="production", min_length=1)
     """The channel whose release is served."""
 
     edge_host: str = "127.0.0.1"
     """Address that the edge listens on; 0.0.0.0 lets other machines in."""
     edge_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
     """First of the ports that the others default to."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
@@ -49,15 +53,21 @@ class StackSettings(BaseSettings):
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
     """First candidate pod; the next pods take the ports that follow."""
     ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
+    """First ranking pod."""
     gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
+    """First gateway pod."""
 
     candidate_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+    """How many candidate pods to run."""
     ranking_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+    """How many ranking pods to run."""
     gateway_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
+    """How many gateway pods to run."""
 
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
+    """Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)
     """Seconds within which every process must be healthy."""
 

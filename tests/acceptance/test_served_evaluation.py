@@ -28,7 +28,10 @@ def test_the_served_chain_beats_ease_and_popularity(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    metrics = json.loads(done.stdout)
+    result = json.loads(done.stdout)
+    viewers = result["answers"].pop("viewers")
+    assert set(result["answers"].values()) == {0}, "no answer is less than full"
+    metrics = result["metrics"]
     served, baselines = metrics["served"], (metrics["ease"], metrics["popularity"])
     for baseline in baselines:
         assert served["ndcg_10"] > baseline["ndcg_10"], metrics
@@ -38,6 +41,7 @@ def test_the_served_chain_beats_ease_and_popularity(
     held_out = watches[watches["part"] == "test"].set_index("viewer_id")["video_id"]
     watched = watches[watches["part"] != "test"].groupby("viewer_id")["video_id"].agg(set)
     assert sorted(row["user_id"] for row in rows) == sorted(held_out.index)
+    assert viewers == len(rows)
     hits = 0
     for row in rows:
         assert len(row["items"]) == len(set(row["items"])) == 100

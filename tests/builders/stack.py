@@ -48,7 +48,7 @@ class Stack:
         return pid
 
 
-def stack_environment(home: Path) -> dict[str, str]:
+def stack_environment(home: Path, programs: Path = BIN) -> dict[str, str]:
     """This process's environment, with `home`, free ports and `vireo` on the PATH."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     base = free_port_base()
@@ -57,7 +57,7 @@ def stack_environment(home: Path) -> dict[str, str]:
         "VIREO_HOME": str(home),
         "VIREO_PORT_BASE": str(base),
         "VIREO_EDGE_PORT": str(base + 3),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }
 
 
@@ -82,6 +82,7 @@ def running_stack(
     prepare: str = "",
     folder: Path | None = None,
     settings: Mapping[str, str] | None = None,
+    programs: Path = BIN,
 ) -> Iterator[Stack]:
     """A stack that serves; stopped by Ctrl-C in the end, which must free everything.
 
@@ -90,14 +91,15 @@ def running_stack(
         prepare: shell commands to run before, with the same settings.
         folder: where to run them; the current one if None.
         settings: further `VIREO_…` variables.
+        programs: folder of the `vireo` command to use; this environment's by default.
     """
-    environment = {**stack_environment(home), **(settings or {})}
+    environment = {**stack_environment(home, programs), **(settings or {})}
     if prepare:
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", prepare], cwd=folder, env=environment, check=True
         )
     process = subprocess.Popen(
-        [BIN / "vireo", "up"],
+        [programs / "vireo", "up"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

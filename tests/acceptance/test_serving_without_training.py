@@ -1,0 +1,129 @@
+"""Serving installs and runs where there is no torch, and its pods start in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.home import Home
+from tests.acceptance.conftest import CHECKOUT
+from tests.builders.stack import Stack, running_stack
+
+SERVICES = {
+    "candidate-1": ("vireo.v1.CandidateService", 3.0),
+    "ranking-1": ("vireo.v1.RankingService", 3.0),
+    "gateway-1": ("vireo.v1.RecommendationService", 10.0),
+}
+"""Service of a process, and the seconds within which it must be SERVING after its start."""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment's folder of programs, with Vireo's serving part as a wheel."""
+    folder = tmp_path_factory.mktemp("serving")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    install = f"{folder}/bin/pip install --quiet --disable-pip-version-check".split()
+    constraint = ["--constraint", str(CHECKOUT / "constraints.txt")]
+    subprocess.run([*install, *constraint, f"{CHECKOUT}[stack]"], check=True, timeout=280)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def serving(
+    environment: Path, demo_home: Home, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The demo's release, published and served from that environment."""
+    home = Home(tmp_path_factory.mktemp("serving-home"))
+    for folder in (home.features, home.staged_release):
+        shutil.copytree(
+            demo_home.root / folder("ml-100k").relative_to(home.root), folder("ml-100k")
+        )
+    publish = "vireo release publish --data ml-100k"
+    with running_stack(home.root, prepare=publish, programs=environment) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("module", ["torch", "onnx", "scipy", "matplotlib"])
+def test_nothing_of_training_is_installed(environment: Path, module: str) -> None:
+    code = f"import importlib.util; print(importlib.util.find_spec({module!r}))"
+    done = subprocess.run(
+        [environment / "python", "-c", code], cwd=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "None\n", done.stdout + done.stderr
+
+
+def test_a_full_slate_is_served(serving: Stack, environment: Path) -> None:
+    done = subprocess.run(
+        [environment / "vireo", "recommend", "--viewer", "1", "--json"],
+        env=serving.environment,
+        cwd=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert len(answer["items"]) == 10
+    assert "degradations" not in answer
+
+
+@pytest.mark.parametrize("name", ["candidate-1", "candidate-2", "ranking-1", "ranking-2"])
+def test_candidate_and_ranking_pods_have_loaded_no_torch_pandas_or_arrow(
+    serving: Stack, name: str
+) -> None:
+    loaded = Path(f"/proc/{serving.pid(name)}/maps").read_text()
+    assert "onnxruntime" in loaded, "this is the process that answers"
+    for library in ("torch", "pandas", "pyarrow", "feast"):
+        assert f"/{library}/" not in loaded, library
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_pod_serves_within_seconds_of_its_start(serving: Stack, name: str) -> None:
+    service, bound = SERVICES[name]
+    [port] = [each.port for each in serving.state().processes if each.name == name]
+    killed = serving.pid(name)
+    os.kill(killed, signal.SIGKILL)
+    process = _wait_for_another(serving, name, killed)
+    seconds = _wait_until_serving(port, service) - process.create_time()
+    assert seconds < bound, f"{name} took {seconds:.2f} s"
+
+
+def _wait_for_another(stack: Stack, name: str, killed: int) -> psutil.Process:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        [pid] = [each.pid for each in stack.state().processes if each.name == name]
+        if pid not in (None, killed):
+            return psutil.Process(pid)
+        time.sleep(0.02)
+    raise AssertionError(f"{name} was not started again")
+
+
+def _wait_until_serving(port: int, service: str) -> float:
+    """When the service first answered SERVING, in Unix seconds."""
+    deadline = time.monotonic() + 60
+    request = health_pb2.HealthCheckRequest(service=service)
+    while time.monotonic() < deadline:
+        # A channel of its own each time: a refused one would wait before it tries again.
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+                answer = stub.Check(request, timeout=1)
+            except grpc.RpcError:
+                time.sleep(0.05)
+                continue
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return time.time()
+        time.sleep(0.05)
+    raise AssertionError(f"{service} was never SERVING")

@@ -1,0 +1,16 @@
+"""The reference pages say what the code says."""
+
+from __future__ import annotations
+
+import re
+
+from docs.generate import PAGE, settings_page
+
+
+def test_the_settings_page_is_the_one_that_the_code_makes() -> None:
+    assert PAGE.read_text() == settings_page(), "make it again: python -m docs.generate"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    unexplained = re.findall(r"^\| `(\w+)` \|.*\|\s*\|$", settings_page(), re.MULTILINE)
+    assert unexplained == []
