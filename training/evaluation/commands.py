@@ -22,7 +22,8 @@ from training.evaluation.report import baselines, of_lists
 from training.evaluation.run import Metrics, evaluate_release
 from training.evaluation.served import (
     ask_viewers,
-    check_release,
+    check_dataset,
+    check_split,
     counts,
     list_rows,
     serving_release,
@@ -68,7 +69,8 @@ def evaluate_staged(home: Home, dataset: str) -> Evaluated:
         manifest = Manifest.read(run.release)
     except ReleaseError as error:
         raise VireoError(f"{error}; train one with: vireo train --data {dataset}") from error
-    check_release(manifest, dataset, Split.load(home, dataset).data_fingerprint)
+    check_dataset(manifest, dataset)
+    check_split(manifest, Split.load(home, dataset))
     evaluation = evaluate_release(
         run.release,
         load_watches(home, dataset),
@@ -89,8 +91,9 @@ def evaluate_served(
         VireoError: nothing answers, or what is served can't be tested on this data set.
     """
     release_id = serving_release(options.target, options.deadline)
-    split = Split.load(home, dataset)
-    check_release(find_manifest(home, dataset, release_id), dataset, split.data_fingerprint)
+    manifest = find_manifest(home, dataset, release_id)
+    check_dataset(manifest, dataset)
+    check_split(manifest, Split.load(home, dataset))
     watches = load_watches(home, dataset)
     video_ids = load_dataset(home, dataset).videos["video_id"].tolist()
     viewers = load_test_viewers(watches, video_ids)

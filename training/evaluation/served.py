@@ -19,6 +19,7 @@ from vireo.v1.viewer_pb2 import Degradation
 from server.errors import VireoError
 from server.releases.manifest import Manifest
 from training.evaluation.chain import SLATE
+from training.features.watches import Split
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -58,12 +59,12 @@ def serving_release(target: str, deadline: float) -> str:
     return str(state.release_id)
 
 
-def check_release(manifest: Manifest, dataset: str, fingerprint: str) -> None:
-    """Raises VireoError unless a release can be tested on this data set's held-out watches."""
+def check_dataset(manifest: Manifest, dataset: str) -> None:
+    """Raises VireoError unless a release was trained on this data set, some watches kept back."""
     name = manifest.release_id
     if manifest.dataset != dataset:
         raise VireoError(
-            f"the stack serves {name}, which was trained on {manifest.dataset}; "
+            f"release {name} was trained on {manifest.dataset}; "
             f"evaluate with --data {manifest.dataset}, or publish a release of {dataset}"
         )
     if manifest.holdout == "none":
@@ -71,11 +72,17 @@ def check_release(manifest: Manifest, dataset: str, fingerprint: str) -> None:
             f"release {name} was trained on every watch, so that none is left to test on; "
             f"train one with: vireo train --data {dataset} --holdout last"
         )
-    if manifest.data_fingerprint != fingerprint:
-        raise VireoError(
-            f"release {name} was trained on another version of {dataset}, and may have seen what "
-            f"this one holds out; train again with: vireo train --data {dataset}"
-        )
+
+
+def check_split(manifest: Manifest, split: Split) -> None:
+    """Raises VireoError unless a release that `check_dataset` takes has this very split."""
+    if (split.data_fingerprint, split.holdout) == (manifest.data_fingerprint, manifest.holdout):
+        return
+    raise VireoError(
+        f"release {manifest.release_id} was trained on other features of {manifest.dataset} than "
+        "these, and may have seen what they hold out; train again with: "
+        f"vireo train --data {manifest.dataset} --holdout last"
+    )
 
 
 async def ask_viewers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Checkpoints:
             return None
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
             raise VireoError(
                 f"the checkpoint {path} is damaged; delete it to train afresh"
             ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,20 +26,22 @@ def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
 
 
 def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
-    """The set at `path`; None where there is none, or one with another fingerprint."""
-    if not path.exists():
+    """The set at `path`; None where there is none, a damaged one, or another fingerprint's."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Any] = dict(file)
+    except (OSError, ValueError, BadZipFile):
+        return None  # It only saves time: it is drawn again.
+    if str(arrays["fingerprint"]) != fingerprint:
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        if str(arrays["fingerprint"]) != fingerprint:
-            return None
-        watches, likes = (
-            {
-                name.removeprefix(f"{part}/"): arrays[name]
-                for name in arrays.files
-                if name.startswith(f"{part}/")
-            }
-            for part in ("watches", "likes")
-        )
+    watches, likes = (
+        {
+            name.removeprefix(f"{part}/"): array
+            for name, array in arrays.items()
+            if name.startswith(f"{part}/")
+        }
+        for part in ("watches", "likes")
+    )
     fields = ViewerColumns.__dataclass_fields__
     for columns in (watches, likes):
         own = {name: columns.pop(name) for name in fields}

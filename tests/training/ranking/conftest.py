@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from training.ranking.config import RankingConfig
+from training.ranking.training_set import LikeLabels, RankingSet, ViewerColumns, WatchLists
+
+VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
+
+
+@pytest.fixture(scope="session")
+def config() -> RankingConfig:
+    return RankingConfig(hidden=8, epochs=8, patience=8, candidates=CANDIDATES)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(VIDEOS, VECTOR_SIZE)).astype(np.float32)
+
+
+def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
+    lengths = random.integers(0, RANKER_HISTORY + 1, count)
+    history = random.integers(0, VIDEOS, (count, RANKER_HISTORY))
+    history[np.arange(RANKER_HISTORY) >= lengths[:, None]] = -1
+    return ViewerColumns(
+        history_rows=history,
+        history_lengths=lengths,
+        viewer_features=random.random((count, len(VIEWER_FEATURES)), np.float32),
+        attributes=random.integers(0, ATTRIBUTES + 1, (count, ATTRIBUTE_LIMIT)),
+        held_out=np.arange(count) % 4 == 0,
+    )
+
+
+def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
+    """The watched video is the one with the most of a retrieval feature, nearly always.
+
+    The liked ones are those with a high like rate of the video; nothing else says anything.
+    """
+    random = np.random.default_rng(seed)
+    retrieval = random.random((LISTS, CANDIDATES, len(RETRIEVAL_FEATURES)), np.float32)
+    retrieval[..., 2:] = retrieval[..., 2:] > 0.5
+    best = retrieval[..., RETRIEVAL_FEATURES.index(column)].argmax(1)
+    label = np.where(random.random(LISTS) < 0.9, best, random.integers(0, CANDIDATES, LISTS))
+    label[:missed] = -1
+    rows = np.stack([random.permutation(VIDEOS)[:CANDIDATES] for _ in range(LISTS)])
+    features = random.random((LIKES, len(VIDEO_FEATURES)), np.float32)
+    rate = features[:, VIDEO_FEATURES.index("like_rate")]
+    return RankingSet(
+        WatchLists(
+            viewers(random, LISTS),
+            rows,
+            random.random((LISTS, CANDIDATES, len(VIDEO_FEATURES)), np.float32),
+            retrieval,
+            label,
+        ),
+        LikeLabels(
+            viewers(random, LIKES),
+            random.integers(0, VIDEOS, LIKES),
+            features,
+            random.random(LIKES) < rate,
+        ),
+    )

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from training.ranking.config import RankingConfig
+from training.ranking.export import example_inputs
+from training.ranking.model import Ranker
+
+VECTOR_SIZE = 8
+
+
+@pytest.fixture
+def model() -> Ranker:
+    """A ranker whose every weight matters."""
+    torch.manual_seed(3)
+    model = Ranker(RankingConfig(hidden=8), VECTOR_SIZE, attribute_count=5).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def inputs_of(
+    model: Ranker, batch: int = 4, candidates: int = 6, history: int = 5
+) -> dict[str, Tensor]:
+    arrays = example_inputs(model, VECTOR_SIZE, batch, candidates, history)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def test_an_untrained_ranker_keeps_the_two_tower_order() -> None:
+    model = Ranker(RankingConfig(), VECTOR_SIZE, attribute_count=5).eval()
+    inputs = inputs_of(model)
+    model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
+    watch = model(**inputs)[..., 0]
+    two_tower = inputs["retrieval_features"][..., RETRIEVAL_FEATURES.index("two_tower")]
+    assert torch.equal(watch.argsort(1), two_tower.argsort(1))
+    order, _, _ = model.logits(inputs)
+    shift = order - two_tower
+    assert torch.allclose(shift, shift.mean().expand_as(shift), atol=1e-5)
+
+
+def test_scores_are_probabilities(model: Ranker) -> None:
+    scores = model(**inputs_of(model))
+    assert scores.shape == (4, 6, 2)
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_padding_of_the_history_changes_nothing(model: Ranker) -> None:
+    inputs = inputs_of(model)
+    padded = dict(inputs)
+    junk = torch.full((4, 3, VECTOR_SIZE), 7.0)
+    padded["history_vectors"] = torch.cat([inputs["history_vectors"], junk], 1)
+    assert torch.allclose(model(**inputs), model(**padded), atol=1e-6)
+
+
+def test_a_batch_scores_like_its_viewers_one_by_one(model: Ranker) -> None:
+    inputs = inputs_of(model)
+    single = [model(**{name: value[i : i + 1] for name, value in inputs.items()}) for i in range(4)]
+    assert torch.allclose(model(**inputs), torch.cat(single), atol=1e-6)
+
+
+def test_a_candidate_scores_the_same_whatever_is_beside_it(model: Ranker) -> None:
+    inputs = inputs_of(model)
+    fewer = {
+        name: value[:, 2:4] if name.startswith(("candidate", "retrieval")) else value
+        for name, value in inputs.items()
+    }
+    assert torch.allclose(model(**inputs)[:, 2:4], model(**fewer), atol=1e-6)
+
+
+def test_the_like_task_reads_nothing_of_retrieval(model: Ranker) -> None:
+    inputs = inputs_of(model)
+    other = inputs | {"retrieval_features": torch.rand_like(inputs["retrieval_features"])}
+    scores, others = model(**inputs), model(**other)
+    assert torch.equal(scores[..., 1], others[..., 1])
+    assert not torch.allclose(scores[..., 0], others[..., 0])
+
+
+@pytest.mark.parametrize(
+    "name", ["history_vectors", "attributes", "candidate_vectors", "viewer_features"]
+)
+def test_both_tasks_read_viewer_and_candidate(model: Ranker, name: str) -> None:
+    inputs = inputs_of(model)
+    changed = inputs | {name: torch.zeros_like(inputs[name])}
+    difference = (model(**inputs) - model(**changed)).abs().amax((0, 1))
+    assert (difference > 1e-5).all(), difference
+
+
+def test_an_order_of_the_history_matters(model: Ranker) -> None:
+    inputs = inputs_of(model, batch=1)
+    inputs["history_lengths"] = torch.tensor([5])
+    turned = inputs | {"history_vectors": inputs["history_vectors"].flip(1)}
+    assert not torch.allclose(model(**inputs), model(**turned))
+
+
+def test_constant_columns_are_left_as_they_are() -> None:
+    model = Ranker(RankingConfig(), VECTOR_SIZE, attribute_count=5)
+    inputs = inputs_of(model)
+    inputs["candidate_features"] = torch.full_like(inputs["candidate_features"], 0.5)
+    model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
+    assert np.isfinite(model.eval()(**inputs).detach().numpy()).all()
+    assert (model.signals.scale > 0).all()

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress
+
+from server.errors import VireoError
+from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, ranking_set
+from training.ranking.checkpoint import Checkpoints
+from training.ranking.config import RankingConfig
+from training.ranking.storage import load_ranking_set, save_ranking_set
+from training.ranking.train import CURVE, RankingTrainer, TrainedRanker, train_ranker
+from training.ranking.training_set import RankingSet
+
+
+def trained(
+    data: RankingSet, vectors: np.ndarray, config: RankingConfig, folder: Path
+) -> TrainedRanker:
+    return train_ranker(data, vectors, ATTRIBUTES, config, folder, "fingerprint")
+
+
+def test_it_learns_a_signal_that_retrieval_ignores(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    ranker = trained(ranking_set("co_watch"), vectors, config, tmp_path)
+    retrieval, chosen = ranker.held_out["retrieval"], ranker.held_out["chosen"]
+    assert ranker.model.watch_part != "retrieval"
+    assert chosen.ndcg_10 > retrieval.ndcg_10 + 0.2
+    assert chosen.watch_loss < retrieval.watch_loss
+
+
+def test_it_never_orders_worse_than_retrieval(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    wild = replace(config, learning_rate=3.0)
+    ranker = trained(ranking_set("two_tower"), vectors, wild, tmp_path)
+    assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["retrieval"].ndcg_10
+
+
+def test_likes_follow_the_like_rate_and_are_calibrated(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    ranker = trained(data, vectors, config, tmp_path)
+    trainer = RankingTrainer(data, vectors, ATTRIBUTES, config, Checkpoints(tmp_path, "other"))
+    with torch.no_grad():
+        inputs = trainer.batches.like_inputs(data.likes, trainer.held_likes)
+        like = ranker.model(**inputs)[:, 0, 1].numpy()
+    assert np.corrcoef(like, data.likes.features[trainer.held_likes, 2])[0, 1] > 0.8
+    assert like.mean() == pytest.approx(data.likes.liked[trainer.held_likes].mean(), abs=0.02)
+
+
+def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower", missed=100)
+    ranker = trained(data, vectors, config, tmp_path)
+    trainer = RankingTrainer(data, vectors, ATTRIBUTES, config, Checkpoints(tmp_path, "other"))
+    with torch.no_grad():
+        inputs, _ = trainer.batches.watch_inputs(data.watches, trainer.held_lists)
+        expected = ranker.model(**inputs)[..., 0].sum(1).mean().item()
+    hits = (data.watches.label[trainer.held_lists] >= 0).mean()
+    assert expected == pytest.approx(hits, abs=0.05)
+
+
+def test_the_curve_has_a_point_for_each_epoch(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    trained(ranking_set("co_watch"), vectors, config, tmp_path)
+    points = [json.loads(line) for line in (tmp_path / CURVE).read_text().splitlines()]
+    linear = [point["epoch"] for point in points if point["part"] == "linear"]
+    assert linear == list(range(1, len(linear) + 1))
+    assert {"watch_loss", "like_loss", "held_out_watch_loss"} <= set(points[0])
+
+
+class Interrupted(Checkpoints):
+    """Ctrl-C right after the third epoch."""
+
+    def write(self, phase: str, state: Mapping[str, Any]) -> None:
+        super().write(phase, state)
+        if state["epoch"] == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("co_watch")
+    whole = trained(data, vectors, config, tmp_path / "whole")
+    stopped = Interrupted(tmp_path / "stopped", "fingerprint")
+    with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
+        RankingTrainer(data, vectors, ATTRIBUTES, config, stopped).phase("linear", progress)
+    resumed = trained(data, vectors, config, tmp_path / "stopped")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_seeds_decide_everything(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("co_watch")
+    runs = [
+        trained(data, vectors, replace(config, seed=seed, epochs=2), tmp_path / str(place))
+        for place, seed in enumerate((1, 1, 2))
+    ]
+    first, same, other = (run.model.state_dict()["watch_hidden.weight"] for run in runs)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_checkpoint_of_other_inputs_is_ignored(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "one").write("linear", {"epoch": 3})
+    assert Checkpoints(tmp_path, "other").read("linear") is None
+    assert Checkpoints(tmp_path, "one").read("linear") == {"epoch": 3}
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "ranking_linear.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(VireoError, match=r"ranking_linear\.pt is damaged; delete it"):
+        Checkpoints(tmp_path, "one").read("linear")
+
+
+def test_too_few_viewers_to_hold_any_out_still_give_a_ranker(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    nobody = np.zeros(len(data.watches.label), bool)
+    lists = replace(data.watches, viewers=replace(data.watches.viewers, held_out=nobody))
+    nobody = np.zeros(len(data.likes.liked), bool)
+    likes = replace(data.likes, viewers=replace(data.likes.viewers, held_out=nobody))
+    ranker = trained(RankingSet(lists, likes), vectors, replace(config, epochs=2), tmp_path)
+    assert ranker.model.watch_part == "retrieval"
+
+
+def test_a_damaged_ranking_set_is_drawn_again(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_bytes(b"not a set")
+    assert load_ranking_set(tmp_path / "set.npz", "one") is None
+
+
+def test_the_ranking_set_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+    data, path = ranking_set("co_watch"), tmp_path / "set.npz"
+    save_ranking_set(path, data, "one")
+    assert load_ranking_set(path, "other") is None
+    read = load_ranking_set(path, "one")
+    assert read is not None
+    assert np.array_equal(read.watches.rows, data.watches.rows)
+    assert read.watches.rows.shape[1] == CANDIDATES
+    for mine, theirs in ((read.watches, data.watches), (read.likes, data.likes)):
+        for name, column in vars(theirs.viewers).items():
+            assert np.array_equal(getattr(mine.viewers, name), column), name
