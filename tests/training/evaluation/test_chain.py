@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from server.candidate.release import CandidateRelease
+from server.errors import VireoError
+from server.home import Home
+from server.ranking.release import RankingRelease
+from server.releases.manifest import Manifest
+from training.evaluation import plots
+from training.evaluation.chain import (
+    ChainAnswers,
+    TestViewers,
+    features_before_test,
+    list_ranks,
+    load_test_viewers,
+    run_chain,
+    tower_scores,
+)
+from training.evaluation.commands import evaluate_staged
+from training.evaluation.report import best_unwatched, flat, of_lists, of_scores
+
+SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
+
+
+@pytest.fixture(scope="module")
+def release(trained_home: Home) -> CandidateRelease:
+    return CandidateRelease.load(trained_home.staged_release("trained"))
+
+
+@pytest.fixture(scope="module")
+def viewers(trained_watches: pd.DataFrame, release: CandidateRelease) -> TestViewers:
+    return load_test_viewers(trained_watches, release.ids)
+
+
+@pytest.fixture(scope="module")
+def answers(
+    trained_home: Home,
+    trained_watches: pd.DataFrame,
+    release: CandidateRelease,
+    viewers: TestViewers,
+) -> ChainAnswers:
+    ranking = RankingRelease.load(release.folder)
+    features = features_before_test(trained_watches, trained_home.features("trained"))
+    return run_chain(release, ranking, features, viewers.targets, 30)
+
+
+def test_every_viewer_with_a_test_watch_is_asked_for(
+    trained_watches: pd.DataFrame, viewers: TestViewers, release: CandidateRelease
+) -> None:
+    test = trained_watches[trained_watches["part"] == "test"]
+    assert viewers.ids == tuple(test["viewer_id"])
+    assert [release.ids[row] for row in viewers.targets] == test["video_id"].tolist()
+
+
+def test_features_hold_validation_and_end_before_the_test_watch(
+    trained_home: Home,
+    trained_watches: pd.DataFrame,
+    viewers: TestViewers,
+    release: CandidateRelease,
+) -> None:
+    everyone = features_before_test(trained_watches, trained_home.features("trained"))
+    for features, watched, target in zip(everyone, viewers.watched, viewers.targets, strict=True):
+        rows = release.rows.find(features.watched_keys)
+        assert set(rows) == set(watched)
+        assert target not in rows
+
+
+def test_the_chain_ranks_what_was_retrieved_and_nothing_watched(
+    answers: ChainAnswers, viewers: TestViewers
+) -> None:
+    assert np.array_equal(np.sort(answers.ranked, axis=1), np.sort(answers.candidates, axis=1))
+    for ranked, watched in zip(answers.ranked, viewers.watched, strict=True):
+        assert not np.intersect1d(ranked, watched).size
+    assert (np.diff(answers.watch, axis=1)[answers.ranked[:, 1:] >= 0] <= 0).all()
+    assert ((answers.target_like > 0) & (answers.target_like < 1)).all()
+
+
+def test_tower_scores_are_those_that_retrieval_gives(
+    trained_home: Home,
+    trained_watches: pd.DataFrame,
+    release: CandidateRelease,
+    answers: ChainAnswers,
+) -> None:
+    features = features_before_test(trained_watches, trained_home.features("trained"))
+    one = release.vectors @ release.viewer_vector(features[3])
+    assert np.allclose(tower_scores(release, features)[3], one, atol=1e-4)
+    best = answers.candidates[3]
+    assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()
+
+
+def test_a_list_ranks_its_target_by_place_and_a_miss_beyond_all() -> None:
+    ranks = list_ranks(np.array([[3, 1, -1], [2, 5, 4], [7, -1, -1]]), np.array([1, 4, 9]))
+    assert ranks[:2].tolist() == [1, 2]
+    assert ranks[2] > 10**9
+
+
+def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
+    random = np.random.default_rng(4)
+    scores = random.random((20, 90)).astype(np.float32)
+    watched = tuple(random.permutation(80)[:10] for _ in range(20))
+    targets = np.arange(20) % 10 + 80
+    viewers = TestViewers(tuple(map(str, range(20))), targets, np.ones(20, bool), watched)
+    by_scores = of_scores(scores, viewers)
+    by_lists = of_lists(best_unwatched(scores, watched), viewers)
+    assert by_scores.measures(90) == by_lists.measures(90)
+    assert by_scores.measures(90)["recall_100"] == 1
+
+
+def test_the_report_of_a_training_has_every_system_and_readable_plots(
+    trained_home: Home, manifest: Manifest
+) -> None:
+    report = trained_home.run("trained") / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert set(metrics) >= SYSTEMS
+    for system in SYSTEMS - {"ranker"}:
+        for name, value in metrics[system].items():
+            assert 0 <= value <= 1, (system, name)
+            assert manifest.metrics[f"{system}.{name}"] == value
+    for name in (plots.LEARNING, plots.RECALL, plots.CALIBRATION, plots.POPULARITY):
+        assert (report / name).read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_evaluating_the_staged_release_again_measures_the_same(
+    trained_home: Home, manifest: Manifest
+) -> None:
+    evaluated = evaluate_staged(trained_home, "trained")
+    assert evaluated.release_id == manifest.release_id
+    again = flat(evaluated.metrics)
+    trained = {name: manifest.metrics[name] for name in again}
+    assert again == pytest.approx(trained)
+
+
+def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(VireoError, match="vireo train --data nothing"):
+        evaluate_staged(Home(tmp_path), "nothing")
+
+
+def test_popularity_shares_count_places_by_decile() -> None:
+    counts = np.arange(20)[::-1]
+    shares = plots.popularity_shares(counts, np.array([[0, 1, 19], [2, -1, -1]]))
+    assert shares.tolist() == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
+
+
+def test_not_a_number_is_no_measure_of_a_manifest() -> None:
+    assert flat({"ranker": {"watch_auc": float("nan"), "like_auc": 0.5}}) == {
+        "ranker.like_auc": 0.5
+    }

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
+from vireo.v1.viewer_pb2 import Degradation
+
+from server.errors import VireoError
+from server.home import Home
+from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
+from training.evaluation.commands import find_manifest
+from training.evaluation.served import (
+    ServedAnswer,
+    ask_viewers,
+    check_dataset,
+    check_split,
+    counts,
+    list_rows,
+    serving_release,
+    write_lists,
+)
+from training.features.watches import Split
+
+
+def manifest(**changes: object) -> Manifest:
+    values = Manifest(
+        release_id="r-1",
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+        dataset="films",
+        code_commit="unknown",
+        data_fingerprint="abc",
+        holdout="last",
+        feature_schema=FeatureSchema(history_limit=5, vector_size=4),
+        score_weights=ScoreWeights(),
+        metrics={},
+        files={},
+    )
+    return values.model_copy(update=changes)
+
+
+class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
+    """Answers viewer v with "v/0", "v/1", ...; refuses viewer "bad", degrades viewer "half"."""
+
+    def __init__(self) -> None:
+        self.under_way = self.most = 0
+
+    async def Recommend(  # noqa: N802 (the RPC's name)
+        self,
+        request: recommendation_pb2.RecommendRequest,
+        context: grpc.aio.ServicerContext[
+            recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse
+        ],
+    ) -> recommendation_pb2.RecommendResponse:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            if request.viewer_id == "bad":
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "no pod left")
+            items = [
+                recommendation_pb2.SlateItem(video_id=f"{request.viewer_id}/{place}")
+                for place in range(request.page_size)
+            ]
+            degraded = [Degradation.DEGRADATION_MIXED_RELEASES]
+            return recommendation_pb2.RecommendResponse(
+                items=items,
+                release_id="r-2" if request.viewer_id == "half" else "r-1",
+                degradations=degraded if request.viewer_id == "half" else [],
+            )
+        finally:
+            self.under_way -= 1
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[tuple[Gateway, str]]:
+    """A gateway that answers by rule, and its host:port."""
+    server, servicer = grpc.aio.server(), Gateway()
+    recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield servicer, f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def test_each_viewer_is_asked_for_a_hundred_and_answers_keep_their_order(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    viewers = [f"viewer {number}" for number in range(30)]
+    done: list[None] = []
+    answers = await ask_viewers(
+        target, viewers, concurrency=4, deadline=10, answered=lambda: done.append(None)
+    )
+    assert [answer.viewer_id for answer in answers] == viewers
+    assert answers[7].items == tuple(f"viewer 7/{place}" for place in range(100))
+    assert len(done) == 30
+    assert servicer.most <= 4
+
+
+async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, str]) -> None:
+    answers = await ask_viewers(gateway[1], ["a", "bad", "half"], concurrency=2, deadline=10)
+    assert answers[1] == ServedAnswer("bad", failure="UNAVAILABLE: no pod left")
+    assert counts(answers) == {
+        "viewers": 3,
+        "failed": 1,
+        "degraded": 1,
+        "mixed_releases": 1,
+        "other_release": 1,
+        "short": 0,
+    }
+
+
+def test_lists_are_a_line_a_viewer_in_the_data_sets_own_ids(tmp_path: Path) -> None:
+    answers = [ServedAnswer("0", ("é", "007")), ServedAnswer("1", failure="UNAVAILABLE: ")]
+    write_lists(tmp_path / "new" / "lists.jsonl", answers)
+    lines = (tmp_path / "new" / "lists.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"user_id": "0", "items": ["é", "007"]},
+        {"user_id": "1", "items": []},
+    ]
+
+
+def test_a_file_that_cant_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(VireoError, match=r"cannot write .*; give another --lists"):
+        write_lists(tmp_path, [])
+
+
+def test_ids_become_rows_and_unknown_ones_misses() -> None:
+    rows = list_rows([ServedAnswer("0", ("b", "?", "a")), ServedAnswer("1")], ["a", "b"])
+    assert rows.shape == (2, 100)
+    assert rows[0, :4].tolist() == [1, -1, 0, -1]
+    assert (rows[1] == -1).all()
+
+
+def test_a_release_of_another_data_set_is_refused() -> None:
+    with pytest.raises(VireoError, match="r-1 was trained on films; evaluate with --data films"):
+        check_dataset(manifest(), "songs")
+
+
+def test_a_release_that_has_seen_every_watch_is_refused() -> None:
+    with pytest.raises(VireoError, match="vireo train --data films --holdout last"):
+        check_dataset(manifest(holdout="none"), "films")
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        Split(holdout="last", data_fingerprint="other"),
+        Split(holdout="none", data_fingerprint="abc"),
+    ],
+)
+def test_a_release_of_another_split_is_refused(split: Split) -> None:
+    with pytest.raises(VireoError, match="may have seen"):
+        check_split(manifest(), split)
+
+
+def test_a_release_of_this_split_is_taken() -> None:
+    check_dataset(manifest(), "films")
+    check_split(manifest(), Split(holdout="last", data_fingerprint="abc"))
+
+
+def test_the_staged_release_vouches_for_itself(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.staged_release("films").mkdir(parents=True)
+    manifest().write(home.staged_release("films"))
+    assert find_manifest(home, "films", "r-1") == manifest()
+
+
+def test_an_unknown_release_without_a_store_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(tmp_path))
+    monkeypatch.delenv("VIREO_S3_ENDPOINT", raising=False)
+    with pytest.raises(VireoError, match="set VIREO_S3_ENDPOINT"):
+        find_manifest(Home(tmp_path), "films", "r-9")
+
+
+def test_without_a_stack_evaluate_says_how_to_start_one() -> None:
+    with pytest.raises(VireoError, match="start it with: vireo up"):
+        serving_release("127.0.0.1:1", deadline=5)
+
+
+class Loading(release_pb2_grpc.ReleaseServiceServicer):
+    """A gateway that has no release yet."""
+
+    def GetServingRelease(  # noqa: N802 (the RPC's name)
+        self, request: release_pb2.GetServingReleaseRequest, context: grpc.ServicerContext
+    ) -> release_pb2.GetServingReleaseResponse:
+        return release_pb2.GetServingReleaseResponse(state=release_pb2.RELEASE_STATE_LOADING)
+
+
+def test_a_stack_without_a_release_says_how_to_publish_one() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    release_pb2_grpc.add_ReleaseServiceServicer_to_server(Loading(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(VireoError, match="vireo release publish"):
+            serving_release(f"127.0.0.1:{port}", deadline=10)
+    finally:
+        server.stop(None).wait()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.features.keys import video_keys
+from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
+from server.home import Home
+from training.features.history import viewer_features_at
+from training.features.statistics import video_features_at
+from training.ranking.batches import Batches
+from training.ranking.config import RankingConfig
+from training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
+
+CONFIG = RankingConfig(candidates=20, holdout_share=0.3)
+
+
+@pytest.fixture(scope="module")
+def repo(trained_home: Home) -> Path:
+    return trained_home.features("trained")
+
+
+@pytest.fixture(scope="module")
+def release(trained_home: Home) -> CandidateRelease:
+    return CandidateRelease.load(trained_home.staged_release("trained"))
+
+
+@pytest.fixture(scope="module")
+def data(trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> RankingSet:
+    return build_ranking_set(trained_watches, repo, release, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def labels(trained_watches: pd.DataFrame) -> pd.DataFrame:
+    return trained_watches[trained_watches["part"] == "validation"].reset_index(drop=True)
+
+
+def test_there_is_a_list_for_each_validation_watch(data: RankingSet, labels: pd.DataFrame) -> None:
+    assert len(data.watches.label) == len(labels) > 20
+
+
+def test_the_label_is_the_watched_video_or_was_missed(
+    data: RankingSet, labels: pd.DataFrame, release: CandidateRelease
+) -> None:
+    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
+    for rows, label, row in zip(data.watches.rows, data.watches.label, wanted, strict=True):
+        if label >= 0:
+            assert rows[label] == row
+        else:
+            assert row not in rows
+    assert (data.watches.label >= 0).any()
+
+
+def test_no_list_holds_what_the_viewer_had_watched(
+    data: RankingSet,
+    labels: pd.DataFrame,
+    trained_watches: pd.DataFrame,
+    release: CandidateRelease,
+) -> None:
+    for place, (_, label) in enumerate(labels.iterrows()):
+        earlier = trained_watches[
+            (trained_watches["viewer_id"] == label["viewer_id"])
+            & (trained_watches["time"] < label["time"])
+        ]
+        rows = release.rows.find(video_keys(earlier["video_id"].tolist()))
+        assert not np.intersect1d(rows, data.watches.rows[place]).size
+
+
+def test_inputs_are_those_that_serving_computes_at_the_same_moment(
+    data: RankingSet, labels: pd.DataFrame, repo: Path, release: CandidateRelease
+) -> None:
+    place = len(labels) // 2
+    moment = labels["time"][place] - pd.Timedelta(1, "us")
+    asked = pd.DataFrame({"viewer_id": [labels["viewer_id"][place]], "event_timestamp": [moment]})
+    [viewer] = viewer_features_at(repo, asked)
+    drawn = CandidatePipeline(release).retrieve(CandidateQuery(viewer=viewer, count=20))
+    ids = [release.ids[row] for row in drawn.rows]
+    features = video_features_at(repo, pd.DataFrame({"video_id": ids, "event_timestamp": moment}))
+    history = release.rows.find(viewer.history_keys)
+    served = ranking_inputs(
+        viewer,
+        history,
+        drawn.rows,
+        retrieval_features(drawn.two_tower, drawn.co_watch, drawn.source_masks),
+        VideoTable(release.vectors, np.empty((0, 4), np.float32)),
+        release.vocabulary,
+        features,
+    )
+    fed, real = Batches(release.vectors).watch_inputs(data.watches, np.array([place]))
+    assert real.all()
+    assert fed.keys() == served.keys()
+    for name, value in served.items():
+        assert torch.equal(fed[name], torch.from_numpy(value)), name
+
+
+def test_histories_end_before_their_label(
+    data: RankingSet, labels: pd.DataFrame, trained_watches: pd.DataFrame
+) -> None:
+    """The watch itself isn't in the history: as many videos as were watched before."""
+    before = trained_watches[trained_watches["part"] == "train"]["viewer_id"].value_counts()
+    expected = before.reindex(labels["viewer_id"]).to_numpy()
+    counted = np.rint(np.expm1(data.watches.viewers.viewer_features[:, 0]))
+    assert np.array_equal(counted, expected)
+
+
+def test_likes_are_labelled_by_each_viewers_last_watches_before_the_test(
+    data: RankingSet, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    past = trained_watches[trained_watches["part"] != "test"]
+    expected = past.groupby("viewer_id", sort=False).tail(11)
+    rows = release.rows.find(video_keys(expected["video_id"].tolist()))
+    assert np.array_equal(data.likes.rows, rows)
+    assert np.array_equal(data.likes.liked, expected["liked"].to_numpy())
+    assert 0 < data.likes.liked.mean() < 1
+
+
+def test_a_viewer_is_held_out_of_everything_or_of_nothing(
+    data: RankingSet, labels: pd.DataFrame, trained_watches: pd.DataFrame
+) -> None:
+    past = trained_watches[trained_watches["part"] != "test"]
+    viewers = past.groupby("viewer_id", sort=False).tail(11)["viewer_id"]
+    held = {viewer for viewer in viewers if is_held_out(viewer, CONFIG.holdout_share)}
+    assert 0 < len(held) < viewers.nunique()
+    assert np.array_equal(data.likes.viewers.held_out, viewers.isin(held).to_numpy())
+    assert np.array_equal(data.watches.viewers.held_out, labels["viewer_id"].isin(held).to_numpy())
+
+
+def test_the_held_out_share_is_about_what_was_asked_for() -> None:
+    assert np.mean([is_held_out(str(n), 0.15) for n in range(5000)]) == pytest.approx(
+        0.15, abs=0.02
+    )

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.candidate.release import CandidateRelease
+from server.home import Home
+from server.ranking.release import RankingRelease
+from server.releases import layout
+from server.releases.manifest import Manifest, ReleaseError, describe_files
+from training.data.dataset import load_dataset
+from training.features.statistics import latest_popularity, latest_video_features
+from training.release.stage import DRAFT, finish_release
+
+
+@pytest.fixture(scope="module")
+def folder(trained_home: Home) -> Path:
+    return trained_home.staged_release("trained")
+
+
+def test_the_manifest_describes_every_file(folder: Path, manifest: Manifest) -> None:
+    assert manifest.files == describe_files(folder)
+    paths = {value for name, value in vars(layout).items() if name.isupper()}
+    assert {path for path in paths if isinstance(path, str)} == set(manifest.files)
+
+
+def test_the_release_says_when_it_was_made_and_of_what(
+    manifest: Manifest, trained_home: Home
+) -> None:
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", manifest.release_id)
+    assert manifest.release_id.startswith(f"{manifest.created_at:%Y%m%d-%H%M%S}")
+    dataset = load_dataset(trained_home, "trained")
+    assert (manifest.dataset, manifest.holdout) == ("trained", "last")
+    assert manifest.data_fingerprint == dataset.fingerprint
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
+    assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
+
+
+def test_both_services_load_it_and_answer_as_pytorch_did(folder: Path) -> None:
+    CandidateRelease.load(folder).replay_goldens()
+    RankingRelease.load(folder).replay_goldens()
+
+
+def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Home) -> None:
+    videos = load_dataset(trained_home, "trained").videos
+    ids, repo = videos["video_id"].tolist(), trained_home.features("trained")
+    assert json.loads((folder / layout.VIDEO_IDS).read_text()) == ids
+    assert json.loads((folder / layout.VIDEO_TITLES).read_text()) == videos["title"].tolist()
+    table = np.load(folder / layout.VIDEO_FEATURE_TABLE)
+    assert np.array_equal(table, latest_video_features(repo, ids))
+    popularity = latest_popularity(repo, ids)
+    assert np.array_equal(np.load(folder / layout.POPULARITY), popularity)
+    popular = json.loads((folder / layout.POPULAR_IDS).read_text())
+    by_id = dict(zip(ids, popularity, strict=True))
+    ranked = [by_id[video_id] for video_id in popular]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_goldens_hold_short_full_and_empty_histories(folder: Path) -> None:
+    with np.load(folder / layout.GOLDEN_RANKER) as golden:
+        lengths = golden["input/history_lengths"]
+        assert golden["output/scores"].shape[0] == len(lengths) >= 8
+        assert golden["output/scores"].std() > 0
+    assert lengths.min() == 0
+    assert len(np.unique(lengths)) > 4
+    with np.load(folder / layout.GOLDEN_VIEWER_TOWER) as golden:
+        assert golden["input/lengths"].min() == 0
+        assert (golden["input/attributes"][1] == 0).all()
+
+
+def test_goldens_catch_a_ranker_that_isnt_the_one_that_was_trained(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with np.load(copy / layout.GOLDEN_RANKER) as golden:
+        arrays = dict(golden)
+    arrays["output/scores"] = arrays["output/scores"] + 0.001
+    np.savez(copy / layout.GOLDEN_RANKER, **arrays)
+    with pytest.raises(ReleaseError, match="differs"):
+        RankingRelease.load(copy).replay_goldens()
+
+
+def test_a_finished_release_takes_the_place_of_the_one_before(
+    folder: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    draft = shutil.copytree(folder, tmp_path / "draft")
+    manifest.model_copy(update={"release_id": DRAFT, "files": {}}).write(draft)
+    (draft / layout.POPULAR_IDS).write_text("[]")
+    target = shutil.copytree(folder, tmp_path / "release")
+    (target / "left over").touch()
+    finished = finish_release(draft, target, {"chain.ndcg_10": 0.5})
+    assert Manifest.read(target) == finished
+    assert finished.files == describe_files(target)
+    assert finished.release_id[-8:] != manifest.release_id[-8:], "other files, another digest"
+    assert not draft.exists()
+
+
+def test_a_release_that_cant_be_finished_leaves_the_one_before(
+    folder: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    target = shutil.copytree(folder, tmp_path / "release")
+    (tmp_path / "draft").mkdir()
+    with pytest.raises(ReleaseError):
+        finish_release(tmp_path / "draft", target, {})
+    assert Manifest.read(target) == manifest
+    assert manifest.files == describe_files(target)

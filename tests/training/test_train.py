@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from server.home import Home
+from server.releases.manifest import Manifest
+from training import train as training
+from training.data.dataset import DatasetMissingError
+from training.features.watches import Split
+from training.train import train_all
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def home(trained_home: Home, tmp_path: Path) -> Home:
+    """A copy of the trained home, to train on in."""
+    shutil.copytree(trained_home.root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+def test_training_again_with_the_same_settings_does_nothing(
+    home: Home, manifest: Manifest, console: Console
+) -> None:
+    assert train_all(home, "trained", "quick", console=console) == manifest
+    assert f"nothing to do: {manifest.release_id}" in said(console)
+    assert "1 of 5" not in said(console)
+
+
+def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
+    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "build_ranking_set", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_all(home, "trained", "quick", seed=5, console=console)
+    assert "1 of 5" in said(console)
+    assert Manifest.read(home.staged_release("trained")) == manifest, "the old release stays"
+
+    again = Console(file=io.StringIO(), width=200)
+    resumed = train_all(home, "trained", "quick", seed=5, console=again)
+    assert "1 of 5" not in said(again)
+    assert "4 of 5" in said(again)
+    assert Manifest.read(home.staged_release("trained")) == resumed != manifest
+
+
+def test_the_same_seed_gives_the_same_release_and_fresh_forgets_everything(
+    home: Home, manifest: Manifest, console: Console
+) -> None:
+    fresh = train_all(home, "trained", "quick", fresh=True, console=console)
+    assert "1 of 5" in said(console)
+    models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
+    assert {path: fresh.files[path] for path in models} == models
+    assert fresh.metrics == pytest.approx(manifest.metrics)
+
+
+def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Console) -> None:
+    everything = train_all(home, "trained", "quick", holdout="none", console=console)
+    assert everything.holdout == Split.load(home, "trained").holdout == "none"
+    assert "held_out.ndcg_10" in everything.metrics
+    assert not any(name.startswith("chain.") for name in everything.metrics)
+
+
+def test_an_unknown_data_set_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetMissingError, match="vireo data fetch ml-100k"):
+        train_all(Home(tmp_path), "ml-100k", "quick")
