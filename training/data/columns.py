@@ -62,9 +62,6 @@ def ids(checked: Checked, column: str) -> Any:
     """
     values = checked.file.columns[column]
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
     if pa.types.is_floating(kind):
         raise _decimal_ids(checked, column, 0)
     if not (
@@ -162,8 +159,6 @@ def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
         return pa.nulls(len(checked.file.rows), pa.float32())
     values = checked.file.columns[column]
     there = present(values)
-    if pa.types.is_floating(values.type):
-        there = there & ~np.isnan(values.fill_null(math.nan).to_numpy().astype(np.float64))
     found, numeric = _numbers(values)
     fits = numeric & np.isfinite(found) & (found >= low) & (found <= high)
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
@@ -227,8 +222,10 @@ def _numbers(values: Any) -> tuple[Float64Array, BoolArray]:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
         kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
-        found = pd.to_numeric(kept.to_pandas()).to_numpy(np.float64)
-        return found, np.asarray(numeric.to_numpy(), np.bool_)
+        # pandas can't read numbers that float64 doesn't hold, such as 1e400.
+        found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
+        fits = np.asarray(numeric.to_numpy(), np.bool_) & ~np.isnan(found)
+        return np.where(fits, found, 0.0), fits
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
         numeric = ~np.isnan(found)

@@ -20,7 +20,7 @@ from training.data.problems import BoolArray, Int64Array, Problems
 
 @dataclass(frozen=True)
 class UserFile:
-    """A file as it was read: CSV columns are all bytes, Parquet columns are as stored."""
+    """A file as it was read: CSV columns are all text, Parquet columns are as stored."""
 
     name: str
     columns: dict[str, Any]
@@ -54,7 +54,8 @@ def read_user_file(path: Path, problems: Problems) -> UserFile:
             table.validate(full=True)
             rows: Int64Array = np.arange(1, table.num_rows + 1)
             _check_header(path, table.column_names)
-            return UserFile(path.name, dict(zip(table.column_names, table, strict=True)), rows)
+            columns = {name: _plain(table[name]) for name in table.column_names}
+            return UserFile(path.name, columns, rows)
     except FileNotFoundError as error:
         raise VireoError(f"there is no file {path}; check the path") from error
     except OSError as error:
@@ -150,9 +151,16 @@ def _decoded(file: str, name: str, column: Any, rows: npt.NDArray[np.int64]) -> 
         raise
 
 
+def _plain(column: Any) -> Any:
+    """A column with its values in place: categories and views of text are as good as text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
+
+
 def present(column: Any) -> BoolArray:
-    """Which values of a column are there: neither null nor, where it is text, empty."""
-    there = column.is_valid().to_numpy()
+    """Which values of a column are there: not null, not NaN, not empty where it is text."""
+    there = pc.invert(column.is_null(nan_is_null=True)).to_numpy()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         there = there & (pc.binary_length(column).fill_null(0).to_numpy() > 0)
     return np.asarray(there, np.bool_)

@@ -354,3 +354,34 @@ def test_data_sets_are_listed_by_name(home: Home, folder: Path) -> None:
     imported(home, folder)
     assert [info.name for info in list_datasets(home)] == ["mine"]
     assert list_datasets(home)[0].events == {"play": 3}
+
+
+def test_a_number_too_large_to_hold_is_a_bad_value(home: Home, folder: Path) -> None:
+    interactions = "viewer_id,video_id,timestamp,rating\na,007,1e400,5\na,0,200,-1e999\na,ü,3,4\n"
+    with pytest.raises(BadRowsError) as caught:
+        imported(home, folder, interactions)
+    assert "row 2, column timestamp: '1e400' is no time" in str(caught.value)
+    assert "row 3, column rating: '-1e999' is no number" in str(caught.value)
+
+
+def test_categories_and_nan_of_parquet_are_text_and_missing(home: Home, folder: Path) -> None:
+    """Data frames keep categories in dictionaries, and some write NaN where nothing is known."""
+    moments = pa.array([1e9, float("nan"), 2e9])
+    columns = {
+        "video_id": pa.array(["x", "y", "z"]).dictionary_encode(),
+        "title": pa.array(["X", "Y", "Z"], pa.string_view()),
+        "tags": pa.array(["a|b", "a", None]).dictionary_encode(),
+        "published": moments,
+        "duration": moments,
+    }
+    watches = {
+        "viewer_id": pa.array(["v"] * 3).dictionary_encode(),
+        "video_id": pa.array(["x", "y", "z"], pa.string_view()),
+        "timestamp": pa.array(["100", "200", "2024-05-01"]).dictionary_encode(),
+    }
+    videos = parquet(folder, "videos", columns)
+    import_dataset(home, ImportRequest("mine", parquet(folder, "interactions", watches), videos))
+    found = load_dataset(home, "mine").videos
+    assert [list(tags) for tags in found["tags"]] == [["a", "b"], ["a"], []]
+    assert found["published"].isna().tolist() == [False, True, False]
+    assert found["duration"].isna().tolist() == [False, True, False]
