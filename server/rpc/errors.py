@@ -10,6 +10,9 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+_MOST_VIOLATIONS = 20
+"""Told of one request: they travel in trailers, of which a gRPC client takes 8 KB."""
+
 
 class RpcError(Exception):
     """A call's failure as the caller sees it. Raise it from a handler; the guard sends it."""
@@ -36,10 +39,14 @@ class RpcError(Exception):
 
 
 def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
-    """INVALID_ARGUMENT with a BadRequest that lists each (field, what is wrong with it)."""
+    """INVALID_ARGUMENT with a BadRequest that lists (field, what is wrong with it).
+
+    A list may have thousands of bad items: whole fields come first, and the rest is counted.
+    """
+    violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
     listed = [
         error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations
+        for field, description in violations[:_MOST_VIOLATIONS]
     ]
     message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
     if len(violations) > 5:

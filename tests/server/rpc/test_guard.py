@@ -92,6 +92,29 @@ async def test_every_violation_is_listed_by_field(channel: grpc.aio.Channel) -> 
     assert status_of(error).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
+async def test_more_violations_than_trailers_may_hold_are_counted(
+    channel: grpc.aio.Channel,
+) -> None:
+    asked = request(1)
+    asked.viewer.attributes.extend(["x" * 257] * 64)
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    told = violations_of(error)
+    assert len(told) == 20
+    assert "viewer.attributes[0]" in told
+    assert "and 59 more" in (error.details() or "")
+
+
+async def test_an_overlong_list_is_refused_without_a_look_at_its_items(
+    channel: grpc.aio.Channel,
+) -> None:
+    asked = request(1, page_size=501)
+    asked.viewer.attributes.extend(["x" * 257] * 10_000)
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violations_of(error) == {"viewer.attributes": "must contain no more than 64 item(s)"}
+
+
 async def test_bytes_that_are_no_message_are_invalid(channel: grpc.aio.Channel) -> None:
     error = await failure_of(raw(channel, b"\xff\xff\xff\xff not a message"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
