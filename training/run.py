@@ -56,6 +56,10 @@ class Run:
         except ReleaseError:
             return None
 
+    def unmark_draft(self) -> None:
+        """Forgets whatever the draft was made of, before it changes."""
+        (self.folder / "draft.txt").unlink(missing_ok=True)
+
     def mark_draft(self, inputs: str) -> None:
         """Remembers that the draft's retrieval part is done."""
         (self.folder / "draft.txt").write_text(inputs)

@@ -22,6 +22,7 @@ from training.data.split import Holdout
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
 from training.features.build import build_features
+from training.features.progress import progress_bars
 from training.features.watches import FeaturesMissingError, Split, load_watches
 from training.profile import Profile, load_profile
 from training.ranking.config import RankingConfig
@@ -85,6 +86,7 @@ def train_all(
         model = train_retrieval(data, settings.retrieval, run.checkpoints, console)
         console.rule("2 of 5  exporting the viewer tower, building index and tables")
         origin = Origin(dataset, split.data_fingerprint, split.holdout)
+        run.unmark_draft()
         release = stage_retrieval(run.draft, model, data, tables, repo, origin)
         run.mark_draft(for_retrieval)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
@@ -103,6 +105,7 @@ def train_all(
         count = settings.ranking.candidates
         evaluation = evaluate_release(run.draft, watches, repo, run.checkpoints, run.report, count)
         metrics |= flat(evaluation.metrics)
+    run.unmark_draft()
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(for_ranking, manifest)
     return manifest
@@ -128,7 +131,8 @@ def _ensure_features(
     )
     if split != wanted:
         console.rule(f"features of {dataset.name}")
-        build_features(home, dataset.name, wanted.holdout)
+        with progress_bars(console) as progress:
+            build_features(home, dataset.name, wanted.holdout, progress)
     return wanted
 
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -39,17 +38,10 @@ def build(
 ) -> None:
     """Split a data set and build its features, in place of any earlier ones."""
     from training.features.build import build_features
+    from training.features.progress import progress_bars
 
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console) as bars:
-        steps: dict[str, TaskID] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in steps:
-                steps[step] = bars.add_task(step, total=total)
-            bars.update(steps[step], completed=done)
-
+    with progress_bars(console) as progress:
         build_features(Home.current(), name, holdout.value, progress)
     console.print(f"{name}: features built, holdout {holdout.value}.", highlight=False)
 

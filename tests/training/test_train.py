@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from server.releases.manifest import Manifest
 from training import train as training
 from training.data.dataset import DatasetMissingError
 from training.features.watches import Split
+from training.release.stage import stage_retrieval
 from training.train import train_all
 
 
@@ -60,10 +62,36 @@ def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
     assert Manifest.read(home.staged_release("trained")) == resumed != manifest
 
 
+def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def staged_and_interrupted(*arguments: Any) -> None:
+        stage_retrieval(*arguments)
+        raise KeyboardInterrupt
+
+    def run(seed: int) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        with pytest.raises(KeyboardInterrupt):
+            train_all(home, "trained", "quick", seed=seed, console=console)
+        return said(console)
+
+    monkeypatch.setattr(training, "build_ranking_set", interrupted)
+    run(5)
+    assert "1 of 5" not in run(5), "its own draft is"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "stage_retrieval", staged_and_interrupted)
+        run(6)
+    assert "1 of 5" in run(5)
+
+
 def test_the_same_seed_gives_the_same_release_and_fresh_forgets_everything(
-    home: Home, manifest: Manifest, console: Console
+    home: Home, manifest: Manifest, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = train_all(home, "trained", "quick", fresh=True, console=console)
+    assert not capsys.readouterr().out, "standard output is for the result alone"
     assert "1 of 5" in said(console)
     models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
     assert {path: fresh.files[path] for path in models} == models
@@ -72,6 +100,7 @@ def test_the_same_seed_gives_the_same_release_and_fresh_forgets_everything(
 
 def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Console) -> None:
     everything = train_all(home, "trained", "quick", holdout="none", console=console)
+    assert "viewer activity" in said(console), "building features takes long enough for a bar"
     assert everything.holdout == Split.load(home, "trained").holdout == "none"
     assert "held_out.ndcg_10" in everything.metrics
     assert not any(name.startswith("chain.") for name in everything.metrics)

@@ -1,0 +1,27 @@
+"""How far the building of features is, as bars on a console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from training.features.build import Progress
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """Yields what `build_features` tells how far it is: a bar for each of its steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, console=console) as bars:
+        steps: dict[str, TaskID] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bars.add_task(step, total=total)
+            bars.update(steps[step], completed=done)
+
+        yield progress
