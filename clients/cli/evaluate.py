@@ -88,12 +88,15 @@ def _print(evaluated: Evaluated) -> None:
         table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
     console.print(table)
     if ranker:
-        console.print(
-            f"ranker: watch AUC {ranker['watch_auc']:.3f}, calibration error "
-            f"{ranker['watch_ece']:.4f}; like AUC {ranker['like_auc']:.3f}, calibration error "
-            f"{ranker['like_ece']:.4f}; candidates hold {ranker['candidate_recall']:.1%} of the "
-            "held-out videos"
-        )
+        names = {"auc": "AUC", "ece": "calibration error"}
+        for task in ("watch", "like"):
+            found = [
+                f"{title} {ranker[f'{task}_{name}']:.4f}"
+                for name, title in names.items()
+                if f"{task}_{name}" in ranker
+            ]
+            console.print(f"ranker, {task}: {', '.join(found)}")
+        console.print(f"candidates hold {ranker['candidate_recall']:.1%} of the held-out videos")
     if evaluated.answers:
         counted = ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in evaluated.answers.items()

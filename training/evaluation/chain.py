@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from rich.console import Console
 from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
@@ -122,10 +123,14 @@ def run_chain(
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers), np.float32)
-    everyone = track(viewers, "asking the chain", transient=True)
+    console = Console(stderr=True)
+    everyone = track(viewers, "asking the chain", transient=True, console=console)
     for place, viewer in enumerate(everyone):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
+        like[place] = _like(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)
+        if not size:  # A small catalogue, all of it watched.
+            continue
         drawn[place, :size] = found.rows
         best = ranker.rank(
             RankingQuery(
@@ -138,7 +143,6 @@ def run_chain(
             )
         )
         ranked[place, :size], watch[place, :size] = best.rows, best.watch
-        like[place] = _like(ranker, viewer, candidates.keys[targets[place]])
     return ChainAnswers(
         tower=tower_scores(candidates, viewers),
         candidates=drawn,

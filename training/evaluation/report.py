@@ -99,18 +99,22 @@ def chain_systems(answers: ChainAnswers, viewers: TestViewers) -> dict[str, Syst
 
 
 def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, float]:
-    """AUC and calibration error of each task, and how many targets retrieval found."""
+    """AUC and calibration error of each task, and how many targets retrieval found.
+
+    The AUC of a task whose labels are all alike isn't defined, and left out.
+    """
     real = answers.ranked >= 0
     hits = (answers.ranked == viewers.targets[:, None])[real]
     watch = answers.watch[real]
     found = (answers.candidates == viewers.targets[:, None]).any(1)
-    return {
+    measures = {
         "candidate_recall": float(found.mean()),
         "watch_auc": auc(watch, hits),
         "watch_ece": expected_calibration_error(watch, hits),
         "like_auc": auc(answers.target_like, viewers.liked),
         "like_ece": expected_calibration_error(answers.target_like, viewers.liked),
     }
+    return {name: value for name, value in measures.items() if np.isfinite(value)}
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
@@ -124,8 +128,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
 def flat(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Nested measures by one name each, as in a manifest: "chain.ndcg_10"."""
     return {
-        f"{system}.{name}": float(value)
+        f"{system}.{name}": value
         for system, values in metrics.items()
         for name, value in values.items()
-        if np.isfinite(value)
     }

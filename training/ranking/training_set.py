@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xxhash
+from rich.console import Console
 from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
@@ -29,11 +30,12 @@ from server.features.ranking_inputs import (
 )
 from server.features.tower_inputs import VideoRows, attribute_ids
 from server.features.viewer import ViewerFeatures
+from training.features.activity import ROWS_KEPT
 from training.features.history import viewer_features_at
 from training.features.statistics import video_features_at
 from training.ranking.config import RankingConfig
 
-LIKE_WATCHES = 11
+LIKE_WATCHES = ROWS_KEPT - 1
 """How many of a viewer's last non-test watches label likes: the feature store keeps the
 viewer's row before each of these."""
 _JUST_BEFORE = pd.Timedelta(1, "us")
@@ -173,7 +175,9 @@ def _watch_lists(
     pipeline = CandidatePipeline(release)
     rows = np.full((len(labels), count), -1, np.int64)
     retrieval = np.zeros((len(labels), count, len(RETRIEVAL_FEATURES)), np.float32)
-    for place, viewer in enumerate(track(viewers, "drawing candidates", transient=True)):
+    console = Console(stderr=True)
+    everyone = track(viewers, "drawing candidates", transient=True, console=console)
+    for place, viewer in enumerate(everyone):
         drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
         found = len(drawn.keys)
         rows[place, :found] = drawn.rows

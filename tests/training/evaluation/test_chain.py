@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ from training.evaluation.chain import (
     tower_scores,
 )
 from training.evaluation.commands import evaluate_staged
-from training.evaluation.report import best_unwatched, flat, of_lists, of_scores
+from training.evaluation.report import (
+    best_unwatched,
+    flat,
+    of_lists,
+    of_scores,
+    ranker_measures,
+)
 
 SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
 
@@ -127,13 +134,24 @@ def test_the_report_of_a_training_has_every_system_and_readable_plots(
 
 
 def test_evaluating_the_staged_release_again_measures_the_same(
-    trained_home: Home, manifest: Manifest
+    trained_home: Home, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated = evaluate_staged(trained_home, "trained")
+    assert not capsys.readouterr().out, "standard output is for the result alone"
     assert evaluated.release_id == manifest.release_id
     again = flat(evaluated.metrics)
     trained = {name: manifest.metrics[name] for name in again}
     assert again == pytest.approx(trained)
+
+
+def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
+    answers: ChainAnswers, viewers: TestViewers
+) -> None:
+    assert {"watch_auc", "like_auc"} <= set(ranker_measures(answers, viewers))
+    nobody_likes = replace(viewers, liked=np.zeros(len(viewers.ids), bool))
+    measures = ranker_measures(answers, nobody_likes)
+    assert "like_auc" not in measures
+    json.dumps(measures, allow_nan=False)
 
 
 def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
@@ -145,9 +163,3 @@ def test_popularity_shares_count_places_by_decile() -> None:
     counts = np.arange(20)[::-1]
     shares = plots.popularity_shares(counts, np.array([[0, 1, 19], [2, -1, -1]]))
     assert shares.tolist() == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
-
-
-def test_not_a_number_is_no_measure_of_a_manifest() -> None:
-    assert flat({"ranker": {"watch_auc": float("nan"), "like_auc": 0.5}}) == {
-        "ranker.like_auc": 0.5
-    }
