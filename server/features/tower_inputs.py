@@ -41,7 +41,8 @@ def gap_buckets(times: Int64Array) -> Int64Array:
     buckets = np.zeros(len(times), np.int64)
     if len(times) > 1:
         gaps = np.maximum(np.diff(times), 0)
-        buckets[1:] = 1 + np.log2(1 + gaps).astype(np.int64)
+        # In float: the longest gaps of int64 have no successor.
+        buckets[1:] = 1 + np.log2(1.0 + gaps).astype(np.int64)
     return np.minimum(buckets, GAP_BUCKETS - 1)
 
 

@@ -37,6 +37,8 @@ def test_gaps_fall_in_log2_buckets_and_never_leave_the_table() -> None:
     times = np.array([0, 0, 1, 4, 4 + 2**40, 3], np.int64)
     np.testing.assert_array_equal(gap_buckets(times), [0, 1, 2, 3, GAP_BUCKETS - 1, 1])
     assert gap_buckets(times[:0]).shape == (0,)
+    longest = np.array([0, np.iinfo(np.int64).max])
+    np.testing.assert_array_equal(gap_buckets(longest), [0, GAP_BUCKETS - 1])
 
 
 def test_unknown_videos_are_left_out_with_their_times() -> None:
