@@ -52,16 +52,16 @@ class RecommendPipeline:
 
         retrieval = await attempt("retrieval", self.retrieve(query, viewer))
         candidates = retrieval.value
+        if candidates is not None and any(report.failure for report in candidates.sources):
+            degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
         ranking = _NOT_RUN
         if candidates is None:
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             items = popular_items(_popular(query, viewer, release))
             release_id = release.manifest.release_id
-        elif not candidates.keys:  # the viewer has watched the whole catalogue
+        elif not candidates.keys:  # nothing is left that the viewer hasn't watched
             items, release_id = [], candidates.release_id
         else:
-            if any(report.failure for report in candidates.sources):
-                degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
             ranking = await attempt("ranking", self.rank(query, viewer, candidates))
             if ranking.value is None:
                 degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,7 +306,8 @@ async def test_a_caller_without_a_deadline_gets_the_default_one(
 class Recorder(candidate_pb2_grpc.CandidateServiceServicer):
     """A candidate service that finds nothing, and keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, failure: str = "") -> None:
+        self.failure = failure
         self.request = candidate_pb2.RetrieveCandidatesRequest()
         self.metadata: dict[str, Any] = {}
 
@@ -314,24 +316,46 @@ class Recorder(candidate_pb2_grpc.CandidateServiceServicer):
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.request = request
         self.metadata = dict(context.invocation_metadata())
-        return candidate_pb2.RetrieveCandidatesResponse(release_id="recorded")
+        report = pb.SourceReport(source=viewer_pb2.SOURCE_TWO_TOWER, failure=self.failure)
+        return candidate_pb2.RetrieveCandidatesResponse(release_id="recorded", sources=[report])
+
+
+@asynccontextmanager
+async def recording(recorder: Recorder) -> AsyncIterator[str]:
+    """Where the recorder answers."""
+    server = grpc.aio.server()
+    candidate_pb2_grpc.add_CandidateServiceServicer_to_server(recorder, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def test_an_empty_slate_after_a_failed_source_is_declared(
+    release: Path, features: Path
+) -> None:
+    async with (
+        recording(Recorder(failure="broken")) as candidate,
+        gateway(release, features, candidate, NOWHERE) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert not response.items
+    assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
 
 
 async def test_the_inner_hop_gets_the_request_id_and_the_viewers_row(
     release: Path, features: Path
 ) -> None:
     recorder = Recorder()
-    server = grpc.aio.server()
-    candidate_pb2_grpc.add_CandidateServiceServicer_to_server(recorder, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with gateway(release, features, f"127.0.0.1:{port}", NOWHERE) as stub:
+    async with (
+        recording(recorder) as candidate,
+        gateway(release, features, candidate, NOWHERE) as stub,
+    ):
         call = stub.Recommend(
             pb.RecommendRequest(viewer_id=VIEWER), metadata=(("x-request-id", "mine"),)
         )
         response = await call
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
-    await server.stop(None)
     assert response.request_id == "mine"
     assert response.release_id == "recorded"
     assert recorder.metadata["x-request-id"] == "mine"
