@@ -91,11 +91,14 @@ class ReleaseCache:
             _write(self.root / "last" / pod / channel, release_id.encode())
 
     def last(self, pod: str, channel: str) -> str | None:
-        """The release of a channel that pods of a kind served last; None where none was."""
-        try:
-            return (self.root / "last" / pod / channel).read_text()
-        except FileNotFoundError:
-            return None
+        """The release of a channel that pods of a kind served last; None where none was.
+
+        Raises:
+            CacheError: the note of it can't be read.
+        """
+        note = self.root / "last" / pod / channel
+        with _disk_errors_explained(self.root):
+            return note.read_text(errors="replace") if note.exists() else None
 
     def _blob(self, entry: FileEntry) -> Path:
         return self.root / "blobs" / entry.sha256

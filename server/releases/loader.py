@@ -137,10 +137,10 @@ class ReleaseLoader(Generic[T]):
 
     async def _fall_back(self) -> None:
         """Serves the cached release that was served last, where there is one."""
-        release_id = self._cache.last(self._pod, self.channel)
-        if release_id is None:
-            return
         try:
+            release_id = self._cache.last(self._pod, self.channel)
+            if release_id is None:
+                return
             await self._load(release_id, "cache", lambda: self._cache.open(release_id, self._files))
         except Exception as error:  # noqa: BLE001
             # The same policy: nothing to serve yet, but the next attempt may succeed.

@@ -166,6 +166,16 @@ async def test_pod_without_store_and_cache_serves_nothing_and_says_why(tmp_path:
         assert not announced
 
 
+async def test_a_cache_whose_note_of_the_last_release_is_unreadable_is_told_and_retried(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / "cache" / "last" / "ranking" / "production"
+    note.mkdir(parents=True)  # where a file should be
+    loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", "production")
+    async with running(loader):
+        await until(lambda: "can't be used" in loader.last_failure)
+
+
 async def test_damaged_cache_is_not_served(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
