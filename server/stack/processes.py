@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ def _pod_environment(settings: StackSettings, port: int, name: str) -> dict[str,
         "VIREO_PORT": str(port),
         "VIREO_POD_NAME": name,
         "VIREO_CHANNEL": settings.channel,
-        "VIREO_CACHE": str(home.cache),
+        "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
         "VIREO_FEATURES": str(home.root / "features"),
         "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
         "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",

@@ -1,0 +1,24 @@
+"""What the processes of a stack are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.releases.s3 import S3Settings
+from server.stack.processes import pod_processes
+from server.stack.settings import StackSettings
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_pods_keep_releases_where_the_operator_says_or_else_below_the_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, elsewhere: bool
+) -> None:
+    monkeypatch.delenv("VIREO_CACHE", raising=False)
+    if elsewhere:
+        monkeypatch.setenv("VIREO_CACHE", "/another/disk")
+    server = S3Settings(endpoint="127.0.0.1:1", access_key="a", secret_key="s")  # type: ignore[arg-type]
+    pods = pod_processes(StackSettings(home=tmp_path), server)
+    wanted = "/another/disk" if elsewhere else str(tmp_path / "cache")
+    assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
