@@ -1,5 +1,5 @@
 # Vireo's tasks. `make help` lists them.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -9,7 +9,7 @@ help: ## List the targets
 
 setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it needs
 $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py protos/generate.py $(wildcard protos/vireo/v1/*.proto)
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or name another: make $@ PYTHON=python3.12" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or name one that is: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
 	@touch $@

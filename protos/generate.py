@@ -6,7 +6,6 @@ installed Python packages as descriptors, so that none of them is committed.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -60,47 +59,50 @@ def _run(arguments: list[str]) -> None:
 
 
 def generate() -> None:
-    """Writes `protos/gen/vireo/` afresh: stubs, type stubs and `descriptors.binpb`.
+    """Replaces `protos/gen/`: stubs, type stubs and `vireo/descriptors.binpb`.
 
     The descriptor set holds our files with comments, and all they import; Envoy's REST
-    transcoder and `buf` read it.
+    transcoder and `buf` read it. A process that runs meanwhile sees the old stubs or the new.
     """
+    with tempfile.TemporaryDirectory(dir=SOURCES, prefix=".gen-") as scratch:
+        fresh = Path(scratch) / "gen"
+        _generate(fresh, Path(scratch) / "third_party.binpb")
+        if GENERATED.exists():
+            GENERATED.rename(Path(scratch) / "before")
+        fresh.rename(GENERATED)
+
+
+def _generate(folder: Path, imported: Path) -> None:
+    """Writes everything below `folder`, and the descriptors it imports to `imported`."""
     ours = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.glob("vireo/**/*.proto"))
-    shutil.rmtree(GENERATED, ignore_errors=True)
-    (GENERATED / "vireo" / "v1").mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        imported = Path(scratch) / "third_party.binpb"
-        imported.write_bytes(third_party_descriptors().SerializeToString())
-        inputs = [
-            f"--proto_path={SOURCES}",
-            f"--descriptor_set_in={imported}",
-            *ours,
+    (folder / "vireo" / "v1").mkdir(parents=True)
+    imported.write_bytes(third_party_descriptors().SerializeToString())
+    inputs = [f"--proto_path={SOURCES}", f"--descriptor_set_in={imported}", *ours]
+    _run(
+        [
+            f"--python_out={folder}",
+            f"--grpc_python_out={folder}",
+            f"--mypy_out=quiet:{folder}",
+            f"--mypy_grpc_out=quiet:{folder}",
+            *inputs,
+            # Our stubs import it, and no installed package has it for this runtime.
+            _VALIDATE,
         ]
-        _run(
-            [
-                f"--python_out={GENERATED}",
-                f"--grpc_python_out={GENERATED}",
-                f"--mypy_out=quiet:{GENERATED}",
-                f"--mypy_grpc_out=quiet:{GENERATED}",
-                *inputs,
-                # Our stubs import it, and no installed package has it for this runtime.
-                _VALIDATE,
-            ]
-        )
-        _run(
-            [
-                f"--descriptor_set_out={DESCRIPTOR_SET}",
-                "--include_imports",
-                "--include_source_info",
-                *inputs,
-                # The transcoder needs these to show error details in REST answers.
-                "google/rpc/error_details.proto",
-                "google/rpc/status.proto",
-            ]
-        )
+    )
+    _run(
+        [
+            f"--descriptor_set_out={folder / 'vireo' / DESCRIPTOR_SET.name}",
+            "--include_imports",
+            "--include_source_info",
+            *inputs,
+            # The transcoder needs these to show error details in REST answers.
+            "google/rpc/error_details.proto",
+            "google/rpc/status.proto",
+        ]
+    )
     for package in ("vireo", "vireo/v1", "buf", "buf/validate"):
-        (GENERATED / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
-        (GENERATED / package / "py.typed").touch()
+        (folder / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
+        (folder / package / "py.typed").touch()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -92,15 +95,17 @@ def state_text(state: str) -> Text:
 
 
 def show_endpoints(state: StackState) -> None:
-    """Prints where the stack answers, with requests ready to paste."""
-    edge = state.edge
+    """Prints where the stack answers, with requests ready to paste into this folder's shell."""
+    host, _, port = state.edge.rpartition(":")
+    edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    vireo, grpcurl, python = map(_as_typed, ("vireo", "grpcurl", "python"))
     typer.echo(f"""
 Ready. gRPC, gRPC-Web and REST answer at {edge}; Envoy's admin at 127.0.0.1:{state.admin_port}.
 
-  vireo recommend --viewer 1
+  {vireo} recommend --viewer 1
   curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
-  grpcurl -plaintext -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
-  python -c '
+  {grpcurl} -plaintext -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+  {python} -c '
 import grpc
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 stub = recommendation_pb2_grpc.RecommendationServiceStub(grpc.insecure_channel("{edge}"))
@@ -108,3 +113,13 @@ print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout
 
 Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.
 """)
+
+
+def _as_typed(program: str) -> str:
+    """How to call a program of this environment from the current folder: by name where on PATH."""
+    beside = Path(sys.executable).parent / program
+    found = shutil.which(program)
+    if not beside.exists() or (found and Path(found) == beside):
+        return program
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

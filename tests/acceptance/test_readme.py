@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clients.cli.up import show_endpoints
 from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.stack import Stack, running_stack
 from tests.builders.viewing import write_viewing_csv
@@ -77,6 +78,27 @@ def test_the_first_requests_work_and_give_one_and_the_same_slate(stack: Stack) -
     assert [line.split()[1] for line in done.stdout.splitlines()] == expected
     cli = run("vireo recommend --viewer 1 --json", stack.environment)
     assert [item["videoId"] for item in json.loads(cli)["items"]] == expected
+
+
+def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_endpoints(stack.state())
+    pasted = capsys.readouterr().out.split("\n\n")[1]
+    answers = subprocess.run(
+        ["bash", "-euc", pasted],
+        cwd=CHECKOUT,
+        env={"PATH": "/usr/bin:/bin", "VIREO_HOME": str(stack.home.root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answers.returncode == 0, answers.stderr
+    first = json.loads(run("vireo recommend --viewer 1 --json", stack.environment))["items"][0]
+    assert answers.stdout.count(f'"videoId":"{first["videoId"]}"') == 1, "curl"
+    assert answers.stdout.count(f'"videoId": "{first["videoId"]}"') == 1, "grpcurl"
+    assert answers.stdout.count(f'video_id: "{first["videoId"]}"') == 1, "Python"
+    assert answers.stdout.count("two tower") >= 1, "vireo"
 
 
 def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path: Path) -> None:
