@@ -71,14 +71,16 @@ def ranker_batch(
 ) -> dict[str, npt.NDArray[Any]]:
     """Ranking inputs of several viewers as one batch, histories padded on the right."""
     pipeline = CandidatePipeline(release, fail_open=False)
-    drawn = [
-        pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES))
+    retrieved = [
+        (viewer, pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES)))
         for viewer in viewers
     ]
-    # A batch has one width; a small catalogue may have fewer than asked for.
-    width = min(len(candidates.keys) for candidates in drawn)
+    # Of a small catalogue a viewer may have watched everything, or nearly so; a batch has
+    # one width.
+    drawn = [(viewer, candidates) for viewer, candidates in retrieved if len(candidates.keys)]
+    width = min(len(candidates.keys) for _, candidates in drawn)
     single = []
-    for viewer, candidates in zip(viewers, drawn, strict=True):
+    for viewer, candidates in drawn:
         found = VideoRows(release.keys).find(viewer.history_keys)
         retrieval = retrieval_features(
             candidates.two_tower, candidates.co_watch, candidates.source_masks
