@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
+import structlog
+
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -20,6 +22,8 @@ from server.stack.s3 import access, external_endpoint, lock_path, prepare
 from server.stack.settings import StackSettings
 from server.stack.state import StackState, running_stack, stack_lock
 from server.stack.supervisor import Supervisor
+
+log = structlog.get_logger()
 
 _STOP_SECONDS = 4.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -120,7 +124,11 @@ class Stack:
 
     def _write_state(self) -> None:
         state = self._state()
-        state.write(self._home)
+        try:
+            state.write(self._home)
+        except OSError as error:
+            # The declared policy: a full disk takes `vireo status` away, not the stack.
+            log.warning("the state file can't be written", reason=str(error))
         self._told_changed(state)
 
     def _stop_signal(self) -> asyncio.Event:

@@ -120,7 +120,7 @@ class SupervisedProcess:
 
     async def _watch_health(self) -> None:
         while True:
-            problem = await self.spec.probe()
+            problem = await self._problem()
             if self._stop.is_set():
                 return
             if not problem:
@@ -130,6 +130,15 @@ class SupervisedProcess:
                 starting = self.status.state == "starting"
                 self._update(state="starting" if starting else "unhealthy", problem=problem)
             await asyncio.sleep(_STARTING_POLL if problem else _HEALTHY_POLL)
+
+    async def _problem(self) -> str:
+        """Why it isn't healthy, by its probe; empty when it is."""
+        try:
+            return await self.spec.probe()
+        except Exception as error:  # noqa: BLE001
+            # The declared policy: a probe that fails says so, and is asked again. Else the
+            # process would stay as it was last seen for ever.
+            return f"its probe failed ({type(error).__name__}: {error})"
 
     def _rotate_log(self) -> None:
         """Keeps the log of the run before under another name."""

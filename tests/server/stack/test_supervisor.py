@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -113,6 +114,25 @@ async def test_a_process_that_is_never_healthy_is_named_with_the_reason(tmp_path
     async with watched(tmp_path) as it:
         with pytest.raises(StartError, match=r"late was not healthy after 1 s \(no file yet\)"):
             await it.supervisor.start([late], 1)
+
+
+async def test_a_probe_that_fails_is_told_and_asked_again(tmp_path: Path) -> None:
+    asked = 0
+
+    async def probe() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError("too many open files")
+        return ""
+
+    spec = replace(sleeping("a", tmp_path), probe=probe)
+    async with watched(tmp_path) as it:
+        starting = asyncio.ensure_future(it.supervisor.start([spec], 30))
+        told = await it.until(lambda status: "its probe failed" in status.problem, "a")
+        assert "too many open files" in told.problem
+        await starting
+        assert it.supervisor.statuses[0].state == "healthy"
 
 
 async def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
