@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -34,6 +35,16 @@ _MISSING_EXTRA = {
     "serving": {"onnxruntime", "faiss", "minio", "feast"},
 }
 
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+)
+"""Those that a person can mend; any other is a bug, and shows its stack."""
+
 
 def main() -> None:
     """Runs the command line; exits with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
@@ -42,6 +53,15 @@ def main() -> None:
         app()
     except VireoError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        errors.print(
+            f"[bold red]error:[/] {escape(str(error))}; free some disk space, or set VIREO_HOME "
+            "to a folder that this user can write",
+            soft_wrap=True,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("stopped")

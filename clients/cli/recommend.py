@@ -30,14 +30,19 @@ def recommend(
     from google.protobuf.json_format import MessageToJson
     from vireo.v1 import recommendation_pb2 as pb
 
-    request = pb.RecommendRequest(
-        viewer_id=viewer,
-        page_size=page_size,
-        surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
-        seed_video_id=seed,
-        excluded_video_ids=exclude or (),
-        explain=not as_json,
-    )
+    try:
+        request = pb.RecommendRequest(
+            viewer_id=viewer,
+            page_size=page_size,
+            surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
+            seed_video_id=seed,
+            excluded_video_ids=exclude or (),
+            explain=not as_json,
+        )
+    except ValueError as error:  # what no message can carry; the gateway checks the rest
+        raise VireoError(
+            f"that can't be asked ({error}); ids are UTF-8 text, a page has 1 to 500 videos"
+        ) from error
     response = ask(request, target or edge_of_stack())
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))

@@ -42,7 +42,7 @@ def publish(
     home = Home.current()
     folder = home.staged_release(data or _only_run(home))
     if not folder.exists():
-        raise VireoError(f"{folder} is missing; make a release with: vireo train {data}")
+        raise VireoError(f"{folder} is missing; make a release with: vireo train --data {data}")
     size = sum(entry.size for entry in Manifest.read(folder).files.values())
     with _store(needed_bytes=size) as store:
         bar = Progress(TextColumn("uploading"), BarColumn(), DownloadColumn())

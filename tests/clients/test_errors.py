@@ -1,0 +1,42 @@
+"""Errors of the command line: one clear line, and exit code 1."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def error_of(home: Path, *arguments: str | bytes) -> str:
+    """The one line that a command fails with."""
+    done = subprocess.run(
+        [sys.executable, "-m", "clients.cli", *arguments],
+        env={**os.environ, "VIREO_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", [("release", "list"), ("up",)])
+def test_a_home_that_cannot_be_written_is_told(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "VIREO_HOME" in error_of(tmp_path / "file" / "home", *command)
+
+
+@pytest.mark.parametrize("request_", [("1", "--page-size", "99999999999"), (b"a\xff",)])
+def test_a_request_that_no_message_can_carry_is_told(
+    request_: tuple[str | bytes, ...], tmp_path: Path
+) -> None:
+    assert "that can't be asked" in error_of(tmp_path, "recommend", "--viewer", *request_)
+
+
+def test_a_missing_release_is_told_with_a_command_that_exists(tmp_path: Path) -> None:
+    told = error_of(tmp_path, "release", "publish", "--data", "mine")
+    assert "vireo train --data mine" in told
