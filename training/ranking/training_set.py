@@ -172,7 +172,7 @@ def _watch_lists(
     count: int,
 ) -> WatchLists:
     """Draws `count` candidates for each label."""
-    pipeline = CandidatePipeline(release)
+    pipeline = CandidatePipeline(release, fail_open=False)
     rows = np.full((len(labels), count), -1, np.int64)
     retrieval = np.zeros((len(labels), count, len(RETRIEVAL_FEATURES)), np.float32)
     console = Console(stderr=True)

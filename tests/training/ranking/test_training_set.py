@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_the_label_is_the_watched_video_or_was_missed(
         else:
             assert row not in rows
     assert (data.watches.label >= 0).any()
+
+
+def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(
+    trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease
+) -> None:
+    broken = replace(release, co_watch_rows=release.co_watch_rows[:0])
+    with pytest.raises(IndexError):
+        build_ranking_set(trained_watches, repo, broken, CONFIG)
 
 
 def test_no_list_holds_what_the_viewer_had_watched(
