@@ -31,7 +31,7 @@ def descriptor_set() -> Path:
 def render(settings: StackSettings) -> str:
     """Envoy's configuration for `settings`, as YAML."""
     return Template((_FOLDER / "vireo.yaml").read_text()).substitute(
-        edge_host=settings.edge_host,
+        edge_host=_quoted(settings.edge_host),
         edge_port=settings.edge_port,
         admin_port=settings.admin_port,
         candidate_port=settings.candidate_port,

@@ -21,11 +21,11 @@ _TIMEOUT = 2.0
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
-def grpc_probe(port: int, service: str) -> Probe:
-    """Asks grpc.health.v1 on loopback for a service by its full name."""
+def grpc_probe(port: int, service: str, host: str = "127.0.0.1") -> Probe:
+    """Asks grpc.health.v1 for a service by its full name; an IPv6 host in brackets."""
 
     async def probe() -> str:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(f"{host}:{port}", options=_OPTIONS) as channel:
             stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
             request = health_pb2.HealthCheckRequest(service=service)
             try:

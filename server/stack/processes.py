@@ -82,5 +82,5 @@ def envoy_process(settings: StackSettings, config: Path) -> ProcessSpec:
         name="envoy",
         command=envoy_command(config, settings),
         port=settings.edge_port,
-        probe=grpc_probe(settings.edge_port, SERVICES["gateway"]),
+        probe=grpc_probe(settings.edge_port, SERVICES["gateway"], settings.edge_reached_at),
     )

@@ -14,7 +14,7 @@ from server.home import Home
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 
-_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104
+_LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_PODS = 10
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
@@ -87,10 +87,15 @@ class StackSettings(BaseSettings):
         return Home(self.home)
 
     @property
+    def edge_reached_at(self) -> str:
+        """Host by which this machine reaches the edge, IPv6 in brackets."""
+        host = _LOOPBACK_OF_ANY.get(self.edge_host, self.edge_host)
+        return f"[{host}]" if ":" in host else host
+
+    @property
     def edge(self) -> str:
         """host:port by which this machine reaches the edge."""
-        host = "127.0.0.1" if self.edge_host in _ANY_ADDRESS else self.edge_host
-        return f"{host}:{self.edge_port}"
+        return f"{self.edge_reached_at}:{self.edge_port}"
 
     def pod_ports(self, kind: PodKind) -> list[int]:
         """The port of each pod of a kind."""

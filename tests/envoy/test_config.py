@@ -16,6 +16,7 @@ from server.stack.settings import StackSettings
     [
         {},
         {"gateway_pods": 1, "candidate_pods": 10, "ranking_pods": 3},
+        {"edge_host": "::1"},
         {"edge_host": "0.0.0.0", "port_base": 50000, "cors_origins": "https://it's[.]example"},
     ],
 )

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from server.releases.s3 import S3Settings
-from server.stack.processes import pod_processes
+from server.rpc.server import RpcServer
+from server.stack.processes import envoy_process, pod_processes
 from server.stack.settings import StackSettings
+from tests.builders.rpc import rpc_settings
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -22,3 +24,14 @@ def test_pods_keep_releases_where_the_operator_says_or_else_below_the_home(
     pods = pod_processes(StackSettings(home=tmp_path), server)
     wanted = "/another/disk" if elsewhere else str(tmp_path / "cache")
     assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
+
+
+async def test_envoy_is_asked_for_its_health_where_its_edge_listens(tmp_path: Path) -> None:
+    server = RpcServer(rpc_settings(host="127.0.0.2"))
+    server.add("vireo.v1.RecommendationService", lambda _: None)
+    await server.start()
+    await server.set_serving(True)
+    settings = StackSettings(home=tmp_path, edge_host="127.0.0.2", edge_port=server.port)
+    problem = await envoy_process(settings, tmp_path / "envoy.yaml").probe()
+    await server.drain()
+    assert not problem

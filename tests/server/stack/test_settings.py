@@ -53,3 +53,16 @@ def test_a_bad_setting_is_one_line_that_names_it(
 def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VIREO_HOME", str(tmp_path))
     assert StackSettings.load().home_folder.stack.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "edge"),
+    [
+        ("10.1.2.3", "10.1.2.3:8080"),
+        ("0.0.0.0", "127.0.0.1:8080"),
+        ("::", "[::1]:8080"),
+        ("::1", "[::1]:8080"),
+    ],
+)
+def test_the_edge_is_reached_where_it_listens(host: str, edge: str) -> None:
+    assert StackSettings(edge_host=host).edge == edge
