@@ -42,11 +42,10 @@ def _swap(draft: Path, target: Path) -> None:
         draft.rename(target)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    target.rename(retired / "old")
     try:
+        target.rename(retired / "old")
         draft.rename(target)
-    except OSError:
-        (retired / "old").rename(target)
-        raise
     finally:
+        if not target.exists():  # whatever came between, Ctrl-C too
+            (retired / "old").rename(target)
         shutil.rmtree(retired, ignore_errors=True)
