@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from server.errors import VireoError
-from training.retrieval.checkpoint import read_checkpoint, write_checkpoint
+from training.checkpoint import read_checkpoint, write_checkpoint
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
 
+CHECKPOINT = "retrieval.pt"
 CURVE = "retrieval_curve.jsonl"
 """One JSON object an epoch: `epoch`, `loss`, and validation's measures where it ran."""
 
@@ -103,7 +104,7 @@ def train_retrieval(
 def _resume(
     trainer: RetrievalTrainer, identity: dict[str, Any], checkpoints: Path, console: Console
 ) -> None:
-    state = read_checkpoint(checkpoints)
+    state = read_checkpoint(checkpoints / CHECKPOINT)
     if state is None:
         return
     if state["identity"] != identity:
@@ -115,7 +116,7 @@ def _resume(
 
 
 def _save(trainer: RetrievalTrainer, identity: dict[str, Any], checkpoints: Path) -> None:
-    write_checkpoint(checkpoints, {"identity": identity, "trainer": trainer.state()})
+    write_checkpoint(checkpoints / CHECKPOINT, {"identity": identity, "trainer": trainer.state()})
 
 
 def _write_curve(trainer: RetrievalTrainer, checkpoints: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from training.retrieval import checkpoint
-from training.retrieval.checkpoint import CHECKPOINT, CheckpointError
+from training.checkpoint import CheckpointError
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.train import (
+    CHECKPOINT,
     CURVE,
     EmptyTrainingSetError,
     TrainingInterruptedError,
@@ -161,15 +161,6 @@ def test_a_damaged_checkpoint_is_named(
 
     with pytest.raises(CheckpointError, match=r"retrieval\.pt is damaged; delete it"):
         train_retrieval(ring, small, tmp_path)
-
-
-def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    checkpoint.write_checkpoint(tmp_path, {"epoch": 1})
-
-    with pytest.raises(AttributeError):
-        checkpoint.write_checkpoint(tmp_path, {"epoch": 2, "unwritable": lambda: None})
-
-    assert checkpoint.read_checkpoint(tmp_path) == {"epoch": 1}
 
 
 def test_no_watches_to_train_on_is_said(ring: RetrievalData, small: RetrievalConfig) -> None:
