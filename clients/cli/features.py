@@ -37,13 +37,17 @@ def build(
     ] = Holdout.last,
 ) -> None:
     """Split a data set and build its features, in place of any earlier ones."""
+    from server.stack.state import running_stack
     from training.features.build import build_features
     from training.features.progress import progress_bars
 
-    console = Console()
+    home, console = Home.current(), Console()
     with progress_bars(console) as progress:
-        build_features(Home.current(), name, holdout.value, progress)
+        build_features(home, name, holdout.value, progress)
     console.print(f"{name}: features built, holdout {holdout.value}.", highlight=False)
+    if running_stack(home) is not None:
+        # Its gateways keep the store that they opened.
+        console.print("A stack is running: start it again to serve them.", highlight=False)
 
 
 @app.command()
