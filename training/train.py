@@ -105,6 +105,9 @@ def train_all(
         count = settings.ranking.candidates
         evaluation = evaluate_release(run.draft, watches, repo, run.checkpoints, run.report, count)
         metrics |= flat(evaluation.metrics)
+    else:
+        # A report of an earlier run would say nothing of this release.
+        shutil.rmtree(run.report, ignore_errors=True)
     run.unmark_draft()
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(for_ranking, manifest)

@@ -56,6 +56,6 @@ def train(
     if chain is not None:
         beside = f" (EASE {ease:.3f})" if ease is not None else ""
         console.print(f"NDCG@10 on the held-out watches: [bold]{chain:.3f}[/]{beside}")
-    console.print(f"report:  {home.run(data) / 'report'}", soft_wrap=True)
+        console.print(f"report:  {home.run(data) / 'report'}", soft_wrap=True)
     console.print(f"release: [bold]{manifest.release_id}[/], publish it with:")
     console.print(f"  vireo release publish --data {data}", soft_wrap=True)

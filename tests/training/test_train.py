@@ -104,6 +104,7 @@ def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Con
     assert everything.holdout == Split.load(home, "trained").holdout == "none"
     assert "held_out.ndcg_10" in everything.metrics
     assert not any(name.startswith("chain.") for name in everything.metrics)
+    assert not (home.run("trained") / "report").exists(), "that of the release before is gone"
 
 
 def test_an_unknown_data_set_says_how_to_get_it(tmp_path: Path) -> None:

@@ -150,10 +150,11 @@ def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> 
             "files": files,
         }
     )
-    with replaced_folder(target) as draft:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        manifest.write(draft)
-    shutil.rmtree(folder)
+    manifest.write(folder)
+    with replaced_folder(target) as place:
+        for path in list(folder.iterdir()):  # Moved, not copied: a full disk can't stop it here.
+            path.rename(place / path.name)
+    folder.rmdir()
     return manifest
 
 
