@@ -72,7 +72,11 @@ def train_retrieval(
         )
     console = console or Console(stderr=True)
     trainer = RetrievalTrainer(data, config)
-    identity = {"config": asdict(config), "data": data.fingerprint()}
+    identity = {
+        "config": asdict(config),
+        "data": data.fingerprint(),
+        "code": trainer.state_names(),
+    }
     _resume(trainer, identity, checkpoints, console)
     interrupt = Interrupt()
     with interrupt.listening(), _progress(console) as bar:

@@ -76,6 +76,10 @@ class RetrievalTrainer:
             **{name: getattr(self, name) for name in PROGRESS},
         }
 
+    def state_names(self) -> list[str]:
+        """What a state consists of: one that other code wrote can't be restored."""
+        return [*PROGRESS, *self.model.state_dict()]
+
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave."""
         self.model.load_state_dict(state["model"])

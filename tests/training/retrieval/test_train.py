@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from training.checkpoint import CheckpointError
+from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
@@ -152,6 +152,21 @@ def test_the_clock_ends_training_when_epochs_would_not(
     last = json.loads((tmp_path / CURVE).read_text().splitlines()[-1])
     assert "ndcg_10" in last
     assert weights(model).isfinite().all()
+
+
+def test_a_checkpoint_of_other_code_is_not_taken_up(
+    trained: tuple[TwoTower, Path], ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    state = read_checkpoint(trained[1] / CHECKPOINT)
+    assert state is not None
+    state["identity"]["code"] = ["what", "it", "had", "then"]
+    del state["trainer"]["finished"]
+    write_checkpoint(tmp_path / CHECKPOINT, state)
+    console = Console(record=True, width=120)
+
+    train_retrieval(ring, small, tmp_path, console)
+
+    assert "training afresh: the checkpoint is of other code" in console.export_text()
 
 
 def test_a_damaged_checkpoint_is_named(
