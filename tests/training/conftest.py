@@ -1,8 +1,37 @@
-"""Settings of every training test."""
+"""What every training test may use: one thread, and a home in which training has run."""
 
 from __future__ import annotations
 
+import pandas as pd
+import pytest
 import torch
+
+from server.home import Home
+from server.releases.manifest import Manifest
+from tests.builders.datasets import random_interactions, write_small_dataset
+from training.features.watches import load_watches
+from training.train import train_all
+
+TRAINED = "trained"
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home in which `train_all` has run on a small data set, called "trained"."""
+    home = Home(tmp_path_factory.mktemp("trained"))
+    write_small_dataset(home, TRAINED, random_interactions())
+    train_all(home, TRAINED, "quick")
+    return home
+
+
+@pytest.fixture(scope="session")
+def manifest(trained_home: Home) -> Manifest:
+    return Manifest.read(trained_home.staged_release(TRAINED))
+
+
+@pytest.fixture(scope="session")
+def trained_watches(trained_home: Home) -> pd.DataFrame:
+    return load_watches(trained_home, TRAINED)

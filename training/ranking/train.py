@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +171,22 @@ class RankingTrainer:
             yield from chunks(random.permutation(self.fit_likes), self.config.batch_likes)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch to one thread: these tensors are too small to share.
+
+    A second thread gains nothing on idle cores, and on busy ones the two wait for each other,
+    many times slower.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def train_ranker(
     data: RankingSet,
     vectors: npt.NDArray[np.float32],
