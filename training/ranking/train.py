@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from training.ranking.holdout import HeldOut, measure
 from training.ranking.loss import level_loss, like_loss, listwise_loss
 from training.ranking.model import LikePart, Ranker, WatchPart
 from training.ranking.training_set import RankingSet
+from training.threads import torch_threads
 
 CURVE = "ranking_curve.jsonl"
 _FIT_INPUT_LISTS = 512
@@ -171,22 +171,7 @@ class RankingTrainer:
             yield from chunks(random.permutation(self.fit_likes), self.config.batch_likes)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch to one thread: these tensors are too small to share.
-
-    A second thread gains nothing on idle cores, and on busy ones the two wait for each other,
-    many times slower.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@torch_threads(1)
 def train_ranker(
     data: RankingSet,
     vectors: npt.NDArray[np.float32],

@@ -49,3 +49,6 @@ class RetrievalConfig:
 
     validate_every: int = 5
     """Epochs from one validation (and checkpoint) to the next."""
+
+    threads: int | None = None
+    """Of torch; None takes all cores, which small models don't gain from."""

@@ -20,6 +20,7 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
+from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 CURVE = "retrieval_curve.jsonl"
@@ -79,7 +80,7 @@ def train_retrieval(
     }
     _resume(trainer, identity, checkpoints, console)
     interrupt = Interrupt()
-    with interrupt.listening(), _progress(console) as bar:
+    with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
         while not trainer.finished:
