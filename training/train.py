@@ -18,7 +18,7 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import Manifest, ScoreWeights
 from training.data.dataset import Dataset, load_dataset
-from training.data.split import Holdout
+from training.data.split import VALIDATION_WATCHES, Holdout
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
 from training.features.build import build_features
@@ -131,6 +131,7 @@ def _ensure_features(
     wanted = Split(
         holdout=holdout or (split.holdout if split else "last"),
         data_fingerprint=dataset.fingerprint,
+        validation_watches=VALIDATION_WATCHES,
     )
     if split != wanted:
         console.rule(f"features of {dataset.name}")

@@ -16,6 +16,10 @@ LIKED_FRACTION = 0.8
 """In data without any rating, so does having watched this much of it."""
 FEWEST_WATCHES = 3
 """Viewers with fewer watches are for training alone."""
+VALIDATION_WATCHES = 2
+"""How many of a viewer's watches before the test watch are for validation."""
+VALIDATION_SHARE = 5
+"""But at most one in so many of those before the test watch, and at least one."""
 
 
 def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
@@ -24,8 +28,8 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     Args:
         interactions: rows as in `training.data.schema.INTERACTIONS`.
         holdout: "last": each viewer's last watch is for test (where the data set came with
-            a test part, that is), the one before for validation. "none": nothing is for
-            test, the last watch is for validation.
+            a test part, that is), the VALIDATION_WATCHES before for validation. "none":
+            nothing is for test, the last VALIDATION_WATCHES are for validation.
 
     Returns:
         `viewer_id`, `video_id` str; `time` datetime64[us, UTC], increasing within a viewer:
@@ -88,8 +92,10 @@ def _parts(watches: pd.DataFrame, holdout: Holdout) -> pd.Series:
         test = watches["held_out"]
     else:
         test = enough & ~viewer.duplicated(keep="last")
-    rest = watches[~test]
-    validation = enough[~test] & ~rest["viewer_id"].duplicated(keep="last")
+    rest = viewer[~test]
+    groups = rest.groupby(rest, sort=False)
+    wanted = (groups.transform("size") // VALIDATION_SHARE).clip(1, VALIDATION_WATCHES)
+    validation = enough[~test] & (groups.cumcount(ascending=False) < wanted)
     part = pd.Series("train", watches.index)
     part[test] = "test"
     part[validation.index[validation]] = "validation"

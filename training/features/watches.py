@@ -38,6 +38,8 @@ class Split(BaseModel):
 
     holdout: Holdout
     data_fingerprint: str
+    validation_watches: int = 1
+    """VALIDATION_WATCHES when it was; features of before there was this field had one."""
 
     @staticmethod
     def load(home: Home, name: str) -> Split:

@@ -36,19 +36,20 @@ def viewer_scores(
 
 
 def validation_ranks(model: TwoTower, data: RetrievalData) -> npt.NDArray[np.int64]:
-    """Rank of each viewer's validation watch given the train part as history, int64[v]."""
-    viewers = np.flatnonzero(data.validation_rows >= 0)
-    if len(viewers) > VALIDATION_LIMIT:
-        viewers = np.random.default_rng(0).choice(viewers, VALIDATION_LIMIT, replace=False)
+    """Rank of each viewer's last validation watch given all before it, int64[v]."""
+    held_out = list(data.validation)
+    if len(held_out) > VALIDATION_LIMIT:
+        chosen = np.random.default_rng(0).choice(len(held_out), VALIDATION_LIMIT, replace=False)
+        held_out = [held_out[place] for place in chosen]
     # Alike lengths together: a batch is padded to its longest.
-    viewers = viewers[np.argsort(np.diff(data.offsets)[viewers], kind="stable")]
+    held_out.sort(key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
-    for start in range(0, len(viewers), size):
-        part = viewers[start : start + size]
-        scores = viewer_scores(model, data, [data.viewer_features(int(v)) for v in part])
-        watched = [data.watched(int(viewer)) for viewer in part]
-        ranks.append(full_ranking(scores, watched, data.validation_rows[part]))
+    for start in range(0, len(held_out), size):
+        part = held_out[start : start + size]
+        scores = viewer_scores(model, data, [one.viewer for one in part])
+        targets = np.array([one.target for one in part])
+        ranks.append(full_ranking(scores, [one.watched for one in part], targets))
     return np.concatenate(ranks)
 
 

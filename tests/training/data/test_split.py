@@ -46,6 +46,16 @@ def test_the_last_watch_is_test_and_the_one_before_validation() -> None:
     }
 
 
+def test_of_ten_watches_before_the_test_two_are_for_validation_of_nine_one() -> None:
+    frame = interactions(
+        *[("a", str(step), step) for step in range(11)],
+        *[("b", str(step), step) for step in range(10)],
+    )
+    assert parts(frame)["a"][7:] == ["7:train", "8:validation", "9:validation", "10:test"]
+    assert parts(frame)["b"][7:] == ["7:train", "8:validation", "9:test"]
+    assert parts(frame, "none")["b"][7:] == ["7:train", "8:validation", "9:validation"]
+
+
 def test_watches_of_one_time_follow_the_file_a_microsecond_apart() -> None:
     frame = interactions(
         ("a", "3", 10), ("a", "1", 10), ("b", "1", 10), ("a", "2", 10), ("a", "4", 10.000001)

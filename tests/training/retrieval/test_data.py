@@ -7,6 +7,10 @@ from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.data import RetrievalData
 
 
+def targets(data: RetrievalData) -> list[int]:
+    return [held_out.target for held_out in data.validation]
+
+
 def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -> None:
     data = RetrievalData.build(
         watches_frame({"b": ["x", "z"], "a": ["z", "y", "x"]}),
@@ -17,7 +21,7 @@ def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -
     assert data.viewer_ids == ("a", "b")
     assert data.watched(0).tolist() == [2, 1]
     assert data.watched(1).tolist() == [0]
-    assert data.validation_rows.tolist() == [0, 2]
+    assert targets(data) == [0, 2]
     assert data.watch_counts().tolist() == [1, 1, 1]
 
 
@@ -30,7 +34,7 @@ def test_the_test_part_is_never_looked_at() -> None:
     data = RetrievalData.build(watches, videos, viewers)
 
     assert data.fingerprint() == without.fingerprint()
-    assert data.validation_rows.tolist() == [-1, -1]
+    assert targets(data) == []
 
 
 def test_a_viewer_with_a_single_held_out_watch_has_an_empty_history() -> None:
@@ -39,7 +43,7 @@ def test_a_viewer_with_a_single_held_out_watch_has_an_empty_history() -> None:
     )
 
     assert data.watched(0).tolist() == []
-    assert data.validation_rows.tolist() == [0, 1]
+    assert targets(data) == [0, 1]
     assert len(data.viewer_features(0).history_keys) == 0
 
 
@@ -88,3 +92,21 @@ def test_viewer_features_end_with_the_train_part() -> None:
 
     assert data.video_rows().find(viewer.history_keys).tolist() == [0, 1]
     assert np.diff(viewer.history_times).tolist() == [3600]
+
+
+def test_validation_asks_for_the_last_watch_after_all_before_it() -> None:
+    data = RetrievalData.build(
+        watches_frame({"a": ["x", "y", "z"], "b": ["z", "y"]}, held_out=2),
+        videos_frame(["x", "y", "z"]),
+        viewers_frame({"b": ["age=30"], "a": ["age=30"]}),
+    )
+
+    first, second = data.validation
+
+    assert data.watched(0).tolist() == [0]
+    assert data.watched(1).tolist() == []
+    assert (first.watched.tolist(), first.target) == ([0, 1], 2)
+    assert (second.watched.tolist(), second.target) == ([2], 1)
+    assert data.video_rows().find(first.viewer.history_keys).tolist() == [0, 1]
+    assert np.diff(first.viewer.history_times).tolist() == [3600]
+    assert second.viewer.attributes == ("age=30",)
