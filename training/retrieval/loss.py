@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from training.retrieval.cross_entropy import cross_entropy, sampled_cross_entropy
 from training.retrieval.model import TwoTower, readable
 
 
@@ -25,7 +26,7 @@ def full_softmax_loss(
     watched = F.embedding(history, readable(vectors))
     states = model.viewer_tower(watched, gaps, attributes)
     real = targets >= 0
-    return F.cross_entropy(states[real] @ vectors.T, targets[real])
+    return cross_entropy(states[real], vectors, targets[real])
 
 
 class SampledSoftmax:
@@ -64,8 +65,21 @@ class SampledSoftmax:
             F.embedding(local_history, readable(vectors)), gaps, attributes
         )[real]
 
-        positive = (states * vectors[positives]).sum(1)
-        negative = states @ vectors[sampled].T - self._log_expected[drawn]
-        negative = negative.masked_fill(positives[:, None] == sampled[None], -1e4)
-        logits = torch.cat([positive[:, None], negative], dim=1)
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
+        return sampled_cross_entropy(
+            states,
+            vectors[positives],
+            vectors[sampled],
+            self._log_expected[drawn],
+            _same(positives, sampled),
+        )
+
+
+def _same(positives: Tensor, sampled: Tensor) -> Tensor:
+    """Every (position, place in the sample) where both are the same video, int64[h, 2]."""
+    order = torch.argsort(sampled)
+    ordered = sampled[order]
+    first = torch.searchsorted(ordered, positives)
+    count = torch.searchsorted(ordered, positives, right=True) - first
+    position = torch.repeat_interleave(count)
+    step = torch.arange(len(position)) - (count.cumsum(0) - count)[position]
+    return torch.stack([position, order[first[position] + step]], dim=1)
