@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from server.candidate.settings import CandidateSettings
 from server.gateway.settings import GatewaySettings
 from server.releases.s3 import S3Settings
 from server.rpc.pod import PodSettings
@@ -37,7 +35,6 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("`vireo up`: the stack on one machine", StackSettings, None),
     ("The S3 server that holds releases", S3Settings, None),
     ("Every pod", PodSettings, None),
-    ("Candidate pods, besides", CandidateSettings, PodSettings),
     ("The gateway, besides", GatewaySettings, PodSettings),
 )
 
@@ -73,8 +70,6 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data=ports)
     if isinstance(default, Path):
         return "below `VIREO_HOME`"
-    if isinstance(default, BaseModel):
-        return f"`{default.model_dump_json()}`"
     return "empty" if default == "" else f"`{default}`"
 
 

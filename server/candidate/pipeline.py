@@ -11,17 +11,22 @@ from vireo.v1 import viewer_pb2
 from server.candidate.filters.excluded import ExcludedFilter
 from server.candidate.filters.watched import WatchedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
-from server.candidate.quotas import QuotaMerge, Quotas
+from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
 from server.candidate.scorers import co_watch as co_watch_score
+from server.candidate.scorers import ease as ease_score
 from server.candidate.scorers import two_tower as two_tower_score
 from server.candidate.scorers.co_watch import CoWatchScorer
+from server.candidate.scorers.ease import EaseScorer
 from server.candidate.scorers.two_tower import TwoTowerScorer
 from server.candidate.sources.co_watch import CoWatchSource
+from server.candidate.sources.ease import EaseSource
+from server.candidate.sources.fresh import FreshSource
 from server.candidate.sources.popular import PopularSource
 from server.candidate.sources.two_tower import TwoTowerSource
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline
+from server.releases.manifest import Quotas
 
 __all__ = [
     "CandidatePipeline",
@@ -32,7 +37,7 @@ __all__ = [
     "UnknownSeedError",
 ]
 
-SOURCES = (TwoTowerSource(), CoWatchSource(), PopularSource())
+SOURCES = (TwoTowerSource(), CoWatchSource(), EaseSource(), PopularSource(), FreshSource())
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class RetrievedCandidates:
     two_tower: npt.NDArray[np.float32]
     """float32[n]; all 0 where the viewer tower failed."""
     co_watch: npt.NDArray[np.float32]
+    """float32[n]."""
+    ease: npt.NDArray[np.float32]
     """float32[n]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
@@ -84,15 +91,15 @@ class CandidatePipeline:
 
         Args:
             release: where to look.
-            quotas: shares of the answer; the defaults of Quotas if None.
+            quotas: shares of the answer; those of the release's manifest if None.
             fail_open: False raises a source's failure instead of answering without it.
         """
         self.release = release
         self._pipeline: Pipeline[Retrieval] = Pipeline(
             sources=SOURCES,
             filters=(WatchedFilter(), ExcludedFilter()),
-            merge=QuotaMerge(quotas or Quotas()),
-            scorers=(TwoTowerScorer(), CoWatchScorer()),
+            merge=QuotaMerge(quotas or release.manifest.quotas),
+            scorers=(TwoTowerScorer(), CoWatchScorer(), EaseScorer()),
             selector=BestByTwoTower(),
             fail_open=fail_open,
         )
@@ -118,6 +125,7 @@ class CandidatePipeline:
             rows=selected.rows,
             two_tower=selected.scores[two_tower_score.COLUMN],
             co_watch=selected.scores[co_watch_score.COLUMN],
+            ease=selected.scores[ease_score.COLUMN],
             source_masks=selected.source_masks,
             reports=reports,
         )

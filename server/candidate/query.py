@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from server.candidate.release import CandidateRelease
 from server.features.co_watch import co_watched
+from server.features.ease import ease_scores
 from server.features.viewer import ViewerFeatures
 from server.pipeline.candidates import Candidates
 
@@ -32,6 +33,8 @@ class CandidateQuery:
     """Videos not to return besides the watched ones, int64[e]."""
     seed_key: int | None = None
     """The video that is playing, which the candidates follow; None on HOME."""
+    vector: Float32Array | None = None
+    """The viewer's embedding, float32[d], where it is known; by default the tower is asked."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Retrieval:
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
     history_rows: Int64Array
-    """Rows of the history that co-watch follows, oldest first: the seed's alone if any."""
+    """Rows of the history that co-watch and EASE follow, oldest first: the seed's alone if any."""
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
@@ -70,13 +73,31 @@ class Retrieval:
     @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
-        return self.release.viewer_vector(self.viewer)
+        known = self.query.vector
+        return self.release.viewer_vectors([self.viewer])[0] if known is None else known
 
     @cached_property
     def co_watched(self) -> tuple[Int64Array, Float32Array]:
         """Rows that the history leads to, ascending, and their scores."""
         release = self.release
         return co_watched(self.history_rows, release.co_watch_rows, release.co_watch_weights)
+
+    @cached_property
+    def ease_scores(self) -> Float32Array:
+        """The EASE score of every video, float32[n]; empty where the release has no EASE."""
+        release = self.release
+        if not release.ease_rows.shape[1]:
+            return np.empty(0, np.float32)
+        return ease_scores(self.history_rows, release.ease_rows, release.ease_weights)
+
+    def best(self, rows: Int64Array, scores: Float32Array) -> Int64Array:
+        """The `wanted` best of `rows` by their `scores`, best first, ties by key."""
+        if len(rows) > self.wanted:
+            # Sorting all takes several times as long as finding the last score that counts.
+            least = np.partition(scores, -self.wanted)[-self.wanted]
+            reached = scores >= least
+            rows, scores = rows[reached], scores[reached]
+        return rows[np.lexsort((self.release.keys[rows], -scores))[: self.wanted]]
 
     def proposed(self, rows: Int64Array, source: int) -> Candidates:
         """The candidates at `rows`, proposed by Source number `source`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ FILES = (
     layout.VIDEO_INDEX,
     layout.CO_WATCH_ROWS,
     layout.CO_WATCH_WEIGHTS,
+    layout.EASE_ROWS,
+    layout.EASE_WEIGHTS,
+    layout.FRESH_ROWS,
     layout.POPULARITY,
     layout.VOCABULARY,
 )
@@ -55,6 +58,12 @@ class CandidateRelease:
     """int32[n, k]."""
     co_watch_weights: Float32Array
     """float32[n, k]."""
+    ease_rows: npt.NDArray[np.int32]
+    """int32[n, k]; k is 0 where the catalogue is too large for EASE."""
+    ease_weights: Float32Array
+    """float32[n, k]."""
+    fresh_rows: Int64Array
+    """Rows of new and hardly watched videos, int64[m]."""
     popular_rows: Int64Array
     """Rows by popularity, most popular first, ties by key, int64[n]."""
     vocabulary: Mapping[str, int]
@@ -75,6 +84,7 @@ class CandidateRelease:
         count = len(keys)
         popularity = read_table(folder, layout.POPULARITY, np.float32, (count,))
         co_watch_rows = read_table(folder, layout.CO_WATCH_ROWS, np.int32, (count, None))
+        ease_rows = read_table(folder, layout.EASE_ROWS, np.int32, (count, None))
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
@@ -87,6 +97,9 @@ class CandidateRelease:
             co_watch_weights=read_table(
                 folder, layout.CO_WATCH_WEIGHTS, np.float32, co_watch_rows.shape
             ),
+            ease_rows=ease_rows,
+            ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
+            fresh_rows=read_table(folder, layout.FRESH_ROWS, np.int64, (None,)),
             popular_rows=np.lexsort((keys, -popularity)),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
@@ -96,14 +109,13 @@ class CandidateRelease:
         """Raises ReleaseError unless the viewer tower answers as it did in training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
 
-    def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
-        """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""
+    def viewer_vectors(self, viewers: Sequence[ViewerFeatures]) -> Float32Array:
+        """The viewers' embeddings, float32[b, d]; raises ModelOutputError if one isn't finite."""
         limit = self.manifest.feature_schema.history_limit
         vectors: Float32Array = self.tower.run(
-            tower_inputs([viewer], self.rows, self.vocabulary, limit)
+            tower_inputs(viewers, self.rows, self.vocabulary, limit)
         )
-        vector: Float32Array = vectors[0]
-        return vector
+        return vectors
 
     def nearest(self, vector: Float32Array, limit: int) -> Int64Array:
         """Rows of the `limit` videos nearest to `vector` by inner product, best first.

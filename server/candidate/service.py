@@ -15,7 +15,6 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, CandidateRelease
-from server.candidate.settings import CandidateSettings
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.rpc.pod import Pod
@@ -67,6 +66,7 @@ def encode(
         keys=found.keys.tolist(),
         scores=found.two_tower.tolist(),
         co_watch_scores=found.co_watch.tolist(),
+        ease_scores=found.ease.tolist(),
         source_masks=found.source_masks.tolist(),
         ids=[release.ids[row] for row in found.rows[:page_size].tolist()],
         release_id=release.manifest.release_id,
@@ -81,22 +81,21 @@ def encode(
     )
 
 
-def candidate_pod(settings: CandidateSettings) -> Pod[CandidatePipeline]:
-    """The candidate pod."""
+def _build(folder: Path) -> CandidatePipeline:
+    release = CandidateRelease.load(folder)
+    release.replay_goldens()
+    return CandidatePipeline(release)
 
-    def build(folder: Path) -> CandidatePipeline:
-        release = CandidateRelease.load(folder)
-        release.replay_goldens()
-        return CandidatePipeline(release, settings.quotas)
 
-    return Pod(
-        kind="candidate",
-        service=NAME,
-        files=FILES,
-        build=build,
-        register=lambda loader, worker, server: (
-            candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
-                CandidateServicer(loader, worker), server
-            )
-        ),
-    )
+CANDIDATE_POD = Pod(
+    kind="candidate",
+    service=NAME,
+    files=FILES,
+    build=_build,
+    register=lambda loader, worker, server: (
+        candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
+            CandidateServicer(loader, worker), server
+        )
+    ),
+)
+"""The candidate pod."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server.features.content_match import content_match
 from server.features.tower_inputs import attribute_ids
 from server.features.viewer import ViewerFeatures
 
@@ -15,8 +16,19 @@ RANKER_HISTORY = 50
 """How many of the last watched videos the ranking model attends to."""
 VIDEO_FEATURES = ("log_watch_count", "log_recent_watch_count", "like_rate", "log_age_days")
 """Columns of a release's video feature table, in this order."""
-RETRIEVAL_FEATURES = ("two_tower", "co_watch", "from_two_tower", "from_co_watch", "from_popular")
-"""Columns of the retrieval features, in this order; the last three are 0 or 1."""
+RETRIEVAL_FEATURES = (
+    "two_tower",
+    "co_watch",
+    "ease",
+    "from_two_tower",
+    "from_co_watch",
+    "from_popular",
+    "from_ease",
+    "from_fresh",
+)
+"""Columns of the retrieval features, in this order; the last five are 0 or 1."""
+MATCH_FEATURES = ("content_match",)
+"""Columns of how a candidate matches the history without retrieval, in this order."""
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
 """Columns of the viewer's dense features, in this order."""
 
@@ -35,6 +47,8 @@ class VideoTable:
     """Video tower output, float32[n, d]."""
     features: Float32Array
     """VIDEO_FEATURES, float32[n, f]."""
+    content: Float32Array
+    """The video tower's content part at length 1, or 0 where nothing is known, float32[n, c]."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -61,11 +75,24 @@ def viewer_features(viewer: ViewerFeatures) -> Float32Array:
 
 
 def retrieval_features(
-    two_tower: Float32Array, co_watch: Float32Array, source_masks: npt.NDArray[np.uint32]
+    two_tower: Float32Array,
+    co_watch: Float32Array,
+    ease: Float32Array,
+    source_masks: npt.NDArray[np.uint32],
 ) -> Float32Array:
-    """RETRIEVAL_FEATURES of n candidates, float32[n, 5]; bit s of a mask is Source s."""
-    bits = [((source_masks >> np.uint32(source)) & 1).astype(np.float32) for source in (1, 2, 3)]
-    return np.stack([two_tower, co_watch, *bits], axis=-1).astype(np.float32)
+    """RETRIEVAL_FEATURES of n candidates, float32[n, 8]; bit s of a mask is Source s."""
+    sources = range(1, 6)
+    bits = [((source_masks >> np.uint32(source)) & 1).astype(np.float32) for source in sources]
+    return np.stack([two_tower, co_watch, ease, *bits], axis=-1).astype(np.float32)
+
+
+def match_features(
+    history_rows: npt.NDArray[np.int64],
+    candidate_rows: npt.NDArray[np.int64],
+    content: Float32Array,
+) -> Float32Array:
+    """MATCH_FEATURES of n candidates, float32[n, 1]; arguments as of `content_match`."""
+    return content_match(history_rows, candidate_rows, content)[:, None]
 
 
 def ranking_inputs(
@@ -83,7 +110,7 @@ def ranking_inputs(
         viewer: the viewer.
         history_rows: rows of the known videos of the history, oldest first, int64[h].
         candidate_rows: rows of the candidates, int64[n], all >= 0.
-        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, 5].
+        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, 8].
         table: the release's video table.
         vocabulary: attribute text to id.
         candidate_features: VIDEO_FEATURES of the candidates at the moment of the request,
@@ -92,8 +119,9 @@ def ranking_inputs(
 
     Returns:
         `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
-        `retrieval_features` float32[1, n, 5], `history_vectors` float32[1, h, d] (the last
-        RANKER_HISTORY, oldest first; one zero row where there is none),
+        `retrieval_features` float32[1, n, 8], `match_features` float32[1, n, 1],
+        `history_vectors` float32[1, h, d] (the last RANKER_HISTORY, oldest first; one zero row
+        where there is none),
         `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
     """
     recent = history_rows[-RANKER_HISTORY:]
@@ -104,6 +132,7 @@ def ranking_inputs(
         "candidate_vectors": table.vectors[candidate_rows][None],
         "candidate_features": candidate_features[None],
         "retrieval_features": retrieval[None],
+        "match_features": match_features(history_rows, candidate_rows, table.content)[None],
         "history_vectors": np.ascontiguousarray(history)[None],
         "history_lengths": np.array([len(recent)], np.int64),
         "viewer_features": viewer_features(viewer)[None],

@@ -12,6 +12,7 @@ from server.ranking.release import RankingRelease
 
 TWO_TOWER = "two_tower"
 CO_WATCH = "co_watch"
+EASE = "ease"
 """Columns that the candidates come with."""
 
 
@@ -26,6 +27,8 @@ class RankingQuery:
     """Two-tower scores as retrieved, float32[n]."""
     co_watch: npt.NDArray[np.float32]
     """Co-watch scores as retrieved, float32[n]."""
+    ease: npt.NDArray[np.float32]
+    """EASE scores as retrieved, float32[n]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
     page_size: int

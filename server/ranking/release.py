@@ -24,6 +24,7 @@ FILES = (
     layout.VIDEO_IDS,
     layout.VIDEO_TITLES,
     layout.VIDEO_VECTORS,
+    layout.CONTENT_VECTORS,
     layout.VIDEO_FEATURE_TABLE,
     layout.VOCABULARY,
 )
@@ -60,11 +61,12 @@ class RankingRelease:
         features = read_table(
             folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
         )
+        content = read_table(folder, layout.CONTENT_VECTORS, np.float32, (count, None))
         return RankingRelease(
             folder=folder,
             manifest=manifest,
             ranker=Model(folder / layout.RANKER, "scores"),
-            table=VideoTable(vectors, features),
+            table=VideoTable(vectors, features, content),
             ids=read_texts(folder, layout.VIDEO_IDS, count),
             titles=read_texts(folder, layout.VIDEO_TITLES, count),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),

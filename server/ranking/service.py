@@ -49,6 +49,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     columns = {
         "scores": np.array(request.scores, np.float32),
         "co_watch_scores": np.array(request.co_watch_scores, np.float32),
+        "ease_scores": np.array(request.ease_scores, np.float32),
     }
     unfit = [name for name, column in columns.items() if not np.isfinite(column).all()]
     if unfit:
@@ -58,6 +59,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
         keys=np.array(request.keys, np.int64),
         two_tower=columns["scores"],
         co_watch=columns["co_watch_scores"],
+        ease=columns["ease_scores"],
         source_masks=np.array(request.source_masks, np.uint32),
         page_size=request.page_size,
         seed_key=request.seed_key if request.HasField("seed_key") else None,

@@ -12,7 +12,7 @@ import structlog
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.inference.model import ModelOutputError
 from server.pipeline.candidates import Candidates
-from server.ranking.query import CO_WATCH, TWO_TOWER, Ranking
+from server.ranking.query import CO_WATCH, EASE, TWO_TOWER, Ranking
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class RequestedSource:
             asked.keys,
             query.release.rows.find(asked.keys),
             asked.source_masks,
-            {TWO_TOWER: asked.two_tower, CO_WATCH: asked.co_watch},
+            {TWO_TOWER: asked.two_tower, CO_WATCH: asked.co_watch, EASE: asked.ease},
         )
 
 
@@ -61,6 +61,7 @@ class RankerScorer:
                 retrieval_features(
                     retrieved.scores[TWO_TOWER],
                     retrieved.scores[CO_WATCH],
+                    retrieved.scores[EASE],
                     retrieved.source_masks,
                 ),
                 release.table,

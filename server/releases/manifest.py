@@ -7,12 +7,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from server.errors import VireoError
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+from server.features.ranking_inputs import (
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -43,11 +48,29 @@ class FeatureSchema(BaseModel):
 
     video_features: tuple[str, ...] = VIDEO_FEATURES
     retrieval_features: tuple[str, ...] = RETRIEVAL_FEATURES
+    match_features: tuple[str, ...] = MATCH_FEATURES
     viewer_features: tuple[str, ...] = VIEWER_FEATURES
     history_limit: int
     """How many of the last watched videos the viewer tower reads."""
     vector_size: int
     """Dimensions of the viewer and video embeddings."""
+
+
+class Quotas(BaseModel):
+    """Shares of the candidates kept for the best of a source; two-tower gets what is left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    co_watch: float = Field(default=0.15, ge=0, le=1)
+    ease: float = Field(default=0.15, ge=0, le=1)
+    popular: float = Field(default=0.05, ge=0, le=1)
+    fresh: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _within_one(self) -> Quotas:
+        if sum(self.model_dump().values()) > 1:
+            raise ValueError("co_watch, ease, popular and fresh together must be at most 1")
+        return self
 
 
 class ScoreWeights(BaseModel):
@@ -74,6 +97,8 @@ class Manifest(BaseModel):
     holdout: Literal["last", "none"]
     """Whether each viewer's last watch was kept from training, so that it can be tested."""
     feature_schema: FeatureSchema
+    quotas: Quotas = Quotas()
+    """How training drew its candidates, and serving and evaluation therefore do."""
     score_weights: ScoreWeights
     metrics: dict[str, float]
     files: dict[str, FileEntry]
@@ -102,7 +127,7 @@ class Manifest(BaseModel):
             history_limit=manifest.feature_schema.history_limit,
             vector_size=manifest.feature_schema.vector_size,
         )
-        for name in ("video_features", "retrieval_features", "viewer_features"):
+        for name in ("video_features", "retrieval_features", "match_features", "viewer_features"):
             theirs, mine = getattr(manifest.feature_schema, name), getattr(ours, name)
             if theirs != mine:
                 raise ReleaseError(

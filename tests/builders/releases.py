@@ -19,14 +19,22 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from server.features.keys import unique_video_keys
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+from server.features.ranking_inputs import (
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights, describe_files
+from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
 
 VECTOR_SIZE = 8
 HISTORY_LIMIT = 20
 CO_WATCH_LIMIT = 6
+EASE_LIMIT = 4
+FRESH_LIMIT = 8
+CONTENT_SIZE = 3
 VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -45,10 +53,13 @@ def build_release(
     videos: int = 40,
     seed: int = 0,
     weights: ScoreWeights | None = None,
+    quotas: Quotas | None = None,
 ) -> Path:
     """Writes a complete release of `videos` videos below `folder`, which it returns.
 
-    Row r follows row r - 1 most in the co-watch table; popularity falls with the row.
+    Row r follows row r - 1 most in the co-watch table; EASE expects row r - 1 most after row r
+    and speaks against row r - EASE_LIMIT. Popularity falls with the row, and the last
+    FRESH_LIMIT rows are fresh.
     """
     random = np.random.default_rng(seed)
     for part in (layout.VIEWER_TOWER, layout.RANKER, layout.VIDEO_KEYS, layout.GOLDEN_RANKER):
@@ -56,12 +67,16 @@ def build_release(
     _write_videos(folder, random, videos)
     _write_viewer_tower(folder, random)
     _write_ranker(folder, random)
-    write_manifest(folder, release_id=release_id, weights=weights)
+    write_manifest(folder, release_id=release_id, weights=weights, quotas=quotas)
     return folder
 
 
 def write_manifest(
-    folder: Path, *, release_id: str = "tiny-1", weights: ScoreWeights | None = None
+    folder: Path,
+    *,
+    release_id: str = "tiny-1",
+    weights: ScoreWeights | None = None,
+    quotas: Quotas | None = None,
 ) -> Manifest:
     """Describes the files of `folder` as they are now, in its manifest."""
     manifest = Manifest(
@@ -72,6 +87,7 @@ def write_manifest(
         data_fingerprint="0" * 64,
         holdout="last",
         feature_schema=FeatureSchema(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
+        quotas=quotas or Quotas(),
         score_weights=weights or ScoreWeights(watch=1.0, like=0.5),
         metrics={},
         files=describe_files(folder),
@@ -87,7 +103,15 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     followers = np.arange(count)[:, None] + steps
     rows = np.where(followers < count, followers, -1).astype(np.int32)
     weights = np.where(rows >= 0, 1 / steps, 0).astype(np.float32)
+    before = np.arange(count)[:, None] - np.arange(1, EASE_LIMIT + 1)
+    strengths = np.where(before >= 0, [0.8, 0.4, 0.2, -0.1], 0).astype(np.float32)
+    content = random.normal(size=(count, CONTENT_SIZE))
+    content /= np.linalg.norm(content, axis=1, keepdims=True)
     tables: Arrays = {
+        layout.EASE_ROWS: np.maximum(before, 0).astype(np.int32),
+        layout.EASE_WEIGHTS: strengths,
+        layout.FRESH_ROWS: np.arange(count)[-FRESH_LIMIT:],
+        layout.CONTENT_VECTORS: content.astype(np.float32),
         layout.VIDEO_KEYS: unique_video_keys(ids),
         layout.VIDEO_VECTORS: vectors,
         layout.VIDEO_FEATURE_TABLE: random.random((count, len(VIDEO_FEATURES)), np.float32),
@@ -159,9 +183,9 @@ def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
 
 def _write_ranker(folder: Path, random: np.random.Generator) -> None:
     """scores = sigmoid of a linear map of the candidate's dense features."""
-    retrieval, video = (
+    retrieval, video, match = (
         random.normal(size=(len(names), 2)).astype(np.float32)
-        for names in (RETRIEVAL_FEATURES, VIDEO_FEATURES)
+        for names in (RETRIEVAL_FEATURES, VIDEO_FEATURES, MATCH_FEATURES)
     )
     save_model(
         folder / layout.RANKER,
@@ -169,6 +193,7 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
             "candidate_vectors": (TensorProto.FLOAT, ["b", "n", VECTOR_SIZE]),
             "candidate_features": (TensorProto.FLOAT, ["b", "n", len(VIDEO_FEATURES)]),
             "retrieval_features": (TensorProto.FLOAT, ["b", "n", len(RETRIEVAL_FEATURES)]),
+            "match_features": (TensorProto.FLOAT, ["b", "n", len(MATCH_FEATURES)]),
             "history_vectors": (TensorProto.FLOAT, ["b", "h", VECTOR_SIZE]),
             "history_lengths": (TensorProto.INT64, ["b"]),
             "viewer_features": (TensorProto.FLOAT, ["b", len(VIEWER_FEATURES)]),
@@ -178,22 +203,26 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
         nodes=[
             helper.make_node("MatMul", ["retrieval_features", "retrieval"], ["a"]),
             helper.make_node("MatMul", ["candidate_features", "video"], ["b_"]),
-            helper.make_node("Add", ["a", "b_"], ["logits"]),
+            helper.make_node("MatMul", ["match_features", "match"], ["c"]),
+            helper.make_node("Add", ["a", "b_"], ["sum"]),
+            helper.make_node("Add", ["sum", "c"], ["logits"]),
             helper.make_node("Sigmoid", ["logits"], ["scores"]),
         ],
-        constants={"retrieval": retrieval, "video": video},
+        constants={"retrieval": retrieval, "video": video, "match": match},
     )
     count = 5
     inputs: Arrays = {
         "candidate_vectors": random.random((1, count, VECTOR_SIZE), np.float32),
         "candidate_features": random.random((1, count, len(VIDEO_FEATURES)), np.float32),
         "retrieval_features": random.random((1, count, len(RETRIEVAL_FEATURES)), np.float32),
+        "match_features": random.random((1, count, len(MATCH_FEATURES)), np.float32),
         "history_vectors": random.random((1, 2, VECTOR_SIZE), np.float32),
         "history_lengths": np.array([2]),
         "viewer_features": random.random((1, len(VIEWER_FEATURES)), np.float32),
         "attributes": np.zeros((1, ATTRIBUTE_LIMIT), np.int64),
     }
-    logits = inputs["retrieval_features"] @ retrieval + inputs["candidate_features"] @ video
+    parts = {"retrieval_features": retrieval, "candidate_features": video, "match_features": match}
+    logits = sum(inputs[name] @ weights for name, weights in parts.items())
     scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
 

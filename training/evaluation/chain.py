@@ -138,6 +138,7 @@ def run_chain(
                 keys=found.keys,
                 two_tower=found.two_tower,
                 co_watch=found.co_watch,
+                ease=found.ease,
                 source_masks=found.source_masks,
                 page_size=size,
             )
@@ -160,6 +161,7 @@ def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> flo
             keys=np.array([key], np.int64),
             two_tower=np.zeros(1, np.float32),
             co_watch=np.zeros(1, np.float32),
+            ease=np.zeros(1, np.float32),
             source_masks=np.zeros(1, np.uint32),
             page_size=1,
         )

@@ -31,6 +31,7 @@ class Batches:
             "candidate_vectors": self._table[rows],
             "candidate_features": torch.from_numpy(lists.features[places]),
             "retrieval_features": torch.from_numpy(lists.retrieval[places]),
+            "match_features": torch.from_numpy(lists.match[places]),
         }
         return inputs, rows >= 0
 
@@ -43,6 +44,7 @@ class Batches:
             "candidate_vectors": self._table[torch.from_numpy(likes.rows[places])][:, None],
             "candidate_features": torch.from_numpy(likes.features[places])[:, None],
             "retrieval_features": torch.zeros(len(places), 1, len(RETRIEVAL_FEATURES)),
+            "match_features": torch.from_numpy(likes.match[places])[:, None],
         }
 
     def _viewer_inputs(self, viewers: ViewerColumns, places: Places) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from server.features.ranking_inputs import (
+    MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
@@ -29,6 +30,7 @@ INPUTS = (
     "candidate_vectors",
     "candidate_features",
     "retrieval_features",
+    "match_features",
     "history_vectors",
     "history_lengths",
     "viewer_features",
@@ -49,6 +51,7 @@ def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
         "candidate_vectors": {0: batch, 1: candidates},
         "candidate_features": {0: batch, 1: candidates},
         "retrieval_features": {0: batch, 1: candidates},
+        "match_features": {0: batch, 1: candidates},
         "history_vectors": {0: batch, 1: history},
         "history_lengths": {0: batch},
         "viewer_features": {0: batch},
@@ -117,12 +120,18 @@ def example_inputs(
     random = np.random.default_rng([batch, candidates, history])
     vocabulary = model.attribute.num_embeddings
     retrieval = random.normal(size=(batch, candidates, len(RETRIEVAL_FEATURES)))
-    retrieval[..., 1] = np.abs(retrieval[..., 1])
-    retrieval[..., 2:] = retrieval[..., 2:] > 0
+    co_watch, first_source = (
+        RETRIEVAL_FEATURES.index(name) for name in ("co_watch", "from_two_tower")
+    )
+    retrieval[..., co_watch] = np.abs(retrieval[..., co_watch])
+    retrieval[..., first_source:] = retrieval[..., first_source:] > 0
     return {
         "candidate_vectors": random.normal(size=(batch, candidates, vector_size)).astype("f4"),
         "candidate_features": random.random((batch, candidates, len(VIDEO_FEATURES)), "f4"),
         "retrieval_features": retrieval.astype("f4"),
+        "match_features": random.uniform(-1, 1, (batch, candidates, len(MATCH_FEATURES))).astype(
+            "f4"
+        ),
         "history_vectors": random.normal(size=(batch, history, vector_size)).astype("f4"),
         "history_lengths": np.arange(batch, dtype=np.int64)[::-1] * history // max(batch - 1, 1),
         "viewer_features": random.random((batch, len(VIEWER_FEATURES)), "f4"),

@@ -12,7 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
+from server.features.ranking_inputs import (
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
 from training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
@@ -24,7 +29,9 @@ SIMILARITIES = ("last", "recent", "closest")
 """Cosine of a candidate to the last video, to the last few, and to the closest one watched."""
 RECENT_DECAY = 0.8
 """Weight of each step back in the "recent" similarity."""
-SIGNALS = len(RETRIEVAL_FEATURES) + len(VIDEO_FEATURES) + len(SIMILARITIES)
+_OWN = len(VIDEO_FEATURES) + len(MATCH_FEATURES) + len(SIMILARITIES)
+SIGNALS = len(RETRIEVAL_FEATURES) + _OWN
+"""Signals of a candidate: those of retrieval, then its own, which the like task reads too."""
 _TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
 _CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
 _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
@@ -81,7 +88,7 @@ class Ranker(nn.Module):
         self.query = nn.Linear(vector_size, hidden)
         self.key = nn.Linear(vector_size, hidden)
         viewer_size = len(VIEWER_FEATURES) + config.attribute_size + vector_size
-        candidate_size = vector_size + len(VIDEO_FEATURES) + len(SIMILARITIES)
+        candidate_size = vector_size + _OWN
         self.viewer_layer = nn.Linear(viewer_size, hidden)
         self.candidate_layer = nn.Linear(candidate_size, hidden, bias=False)
         self.attended_layer = nn.Linear(2 * vector_size, hidden, bias=False)
@@ -144,7 +151,8 @@ class Ranker(nn.Module):
             ],
             -1,
         )
-        return torch.cat([retrieval, inputs["candidate_features"], similarities], -1), recent
+        own = [inputs["candidate_features"], inputs["match_features"], similarities]
+        return torch.cat([retrieval, *own], -1), recent
 
     def _trunk(self, inputs: dict[str, Tensor], signals: Tensor, recent: Tensor) -> Tensor:
         """What both tasks share, free of retrieval features, [b, n, hidden].
@@ -206,6 +214,7 @@ class Ranker(nn.Module):
         candidate_vectors: Tensor,
         candidate_features: Tensor,
         retrieval_features: Tensor,
+        match_features: Tensor,
         history_vectors: Tensor,
         history_lengths: Tensor,
         viewer_features: Tensor,
@@ -216,7 +225,8 @@ class Ranker(nn.Module):
         Args:
             candidate_vectors: float32[b, n, d].
             candidate_features: VIDEO_FEATURES, float32[b, n, f].
-            retrieval_features: RETRIEVAL_FEATURES, float32[b, n, 5].
+            retrieval_features: RETRIEVAL_FEATURES, float32[b, n, 8].
+            match_features: MATCH_FEATURES, float32[b, n, 1].
             history_vectors: float32[b, h, d], oldest first, padded on the right.
             history_lengths: int64[b], from 0 to h.
             viewer_features: VIEWER_FEATURES, float32[b, v].
@@ -226,6 +236,7 @@ class Ranker(nn.Module):
             "candidate_vectors": candidate_vectors,
             "candidate_features": candidate_features,
             "retrieval_features": retrieval_features,
+            "match_features": match_features,
             "history_vectors": history_vectors,
             "history_lengths": history_lengths,
             "viewer_features": viewer_features,

@@ -1,9 +1,10 @@
 """The ranker's training set: what the server would have known and drawn before each label.
 
-Label events are the validation watches, which the viewer tower has never seen. Their
+Label events are the validation watches, which no part of retrieval has seen. Their
 candidates come from the very pipeline that serves, their features from point-in-time joins one
-microsecond before the label. Likes are labelled by the same watches and by the last watches of
-the train part; for those no candidates are drawn, since retrieval was trained on them.
+microsecond before the label: the history before a viewer's last label has the labels before it.
+Likes are labelled by the same watches and by the last watches of the train part; for those no
+candidates are drawn, since retrieval was trained on them.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xxhash
-from rich.console import Console
-from rich.progress import track
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
 from server.features.ranking_inputs import (
+    MATCH_FEATURES,
     RANKER_HISTORY,
-    RETRIEVAL_FEATURES,
-    retrieval_features,
+    VIDEO_FEATURES,
+    match_features,
     viewer_features,
 )
 from server.features.tower_inputs import VideoRows, attribute_ids
 from server.features.viewer import ViewerFeatures
+from server.releases import layout
+from server.releases.tables import read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewer_features_at
-from training.features.statistics import video_features_at
+from training.features.statistics import video_features_at, video_features_of_rows_at
 from training.ranking.config import RankingConfig
+from training.ranking.drawing import draw_candidates
 
 LIKE_WATCHES = ROWS_KEPT - 1
 """How many of a viewer's last non-test watches label likes: the feature store keeps the
@@ -74,7 +76,13 @@ class WatchLists:
     features: Float32Array
     """VIDEO_FEATURES at the moment of the label, float32[m, n, f]."""
     retrieval: Float32Array
-    """RETRIEVAL_FEATURES, float32[m, n, 5]."""
+    """RETRIEVAL_FEATURES, float32[m, n, 8]."""
+    match: Float32Array
+    """MATCH_FEATURES, float32[m, n, 1]."""
+    moment: Int64Array
+    """When the label was watched, Unix microseconds, int64[m]."""
+    last: npt.NDArray[np.bool_]
+    """Whether it is the viewer's last label, bool[m]: the nearest to what will be served."""
     label: Int64Array
     """Column of the watched video, int64[m]; -1 where retrieval missed it. It isn't put into
     the list then: no served list has a candidate without a source, so a model would learn to
@@ -90,6 +98,8 @@ class LikeLabels:
     """int64[m]."""
     features: Float32Array
     """VIDEO_FEATURES at the moment of the label, float32[m, f]."""
+    match: Float32Array
+    """MATCH_FEATURES at the moment of the label, float32[m, 1]."""
     liked: npt.NDArray[np.bool_]
 
 
@@ -125,10 +135,13 @@ def build_ranking_set(
     columns = viewer_columns(viewers, rows, release.vocabulary)
     held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
     columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
+    content = read_table(release.folder, layout.CONTENT_VECTORS, np.float32, (None, None))
+    labelled = rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
-        rows=rows.find(video_keys(labels["video_id"].tolist())),
+        rows=labelled,
         features=video_features_at(repo, _moments(labels, "video_id")),
+        match=_matches(columns, labelled[:, None], content)[:, 0],
         liked=labels["liked"].to_numpy(bool),
     )
     chosen = np.flatnonzero(labels["part"] == "validation")
@@ -138,6 +151,7 @@ def build_ranking_set(
         columns.take(chosen),
         repo,
         release,
+        content,
         config.candidates,
     )
     return RankingSet(lists, likes)
@@ -169,35 +183,39 @@ def _watch_lists(
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
+    content: Float32Array,
     count: int,
 ) -> WatchLists:
     """Draws `count` candidates for each label."""
-    pipeline = CandidatePipeline(release, fail_open=False)
-    rows = np.full((len(labels), count), -1, np.int64)
-    retrieval = np.zeros((len(labels), count, len(RETRIEVAL_FEATURES)), np.float32)
-    console = Console(stderr=True)
-    everyone = track(viewers, "drawing candidates", transient=True, console=console)
-    for place, viewer in enumerate(everyone):
-        drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
-        found = len(drawn.keys)
-        rows[place, :found] = drawn.rows
-        retrieval[place, :found] = retrieval_features(
-            drawn.two_tower, drawn.co_watch, drawn.source_masks
-        )
+    rows, retrieval = draw_candidates(release, viewers, count)
     real = rows >= 0
-    moments = pd.DataFrame(
-        {
-            "video_id": np.asarray(release.ids, object)[rows[real]],
-            "event_timestamp": np.repeat(labels["time"].to_numpy(), real.sum(1)),
-        }
+    before = labels["time"].to_numpy("datetime64[us]")
+    features = np.zeros((*rows.shape, len(VIDEO_FEATURES)), np.float32)
+    features[real] = video_features_of_rows_at(
+        repo, release.ids, rows[real], np.repeat(before, real.sum(1))
     )
-    joined = video_features_at(repo, moments)
-    features = np.zeros((*rows.shape, joined.shape[1]), np.float32)
-    features[real] = joined
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     hits = (rows == wanted[:, None]) & real
-    label = np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64)
-    return WatchLists(columns, rows, features, retrieval, label)
+    return WatchLists(
+        viewers=columns,
+        rows=rows,
+        features=features,
+        retrieval=retrieval,
+        match=_matches(columns, rows, content),
+        moment=before.astype(np.int64) + _JUST_BEFORE // pd.Timedelta(1, "us"),
+        last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
+        label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
+    )
+
+
+def _matches(viewers: ViewerColumns, rows: Int64Array, content: Float32Array) -> Float32Array:
+    """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, 1]; 0 where row < 0."""
+    matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
+    for place, length in enumerate(viewers.history_lengths.tolist()):
+        history = viewers.history_rows[place, :length]
+        real = rows[place] >= 0
+        matches[place, real] = match_features(history, rows[place, real], content)
+    return matches
 
 
 def _moments(labels: pd.DataFrame, key: str) -> pd.DataFrame:

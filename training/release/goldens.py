@@ -83,7 +83,7 @@ def ranker_batch(
     for viewer, candidates in drawn:
         found = VideoRows(release.keys).find(viewer.history_keys)
         retrieval = retrieval_features(
-            candidates.two_tower, candidates.co_watch, candidates.source_masks
+            candidates.two_tower, candidates.co_watch, candidates.ease, candidates.source_masks
         )
         inputs = ranking_inputs(
             viewer,

@@ -15,21 +15,24 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from server.candidate.release import CandidateRelease
 from server.features.ranking_inputs import VideoTable
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights, describe_files
+from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.export import export_ranker
 from training.ranking.model import Ranker
+from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
 from training.release.index import build_index
 from training.retrieval.co_watch import co_watch_table
 from training.retrieval.data import RetrievalData
+from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
 from training.retrieval.model import TwoTower
 
@@ -50,7 +53,13 @@ class Origin:
 
 
 def stage_retrieval(
-    folder: Path, model: TwoTower, data: RetrievalData, dataset: Dataset, repo: Path, origin: Origin
+    folder: Path,
+    model: TwoTower,
+    data: RetrievalData,
+    dataset: Dataset,
+    repo: Path,
+    origin: Origin,
+    quotas: Quotas | None = None,
 ) -> CandidateRelease:
     """Writes all but the ranker, with a draft of the manifest, so that candidates can be drawn.
 
@@ -58,9 +67,10 @@ def stage_retrieval(
         folder: the staged release; what is in it is deleted.
         model: the trained towers.
         data: what they were trained on.
-        dataset: for the titles.
+        dataset: for titles and dates of publication.
         repo: the Feast repository, for the videos' newest features.
         origin: see there.
+        quotas: how candidates are drawn; the defaults of Quotas if None.
 
     Raises:
         ExportError: the exported viewer tower doesn't answer as the trained one.
@@ -72,12 +82,18 @@ def stage_retrieval(
     vectors = model.video_vectors().detach().numpy().astype(np.float32)
     popularity = latest_popularity(repo, ids)
     rows, weights = co_watch_table(data, CO_WATCH_NEIGHBOURS)
+    model_rows, model_weights = ease_table(data)
+    content = model.video_tower.content_vectors().detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
         layout.VIDEO_VECTORS: vectors,
         layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
         layout.CO_WATCH_ROWS: rows,
         layout.CO_WATCH_WEIGHTS: weights,
+        layout.EASE_ROWS: model_rows,
+        layout.EASE_WEIGHTS: model_weights,
+        layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
+        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy(),
         layout.POPULARITY: popularity,
     }
     for path, table in tables.items():
@@ -105,6 +121,7 @@ def stage_retrieval(
         data_fingerprint=origin.data_fingerprint,
         holdout=origin.holdout,
         feature_schema=schema,
+        quotas=quotas or Quotas(),
         score_weights=ScoreWeights(),
         metrics={},
         files={},
@@ -124,7 +141,11 @@ def stage_ranker(
     """
     candidates = CandidateRelease.load(folder)
     export_ranker(model, candidates.vectors.shape[1], folder / layout.RANKER)
-    table = VideoTable(candidates.vectors, np.load(folder / layout.VIDEO_FEATURE_TABLE))
+    table = VideoTable(
+        candidates.vectors,
+        np.load(folder / layout.VIDEO_FEATURE_TABLE),
+        np.load(folder / layout.CONTENT_VECTORS),
+    )
     golden = folder / layout.GOLDEN_RANKER
     write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
     draft = Manifest.read(folder).model_copy(update={"score_weights": weights})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from vireo.v1 import viewer_pb2
 
 from server.candidate.query import Retrieval
@@ -22,5 +21,4 @@ class CoWatchSource:
     def propose(self, query: Retrieval) -> Candidates:
         """The videos that the history leads to, strongest first."""
         rows, scores = query.co_watched
-        best_first = np.lexsort((query.release.keys[rows], -scores))
-        return query.proposed(rows[best_first], self.source)
+        return query.proposed(query.best(rows, scores), self.source)

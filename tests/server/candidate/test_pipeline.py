@@ -12,19 +12,21 @@ from vireo.v1 import viewer_pb2
 from server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
-    Quotas,
     RetrievedCandidates,
     UnknownSeedError,
 )
+from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
+from server.releases.manifest import Quotas
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
-TWO_TOWER, CO_WATCH, POPULAR = (1 << source for source in (1, 2, 3))
+TWO_TOWER, CO_WATCH, POPULAR, EASE, FRESH = (1 << source for source in (1, 2, 3, 4, 5))
+NONE = Quotas(co_watch=0, ease=0, popular=0, fresh=0)
 
 
 def retrieve(
@@ -42,7 +44,7 @@ def test_candidates_come_best_first_by_exact_two_tower_score(release: CandidateR
     viewer = viewer_of_rows(3, 9)
     found = retrieve(release, viewer, 12)
     assert len(found.keys) == 12
-    exact = release.vectors[found.rows] @ release.viewer_vector(viewer)
+    exact = release.vectors[found.rows] @ release.viewer_vectors([viewer])[0]
     np.testing.assert_allclose(found.two_tower, exact, rtol=1e-6)
     assert (np.diff(found.two_tower) <= 0).all()
     assert (release.keys[found.rows] == found.keys).all()
@@ -60,18 +62,18 @@ def test_watched_and_excluded_videos_are_never_returned(release: CandidateReleas
     history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
     excluded=st.lists(st.integers(0, VIDEOS - 1), max_size=30),
     count=st.integers(1, 2 * VIDEOS),
-    co_watch=st.floats(0, 0.5),
-    popular=st.floats(0, 0.5),
+    shares=st.tuples(*[st.floats(0, 0.25)] * 4),
 )
 def test_as_many_candidates_as_the_catalogue_allows(
     release: CandidateRelease,
     history: list[int],
     excluded: list[int],
     count: int,
-    co_watch: float,
-    popular: float,
+    shares: tuple[float, float, float, float],
 ) -> None:
-    pipeline = CandidatePipeline(release, Quotas(co_watch=co_watch, popular=popular))
+    pipeline = CandidatePipeline(
+        release, Quotas(**dict(zip(Quotas.model_fields, shares, strict=True)))
+    )
     query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
     found = pipeline.retrieve(query)
     free = set(range(VIDEOS)) - set(history) - set(excluded)
@@ -102,33 +104,35 @@ def test_unknown_viewer_gets_candidates_without_co_watch(release: CandidateRelea
 
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10)
-    found = CandidatePipeline(release, Quotas(co_watch=0.3, popular=0.3)).retrieve(
-        CandidateQuery(viewer, 10)
-    )
-    # In the tiny release rows 11, 12, 13 follow row 10 most, and 0, 1, 2 are most popular.
+    quotas = Quotas(co_watch=0.3, ease=0.2, popular=0.3, fresh=0.1)
+    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
+    # In the tiny release rows 11, 12, 13 follow row 10 most, EASE expects rows 9 and 8 most
+    # after it, 0, 1, 2 are most popular, and the last 8 are fresh.
     co_watched = found.rows[(found.source_masks & CO_WATCH) > 0]
     popular = found.rows[(found.source_masks & POPULAR) > 0]
     assert sorted(co_watched.tolist()) == [11, 12, 13]
     assert sorted(popular.tolist()) == [0, 1, 2]
+    assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [8, 9]
+    [fresh] = found.rows[(found.source_masks & FRESH) > 0]
+    nearness = release.vectors @ release.viewer_vectors([viewer])[0]
+    assert fresh == max(range(32, 40), key=lambda row: nearness[row])
 
 
 def test_quota_is_not_spent_on_videos_that_are_filtered(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10, watched=[0, 1, 11])
-    found = CandidatePipeline(release, Quotas(co_watch=0.2, popular=0.2)).retrieve(
-        CandidateQuery(viewer, 10)
-    )
+    quotas = Quotas(co_watch=0.2, ease=0, popular=0.2, fresh=0)
+    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     assert {2, 3, 12, 13} <= set(found.rows.tolist())
 
 
 def test_mask_names_every_source_that_proposed_a_video(release: CandidateRelease) -> None:
     found = retrieve(release, viewer_of_rows(0), VIDEOS)
     assert mask_of(found, 1) == TWO_TOWER | CO_WATCH | POPULAR
-    assert mask_of(found, VIDEOS - 1) == TWO_TOWER
+    assert mask_of(found, 20) == TWO_TOWER
 
 
 def test_co_watch_score_is_given_whichever_source_proposed(release: CandidateRelease) -> None:
-    none = Quotas(co_watch=0, popular=0)
-    pipeline = CandidatePipeline(release, none)
+    pipeline = CandidatePipeline(release, NONE)
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
     scores = dict(zip(found.rows.tolist(), found.co_watch.tolist(), strict=True))
     assert scores[11] == pytest.approx(1.0)
@@ -167,17 +171,18 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
     assert not (found.source_masks & TWO_TOWER).any()
     failures = {report.source: report.failure for report in found.reports}
     assert failures.pop(viewer_pb2.SOURCE_TWO_TOWER).startswith("AssertionError")
-    assert failures == {viewer_pb2.SOURCE_CO_WATCH: "", viewer_pb2.SOURCE_POPULAR: ""}
+    assert len(failures) == 4
+    assert not any(failures.values())
     assert (np.diff(found.two_tower) <= 0).all(), "the viewer tower works: scores stay exact"
 
 
-def test_failed_viewer_tower_leaves_co_watch_before_popular(tmp_path: Path) -> None:
+def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
-    quotas = Quotas(co_watch=0.5, popular=0.5)
+    quotas = Quotas(co_watch=0.5, ease=0.25, popular=0.25, fresh=0)
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))
-    assert found.rows.tolist() == [11, 12, 0, 1]
+    assert found.rows.tolist() == [11, 12, 9, 0]
     assert not found.two_tower.any()
     assert "isn't finite" in found.reports[0].failure
 
@@ -193,7 +198,7 @@ def test_approximate_index_that_finds_too_few_is_completed_exactly(
     index.nprobe = 1
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     approximate = CandidateRelease.load(folder)
-    vector = release.viewer_vector(viewer_of_rows(1))
+    vector = release.viewer_vectors([viewer_of_rows(1)])[0]
     assert (index.search(vector[None], VIDEOS)[1] < 0).any(), "the index alone falls short"
     np.testing.assert_array_equal(
         approximate.nearest(vector, VIDEOS), release.nearest(vector, VIDEOS)
@@ -209,4 +214,60 @@ def test_popular_videos_of_equal_popularity_come_by_key(tmp_path: Path) -> None:
 
 def test_quotas_beyond_one_are_refused() -> None:
     with pytest.raises(ValueError, match="together must be at most 1"):
-        Quotas(co_watch=0.7, popular=0.7)
+        Quotas(co_watch=0.5, popular=0.5)
+
+
+def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
+    quotas = Quotas(co_watch=0, ease=0.5, popular=0, fresh=0)
+    release = CandidateRelease.load(build_release(tmp_path, quotas=quotas))
+    viewer = viewer_of_rows(10)
+    found = CandidatePipeline(release).retrieve(CandidateQuery(viewer, 6))
+    given = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 6))
+    np.testing.assert_array_equal(found.keys, given.keys)
+    assert {7, 8, 9} <= set(found.rows.tolist())
+    assert not (found.source_masks & (CO_WATCH | POPULAR | FRESH)).any()
+
+
+def test_ease_scores_every_candidate_whatever_proposed_it(release: CandidateRelease) -> None:
+    pipeline = CandidatePipeline(release, NONE)
+    found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
+    scores = dict(zip(found.rows.tolist(), found.ease.tolist(), strict=True))
+    assert [scores[row] for row in (9, 8, 7, 6, 5)] == pytest.approx([0.8, 0.4, 0.2, -0.1, 0])
+
+
+def test_ease_never_proposes_what_the_history_speaks_against(release: CandidateRelease) -> None:
+    quotas = Quotas(co_watch=0, ease=1, popular=0, fresh=0)
+    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
+    assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
+
+
+def test_a_catalogue_too_large_for_ease_does_without_it(release: CandidateRelease) -> None:
+    large = replace(
+        release, ease_rows=release.ease_rows[:, :0], ease_weights=release.ease_weights[:, :0]
+    )
+    found = retrieve(large, viewer_of_rows(10), 20)
+    assert len(found.keys) == 20
+    assert not found.ease.any()
+    assert not (found.source_masks & EASE).any()
+    assert not any(report.failure for report in found.reports)
+
+
+def test_a_source_proposes_no_more_than_can_be_wanted_and_the_best(
+    release: CandidateRelease,
+) -> None:
+    query = Retrieval.of(release, CandidateQuery(viewer_of_rows(), 5))
+    rows = np.arange(VIDEOS)
+    scores = np.repeat(np.arange(VIDEOS // 4, dtype=np.float32), 4)
+    whole = rows[np.lexsort((release.keys[rows], -scores))]
+    np.testing.assert_array_equal(query.best(rows, scores), whole[:5])
+
+
+def test_a_vector_that_is_known_is_not_asked_for_again(release: CandidateRelease) -> None:
+    viewer = viewer_of_rows(3, 9)
+    [vector] = release.viewer_vectors([viewer])
+    asked, known = (
+        retrieve(release, viewer, 20),
+        retrieve(replace(release, tower=None), viewer, 20, vector=vector),  # type: ignore[arg-type]
+    )
+    np.testing.assert_array_equal(asked.keys, known.keys)
+    np.testing.assert_array_equal(asked.two_tower, known.two_tower)

@@ -9,15 +9,11 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 from server.candidate.pipeline import CandidatePipeline
 from server.candidate.release import CandidateRelease
-from server.candidate.service import candidate_pod
-from server.candidate.settings import CandidateSettings
+from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key, video_keys
 from server.releases import layout
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
-from tests.builders.s3 import unreachable_s3
-
-POD = candidate_pod(CandidateSettings(port=0, s3=unreachable_s3()))
 
 
 def request(count: int, page_size: int, *watched: int) -> candidate_pb2.RetrieveCandidatesRequest:
@@ -32,13 +28,19 @@ def request(count: int, page_size: int, *watched: int) -> candidate_pb2.Retrieve
 
 
 async def test_answer_has_equal_columns_and_the_ids_of_its_first_page(release_folder: Path) -> None:
-    async with serving(POD, release_folder) as (_, channel):
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         answer = await CandidateServiceStub(channel).RetrieveCandidates(request(20, 7, 3, 4))
-    columns = (answer.scores, answer.co_watch_scores, answer.source_masks)
-    assert [len(column) for column in columns] == [20, 20, 20]
+    columns = (
+        answer.scores,
+        answer.co_watch_scores,
+        answer.ease_scores,
+        answer.source_masks,
+    )
+    assert [len(column) for column in columns] == [20] * 4
+    assert any(answer.ease_scores)
     assert [video_key(video_id) for video_id in answer.ids] == list(answer.keys)[:7]
     assert answer.release_id == "tiny-1"
-    assert [source.source for source in answer.sources] == [1, 2, 3]
+    assert [source.source for source in answer.sources] == [1, 2, 4, 3, 5]
     for source in answer.sources:
         having = sum(mask >> source.source & 1 for mask in answer.source_masks)
         assert source.proposed == having > 0
@@ -48,7 +50,7 @@ async def test_excluded_videos_and_the_seed_stay_out(release_folder: Path) -> No
     asked = request(40, 40)
     asked.seed_key = video_key("video-20")
     asked.excluded_keys.append(video_key("video-5"))
-    async with serving(POD, release_folder) as (_, channel):
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         answer = await CandidateServiceStub(channel).RetrieveCandidates(asked)
     assert set(answer.ids) == {f"video-{row}" for row in range(40)} - {"video-20", "video-5"}
 
@@ -56,7 +58,7 @@ async def test_excluded_videos_and_the_seed_stay_out(release_folder: Path) -> No
 async def test_unknown_seed_is_not_found_and_named(release_folder: Path) -> None:
     asked = request(5, 5)
     asked.seed_key = 0
-    async with serving(POD, release_folder) as (_, channel):
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await CandidateServiceStub(channel).RetrieveCandidates(asked)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -67,9 +69,10 @@ async def test_failed_source_is_reported_on_the_wire(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     # Built without its goldens, which would refuse it.
-    pod = replace(POD, build=lambda path: CandidatePipeline(CandidateRelease.load(path)))
+    pod = replace(CANDIDATE_POD, build=lambda path: CandidatePipeline(CandidateRelease.load(path)))
     async with serving(pod, folder) as (_, channel):
         answer = await CandidateServiceStub(channel).RetrieveCandidates(request(20, 5, 3))
     assert len(answer.keys) == 20
     assert "viewer_tower gave a value that isn't finite" in answer.sources[0].failure
-    assert [source.failure for source in answer.sources[1:]] == ["", ""]
+    failed = {source.source for source in answer.sources if source.failure}
+    assert failed == {viewer_pb2.SOURCE_TWO_TOWER, viewer_pb2.SOURCE_FRESH}, "both need the tower"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from vireo.v1 import viewer_pb2
 
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
     VideoTable,
     like_rate,
     ranking_inputs,
@@ -18,13 +20,17 @@ from server.features.viewer import ViewerFeatures
 TABLE = VideoTable(
     vectors=np.arange(12, dtype=np.float32).reshape(4, 3),
     features=np.arange(16, dtype=np.float32).reshape(4, 4),
+    content=np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 0]], np.float32),
 )
 
 
 def inputs(history: list[int], candidates: list[int]) -> dict[str, np.ndarray]:
     count = len(candidates)
     retrieval = retrieval_features(
-        np.ones(count, np.float32), np.zeros(count, np.float32), np.full(count, 2, np.uint32)
+        np.ones(count, np.float32),
+        np.zeros(count, np.float32),
+        np.zeros(count, np.float32),
+        np.full(count, 2, np.uint32),
     )
     return ranking_inputs(
         ViewerFeatures(),
@@ -37,10 +43,29 @@ def inputs(history: list[int], candidates: list[int]) -> dict[str, np.ndarray]:
 
 
 def test_source_bits_become_columns() -> None:
-    masks = np.array([0b0010, 0b0100, 0b1000, 0b1110], np.uint32)
-    zeros = np.zeros(4, np.float32)
-    columns = retrieval_features(zeros, zeros, masks)[:, 2:]
-    np.testing.assert_array_equal(columns, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+    named = {
+        name.removeprefix("SOURCE_").lower(): 1 << number
+        for name, number in viewer_pb2.Source.items()
+        if number
+    }
+    zeros = np.zeros(len(named) + 1, np.float32)
+    masks = np.array([*named.values(), sum(named.values())], np.uint32)
+    columns = retrieval_features(zeros, zeros, zeros, masks)
+    for place, source in enumerate(named):
+        column = columns[:, RETRIEVAL_FEATURES.index(f"from_{source}")]
+        np.testing.assert_array_equal(np.flatnonzero(column), [place, len(named)])
+
+
+def test_scores_come_in_the_declared_order() -> None:
+    scores = {name: np.full(1, place, np.float32) for place, name in enumerate("abc")}
+    columns = retrieval_features(*scores.values(), np.zeros(1, np.uint32))
+    assert RETRIEVAL_FEATURES[:3] == ("two_tower", "co_watch", "ease")
+    np.testing.assert_array_equal(columns[0, :3], [0, 1, 2])
+
+
+def test_the_match_is_that_of_the_content() -> None:
+    batch = inputs([0], [0, 1, 2, 3])
+    np.testing.assert_allclose(batch["match_features"], [[[1], [0], [0.6], [0]]])
 
 
 def test_candidates_and_history_are_gathered_from_the_table() -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.candidate.service import candidate_pod
-from server.candidate.settings import CandidateSettings
+from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
 from server.home import Home
@@ -41,8 +40,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def candidate_target(release: Path) -> AsyncIterator[str]:
-    settings = CandidateSettings(port=0, s3=unreachable_s3())
-    async with serving(candidate_pod(settings), release) as (server, _):
+    async with serving(CANDIDATE_POD, release) as (server, _):
         yield f"127.0.0.1:{server.port}"
 
 

@@ -19,11 +19,9 @@ from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.candidate.pipeline import CandidatePipeline
-from server.candidate.service import candidate_pod
-from server.candidate.settings import CandidateSettings
+from server.candidate.service import CANDIDATE_POD
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
-from tests.builders.s3 import unreachable_s3
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
 
@@ -107,9 +105,7 @@ async def test_an_explanation_tells_titles_times_and_sources(
     assert explanation.candidates == 37
     assert explanation.history_length == 3
     assert {report.source for report in explanation.sources} == {
-        viewer_pb2.SOURCE_TWO_TOWER,
-        viewer_pb2.SOURCE_CO_WATCH,
-        viewer_pb2.SOURCE_POPULAR,
+        source for source in viewer_pb2.Source.values() if source
     }
     for time in ("features_time", "retrieval_time", "ranking_time"):
         assert getattr(explanation, time).ToNanoseconds() > 0
@@ -220,13 +216,11 @@ async def test_without_features_the_slate_is_that_of_a_cold_start(
 async def test_a_failed_source_is_declared(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    pod = candidate_pod(CandidateSettings(port=0, s3=unreachable_s3()))
-
     def without_index(folder: Path) -> CandidatePipeline:
-        return CandidatePipeline(replace(pod.build(folder).release, index=None))
+        return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, index=None))
 
     async with (
-        serving(replace(pod, build=without_index), release) as (server, _),
+        serving(replace(CANDIDATE_POD, build=without_index), release) as (server, _),
         gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
@@ -241,9 +235,8 @@ async def test_a_chain_of_two_releases_is_declared_and_has_no_nameless_videos(
     release: Path, features: Path, ranking_target: str, tmp_path: Path
 ) -> None:
     newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
-    settings = CandidateSettings(port=0, s3=unreachable_s3())
     async with (
-        serving(candidate_pod(settings), newer) as (server, _),
+        serving(CANDIDATE_POD, newer) as (server, _),
         gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=57))

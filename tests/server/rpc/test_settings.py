@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from server.candidate.settings import CandidateSettings
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.rpc.pod import PodSettings
@@ -29,15 +28,6 @@ def test_flags_come_before_the_environment_before_defaults(monkeypatch: pytest.M
 def test_cache_lies_below_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_HOME", "/somewhere")
     assert load_settings(PodSettings, ["--port", "1"]).cache == Path("/somewhere/cache")
-
-
-def test_quotas_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIREO_QUOTAS", '{"co_watch": 0.5}')
-    settings = load_settings(CandidateSettings, ["--port", "1"])
-    assert (settings.quotas.co_watch, settings.quotas.popular) == (0.5, 0.1)
-    monkeypatch.setenv("VIREO_QUOTAS", '{"co_watch": 0.95}')
-    with pytest.raises(VireoError, match=r"VIREO_QUOTAS or --quotas: .* at most 1"):
-        load_settings(CandidateSettings, ["--port", "1"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from server.features.ranking_inputs import (
+    MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
@@ -46,7 +47,8 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
     """
     random = np.random.default_rng(seed)
     retrieval = random.random((LISTS, CANDIDATES, len(RETRIEVAL_FEATURES)), np.float32)
-    retrieval[..., 2:] = retrieval[..., 2:] > 0.5
+    sources = RETRIEVAL_FEATURES.index("from_two_tower")
+    retrieval[..., sources:] = retrieval[..., sources:] > 0.5
     best = retrieval[..., RETRIEVAL_FEATURES.index(column)].argmax(1)
     label = np.where(random.random(LISTS) < 0.9, best, random.integers(0, CANDIDATES, LISTS))
     label[:missed] = -1
@@ -55,16 +57,20 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
     rate = features[:, VIDEO_FEATURES.index("like_rate")]
     return RankingSet(
         WatchLists(
-            viewers(random, LISTS),
-            rows,
-            random.random((LISTS, CANDIDATES, len(VIDEO_FEATURES)), np.float32),
-            retrieval,
-            label,
+            viewers=viewers(random, LISTS),
+            rows=rows,
+            features=random.random((LISTS, CANDIDATES, len(VIDEO_FEATURES)), np.float32),
+            retrieval=retrieval,
+            match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
+            moment=np.arange(LISTS),
+            last=np.ones(LISTS, bool),
+            label=label,
         ),
         LikeLabels(
-            viewers(random, LIKES),
-            random.integers(0, VIDEOS, LIKES),
-            features,
-            random.random(LIKES) < rate,
+            viewers=viewers(random, LIKES),
+            rows=random.integers(0, VIDEOS, LIKES),
+            features=features,
+            match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
+            liked=random.random(LIKES) < rate,
         ),
     )

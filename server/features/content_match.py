@@ -1,0 +1,40 @@
+"""The content match: how near a video's content is to that of the videos watched of late."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+CONTENT_HISTORY = 50
+"""How many of the last watched videos count: no more than RANKER_HISTORY, which is all that the
+ranker's training set keeps."""
+CONTENT_HALF_LIFE = 5.0
+"""Steps back in the history after which a watch counts half."""
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+def content_match(
+    history_rows: Int64Array, candidate_rows: Int64Array, content: Float32Array
+) -> Float32Array:
+    """The match of some videos, from -1 to 1; 0 where either side's content is unknown.
+
+    Args:
+        history_rows: rows of the known videos watched, oldest first, int64[h].
+        candidate_rows: rows of the videos to match, int64[m].
+        content: content vectors of length 1, or 0 where nothing is known, float32[n, c].
+
+    Returns:
+        float32[m]: the cosine of the video's content vector and the mean of the last
+        CONTENT_HISTORY watches', each weighted by 0.5 ** (steps back / CONTENT_HALF_LIFE).
+    """
+    recent = history_rows[-CONTENT_HISTORY:]
+    steps_back = np.arange(len(recent) - 1, -1, -1)
+    decay = (0.5 ** (steps_back / CONTENT_HALF_LIFE)).astype(np.float32)
+    taste = decay @ content[recent]
+    length = np.linalg.norm(taste)
+    if length > 0:
+        taste = taste / length
+    matches: Float32Array = content[candidate_rows] @ taste
+    return matches

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from server.features.ease import ease_scores
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.data import RetrievalData
+from training.retrieval.ease import EASE_LAMBDA, ease_table, ease_weights
+
+
+def test_kept_are_the_weights_of_largest_absolute_value(ring: RetrievalData) -> None:
+    whole = ease_weights(ring)
+
+    rows, weights = ease_table(ring, k=4)
+
+    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+    assert rows.shape == weights.shape == (ring.video_count, 4)
+    strongest = -np.sort(-np.abs(whole), axis=1)[:, :4]
+    np.testing.assert_array_equal(np.abs(weights), strongest)
+    np.testing.assert_array_equal(np.take_along_axis(whole, rows, 1), weights)
+    assert (whole < 0).any(), "what is seldom watched together"
+
+
+def test_the_weights_are_those_of_the_regression_of_each_video_on_the_others() -> None:
+    sequences = {"1": ["a", "b"], "2": ["a", "b", "c"], "3": ["b", "c"], "4": ["c"]}
+    data = RetrievalData.build(
+        watches_frame(sequences, held_out=0), videos_frame(list("abc")), viewers_frame({})
+    )
+    watched = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 1]], float)
+    for row in range(3):
+        others = [place for place in range(3) if place != row]
+        known = watched[:, others]
+        ridge = known.T @ known + EASE_LAMBDA * np.eye(2)
+        fitted = np.linalg.solve(ridge, known.T @ watched[:, row])
+        assert ease_weights(data)[others, row] == pytest.approx(fitted, rel=1e-5)
+    assert not ease_weights(data).diagonal().any()
+
+
+def test_a_table_of_all_weights_scores_like_the_matrix(ring: RetrievalData) -> None:
+    rows, weights = ease_table(ring, k=1000)
+    history = np.array([3])
+
+    assert rows.shape == (ring.video_count, ring.video_count)
+    scores = ease_scores(history, rows, weights)
+    np.testing.assert_allclose(scores, ease_weights(ring)[3], atol=1e-7)
+
+
+def test_a_catalogue_over_the_limit_has_no_table(ring: RetrievalData) -> None:
+    rows, weights = ease_table(ring, limit=ring.video_count - 1)
+
+    assert rows.shape == weights.shape == (ring.video_count, 0)
+    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+
+
+def test_validation_watches_are_not_fitted() -> None:
+    sequences = {str(viewer): ["a", "b", "c"] for viewer in range(5)}
+    data = RetrievalData.build(
+        watches_frame(sequences, held_out=1), videos_frame(list("abc")), viewers_frame({})
+    )
+    weights = ease_weights(data)
+    assert weights[0, 1] > 0
+    assert not weights[2].any()
+    assert not weights[:, 2].any()
