@@ -49,6 +49,13 @@ class VideoTower(nn.Module):
         vectors: Tensor = ids * watched + self.token_projection(bag)
         return vectors
 
+    def content_vectors(self) -> Tensor:
+        """The content part of every video's vector, without its id's, float32[n, d]."""
+        table = self.token_embedding.weight
+        bag = F.embedding_bag(self.content, table, padding_idx=0, mode="mean")
+        vectors: Tensor = self.token_projection(bag)
+        return vectors
+
 
 class Block(nn.Module):
     """A pre-norm transformer block, causal, with a learned bias per head and distance."""
