@@ -51,6 +51,6 @@ def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
     gram = (watched.T @ watched).toarray().astype(np.float64)
     gram[np.diag_indices(n)] += EASE_LAMBDA
     inverse = np.linalg.inv(gram)
-    weights = (-inverse / np.diag(inverse)).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (-inverse / np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)
     return weights

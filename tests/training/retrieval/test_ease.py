@@ -14,7 +14,8 @@ def test_kept_are_the_weights_of_largest_absolute_value(ring: RetrievalData) -> 
 
     rows, weights = ease_table(ring, k=4)
 
-    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+    assert rows.dtype == np.int32
+    assert weights.dtype == np.float32
     assert rows.shape == weights.shape == (ring.video_count, 4)
     strongest = -np.sort(-np.abs(whole), axis=1)[:, :4]
     np.testing.assert_array_equal(np.abs(weights), strongest)
@@ -50,7 +51,8 @@ def test_a_catalogue_over_the_limit_has_no_table(ring: RetrievalData) -> None:
     rows, weights = ease_table(ring, limit=ring.video_count - 1)
 
     assert rows.shape == weights.shape == (ring.video_count, 0)
-    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+    assert rows.dtype == np.int32
+    assert weights.dtype == np.float32
 
 
 def test_validation_watches_are_not_fitted() -> None:
