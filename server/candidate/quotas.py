@@ -42,14 +42,21 @@ class QuotaMerge:
             rest.append(proposed[quota:])
         two_tower = candidates.source_masks == 1 << viewer_pb2.SOURCE_TWO_TOWER
         first.append(np.flatnonzero(two_tower)[:count])
-        order = np.concatenate([*first, *rest])
-        _, places, inverse = np.unique(
-            candidates.rows[order], return_index=True, return_inverse=True
-        )
-        proposals = sum(map(len, first))
-        masks = candidates.source_masks[order]
-        union = masks[places]
-        np.bitwise_or.at(union, inverse[:proposals], masks[:proposals])
-        best = np.argsort(places)[:count]
-        chosen = candidates.take(order[places[best]])
-        return Candidates(chosen.keys, chosen.rows, union[best])
+        union = _union(candidates.take(np.concatenate(first)))
+        if len(union) < count:
+            known = union.rows
+            fillers = candidates.take(np.concatenate(rest))
+            fillers = fillers.take(np.isin(fillers.rows, known, invert=True))
+            places = np.unique(fillers.rows, return_index=True)[1]
+            union = Candidates.concatenate([union, fillers.take(np.sort(places))])
+        return union.take(np.arange(min(count, len(union))))
+
+
+def _union(proposals: Candidates) -> Candidates:
+    """One candidate a video, in the order of the first proposals, with the bits of all."""
+    _, places, inverse = np.unique(proposals.rows, return_index=True, return_inverse=True)
+    masks = np.zeros(len(places), np.uint32)
+    np.bitwise_or.at(masks, inverse, proposals.source_masks)
+    order = np.argsort(places)
+    chosen = proposals.take(places[order])
+    return Candidates(chosen.keys, chosen.rows, masks[order])

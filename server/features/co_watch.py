@@ -10,6 +10,9 @@ CO_WATCH_HISTORY = 20
 CO_WATCH_HALF_LIFE = 3.0
 """Steps back in the history after which a watch counts half."""
 
+DENSE_LIMIT = 50_000
+"""Up to so many videos a sum for each of them takes less time than sorting those reached."""
+
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
@@ -17,7 +20,7 @@ Int64Array = npt.NDArray[np.int64]
 def co_watched(
     history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
 ) -> tuple[Int64Array, Float32Array]:
-    """The videos that the history leads to, each once, in time that n doesn't enter.
+    """The videos that the history leads to, each once.
 
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
@@ -34,8 +37,13 @@ def co_watched(
     rows = neighbour_rows[recent].ravel()
     parts = (weights[recent] * decay[:, None]).ravel()
     real = rows >= 0
-    found, place = np.unique(rows[real], return_inverse=True)
-    scores = np.bincount(place, parts[real], minlength=len(found))
+    rows, parts = rows[real], parts[real]
+    if len(neighbour_rows) <= DENSE_LIMIT:
+        every = np.bincount(rows, parts, minlength=len(neighbour_rows))
+        found = np.flatnonzero(every)
+        return found, every[found].astype(np.float32)
+    found, place = np.unique(rows, return_inverse=True)
+    scores = np.bincount(place, parts, minlength=len(found))
     return found.astype(np.int64), scores.astype(np.float32)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-EASE_HISTORY = 50
-"""How many of the last watched videos count."""
+EASE_HISTORY = 30
+"""How many of the last watched videos count; further ones changed nothing that was measured."""
 EASE_HALF_LIFE = 5.0
 """Steps back in the history after which a watch counts half."""
 

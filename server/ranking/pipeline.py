@@ -1,4 +1,4 @@
-"""The ranking pipeline: the caller's candidates, the model's scores, the best of them."""
+"""The ranking pipeline: the caller's candidates, the model's scores, a diverse best of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from server.pipeline.runner import Pipeline
+from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
 from server.ranking.stages import (
     LIKE,
     SCORE,
     WATCH,
-    BestOfPage,
     RankerScorer,
     RequestedSource,
     UnknownCandidatesLog,
@@ -33,7 +33,7 @@ class RankedCandidates:
     rows: npt.NDArray[np.int64]
     """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
     scores: npt.NDArray[np.float32]
-    """The score that orders them, float32[m]."""
+    """The score that orders them, but for diversity, float32[m]."""
     watch: npt.NDArray[np.float32]
     """Probability of a watch, float32[m]."""
     like: npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ class RankingPipeline:
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
             scorers=(RankerScorer(), WeightedScorer()),
-            selector=BestOfPage(),
+            selector=DiverseBest(),
             side_effects=(UnknownCandidatesLog(),),
         )
 

@@ -94,18 +94,6 @@ class WeightedScorer:
 
 
 @dataclass(frozen=True)
-class BestOfPage:
-    """The page's best; unknown candidates last, ties by key."""
-
-    name: str = "best_of_page"
-
-    def select(self, query: Ranking, candidates: Candidates) -> Candidates:
-        """The best `page_size` candidates, best first."""
-        order = np.lexsort((candidates.keys, candidates.rows < 0, -candidates.scores[SCORE]))
-        return candidates.take(order[: query.query.page_size])
-
-
-@dataclass(frozen=True)
 class UnknownCandidatesLog:
     """Tells operators that candidates and ranking don't serve the same release."""
 

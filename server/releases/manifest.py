@@ -74,12 +74,14 @@ class Quotas(BaseModel):
 
 
 class ScoreWeights(BaseModel):
-    """Exponents that combine the tasks: score = watch ** watch_weight * like ** like_weight."""
+    """How the tasks' scores order a slate: score = watch ** watch_weight * like ** like_weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     watch: float = 1.0
     like: float = 0.0
+    diversity: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Strength of the diversity among the best, 0 for none; see `server.ranking.diversity`."""
 
 
 class Manifest(BaseModel):

@@ -20,4 +20,4 @@ class ExcludedFilter:
 
     def keep(self, query: Retrieval, candidates: Candidates) -> npt.NDArray[np.bool_]:
         """Which candidates aren't excluded, bool[n]."""
-        return absent(candidates.keys, query.query.excluded_keys)
+        return absent(query, candidates, query.query.excluded_keys)

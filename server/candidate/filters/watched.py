@@ -20,4 +20,4 @@ class WatchedFilter:
 
     def keep(self, query: Retrieval, candidates: Candidates) -> npt.NDArray[np.bool_]:
         """Which candidates the viewer hasn't watched, bool[n]."""
-        return absent(candidates.keys, query.viewer.watched_keys)
+        return absent(query, candidates, query.viewer.watched_keys)

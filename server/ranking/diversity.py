@@ -1,0 +1,68 @@
+"""Keeps a slate from being ten times the same: maximal marginal relevance over the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.pipeline.candidates import Candidates
+from server.ranking.query import Ranking
+from server.ranking.stages import SCORE
+
+RERANK_WINDOW = 100
+"""How many of the best by score are put in another order. The same whatever the page, so that a
+shorter page is a prefix of a longer one."""
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DiverseBest:
+    """The page's best by score and diversity; unknown candidates last, ties by key."""
+
+    name: str = "diverse_best"
+
+    def select(self, query: Ranking, candidates: Candidates) -> Candidates:
+        """The best `page_size` candidates, in the order in which they are to be shown."""
+        scores, page = candidates.scores[SCORE], query.query.page_size
+        order = np.lexsort((candidates.keys, candidates.rows < 0, -scores))
+        strength = query.release.manifest.score_weights.diversity
+        if strength > 0:
+            best = order[:RERANK_WINDOW]
+            best = best[candidates.rows[best] >= 0]
+            vectors = query.release.table.vectors[candidates.rows[best]]
+            chosen = diverse_order(scores[best], vectors, strength, min(page, len(best)))
+            order = np.concatenate([best[chosen], order[len(best) :]])
+        return candidates.take(order[:page])
+
+
+def diverse_order(
+    scores: Float32Array, vectors: Float32Array, strength: float, count: int
+) -> npt.NDArray[np.int64]:
+    """Places of the first `count`, chosen one after the other, ties by place.
+
+    The next is the one with the most log(score) - strength x its largest cosine to one that is
+    chosen already.
+
+    Args:
+        scores: float32[n], from 0.
+        vectors: video vectors, float32[n, d].
+        strength: from 0, which gives the order of the scores.
+        count: at most n.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    cosines = unit @ unit.T
+    # The logarithm of the least float is far below that of any probability, and finite.
+    worth = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    nearest = np.full(len(scores), -np.inf, np.float32)
+    chosen = np.empty(count, np.int64)
+    for place in range(count):
+        value = worth - strength * nearest if place else worth
+        best = int(np.argmax(value))
+        chosen[place] = best
+        worth[best] = -np.inf
+        np.maximum(nearest, cosines[best], out=nearest)
+    return chosen

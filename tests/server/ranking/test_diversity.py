@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from server.features.keys import video_key
+from server.ranking.diversity import RERANK_WINDOW, diverse_order
+from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+from tests.builders.viewers import viewer_of_rows
+
+TWINS = np.array([[1, 0], [2, 0], [0, 1]], np.float32)
+SCORES = np.array([0.5, 0.4, 0.3], np.float32)
+
+
+def rank(
+    release: RankingRelease, strength: float, rows: list[int], page_size: int = 40
+) -> RankedCandidates:
+    weights = release.manifest.score_weights.model_copy(update={"diversity": strength})
+    manifest = release.manifest.model_copy(update={"score_weights": weights})
+    count = len(rows)
+    return RankingPipeline(replace(release, manifest=manifest)).rank(
+        RankingQuery(
+            viewer=viewer_of_rows(1, 2),
+            keys=np.array([video_key(f"video-{row}") for row in rows], np.int64),
+            two_tower=np.linspace(1, 0, count, dtype=np.float32),
+            co_watch=np.zeros(count, np.float32),
+            ease=np.zeros(count, np.float32),
+            source_masks=np.full(count, 2, np.uint32),
+            page_size=page_size,
+        )
+    )
+
+
+def distance(vectors: npt.NDArray[np.float32]) -> float:
+    """Mean of 1 - cosine over all pairs."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return float(1 - (unit @ unit.T)[np.triu_indices(len(unit), 1)].mean())
+
+
+def test_the_double_of_what_is_shown_has_to_wait() -> None:
+    assert diverse_order(SCORES, TWINS, 1.0, 3).tolist() == [0, 2, 1]
+
+
+def test_a_weak_diversity_leaves_a_clear_order() -> None:
+    assert diverse_order(SCORES, TWINS, 0.1, 3).tolist() == [0, 1, 2]
+
+
+def test_the_penalty_is_the_strength_times_the_nearest_of_those_chosen() -> None:
+    # Of 1 and 2 after 0: log .4 - s against log .3, which are equal at s = log(4/3).
+    turn = np.log(4 / 3)
+    assert diverse_order(SCORES, TWINS, turn - 0.01, 2).tolist() == [0, 1]
+    assert diverse_order(SCORES, TWINS, turn + 0.01, 2).tolist() == [0, 2]
+
+
+def test_scores_of_zero_and_vectors_of_zero_are_ordered_too() -> None:
+    scores = np.array([0.5, 0, 0], np.float32)
+    assert sorted(diverse_order(scores, np.zeros((3, 2), np.float32), 2.0, 3)) == [0, 1, 2]
+
+
+def test_no_strength_is_the_order_of_the_scores(release: RankingRelease) -> None:
+    ranked = rank(release, 0.0, list(range(40)))
+    assert (np.diff(ranked.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_a_shorter_page_is_a_prefix_of_a_longer_one(
+    release: RankingRelease, strength: float
+) -> None:
+    longest = rank(release, strength, list(range(40))).keys
+    for size in (1, 2, 7, 39):
+        page = rank(release, strength, list(range(40)), size).keys
+        np.testing.assert_array_equal(page, longest[:size])
+
+
+def test_diversity_reorders_the_window_alone(
+    release: RankingRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RERANK_WINDOW == 100
+    monkeypatch.setattr("server.ranking.diversity.RERANK_WINDOW", 10)
+    plain = rank(release, 0.0, list(range(40))).keys
+    diverse = rank(release, 3.0, list(range(40))).keys
+    assert set(diverse[:10]) == set(plain[:10])
+    assert diverse[:10].tolist() != plain[:10].tolist()
+    np.testing.assert_array_equal(diverse[10:], plain[10:])
+
+
+def test_unknown_candidates_stay_last(release: RankingRelease) -> None:
+    ranked = rank(release, 5.0, [-5, 3, -6, 4, 9])
+    assert sorted(ranked.rows[:3].tolist()) == [3, 4, 9]
+    assert ranked.rows[3:].tolist() == [-1, -1]
+    assert ranked.scores[3:].tolist() == [0, 0]
+
+
+def test_more_strength_makes_the_page_more_diverse(release: RankingRelease) -> None:
+    distances = [
+        distance(release.table.vectors[rank(release, strength, list(range(40)), 10).rows])
+        for strength in (0.0, 0.3, 1.0, 10.0)
+    ]
+    assert distances == sorted(distances)
+    assert distances[-1] > distances[0] + 0.1
+
+
+def test_scores_and_tasks_stay_those_of_the_video(release: RankingRelease) -> None:
+    plain, diverse = (rank(release, strength, list(range(40))) for strength in (0.0, 1.0))
+    by_key = dict(zip(plain.keys.tolist(), plain.scores.tolist(), strict=True))
+    assert [by_key[key] for key in diverse.keys.tolist()] == diverse.scores.tolist()
