@@ -34,3 +34,5 @@ class RankingConfig:
     """Exponent of the watch probability in the score that orders a slate."""
     like_weight: float = 0.0
     """Exponent of the like probability in it."""
+    diversity: float = 0.0
+    """Strength of the diversity among the best of a slate; 0 for none."""
