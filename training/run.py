@@ -28,6 +28,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def sequences(self) -> Path:
+        """Each viewer's watches, as the towers learn from them."""
+        return self.checkpoints / "sequences.parquet"
+
+    @property
     def ranking_set(self) -> Path:
         """The ranker's training set."""
         return self.checkpoints / "ranking_set.npz"

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import Manifest, ScoreWeights
+from server.releases.manifest import FORMAT_VERSION, Manifest, Quotas, ScoreWeights
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import VALIDATION_WATCHES, Holdout
 from training.evaluation.report import flat
@@ -69,14 +69,23 @@ def train_all(
     tables = load_dataset(home, dataset)
     split = _ensure_features(home, tables, holdout, console)
     watches, repo = load_watches(home, dataset), home.features(dataset)
-    data = RetrievalData.build(watches, tables.videos, tables.viewers)
     run = Run(home.run(dataset))
-    for_retrieval = fingerprint(split.model_dump(), data.fingerprint(), asdict(settings.retrieval))
-    for_ranking = fingerprint(for_retrieval, asdict(settings.ranking))
-
     if fresh:
         shutil.rmtree(run.folder, ignore_errors=True)
-    elif manifest := run.finished(for_ranking):
+    data = RetrievalData.stream(
+        repo / "watches.parquet", tables.videos, tables.viewers, run.sequences
+    )
+    quotas = Quotas()
+    for_retrieval = fingerprint(
+        FORMAT_VERSION,
+        quotas.model_dump(),
+        split.model_dump(),
+        data.fingerprint(),
+        asdict(settings.retrieval),
+    )
+    for_ranking = fingerprint(for_retrieval, asdict(settings.ranking))
+
+    if manifest := run.finished(for_ranking):
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
 
@@ -87,7 +96,7 @@ def train_all(
         console.rule("2 of 5  exporting the viewer tower, building index and tables")
         origin = Origin(dataset, split.data_fingerprint, split.holdout)
         run.unmark_draft()
-        release = stage_retrieval(run.draft, model, data, tables, repo, origin)
+        release = stage_retrieval(run.draft, model, data, tables, repo, origin, quotas)
         run.mark_draft(for_retrieval)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(run, watches, repo, release, settings.ranking, for_ranking)
@@ -97,7 +106,11 @@ def train_all(
         ranking_set, vectors, attributes, settings.ranking, run.checkpoints, for_ranking, console
     )
     console.print(ranker.described())
-    weights = ScoreWeights(watch=settings.ranking.watch_weight, like=settings.ranking.like_weight)
+    weights = ScoreWeights(
+        watch=settings.ranking.watch_weight,
+        like=settings.ranking.like_weight,
+        diversity=settings.ranking.diversity,
+    )
     stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")
     metrics = flat({"held_out": vars(ranker.held_out["chosen"])})

@@ -32,6 +32,9 @@ class RetrievalConfig:
     """Wall-clock limit; the learning rate then falls to zero by it instead of by `epochs`."""
     batch_tokens: int = 2048
     """Positions in a batch, padding included."""
+    shuffle_watches: int = 4_000_000
+    """Watches that are shuffled among each other, some 50 bytes of memory each; of a larger
+    data set, so many at a time."""
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup_steps: int = 200

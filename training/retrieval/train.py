@@ -67,7 +67,7 @@ def train_retrieval(
         EmptyTrainingSetError: no watch is in the train part.
         CheckpointError: the checkpoint is damaged.
     """
-    if not len(data.rows):
+    if not data.watch_count:
         raise EmptyTrainingSetError(
             "the data set has no watches to train on; import plays or likes"
         )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from training.retrieval.data import RetrievalData
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import TwoTower
 from training.retrieval.validation import validation_metrics
-from training.retrieval.windows import Windows
+from training.retrieval.windows import Batch, epoch_batches
 
 
 def bfloat16_is_fast() -> bool:
@@ -45,6 +44,8 @@ class RetrievalTrainer:
         self.epoch = 0
         self.batch = 0
         """Batches of this epoch already done."""
+        self.tokens = 0
+        """Watches learned in this epoch."""
         self.step = 0
         self.loss_sum = 0.0
         """Over this epoch's batches."""
@@ -52,8 +53,7 @@ class RetrievalTrainer:
         """Spent in training."""
         self.finished = False
         self._data = data
-        self._windows = Windows(data, config.history_limit, config.batch_tokens)
-        self._epoch_batches = (0, self._windows.batches(config.seed, 0))
+        self._batches: Iterator[Batch] | None = None
         self._bfloat16 = bfloat16_is_fast()
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -88,25 +88,26 @@ class RetrievalTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
         for name in PROGRESS:
             setattr(self, name, state[name])
+        self._batches = None
 
     @property
     def share_done(self) -> float:
         """How much of training is done, by epochs or by the clock, whichever says more."""
-        share = (self.epoch + self.batch / len(self._batches())) / self.config.epochs
+        share = (self.epoch + self.tokens / self._data.watch_count) / self.config.epochs
         if self.config.max_minutes is not None:
             share = max(share, self.seconds / (60 * self.config.max_minutes))
         return min(share, 1.0)
 
     @property
     def at_epoch_end(self) -> bool:
-        """Whether every batch of this epoch has been trained on."""
-        return self.batch == len(self._batches())
+        """Whether every watch has been learned in this epoch."""
+        return self.tokens == self._data.watch_count
 
-    def _batches(self) -> list[npt.NDArray[np.int64]]:
-        if self._epoch_batches[0] != self.epoch:
-            batches = self._windows.batches(self.config.seed, self.epoch)
-            self._epoch_batches = (self.epoch, batches)
-        return self._epoch_batches[1]
+    def _next_batch(self) -> Batch:
+        if self._batches is None:
+            batches = epoch_batches(self._data.sequences, self.config, self.epoch)
+            self._batches = islice(batches, self.batch, None)
+        return next(self._batches)
 
     def _learning_rate(self) -> float:
         """Linear warm-up, constant, then cosine to zero."""
@@ -121,8 +122,9 @@ class RetrievalTrainer:
         self.model.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        batch = self._windows.encode(self._batches()[self.batch])
-        tensors = (batch.history, batch.gaps, batch.attributes, batch.targets)
+        batch = self._next_batch()
+        encoded = batch.encode()
+        tensors = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             loss = self._loss(self.model, *map(torch.from_numpy, tensors))
         self._optimizer.zero_grad()
@@ -133,6 +135,7 @@ class RetrievalTrainer:
         self.loss_sum += loss.item()
         self.step += 1
         self.batch += 1
+        self.tokens += batch.tokens
 
     def _follow(self) -> None:
         # A young average must forget the random start: its decay grows to the full value.
@@ -143,7 +146,11 @@ class RetrievalTrainer:
 
     def end_epoch(self) -> dict[str, float]:
         """Closes the epoch, validates where that is due; returns its point of the curve."""
-        point = {"epoch": self.epoch + 1.0, "loss": self.loss_sum / self.batch}
+        point = {
+            "epoch": self.epoch + 1.0,
+            "loss": self.loss_sum / self.batch,
+            "tokens": float(self.tokens),
+        }
         self.finished = self.share_done == 1
         if self.finished or (self.epoch + 1) % self.config.validate_every == 0:
             point |= validation_metrics(self.average, self._data)
@@ -151,7 +158,8 @@ class RetrievalTrainer:
                 self.best_ndcg = point["ndcg_10"]
                 self.best = deepcopy(self.average.state_dict())
         self.curve.append(point)
-        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.epoch, self.batch, self.tokens, self.loss_sum = self.epoch + 1, 0, 0, 0.0
+        self._batches = None
         return point
 
     def best_model(self) -> TwoTower:
@@ -161,6 +169,6 @@ class RetrievalTrainer:
 
 
 PROGRESS = (
-    "best_ndcg", "curve", "epoch", "batch", "step", "loss_sum", "seconds", "finished",
+    "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds", "finished",
 )  # fmt: skip
 """Plain attributes of a trainer that a checkpoint holds."""

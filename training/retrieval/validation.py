@@ -8,13 +8,11 @@ import torch
 
 from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
-from training.evaluation.baselines import full_ranking
+from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower, readable
 
-VALIDATION_LIMIT = 10_000
-"""More viewers than this are sampled."""
 SCORES_AT_ONCE = 8_000_000
 """Bounds the memory of scores, videos x viewers."""
 
@@ -37,12 +35,8 @@ def viewer_scores(
 
 def validation_ranks(model: TwoTower, data: RetrievalData) -> npt.NDArray[np.int64]:
     """Rank of each viewer's last validation watch given all before it, int64[v]."""
-    held_out = list(data.validation)
-    if len(held_out) > VALIDATION_LIMIT:
-        chosen = np.random.default_rng(0).choice(len(held_out), VALIDATION_LIMIT, replace=False)
-        held_out = [held_out[place] for place in chosen]
     # Alike lengths together: a batch is padded to its longest.
-    held_out.sort(key=lambda one: len(one.watched))
+    held_out = sorted(data.validation, key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
     for start in range(0, len(held_out), size):

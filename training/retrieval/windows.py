@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server.features.tower_inputs import gap_buckets
-from training.retrieval.data import RetrievalData
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.sequences import Group, SequenceFile, Watches
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -29,25 +30,32 @@ class WindowBatch:
 
 
 class Windows:
-    """Cuts each epoch's windows and batches from the data."""
+    """Cuts windows and batches from the watches of some viewers."""
 
-    def __init__(self, data: RetrievalData, history_limit: int, batch_tokens: int) -> None:
-        """Takes the longest history in videos and the most positions in a batch."""
-        self._data = data
+    def __init__(
+        self, watches: Watches, attributes: Int64Array, history_limit: int, batch_tokens: int
+    ) -> None:
+        """Takes the viewers' watches and attribute ids, and two limits.
+
+        Args:
+            watches: held in memory, with 8 bytes more for each.
+            attributes: int64[viewers, ATTRIBUTE_LIMIT].
+            history_limit: the longest history in videos.
+            batch_tokens: the most positions in a batch.
+        """
+        self.watches = watches
         self._size = history_limit + 1
         self._batch_tokens = batch_tokens
-        self._attributes = data.attributes()
+        self._attributes = attributes
         # A window's gaps are those of the whole sequence but for its first watch: the
         # buckets depend on consecutive times alone.
-        self._gaps = gap_buckets(data.times)
+        self._gaps = gap_buckets(watches.times)
 
-    def batches(self, seed: int, epoch: int) -> list[Int64Array]:
-        """Batches of one epoch, each int64[b, 3] of (viewer, first watch, end).
+    def batches(self, rng: np.random.Generator) -> list[Int64Array]:
+        """Batches of windows, each int64[b, 3] of (viewer, first watch, end).
 
         Each watch is the target of one position. Longer sequences are cut at random offsets.
-        The same seed and epoch give the same batches.
         """
-        rng = np.random.default_rng([seed, epoch])
         windows = self._cut(rng)
         windows = windows[rng.permutation(len(windows))]
         lengths = windows[:, 2] - windows[:, 1]
@@ -56,14 +64,14 @@ class Windows:
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def _cut(self, rng: np.random.Generator) -> Int64Array:
-        counts = np.diff(self._data.offsets)
+        counts = np.diff(self.watches.offsets)
         shift = np.where(counts > self._size, rng.integers(0, self._size, len(counts)), 0)
         pieces = -(-(counts + shift) // self._size)
         viewers = np.repeat(np.arange(len(counts)), pieces)
         piece = np.arange(len(viewers)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         starts = np.maximum(piece * self._size - shift[viewers], 0)
         stops = np.minimum((piece + 1) * self._size - shift[viewers], counts[viewers])
-        base = self._data.offsets[viewers]
+        base = self.watches.offsets[viewers]
         return np.stack([viewers, base + starts, base + stops], axis=1)
 
     def _fill(self, windows: Int64Array, lengths: Int64Array) -> Iterator[Int64Array]:
@@ -79,7 +87,7 @@ class Windows:
         places = starts[:, None] + np.arange((stops - starts).max())
         inside = places < stops[:, None]
         places = np.where(inside, places, 0)
-        targets = np.where(inside, self._data.rows[places], -1)
+        targets = np.where(inside, self.watches.rows[places], -1)
         read = inside[:, 1:]
         gaps = np.where(read, self._gaps[places[:, :-1]], 0)
         gaps[:, :1] = 0
@@ -89,3 +97,55 @@ class Windows:
             attributes=self._attributes[viewers],
             targets=targets,
         )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, not encoded yet."""
+
+    windows: Windows
+    chosen: Int64Array
+    """As `Windows.batches` gives it, int64[b, 3]."""
+
+    @property
+    def tokens(self) -> int:
+        """How many positions have a target."""
+        return int((self.chosen[:, 2] - self.chosen[:, 1]).sum())
+
+    def part(self, number: int, count: int) -> Batch:
+        """Every `count`-th window, from this one on; there may be none."""
+        return Batch(self.windows, self.chosen[number::count])
+
+    def encode(self) -> WindowBatch:
+        """Its arrays."""
+        return self.windows.encode(self.chosen)
+
+
+def epoch_batches(sequences: SequenceFile, config: RetrievalConfig, epoch: int) -> Iterator[Batch]:
+    """The batches of one epoch; the same seed and epoch give the same.
+
+    Row groups are read in random order until they hold `config.shuffle_watches`; the windows of
+    these are shuffled among each other and made into batches, and the next groups are read.
+    """
+    rng = np.random.default_rng([config.seed, epoch])
+    held: list[Group] = []
+    for group in sequences.groups(rng.permutation(sequences.group_count()).tolist()):
+        held.append(group)
+        if sum(len(one.train.rows) for one in held) >= config.shuffle_watches:
+            yield from _shuffled(held, config, rng)
+            held = []
+    if held:
+        yield from _shuffled(held, config, rng)
+
+
+def _shuffled(
+    groups: list[Group], config: RetrievalConfig, rng: np.random.Generator
+) -> Iterator[Batch]:
+    windows = Windows(
+        Watches.joined([group.train for group in groups]),
+        np.concatenate([group.attributes for group in groups]),
+        config.history_limit,
+        config.batch_tokens,
+    )
+    for chosen in windows.batches(rng):
+        yield Batch(windows, chosen)

@@ -1,30 +1,44 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval import sequences
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 
 VIDEOS = 30
+Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
-def ring() -> RetrievalData:
+def ring(ring_tables: Tables) -> RetrievalData:
+    """See `ring_tables`."""
+    return RetrievalData.build(*ring_tables)
+
+
+@pytest.fixture(scope="session")
+def ring_tables() -> Tables:
     """Every viewer watches on around a ring of 30 videos, from somewhere, for 12 steps."""
     ids = [f"v{index}" for index in range(VIDEOS)]
-    sequences = {
+    walks = {
         f"viewer-{start:03}": [ids[(start + step) % VIDEOS] for step in range(12)]
         for start in range(3 * VIDEOS)
     }
     halves = [["first"] if index < VIDEOS // 2 else ["second"] for index in range(VIDEOS)]
     attributes = {
         viewer: ["half=first"] if int(viewer[-3:]) % VIDEOS < VIDEOS // 2 else ["half=second"]
-        for viewer in list(sequences)[:60]
+        for viewer in list(walks)[:60]
     }
-    return RetrievalData.build(
-        watches_frame(sequences), videos_frame(ids, halves), viewers_frame(attributes)
-    )
+    return watches_frame(walks), videos_frame(ids, halves), viewers_frame(attributes)
+
+
+@pytest.fixture
+def grouped(ring_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> RetrievalData:
+    """The ring in row groups of a few viewers each."""
+    monkeypatch.setattr(sequences, "GROUP_WATCHES", 100)
+    return RetrievalData.build(*ring_tables)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,12 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import TwoTower
-from training.retrieval.windows import Windows
+from training.retrieval.windows import epoch_batches
 
 
 @pytest.fixture
-def batch(ring: RetrievalData) -> tuple[torch.Tensor, ...]:
-    windows = Windows(ring, history_limit=8, batch_tokens=256)
-    encoded = windows.encode(windows.batches(seed=0, epoch=0)[0])
+def batch(ring: RetrievalData, small: RetrievalConfig) -> tuple[torch.Tensor, ...]:
+    encoded = next(epoch_batches(ring.sequences, small, epoch=0)).encode()
     arrays = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
     return tuple(torch.from_numpy(array) for array in arrays)
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.builders.watches import videos_frame, viewers_frame
+from tests.training.retrieval.conftest import Tables
 from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
@@ -178,22 +180,26 @@ def test_a_damaged_checkpoint_is_named(
         train_retrieval(ring, small, tmp_path)
 
 
-def test_no_watches_to_train_on_is_said(ring: RetrievalData, small: RetrievalConfig) -> None:
-    empty = replace(ring, rows=ring.rows[:0], times=ring.times[:0], offsets=ring.offsets * 0)
+def test_no_watches_to_train_on_is_said(ring_tables: Tables, small: RetrievalConfig) -> None:
+    watches, videos, viewers = ring_tables
+    empty = RetrievalData.build(watches.assign(part="test"), videos, viewers)
 
     with pytest.raises(EmptyTrainingSetError, match="no watches"):
         train_retrieval(empty, small, Path("never written"))
 
 
-def test_ids_alone_are_enough(ring: RetrievalData, small: RetrievalConfig, tmp_path: Path) -> None:
-    ids_only = replace(
-        ring,
-        vocabulary={},
-        content_vocabulary={},
-        content=ring.content * 0,
-        profiles=((),) * ring.viewer_count,
-    )
+def test_ids_alone_are_enough(ring_tables: Tables, small: RetrievalConfig, tmp_path: Path) -> None:
+    watches, videos, _ = ring_tables
+    ids_only = RetrievalData.build(watches, videos_frame(list(videos["video_id"])), viewers_frame({}))
 
     model = train_retrieval(ids_only, small, tmp_path)
 
     assert validation_metrics(model, ids_only)["hit_rate_10"] > 0.95
+
+
+def test_a_data_set_larger_than_what_is_shuffled_together_is_learned(
+    grouped: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    model = train_retrieval(grouped, replace(small, shuffle_watches=200), tmp_path)
+
+    assert validation_metrics(model, grouped)["hit_rate_10"] > 0.95

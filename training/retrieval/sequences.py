@@ -1,0 +1,203 @@
+"""Each viewer's watches in order, in a Parquet file that is written and read a part at a time.
+
+A row of the file is a viewer. Row groups hold some GROUP_WATCHES watches each, and a group is all
+that writing or reading holds in memory, save what the caller keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+
+Int64Array = npt.NDArray[np.int64]
+
+GROUP_WATCHES = 131_072
+"""Watches in a row group; more where a single viewer has more."""
+SEQUENCES = pa.schema(
+    [
+        pa.field("viewer_id", pa.string(), nullable=False),
+        pa.field("rows", pa.list_(pa.int32()), nullable=False),
+        pa.field("times", pa.list_(pa.int64()), nullable=False),
+        pa.field("held_out_rows", pa.list_(pa.int32()), nullable=False),
+        pa.field("held_out_times", pa.list_(pa.int64()), nullable=False),
+        pa.field("attributes", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""Videos watched and when (Unix seconds), of the train part and of validation, oldest first;
+attribute ids, ATTRIBUTE_LIMIT each, 0-padded."""
+_READ = ("viewer_id", "video_id", "time", "part")
+
+
+@dataclass(frozen=True)
+class Watches:
+    """The watches of some viewers: those of viewer i are `offsets[i]` to `offsets[i + 1]`."""
+
+    rows: Int64Array
+    """Video watched, int64[w]."""
+    times: Int64Array
+    """When, Unix seconds, int64[w]."""
+    offsets: Int64Array
+    """int64[viewers + 1]."""
+
+    def of(self, viewer: int) -> slice:
+        """Where the viewer's watches are."""
+        return slice(int(self.offsets[viewer]), int(self.offsets[viewer + 1]))
+
+    @staticmethod
+    def joined(parts: Sequence[Watches]) -> Watches:
+        """The viewers of all parts, one after the other."""
+        counts = [np.diff(part.offsets) for part in parts]
+        none = np.empty(0, np.int64)
+        return Watches(
+            rows=np.concatenate([none, *(part.rows for part in parts)]),
+            times=np.concatenate([none, *(part.times for part in parts)]),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate([none, *counts]))]),
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row group: its viewers' watches of both parts and attribute ids."""
+
+    train: Watches
+    held_out: Watches
+    """Of the validation part."""
+    attributes: Int64Array
+    """int64[viewers, ATTRIBUTE_LIMIT]."""
+
+
+@dataclass(frozen=True)
+class SequenceFile:
+    """A file as SEQUENCES, on disk, or in memory where it is small."""
+
+    source: Path | pa.Buffer
+
+    def groups(self, order: Iterable[int] | None = None) -> Iterator[Group]:
+        """The row groups, or those of these numbers, in this order."""
+        with self._open() as file:
+            for number in range(file.num_row_groups) if order is None else order:
+                yield _decoded(file.read_row_group(number, columns=SEQUENCES.names[1:]))
+
+    def group_count(self) -> int:
+        """How many row groups there are."""
+        with self._open() as file:
+            return int(file.num_row_groups)
+
+    def viewer_ids(self) -> tuple[str, ...]:
+        """The id of each viewer, in order; all of them in memory."""
+        with self._open() as file:
+            return tuple(file.read(columns=["viewer_id"])["viewer_id"].to_pylist())
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.BufferReader(self.source) if isinstance(self.source, pa.Buffer) else self.source
+        )
+
+
+class SequenceWriter:
+    """Turns watches into a file as SEQUENCES, group by group."""
+
+    def __init__(self, video_ids: Sequence[str], viewers: pd.DataFrame, ids: Int64Array) -> None:
+        """Takes the catalogue's ids in the order of rows, and each viewer's attribute ids.
+
+        Args:
+            video_ids: the catalogue.
+            viewers: as `viewers.parquet`.
+            ids: attribute ids of each, int64[viewers, ATTRIBUTE_LIMIT].
+        """
+        self._videos = pd.Index(video_ids)
+        self._viewers = pd.Index(viewers["viewer_id"])
+        nobody = np.zeros((1, ATTRIBUTE_LIMIT), np.int64)
+        self._attributes = np.concatenate([ids.astype(np.int32), nobody.astype(np.int32)])
+
+    def write(self, watches: Iterable[pa.Table], target: Path | pa.NativeFile) -> None:
+        """Writes the file from batches of `watches.parquet`, by viewer, then time.
+
+        Watches of the test part are not looked at.
+        """
+        with pq.ParquetWriter(target, SEQUENCES, compression="zstd") as writer:
+            for batch in _whole_viewers(watches):
+                encoded = self._encoded(batch)
+                if len(encoded):
+                    writer.write_table(encoded, row_group_size=len(encoded))
+
+    def _encoded(self, batch: pa.Table) -> pa.Table:
+        batch = batch.filter(pc.not_equal(batch["part"], "test"))
+        viewer = batch["viewer_id"].combine_chunks()
+        starts = _starts(viewer)
+        rows = self._videos.get_indexer(pd.Index(batch["video_id"].to_pandas()))
+        times = batch["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
+        train = pc.equal(batch["part"], "train").to_numpy()
+        ids = viewer.take(pa.array(starts))
+        columns = [ids]
+        for part in (train, ~train):
+            counted = np.concatenate([[0], np.cumsum(part)])
+            offsets = pa.array(counted[np.append(starts, len(batch))].astype(np.int32))
+            for values, kind in ((rows, pa.int32()), (times, pa.int64())):
+                flat = pa.array(values[part], kind)
+                columns.append(pa.ListArray.from_arrays(offsets, flat))
+        # A viewer without profile finds place -1, the last, which has none.
+        found = self._attributes[self._viewers.get_indexer(pd.Index(ids.to_pandas()))]
+        offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * ATTRIBUTE_LIMIT)
+        columns.append(pa.ListArray.from_arrays(offsets, pa.array(found.ravel())))
+        return pa.table(columns, schema=SEQUENCES)
+
+
+def watch_batches(path: Path) -> Iterator[pa.Table]:
+    """`watches.parquet`, GROUP_WATCHES at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(GROUP_WATCHES, columns=list(_READ)):
+            yield pa.Table.from_batches([batch])
+
+
+def frame_batches(watches: pd.DataFrame) -> Iterator[pa.Table]:
+    """The same of a frame."""
+    for start in range(0, len(watches), GROUP_WATCHES):
+        part = watches.iloc[start : start + GROUP_WATCHES]
+        yield pa.Table.from_pandas(part[list(_READ)], preserve_index=False)
+
+
+def _whole_viewers(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, cut where a viewer ends."""
+    rest: pa.Table | None = None
+    for batch in batches:
+        whole = pa.concat_tables([rest, batch]) if rest is not None else batch
+        last = int(_starts(whole["viewer_id"].combine_chunks())[-1])
+        if last:
+            yield whole.slice(0, last)
+        rest = whole.slice(last)
+    if rest is not None:
+        yield rest
+
+
+def _starts(viewer: pa.Array) -> Int64Array:
+    """Where each viewer's rows begin, int64[viewers]."""
+    if not len(viewer):
+        return np.empty(0, np.int64)
+    other = pc.not_equal(viewer.slice(1), viewer.slice(0, len(viewer) - 1))
+    return np.concatenate([[0], np.flatnonzero(other.to_numpy(zero_copy_only=False)) + 1])
+
+
+def _decoded(table: pa.Table) -> Group:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+
+    def watches(prefix: str) -> Watches:
+        rows, times = columns[f"{prefix}rows"], columns[f"{prefix}times"]
+        return Watches(
+            rows.flatten().to_numpy().astype(np.int64),
+            times.flatten().to_numpy().astype(np.int64),
+            rows.offsets.to_numpy().astype(np.int64),
+        )
+
+    attributes = columns["attributes"].flatten().to_numpy().astype(np.int64)
+    return Group(watches(""), watches("held_out_"), attributes.reshape(-1, ATTRIBUTE_LIMIT))
