@@ -120,6 +120,12 @@ def print_slate(response: pb.RecommendResponse) -> None:
         f"release {response.release_id}; {explanation.candidates} candidates ranked for "
         f"{explanation.history_length} watched videos ({spent})"
     )
+    proposed = ", ".join(
+        f"{_plain(viewer_pb2.Source.Name(each.source), 'SOURCE_')} {each.proposed}"
+        for each in explanation.sources
+    )
+    if proposed:
+        typer.echo(f"proposed by: {proposed}")
     if not explanation.history_length:
         typer.echo("nothing is known of this viewer: a cold start")
     for degradation in response.degradations:
