@@ -42,6 +42,7 @@ def request(*rows: int, **changes: object) -> ranking_pb2.RankCandidatesRequest:
         keys=[video_key(f"video-{row}") for row in rows],
         scores=[0.5] * count,
         co_watch_scores=[0.0] * count,
+        ease_scores=[0.0] * count,
         source_masks=[2] * count,
         page_size=10,
     )
@@ -129,8 +130,10 @@ async def test_empty_message_names_the_missing_fields(channel: grpc.aio.Channel)
 async def test_scores_that_are_not_finite_are_invalid(channel: grpc.aio.Channel) -> None:
     asked = request(1, 2)
     asked.co_watch_scores[1] = float("nan")
+    asked.ease_scores[0] = float("inf")
     error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
-    assert violations_of(error) == {"co_watch_scores": "every value must be finite"}
+    said = "every value must be finite"
+    assert violations_of(error) == {"co_watch_scores": said, "ease_scores": said}
 
 
 async def test_request_id_of_the_caller_comes_back(channel: grpc.aio.Channel) -> None:

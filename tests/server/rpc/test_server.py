@@ -42,6 +42,7 @@ def request() -> ranking_pb2.RankCandidatesRequest:
         keys=[video_key("video-1")],
         scores=[1],
         co_watch_scores=[0],
+        ease_scores=[0],
         source_masks=[2],
         page_size=1,
     )
