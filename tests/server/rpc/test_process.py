@@ -121,7 +121,7 @@ def test_candidates_then_ranking_make_a_slate(
         assert len(found.keys) == 30
         assert len(found.ids) == 5
         assert not {"video-3", "video-4"} & set(found.ids)
-    assert [source.failure for source in found.sources] == [""] * 5
+        assert [source.failure for source in found.sources] == [""] * 5
         unknown_key = 12345
         ranked = RankingServiceStub(ranking).RankCandidates(
             ranking_pb2.RankCandidatesRequest(
