@@ -114,13 +114,12 @@ def train_all(
     stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")
     metrics = flat({"held_out": vars(ranker.held_out["chosen"])})
+    # A report of an earlier run would say nothing of this release.
+    shutil.rmtree(run.report, ignore_errors=True)
     if (watches["part"] == "test").any():
         count = settings.ranking.candidates
         evaluation = evaluate_release(run.draft, watches, repo, run.checkpoints, run.report, count)
         metrics |= flat(evaluation.metrics)
-    else:
-        # A report of an earlier run would say nothing of this release.
-        shutil.rmtree(run.report, ignore_errors=True)
     run.unmark_draft()
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(for_ranking, manifest)

@@ -31,7 +31,18 @@ app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
 
 _MISSING_EXTRA = {
-    "training": {"torch", "pandas", "pyarrow", "scipy", "matplotlib", "onnx", "onnxscript"},
+    "training": {
+        "implicit",
+        "jinja2",
+        "matplotlib",
+        "onnx",
+        "onnxscript",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "threadpoolctl",
+        "torch",
+    },
     "serving": {"onnxruntime", "faiss", "minio", "feast"},
 }
 

@@ -46,6 +46,14 @@ def evaluate(
     deadline: Annotated[
         float, typer.Option(min=0.01, help="With --served: seconds for each request.")
     ] = 5.0,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Measure beside every baseline, with intervals, paired tests and slices; "
+            "beside popularity and EASE alone if absent.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure on each viewer's held-out watch, beside popularity and EASE."""
@@ -53,16 +61,18 @@ def evaluate(
     from server.errors import VireoError
     from server.home import Home
     from training.evaluation import commands
+    from training.evaluation.baselines.registry import BASELINES, QUICK
 
-    home = Home.current()
+    home, errors = Home.current(), Console(stderr=True)
+    beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
         options = commands.ServedOptions(target or edge_of_stack(), path, concurrency, deadline)
-        evaluated = commands.evaluate_served(home, data, options, Console(stderr=True))
+        evaluated = commands.evaluate_served(home, data, options, errors, baselines=beside)
     elif lists is not None:
         raise VireoError("--lists writes what the stack answers: give --served too")
     else:
-        evaluated = commands.evaluate_staged(home, data)
+        evaluated = commands.evaluate_staged(home, data, errors, baselines=beside)
     if as_json:
         typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
         return
@@ -102,3 +112,6 @@ def _print(evaluated: Evaluated) -> None:
             f"{count} {name.replace('_', ' ')}" for name, count in evaluated.answers.items()
         )
         console.print(f"answers: {counted}")
+    if evaluated.agreement:
+        same, differing = evaluated.agreement.same_top_10, evaluated.agreement.differing_viewers
+        console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")

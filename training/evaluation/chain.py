@@ -46,10 +46,8 @@ class TestViewers:
 
 @dataclass(frozen=True)
 class ChainAnswers:
-    """What retrieval and the whole chain answered each of v viewers."""
+    """What the whole chain, and retrieval within it, answered each of v viewers."""
 
-    tower: Float32Array
-    """Two-tower score of every video, float32[v, n]."""
     candidates: Int64Array
     """Rows retrieved, best first, int64[v, c], -1 for none."""
     ranked: Int64Array
@@ -145,7 +143,6 @@ def run_chain(
         )
         ranked[place, :size], watch[place, :size] = best.rows, best.watch
     return ChainAnswers(
-        tower=tower_scores(candidates, viewers),
         candidates=drawn,
         ranked=ranked,
         watch=watch,

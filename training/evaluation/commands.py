@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
@@ -17,10 +20,12 @@ from server.releases.store import ReleaseStore
 from server.stack.s3 import access, external_endpoint
 from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
-from training.evaluation.chain import load_test_viewers, past_watches
-from training.evaluation.report import baselines, of_lists
-from training.evaluation.run import Metrics, evaluate_release
+from training.evaluation.baselines.registry import BASELINES, QUICK
+from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
+from training.evaluation.run import Metrics, TestBed, add_systems, compare_systems, evaluate_release
 from training.evaluation.served import (
+    Agreement,
+    ServedAnswer,
     ask_viewers,
     check_dataset,
     check_split,
@@ -29,6 +34,7 @@ from training.evaluation.served import (
     serving_release,
     write_lists,
 )
+from training.evaluation.systems import baseline_systems, of_lists
 from training.features.watches import Split, load_watches
 from training.ranking.config import RankingConfig
 from training.run import Run
@@ -41,8 +47,10 @@ class Evaluated:
     release_id: str
     metrics: Metrics
     """Measures by system, best system last."""
-    answers: dict[str, int]
+    answers: dict[str, int] = field(default_factory=dict)
     """How the stack answered; empty where none was asked."""
+    agreement: Agreement | None = None
+    """Between what the stack answered and the chain in process, of the same release."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +66,59 @@ class ServedOptions:
     """Seconds that each request may take."""
 
 
-def evaluate_staged(home: Home, dataset: str) -> Evaluated:
+def evaluate_staged(
+    home: Home, dataset: str, console: Console, *, baselines: Sequence[str] = QUICK
+) -> Evaluated:
     """Evaluates the newest trained release in process, and writes its report again.
+
+    Intervals, tests and slices are written too where all of BASELINES are asked for.
 
     Raises:
         VireoError: there is none, or it can't be tested.
     """
     run = Run(home.run(dataset))
+    manifest = staged_manifest(home, dataset)
+    watches = load_watches(home, dataset)
+    with _fitting_bar(console, baselines) as fitting:
+        evaluation = evaluate_release(
+            run.release,
+            watches,
+            home.features(dataset),
+            run.checkpoints,
+            run.report,
+            RankingConfig().candidates,
+            baselines=baselines,
+            fitting=fitting,
+        )
+    tables = load_dataset(home, dataset)
+    bed = TestBed.of(watches, tables.videos["video_id"].tolist())
+    _compare(run, bed, tables.videos, baselines)
+    return Evaluated(manifest.release_id, evaluation.metrics)
+
+
+def staged_manifest(home: Home, dataset: str) -> Manifest:
+    """The newest trained release's; raises VireoError where there is none that can be tested."""
     try:
-        manifest = Manifest.read(run.release)
+        manifest = Manifest.read(Run(home.run(dataset)).release)
     except ReleaseError as error:
         raise VireoError(f"{error}; train one with: vireo train --data {dataset}") from error
     check_dataset(manifest, dataset)
     check_split(manifest, Split.load(home, dataset))
-    evaluation = evaluate_release(
-        run.release,
-        load_watches(home, dataset),
-        home.features(dataset),
-        run.checkpoints,
-        run.report,
-        RankingConfig().candidates,
-    )
-    return Evaluated(manifest.release_id, evaluation.metrics, {})
+    return manifest
 
 
 def evaluate_served(
-    home: Home, dataset: str, options: ServedOptions, console: Console
+    home: Home,
+    dataset: str,
+    options: ServedOptions,
+    console: Console,
+    *,
+    baselines: Sequence[str] = QUICK,
 ) -> Evaluated:
     """Asks the running stack for every test viewer's best, writes and measures the lists.
+
+    Where the stack serves the release of the newest run, that run's report gets the system
+    "served", and the lists are compared with those that the chain gave in process.
 
     Raises:
         VireoError: nothing answers, or what is served can't be tested on this data set.
@@ -94,26 +127,76 @@ def evaluate_served(
     manifest = find_manifest(home, dataset, release_id)
     check_dataset(manifest, dataset)
     check_split(manifest, Split.load(home, dataset))
-    watches = load_watches(home, dataset)
-    video_ids = load_dataset(home, dataset).videos["video_id"].tolist()
-    viewers = load_test_viewers(watches, video_ids)
+    tables = load_dataset(home, dataset)
+    video_ids = tables.videos["video_id"].tolist()
+    bed = TestBed.of(load_watches(home, dataset), video_ids)
+    answers = _asked(options, bed.viewers.ids, console)
+    write_lists(options.lists, answers)
+    served = of_lists(list_rows(answers, video_ids), bed.viewers)
+    with _fitting_bar(console, baselines) as fitting:
+        systems = baseline_systems(bed.past, bed.viewers, baselines, fitting)
+    systems["served"] = served
+    run = Run(home.run(dataset))
+    if not _is_staged(run, release_id):
+        metrics = {name: system.measures(len(video_ids)) for name, system in systems.items()}
+        return Evaluated(release_id, metrics, counts(answers))
+    metrics = add_systems(run.report, bed, systems)
+    offline = Systems.load(run.report, bed.viewers.ids).reports.get("chain")
+    agreement = None if offline is None else Agreement.of(served.slates, offline.slates)
+    evaluated = Evaluated(release_id, metrics, counts(answers), agreement)
+    found = as_json(evaluated)
+    del found["metrics"]
+    write_json(run.report, SERVED, found)
+    _compare(run, bed, tables.videos, baselines)
+    return evaluated
+
+
+def _asked(
+    options: ServedOptions, viewer_ids: Sequence[str], console: Console
+) -> list[ServedAnswer]:
+    """What the stack answers, with a bar."""
     with Progress(console=console) as progress:
-        task = progress.add_task("asking the stack", total=len(viewers.ids))
-        answers = asyncio.run(
+        task = progress.add_task("asking the stack", total=len(viewer_ids))
+        return asyncio.run(
             ask_viewers(
                 options.target,
-                viewers.ids,
+                viewer_ids,
                 concurrency=options.concurrency,
                 deadline=options.deadline,
                 answered=lambda: progress.advance(task),
             )
         )
-    write_lists(options.lists, answers)
-    served = of_lists(list_rows(answers, video_ids), viewers)
-    past = list(past_watches(watches, video_ids).values())
-    systems = baselines(past, len(video_ids), viewers) | {"served": served}
-    metrics = {name: system.measures(len(video_ids)) for name, system in systems.items()}
-    return Evaluated(release_id, metrics, counts(answers))
+
+
+@contextmanager
+def _fitting_bar(console: Console, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """A bar over the baselines; yields what to call before each."""
+    progress = Progress(console=console, transient=True)
+    task = progress.add_task("baselines", total=len(names) + 1)
+
+    def fitting(name: str) -> None:
+        # Not before: the chain is asked first, and has a bar of its own.
+        progress.start()
+        progress.update(task, description=f"baseline {name}", advance=1)
+
+    try:
+        yield fitting
+    finally:
+        progress.stop()
+
+
+def _is_staged(run: Run, release_id: str) -> bool:
+    """Whether the newest run's release is this one."""
+    try:
+        return Manifest.read(run.release).release_id == release_id
+    except ReleaseError:
+        return False
+
+
+def _compare(run: Run, bed: TestBed, videos: pd.DataFrame, baselines: Sequence[str]) -> None:
+    """Writes what depends on all systems: asked for with all baselines, kept up from then on."""
+    if set(baselines) == set(BASELINES) or (run.report / COMPARISON).exists():
+        compare_systems(run.report, bed, videos)
 
 
 def find_manifest(home: Home, dataset: str, release_id: str) -> Manifest:

@@ -1,128 +1,100 @@
-"""The report of a run: every measure, of the baselines too, as JSON and as plots."""
+"""The files of a run's report: a JSON file for each subject, and everyone's ranks.
+
+The page is made from these files alone. `train` begins them anew for each release; a later
+evaluation of the same release adds systems to them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.baselines import Ease, full_ranking, popularity_scores
-from training.evaluation.chain import SLATE, ChainAnswers, TestViewers, list_ranks
-from training.evaluation.metrics import (
-    auc,
-    coverage,
-    expected_calibration_error,
-    hit_rate,
-    ndcg,
-    recall,
-)
+from training.evaluation.systems import SYSTEMS, SystemReport
 
 METRICS = "metrics.json"
-EASE_LIMIT = 20_000
-"""EASE inverts a matrix of the catalogue's square: larger catalogues go without it."""
+RECALL = "recall.json"
+CALIBRATION = "calibration.json"
+POPULARITY = "popularity.json"
+LEARNING = "learning.json"
+COMPARISON = "comparison.json"
+SLICES = "slices.json"
+SERVED = "served.json"
+RANKS = "ranks.npz"
+_VIEWERS = "viewer_ids"
+_SLATE = "slate_of_"
 
-Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class SystemReport:
-    """How one way to recommend does on the held-out watches."""
+class Systems:
+    """What each system answered the test viewers."""
 
-    ranks: Int64Array
-    """0-based rank of each held-out video, int64[v]."""
-    slates: Int64Array
-    """Rows of the SLATE best, int64[v, SLATE], -1 for none."""
+    viewer_ids: tuple[str, ...]
+    """In the order of every array."""
+    reports: Mapping[str, SystemReport] = field(default_factory=dict)
+    """By name, in the order of SYSTEMS."""
 
-    def measures(self, video_count: int) -> dict[str, float]:
-        """HR@10, NDCG@10, Recall@50, Recall@100, and coverage of the first ten places."""
-        return {
-            "hr_10": hit_rate(self.ranks, 10),
-            "ndcg_10": ndcg(self.ranks, 10),
-            "recall_50": recall(self.ranks, 50),
-            "recall_100": recall(self.ranks, 100),
-            "coverage_10": coverage(self.slates[:, :10], video_count),
-        }
+    @property
+    def ranks(self) -> dict[str, Int64Array]:
+        """0-based rank of each held-out video by system, int64[v]."""
+        return {name: report.ranks for name, report in self.reports.items()}
 
+    def also(self, reports: Mapping[str, SystemReport]) -> Systems:
+        """With these systems, in place of those of the same name."""
+        together = {**self.reports, **reports}
+        ordered = {name: together[name] for name in SYSTEMS if name in together}
+        return Systems(self.viewer_ids, ordered)
 
-def of_scores(scores: Float32Array, viewers: TestViewers) -> SystemReport:
-    """A system that scores every video: ranked in full over what the viewer hasn't watched."""
-    ranks = full_ranking(scores, viewers.watched, viewers.targets)
-    return SystemReport(ranks, best_unwatched(scores, viewers.watched))
+    @staticmethod
+    def load(folder: Path, viewer_ids: tuple[str, ...]) -> Systems:
+        """Those in `folder`, where they are of these viewers; else none."""
+        path = folder / RANKS
+        if not path.exists():
+            return Systems(viewer_ids)
+        with np.load(path) as file:
+            if tuple(file[_VIEWERS].tolist()) != viewer_ids:
+                return Systems(viewer_ids)
+            names = [name for name in SYSTEMS if name in file]
+            reports = {
+                name: SystemReport(file[name], file[_SLATE + name].astype(np.int64))
+                for name in names
+            }
+        return Systems(viewer_ids, reports)
 
-
-def of_lists(lists: Int64Array, viewers: TestViewers) -> SystemReport:
-    """A system that answers lists, int64[v, at least SLATE]: a video not in it is a miss."""
-    return SystemReport(list_ranks(lists, viewers.targets), lists[:, :SLATE])
-
-
-def best_unwatched(scores: Float32Array, watched: Sequence[Int64Array]) -> Int64Array:
-    """Rows of the SLATE best that each viewer hasn't watched, int64[v, SLATE], -1 for none."""
-    slates = np.full((len(scores), SLATE), -1, np.int64)
-    for place, rows in enumerate(watched):
-        own = scores[place].astype(np.float64)
-        own[rows] = -np.inf
-        best = np.argsort(-own, kind="stable")[:SLATE]
-        best = best[np.isfinite(own[best])]
-        slates[place, : len(best)] = best
-    return slates
-
-
-def baselines(
-    past: Sequence[Int64Array], video_count: int, viewers: TestViewers
-) -> dict[str, SystemReport]:
-    """Popularity and EASE on the same viewers.
-
-    Args:
-        past: rows that each viewer of the data set (not of the test alone) watched before the
-            test: what the baselines are fitted on.
-        video_count: size of the catalogue.
-        viewers: whom to rank for.
-    """
-    counts = np.bincount(np.concatenate([np.empty(0, np.int64), *past]), minlength=video_count)
-    systems = {"popularity": of_scores(popularity_scores(counts, len(viewers.ids)), viewers)}
-    if video_count <= EASE_LIMIT:
-        systems["ease"] = of_scores(Ease(past, video_count).scores(viewers.watched), viewers)
-    return systems
+    def write(self, folder: Path) -> None:
+        """Writes RANKS: `viewer_ids`, and by system its ranks and its slates."""
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, npt.NDArray[Any]] = {_VIEWERS: np.array(self.viewer_ids, np.str_)}
+        for name, report in self.reports.items():
+            arrays[name] = report.ranks
+            arrays[_SLATE + name] = report.slates.astype(np.int32)
+        partial = folder / f"partial-{RANKS}"
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(folder / RANKS)
 
 
-def chain_systems(answers: ChainAnswers, viewers: TestViewers) -> dict[str, SystemReport]:
-    """The two-tower model alone, and the whole chain."""
-    return {
-        "two_tower": of_scores(answers.tower, viewers),
-        "chain": of_lists(answers.ranked, viewers),
-    }
-
-
-def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, float]:
-    """AUC and calibration error of each task, and how many targets retrieval found.
-
-    The AUC of a task whose labels are all alike isn't defined, and left out.
-    """
-    real = answers.ranked >= 0
-    hits = (answers.ranked == viewers.targets[:, None])[real]
-    watch = answers.watch[real]
-    found = (answers.candidates == viewers.targets[:, None]).any(1)
-    measures = {
-        "candidate_recall": float(found.mean()),
-        "watch_auc": auc(watch, hits),
-        "watch_ece": expected_calibration_error(watch, hits),
-        "like_auc": auc(answers.target_like, viewers.liked),
-        "like_ece": expected_calibration_error(answers.target_like, viewers.liked),
-    }
-    return {name: value for name, value in measures.items() if np.isfinite(value)}
-
-
-def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
-    """Writes METRICS into `folder`, replacing the one before."""
+def write_json(folder: Path, name: str, document: Mapping[str, object]) -> None:
+    """Writes a file of the report, replacing the one before."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{METRICS}.partial"
-    partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    partial.replace(folder / METRICS)
+    partial = folder / f"{name}.partial"
+    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    partial.replace(folder / name)
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A file of the report; empty where there is none."""
+    path = folder / name
+    if not path.exists():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 def flat(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from server.candidate.release import CandidateRelease
 from server.ranking.release import RankingRelease
-from training.evaluation import plots
+from training.evaluation import report as files
+from training.evaluation.baselines.past import Past
+from training.evaluation.baselines.registry import QUICK
 from training.evaluation.chain import (
+    TestViewers,
     features_before_test,
     load_test_viewers,
     past_watches,
     run_chain,
+    tower_scores,
 )
-from training.evaluation.report import (
-    SystemReport,
-    baselines,
-    chain_systems,
-    of_lists,
-    ranker_measures,
-    write_metrics,
-)
+from training.evaluation.comparison import compare
+from training.evaluation.curves import popularity_curves, read_learning, recall_curves
+from training.evaluation.ranker import calibration, ranker_measures
+from training.evaluation.report import Systems, read_json, write_json
+from training.evaluation.slices import sliced, slicings
+from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
 from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
 
-_CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200)
 Metrics = dict[str, dict[str, float]]
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,40 @@ class Evaluation:
     """What was measured on the test viewers."""
 
     metrics: Metrics
-    """By system ("popularity", "ease", "two_tower", "chain"), and "ranker"."""
+    """By system, see SYSTEMS, and "ranker"."""
     viewers: int
     """How many viewers were tested."""
 
 
+@dataclass(frozen=True)
+class TestBed:
+    """Whom to test, and what was known before the test."""
+
+    __test__ = False  # Not a test class, whatever pytest makes of its name.
+
+    watches: pd.DataFrame
+    """The split."""
+    viewers: TestViewers
+    past: Past
+
+    @staticmethod
+    def of(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestBed:
+        """The test part of a split; rows are places in `video_ids`."""
+        past = list(past_watches(watches, video_ids).values())
+        viewers = load_test_viewers(watches, video_ids)
+        return TestBed(watches, viewers, Past(past, len(video_ids)))
+
+
 def evaluate_release(
-    folder: Path, watches: pd.DataFrame, repo: Path, checkpoints: Path, report: Path, count: int
+    folder: Path,
+    watches: pd.DataFrame,
+    repo: Path,
+    checkpoints: Path,
+    report: Path,
+    count: int,
+    *,
+    baselines: Sequence[str] = QUICK,
+    fitting: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluates the release in `folder` and writes the report.
 
@@ -56,50 +82,76 @@ def evaluate_release(
         watches: the split that it was trained on, its test part not empty.
         repo: the Feast repository.
         checkpoints: where the learning curves are.
-        report: folder of the report.
+        report: folder of the report; what it has of other systems is kept.
         count: how many candidates are ranked for each viewer.
+        baselines: which to measure it beside.
+        fitting: called with the name of each before it is fitted.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
-    viewers = load_test_viewers(watches, candidates.ids)
-    past = list(past_watches(watches, candidates.ids).values())
+    bed = TestBed.of(watches, candidates.ids)
     features = features_before_test(watches, repo)
-    answers = run_chain(candidates, ranking, features, viewers.targets, count)
-    videos = len(candidates.keys)
-    systems = baselines(past, videos, viewers) | chain_systems(answers, viewers)
-    metrics: Metrics = {name: system.measures(videos) for name, system in systems.items()}
-    metrics["ranker"] = ranker_measures(answers, viewers)
-    report.mkdir(parents=True, exist_ok=True)
-    union = {"candidates of all sources": of_lists(answers.candidates, viewers)}
-    _plot_systems(report, systems, union, past, videos)
-    real = answers.ranked >= 0
-    hits = (answers.ranked == viewers.targets[:, None])[real]
-    plots.plot_calibration(
-        report / plots.CALIBRATION,
-        {"watch": (answers.watch[real], hits), "like": (answers.target_like, viewers.liked)},
+    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
+    systems = baseline_systems(bed.past, bed.viewers, baselines, fitting)
+    systems["two_tower"] = of_chunks(
+        lambda part: tower_scores(candidates, features[part]), bed.viewers, bed.past.videos
     )
-    plots.plot_learning(
-        report / plots.LEARNING,
-        plots.read_curve(checkpoints / RETRIEVAL_CURVE),
-        plots.read_curve(checkpoints / RANKING_CURVE),
-    )
-    document: dict[str, Any] = {"viewers": len(viewers.ids), "videos": videos, **metrics}
-    write_metrics(report, document)
-    return Evaluation(metrics, len(viewers.ids))
+    systems["chain"] = of_lists(answers.ranked, bed.viewers)
+    ranker = ranker_measures(answers, bed.viewers)
+    write_json(report, files.CALIBRATION, calibration(answers, bed.viewers))
+    curves = {
+        "retrieval": read_learning(checkpoints / RETRIEVAL_CURVE),
+        "ranking": read_learning(checkpoints / RANKING_CURVE),
+    }
+    write_json(report, files.LEARNING, curves)
+    metrics = add_systems(report, bed, systems, ranker)
+    return Evaluation(metrics, len(bed.viewers.ids))
 
 
-def _plot_systems(
+def add_systems(
     report: Path,
+    bed: TestBed,
     systems: Mapping[str, SystemReport],
-    union: Mapping[str, SystemReport],
-    past: Sequence[Int64Array],
-    videos: int,
-) -> None:
-    """Recall by k of all systems and of the retrieved union, and their popularity bias."""
-    ranks = {name: system.ranks for name, system in (*systems.items(), *union.items())}
-    plots.plot_recall(report / plots.RECALL, ranks, [k for k in _CUTOFFS if k <= videos])
-    everything = np.concatenate(past)
-    counts = np.bincount(everything, minlength=videos)
-    shares = {"watches": plots.popularity_shares(counts, everything)}
-    for name, system in systems.items():
-        shares[name] = plots.popularity_shares(counts, system.slates[:, :10])
-    plots.plot_popularity(report / plots.POPULARITY, shares)
+    ranker: Mapping[str, float] | None = None,
+) -> Metrics:
+    """Writes what the systems did into the report, beside those that it has already.
+
+    Args:
+        report: its folder.
+        bed: whom they were tested on.
+        systems: by name, see SYSTEMS.
+        ranker: measures of the ranker; those that the report has are kept if None.
+
+    Returns:
+        The measures of all systems in the report, and "ranker" where it is known.
+    """
+    together = Systems.load(report, bed.viewers.ids).also(systems)
+    together.write(report)
+    videos = bed.past.videos
+    metrics = {name: system.measures(videos) for name, system in together.reports.items()}
+    known = ranker or read_json(report, files.METRICS).get("ranker")
+    if known:
+        metrics["ranker"] = dict(known)
+    document: dict[str, Any] = {"viewers": len(bed.viewers.ids), "videos": videos, **metrics}
+    write_json(report, files.METRICS, document)
+    write_json(report, files.RECALL, recall_curves(together.ranks, videos))
+    watched = np.concatenate([np.empty(0, np.int64), *bed.past.histories])
+    write_json(
+        report,
+        files.POPULARITY,
+        popularity_curves(bed.past.counts, watched, together.reports),
+    )
+    return metrics
+
+
+def compare_systems(report: Path, bed: TestBed, videos: pd.DataFrame) -> None:
+    """Writes intervals, tests and slices of all systems in the report.
+
+    Args:
+        report: its folder, with RANKS.
+        bed: whom they were tested on.
+        videos: the catalogue, a row a video.
+    """
+    ranks = Systems.load(report, bed.viewers.ids).ranks
+    write_json(report, files.COMPARISON, compare(ranks))
+    cuts = slicings(bed.watches, videos, bed.viewers, bed.past.counts)
+    write_json(report, files.SLICES, sliced(cuts, ranks))

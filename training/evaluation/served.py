@@ -38,6 +38,22 @@ class ServedAnswer:
     """gRPC status and details where the call failed; then all else is empty."""
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How far the stack's lists are those of the same release in process."""
+
+    same_top_10: float
+    """Share of viewers whose first ten are the same, in the same order."""
+    differing_viewers: int
+    """How many others there are; a call that failed is among them."""
+
+    @staticmethod
+    def of(served: Int64Array, offline: Int64Array) -> Agreement:
+        """Compares rows of the same viewers, int64[v, at least 10] both."""
+        same = (served[:, :10] == offline[:, :10]).all(axis=1)
+        return Agreement(float(same.mean()), int((~same).sum()))
+
+
 def serving_release(target: str, deadline: float) -> str:
     """Id of the release that the stack at host:port serves.
 

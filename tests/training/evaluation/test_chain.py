@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
-from training.evaluation import plots
+from training.evaluation import report as files
+from training.evaluation.baselines.registry import BASELINES
 from training.evaluation.chain import (
     ChainAnswers,
     TestViewers,
@@ -24,13 +26,9 @@ from training.evaluation.chain import (
     tower_scores,
 )
 from training.evaluation.commands import evaluate_staged
-from training.evaluation.report import (
-    best_unwatched,
-    flat,
-    of_lists,
-    of_scores,
-    ranker_measures,
-)
+from training.evaluation.ranker import ranker_measures
+from training.evaluation.report import Systems, flat, read_json
+from training.evaluation.systems import best_unwatched, of_lists, of_scores
 
 SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
 
@@ -119,7 +117,7 @@ def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
     assert by_scores.measures(90)["recall_100"] == 1
 
 
-def test_the_report_of_a_training_has_every_system_and_readable_plots(
+def test_the_report_of_a_training_has_every_system_and_the_curves(
     trained_home: Home, manifest: Manifest
 ) -> None:
     report = trained_home.run("trained") / "report"
@@ -129,19 +127,46 @@ def test_the_report_of_a_training_has_every_system_and_readable_plots(
         for name, value in metrics[system].items():
             assert 0 <= value <= 1, (system, name)
             assert manifest.metrics[f"{system}.{name}"] == value
-    for name in (plots.LEARNING, plots.RECALL, plots.CALIBRATION, plots.POPULARITY):
-        assert (report / name).read_bytes().startswith(b"\x89PNG"), name
+    assert set(read_json(report, files.RECALL)["systems"]) == SYSTEMS - {"ranker"}
+    assert set(read_json(report, files.POPULARITY)) == SYSTEMS - {"ranker"} | {"watches"}
+    assert set(read_json(report, files.CALIBRATION)) == {"watch", "like"}
+    learning = read_json(report, files.LEARNING)
+    assert learning["retrieval"]
+    assert learning["ranking"]
 
 
 def test_evaluating_the_staged_release_again_measures_the_same(
     trained_home: Home, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluated = evaluate_staged(trained_home, "trained")
+    evaluated = evaluate_staged(trained_home, "trained", Console(stderr=True))
     assert not capsys.readouterr().out, "standard output is for the result alone"
     assert evaluated.release_id == manifest.release_id
     again = flat(evaluated.metrics)
     trained = {name: manifest.metrics[name] for name in again}
     assert again == pytest.approx(trained)
+
+
+def test_with_all_baselines_the_report_compares_and_slices_every_system(
+    trained_home: Home, viewers: TestViewers
+) -> None:
+    report = trained_home.run("trained") / "report"
+    everyone = {*BASELINES, "two_tower", "chain"}
+
+    evaluated = evaluate_staged(trained_home, "trained", Console(stderr=True), baselines=BASELINES)
+    evaluate_staged(trained_home, "trained", Console(stderr=True))
+
+    assert set(evaluated.metrics) == everyone | {"ranker"}
+    kept = Systems.load(report, viewers.ids)
+    assert set(kept.reports) == everyone, "a quick evaluation keeps what the full one found"
+    compared = read_json(report, files.COMPARISON)
+    assert compared["reference"] == "chain"
+    assert set(compared["tests"]) == everyone - {"chain"}
+    for name, measures in compared["systems"].items():
+        assert measures["ndcg_10"]["value"] == pytest.approx(evaluated.metrics[name]["ndcg_10"])
+    slices = read_json(report, files.SLICES)
+    for cut in slices.values():
+        assert sum(group["n"] for group in cut["groups"]) == len(viewers.ids)
+    assert not Systems.load(report, ("someone else",)).reports
 
 
 def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
@@ -156,10 +181,4 @@ def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
 
 def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo train --data nothing"):
-        evaluate_staged(Home(tmp_path), "nothing")
-
-
-def test_popularity_shares_count_places_by_decile() -> None:
-    counts = np.arange(20)[::-1]
-    shares = plots.popularity_shares(counts, np.array([[0, 1, 19], [2, -1, -1]]))
-    assert shares.tolist() == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
+        evaluate_staged(Home(tmp_path), "nothing", Console(stderr=True))

@@ -1,0 +1,1 @@
+"""Measurements that take long, each a module to run; see README.md."""

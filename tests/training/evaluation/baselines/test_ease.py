@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.evaluation.baselines.ease import Ease, ease_weights
+from training.evaluation.baselines.past import Past
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def test_ease_finds_what_goes_together() -> None:
+    past = Past([rows(0, 1)] * 5 + [rows(2, 3)] * 5, 4)
+
+    scores = Ease(ease_weights(past, 1.0)).scores([rows(0), rows(3), rows()])
+
+    assert np.argmax(np.delete(scores[0], 0)) == 0
+    assert np.argmax(scores[1][:3]) == 2
+    assert not scores[2].any()
+
+
+def test_ease_is_the_ridge_regression_of_each_video_on_the_others() -> None:
+    random = np.random.default_rng(0)
+    matrix = (random.random((40, 6)) < 0.4).astype(float)
+    watched = [np.flatnonzero(line) for line in matrix]
+    others = np.delete(matrix, 2, axis=1)
+    ridge = np.linalg.solve(others.T @ others + 3 * np.eye(5), others.T @ matrix[:, 2])
+
+    scores = Ease(ease_weights(Past(watched, 6), 3.0)).scores(watched)
+
+    assert scores[:, 2] == pytest.approx(others @ ridge, abs=1e-5)
+
+
+def test_with_recency_a_watch_one_half_life_back_says_half_as_much() -> None:
+    weights = np.arange(16, dtype=np.float32).reshape(4, 4)
+
+    scores = Ease(weights, half_life=2.0).scores([rows(3, 0, 1)])
+
+    expected = weights[1] + 0.5**0.5 * weights[0] + 0.5 * weights[3]
+    assert scores[0] == pytest.approx(expected)

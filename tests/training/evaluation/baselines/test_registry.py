@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from training.evaluation.baselines import registry
+from training.evaluation.baselines.markov_blend import MarkovBlend
+from training.evaluation.baselines.past import Past
+from training.evaluation.baselines.popularity import popularity_scores
+from training.evaluation.baselines.registry import BASELINES, fitted
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+PAST = Past([rows(0, 1, 2)] * 200 + [rows(3, 4, 5)] * 200 + [rows(3)], 6)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "popularity"])
+def test_each_baseline_prefers_what_goes_together(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [(_, baseline)] = fitted([name], PAST)
+        scores = baseline.scores([rows(0), rows(3, 4), rows()])
+
+    assert scores.shape == (3, 6)
+    assert scores.dtype == np.float32
+    assert scores[0, [1, 2]].min() > scores[0, [3, 4, 5]].max()
+    assert scores[1, 5] > scores[1, [0, 1, 2]].max()
+    assert not scores[2].any()
+
+
+def test_popularity_scores_every_viewer_alike() -> None:
+    [(_, baseline)] = fitted(["popularity"], PAST)
+
+    assert baseline.scores([rows(), rows(1)]).tolist() == [[200, 200, 200, 201, 200, 200]] * 2
+    assert popularity_scores([3, 1, 2], viewers=2).dtype == np.float32
+
+
+def test_each_is_announced_and_those_too_large_for_the_catalogue_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "CUBIC_LIMIT", 5)
+    announced: list[str] = []
+
+    names = [name for name, _ in fitted(BASELINES, PAST, announced.append)]
+
+    assert names == announced == ["popularity", "item_knn", "ials"]
+
+
+def test_an_unknown_baseline_is_refused() -> None:
+    with pytest.raises(ValueError, match="no baseline is called bpr"):
+        list(fitted(["bpr"], PAST))
+
+
+def test_the_blend_adds_what_followed_the_last_watch_and_the_one_before() -> None:
+    class Nothing:
+        def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+            return np.zeros((len(histories), 4), np.float32)
+
+    past = Past([rows(0, 1, 2), rows(0, 1, 3), rows(1, 3)], 4)
+    blend = MarkovBlend(past, Nothing())  # type: ignore[arg-type]
+    prior, weight = 400.0, 6.0
+
+    scores = blend.scores([rows(0, 1), rows(1), rows()])
+
+    one_step = np.array([0, 0, 1, 2]) / (3 + prior)
+    two_steps = np.array([0, 0, 1, 1]) / (2 + prior)
+    assert scores[0] == pytest.approx(weight * (one_step + 0.6 * two_steps))
+    assert scores[1] == pytest.approx(weight * one_step)
+    assert not scores[2].any()

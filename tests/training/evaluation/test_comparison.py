@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from training.evaluation.comparison import compare, gains, holm, intervals, paired_p
+from training.evaluation.metrics import hit_rate, ndcg
+
+RANDOM = np.random.default_rng(7)
+RANKS = RANDOM.geometric(0.02, 400).astype(np.int64) - 1
+
+
+def test_gains_are_what_ndcg_is_the_mean_of() -> None:
+    ranks = np.array([0, 3, 10, np.iinfo(np.int64).max])
+    assert gains(ranks, 10).mean() == pytest.approx(ndcg(ranks, 10))
+
+
+def test_intervals_are_those_of_scipys_bootstrap() -> None:
+    values = gains(RANKS, 10)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=1).confidence_interval
+
+    [ours] = intervals(values[:, None])
+
+    assert ours["value"] == pytest.approx(values.mean())
+    assert ours["low"] == pytest.approx(theirs.low, abs=0.003)
+    assert ours["high"] == pytest.approx(theirs.high, abs=0.003)
+
+
+def test_p_is_that_of_scipys_permutation_test() -> None:
+    differences = RANDOM.normal(0.12, 1, 200)
+    theirs = stats.permutation_test(
+        (differences, np.zeros(200)),
+        lambda one, other, axis: (one - other).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        rng=1,
+    )
+
+    ours = paired_p(np.stack([differences, np.zeros(200), differences + 1], axis=1))
+
+    assert ours[0] == pytest.approx(theirs.pvalue, abs=0.02)
+    assert ours[1] == 1.0
+    assert ours[2] == pytest.approx(1e-4)
+
+
+def test_holm_multiplies_by_how_many_tests_are_left_and_never_steps_down() -> None:
+    corrected = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.9})
+
+    assert corrected == pytest.approx({"b": 0.04, "c": 0.09, "a": 0.09, "d": 0.9})
+
+
+def test_systems_are_tested_against_what_is_served_or_else_the_chain() -> None:
+    worse = RANKS + 5
+    compared = compare({"popularity": worse, "chain": RANKS})
+
+    assert compared["reference"] == "chain"
+    assert compared["systems"]["chain"]["hr_10"]["value"] == hit_rate(RANKS, 10)
+    test = compared["tests"]["popularity"]
+    lead = ndcg(RANKS, 10) - ndcg(worse, 10)
+    assert test["ndcg_10"]["value"] == pytest.approx(lead)
+    assert 0 < test["ndcg_10"]["low"] < lead < test["ndcg_10"]["high"]
+    assert test["p_holm"] < 0.01
+    again = compare({"popularity": worse, "chain": RANKS, "served": RANKS})
+    assert again["reference"] == "served"
+    assert again["tests"]["chain"]["p"] == 1.0

@@ -1,0 +1,114 @@
+"""For whom and for what the systems do well: measures of parts of the test viewers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from training.evaluation.chain import TestViewers
+from training.evaluation.comparison import with_intervals
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+_HEAD, _MID = 0.1, 0.5
+"""The most watched tenth of the catalogue is the head, what follows up to half of it the middle."""
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """One way to cut the test viewers into groups."""
+
+    title: str
+    groups: Mapping[str, npt.NDArray[np.bool_]]
+    """Who is in each group, bool[v], by what the group is."""
+
+
+def slicings(
+    watches: pd.DataFrame,
+    videos: pd.DataFrame,
+    viewers: TestViewers,
+    counts: Int64Array,
+) -> dict[str, Slicing]:
+    """By how much the viewer watched, how popular the target is, and how old it was.
+
+    Args:
+        watches: the split, whose test part are `viewers`.
+        videos: the catalogue, a row a video.
+        viewers: the test viewers.
+        counts: watches of each video before the test, int64[n].
+    """
+    lengths = np.array([len(rows) for rows in viewers.watched], np.float64)
+    return {
+        "activity": Slicing(
+            "Videos that the viewer had watched before", _quarters(lengths, "{:,.0f} to {:,.0f}")
+        ),
+        "popularity": Slicing(
+            "Popularity of the held-out video", _popularity(counts, viewers.targets)
+        ),
+        "age": Slicing(
+            "Age of the held-out video when it was watched, in days since it was published "
+            "(where that isn't known: since anyone's first watch)",
+            _quarters(_ages(watches, videos, viewers.targets), "{:,.0f} to {:,.0f} days"),
+        ),
+    }
+
+
+def _quarters(values: Float64Array, form: str) -> dict[str, npt.NDArray[np.bool_]]:
+    """Four groups of about as many, least first; fewer where values repeat."""
+    cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
+    place = np.searchsorted(cuts, values, side="left")
+    parts = [place == number for number in range(len(cuts) + 1)]
+    return {
+        form.format(values[part].min(), values[part].max()): part for part in parts if part.any()
+    }
+
+
+def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, npt.NDArray[np.bool_]]:
+    """Whether each target is in the head, the middle or the tail of the catalogue."""
+    place = np.empty(len(counts), np.int64)
+    place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    share = place[targets] / len(counts)
+    groups = {
+        "head: most watched tenth": share < _HEAD,
+        "middle: the next four tenths": (share >= _HEAD) & (share < _MID),
+        "tail: least watched half": share >= _MID,
+    }
+    return {name: part for name, part in groups.items() if part.any()}
+
+
+def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> Float64Array:
+    """Days from each target's publication, or else its first watch, to the test watch."""
+    test = watches[watches["part"] == "test"]
+    first = watches.groupby("video_id")["time"].min()
+    born = videos["published"].fillna(videos["video_id"].map(first)).iloc[targets]
+    age = (test["time"].reset_index(drop=True) - born.reset_index(drop=True)).dt.total_seconds()
+    return np.asarray(age.fillna(0.0) / _DAY, np.float64)
+
+
+def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[str, Any]:
+    """Measures of every system in each group, with their intervals.
+
+    Returns:
+        By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and
+        `systems`, as in COMPARISON.
+    """
+    return {
+        name: {
+            "title": slicing.title,
+            "groups": [
+                {
+                    "name": group,
+                    "n": int(part.sum()),
+                    "systems": with_intervals({s: places[part] for s, places in ranks.items()}),
+                }
+                for group, part in slicing.groups.items()
+            ],
+        }
+        for name, slicing in cut.items()
+    }
