@@ -33,8 +33,6 @@ class CandidateQuery:
     """Videos not to return besides the watched ones, int64[e]."""
     seed_key: int | None = None
     """The video that is playing, which the candidates follow; None on HOME."""
-    vector: Float32Array | None = None
-    """The viewer's embedding, float32[d], where it is known; by default the tower is asked."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ class Retrieval:
     @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
-        known = self.query.vector
-        return self.release.viewer_vectors([self.viewer])[0] if known is None else known
+        return self.release.viewer_vector(self.viewer)
 
     @cached_property
     def co_watched(self) -> tuple[Int64Array, Float32Array]:

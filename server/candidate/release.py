@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,14 @@ class CandidateRelease:
         """Raises ReleaseError unless the viewer tower answers as it did in training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
 
-    def viewer_vectors(self, viewers: Sequence[ViewerFeatures]) -> Float32Array:
-        """The viewers' embeddings, float32[b, d]; raises ModelOutputError if one isn't finite."""
+    def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
+        """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""
         limit = self.manifest.feature_schema.history_limit
         vectors: Float32Array = self.tower.run(
-            tower_inputs(viewers, self.rows, self.vocabulary, limit)
+            tower_inputs([viewer], self.rows, self.vocabulary, limit)
         )
-        return vectors
+        vector: Float32Array = vectors[0]
+        return vector
 
     def nearest(self, vector: Float32Array, limit: int) -> Int64Array:
         """Rows of the `limit` videos nearest to `vector` by inner product, best first.

@@ -1,9 +1,14 @@
 """EASE, a closed-form item-to-item model, cut down to a table that a pod can hold.
 
-Kept are EASE_NEIGHBOURS weights of each video. NDCG@10 on validation, of the recency-weighted
-score over the whole matrix and over the k largest weights: ML-1M .1178 and .1144, .1165, .1168,
-.1175 with k = 64, 128, 256, 512 (R@100 .563 and .533, .547, .553, .559); ML-100K .1207 and
-.1186, .1195, .1191, .1217.
+Kept are EASE_NEIGHBOURS weights of each video. On validation the recency-weighted score (of the
+last 50 watches) came to, over all weights and over the k largest:
+
+| | all | k = 64 | 128 | 256 | 512 |
+|---|---|---|---|---|---|
+| ML-1M, NDCG@10 | .1178 | .1144 | .1165 | .1168 | .1175 |
+| ML-1M, R@100 | .563 | .533 | .547 | .553 | .559 |
+| ML-100K, NDCG@10 | .1207 | .1186 | .1195 | .1191 | .1217 |
+| ML-100K, R@100 | .646 | .613 | .635 | .634 | .633 |
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_candidates_come_best_first_by_exact_two_tower_score(release: CandidateR
     viewer = viewer_of_rows(3, 9)
     found = retrieve(release, viewer, 12)
     assert len(found.keys) == 12
-    exact = release.vectors[found.rows] @ release.viewer_vectors([viewer])[0]
+    exact = release.vectors[found.rows] @ release.viewer_vector(viewer)
     np.testing.assert_allclose(found.two_tower, exact, rtol=1e-6)
     assert (np.diff(found.two_tower) <= 0).all()
     assert (release.keys[found.rows] == found.keys).all()
@@ -114,7 +114,7 @@ def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     assert sorted(popular.tolist()) == [0, 1, 2]
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [8, 9]
     [fresh] = found.rows[(found.source_masks & FRESH) > 0]
-    nearness = release.vectors @ release.viewer_vectors([viewer])[0]
+    nearness = release.vectors @ release.viewer_vector(viewer)
     assert fresh == max(range(32, 40), key=lambda row: nearness[row])
 
 
@@ -198,7 +198,7 @@ def test_approximate_index_that_finds_too_few_is_completed_exactly(
     index.nprobe = 1
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     approximate = CandidateRelease.load(folder)
-    vector = release.viewer_vectors([viewer_of_rows(1)])[0]
+    vector = release.viewer_vector(viewer_of_rows(1))
     assert (index.search(vector[None], VIDEOS)[1] < 0).any(), "the index alone falls short"
     np.testing.assert_array_equal(
         approximate.nearest(vector, VIDEOS), release.nearest(vector, VIDEOS)
@@ -260,14 +260,3 @@ def test_a_source_proposes_no_more_than_can_be_wanted_and_the_best(
     scores = np.repeat(np.arange(VIDEOS // 4, dtype=np.float32), 4)
     whole = rows[np.lexsort((release.keys[rows], -scores))]
     np.testing.assert_array_equal(query.best(rows, scores), whole[:5])
-
-
-def test_a_vector_that_is_known_is_not_asked_for_again(release: CandidateRelease) -> None:
-    viewer = viewer_of_rows(3, 9)
-    [vector] = release.viewer_vectors([viewer])
-    asked, known = (
-        retrieve(release, viewer, 20),
-        retrieve(replace(release, tower=None), viewer, 20, vector=vector),  # type: ignore[arg-type]
-    )
-    np.testing.assert_array_equal(asked.keys, known.keys)
-    np.testing.assert_array_equal(asked.two_tower, known.two_tower)

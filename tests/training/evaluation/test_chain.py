@@ -93,7 +93,7 @@ def test_tower_scores_are_those_that_retrieval_gives(
     answers: ChainAnswers,
 ) -> None:
     features = features_before_test(trained_watches, trained_home.features("trained"))
-    one = release.vectors @ release.viewer_vectors([features[3]])[0]
+    one = release.vectors @ release.viewer_vector(features[3])
     assert np.allclose(tower_scores(release, features)[3], one, atol=1e-4)
     best = answers.candidates[3]
     assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()

@@ -12,10 +12,11 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import Manifest, ReleaseError, describe_files
+from server.releases.manifest import Manifest, Quotas, ReleaseError, describe_files
 from training.data.dataset import load_dataset
 from training.features.statistics import latest_popularity, latest_video_features
 from training.release.stage import DRAFT, finish_release
+from training.retrieval.ease import EASE_NEIGHBOURS
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,25 @@ def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Ho
     by_id = dict(zip(ids, popularity, strict=True))
     ranked = [by_id[video_id] for video_id in popular]
     assert ranked == sorted(ranked, reverse=True)
+
+
+def test_tables_of_the_sources_name_videos_of_the_catalogue(
+    folder: Path, manifest: Manifest, trained_home: Home
+) -> None:
+    count = len(load_dataset(trained_home, "trained").videos)
+    release = CandidateRelease.load(folder)
+    for rows in (release.ease_rows, release.fresh_rows):
+        assert ((rows >= 0) & (rows < count)).all()
+    assert len(np.unique(release.fresh_rows)) == len(release.fresh_rows)
+    assert release.ease_rows.shape == (count, min(EASE_NEIGHBOURS, count))
+    assert release.ease_weights.any()
+    assert manifest.quotas == Quotas()
+
+
+def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
+    lengths = np.linalg.norm(np.load(folder / layout.CONTENT_VECTORS), axis=1)
+    assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
+    assert lengths.any()
 
 
 def test_goldens_hold_short_full_and_empty_histories(folder: Path) -> None:
