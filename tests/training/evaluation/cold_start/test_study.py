@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from training.data.dataset import Dataset, load_dataset
+from training.data.split import split_watches
+from training.evaluation.cold_start.cases import ColdSets, cold_sets
+from training.evaluation.cold_start.content_knn import ContentKnn
+from training.evaluation.cold_start.study import random_measures, study_cold_start
+from training.profile import load_profile
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    home = Home(tmp_path_factory.mktemp("home"))
+    write_small_dataset(home, "small", random_interactions())
+    return load_dataset(home, "small")
+
+
+@pytest.fixture(scope="module")
+def sets(dataset: Dataset) -> ColdSets:
+    watches = split_watches(dataset.interactions, "last")
+    return cold_sets(watches, dataset.videos, dataset.viewers)
+
+
+def test_training_has_no_watch_of_a_kept_viewer_or_video(dataset: Dataset, sets: ColdSets) -> None:
+    assert sets.unseen.any()
+    assert not sets.unseen[sets.data.rows].any()
+    assert len(sets.data.viewer_ids) < dataset.interactions["viewer_id"].nunique()
+    assert sets.unseen[sets.new_videos.targets].all()
+    for cases in sets.new_viewers.values():
+        assert not sets.unseen[cases.targets].any()
+
+
+def test_no_case_is_a_watch_of_the_test_part(dataset: Dataset, sets: ColdSets) -> None:
+    watches = split_watches(dataset.interactions, "last")
+    ids = np.array(sets.data.video_ids)
+    test = set(
+        watches.loc[watches["part"] == "test", ["viewer_id", "video_id"]].itertuples(
+            index=False, name=None
+        )
+    )
+    past = watches[watches["part"] != "test"].groupby("viewer_id")["video_id"].agg(list)
+    for watched, target in zip(sets.new_videos.watched, sets.new_videos.targets, strict=True):
+        whole = [*ids[watched], ids[target]]
+        owners = [viewer for viewer, list_ in past.items() if list_[: len(whole)] == whole]
+        assert owners
+        assert all((viewer, ids[target]) not in test for viewer in owners)
+
+
+def test_groups_of_viewers_have_as_many_watches_as_they_say(sets: ColdSets) -> None:
+    lengths = {
+        name: {len(rows) for rows in cases.watched} for name, cases in sets.new_viewers.items()
+    }
+    assert lengths["0 events"] == {0}
+    assert lengths["1 event"] == {1}
+    assert lengths["2-5 events"] <= {2, 3, 4, 5}
+    for cases in sets.new_viewers.values():
+        for viewer, rows in zip(cases.viewers, cases.watched, strict=True):
+            assert np.array_equal(viewer.history_keys, sets.data.keys[rows])
+
+
+def test_content_neighbours_are_the_videos_with_the_same_telling_tokens(sets: ColdSets) -> None:
+    scores = ContentKnn(sets.data).scores([np.array([4]), np.empty(0, np.int64)])
+    even, odd = scores[0, 0:40:2], scores[0, 1:40:2]
+    assert even.min() > odd.max(), "even videos share a tag with video 4"
+    assert not scores[1].any()
+
+
+def test_a_random_order_is_worth_its_chance() -> None:
+    found = random_measures([200, 200])
+    assert found["hr_10"] == pytest.approx(0.05)
+    assert found["recall_100"] == pytest.approx(0.5)
+    assert found["ndcg_10"] == pytest.approx(4.5436 / 200, rel=1e-3)
+
+
+def test_the_study_measures_every_system_on_every_group(dataset: Dataset, tmp_path: Path) -> None:
+    watches = split_watches(dataset.interactions, "last")
+    config = load_profile("quick").retrieval
+    found: Any = study_cold_start(watches, dataset.videos, dataset.viewers, config, tmp_path)
+    for part in (*found["viewers"].values(), found["videos"]):
+        assert part["cases"] > 0
+        assert set(part["systems"]) == {"vireo", "popularity", "content_knn", "random"}
+        for measures in part["systems"].values():
+            assert all(0 <= value <= 1 for value in measures.values())

@@ -1,0 +1,1 @@
+"""Cold start: viewers with few watches, and videos without any."""

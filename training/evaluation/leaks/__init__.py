@@ -1,0 +1,56 @@
+"""Checks that nothing of a test watch, nor anything later of its viewer, reached training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from training.evaluation.leaks.features import check_activity, check_statistics
+from training.evaluation.leaks.labels import check_ranking_set
+from training.evaluation.leaks.sequences import check_retrieval_data, check_split
+from training.evaluation.leaks.tables import check_tables
+from training.evaluation.leaks.timeline import LeakError, Timeline
+from training.ranking.training_set import RankingSet
+from training.retrieval.data import RetrievalData
+
+__all__ = ["LeakError", "check_inputs", "check_made"]
+
+
+def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None:
+    """Checks what training starts from: split, towers' data and feature tables.
+
+    Args:
+        watches: as in `training.features.watches.WATCHES`.
+        data: what the towers learn from.
+        repo: the folder of features.
+
+    Raises:
+        LeakError: something is of a test watch or of after it, or the towers were given
+            labels of the ranker.
+    """
+    timeline = Timeline(watches, data.video_ids)
+    check_split(timeline)
+    check_retrieval_data(timeline, data)
+    check_activity(timeline, repo, data.video_rows())
+    check_statistics(timeline, repo)
+
+
+def check_made(
+    watches: pd.DataFrame, data: RetrievalData, release: Path, ranking_set: RankingSet | None
+) -> None:
+    """Checks what training made: a release's tables, and the ranker's training set.
+
+    Args:
+        watches: as in `training.features.watches.WATCHES`.
+        data: what the towers learned from.
+        release: its folder, the ranker not needed.
+        ranking_set: drawn from it; None where it is gone.
+
+    Raises:
+        LeakError: as `check_inputs`.
+    """
+    timeline = Timeline(watches, data.video_ids)
+    check_tables(timeline, data, release)
+    if ranking_set is not None:
+        check_ranking_set(timeline, ranking_set)
