@@ -6,6 +6,7 @@ was interrupted goes on where it stopped, and one whose data or settings changed
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from dataclasses import asdict, replace
@@ -31,7 +32,9 @@ from training.ranking.train import train_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import Origin, finish_release, stage_ranker, stage_retrieval
 from training.retrieval.data import RetrievalData
-from training.retrieval.train import train_retrieval
+from training.retrieval.distributed import Processes
+from training.retrieval.sequences import SequenceFile
+from training.retrieval.train import TrainingInterruptedError, train_retrieval
 from training.run import Run, fingerprint
 
 
@@ -46,6 +49,9 @@ def train_all(
     console: Console | None = None,
 ) -> Manifest:
     """Trains on a data set and stages the release, whose manifest is returned.
+
+    Started by torchrun, the processes share the towers' training; the first does everything
+    else, and the others end with it: `SystemExit` is how this function leaves them.
 
     Args:
         home: where everything lies.
@@ -66,6 +72,10 @@ def train_all(
     settings = _seeded(load_profile(profile), seed)
     # The exporter warns of every package that it could have used.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    processes = Processes.joined()
+    if not processes.leads:
+        _train_along(home, dataset, settings, processes)
+        raise SystemExit(0)
     tables = load_dataset(home, dataset)
     split = _ensure_features(home, tables, holdout, console)
     watches, repo = load_watches(home, dataset), home.features(dataset)
@@ -85,14 +95,17 @@ def train_all(
     )
     for_ranking = fingerprint(for_retrieval, asdict(settings.ranking))
 
-    if manifest := run.finished(for_ranking):
+    manifest = run.finished(for_ranking)
+    release = None if manifest else run.drafted(for_retrieval)
+    processes.told(manifest is None and release is None)
+    if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
 
-    release = run.drafted(for_retrieval)
     if release is None:
         console.rule("1 of 5  retrieval: the two towers")
-        model = train_retrieval(data, settings.retrieval, run.checkpoints, console)
+        model = train_retrieval(data, settings.retrieval, run.checkpoints, console, processes)
+        processes.leave()
         console.rule("2 of 5  exporting the viewer tower, building index and tables")
         origin = Origin(dataset, split.data_fingerprint, split.holdout)
         run.unmark_draft()
@@ -124,6 +137,19 @@ def train_all(
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(for_ranking, manifest)
     return manifest
+
+
+def _train_along(home: Home, dataset: str, settings: Profile, processes: Processes) -> None:
+    """The part of a process that doesn't lead: the towers, once the first has the data ready."""
+    if not processes.told():
+        return
+    tables = ("videos", "viewers")
+    videos, viewers = (pd.read_parquet(home.data(dataset) / f"{name}.parquet") for name in tables)
+    run = Run(home.run(dataset))
+    data = RetrievalData.open(SequenceFile(run.sequences), videos, viewers)
+    with contextlib.suppress(TrainingInterruptedError):  # The first one says so.
+        train_retrieval(data, settings.retrieval, run.checkpoints, processes=processes)
+        processes.leave()
 
 
 def _seeded(profile: Profile, seed: int | None) -> Profile:

@@ -49,6 +49,8 @@ class RetrievalConfig:
     """Larger catalogues train on a sampled softmax."""
     negatives: int = 4096
     """Sampled videos that all positions of a batch share."""
+    negative_power: float = 0.5
+    """Of its watches that a video is drawn by: 0 is uniform, 1 by popularity."""
 
     validate_every: int = 5
     """Epochs from one validation (and checkpoint) to the next."""

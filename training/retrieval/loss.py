@@ -37,10 +37,16 @@ class SampledSoftmax:
     aren't punished for being drawn more. The target is always there, so it isn't corrected.
     """
 
-    def __init__(self, counts: Tensor, negatives: int) -> None:
-        """Takes each video's watches, int64[n], and the size of the sample."""
-        # The square root lies between uniform and popularity: rare videos are drawn too.
-        weights = counts.double().sqrt().clamp(min=0.5)
+    def __init__(self, counts: Tensor, negatives: int, power: float = 0.5) -> None:
+        """Takes the sample's size and what it is drawn by.
+
+        Args:
+            counts: each video's watches, int64[n].
+            negatives: how many are drawn, repeatedly where chance has it.
+            power: of its watches that a video is drawn by; 0 is uniform, 1 popularity.
+        """
+        # Videos that nobody watched must be drawn too.
+        weights = counts.double().clamp(min=0.25) ** power
         self._cumulated = (weights / weights.sum()).cumsum(0)
         self._log_expected = (negatives * weights / weights.sum()).log().float()
         self._negatives = negatives

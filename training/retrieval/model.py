@@ -30,7 +30,8 @@ class VideoTower(nn.Module):
     def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
         super().__init__()
         n, d = data.video_count, config.dimension
-        self.id_embedding = nn.Embedding(n, d)
+        # Of a large catalogue a batch touches few rows: the others have no gradient.
+        self.id_embedding = nn.Embedding(n, d, sparse=n > config.full_softmax_limit)
         self.token_embedding = nn.Embedding(len(data.content_vocabulary) + 1, d, padding_idx=0)
         self.token_projection = nn.Linear(d, d, bias=False)
         self.id_dropout = config.id_dropout

@@ -18,13 +18,18 @@ from server.errors import VireoError
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
+from training.retrieval.distributed import Processes
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
 from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 CURVE = "retrieval_curve.jsonl"
-"""One JSON object an epoch: `epoch`, `loss`, and validation's measures where it ran."""
+"""One JSON object an epoch: `epoch`, `loss`, `tokens` (watches learned in it),
+`tokens_per_second` (of its steps alone), and validation's measures where it ran."""
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterruptedError(VireoError):
@@ -36,34 +41,48 @@ class EmptyTrainingSetError(VireoError):
 
 
 class Interrupt:
-    """Ctrl-C, noticed between two steps; a second one stops at once."""
+    """Ctrl-C or SIGTERM, noticed between two steps; a second one stops at once."""
 
     requested = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catches SIGINT meanwhile."""
-        before = signal.signal(signal.SIGINT, self._request)
+        """Catches both signals meanwhile."""
+        before = [(number, signal.signal(number, self._request)) for number in _STOPPING]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before:
+                signal.signal(number, handler)
 
     def _request(self, *_: object) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in _STOPPING:
+            signal.signal(number, signal.default_int_handler)
 
 
 def train_retrieval(
-    data: RetrievalData, config: RetrievalConfig, checkpoints: Path, console: Console | None = None
+    data: RetrievalData,
+    config: RetrievalConfig,
+    checkpoints: Path,
+    console: Console | None = None,
+    processes: Processes | None = None,
 ) -> TwoTower:
     """Trains to the end, from a checkpoint in `checkpoints` where it fits data and config.
+
+    Args:
+        data: what to learn.
+        config: how.
+        checkpoints: folder of the checkpoint and the learning curve, which all processes see.
+        console: where progress is shown.
+        processes: those that train together, each of which calls this; the leading one alone
+            validates, writes and prints, and the model that it returns is the one to take.
 
     Returns:
         The moving average of the weights that did best in validation.
 
     Raises:
-        TrainingInterruptedError: Ctrl-C; calling again goes on from there.
+        TrainingInterruptedError: Ctrl-C or SIGTERM; calling again goes on from there.
         EmptyTrainingSetError: no watch is in the train part.
         CheckpointError: the checkpoint is damaged.
     """
@@ -71,8 +90,9 @@ def train_retrieval(
         raise EmptyTrainingSetError(
             "the data set has no watches to train on; import plays or likes"
         )
-    console = console or Console(stderr=True)
-    trainer = RetrievalTrainer(data, config)
+    processes = processes or Processes()
+    console = (console or Console(stderr=True)) if processes.leads else Console(quiet=True)
+    trainer = RetrievalTrainer(data, config, processes)
     identity = {
         "config": asdict(config),
         "data": data.fingerprint(),
@@ -83,27 +103,50 @@ def train_retrieval(
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
+        clock = _Clock(trainer, processes)
         while not trainer.finished:
-            started = time.monotonic()
             trainer.train_step()
-            trainer.seconds += time.monotonic() - started
-            started = time.monotonic()
+            stopped = clock.tick(interrupt.requested, stepped=True)
+            measures = f"loss {trainer.loss:.3f}  {trainer.tokens_per_second:,.0f} watches/s"
             if trainer.at_epoch_end or trainer.share_done == 1:
                 point = trainer.end_epoch()
-                _write_curve(trainer, checkpoints)
-                bar.update(task, measures=f"loss {point['loss']:.3f}")
+                if processes.leads:
+                    _write_curve(trainer, checkpoints)
                 if "ndcg_10" in point:
                     bar.console.print(_described(point, config.epochs), highlight=False)
                     _save(trainer, identity, checkpoints)
-            trainer.seconds += time.monotonic() - started
-            bar.update(task, completed=trainer.share_done)
-            if interrupt.requested:
-                _save(trainer, identity, checkpoints)
+                stopped = clock.tick(interrupt.requested) or stopped
+            bar.update(task, completed=trainer.share_done, measures=measures)
+            if stopped:
+                if processes.leads:
+                    _save(trainer, identity, checkpoints)
+                processes.wait()
                 raise TrainingInterruptedError(
                     f"training was stopped with {trainer.share_done:.0%} of it done; "
                     "run the same command again to go on from there"
                 )
+    console.print(_summed_up(trainer), highlight=False)
     return trainer.best_model()
+
+
+class _Clock:
+    """Adds to a trainer's seconds what passes; all processes go by the leading one's clock."""
+
+    def __init__(self, trainer: RetrievalTrainer, processes: Processes) -> None:
+        self._trainer = trainer
+        self._processes = processes
+        self._last = time.monotonic()
+
+    def tick(self, stopping: bool, stepped: bool = False) -> bool:
+        """Counts the time since the last tick; whether any process is asked to stop."""
+        now = time.monotonic()
+        passed = now - self._last if self._processes.leads else 0.0
+        self._last = now
+        passed, stops = self._processes.summed([passed, float(stopping)])
+        self._trainer.seconds += passed
+        if stepped:
+            self._trainer.step_seconds += passed
+        return stops > 0
 
 
 def _resume(
@@ -138,6 +181,15 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+    )
+
+
+def _summed_up(trainer: RetrievalTrainer) -> str:
+    tokens = sum(point["tokens"] for point in trainer.curve)
+    seconds = sum(point["tokens"] / point["tokens_per_second"] for point in trainer.curve)
+    return (
+        f"learned {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes, "
+        f"{tokens / seconds:,.0f} a second; best validation NDCG@10 {trainer.best_ndcg:.3f}"
     )
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.retrieval.average import MovingAverage
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
+from training.retrieval.distributed import Processes
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import TwoTower
+from training.retrieval.optimizer import TowerOptimizer
 from training.retrieval.validation import validation_metrics
 from training.retrieval.windows import Batch, epoch_batches
 
@@ -32,13 +35,16 @@ class RetrievalTrainer:
     generators, and a resumed run equals an uninterrupted one.
     """
 
-    def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
-        """Starts afresh."""
+    def __init__(
+        self, data: RetrievalData, config: RetrievalConfig, processes: Processes | None = None
+    ) -> None:
+        """Starts afresh, with the other processes of the run."""
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
-        self.average = deepcopy(self.model).requires_grad_(False)
-        self.best = deepcopy(self.average.state_dict())
+        self._optimizer = TowerOptimizer(self.model, config)
+        self.average = MovingAverage(self.model, self._optimizer.rows)
+        self.best = deepcopy(self.average.model.state_dict())
         self.best_ndcg = -1.0
         self.curve: list[dict[str, float]] = []
         self.epoch = 0
@@ -50,21 +56,18 @@ class RetrievalTrainer:
         self.loss_sum = 0.0
         """Over this epoch's batches."""
         self.seconds = 0.0
-        """Spent in training."""
+        """Spent in training, validation included."""
+        self.step_seconds = 0.0
+        """Spent in this epoch's steps."""
         self.finished = False
         self._data = data
+        self._processes = processes or Processes()
         self._batches: Iterator[Batch] | None = None
         self._bfloat16 = bfloat16_is_fast()
-        self._optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
         self._loss: Callable[..., Tensor] = full_softmax_loss
         if data.video_count > config.full_softmax_limit:
-            self._loss = SampledSoftmax(torch.from_numpy(data.watch_counts()), config.negatives)
+            counts = torch.from_numpy(data.watch_counts())
+            self._loss = SampledSoftmax(counts, config.negatives, config.negative_power)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
@@ -103,6 +106,16 @@ class RetrievalTrainer:
         """Whether every watch has been learned in this epoch."""
         return self.tokens == self._data.watch_count
 
+    @property
+    def loss(self) -> float:
+        """Mean of the batches' losses in this epoch, after its first step."""
+        return self.loss_sum / self.batch
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Watches learned a second in this epoch, by all processes; 0 before its first step."""
+        return self.tokens / self.step_seconds if self.step_seconds else 0.0
+
     def _next_batch(self) -> Batch:
         if self._batches is None:
             batches = epoch_batches(self._data.sequences, self.config, self.epoch)
@@ -120,55 +133,65 @@ class RetrievalTrainer:
         """One step on the epoch's next batch of windows."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         batch = self._next_batch()
-        encoded = batch.encode()
-        tensors = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, *map(torch.from_numpy, tensors))
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self._optimizer.step()
-        self._follow()
-        self.loss_sum += loss.item()
+        loss = self._learn(batch.part(self._processes.rank, self._processes.count), batch.tokens)
+        self._processes.sum_gradients(self._optimizer.dense, self._optimizer.rows)
+        self._optimizer.clip()
+        touched = self._optimizer.touched()
+        self.average.before_step(touched)
+        self._optimizer.step(self._learning_rate())
+        # A young average must forget the random start: its decay grows to the full value.
+        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
+        self.average.after_step(touched, decay)
+        self.loss_sum += self._processes.summed([loss])[0]
         self.step += 1
         self.batch += 1
         self.tokens += batch.tokens
 
-    def _follow(self) -> None:
-        # A young average must forget the random start: its decay grows to the full value.
-        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
-        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-        for average, weight in pairs:
-            average.lerp_(weight.detach(), 1 - decay)
+    def _learn(self, part: Batch, tokens: int) -> float:
+        """Leaves gradients of this process's part of a batch; its part of the mean loss."""
+        if not len(part.chosen):
+            return 0.0
+        encoded = part.encode()
+        tensors = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            loss = self._loss(self.model, *map(torch.from_numpy, tensors))
+        loss = loss * (part.tokens / tokens)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     def end_epoch(self) -> dict[str, float]:
         """Closes the epoch, validates where that is due; returns its point of the curve."""
         point = {
             "epoch": self.epoch + 1.0,
-            "loss": self.loss_sum / self.batch,
+            "loss": self.loss,
             "tokens": float(self.tokens),
+            "tokens_per_second": self.tokens_per_second,
         }
         self.finished = self.share_done == 1
-        if self.finished or (self.epoch + 1) % self.config.validate_every == 0:
-            point |= validation_metrics(self.average, self._data)
+        due = self.finished or (self.epoch + 1) % self.config.validate_every == 0
+        if due:
+            self.average.settle()
+        if due and self._processes.leads:
+            point |= validation_metrics(self.average.model, self._data)
             if point["ndcg_10"] > self.best_ndcg:
                 self.best_ndcg = point["ndcg_10"]
-                self.best = deepcopy(self.average.state_dict())
+                self.best = deepcopy(self.average.model.state_dict())
         self.curve.append(point)
-        self.epoch, self.batch, self.tokens, self.loss_sum = self.epoch + 1, 0, 0, 0.0
+        self.epoch, self.batch, self.tokens = self.epoch + 1, 0, 0
+        self.loss_sum, self.step_seconds = 0.0, 0.0
         self._batches = None
         return point
 
     def best_model(self) -> TwoTower:
         """The moving average that did best in validation, ready to serve."""
-        self.average.load_state_dict(self.best)
-        return self.average.eval()
+        self.average.model.load_state_dict(self.best)
+        return self.average.model.eval()
 
 
 PROGRESS = (
-    "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds", "finished",
+    "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
+    "step_seconds", "finished",
 )  # fmt: skip
 """Plain attributes of a trainer that a checkpoint holds."""

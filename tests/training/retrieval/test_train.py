@@ -31,6 +31,14 @@ def weights(model: TwoTower) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The learning curve, save for how fast it went."""
+    points = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+    for point in points:
+        assert point.pop("tokens_per_second") > 0
+    return points
+
+
 @pytest.fixture(scope="session")
 def trained(
     ring: RetrievalData, small: RetrievalConfig, tmp_path_factory: pytest.TempPathFactory
@@ -74,11 +82,14 @@ def test_the_sampled_softmax_learns_it_too(
     assert measures["ndcg_10"] > 0.6
 
 
-def test_the_learning_curve_has_a_line_an_epoch(trained: tuple[TwoTower, Path]) -> None:
-    lines = [json.loads(line) for line in (trained[1] / CURVE).read_text().splitlines()]
+def test_the_learning_curve_has_a_line_an_epoch(
+    trained: tuple[TwoTower, Path], ring: RetrievalData
+) -> None:
+    lines = curve(trained[1])
 
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {line["tokens"] for line in lines} == {len(ring.rows)}
     assert [line["epoch"] for line in lines if "ndcg_10" in line] == [3, 6, 9, 12]
 
 
@@ -102,7 +113,19 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
 
     assert console.lines[0].startswith("going on from the checkpoint, 50% done")
     assert torch.equal(weights(resumed), weights(trained[0]))
-    assert (tmp_path / CURVE).read_text() == (trained[1] / CURVE).read_text()
+    assert curve(tmp_path) == curve(trained[1])
+
+
+def test_the_same_seed_gives_the_same_metrics_and_weights_and_another_others(
+    trained: tuple[TwoTower, Path], ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    again = train_retrieval(ring, small, tmp_path / "again")
+    other = train_retrieval(ring, replace(small, seed=1), tmp_path / "other")
+
+    assert torch.equal(weights(again), weights(trained[0]))
+    assert curve(tmp_path / "again") == curve(trained[1])
+    assert curve(tmp_path / "other") != curve(trained[1])
+    assert not torch.equal(weights(other), weights(trained[0]))
 
 
 def test_a_state_taken_in_the_middle_of_an_epoch_goes_on_the_same(
@@ -118,7 +141,7 @@ def test_a_state_taken_in_the_middle_of_an_epoch_goes_on_the_same(
         resumed.train_step()
 
     assert torch.equal(weights(resumed.model), weights(straight.model))
-    assert torch.equal(weights(resumed.average), weights(straight.average))
+    assert torch.equal(weights(resumed.average.model), weights(straight.average.model))
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -190,7 +213,9 @@ def test_no_watches_to_train_on_is_said(ring_tables: Tables, small: RetrievalCon
 
 def test_ids_alone_are_enough(ring_tables: Tables, small: RetrievalConfig, tmp_path: Path) -> None:
     watches, videos, _ = ring_tables
-    ids_only = RetrievalData.build(watches, videos_frame(list(videos["video_id"])), viewers_frame({}))
+    ids_only = RetrievalData.build(
+        watches, videos_frame(list(videos["video_id"])), viewers_frame({})
+    )
 
     model = train_retrieval(ids_only, small, tmp_path)
 
