@@ -21,6 +21,7 @@ from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
+from training.retrieval.unseen import fill_unseen
 from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
@@ -79,7 +80,8 @@ def train_retrieval(
             validates, writes and prints, and the model that it returns is the one to take.
 
     Returns:
-        The moving average of the weights that did best in validation.
+        The moving average of the weights that did best in validation, with unseen videos
+        filled in.
 
     Raises:
         TrainingInterruptedError: Ctrl-C or SIGTERM; calling again goes on from there.
@@ -126,7 +128,9 @@ def train_retrieval(
                     "run the same command again to go on from there"
                 )
     console.print(_summed_up(trainer), highlight=False)
-    return trainer.best_model()
+    model = trainer.best_model()
+    fill_unseen(model, data)
+    return model
 
 
 class _Clock:

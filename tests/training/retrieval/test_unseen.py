@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower
+from training.retrieval.train import train_retrieval
+from training.retrieval.unseen import fair_lift, fill_unseen, ridge
+from training.retrieval.validation import viewer_scores
+
+UNSEEN = ["new-cat", "new-dog"]
+
+
+@pytest.fixture(scope="module")
+def data() -> RetrievalData:
+    """Half of the viewers watch videos of cats, half of dogs; one more of each is unseen."""
+    random = np.random.default_rng(3)
+    known = [f"{kind}-{number}" for number in range(20) for kind in ("cat", "dog")]
+    walks = {
+        f"viewer-{viewer:02}": list(random.permutation(known[viewer % 2 :: 2])[:12])
+        for viewer in range(60)
+    }
+    ids = [*known, *UNSEEN]
+    tags = [["cat" if "cat" in name else "dog"] for name in ids]
+    return RetrievalData.build(watches_frame(walks), videos_frame(ids, tags), viewers_frame({}))
+
+
+def test_an_unseen_video_is_found_by_those_who_watch_its_like(
+    data: RetrievalData, small: RetrievalConfig, tmp_path: Path
+) -> None:
+    model = train_retrieval(data, replace(small, id_dropout=0.2), tmp_path)
+    scores = viewer_scores(model, data, [data.viewer_features(viewer) for viewer in range(60)])
+    cat, dog = (data.video_ids.index(name) for name in UNSEEN)
+    # Both halves are in the order of their ids: cats first, then dogs by turns.
+    assert (scores[::2, cat] > scores[::2, dog]).all()
+    assert (scores[1::2, dog] > scores[1::2, cat]).all()
+
+
+def test_filling_in_leaves_every_other_vector_as_it_was(
+    data: RetrievalData, small: RetrievalConfig
+) -> None:
+    torch.manual_seed(1)
+    model = TwoTower(data, small).eval()
+    before = model.video_vectors()
+    fill_unseen(model, data)
+    changed = (model.video_vectors() != before).any(1)
+    assert [data.video_ids[row] for row in torch.where(changed)[0]] == UNSEEN
+
+
+def test_a_catalogue_that_was_watched_whole_stays_as_it_was(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = TwoTower(ring, small).eval()
+    before = model.video_vectors()
+    fill_unseen(model, ring)
+    assert torch.equal(model.video_vectors(), before)
+
+
+def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> None:
+    content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
+    counts = np.array([50] * 60 + [0, 0])
+    known = np.concatenate([np.full((30, 2), [1.0, 0.0]), np.full((30, 2), [0.0, 1.0])])
+    guessed = ridge(content, counts, known)
+    assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)
+
+
+def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
+    scores = torch.randn((50, 400), generator=torch.Generator().manual_seed(0))
+    lifted = torch.arange(400) < 20
+    scores[:, lifted] -= 3
+    slopes = torch.ones((50, 1))
+
+    def held(lift: float) -> float:
+        best = (scores + lift * slopes * lifted).topk(100, dim=1).indices
+        return float(lifted[best].float().mean())
+
+    lift = fair_lift(scores, slopes, lifted, 0.05)
+    assert held(lift) == pytest.approx(0.05, abs=0.001)
+    assert held(lift - 0.05) < 0.05
+    assert fair_lift(scores + 6 * lifted, slopes, lifted, 0.05) == 0

@@ -1,0 +1,131 @@
+"""Gives videos that nobody has watched an id's part, guessed from their content.
+
+The content part alone ranks such videos well among each other, but hardly ever above those that
+are known: it says less, so its scores spread less. Two things are added after training, as if
+they were the video's id embedding. A ridge regression from content to the id embeddings of the
+watched videos says what their ids know and the content part doesn't. A step towards where all
+viewers are lifts them until they hold their share of viewers' best PLACES: the exposure that a
+catalogue owes to what it knows nothing of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from server.features.tower_inputs import tower_inputs
+from training.retrieval.bags import weighted_bags
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower, readable
+
+RIDGE = 3.0
+"""Pull of the regression to 0, in videos of weight 1."""
+TOKENS = 4096
+"""The regression reads the commonest tokens: its time grows with the cube of their number."""
+PLACES = 100
+"""How far down a viewer's list a place counts."""
+MOST_SHARE = 0.05
+"""Of the places, however many of the videos are unseen."""
+_VIEWERS = 512
+"""So many viewers say where viewers are."""
+_STEPS = 20
+_FARTHEST = 16.0
+"""Score that lifts a video above any other."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@torch.no_grad()
+def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
+    """Fills in the id embeddings of the videos without a watch in the train part, in place.
+
+    The model answers for them as for any other from then on. Nothing changes where there are
+    none, or where nothing was watched.
+    """
+    counts = data.watch_counts()
+    unseen = torch.from_numpy(counts == 0)
+    if not unseen.any() or unseen.all():
+        return
+    model.eval()
+    tower = model.video_tower
+    known = tower.id_embedding.weight[~unseen].double().numpy()
+    guessed = ridge(data.content, counts, known).astype(np.float32)
+    tower.id_embedding.weight[unseen] = torch.from_numpy(guessed)
+    tower.watched[unseen] = 1.0
+    if not data.validation:
+        return
+    states, watched = _viewers(model, data)
+    mean = states.mean(0)
+    step = mean / mean.square().sum().clamp(min=1e-12)
+    share = min(float(unseen.float().mean()), MOST_SHARE)
+    scores = states @ model.video_vectors().T
+    for place, rows in enumerate(watched):
+        scores[place, torch.from_numpy(rows)] = -torch.inf
+    lift = fair_lift(scores, (states @ step)[:, None], unseen, share)
+    tower.id_embedding.weight[unseen] += lift * step
+
+
+def ridge(
+    content: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], known: Float64Array
+) -> Float64Array:
+    """Embeddings of the videos without watches, from those of the others, float64[u, d].
+
+    Args:
+        content: token ids, 0-padded, the commonest the smallest, int64[n, c].
+        counts: watches of each video, int64[n].
+        known: embeddings of the videos with watches, float64[n - u, d]; one weighs by the
+            logarithm of its watches.
+    """
+    bags = weighted_bags(np.where(content <= TOKENS, content, 0))
+    seen = counts > 0
+    weights = np.log1p(counts[seen])
+    mean = weights @ known / weights.sum()
+    read = bags[seen]
+    weighted = read.T.multiply(weights).tocsr()
+    gram = (weighted @ read).toarray()
+    gram[np.diag_indices(len(gram))] += RIDGE
+    effects = np.linalg.solve(gram, weighted @ (known - mean))
+    return np.asarray(mean + bags[~seen] @ effects, np.float64)
+
+
+def fair_lift(scores: Tensor, slopes: Tensor, lifted: Tensor, share: float) -> float:
+    """The least that, times a viewer's slope, must be added to some videos' scores.
+
+    Args:
+        scores: float32[v, n], minus infinity where a video can't be in the list.
+        slopes: float32[v, 1].
+        lifted: which videos are lifted, bool[n].
+        share: of each viewer's best PLACES that those must hold on average.
+
+    Returns:
+        0 where they hold it already; at most _FARTHEST.
+    """
+    places = min(PLACES, scores.shape[1])
+
+    def held(lift: float) -> float:
+        best = (scores + lift * slopes * lifted).topk(places, dim=1).indices
+        return float(lifted[best].float().mean())
+
+    if held(0.0) >= share:
+        return 0.0
+    low, high = 0.0, _FARTHEST
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if held(middle) < share else (low, middle)
+    return high
+
+
+def _viewers(
+    model: TwoTower, data: RetrievalData
+) -> tuple[Tensor, Sequence[npt.NDArray[np.int64]]]:
+    """Vectors of some viewers of the validation part, float32[v, d], and what they watched."""
+    asked = data.validation[:: -(-len(data.validation) // _VIEWERS)]
+    viewers = [held_out.viewer for held_out in asked]
+    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    vectors = model.viewer_vectors_over(readable(model.video_vectors()), **tensors)
+    return vectors, [held_out.watched for held_out in asked]
