@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,19 +23,50 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk can't take it.
     """
-    # Not straight to the file: of a full disk torch would tell as a bug of its own.
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
+            _save(state, file)
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class _Target:
+    """A file that remembers why it couldn't be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.refused = error
+            raise
+
+
+def _save(state: Mapping[str, Any], file: BinaryIO) -> None:
+    """Writes a state straight to the file: a copy in memory would double a large model's."""
+    target = _Target(file)
+    try:
+        torch.save(dict(state), target)  # type: ignore[arg-type]
+        target.flush()
+    except Exception:
+        # Of a full disk torch tells as a bug of its own.
+        if target.refused is not None:
+            raise target.refused from None
+        raise
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
