@@ -54,6 +54,19 @@ def evaluate(
             "beside popularity and EASE alone if absent.",
         ),
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="Measure nothing; make the page of what was measured before."
+        ),
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="With --report: file of the page; index.html in the run's report if absent.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure on each viewer's held-out watch, beside popularity and EASE."""
@@ -64,6 +77,11 @@ def evaluate(
     from training.evaluation.baselines.registry import BASELINES, QUICK
 
     home, errors = Home.current(), Console(stderr=True)
+    if report:
+        typer.echo(f"page: {commands.write_report_page(home, data, page)}")
+        return
+    if page is not None:
+        raise VireoError(f"{page} is for the page: give --report too; data sets go by --data")
     beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
@@ -79,8 +97,8 @@ def evaluate(
     _print(evaluated)
     if served:
         typer.echo(f"lists: {path}")
-    else:
-        typer.echo(f"report: {home.run(data) / 'report'}")
+    if not served or evaluated.agreement:
+        typer.echo(f"report: {home.run(data) / 'report' / 'index.html'}")
 
 
 def _print(evaluated: Evaluated) -> None:

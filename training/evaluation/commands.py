@@ -21,6 +21,7 @@ from server.stack.s3 import access, external_endpoint
 from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
 from training.evaluation.baselines.registry import BASELINES, QUICK
+from training.evaluation.page.render import write_page
 from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
 from training.evaluation.run import Metrics, TestBed, add_systems, compare_systems, evaluate_release
 from training.evaluation.served import (
@@ -93,7 +94,17 @@ def evaluate_staged(
     tables = load_dataset(home, dataset)
     bed = TestBed.of(watches, tables.videos["video_id"].tolist())
     _compare(run, bed, tables.videos, baselines)
+    write_page(run.report, manifest)
     return Evaluated(manifest.release_id, evaluation.metrics)
+
+
+def write_report_page(home: Home, dataset: str, path: Path | None = None) -> Path:
+    """Makes the page of the newest run from what its report has, and says where it is.
+
+    Raises:
+        VireoError: there is no release or no report, or the file can't be written.
+    """
+    return write_page(Run(home.run(dataset)).report, staged_manifest(home, dataset), path)
 
 
 def staged_manifest(home: Home, dataset: str) -> Manifest:
@@ -148,6 +159,7 @@ def evaluate_served(
     del found["metrics"]
     write_json(run.report, SERVED, found)
     _compare(run, bed, tables.videos, baselines)
+    write_page(run.report, manifest)
     return evaluated
 
 

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.errors import VireoError
+from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
+from training.evaluation import report as files
+from training.evaluation.comparison import compare
+from training.evaluation.curves import recall_curves
+from training.evaluation.page.render import render_page, write_page
+from training.evaluation.page.sections import ABLATIONS, COLD_START, DIVERSITY, SEEDS, SOURCES
+from training.evaluation.report import write_json
+
+MANIFEST = Manifest(
+    release_id="r-1",
+    created_at=datetime(2024, 1, 1, tzinfo=UTC),
+    dataset="films & more",
+    code_commit="unknown",
+    data_fingerprint="abc",
+    holdout="last",
+    feature_schema=FeatureSchema(history_limit=5, vector_size=4),
+    score_weights=ScoreWeights(),
+    metrics={},
+    files={},
+)
+MEASURES = {"hr_10": 0.24, "ndcg_10": 0.13, "recall_50": 0.5, "recall_100": 0.7, "coverage_10": 0.4}
+RANKS = {name: np.arange(40) * (place + 1) for place, name in enumerate(("chain", "ease"))}
+
+
+def write_small_report(folder: Path) -> None:
+    metrics = {"viewers": 40, "videos": 90, "ease": MEASURES, "chain": MEASURES}
+    write_json(folder, files.METRICS, metrics)
+    write_json(folder, files.RECALL, recall_curves(RANKS, 90))
+    write_json(folder, files.COMPARISON, compare(RANKS))
+
+
+def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(tmp_path: Path) -> None:
+    write_small_report(tmp_path)
+    page = render_page(tmp_path, MANIFEST)
+    assert "films &amp; more" in page
+    assert page.count("<svg") == 2
+    assert "src=" not in page
+    assert "<link" not in page
+    assert "From <code>metrics.json, comparison.json</code>" in page
+    assert page == render_page(tmp_path, MANIFEST), "the same report, the same page"
+
+
+def test_what_was_not_measured_is_left_out_with_the_command_that_would(tmp_path: Path) -> None:
+    write_small_report(tmp_path)
+    page = render_page(tmp_path, MANIFEST)
+    for file, command in {
+        "ablations.json": "--without NAME",
+        "diversity.json": "--diversity",
+        "sources.json": "--sources",
+        "cold_start.json": "--cold-start",
+        "seeds.json": "python -m bench.seeds --data films &amp; more",
+    }.items():
+        assert f"<code>{file}</code>" in page
+        assert command in page
+
+
+def test_every_study_has_its_section(tmp_path: Path) -> None:
+    write_small_report(tmp_path)
+    by_cutoff = {"100": 0.5, "200": 0.6, "500": 0.9}
+    sources = {"alone": {"ease": by_cutoff}, "union": by_cutoff, "without": {"ease": by_cutoff}}
+    write_json(tmp_path, SOURCES, sources)
+    ablated = {"full": MEASURES, "without": {"co_watch": {**MEASURES, "ndcg_10": 0.117}}}
+    write_json(tmp_path, ABLATIONS, ablated)
+    point = {"strength": 0.2, "ndcg_10": 0.1, "hr_10": 0.2, "intra_list_distance": 0.5}
+    curve = {"points": [{**point, "coverage": 0.3}], "chosen": 0.2}
+    write_json(tmp_path, DIVERSITY, curve)
+    cold = {"cases": 1234, "systems": {"vireo": MEASURES, "random": MEASURES}}
+    write_json(tmp_path, COLD_START, {"viewers": {"2-5": cold}, "videos": cold})
+    one = {"seed": 7, "systems": {"served": MEASURES}, "train_seconds": 125.0}
+    mean = {name: {"mean": value, "low": value - 0.01} for name, value in MEASURES.items()}
+    seeds = {"seeds": [one], "mean": {"served": mean}, "train_seconds": {"mean": 125.0}}
+    write_json(tmp_path, SEEDS, seeds)
+
+    page = render_page(tmp_path, MANIFEST)
+
+    assert page.count("<svg") == 2 + 4
+    assert "+0.0130" in page
+    assert "+10.0%" in page
+    assert "1,234" in page
+    assert "0.1300 ± 0.0100" in page
+    assert "2:05 min" in page
+
+
+def test_the_page_goes_where_it_is_told(tmp_path: Path) -> None:
+    write_small_report(tmp_path)
+    assert write_page(tmp_path, MANIFEST) == tmp_path / "index.html"
+    path = write_page(tmp_path, MANIFEST, tmp_path / "docs" / "films.html")
+    assert path.read_text().startswith("<!doctype html>")
+    with pytest.raises(VireoError, match=r"cannot write .*give --report another file"):
+        write_page(tmp_path, MANIFEST, tmp_path)
+
+
+def test_without_a_report_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VireoError, match="vireo evaluate --data films & more"):
+        render_page(tmp_path, MANIFEST)

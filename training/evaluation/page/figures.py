@@ -1,0 +1,228 @@
+"""The page's figures, each drawn from one file of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from training.evaluation.page.drawing import (
+    INK,
+    MEASURES,
+    QUIET,
+    as_svg,
+    colour_of,
+    figure,
+    legend,
+    name_of,
+)
+
+Document = Mapping[str, Any]
+
+
+def recall(document: Document) -> str:
+    """Recall by the length of the list, a line a system."""
+    drawn, [axis] = figure()
+    for name, values in document["systems"].items():
+        bold = 2.6 if name in ("chain", "served") else 1.4
+        axis.plot(
+            document["k"],
+            values,
+            marker="o",
+            color=colour_of(name),
+            linewidth=bold,
+            label=name_of(name),
+        )
+    axis.set(xscale="log", xlabel="length k of the list", ylabel="recall@k", ylim=(0, 1))
+    axis.set_xticks(document["k"], [str(k) for k in document["k"]])
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    legend(axis)
+    return as_svg(drawn)
+
+
+def headline(document: Document) -> str:
+    """NDCG@10 of each system with its interval."""
+    names = list(document["systems"])
+    drawn, [axis] = figure(height=0.6 + 0.3 * len(names))
+    for place, name in enumerate(reversed(names)):
+        found = document["systems"][name]["ndcg_10"]
+        axis.plot(
+            [found["low"], found["high"]],
+            [place, place],
+            color=colour_of(name),
+            linewidth=5,
+            alpha=0.45,
+            solid_capstyle="butt",
+        )
+        axis.plot(found["value"], place, "o", color=colour_of(name), markersize=6)
+    axis.set_yticks(range(len(names)), [name_of(name) for name in reversed(names)])
+    axis.set(xlabel="NDCG@10, with its 95% interval over viewers", xlim=(0, None))
+    axis.grid(axis="y", visible=False)
+    return as_svg(drawn)
+
+
+def slices(slicing: Document) -> str:
+    """NDCG@10 of each system in each group of a slicing."""
+    groups = slicing["groups"]
+    names = list(groups[0]["systems"])
+    drawn, [axis] = figure(height=3.2)
+    width = 0.84 / len(names)
+    for place, name in enumerate(names):
+        found = [group["systems"][name]["ndcg_10"] for group in groups]
+        x = np.arange(len(groups)) + (place - (len(names) - 1) / 2) * width
+        values = np.array([each["value"] for each in found])
+        low = values - [each["low"] for each in found]
+        high = np.array([each["high"] for each in found]) - values
+        axis.bar(x, values, width * 0.92, color=colour_of(name), label=name_of(name))
+        axis.errorbar(x, values, [low, high], fmt="none", ecolor=QUIET, elinewidth=0.8)
+    labels = [f"{group['name']}\n{group['n']:,} viewers" for group in groups]
+    axis.set_xticks(range(len(groups)), labels)
+    axis.set(ylabel="NDCG@10", ylim=(0, None))
+    axis.grid(axis="x", visible=False)
+    legend(axis)
+    return as_svg(drawn)
+
+
+def calibration(document: Document) -> str:
+    """Predicted against observed rate of each task."""
+    drawn, axes = figure(len(document), height=3.8)
+    for axis, (task, bins) in zip(axes, document.items(), strict=True):
+        predicted = [each["predicted"] for each in bins]
+        observed = [each["observed"] for each in bins]
+        top = max([*predicted, *observed, 1e-6]) * 1.08
+        axis.plot([0, top], [0, top], color=QUIET, linestyle=":", label="perfect")
+        axis.plot(predicted, observed, marker="o", color=colour_of("chain"), label="ranker")
+        axis.set(title=f"will {task}", xlabel="predicted probability", ylabel="observed rate")
+        axis.set(xlim=(0, top), ylim=(0, top))
+        axis.legend(frameon=False, loc="upper left")
+    return as_svg(drawn)
+
+
+def learning(document: Document) -> str:
+    """The losses and validation measures of both models, by epoch."""
+    drawn, (losses, measures, ranker) = figure(3, width=11, height=3.2)
+    retrieval = document["retrieval"]
+    _lines(losses, retrieval, {"loss": "training"}, "epoch")
+    losses.set(title="viewer tower: loss", xlabel="epoch")
+    validation = {"hit_rate_10": "HR@10", "ndcg_10": "NDCG@10", "recall_100": "Recall@100"}
+    _lines(measures, retrieval, validation, "epoch")
+    measures.set(title="viewer tower: validation", xlabel="epoch", ylim=(0, None))
+    steps = [{"step": step, **point} for step, point in enumerate(document["ranking"], 1)]
+    held_out = {"held_out_watch_loss": "watch", "held_out_like_loss": "like"}
+    _lines(ranker, steps, held_out, "step")
+    ranker.set(title="ranker: held-out loss", xlabel="epoch, linear part first")
+    for axis in (losses, measures, ranker):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8.5)
+    return as_svg(drawn)
+
+
+def _lines(
+    axis: Axes, points: Sequence[Mapping[str, Any]], names: Mapping[str, str], x: str
+) -> None:
+    for place, (name, label) in enumerate(names.items()):
+        known = [point for point in points if name in point]
+        if known:
+            colour = colour_of("", place)
+            axis.plot([p[x] for p in known], [p[name] for p in known], label=label, color=colour)
+
+
+def popularity(document: Document) -> str:
+    """What each decile of videos gets of the first ten places."""
+    drawn, [axis] = figure()
+    for name, shares in document.items():
+        everything = name == "watches"
+        axis.plot(
+            range(1, 11),
+            shares,
+            marker="o",
+            label="all watches" if everything else name_of(name),
+            color=INK if everything else colour_of(name),
+            linestyle="--" if everything else "-",
+        )
+    axis.set(xlabel="tenth of the catalogue, most watched first", ylabel="share of the places")
+    axis.set_yscale("symlog", linthresh=0.01)
+    axis.set_xticks(range(1, 11))
+    axis.set_ylim(0, 1.1)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    legend(axis)
+    return as_svg(drawn)
+
+
+def diversity(document: Document) -> str:
+    """What diversity costs: NDCG@10 against distance within a slate, and against coverage."""
+    drawn, axes = figure(2, height=3.6)
+    points = document["points"]
+    titles = {"intra_list_distance": "distance within a slate", "coverage": "coverage"}
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        x, y = [p[measure] for p in points], [p["ndcg_10"] for p in points]
+        axis.plot(x, y, marker="o", color=colour_of("chain"))
+        for point in points:
+            place = (point[measure], point["ndcg_10"])
+            axis.annotate(
+                f"{point['strength']:g}",
+                place,
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color=QUIET,
+            )
+            if point["strength"] == document["chosen"]:
+                axis.plot(
+                    *place,
+                    "o",
+                    markersize=11,
+                    markerfacecolor="none",
+                    markeredgecolor=colour_of("ease_recency"),
+                    markeredgewidth=2,
+                )
+        axis.set(xlabel=title, ylabel="NDCG@10")
+    return as_svg(drawn)
+
+
+def groups(found: Mapping[str, Document], measure: str) -> str:
+    """One measure of each system, by group, each of which has `systems`."""
+    drawn, [axis] = figure(height=3.0)
+    names = list(dict.fromkeys(name for each in found.values() for name in each["systems"]))
+    width = 0.84 / max(len(names), 1)
+    for place, name in enumerate(names):
+        x = np.arange(len(found)) + (place - (len(names) - 1) / 2) * width
+        values = [each["systems"].get(name, {}).get(measure, 0.0) for each in found.values()]
+        axis.bar(x, values, width * 0.92, color=colour_of(name, place), label=name_of(name))
+    axis.set_xticks(range(len(found)), list(found))
+    axis.set(ylabel=MEASURES[measure], ylim=(0, None))
+    axis.grid(axis="x", visible=False)
+    legend(axis)
+    return as_svg(drawn)
+
+
+def sources(document: Document) -> str:
+    """Recall of each source and of the union, and of the union without each."""
+    drawn, axes = figure(2, width=10, height=3.4)
+    cuts = list(document["union"])
+    alone = {**document["alone"], "all together": document["union"]}
+    without = {
+        **{f"without {n}": v for n, v in document["without"].items()},
+        "all together": document["union"],
+    }
+    for axis, lines, title in ((axes[0], alone, "each alone"), (axes[1], without, "all but one")):
+        for place, (name, values) in enumerate(lines.items()):
+            whole = name == "all together"
+            colour = INK if whole else colour_of("", place)
+            axis.plot(
+                range(len(cuts)),
+                [values[k] for k in cuts],
+                marker="o",
+                color=colour,
+                linestyle="--" if whole else "-",
+                label=name_of(name),
+            )
+        axis.set_xticks(range(len(cuts)), cuts)
+        axis.set(title=title, xlabel="candidates k", ylabel="recall@k")
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.legend(frameon=False, fontsize=8.5)
+    return as_svg(drawn)

@@ -1,0 +1,123 @@
+"""The page's tables: headings and rows of text, from the files of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.evaluation.page.drawing import MEASURES, name_of
+
+Document = Mapping[str, Any]
+_OURS = frozenset({"chain", "served", "vireo"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    cells: tuple[str, ...]
+    strong: bool = False
+    """Whether it is set in bold."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and lines; the first column is text, the others numbers."""
+
+    headings: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def systems(metrics: Document, comparison: Document) -> Table:
+    """Every system's measures, with intervals and tests where they were made."""
+    measured = {name: metrics[name] for name in metrics if _is_system(metrics[name])}
+    tests = comparison.get("tests", {})
+    reference = name_of(comparison["reference"]) if comparison else ""
+    headings = ["", *MEASURES.values()]
+    if tests:
+        headings.append(f"p against {reference}")
+    rows = []
+    for name, values in measured.items():
+        known = comparison.get("systems", {}).get(name, {})
+        cells = [name_of(name)]
+        cells += [_cell(values[measure], known.get(measure)) for measure in MEASURES]
+        if tests:
+            cells.append(_p(tests[name]["p_holm"]) if name in tests else "\u2013")
+        rows.append(Row(tuple(cells), name in _OURS))
+    return Table(tuple(headings), tuple(rows))
+
+
+def _is_system(values: object) -> bool:
+    return isinstance(values, Mapping) and "ndcg_10" in values
+
+
+def _cell(value: float, interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({interval['low']:.3f}\u2013{interval['high']:.3f})"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+def ablations(document: Document) -> Table:
+    """What is lost without each source or feature."""
+    full = document["full"]
+    shown = [measure for measure in MEASURES if measure in full]
+    headings = ("without", *(MEASURES[measure] for measure in shown), "NDCG@10 lost")
+    rows = [Row(("nothing: the whole chain", *(f"{full[m]:.3f}" for m in shown), ""), True)]
+    lost = {
+        name: full["ndcg_10"] - measures["ndcg_10"]
+        for name, measures in document["without"].items()
+    }
+    for name in sorted(lost, key=lost.__getitem__, reverse=True):
+        measures = document["without"][name]
+        cells = (f"{measures[m]:.3f}" if m in measures else "" for m in shown)
+        share = lost[name] / full["ndcg_10"] if full["ndcg_10"] else 0.0
+        rows.append(Row((name_of(name), *cells, f"{lost[name]:+.4f} ({share:+.1%})")))
+    return Table(headings, tuple(rows))
+
+
+def groups(found: Mapping[str, Document]) -> Table:
+    """Each system's measures in each group, which has `cases` and `systems`."""
+    rows, shown = [], ("hr_10", "ndcg_10", "recall_100")
+    for group, each in found.items():
+        for name, values in each["systems"].items():
+            cells = (f"{values[measure]:.3f}" for measure in shown)
+            first = (
+                (group, f"{each['cases']:,}") if name == next(iter(each["systems"])) else ("", "")
+            )
+            rows.append(Row((*first, name_of(name), *cells), name in _OURS))
+    return Table(("", "cases", "system", *(MEASURES[measure] for measure in shown)), tuple(rows))
+
+
+def seeds(document: Document) -> Table:
+    """Each seed's figures of the chain and of what was served, and their means."""
+    shown = ("hr_10", "ndcg_10", "recall_100")
+    names = list(document["mean"])
+    headings = (
+        "seed",
+        *(f"{name_of(name)} {MEASURES[measure]}" for name in names for measure in shown),
+        "training",
+    )
+    rows = []
+    for each in document["seeds"]:
+        cells = [f"{each['systems'][name][m]:.4f}" for name in names for m in shown]
+        rows.append(Row((str(each["seed"]), *cells, _minutes(each["train_seconds"]))))
+    means = [_mean(document["mean"][name][m]) for name in names for m in shown]
+    seconds = document["train_seconds"]["mean"]
+    rows.append(Row(("mean ± 95%", *means, _minutes(seconds)), True))
+    return Table(headings, tuple(rows))
+
+
+def _mean(found: Mapping[str, float | None]) -> str:
+    """A mean, with half the width of its interval where it has one."""
+    if found["low"] is None or found["mean"] is None:
+        return f"{found['mean']:.4f}"
+    return f"{found['mean']:.4f} ± {found['mean'] - found['low']:.4f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
