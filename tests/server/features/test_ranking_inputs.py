@@ -57,15 +57,15 @@ def test_source_bits_become_columns() -> None:
 
 
 def test_scores_come_in_the_declared_order() -> None:
-    scores = {name: np.full(1, place, np.float32) for place, name in enumerate("abc")}
-    columns = retrieval_features(*scores.values(), np.zeros(1, np.uint32))
+    two_tower, co_watch, ease = (np.full(1, value, np.float32) for value in (0, 1, 2))
+    columns = retrieval_features(two_tower, co_watch, ease, np.zeros(1, np.uint32))
     assert RETRIEVAL_FEATURES[:3] == ("two_tower", "co_watch", "ease")
     np.testing.assert_array_equal(columns[0, :3], [0, 1, 2])
 
 
 def test_the_match_is_that_of_the_content() -> None:
     batch = inputs([0], [0, 1, 2, 3])
-    np.testing.assert_allclose(batch["match_features"], [[[1], [0], [0.6], [0]]])
+    np.testing.assert_allclose(batch["match_features"][0, :, 0], [1, 0, 0.6, 0])
 
 
 def test_candidates_and_history_are_gathered_from_the_table() -> None:
