@@ -78,6 +78,11 @@ class Run:
         done = _marked(self.folder / "finished.txt", f"{manifest.release_id} {inputs}")
         return manifest if done else None
 
+    def finished_inputs(self) -> str:
+        """What the finished release was made of; empty where that isn't known."""
+        path = self.folder / "finished.txt"
+        return path.read_text().partition(" ")[2] if path.exists() else ""
+
     def mark_finished(self, inputs: str, manifest: Manifest) -> None:
         """Remembers what the finished release was made of."""
         (self.folder / "finished.txt").write_text(f"{manifest.release_id} {inputs}")

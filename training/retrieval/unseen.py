@@ -43,18 +43,19 @@ Float64Array = npt.NDArray[np.float64]
 def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     """Fills in the id embeddings of the videos without a watch in the train part, in place.
 
-    The model answers for them as for any other from then on. Nothing changes where there are
-    none, or where nothing was watched.
+    The model answers for them as for any other from then on. Videos without content stay as
+    they are.
     """
     counts = data.watch_counts()
-    unseen = torch.from_numpy(counts == 0)
-    if not unseen.any() or unseen.all():
+    # Videos without content can't be told apart: no place of theirs would be a good one.
+    unseen = torch.from_numpy((counts == 0) & (data.content > 0).any(1))
+    if not unseen.any() or not counts.any():
         return
     model.eval()
     tower = model.video_tower
-    known = tower.id_embedding.weight[~unseen].double().numpy()
-    guessed = ridge(data.content, counts, known).astype(np.float32)
-    tower.id_embedding.weight[unseen] = torch.from_numpy(guessed)
+    known = tower.id_embedding.weight[torch.from_numpy(counts > 0)].double().numpy()
+    guessed = torch.from_numpy(ridge(data.content, counts, known).astype(np.float32))
+    tower.id_embedding.weight[unseen] = guessed[unseen[torch.from_numpy(counts == 0)]]
     tower.watched[unseen] = 1.0
     if not data.validation:
         return

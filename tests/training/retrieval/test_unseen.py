@@ -85,3 +85,18 @@ def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
     assert held(lift) == pytest.approx(0.05, abs=0.001)
     assert held(lift - 0.05) < 0.05
     assert fair_lift(scores + 6 * lifted, slopes, lifted, 0.05) == 0
+
+
+def test_a_video_without_content_is_left_alone(small: RetrievalConfig) -> None:
+    walks = {
+        f"viewer-{viewer}": [f"v{(viewer + step) % 9}" for step in range(8)] for viewer in range(9)
+    }
+    ids = [f"v{number}" for number in range(9)]
+    tags = [["some"]] * 9 + [[]]
+    data = RetrievalData.build(
+        watches_frame(walks), videos_frame([*ids, "blank"], tags), viewers_frame({})
+    )
+    model = TwoTower(data, small).eval()
+    before = model.video_vectors()
+    fill_unseen(model, data)
+    assert torch.equal(model.video_vectors(), before)

@@ -20,7 +20,7 @@ VIDEO_SHARE = 0.05
 """Share of videos whose every watch is taken away."""
 CASES_LIMIT = 10_000
 """More watches of unseen videos than this are sampled."""
-GROUPS = {"0 events": (0, 0), "1 event": (1, 1), "2-5 events": (2, 5)}
+GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Fewest and most watches that a cold viewer has had."""
 
 BoolArray = npt.NDArray[np.bool_]

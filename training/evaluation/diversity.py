@@ -1,0 +1,197 @@
+"""What diversity costs and gives: measures by strength, and the strength that is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.ranking.diversity import RERANK_WINDOW, diverse_order
+from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+from server.releases.manifest import ScoreWeights
+from training.evaluation.chain import list_ranks
+from training.evaluation.held_out import HeldOutWatches
+from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
+from training.ranking.batches import Batches, chunks
+from training.ranking.model import Ranker
+from training.ranking.training_set import RankingSet
+
+DIVERSITY_FILE = "diversity.json"
+STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+"""Those that are tried, in order."""
+ALLOWED_LOSS = 0.01
+"""Share of NDCG@10 that diversity may cost."""
+_SLATE = 10
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredLists:
+    """The best of v viewers by score, before diversity."""
+
+    rows: Int64Array
+    """Best first, int64[v, RERANK_WINDOW], -1 for none."""
+    scores: Float32Array
+    """float32[v, RERANK_WINDOW]."""
+    targets: Int64Array
+    """Row of each held-out video, int64[v]."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one strength gives."""
+
+    strength: float
+    ndcg_10: float
+    hr_10: float
+    intra_list_distance: float
+    """Mean cosine distance between two of the first ten."""
+    coverage: float
+    """Share of the catalogue in some first ten."""
+
+
+def diversity_curve(
+    lists: ScoredLists, vectors: Float32Array, strengths: Sequence[float] = STRENGTHS
+) -> list[Point]:
+    """The first ten places of every list, put in order by each strength."""
+    points = []
+    full = (lists.rows[:, :_SLATE] >= 0).all(1)
+    for strength in strengths:
+        slates = reordered(lists, vectors, strength)
+        ranks = list_ranks(slates, lists.targets)
+        distance = intra_list_distance(slates[full], vectors) if full.any() else 0.0
+        points.append(
+            Point(
+                strength=strength,
+                ndcg_10=ndcg(ranks, _SLATE),
+                hr_10=hit_rate(ranks, _SLATE),
+                intra_list_distance=distance,
+                coverage=coverage(slates, len(vectors)),
+            )
+        )
+    return points
+
+
+def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int64Array:
+    """The first ten of each list as serving orders them, int64[v, 10]."""
+    slates = np.full((len(lists.rows), _SLATE), -1, np.int64)
+    for place, rows in enumerate(lists.rows):
+        real = rows[rows >= 0]
+        scores = lists.scores[place, : len(real)]
+        count = min(_SLATE, len(real))
+        if count:
+            slates[place, :count] = real[diverse_order(scores, vectors[real], strength, count)]
+    return slates
+
+
+def worth_it(curve: Sequence[Point], allowed: float = ALLOWED_LOSS) -> float:
+    """The largest strength up to which NDCG@10 stays within `allowed` of the first point's."""
+    floor = (1 - allowed) * curve[0].ndcg_10
+    chosen = curve[0].strength
+    for point in curve:
+        # Equal to the floor is a loss of all that is allowed: not less.
+        if point.ndcg_10 <= floor:
+            break
+        chosen = point.strength
+    return chosen
+
+
+def choose_diversity(
+    model: Ranker, data: RankingSet, vectors: Float32Array, weights: ScoreWeights
+) -> tuple[float, list[Point]]:
+    """The strength for a release, chosen on lists of viewers that the ranker wasn't fitted on.
+
+    Args:
+        model: the trained ranker.
+        data: its training set, of which the held-out viewers' lists are taken.
+        vectors: video vectors, float32[n, d].
+        weights: how the tasks' probabilities make a score.
+
+    Returns:
+        The strength, 0 where nobody is held out, and the curve that it was chosen by.
+    """
+    lists = _held_out_lists(model, data, vectors, weights)
+    curve = diversity_curve(lists, vectors)
+    return worth_it(curve) if len(lists.rows) else 0.0, curve
+
+
+@torch.no_grad()
+def _held_out_lists(
+    model: Ranker, data: RankingSet, vectors: Float32Array, weights: ScoreWeights
+) -> ScoredLists:
+    batches, watches = Batches(vectors), data.watches
+    places = np.flatnonzero(watches.viewers.held_out)
+    rows = np.full((len(places), RERANK_WINDOW), -1, np.int64)
+    scores = np.zeros((len(places), RERANK_WINDOW), np.float32)
+    model.eval()
+    for some in chunks(np.arange(len(places)), 64):
+        inputs, real = batches.watch_inputs(watches, places[some])
+        tasks = model(**inputs).numpy()
+        score = tasks[..., 0] ** weights.watch * tasks[..., 1] ** weights.like
+        score = np.where(real.numpy(), score, -1.0)
+        best = np.argsort(-score, axis=1, kind="stable")[:, :RERANK_WINDOW]
+        kept = np.take_along_axis(score, best, 1)
+        found = np.take_along_axis(watches.rows[places[some]], best, 1)
+        rows[some, : best.shape[1]] = np.where(kept >= 0, found, -1)
+        scores[some, : best.shape[1]] = np.maximum(kept, 0)
+    label = watches.label[places]
+    wanted = watches.rows[places, np.maximum(label, 0)]
+    return ScoredLists(rows, scores, np.where(label >= 0, wanted, -2))
+
+
+def study_diversity(
+    candidates: CandidateRelease, ranking: RankingRelease, held_out: HeldOutWatches, count: int
+) -> dict[str, Any]:
+    """The curve of a release on held-out watches, as DIVERSITY_FILE has it.
+
+    Returns:
+        `chosen`: the release's strength; `viewers`; `points`: a Point each.
+    """
+    lists = _served_lists(candidates, ranking, held_out, count)
+    curve = diversity_curve(lists, ranking.table.vectors)
+    return {
+        "chosen": ranking.manifest.score_weights.diversity,
+        "viewers": len(lists.rows),
+        "points": [asdict(point) for point in curve],
+    }
+
+
+def _served_lists(
+    candidates: CandidateRelease, ranking: RankingRelease, held_out: HeldOutWatches, count: int
+) -> ScoredLists:
+    retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
+    shape = (len(held_out.viewers), RERANK_WINDOW)
+    rows, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
+    console = Console(stderr=True)
+    everyone = track(held_out.viewers, "asking the chain", transient=True, console=console)
+    for place, viewer in enumerate(everyone):
+        found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
+        if not len(found.keys):
+            continue
+        best = ranker.rank(
+            RankingQuery(
+                viewer=viewer,
+                keys=found.keys,
+                two_tower=found.two_tower,
+                co_watch=found.co_watch,
+                ease=found.ease,
+                source_masks=found.source_masks,
+                page_size=len(found.keys),
+            )
+        )
+        # Whatever the release's own strength, by score alone.
+        order = np.lexsort((best.keys, -best.scores))[:RERANK_WINDOW]
+        rows[place, : len(order)] = best.rows[order]
+        scores[place, : len(order)] = best.scores[order]
+    return ScoredLists(rows, scores, held_out.targets)
