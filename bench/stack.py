@@ -1,0 +1,82 @@
+"""Runs a home's stack on free ports for as long as a measurement takes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from server.errors import VireoError
+from server.home import Home
+from server.stack.ports import PortTakenError, check_ports_free
+from server.stack.settings import StackSettings
+from server.stack.state import running_stack
+
+VIREO = (sys.executable, "-m", "clients.cli")
+"""The `vireo` command of this environment."""
+_START_SECONDS = 180.0
+_STOP_SECONDS = 60.0
+
+
+def stack_environment(home: Home) -> dict[str, str]:
+    """This process's environment for commands on `home`, with ports that are free now."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
+    base = _free_port_base()
+    ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
+    return {**kept, **ports, "VIREO_HOME": str(home.root)}
+
+
+@contextmanager
+def served(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
+    """A stack that serves what `home` has published, until the block ends.
+
+    Args:
+        home: the stack's.
+        environment: see `stack_environment`; other commands find the stack under it.
+
+    Raises:
+        VireoError: it did not become ready; its output is in the home's logs.
+    """
+    home.logs.mkdir(parents=True, exist_ok=True)
+    output = home.logs / "up.log"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*VIREO, "up"],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not ((state := running_stack(home)) and state.ready):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise VireoError(f"the stack of {home.root} did not start; see {output}")
+            time.sleep(0.2)
+        yield
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _free_port_base() -> int:
+    """A VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
+    for _ in range(100):
+        # Below the range from which the kernel gives ports to clients, S3's + 10008 too.
+        base = random.randrange(11_000, 21_000, 50)  # noqa: S311
+        settings = StackSettings(port_base=base, edge_port=base + 3)
+        try:
+            check_ports_free(settings.ports(embedded_s3=True))
+        except PortTakenError:
+            continue
+        return base
+    raise VireoError("no free ports for a stack from 11000 to 21000")

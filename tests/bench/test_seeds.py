@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.seeds import mean, result_of, summary
+from server.home import Home
+
+MEASURES = {"hr_10": 0.2, "ndcg_10": 0.1}
+
+
+def result(seed: int) -> dict[str, object]:
+    systems = {
+        name: {m: v + seed / 100 for m, v in MEASURES.items()} for name in ("chain", "served")
+    }
+    return {"seed": seed, "systems": systems, "train_seconds": 100.0 + seed}
+
+
+def test_the_interval_is_students_t_over_seeds() -> None:
+    values = [0.1, 0.12, 0.17]
+    half = 4.302653 * np.std(values, ddof=1) / 3**0.5  # The 97.5th percentile of t with 2.
+    expected = {"mean": 0.13, "low": 0.13 - half, "high": 0.13 + half}
+    assert mean(values) == pytest.approx(expected)
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert mean([3.0]) == {"mean": 3.0, "low": None, "high": None}
+
+
+def test_a_summary_has_each_seed_and_the_means_of_what_was_served() -> None:
+    found = summary("films", "quick", [result(0), result(2)])
+    assert [each["seed"] for each in found["seeds"]] == [0, 2]
+    assert found["mean"]["served"]["ndcg_10"]["mean"] == pytest.approx(0.11)
+    assert found["train_seconds"]["mean"] == pytest.approx(101)
+    assert found["machine"]["threads"] >= 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_finished_seed_is_not_trained_again(tmp_path: Path) -> None:
+    done = tmp_path / "seeds" / "films-quick" / "4" / "result.json"
+    done.parent.mkdir(parents=True)
+    done.write_text(json.dumps(result(4)))
+    assert result_of(Home(tmp_path), "films", "quick", 4) == result(4)
