@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-EASE_HISTORY = 30
-"""How many of the last watched videos count; further ones changed nothing that was measured."""
-EASE_HALF_LIFE = 5.0
-"""Steps back in the history after which a watch counts half."""
+EASE_HISTORY = 200
+"""How many of the last watched videos count."""
+EASE_HALF_LIFE = 50.0
+"""Steps back in the history after which a watch counts half. Alone, EASE does best with some 5;
+beside the two-tower and co-watch scores, which know of the last few watches, it helps most by
+what it knows of the long run: a linear ranker's NDCG@10 on validation is .158 with 50 and .147
+with 5 on ML-100K, and its Recall@100 .744 and .736 on ML-1M."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

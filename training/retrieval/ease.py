@@ -1,7 +1,7 @@
 """EASE, a closed-form item-to-item model, cut down to a table that a pod can hold.
 
-Kept are EASE_NEIGHBOURS weights of each video. On validation the recency-weighted score (of the
-last 50 watches) came to, over all weights and over the k largest:
+Kept are EASE_NEIGHBOURS weights of each video. On validation the score alone (of the last 50
+watches, half-life 5) came to, over all weights and over the k largest:
 
 | | all | k = 64 | 128 | 256 | 512 |
 |---|---|---|---|---|---|
