@@ -19,7 +19,10 @@ class HoldoutChoice(StrEnum):
 def train(
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
     profile: Annotated[
-        str, typer.Option(help="Settings: demo (minutes), quick (seconds) or quality.")
+        str,
+        typer.Option(
+            help="Settings: demo (minutes), quick (seconds), quality, or bench (a million videos)."
+        ),
     ] = "demo",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of all that is random; the profile's if absent.")

@@ -48,9 +48,13 @@ class RetrievalConfig:
     full_softmax_limit: int = 50_000
     """Larger catalogues train on a sampled softmax."""
     negatives: int = 4096
-    """Sampled videos that all positions of a batch share."""
-    negative_power: float = 0.5
-    """Of its watches that a video is drawn by: 0 is uniform, 1 by popularity."""
+    """Sampled videos that all positions of a batch share. More is better: on ml-100k with its
+    1,682 videos, validation's NDCG@10 was .115 with 512 and .130 with 1,200 (drawn by a power of
+    .5, one seed each), where the full softmax had .131 after as many epochs."""
+    negative_power: float = 1.0
+    """Of its watches that a video is drawn by: 0 is uniform, 1 by popularity. There, with 512,
+    powers of .5, .75 and 1 gave an NDCG@10 of .115, .115 and .118 and a Recall@100 of .689,
+    .702 and .706."""
 
     validate_every: int = 5
     """Epochs from one validation (and checkpoint) to the next."""

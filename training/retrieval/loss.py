@@ -37,7 +37,7 @@ class SampledSoftmax:
     aren't punished for being drawn more. The target is always there, so it isn't corrected.
     """
 
-    def __init__(self, counts: Tensor, negatives: int, power: float = 0.5) -> None:
+    def __init__(self, counts: Tensor, negatives: int, power: float) -> None:
         """Takes the sample's size and what it is drawn by.
 
         Args:
