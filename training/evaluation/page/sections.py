@@ -126,7 +126,8 @@ _PLANS = (
     ),
     _Plan(
         "Ablations",
-        "The whole chain with one source or one of the ranker's features taken away.",
+        "The ranker trained again without one source, or one of its inputs. p: paired permutation "
+        "test of the viewers' NDCG@10 (Holm).",
         ABLATIONS,
         "vireo evaluate --data DATA --without NAME",
         tables=lambda document: [tables.ablations(document)],

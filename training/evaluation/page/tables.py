@@ -63,21 +63,28 @@ def _p(value: float) -> str:
 
 
 def ablations(document: Document) -> Table:
-    """What is lost without each source or feature."""
-    full = document["full"]
+    """What is lost without each source or feature, most first, tested where that was done."""
+    full, tests = document["full"], document.get("tests", {})
     shown = [measure for measure in MEASURES if measure in full]
-    headings = ("without", *(MEASURES[measure] for measure in shown), "NDCG@10 lost")
-    rows = [Row(("nothing: the whole chain", *(f"{full[m]:.3f}" for m in shown), ""), True)]
+    headings = ["without", *(MEASURES[measure] for measure in shown), "NDCG@10 lost"]
+    whole = ["nothing: the whole chain", *(f"{full[measure]:.3f}" for measure in shown), ""]
+    if tests:
+        headings.append("p")
+        whole.append("")
     lost = {
         name: full["ndcg_10"] - measures["ndcg_10"]
         for name, measures in document["without"].items()
     }
+    rows = [Row(tuple(whole), strong=True)]
     for name in sorted(lost, key=lost.__getitem__, reverse=True):
         measures = document["without"][name]
-        cells = (f"{measures[m]:.3f}" if m in measures else "" for m in shown)
         share = lost[name] / full["ndcg_10"] if full["ndcg_10"] else 0.0
-        rows.append(Row((name_of(name), *cells, f"{lost[name]:+.4f} ({share:+.1%})")))
-    return Table(headings, tuple(rows))
+        cells = [name_of(name), *(f"{measures[measure]:.3f}" for measure in shown)]
+        cells.append(f"{lost[name]:+.4f} ({share:+.1%})")
+        if tests:
+            cells.append(_p(tests[name]["p_holm"]) if name in tests else "\u2013")
+        rows.append(Row(tuple(cells)))
+    return Table(tuple(headings), tuple(rows))
 
 
 def groups(found: Mapping[str, Document]) -> Table:

@@ -68,7 +68,11 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     by_cutoff = {"100": 0.5, "200": 0.6, "500": 0.9}
     sources = {"alone": {"ease": by_cutoff}, "union": by_cutoff, "without": {"ease": by_cutoff}}
     write_json(tmp_path, SOURCES, sources)
-    ablated = {"full": MEASURES, "without": {"co_watch": {**MEASURES, "ndcg_10": 0.117}}}
+    ablated = {
+        "full": MEASURES,
+        "without": {"co_watch": {**MEASURES, "ndcg_10": 0.117}},
+        "tests": {"co_watch": {"p_holm": 0.0123}},
+    }
     write_json(tmp_path, ABLATIONS, ablated)
     point = {"strength": 0.2, "ndcg_10": 0.1, "hr_10": 0.2, "intra_list_distance": 0.5}
     curve = {"points": [{**point, "coverage": 0.3}], "chosen": 0.2}
@@ -85,6 +89,7 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     assert page.count("<svg") == 2 + 4
     assert "+0.0130" in page
     assert "+10.0%" in page
+    assert "<td>.012</td>" in page
     assert "1,234" in page
     assert "0.1300 ± 0.0100" in page
     assert "2:05 min" in page
