@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation
@@ -15,6 +16,7 @@ from server.home import Home
 from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
 from training.evaluation.commands import find_manifest
 from training.evaluation.served import (
+    Agreement,
     ServedAnswer,
     ask_viewers,
     check_dataset,
@@ -205,3 +207,12 @@ def test_a_stack_without_a_release_says_how_to_publish_one() -> None:
             serving_release(f"127.0.0.1:{port}", deadline=10)
     finally:
         server.stop(None).wait()
+
+
+def test_lists_agree_where_the_first_ten_are_the_same_in_the_same_order() -> None:
+    offline = np.tile(np.arange(100), (4, 1))
+    served = offline.copy()
+    served[1, 10:] = -1
+    served[2, :2] = [1, 0]
+    served[3] = -1
+    assert Agreement.of(served, offline) == Agreement(same_top_10=0.5, differing_viewers=2)
