@@ -18,6 +18,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
@@ -93,7 +94,7 @@ class Ranker(nn.Module):
         self.candidate_layer = nn.Linear(candidate_size, hidden, bias=False)
         self.attended_layer = nn.Linear(2 * vector_size, hidden, bias=False)
         self.signal_layer = nn.Linear(SIGNALS, hidden, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ByteDropout(config.dropout)
         self.watch_hidden = nn.Linear(hidden, hidden)
         self.like_hidden = nn.Linear(hidden, hidden)
         self.watch_head = nn.Linear(hidden, 1, bias=False)

@@ -93,16 +93,19 @@ class RankingTrainer:
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
         )
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.config.epochs)
         best, best_state, stale, epoch = self.measure(), self.weights(), 0, 0
         saved = self.checkpoints.read(part)
         if saved:
             self.model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
+            falling.load_state_dict(saved["falling"])
             best, best_state = HeldOut(**saved["best"]), saved["best_state"]
             stale, epoch, self.curve = saved["stale"], saved["epoch"], saved["curve"]
         task = progress.add_task(f"ranker, {part} part", total=self.config.epochs, completed=epoch)
         while epoch < self.config.epochs and stale < self.config.patience:
             watch, like = self._epoch(optimizer, part, epoch)
+            falling.step()
             now = self.measure()
             epoch += 1
             stale += 1
@@ -117,6 +120,7 @@ class RankingTrainer:
                 {
                     "model": self.model.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "falling": falling.state_dict(),
                     "best": vars(best),
                     "best_state": best_state,
                     "stale": stale,

@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls i
 from torch import Tensor, nn
 
 from server.features.tower_inputs import GAP_BUCKETS
+from training.dropout import ByteDropout
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.dropout import ByteDropout
 
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
