@@ -20,6 +20,8 @@ from server.home import Home
 from server.releases.manifest import FORMAT_VERSION, Manifest, Quotas, ScoreWeights
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import VALIDATION_WATCHES, Holdout
+from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
+from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
 from training.features.build import build_features
@@ -66,6 +68,7 @@ def train_all(
     Raises:
         DatasetMissingError: there is no such data set.
         TrainingInterruptedError: Ctrl-C; the same call goes on from there.
+        LeakError: something of a test watch, or of after it, would be learned from.
         VireoError: anything else that the user can mend.
     """
     console = console or Console(stderr=True, highlight=False)
@@ -97,6 +100,8 @@ def train_all(
 
     manifest = run.finished(for_ranking)
     release = None if manifest else run.drafted(for_retrieval)
+    if not manifest:
+        check_inputs(watches, data, repo)
     processes.told(manifest is None and release is None)
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
@@ -113,6 +118,7 @@ def train_all(
         run.mark_draft(for_retrieval)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(run, watches, repo, release, settings.ranking, for_ranking)
+    check_made(watches, data, run.draft, ranking_set)
     console.rule("4 of 5  the ranker")
     vectors, attributes = release.vectors, len(data.vocabulary)
     ranker = train_ranker(
@@ -122,8 +128,14 @@ def train_all(
     weights = ScoreWeights(
         watch=settings.ranking.watch_weight,
         like=settings.ranking.like_weight,
-        diversity=settings.ranking.diversity,
+        diversity=settings.ranking.diversity or 0.0,
     )
+    if settings.ranking.diversity is None:
+        chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
+        console.print(
+            f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%} of NDCG@10"
+        )
+        weights = weights.model_copy(update={"diversity": chosen})
     stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")
     metrics = flat({"held_out": vars(ranker.held_out["chosen"])})

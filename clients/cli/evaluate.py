@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from clients.cli.studies import print_studies
 
 if TYPE_CHECKING:
     from training.evaluation.commands import Evaluated
@@ -54,6 +57,38 @@ def evaluate(
             "beside popularity and EASE alone if absent.",
         ),
     ] = False,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Study what each candidate source finds.")
+    ] = False,
+    tune_quotas: Annotated[
+        bool,
+        typer.Option("--tune-quotas", help="Try shares of the sources on validation."),
+    ] = False,
+    diversity: Annotated[
+        bool, typer.Option("--diversity", help="Study what diversity costs and gives.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Study the chain without a source or an input of the ranker; repeatable."
+        ),
+    ] = None,
+    cold_start: Annotated[
+        bool,
+        typer.Option(
+            "--cold-start", help="Study unseen viewers and videos, with towers trained for it."
+        ),
+    ] = False,
+    check_leaks: Annotated[
+        bool,
+        typer.Option("--check-leaks", help="Check that no test watch has reached training."),
+    ] = False,
+    profile: Annotated[
+        str, typer.Option(help="With --without, --cold-start, --diversity: settings to train with.")
+    ] = "demo",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="With --cold-start: longest training.")
+    ] = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -75,6 +110,7 @@ def evaluate(
     from server.home import Home
     from training.evaluation import commands
     from training.evaluation.baselines.registry import BASELINES, QUICK
+    from training.evaluation.studies import Studies
 
     home, errors = Home.current(), Console(stderr=True)
     if report:
@@ -82,6 +118,23 @@ def evaluate(
         return
     if page is not None:
         raise VireoError(f"{page} is for the page: give --report too; data sets go by --data")
+    studies = Studies(home, data, profile, errors)
+    asked: dict[str, Callable[[], object]] = {
+        name: study
+        for name, wanted, study in (
+            ("leaks", check_leaks, studies.leaks),
+            ("sources", sources, studies.sources),
+            ("quotas", tune_quotas, studies.quotas),
+            ("diversity", diversity, studies.diversity),
+            ("ablations", without, lambda: studies.ablations(without or [])),
+            ("cold_start", cold_start, lambda: studies.cold_start(minutes)),
+        )
+        if wanted
+    }
+    if asked:
+        found = {name: study() for name, study in asked.items()}
+        print_studies(found, as_json, home.run(data) / "report")
+        return
     beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"

@@ -73,8 +73,9 @@ class Studies:
             SOURCES_FILE, self._both(lambda part: study_sources(self._asked(part)))
         )
 
-    def quotas(self, count: int) -> list[dict[str, float]]:
+    def quotas(self) -> list[dict[str, float]]:
         """Recall on validation of many quotas, the best first; no file."""
+        count = load_profile(self.profile).ranking.candidates
         return tune_quotas(self._asked("validation"), count)
 
     def diversity(self) -> dict[str, Any]:
