@@ -132,9 +132,7 @@ def train_all(
     )
     if settings.ranking.diversity is None:
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
-        console.print(
-            f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%} of NDCG@10"
-        )
+        console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
         weights = weights.model_copy(update={"diversity": chosen})
     stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")

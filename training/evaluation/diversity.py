@@ -29,7 +29,7 @@ DIVERSITY_FILE = "diversity.json"
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Those that are tried, in order."""
 ALLOWED_LOSS = 0.005
-"""Share of NDCG@10 that diversity may cost: half of a hundredth."""
+"""Share of NDCG@10, and of HR@10, that diversity may cost: half of a hundredth."""
 _SLATE = 10
 _LISTS_LIMIT = 4000
 _MISSED = -2
@@ -99,12 +99,15 @@ def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int
 
 
 def worth_it(curve: Sequence[Point], allowed: float = ALLOWED_LOSS) -> float:
-    """The largest strength up to which NDCG@10 stays within `allowed` of the first point's."""
-    floor = (1 - allowed) * curve[0].ndcg_10
+    """The largest strength up to which NDCG@10 and HR@10 keep to within `allowed` of the first's.
+
+    NDCG alone would not see it when the lower half of the slate is given up.
+    """
+    kept = 1 - allowed
     chosen = curve[0].strength
     for point in curve:
         # Equal to the floor is a loss of all that is allowed: not less.
-        if point.ndcg_10 <= floor:
+        if point.ndcg_10 <= kept * curve[0].ndcg_10 or point.hr_10 < kept * curve[0].hr_10:
             break
         chosen = point.strength
     return chosen

@@ -36,4 +36,4 @@ class RankingConfig:
     """Exponent of the like probability in it."""
     diversity: float | None = None
     """Strength of the diversity among the best of a slate, 0 for none; None takes the largest
-    that costs less than half a hundredth of NDCG@10 on validation."""
+    that costs less than half a hundredth of NDCG@10 and HR@10 on validation."""

@@ -198,6 +198,12 @@ def test_the_chosen_strength_is_the_last_before_the_loss_is_too_large() -> None:
     assert worth_it(curve[:1]) == 0.0
 
 
+def test_the_chosen_strength_keeps_the_hit_rate_too() -> None:
+    hits = [(0.0, 0.3), (0.1, 0.299), (0.3, 0.29)]
+    curve = [Point(strength, 0.2, hit_rate, 0, 0) for strength, hit_rate in hits]
+    assert worth_it(curve, allowed=0.01) == 0.1
+
+
 def test_strength_trades_gain_for_distance() -> None:
     # Twelve of one kind score above eight that differ.
     vectors = np.concatenate([np.tile([[1.0, 0.0]], (12, 1)), np.eye(10)[2:, :2] + 1e-3])
