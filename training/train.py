@@ -136,7 +136,12 @@ def train_all(
         weights = weights.model_copy(update={"diversity": chosen})
     stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")
-    metrics = flat({"held_out": vars(ranker.held_out["chosen"])})
+    metrics = flat(
+        {
+            "held_out": vars(ranker.held_out["chosen"]),
+            "validation_calibration_error": ranker.calibration_error,
+        }
+    )
     # A report of an earlier run would say nothing of this release.
     shutil.rmtree(run.report, ignore_errors=True)
     if (watches["part"] == "test").any():

@@ -25,8 +25,10 @@ class RankingConfig:
     """Stop after so many passes without a better held-out loss."""
     batch_lists: int = 16
     """Lists (label events) per step."""
-    batch_likes: int = 256
-    """Like labels per step."""
+    batch_likes: int = 64
+    """Like labels per step: with four times as many, likes are learned by heart while watches
+    still get better, and the calibration error on held-out viewers of ml-100k rose from .018 to
+    .029."""
     learning_rate: float = 1e-2
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0

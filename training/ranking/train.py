@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from training.ranking.batches import Batches, Places, chunks
-from training.ranking.calibration import fit_platt
+from training.ranking.calibration import calibrate, calibration_errors
 from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut, measure
@@ -40,13 +40,17 @@ class TrainedRanker:
     model: Ranker
     held_out: dict[str, HeldOut]
     """By part: "retrieval", "linear", "full"; and "chosen"."""
+    calibration_error: dict[str, float]
+    """Of each task, "watch" and "like", over every label event of validation."""
 
     def described(self) -> str:
         """What was chosen and why, in one line."""
         before, now = self.held_out["retrieval"], self.held_out["chosen"]
         return (
             f"chosen on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
-            f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes"
+            f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes; "
+            f"calibration error {self.calibration_error['watch']:.4f} for watches, "
+            f"{self.calibration_error['like']:.4f} for likes"
         )
 
 
@@ -214,11 +218,11 @@ def train_ranker(
             states[part], held_out[part] = trainer.phase(part, progress)
             model.load_state_dict(states[part])
     choose(model, states, held_out)
-    calibrate(trainer)
+    calibrate(model, trainer.batches, data, trainer.held_lists, trainer.held_likes)
     held_out["chosen"] = trainer.measure()
     lines = [json.dumps(line) for line in trainer.curve]
     (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
-    return TrainedRanker(model.eval(), held_out)
+    return TrainedRanker(model.eval(), held_out, calibration_errors(model, trainer.batches, data))
 
 
 def choose(
@@ -240,26 +244,3 @@ def choose(
             own = {key: value for key, value in states["linear"].items() if key.startswith(name)}
             state.update(own)
     model.load_state_dict(state)
-
-
-@torch.no_grad()
-def calibrate(trainer: RankingTrainer) -> None:
-    """Fits scale and offset of each task on held-out viewers."""
-    model, data = trainer.model.eval(), trainer.data
-    watch: list[tuple[Tensor, Tensor]] = []
-    like: list[tuple[Tensor, Tensor]] = []
-    for places in chunks(trainer.held_lists, 64):
-        inputs, real = trainer.batches.watch_inputs(data.watches, places)
-        order, level, _ = model.logits(inputs)
-        label = torch.from_numpy(data.watches.label[places])
-        target = torch.arange(order.shape[1]) == label[:, None]
-        watch.append(((order + level)[real], target[real].float()))
-    for places in chunks(trainer.held_likes, 1024):
-        _, _, logit = model.logits(trainer.batches.like_inputs(data.likes, places))
-        like.append((logit[:, 0], torch.from_numpy(data.likes.liked[places].astype(np.float32))))
-    for task, pairs in enumerate((watch, like)):
-        if pairs:
-            logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
-            with torch.enable_grad():
-                fitted = fit_platt(logits, labels)
-            model.calibration[task] = torch.tensor(fitted)

@@ -1,0 +1,36 @@
+"""Calibration: probabilities that are off are found to be off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.ranking.conftest import ranking_set
+from tests.training.ranking.test_train import trained
+from training.ranking.batches import Batches
+from training.ranking.calibration import calibration_errors, fit_platt
+from training.ranking.config import RankingConfig
+
+
+def test_a_shifted_model_has_a_larger_error_in_that_task_alone(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    ranker = trained(data, vectors, config, tmp_path)
+    before = ranker.calibration_error
+    ranker.model.calibration[1, 1] += 3.0
+    after = calibration_errors(ranker.model, Batches(vectors), data)
+    assert after["like"] > before["like"] + 0.1
+    assert after["watch"] == pytest.approx(before["watch"])
+
+
+def test_the_fit_finds_scale_and_offset_of_logits_that_were_distorted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(20_000, generator=generator)
+    labels = (torch.rand(20_000, generator=generator) < torch.sigmoid(honest)).float()
+    scale, offset = fit_platt(2 * honest + 1, labels)
+    assert scale == pytest.approx(0.5, abs=0.05)
+    assert offset == pytest.approx(-0.5, abs=0.05)
