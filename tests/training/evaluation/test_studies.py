@@ -186,6 +186,10 @@ def test_every_input_can_be_taken_out(ranking_set: RankingSet) -> None:
 def test_an_ablation_is_compared_with_the_whole_chain(studies: Studies) -> None:
     found = studies.ablations(["popular", "history"])
     assert set(found["without"]) == set(found["tests"]) == {"popular", "history"}
+    # Trained again with the same settings and asked of the same lists, it is the released one.
+    plain = studies.diversity()["points"][0]
+    assert plain["strength"] == 0
+    assert found["full"]["ndcg_10"] == pytest.approx(plain["ndcg_10"])
     for name, measures in found["without"].items():
         lost = found["tests"][name]["ndcg_10"]["value"]
         assert lost == pytest.approx(found["full"]["ndcg_10"] - measures["ndcg_10"])
