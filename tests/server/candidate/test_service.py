@@ -43,7 +43,9 @@ async def test_answer_has_equal_columns_and_the_ids_of_its_first_page(release_fo
     assert [source.source for source in answer.sources] == [1, 2, 4, 3, 5]
     for source in answer.sources:
         having = sum(mask >> source.source & 1 for mask in answer.source_masks)
-        assert source.proposed == having > 0
+        assert source.proposed == having
+        # The share of fresh videos is less than one place of twenty.
+        assert having > 0 or source.source == viewer_pb2.SOURCE_FRESH
 
 
 async def test_excluded_videos_and_the_seed_stay_out(release_folder: Path) -> None:
