@@ -26,7 +26,7 @@ _STOP_SECONDS = 60.0
 def stack_environment(home: Home) -> dict[str, str]:
     """This process's environment for commands on `home`, with ports that are free now."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
-    base = _free_port_base()
+    base = free_port_base()
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
     return {**kept, **ports, "VIREO_HOME": str(home.root)}
 
@@ -68,7 +68,7 @@ def served(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
             process.kill()
 
 
-def _free_port_base() -> int:
+def free_port_base() -> int:
     """A VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
     for _ in range(100):
         # Below the range from which the kernel gives ports to clients, S3's + 10008 too.

@@ -102,7 +102,7 @@ def train_all(
     release = None if manifest else run.drafted(for_retrieval)
     if not manifest:
         check_inputs(watches, data, repo)
-    processes.told(manifest is None and release is None)
+    processes.leader_says(manifest is None and release is None)
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
@@ -156,7 +156,7 @@ def train_all(
 
 def _train_along(home: Home, dataset: str, settings: Profile, processes: Processes) -> None:
     """The part of a process that doesn't lead: the towers, once the first has the data ready."""
-    if not processes.told():
+    if not processes.leader_says():
         return
     tables = ("videos", "viewers")
     videos, viewers = (pd.read_parquet(home.data(dataset) / f"{name}.parquet") for name in tables)

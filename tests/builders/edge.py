@@ -22,13 +22,13 @@ from vireo.v1.recommendation_pb2_grpc import (
     add_RecommendationServiceServicer_to_server,
 )
 
+from bench.stack import free_port_base
 from server.rpc.errors import unavailable
 from server.rpc.server import RpcServer
 from server.stack.envoy import envoy_command, render
 from server.stack.probes import grpc_probe
 from server.stack.settings import StackSettings
 from tests.builders.rpc import rpc_settings
-from tests.builders.stack import free_port_base
 
 GATEWAY = "vireo.v1.RecommendationService"
 CANDIDATE = "vireo.v1.CandidateService"

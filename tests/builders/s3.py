@@ -8,10 +8,10 @@ from pathlib import Path
 
 from minio import Minio
 
+from bench.stack import free_port_base
 from server.releases.s3 import S3Settings
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
-from tests.builders.stack import free_port_base
 
 
 @contextmanager

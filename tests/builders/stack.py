@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.stack import free_port_base
 from server.home import Home
-from server.stack.ports import PortTakenError, check_ports_free
-from server.stack.settings import StackSettings
 from server.stack.state import StackState
 from server.stack.state import running_stack as state_of
 
@@ -59,20 +57,6 @@ def stack_environment(home: Path, programs: Path = BIN) -> dict[str, str]:
         "VIREO_EDGE_PORT": str(base + 3),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }
-
-
-def free_port_base() -> int:
-    """A VIREO_PORT_BASE whose ports are all free, and the next one after the inner listeners."""
-    for _ in range(100):
-        # Below the range from which the kernel gives ports to clients, admin's + 10000 too.
-        base = random.randrange(11_000, 21_000, 50)
-        settings = StackSettings(port_base=base, edge_port=base + 3)
-        try:
-            check_ports_free(settings.ports(embedded_s3=True))
-        except PortTakenError:
-            continue
-        return base
-    raise AssertionError("no free ports")
 
 
 @contextmanager

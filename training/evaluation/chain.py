@@ -12,11 +12,11 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
 from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
 from training.features.history import viewer_features_at
 
@@ -130,23 +130,30 @@ def run_chain(
         if not size:  # A small catalogue, all of it watched.
             continue
         drawn[place, :size] = found.rows
-        best = ranker.rank(
-            RankingQuery(
-                viewer=viewer,
-                keys=found.keys,
-                two_tower=found.two_tower,
-                co_watch=found.co_watch,
-                ease=found.ease,
-                source_masks=found.source_masks,
-                page_size=size,
-            )
-        )
+        best = rank_all(ranker, viewer, found)
         ranked[place, :size], watch[place, :size] = best.rows, best.watch
     return ChainAnswers(
         candidates=drawn,
         ranked=ranked,
         watch=watch,
         target_like=like,
+    )
+
+
+def rank_all(
+    ranker: RankingPipeline, viewer: ViewerFeatures, found: RetrievedCandidates
+) -> RankedCandidates:
+    """All that was retrieved for a viewer (at least one), in the ranking pipeline's order."""
+    return ranker.rank(
+        RankingQuery(
+            viewer=viewer,
+            keys=found.keys,
+            two_tower=found.two_tower,
+            co_watch=found.co_watch,
+            ease=found.ease,
+            source_masks=found.source_masks,
+            page_size=len(found.keys),
+        )
     )
 
 

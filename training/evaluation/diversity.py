@@ -15,10 +15,10 @@ from rich.progress import track
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
-from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
 from server.releases.manifest import ScoreWeights
-from training.evaluation.chain import list_ranks
+from training.evaluation.chain import list_ranks, rank_all
 from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
 from training.ranking.batches import Batches, chunks
@@ -183,17 +183,7 @@ def _served_lists(
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         if not len(found.keys):
             continue
-        best = ranker.rank(
-            RankingQuery(
-                viewer=viewer,
-                keys=found.keys,
-                two_tower=found.two_tower,
-                co_watch=found.co_watch,
-                ease=found.ease,
-                source_masks=found.source_masks,
-                page_size=len(found.keys),
-            )
-        )
+        best = rank_all(ranker, viewer, found)
         # Whatever the release's own strength, by score alone.
         order = np.lexsort((best.keys, -best.scores))[:RERANK_WINDOW]
         rows[place, : len(order)] = best.rows[order]

@@ -40,7 +40,7 @@ class Processes:
         """Whether this is the one that reads, writes, prints and validates."""
         return self.rank == 0
 
-    def told(self, order: bool = False) -> bool:
+    def leader_says(self, order: bool = False) -> bool:
         """What the leading process says with `order`; the others wait for it."""
         if self.count == 1:
             return order

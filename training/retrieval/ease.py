@@ -53,8 +53,20 @@ def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
     watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
         (ones, data.rows, data.offsets), shape=(data.viewer_count, n)
     )
+    return closed_form(watched, EASE_LAMBDA)
+
+
+def closed_form(watched: sparse.csr_array, regularisation: float) -> npt.NDArray[np.float32]:
+    """EASE's weights, float32[n, n], 0 on the diagonal (Steck 2019, equation 8).
+
+    The catalogue's square has to fit in memory, and its cube in patience.
+
+    Args:
+        watched: 1 where a viewer watched a video, float32[v, n], sparse.
+        regularisation: pull of the weights to 0.
+    """
     gram = (watched.T @ watched).toarray().astype(np.float64)
-    gram[np.diag_indices(n)] += EASE_LAMBDA
+    gram[np.diag_indices(len(gram))] += regularisation
     inverse = np.linalg.inv(gram)
     weights: npt.NDArray[np.float32] = (-inverse / np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
+from bench.stack import free_port_base
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.stack.s3 import answers, embedded_s3
 from server.stack.settings import StackSettings
-from tests.builders.stack import free_port_base
 
 pytestmark = pytest.mark.integration
 

@@ -34,11 +34,6 @@ SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
 
 
 @pytest.fixture(scope="module")
-def release(trained_home: Home) -> CandidateRelease:
-    return CandidateRelease.load(trained_home.staged_release("trained"))
-
-
-@pytest.fixture(scope="module")
 def viewers(trained_watches: pd.DataFrame, release: CandidateRelease) -> TestViewers:
     return load_test_viewers(trained_watches, release.ids)
 

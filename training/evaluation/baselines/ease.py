@@ -7,24 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from training.evaluation.baselines.past import Float32Array, Int64Array, Past, history_matrix
+from training.retrieval.ease import EASE_LAMBDA, closed_form
 
-REGULARISATION = 300.0
-"""Lambda; the best for ML-100K and ML-1M alike."""
 HALF_LIFE = 5.0
 """Of a watch's weight, in watches back, for EASE with recency."""
 
 
-def ease_weights(past: Past, regularisation: float = REGULARISATION) -> Float32Array:
-    """How much each watched video says for each other, float32[n, n], 0 on the diagonal.
-
-    The catalogue's square has to fit in memory, and its cube in patience.
-    """
-    gram = (past.matrix.T @ past.matrix).toarray().astype(np.float64)
-    gram[np.diag_indices(past.videos)] += regularisation
-    inverse = np.linalg.inv(gram)
-    weights: Float32Array = (-inverse / np.diag(inverse)).astype(np.float32)
-    np.fill_diagonal(weights, 0)
-    return weights
+def ease_weights(past: Past, regularisation: float = EASE_LAMBDA) -> Float32Array:
+    """How much each watched video says for each other, float32[n, n], 0 on the diagonal."""
+    return closed_form(past.matrix, regularisation)
 
 
 class Ease:

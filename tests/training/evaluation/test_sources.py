@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from server.candidate.release import CandidateRelease
+from server.home import Home
+from server.releases.manifest import Quotas
+from training.evaluation.held_out import last_held_out
+from training.evaluation.sources import CUTOFFS, NAMES, Proposals
+from training.evaluation.studies import Studies
+
+
+def test_the_union_is_what_the_pipeline_retrieves(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+
+    repo = trained_home.features("trained")
+    held_out = last_held_out(trained_watches, repo, release.rows, "validation")
+    proposals = Proposals.gather(release, held_out)
+    pipeline = CandidatePipeline(release, fail_open=False)
+    drawn = [pipeline.retrieve(CandidateQuery(viewer=one, count=20)) for one in held_out.viewers]
+    expected = [target in found.rows for target, found in zip(held_out.targets, drawn, strict=True)]
+    assert proposals.merged(release.manifest.quotas, 20).tolist() == expected
+    alone = proposals.merged(Quotas(co_watch=0, ease=0, popular=0, fresh=0), 20)
+    assert alone.tolist() == proposals.alone("two_tower", 20).tolist()
+
+
+def test_sources_are_studied_on_both_parts(studies: Studies, trained_home: Home) -> None:
+    found = studies.sources()
+    path = trained_home.run("trained") / "report" / "sources.json"
+    assert json.loads(path.read_text()) == found
+    for part in (found, found["validation"]):
+        assert set(part["alone"]) == set(part["without"]) == set(NAMES)
+        assert set(part["union"]) == {str(count) for count in CUTOFFS}
+
+
+def test_quotas_are_tried_best_first(studies: Studies) -> None:
+    recalls = [one["recall"] for one in studies.quotas()]
+    assert recalls == sorted(recalls, reverse=True)
