@@ -6,87 +6,112 @@ is complete.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.errors import VireoError
+from server.releases.download import PART, CacheError, Download, is_sound
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from server.releases.progress import LoadProgress, Stage
+from server.releases.pruning import prune
 from server.releases.store import ReleaseStore, check_release_id
 
+__all__ = ["CacheError", "ReleaseCache"]
+
 _PARALLEL = 4
-
-
-class CacheError(VireoError):
-    """The cache can't hold or give a release; the message names the cause and the fix."""
 
 
 class ReleaseCache:
     """Releases below one folder: `blobs/<sha256>`, `releases/<id>/…`, `last/<pod>/<channel>`."""
 
-    def __init__(self, root: Path) -> None:
-        """Takes the folder; it is made when something is fetched."""
-        self.root = root
+    def __init__(self, root: Path, keep: int = 3) -> None:
+        """Takes the folder, and how many releases to keep.
 
-    def fetch(self, store: ReleaseStore, release_id: str, files: Sequence[str]) -> Path:
+        Args:
+            root: the folder; it is made when something is fetched.
+            keep: how many releases stay besides those that pods of this machine serve, or
+                served last: the ones that were used last.
+        """
+        self.root = root
+        self._keep = keep
+
+    def fetch(
+        self,
+        store: ReleaseStore,
+        release_id: str,
+        files: Sequence[str],
+        progress: LoadProgress | None = None,
+    ) -> Path:
         """The folder of a release, with its manifest and `files`, every digest verified.
 
-        Files that are here already aren't downloaded again, unless they are damaged.
+        Files that are here already aren't downloaded again, unless they are damaged. Where
+        all are here, the store isn't asked for anything: releases don't change.
+
+        Args:
+            store: where what is missing comes from.
+            release_id: the release.
+            files: the files to have, by path in the release.
+            progress: is told of each step.
 
         Raises:
             ReleaseError: the release lacks a file, or the store has other content than the
                 manifest says.
             CacheError: the disk is full or can't be written.
-            StoreError: the store can't be read.
+            StoreError: the store can't be read; what has come is kept for the next attempt.
         """
-        manifest = store.manifest(release_id)
+        progress = progress or LoadProgress()
+        manifest = self._manifest(release_id) or store.manifest(release_id)
         entries = _entries(manifest, files)
+        progress.expect(sum(entry.size for entry in entries.values()))
         with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
             (self.root / "blobs").mkdir(parents=True, exist_ok=True)
-            sound = threads.map(self._is_sound, entries.values())
-            absent = {
-                path: entry
-                for (path, entry), is_sound in zip(entries.items(), sound, strict=True)
-                if not is_sound
-            }
-            self._check_space(sum(entry.size for entry in absent.values()))
+            self._touch(release_id)
+            absent = self._absent(entries, threads, progress)
+            if absent:
+                progress.enter(Stage.DOWNLOADING)
+                self._make_space(absent)
+            for path in entries.keys() - absent.keys():
+                self._link(release_id, path, entries[path])
 
             def download(path: str, entry: FileEntry) -> None:
-                self._download(store, release_id, path, entry)
+                blob = self._blob(entry)
+                Download(store, release_id, path, entry, blob, progress).run()
+                self._link(release_id, path, entry)
 
             list(threads.map(download, absent.keys(), absent.values()))
-            return self._folder_of(manifest, entries)
+            return self._complete(manifest)
 
-    def open(self, release_id: str, files: Sequence[str]) -> Path:
+    def open(
+        self, release_id: str, files: Sequence[str], progress: LoadProgress | None = None
+    ) -> Path:
         """The folder of a release that was fetched before, every digest verified again.
 
         Raises:
             CacheError: it isn't here, or is damaged.
         """
-        check_release_id(release_id)
-        folder = self.root / "releases" / release_id
-        try:
-            manifest = Manifest.read(folder)
-        except ReleaseError as error:
-            raise CacheError(f"release {release_id} isn't in the cache {self.root}") from error
+        progress = progress or LoadProgress()
+        manifest = self._manifest(release_id)
+        if manifest is None:
+            raise CacheError(f"release {release_id} isn't in the cache {self.root}")
         entries = _entries(manifest, files)
-        with _disk_errors_explained(self.root):
+        progress.expect(sum(entry.size for entry in entries.values()))
+        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
+            for path in self._absent(entries, threads, progress):
+                raise CacheError(
+                    f"{path} of release {release_id} is missing or damaged in the cache {self.root}"
+                )
             for path, entry in entries.items():
-                if not self._is_sound(entry):
-                    raise CacheError(
-                        f"{path} of release {release_id} is missing or damaged in the cache "
-                        f"{self.root}"
-                    )
-            return self._folder_of(manifest, entries)
+                self._link(release_id, path, entry)
+            self._touch(release_id)
+            return self._complete(manifest)
 
     def remember(self, pod: str, channel: str, release_id: str) -> None:
-        """Notes that pods of a kind served this release of a channel."""
+        """Notes that pods of a kind serve this release of a channel."""
         with _disk_errors_explained(self.root):
             _write(self.root / "last" / pod / channel, release_id.encode())
 
@@ -100,15 +125,50 @@ class ReleaseCache:
         with _disk_errors_explained(self.root):
             return note.read_text(errors="replace") if note.exists() else None
 
-    def _blob(self, entry: FileEntry) -> Path:
-        return self.root / "blobs" / entry.sha256
+    def prune(self) -> list[str]:
+        """Deletes what nothing needs any more; gives the ids of the releases that went.
 
-    def _is_sound(self, entry: FileEntry) -> bool:
-        """Whether the file is here and is what its digest says."""
-        blob = self._blob(entry)
-        return blob.exists() and blob.stat().st_size == entry.size and FileEntry.of(blob) == entry
+        Raises:
+            CacheError: the cache can't be read or written.
+        """
+        with _disk_errors_explained(self.root):
+            return prune(self.root, self._keep)
 
-    def _check_space(self, needed: int) -> None:
+    def _manifest(self, release_id: str) -> Manifest | None:
+        """The manifest of a release that has been fetched; None where it isn't here."""
+        check_release_id(release_id)
+        with _disk_errors_explained(self.root):
+            try:
+                return Manifest.read(self.root / "releases" / release_id)
+            except ReleaseError:  # absent, or of another build's format: the store has it
+                return None
+
+    def _absent(
+        self, entries: Mapping[str, FileEntry], threads: ThreadPoolExecutor, progress: LoadProgress
+    ) -> dict[str, FileEntry]:
+        """The files that aren't here, or aren't what their digests say."""
+        progress.enter(Stage.VERIFYING)
+
+        def check(path: str, entry: FileEntry) -> bool:
+            sound = is_sound(self._blob(entry), entry)
+            progress.arrived(path, entry.size if sound else 0)
+            return sound
+
+        found = threads.map(check, entries.keys(), entries.values())
+        return {
+            path: entry
+            for (path, entry), sound in zip(entries.items(), found, strict=True)
+            if not sound
+        }
+
+    def _make_space(self, absent: Mapping[str, FileEntry]) -> None:
+        """Sees that there is room for the files, if need be by pruning."""
+        needed = sum(entry.size for entry in {e.sha256: e for e in absent.values()}.values())
+        for entry in absent.values():
+            part = self._blob(entry).with_name(entry.sha256 + PART)
+            needed -= part.stat().st_size if part.exists() else 0
+        if needed > shutil.disk_usage(self.root).free:
+            prune(self.root, self._keep)
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise CacheError(
@@ -116,40 +176,31 @@ class ReleaseCache:
                 f"{_size(free)} left; free some disk space, or set VIREO_CACHE to another disk"
             )
 
-    def _download(self, store: ReleaseStore, release_id: str, path: str, entry: FileEntry) -> None:
-        blob = self._blob(entry)
-        part = blob.with_name(f"{entry.sha256}.{uuid.uuid4().hex}.part")
-        digest = hashlib.sha256()
-        size = 0
-        try:
-            with part.open("wb") as file:
-                for chunk in store.read(release_id, path):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    file.write(chunk)
-            if (size, digest.hexdigest()) != (entry.size, entry.sha256):
-                raise ReleaseError(
-                    f"{path} of release {release_id} isn't the file that the manifest describes "
-                    f"({size} bytes instead of {entry.size}, or another SHA-256); publish the "
-                    "release again under a new id"
-                )
-            part.replace(blob)
-        finally:
-            part.unlink(missing_ok=True)
+    def _blob(self, entry: FileEntry) -> Path:
+        return self.root / "blobs" / entry.sha256
 
-    def _folder_of(self, manifest: Manifest, entries: dict[str, FileEntry]) -> Path:
+    def _touch(self, release_id: str) -> None:
+        """Marks a release as used now, so that it isn't the next to be pruned."""
+        folder = self.root / "releases" / release_id
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+
+    def _link(self, release_id: str, path: str, entry: FileEntry) -> None:
+        """Gives a blob its name in the release's folder."""
+        target, blob = self.root / "releases" / release_id / path, self._blob(entry)
+        if target.exists() and target.samefile(blob):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART}")
+        os.link(blob, link)
+        link.replace(target)
+        # Another pod may have been first: renaming onto a link of the same file does
+        # nothing at all.
+        link.unlink(missing_ok=True)
+
+    def _complete(self, manifest: Manifest) -> Path:
+        """Adds the manifest, without which a folder is no release."""
         folder = self.root / "releases" / manifest.release_id
-        for path, entry in entries.items():
-            target, blob = folder / path, self._blob(entry)
-            if target.exists() and target.samefile(blob):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-            os.link(blob, link)
-            link.replace(target)
-            # Another pod may have been first: renaming onto a link of the same file does
-            # nothing at all.
-            link.unlink(missing_ok=True)
         _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
         return folder
 
@@ -177,9 +228,12 @@ def _disk_errors_explained(root: Path) -> Iterator[None]:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _size(count: int) -> str:

@@ -31,7 +31,8 @@ RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 _PARALLEL = 4
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Bytes of a transfer that breaking off loses at most."""
 
 
 class ChannelPointer(BaseModel):
@@ -155,14 +156,16 @@ class ReleaseStore:
             raise ReleaseError(f"{name}: is the manifest of release {manifest.release_id!r}")
         return manifest
 
-    def read(self, release_id: str, path: str) -> Iterator[bytes]:
-        """The content of one file of a release, in chunks.
+    def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
+        """The content of one file of a release, in chunks, from byte `offset` on.
+
+        Nothing comes where the file has no more than `offset` bytes.
 
         Raises:
             NotInStoreError: it isn't there.
         """
         check_release_id(release_id)
-        return self._read(_object(release_id, path))
+        return self._read(_object(release_id, path), offset)
 
     def read_channel(self, name: str) -> Channel | None:
         """The channel, or None where it was never set."""
@@ -251,9 +254,14 @@ class ReleaseStore:
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
-    def _read(self, name: str) -> Iterator[bytes]:
+    def _read(self, name: str, offset: int = 0) -> Iterator[bytes]:
         with explained(self.settings):
-            response = self._client.get_object(self._bucket, name)
+            try:
+                response = self._client.get_object(self._bucket, name, offset=offset)
+            except S3Error as error:
+                if error.code == "InvalidRange":
+                    return
+                raise
             try:
                 yield from response.stream(_CHUNK)
             finally:

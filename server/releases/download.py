@@ -1,0 +1,180 @@
+"""Fetches one file of a release into the cache: resumed where it broke off, once a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from server.errors import VireoError
+from server.releases.manifest import FileEntry, ReleaseError
+from server.releases.progress import LoadProgress
+from server.releases.store import ReleaseStore
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+PART = ".part"
+"""Ending of files that aren't complete."""
+_STALLED_SECONDS = 30.0
+"""How long another pod's download of the same file may bring nothing before we give up on it."""
+_LOOK_SECONDS = 0.05
+_CHUNK = 1 << 20
+
+
+class CacheError(VireoError):
+    """The cache can't hold or give a release; the message names the cause and the fix."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file to fetch."""
+
+    store: ReleaseStore
+    release_id: str
+    path: str
+    entry: FileEntry
+    blob: Path
+    """Where it goes, named by its digest. `<blob>.part` is what has arrived of it."""
+    progress: LoadProgress
+
+    @property
+    def part(self) -> Path:
+        """What has arrived so far; whoever writes it holds its lock."""
+        return self.blob.with_name(self.blob.name + PART)
+
+    def run(self) -> None:
+        """Returns once the file is at `blob`, complete and as its digest says.
+
+        A file that another pod of this machine is fetching is waited for.
+
+        Raises:
+            ReleaseError: the store has other content than the manifest says; what came was
+                thrown away.
+            StoreError: the store can't be read; what came is kept for the next attempt.
+            CacheError: another pod's download of it stands still.
+            OSError: the disk can't take it; what came was deleted to free the space.
+        """
+        with self._locked() as file:
+            if file is None:  # another pod was first
+                return
+            try:
+                had = self._resume(file)
+                if had and not self._arrived_whole(file):
+                    # What was left of an earlier attempt may be to blame, not the store.
+                    file.truncate(0)
+                    had = self._resume(file)
+                if not self._arrived_whole(file):
+                    raise self._mismatch(file)
+            except Exception as error:
+                broke_off = not isinstance(error, (ReleaseError, OSError))
+                if not (broke_off and self.part.stat().st_size):
+                    self.part.unlink(missing_ok=True)
+                raise
+            self.part.replace(self.blob)
+
+    def _resume(self, file: BinaryIO) -> int:
+        """Fetches what is missing of the part; gives how much of it was here before."""
+        had = file.seek(0, os.SEEK_END)
+        if had > self.entry.size:
+            file.truncate(0)
+            had = file.seek(0)
+        size = had
+        if size == self.entry.size:
+            return had
+        for chunk in self.store.read(self.release_id, self.path, offset=had):
+            size += len(chunk)
+            if size > self.entry.size:
+                file.truncate(0)
+                raise ReleaseError(
+                    f"{self.path} of release {self.release_id} is larger in the store than the "
+                    f"{self.entry.size} bytes that the manifest says; publish the release again "
+                    "under a new id"
+                )
+            file.write(chunk)
+            file.flush()
+            self.progress.arrived(self.path, size)
+        return had
+
+    def _arrived_whole(self, file: BinaryIO) -> bool:
+        file.seek(0)
+        digest = _digest(file)
+        return (file.tell(), digest.hexdigest()) == (self.entry.size, self.entry.sha256)
+
+    def _mismatch(self, file: BinaryIO) -> ReleaseError:
+        size = file.seek(0, os.SEEK_END)
+        what = (
+            "another SHA-256"
+            if size == self.entry.size
+            else f"{size} bytes instead of {self.entry.size}"
+        )
+        return ReleaseError(
+            f"{self.path} of release {self.release_id} isn't the file that the manifest describes "
+            f"({what}); publish the release again under a new id"
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO | None]:
+        """The part, ours alone; None where another pod has brought the whole file meanwhile."""
+        seen, since = -1, time.monotonic()
+        while True:
+            # Not "w": that would cut off what is there to be resumed.
+            with os.fdopen(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+                if try_lock(file):
+                    if not _is_at(file, self.part):  # renamed or deleted before we had it
+                        continue
+                    if is_sound(self.blob, self.entry):
+                        self.part.unlink()
+                        self.progress.arrived(self.path, self.entry.size)
+                        yield None
+                    else:
+                        yield file
+                    return
+                size = os.fstat(file.fileno()).st_size
+            self.progress.arrived(self.path, min(size, self.entry.size))
+            if size != seen:
+                seen, since = size, time.monotonic()
+            elif time.monotonic() - since > _STALLED_SECONDS:
+                raise CacheError(
+                    f"{self.path} of release {self.release_id} has been downloaded by another "
+                    f"process for {_STALLED_SECONDS:.0f} s without a byte; see what holds "
+                    f"{self.part}"
+                )
+            time.sleep(_LOOK_SECONDS)
+
+
+def is_sound(blob: Path, entry: FileEntry) -> bool:
+    """Whether the file is there and is what its digest says."""
+    try:
+        return blob.stat().st_size == entry.size and FileEntry.of(blob) == entry
+    except FileNotFoundError:
+        return False
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Takes the lock of an open file, until it is closed; False where somebody else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _digest(file: BinaryIO) -> _Hash:
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest

@@ -1,0 +1,103 @@
+"""How far a load is: a value that anybody may read while threads push it on."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What a loader is doing, in the order of a load."""
+
+    LOOKING = "looking"
+    """Asking the channel which release to serve."""
+    VERIFYING = "verifying"
+    """Comparing what is in the cache with the manifest's digests."""
+    DOWNLOADING = "downloading"
+    BUILDING = "building"
+    """Making sessions, index and tables beside those that serve."""
+    REPLAYING = "replaying"
+    """Comparing golden requests with their recorded outputs."""
+    WAITING = "waiting"
+    """Ready, and waiting until the pods that it calls serve the same release."""
+    SERVING = "serving"
+    """Nothing is being loaded."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a load is."""
+
+    stage: Stage
+    release_id: str = ""
+    """The release that is loaded; empty while looking for the first one."""
+    bytes_done: int = 0
+    """Of the files that this pod needs, how much is in the cache and verified or arriving."""
+    bytes_total: int = 0
+    """Size of all those files; 0 until the manifest is known."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A load, or a look at the channel, that failed."""
+
+    reason: str
+    stage: Stage
+    release_id: str
+    """The release that could not be loaded; empty where none was known yet."""
+    at: datetime
+
+
+class LoadStoppedError(Exception):
+    """The load was told to stop; its process is about to end."""
+
+
+class LoadProgress:
+    """The progress of one load after another. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """Starts at looking."""
+        self.value = Progress(Stage.LOOKING)
+        """How far it is now."""
+        self._lock = threading.Lock()
+        self._files: dict[str, int] = {}
+        self._stopped = False
+
+    def begin(self, stage: Stage, release_id: str = "") -> None:
+        """Starts anew, with no bytes."""
+        with self._lock:
+            self._files.clear()
+            self.value = Progress(stage, release_id)
+
+    def enter(self, stage: Stage) -> None:
+        """Goes on to a stage of the same load."""
+        with self._lock:
+            now = self.value
+            self.value = Progress(stage, now.release_id, now.bytes_done, now.bytes_total)
+
+    def expect(self, total: int) -> None:
+        """Tells how many bytes there are in all."""
+        with self._lock:
+            now = self.value
+            self.value = Progress(now.stage, now.release_id, now.bytes_done, total)
+
+    def arrived(self, path: str, size: int) -> None:
+        """Tells how many bytes of a file are here by now.
+
+        Raises:
+            LoadStoppedError: the load shall go no further.
+        """
+        with self._lock:
+            if self._stopped:
+                raise LoadStoppedError
+            self._files[path] = size
+            now = self.value
+            done = sum(self._files.values())
+            self.value = Progress(now.stage, now.release_id, done, now.bytes_total)
+
+    def stop(self) -> None:
+        """Ends the load, and every later one, at its next byte."""
+        with self._lock:
+            self._stopped = True

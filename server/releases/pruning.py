@@ -1,0 +1,77 @@
+"""Keeps the cache of releases within bounds: what nothing needs any more is deleted."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import structlog
+
+from server.releases.download import PART, try_lock
+
+log = structlog.get_logger()
+
+_STALE_SECONDS = 3600.0
+"""Age after which something unfinished won't be finished any more."""
+_UNLINKED_SECONDS = 60.0
+"""Age after which a blob that no release links isn't one that is about to be linked."""
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Deletes releases, blobs and remains of downloads that nothing needs.
+
+    Args:
+        root: the cache's folder.
+        keep: how many releases stay besides those noted in `last/`: the ones used last.
+
+    Returns:
+        The ids of the releases that were deleted.
+    """
+    noted = {
+        note.read_text(errors="replace")
+        for note in root.glob("last/*/*")
+        if note.is_file() and note.suffix != PART
+    }
+    others = [folder for folder in root.glob("releases/*") if folder.name not in noted]
+    others.sort(key=_age)
+    gone = others[keep:]
+    for folder in gone:
+        # Another pod may be pruning it too; a file that doesn't go now goes the next time.
+        shutil.rmtree(folder, ignore_errors=True)
+    for blob in root.glob("blobs/*"):
+        if blob.suffix == PART:
+            if _age(blob) > _STALE_SECONDS:
+                _delete_unless_written(blob)
+        elif _age(blob) > _UNLINKED_SECONDS and _links(blob) == 1:
+            blob.unlink(missing_ok=True)
+    for part in (*root.glob(f"releases/**/*{PART}"), *root.glob(f"last/*/*{PART}")):
+        if _age(part) > _STALE_SECONDS:
+            part.unlink(missing_ok=True)
+    if gone:
+        log.info("releases pruned from the cache", releases=[folder.name for folder in gone])
+    return [folder.name for folder in gone]
+
+
+def _delete_unless_written(part: Path) -> None:
+    try:
+        with part.open("r+b") as file:
+            if try_lock(file):
+                part.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # its download is complete, or another pod was first
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was used last; none where it is gone already."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _links(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0

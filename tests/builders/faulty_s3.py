@@ -1,0 +1,132 @@
+"""A TCP proxy between a pod and the real S3 server, which can be told to fail."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from server.releases.s3 import S3Settings
+
+Fault = Literal["none", "stops", "hangs", "silent", "refuses", "fails"]
+"""stops: closes in mid-answer; hangs: goes quiet in mid-answer; silent: accepts, never answers;
+refuses: answers 403; fails: answers 500."""
+_STATUS: dict[Fault, bytes] = {
+    "refuses": b"403 Forbidden",
+    "fails": b"500 Internal Server Error",
+}
+_BODY = (
+    b'<?xml version="1.0" encoding="UTF-8"?>'
+    b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
+)
+_CODES: dict[Fault, bytes] = {"refuses": b"AccessDenied", "fails": b"InternalError"}
+
+
+@dataclass
+class FaultyS3:
+    """The proxy; set `fault` at any time."""
+
+    settings: S3Settings
+    """By which S3 is reached through it."""
+    fault: Fault = "none"
+    after_bytes: int = 0
+    """How much of an answer comes before it stops or hangs."""
+    only: bytes = b""
+    """What a request's first line must contain for the fault to happen; any by default."""
+    requests: list[bytes] = field(default_factory=list)
+    """Request lines with their Range headers, in the order of their arrival."""
+
+    def fault_of(self, request: bytes) -> Fault:
+        return self.fault if self.only in request.partition(b"\r\n")[0] else "none"
+
+
+@contextmanager
+def faulty_s3(settings: S3Settings, **changes: object) -> Iterator[FaultyS3]:
+    """A proxy before the S3 server of `settings`; `changes` are to the settings through it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        proxy = FaultyS3(settings.model_copy(update={"endpoint": endpoint, **changes}))
+        ended = threading.Event()
+
+        def accept() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(
+                    target=_serve, args=(client, settings.endpoint, proxy, ended), daemon=True
+                ).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threading.Event) -> None:
+    """Answers the requests of one connection, one upstream connection each."""
+    with client:
+        while request := _head(client):
+            lines = request.split(b"\r\n")
+            ranges = [line for line in lines if line.lower().startswith(b"range:")]
+            proxy.requests.append(b" ".join([lines[0], *ranges]))
+            fault = proxy.fault_of(request)
+            if fault == "silent":
+                ended.wait()
+                return
+            if fault in _STATUS:
+                body = _BODY % _CODES[fault]
+                client.sendall(
+                    b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s"
+                    % (_STATUS[fault], len(body), body)
+                )
+                continue
+            if not _forward(client, request, endpoint, fault, proxy, ended):
+                return
+
+
+def _forward(
+    client: socket.socket,
+    request: bytes,
+    endpoint: str,
+    fault: Fault,
+    proxy: FaultyS3,
+    ended: threading.Event,
+) -> bool:
+    """Passes one answer on; False where the connection is over."""
+    host, port = endpoint.rsplit(":", 1)
+    closing = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+    sent = 0
+    with socket.create_connection((host, int(port))) as server:
+        server.sendall(closing)
+        while chunk := server.recv(16384):
+            if fault in ("stops", "hangs") and sent + len(chunk) > proxy.after_bytes:
+                client.sendall(chunk[: max(0, proxy.after_bytes - sent)])
+                if fault == "hangs":
+                    ended.wait()
+                return False
+            sent += len(chunk)
+            client.sendall(chunk)
+    return False
+
+
+def _head(client: socket.socket) -> bytes:
+    """The head of the next request, which has no body: pods only read."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        try:
+            chunk = client.recv(65536)
+        except OSError:
+            return b""
+        if not chunk:
+            return b""
+        head += chunk
+    return head

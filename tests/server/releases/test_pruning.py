@@ -1,0 +1,91 @@
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.releases import layout
+from server.releases.cache import ReleaseCache
+from server.releases.store import ReleaseStore
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+FILES = (layout.VIDEO_IDS, layout.RANKER)
+
+
+def age(path: Path, hours: float) -> None:
+    then = time.time() - 3600 * hours
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ReleaseCache:
+    return ReleaseCache(tmp_path / "cache", keep=2)
+
+
+def released(cache: ReleaseCache) -> set[str]:
+    return {folder.name for folder in (cache.root / "releases").iterdir()}
+
+
+def test_releases_used_last_and_those_that_were_served_last_stay(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    ids = [f"{name}-{letter}" for letter in "abcde"]
+    for hours, release_id in enumerate(ids):
+        publish(release_id)
+        age(cache.fetch(store, release_id, FILES), hours)
+    cache.remember("ranking", "production", ids[4])
+    assert set(cache.prune()) == {ids[2], ids[3]}
+    assert released(cache) == {ids[0], ids[1], ids[4]}
+    cache.open(ids[4], FILES)
+    cache.remember("ranking", "production", ids[0])
+    assert cache.prune() == [], "it was opened just now"
+
+
+def test_blobs_go_with_the_last_release_that_has_them(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    ids = [f"{name}-{letter}" for letter in "abc"]
+    for hours, release_id in enumerate(ids):
+        publish(release_id)
+        age(cache.fetch(store, release_id, FILES), hours)
+    blobs = list((cache.root / "blobs").iterdir())
+    assert len(blobs) == len(FILES), "releases share files that are the same"
+    for blob in blobs:
+        age(blob, 2)
+    cache.prune()
+    assert set((cache.root / "blobs").iterdir()) == set(blobs)
+    ReleaseCache(cache.root, keep=0).prune()
+    assert list((cache.root / "blobs").iterdir()) == []
+
+
+def test_blob_that_is_about_to_be_linked_stays(cache: ReleaseCache) -> None:
+    blob = cache.root / "blobs" / "0"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"new")
+    cache.prune()
+    assert blob.exists()
+
+
+def test_remains_of_downloads_go_once_they_are_old_and_nobody_writes_them(
+    cache: ReleaseCache,
+) -> None:
+    blobs = cache.root / "blobs"
+    blobs.mkdir(parents=True)
+    old, new, written = (blobs / f"{name}.part" for name in ("old", "new", "written"))
+    for part in (old, new, written):
+        part.write_bytes(b"some")
+    age(old, 2)
+    age(written, 2)
+    with written.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cache.prune()
+    assert not old.exists()
+    assert new.exists()
+    assert written.exists()
+
+
+def test_nothing_is_pruned_where_there_is_no_cache(tmp_path: Path) -> None:
+    assert ReleaseCache(tmp_path / "none").prune() == []
