@@ -26,7 +26,7 @@ NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 
 
 class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
-    """Answers from the release that the loader serves."""
+    """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
     def __init__(self, loader: ReleaseLoader[CandidatePipeline], worker: Worker) -> None:
         """Takes the loader of releases and the worker that pipelines run on."""
@@ -39,7 +39,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """The candidates for one viewer."""
-        serving = served(self._loader)
+        serving = served(self._loader, request.release_id)
         query = decode(request)
         try:
             found = await self._worker.run(lambda: serving.content.retrieve(query))
@@ -82,9 +82,7 @@ def encode(
 
 
 def _build(folder: Path) -> CandidatePipeline:
-    release = CandidateRelease.load(folder)
-    release.replay_goldens()
-    return CandidatePipeline(release)
+    return CandidatePipeline(CandidateRelease.load(folder))
 
 
 CANDIDATE_POD = Pod(
@@ -92,6 +90,7 @@ CANDIDATE_POD = Pod(
     service=NAME,
     files=FILES,
     build=_build,
+    replay=lambda pipeline: pipeline.release.replay_goldens(),
     register=lambda loader, worker, server: (
         candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
             CandidateServicer(loader, worker), server

@@ -21,7 +21,7 @@ NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
-    """Answers from the release that the loader serves."""
+    """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
     def __init__(self, loader: ReleaseLoader[RankingPipeline], worker: Worker) -> None:
         """Takes the loader of releases and the worker that pipelines run on."""
@@ -34,7 +34,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> ranking_pb2.RankCandidatesResponse:
         """The best of the request's candidates."""
-        serving = served(self._loader)
+        serving = served(self._loader, request.release_id)
         query = decode(request)
         ranked = await self._worker.run(lambda: serving.content.rank(query))
         return encode(ranked, serving.content.release, titles=request.titles)
@@ -85,9 +85,7 @@ def encode(
 
 
 def _build(folder: Path) -> RankingPipeline:
-    release = RankingRelease.load(folder)
-    release.replay_goldens()
-    return RankingPipeline(release)
+    return RankingPipeline(RankingRelease.load(folder))
 
 
 RANKING_POD = Pod(
@@ -95,6 +93,7 @@ RANKING_POD = Pod(
     service=NAME,
     files=FILES,
     build=_build,
+    replay=lambda pipeline: pipeline.release.replay_goldens(),
     register=lambda loader, worker, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
         RankingServicer(loader, worker), server
     ),

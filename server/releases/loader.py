@@ -5,44 +5,56 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
+from prometheus_client import Counter
 
 from server.errors import VireoError
 from server.releases.cache import ReleaseCache
+from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.manifest import ReleaseError
+from server.releases.progress import Failure, LoadProgress, Progress, Stage
 from server.releases.store import ReleaseStore
+from server.releases.store_errors import StoreError
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+__all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
+
 _FIRST_DELAY = 0.25
-_LONGEST_DELAY = 30.0
+_LONGEST_UNSERVED_DELAY = 3.0
+_LONGEST_LOOK_DELAY = 5.0
+_LONGEST_LOAD_DELAY = 30.0
+_HASTY_SECONDS = 1.25
+"""How long S3 may be silent where waiting for it isn't worth it; once more makes under 3 s."""
+_CLOSE_SECONDS = 1.0
+
+FAILURES = Counter(
+    "vireo_release_load_failures",
+    "Loads of a release, or looks at the channel, that failed, by the stage that did.",
+    ["stage"],
+)
 
 
 class ChannelUnsetError(ReleaseError):
     """The store answers, and the channel names no release: nothing is to be served."""
 
 
-@dataclass(frozen=True)
-class Serving(Generic[T]):
-    """What is served now. A call takes it once and keeps to it until it has answered."""
-
-    content: T
-    release_id: str
-    since: datetime
-    origin: Literal["s3", "cache"]
-    """Where its files came from: "cache" when the store could not give a release."""
+class _ChannelMovedOnError(Exception):
+    """The channel names another release than the one that was being loaded."""
 
 
 class ReleaseLoader(Generic[T]):
     """Loads the release that a channel names, and each next one; a failure keeps the old.
+
+    At most two releases are in memory: the one that serves, and either the one before it or
+    the next one, which is being built.
 
     Where the store can't give a release at the start, the one that pods of this kind served
     last is taken from the cache.
@@ -57,7 +69,10 @@ class ReleaseLoader(Generic[T]):
         pod: str,
         files: Sequence[str],
         build: Callable[[Path], T],
-        poll_seconds: float = 3.0,
+        replay: Callable[[T], None] | None = None,
+        ready: Callable[[str], Awaitable[None]] | None = None,
+        poll_seconds: float = 0.5,
+        keep_previous_seconds: float = 10.0,
     ) -> None:
         """Takes what to follow and how to build it; nothing is loaded yet.
 
@@ -67,94 +82,166 @@ class ReleaseLoader(Generic[T]):
             channel: the channel to follow.
             pod: kind of pod, for example "ranking": pods of a kind need the same files.
             files: the files that `build` needs, by path in the release.
-            build: makes what is served out of a release's folder, goldens replayed. Runs in
-                a thread of its own; whatever it raises is a failure to load.
+            build: makes what is served out of a release's folder. Runs in a thread of its
+                own; whatever it raises is a failure to load.
+            replay: raises unless what was built answers the golden requests as recorded.
+            ready: returns once the time has come to swap to a release, of which it gets the
+                id; not asked for the first one. Must end by itself.
             poll_seconds: how often to look at the channel.
+            keep_previous_seconds: how long a release is kept after the next one took over.
         """
         self.channel = channel
-        self.serving: Serving[T] | None = None
-        """What is served; None until a release is loaded."""
-        self.last_failure = ""
-        """Why the latest attempt failed; empty when it did not."""
+        self.failure: Failure | None = None
+        """The latest failure, also when all has been well since."""
+        self._failing = False
         self._store = store
+        # For reads that are small and soon repeated, or that the cache can stand in for.
+        self._hasty_store = ReleaseStore(
+            store.settings.model_copy(
+                update={
+                    "read_timeout": min(_HASTY_SECONDS, store.settings.read_timeout),
+                    "retries": min(1, store.settings.retries),
+                }
+            )
+        )
         self._cache = cache
         self._pod = pod
         self._files = files
         self._build = build
+        self._replay = replay
+        self._ready = ready
         self._poll_seconds = poll_seconds
+        self._progress = LoadProgress()
+        self._noted = ""
+        self._failures = 0
+        # A release that failed to load, and when (by the loop's clock) to try it again.
+        self._put_off = ("", 0.0)
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="release")
+        # One thread loads, and one gives memory back in the meantime.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="release")
+        self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
+        """What is in memory."""
+
+    @property
+    def serving(self) -> Serving[T] | None:
+        """What is served; None until a release is loaded."""
+        return self.held.serving
+
+    @property
+    def progress(self) -> Progress:
+        """How far the load is that goes on now; its stage is SERVING where none does."""
+        return self._progress.value
+
+    @property
+    def last_failure(self) -> str:
+        """Why the latest attempt failed; empty when it did not."""
+        return self.failure.reason if self.failure is not None and self._failing else ""
 
     async def run(self, on_first: Callable[[], Awaitable[None]]) -> None:
         """Follows the channel until cancelled; calls `on_first` once a release is served."""
-        failures = 0
         announced = False
-        while True:
-            failures = 0 if await self._attempt() else failures + 1
-            if self.serving is not None and not announced:
-                announced = True
-                await on_first()
-            await asyncio.sleep(self._delay(failures))
-
-    def _delay(self, failures: int) -> float:
-        """Seconds to the next look: never long while there is nothing to serve."""
-        if not failures:
-            return self._poll_seconds
-        longer = 2.0 ** min(failures - 1, 10)
-        if self.serving is None:
-            return min(_FIRST_DELAY * longer, self._poll_seconds)
-        return min(self._poll_seconds * longer, max(self._poll_seconds, _LONGEST_DELAY))
-
-    async def _attempt(self) -> bool:
-        """Looks at the channel once, and loads what it names if that isn't served yet."""
         try:
-            await self._follow()
+            while True:
+                delay = await self._attempt()
+                if self.serving is not None and not announced:
+                    announced = True
+                    await on_first()
+                await asyncio.sleep(delay)
+        finally:
+            await self._close()
+
+    async def _attempt(self) -> float:
+        """Looks at the channel once, and loads what it names; gives the seconds to the next."""
+        wanted = ""
+        try:
+            wanted = await self._look()
+            settled = await self._bring(wanted)
+        except _ChannelMovedOnError:
+            settled = True
         except Exception as error:  # noqa: BLE001
             # Declared policy: whatever goes wrong with a release, the old one goes on.
-            self._report(error)
-            if self.serving is None and not isinstance(error, ChannelUnsetError):
-                await self._fall_back()
-            return False
-        self.last_failure = ""
-        self._reported.clear()
-        return True
+            await self._fail(error, wanted)
+            return self._delay(wanted)
+        finally:
+            serving = self.serving.release_id if self.serving else ""
+            self._progress.begin(Stage.SERVING if serving else Stage.LOOKING, serving)
+        if settled:
+            self._failing, self._failures = False, 0
+            self._reported.clear()
+        return self._poll_seconds
 
-    async def _follow(self) -> None:
-        channel = await self._off_loop(lambda: self._store.read_channel(self.channel))
+    def _delay(self, wanted: str) -> float:
+        """Seconds to the next look after a failure: never long while there is nothing to serve."""
+        longer = 2.0 ** min(self._failures - 1, 10)
+        if self.serving is None:
+            return min(_FIRST_DELAY * longer, _LONGEST_UNSERVED_DELAY)
+        wait = self._poll_seconds * longer
+        if not wanted:
+            return min(wait, max(self._poll_seconds, _LONGEST_LOOK_DELAY))
+        # The channel is looked at all the while: it may name a better release.
+        now = asyncio.get_running_loop().time()
+        self._put_off = (wanted, now + min(wait, max(self._poll_seconds, _LONGEST_LOAD_DELAY)))
+        return self._poll_seconds
+
+    async def _look(self) -> str:
+        """The release that the channel names."""
+        channel = await self._off_loop(lambda: self._hasty_store.read_channel(self.channel))
         if channel is None:
             raise ChannelUnsetError(
                 f"channel {self.channel} names no release yet; publish one with "
                 f"`vireo release publish --promote {self.channel}`"
             )
-        if self.serving is None or self.serving.release_id != channel.release_id:
-            release_id = channel.release_id
-            await self._load(
-                release_id,
-                "s3",
-                lambda: self._cache.fetch(self._store, release_id, self._files),
-            )
+        return channel.release_id
 
-    async def _fall_back(self) -> None:
-        """Serves the cached release that was served last, where there is one."""
-        try:
-            release_id = self._cache.last(self._pod, self.channel)
-            if release_id is None:
-                return
-            await self._load(release_id, "cache", lambda: self._cache.open(release_id, self._files))
-        except Exception as error:  # noqa: BLE001
-            # The same policy: nothing to serve yet, but the next attempt may succeed.
-            first = self.last_failure
-            self._report(error)
-            self.last_failure = f"{first}; {self.last_failure}"
+    async def _bring(self, wanted: str) -> bool:
+        """Has `wanted` served; False where it failed of late and isn't tried again yet."""
+        if self.serving is None or self.serving.release_id != wanted:
+            held = self.held.find(wanted)
+            if held is not None:
+                await self._turn(held.content, wanted, held.origin)
+            elif self.serving is not None and self._is_put_off(wanted):
+                return False
+            else:
+                store = await self._store_to_load_from()
+                await self._load(
+                    wanted,
+                    "s3",
+                    lambda: self._cache.fetch(store, wanted, self._files, self._progress),
+                )
+        await self._note()
+        return True
 
-    async def _load(
-        self, release_id: str, origin: Literal["s3", "cache"], folder: Callable[[], Path]
-    ) -> None:
-        content = await self._off_loop(lambda: self._build(folder()))
+    def _is_put_off(self, release_id: str) -> bool:
+        failed, until = self._put_off
+        return release_id == failed and asyncio.get_running_loop().time() < until
+
+    async def _store_to_load_from(self) -> ReleaseStore:
+        """The store, given little time where the cache could serve instead."""
+        if self.serving is None:
+            last = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
+            return self._store if last is None or self._failures else self._hasty_store
+        return self._store
+
+    async def _load(self, release_id: str, origin: Origin, folder: Callable[[], Path]) -> None:
+        self._progress.begin(Stage.VERIFYING, release_id)
+        path = await self._off_loop(folder)
+        await self.held.drop_previous()
+        self._progress.enter(Stage.BUILDING)
+        content = await self._off_loop(lambda: self._build(path))
+        replay = self._replay
+        if replay is not None:
+            self._progress.enter(Stage.REPLAYING)
+            await self._off_loop(lambda: replay(content))
+        await self._turn(content, release_id, origin)
+
+    async def _turn(self, content: T, release_id: str, origin: Origin) -> None:
+        """Swaps, when it is time; the release before is kept for a while."""
         before = self.serving
-        self.serving = Serving(content, release_id, datetime.now(UTC), origin)
-        await self._off_loop(lambda: self._cache.remember(self._pod, self.channel, release_id))
+        if before is not None:
+            self._progress.enter(Stage.WAITING)
+            await self._wait_for_turn(release_id)
+        self.held.swap(Serving(content, release_id, datetime.now(UTC), origin))
         log.info(
             "serving release",
             release=release_id,
@@ -162,19 +249,91 @@ class ReleaseLoader(Generic[T]):
             before=before.release_id if before else None,
         )
 
+    async def _wait_for_turn(self, release_id: str) -> None:
+        """Returns when it is time to swap.
+
+        Raises:
+            _ChannelMovedOnError: the channel names another release by now.
+        """
+        ready = asyncio.ensure_future(self._ready(release_id) if self._ready else _at_once())
+        try:
+            while True:
+                await asyncio.wait([ready], timeout=self._poll_seconds)
+                if not await self._is_still_named(release_id):
+                    raise _ChannelMovedOnError
+                if ready.done():
+                    ready.result()
+                    return
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+
+    async def _is_still_named(self, release_id: str) -> bool:
+        try:
+            return await self._look() == release_id
+        except StoreError:
+            return True  # it was when S3 answered last
+
+    async def _note(self) -> None:
+        """Notes in the cache what is served, so that it stays there and is found again."""
+        assert self.serving is not None
+        release_id = self.serving.release_id
+        if self._noted != release_id:
+            await self._off_loop(lambda: self._cache.remember(self._pod, self.channel, release_id))
+            await self._off_loop(self._cache.prune)
+            self._noted = release_id
+
+    async def _fail(self, error: Exception, wanted: str) -> None:
+        """Reports a failure; where nothing is served yet, the cache may still help."""
+        self._failures += 1
+        self._report(error, wanted)
+        if self.serving is None and not isinstance(error, ChannelUnsetError):
+            try:
+                await self._fall_back()
+            except Exception as second:  # noqa: BLE001
+                # The same policy: nothing to serve yet, but the next attempt may succeed.
+                self._report(second, wanted, self.last_failure)
+
+    async def _fall_back(self) -> None:
+        """Serves the cached release that was served last, where there is one."""
+        release_id = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
+        if release_id is not None:
+            await self._load(
+                release_id,
+                "cache",
+                lambda: self._cache.open(release_id, self._files, self._progress),
+            )
+
     async def _off_loop(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: Exception, release_id: str, before: str = "") -> None:
         reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
+        stage = self.progress.stage if release_id else Stage.LOOKING
+        FAILURES.labels(stage).inc()
         if reason not in self._reported:
             self._reported.add(reason)
             still = self.serving.release_id if self.serving else None
             log.error(
                 "release not loaded",
                 channel=self.channel,
+                stage=stage.value,
                 reason=reason,
                 still_serving=still,
                 exc_info=not isinstance(error, VireoError),
             )
-        self.last_failure = reason
+        shown = f"{before}; {reason}" if before else reason
+        self.failure = Failure(shown, stage, release_id, datetime.now(UTC))
+        self._failing = True
+
+    async def _close(self) -> None:
+        """Ends what is under way: a download at its next chunk, the rest where it can."""
+        self._progress.stop()
+        await self.held.close()
+        # What S3 holds up ends by its time limit: the process needn't wait for it.
+        ended = asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        await asyncio.wait([ended], timeout=_CLOSE_SECONDS)
+
+
+async def _at_once() -> None:
+    """No turn to wait for."""

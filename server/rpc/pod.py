@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,8 +37,12 @@ class PodSettings(RpcSettings):
     """The channel whose release is served."""
     cache: Path = Field(default_factory=lambda: Home.current().cache)
     """Folder in which fetched releases are kept; pods of a machine share it."""
-    poll_seconds: float = Field(default=3.0, gt=0)
+    cache_releases: int = Field(default=3, ge=1)
+    """How many releases the cache keeps besides those that pods of this machine served last."""
+    poll_seconds: float = Field(default=0.5, gt=0)
     """How often to look whether the channel names another release."""
+    keep_previous_seconds: float = Field(default=10.0, ge=0)
+    """How long a release stays in memory after the next one took over, for calls pinned to it."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
 
@@ -54,9 +58,13 @@ class Pod(Generic[T]):
     files: Sequence[str]
     """The files of a release that it needs."""
     build: Callable[[Path], T]
-    """Makes what is served out of a release's folder, goldens replayed."""
+    """Makes what is served out of a release's folder."""
     register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
     """Adds its servicer to the server."""
+    replay: Callable[[T], None] | None = None
+    """Raises unless what was built answers the golden requests as recorded."""
+    ready: Callable[[str], Awaitable[None]] | None = None
+    """Returns once it is time to swap to a release, by its id; None swaps at once."""
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
@@ -70,12 +78,15 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     loader = ReleaseLoader(
         ReleaseStore(settings.s3),
-        ReleaseCache(settings.cache),
+        ReleaseCache(settings.cache, settings.cache_releases),
         channel=settings.channel,
         pod=pod.kind,
         files=pod.files,
         build=pod.build,
+        replay=pod.replay,
+        ready=pod.ready,
         poll_seconds=settings.poll_seconds,
+        keep_previous_seconds=settings.keep_previous_seconds,
     )
     worker = Worker(settings.work_queue_limit)
     server = RpcServer(settings)
@@ -83,7 +94,8 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     add_release_service(server, loader, name)
 
     async def on_first() -> None:
-        # What is loaded stays: without this, each full collection walks through all of it.
+        # Without this each full collection walks through all that was imported. What was
+        # loaded is freed all the same once it is dropped: it has no cycles.
         gc.collect()
         gc.freeze()
         await server.set_serving(True)

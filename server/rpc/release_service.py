@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.releases.loader import ReleaseLoader, Serving
+from server.releases.progress import Stage
 from server.rpc.errors import unavailable
 
 T = TypeVar("T")
@@ -30,27 +31,51 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> release_pb2.GetServingReleaseResponse:
         """The state of the release on this process."""
-        serving = self._loader.serving
+        loader = self._loader
         response = release_pb2.GetServingReleaseResponse(
             state=release_pb2.RELEASE_STATE_LOADING,
-            channel=self._loader.channel,
-            last_failure=self._loader.last_failure,
+            channel=loader.channel,
+            last_failure=loader.last_failure,
             pod=self._pod_name,
         )
-        if serving is not None:
+        if (serving := loader.held.serving) is not None:
             response.state = release_pb2.RELEASE_STATE_SERVING
             response.release_id = serving.release_id
             response.origin = serving.origin
             response.serving_since.FromDatetime(serving.since)
+        if (previous := loader.held.previous) is not None:
+            response.previous_release_id = previous.release_id
+        if (progress := loader.progress).stage is not Stage.SERVING:
+            response.loading.release_id = progress.release_id
+            response.loading.stage = _stage(progress.stage)
+            response.loading.bytes_done = progress.bytes_done
+            response.loading.bytes_total = progress.bytes_total
+        if (failure := loader.failure) is not None:
+            response.latest_failure.reason = failure.reason
+            response.latest_failure.stage = _stage(failure.stage)
+            response.latest_failure.release_id = failure.release_id
+            response.latest_failure.time.FromDatetime(failure.at)
         return response
 
 
-def served(loader: ReleaseLoader[T]) -> Serving[T]:
-    """What is served now, for one call to keep to.
+def _stage(stage: Stage) -> release_pb2.LoadStage.ValueType:
+    return release_pb2.LoadStage.Value(f"LOAD_STAGE_{stage.name}")
+
+
+def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
+    """What a call is answered from, for it to keep to.
+
+    Args:
+        loader: the loader of this process.
+        pinned_id: the release that the caller would like, empty for none: it gets that one
+            while it is held, else the one that is served.
 
     Raises:
         RpcError: UNAVAILABLE while nothing is loaded.
     """
+    pinned = loader.held.find(pinned_id) if pinned_id else None
+    if pinned is not None:
+        return pinned
     if loader.serving is None:
         reason = loader.last_failure or "it is being loaded"
         raise unavailable(f"no release is loaded yet: {reason}", _RETRY_AFTER)

@@ -13,6 +13,7 @@ import grpc.aio
 
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
+from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
 from server.rpc.pod import Pod, add_release_service
 from server.rpc.server import RpcServer
@@ -54,7 +55,9 @@ async def serving(
         build=pod.build,
     )
     if folder is not None:
-        loader.serving = Serving(pod.build(folder), "tiny-1", datetime.now(UTC), "s3")
+        content = pod.build(folder)
+        release_id = Manifest.read(folder).release_id
+        loader.held.serving = Serving(content, release_id, datetime.now(UTC), "s3")
     server = RpcServer(settings)
     used = worker or Worker(settings.work_queue_limit)
     server.add(pod.service, lambda grpc_server: pod.register(loader, used, grpc_server))

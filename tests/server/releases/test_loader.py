@@ -1,6 +1,4 @@
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
+from tests.builders.loading import running, serves
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
@@ -42,28 +41,6 @@ def loader_of(
         build=build,
         poll_seconds=0.02,
     )
-
-
-@asynccontextmanager
-async def running(loader: ReleaseLoader[RankingPipeline]) -> AsyncIterator[list[str]]:
-    """Runs the loader; gives a list that gets the first release once it is announced."""
-    announced: list[str] = []
-
-    async def on_first() -> None:
-        assert loader.serving is not None
-        announced.append(loader.serving.release_id)
-
-    task = asyncio.create_task(loader.run(on_first))
-    try:
-        yield announced
-        assert not task.done(), task.result()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def serves(loader: ReleaseLoader[RankingPipeline], release_id: str) -> bool:
-    return loader.serving is not None and loader.serving.release_id == release_id
 
 
 def damaged_release(folder: Path, release_id: str) -> Path:

@@ -1,0 +1,75 @@
+"""The releases that a process has in memory: what serves, and for a while what did before."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+from server.releases.memory import return_memory
+
+T = TypeVar("T")
+Origin = Literal["s3", "cache"]
+
+
+@dataclass(frozen=True)
+class Serving(Generic[T]):
+    """What is served now. A call takes it once and keeps to it until it has answered."""
+
+    content: T
+    release_id: str
+    since: datetime
+    origin: Origin
+    """Where its files came from: "cache" when the store could not give a release."""
+
+
+class HeldReleases(Generic[T]):
+    """At most two releases. Use it from one event loop.
+
+    The one before is kept so that calls that are pinned to it, and a rollback, find it.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor, keep_previous_seconds: float) -> None:
+        """Takes threads in which to give memory back, and how long to keep the one before."""
+        self.serving: Serving[T] | None = None
+        """What is served; None until a release is loaded."""
+        self.previous: Serving[T] | None = None
+        """What was served before, while it is kept."""
+        self._threads = threads
+        self._keep_previous_seconds = keep_previous_seconds
+        self._dropping: asyncio.Task[None] | None = None
+
+    def find(self, release_id: str) -> Serving[T] | None:
+        """The release of this id; None where it isn't held."""
+        for held in (self.serving, self.previous):
+            if held is not None and held.release_id == release_id:
+                return held
+        return None
+
+    def swap(self, to: Serving[T]) -> None:
+        """Serves another release from now on; calls that are under way keep theirs."""
+        self.serving, self.previous = to, self.serving
+        self._stop_dropping()
+        self._dropping = asyncio.create_task(self._drop_previous_later())
+
+    async def drop_previous(self) -> None:
+        """Keeps only what is served; returns once the memory of the other is given back."""
+        if self.previous is not None:
+            self.previous = None
+            await asyncio.get_running_loop().run_in_executor(self._threads, return_memory)
+
+    async def close(self) -> None:
+        """Ends what goes on in the background."""
+        if self._dropping is not None:
+            self._stop_dropping()
+            await asyncio.gather(self._dropping, return_exceptions=True)
+
+    async def _drop_previous_later(self) -> None:
+        await asyncio.sleep(self._keep_previous_seconds)
+        await self.drop_previous()
+
+    def _stop_dropping(self) -> None:
+        if self._dropping is not None:
+            self._dropping.cancel()

@@ -1,0 +1,270 @@
+"""What is in memory while a channel goes from release to release."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.candidate.service import CANDIDATE_POD
+from server.ranking.service import RANKING_POD
+from server.releases.cache import ReleaseCache
+from server.releases.loader import ReleaseLoader
+from server.releases.manifest import Manifest
+from server.releases.progress import Progress, Stage
+from server.releases.store import ReleaseStore
+from server.rpc.pod import Pod
+from server.rpc.release_service import served
+from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.loading import running, serves
+from tests.builders.waiting import until
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+FOREVER = 3600.0
+
+
+def loader_of(
+    store: ReleaseStore, cache: Path, channel: str, pod: Pod[Any] = RANKING_POD, **changes: Any
+) -> ReleaseLoader[Any]:
+    settings: dict[str, Any] = {
+        "channel": channel,
+        "pod": pod.kind,
+        "files": pod.files,
+        "build": pod.build,
+        "replay": pod.replay,
+        "poll_seconds": 0.02,
+        "keep_previous_seconds": FOREVER,
+        **changes,
+    }
+    return ReleaseLoader(store, ReleaseCache(cache), **settings)
+
+
+def point(store: ReleaseStore, channel: str, release_id: str) -> None:
+    store.set_channel(channel, release_id, store.read_channel(channel))
+
+
+@pytest.mark.parametrize("pod", [CANDIDATE_POD, RANKING_POD], ids=lambda pod: pod.kind)
+async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_theirs(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, pod: Pod[Any]
+) -> None:
+    built: list[weakref.ref[Any]] = []
+    most_alive = 0
+
+    def build(folder: Path) -> Any:
+        nonlocal most_alive
+        content = pod.build(folder)
+        built.append(weakref.ref(content))
+        most_alive = max(most_alive, len(alive()))
+        return content
+
+    def alive() -> list[Any]:
+        return [content for ref in built if (content := ref()) is not None]
+
+    ids = [f"{name}-{letter}" for letter in "abcde"]
+    for release_id in ids:
+        publish(release_id)
+    point(store, name, ids[0])
+    loader = loader_of(store, tmp_path / "cache", name, pod, build=build)
+    async with running(loader):
+        await until(lambda: serves(loader, ids[0]))
+        gc.collect()
+        gc.freeze()  # as a pod does after its first release
+        gc.disable()  # nothing may wait for a collection to be freed
+        try:
+            for release_id in ids[1:4]:
+                point(store, name, release_id)
+                await until(lambda wanted=release_id: serves(loader, wanted))  # type: ignore[misc]
+            assert [content.release.manifest.release_id for content in alive()] == ids[2:4]
+            call = served(loader, ids[2])
+            assert call.release_id == ids[2]
+            point(store, name, ids[4])
+            await until(lambda: serves(loader, ids[4]))
+            kept = {content.release.manifest.release_id for content in alive()}
+            assert kept == set(ids[2:]), "the call still uses the one that was dropped"
+            call.content.release.replay_goldens()
+            del call
+            await loader.held.drop_previous()
+            assert [content.release.manifest.release_id for content in alive()] == [ids[4]]
+        finally:
+            gc.enable()
+            gc.unfreeze()
+    assert most_alive <= 3, "two of the loader's, and the one of the call"
+
+
+async def test_previous_release_goes_after_its_time(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    point(store, name, f"{name}-a")
+    loader = loader_of(store, tmp_path / "cache", name, keep_previous_seconds=0.05)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        point(store, name, f"{name}-b")
+        await until(lambda: serves(loader, f"{name}-b"))
+        await until(lambda: loader.held.previous is None)
+        assert served(loader, f"{name}-a").release_id == f"{name}-b"
+
+
+async def test_pinned_calls_get_their_release_while_it_is_held_else_the_one_that_serves(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    point(store, name, f"{name}-a")
+    loader = loader_of(store, tmp_path / "cache", name)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        assert served(loader, f"{name}-b").release_id == f"{name}-a"
+        point(store, name, f"{name}-b")
+        await until(lambda: serves(loader, f"{name}-b"))
+        assert served(loader).release_id == f"{name}-b"
+        assert served(loader, f"{name}-a").release_id == f"{name}-a"
+        assert served(loader, "unknown").release_id == f"{name}-b"
+
+
+async def test_channel_that_goes_back_swaps_at_once_and_loads_nothing(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    built: list[Path] = []
+
+    def build(folder: Path) -> Any:
+        built.append(folder)
+        return RANKING_POD.build(folder)
+
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    point(store, name, f"{name}-a")
+    loader = loader_of(store, tmp_path / "cache", name, build=build)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        first = loader.serving
+        point(store, name, f"{name}-b")
+        await until(lambda: serves(loader, f"{name}-b"))
+        point(store, name, f"{name}-a")
+        await until(lambda: serves(loader, f"{name}-a"))
+        assert first is not None
+        assert loader.serving is not None
+        assert loader.serving.content is first.content
+        assert len(built) == 2
+
+
+async def test_each_stage_of_a_load_is_shown(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    staged = publish(name)
+    seen: list[Progress] = []
+    total = sum(Manifest.read(staged).files[path].size for path in RANKING_POD.files)
+
+    def build(folder: Path) -> Any:
+        seen.append(loader.progress)
+        return RANKING_POD.build(folder)
+
+    loader = loader_of(
+        store,
+        tmp_path / "cache",
+        name,
+        build=build,
+        replay=lambda _: seen.append(loader.progress),
+    )
+    assert loader.progress == Progress(Stage.LOOKING)
+    async with running(loader):
+        point(store, name, name)
+        await until(lambda: serves(loader, name))
+        await until(lambda: loader.progress.stage is Stage.SERVING)
+    assert seen == [
+        Progress(Stage.BUILDING, name, total, total),
+        Progress(Stage.REPLAYING, name, total, total),
+    ]
+
+
+async def test_release_whose_turn_has_not_come_waits_and_the_old_one_serves(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    turn = asyncio.Event()
+
+    async def ready(release_id: str) -> None:
+        asked.append(release_id)
+        await turn.wait()
+
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    point(store, name, f"{name}-a")
+    loader = loader_of(store, tmp_path / "cache", name, ready=ready)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        assert asked == [], "the first release has nothing to wait for"
+        point(store, name, f"{name}-b")
+        await until(lambda: loader.progress.stage is Stage.WAITING)
+        assert serves(loader, f"{name}-a")
+        turn.set()
+        await until(lambda: serves(loader, f"{name}-b"))
+        assert asked == [f"{name}-b"]
+
+
+async def test_release_that_the_channel_leaves_while_it_waits_is_never_served(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    async def never(_: str) -> None:
+        await asyncio.Event().wait()
+
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    point(store, name, f"{name}-a")
+    loader = loader_of(store, tmp_path / "cache", name, ready=never)
+    async with running(loader):
+        await until(lambda: serves(loader, f"{name}-a"))
+        point(store, name, f"{name}-b")
+        await until(lambda: loader.progress.stage is Stage.WAITING)
+        point(store, name, f"{name}-a")
+        await until(lambda: loader.progress.stage is Stage.SERVING)
+        assert serves(loader, f"{name}-a")
+        assert loader.held.previous is None
+        assert loader.failure is None
+
+
+async def test_warm_cache_serves_while_s3_accepts_and_never_answers(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    point(store, name, name)
+    async with running(loader := loader_of(store, tmp_path / "cache", name)):
+        await until(lambda: serves(loader, name))
+        await until(lambda: loader.progress.stage is Stage.SERVING)
+    with faulty_s3(store.settings) as proxy:
+        proxy.fault = "silent"
+        again = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name)
+        async with running(again):
+            # The limit that an operator is promised is some 3 s; S3's own limits are 30.
+            await until(lambda: serves(again, name), seconds=10)
+            assert again.serving is not None
+            assert again.serving.origin == "cache"
+            assert "ReadTimeoutError" in again.last_failure
+
+
+async def test_loader_that_is_stopped_in_mid_download_leaves_no_thread(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    point(store, name, name)
+    before = set(threading.enumerate())
+    with faulty_s3(store.settings, read_timeout=0.5, retries=0) as proxy:
+        proxy.fault, proxy.only = "hangs", b"ranker"
+        loader = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name)
+        async with running(loader):
+            await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
+        await until(
+            lambda: (
+                not [
+                    thread
+                    for thread in set(threading.enumerate()) - before
+                    if thread.name.startswith(("release", "ThreadPoolExecutor"))
+                ]
+            )
+        )
