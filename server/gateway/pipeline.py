@@ -50,7 +50,8 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
             viewer = ViewerFeatures()
 
-        retrieval = await attempt("retrieval", self.retrieve(query, viewer))
+        own = release.manifest.release_id
+        retrieval = await attempt("retrieval", self.retrieve(query, viewer, own))
         candidates = retrieval.value
         if candidates is not None and any(report.failure for report in candidates.sources):
             degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
@@ -58,7 +59,7 @@ class RecommendPipeline:
         if candidates is None:
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             items = popular_items(_popular(query, viewer, release))
-            release_id = release.manifest.release_id
+            release_id = own
         elif not candidates.keys:  # nothing is left that the viewer hasn't watched
             items, release_id = [], candidates.release_id
         else:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import grpc.aio
+from prometheus_client import Counter
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.deadline import Deadline
 from server.gateway.pipeline import RecommendPipeline
@@ -21,12 +24,20 @@ from server.gateway.settings import GatewaySettings
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+from server.gateway.turn import InnerPods
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.rpc.guard import request_id
 from server.rpc.pod import Pod
 from server.rpc.release_service import served
 from server.rpc.worker import Worker
+
+DEGRADATIONS = Counter(
+    "vireo_degradations",
+    "Answers that were less than full, by what was less; mixed_releases counts the chains whose "
+    "candidates and ranking came from different releases.",
+    ["kind"],
+)
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
@@ -61,21 +72,37 @@ class RecommendationServicer(RecommendationServiceServicer):
         deadline = Deadline.after(self._default_deadline if left is None else left)
         query = RecommendQuery.of(request, request_id(), deadline)
         try:
-            return await self._pipeline.recommend(query, release)
+            response = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
             raise not_found(
                 f"seed_video_id: {request.seed_video_id!r} is not in the release that is served"
             ) from error
+        for degradation in response.degradations:
+            DEGRADATIONS.labels(kind_of(degradation)).inc()
+        return response
+
+
+def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
+    """The name of a degradation, for example "mixed_releases"."""
+    return viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_").lower()
+
+
+for _degradation in viewer_pb2.Degradation.values():
+    if _degradation:  # so that each is shown as 0 before it happens
+        DEGRADATIONS.labels(kind_of(_degradation))
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
-    """The gateway."""
+    """The gateway. Make it in the event loop that is to serve it."""
+    candidate = grpc.aio.insecure_channel(settings.candidate_target, _CHANNEL_OPTIONS)
+    ranking = grpc.aio.insecure_channel(settings.ranking_target, _CHANNEL_OPTIONS)
+    inner = InnerPods(
+        [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
+    )
 
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
     ) -> None:
-        candidate = grpc.aio.insecure_channel(settings.candidate_target, _CHANNEL_OPTIONS)
-        ranking = grpc.aio.insecure_channel(settings.ranking_target, _CHANNEL_OPTIONS)
         pipeline = RecommendPipeline(
             ReadFeatures(worker, settings.features_timeout),
             Retrieve(
@@ -93,4 +120,5 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         files=FILES,
         build=lambda folder: GatewayRelease.load(folder, settings.features),
         register=register,
+        ready=inner.serving,
     )

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
+from prometheus_client import Counter
 
 from server.rpc.errors import RpcError, invalid_argument
 from server.rpc.validation import validate
@@ -27,6 +28,10 @@ REQUEST_ID = "x-request-id"
 """Metadata key: sent by the caller or made here, returned, and in every log line."""
 _REQUEST_ID_LIMIT = 128
 _PACKAGE = "/vireo."
+
+RPCS = Counter(
+    "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
+)
 
 
 def request_id() -> str:
@@ -64,6 +69,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         """The handler with raw bytes as its request, so that parsing is ours to explain."""
+        answered = RPCS.labels(method, grpc.StatusCode.OK.name)
 
         async def call(raw: bytes, context: Context) -> Message:
             identity = _caller_id(context) or uuid.uuid4().hex
@@ -74,16 +80,22 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 response = await _answer(method, handler, raw, context, identity)
             except RpcError as error:
+                RPCS.labels(method, error.code.name).inc()
                 self._log_access(method, error.code, started)
                 await context.abort(
                     error.code,
                     error.message,
                     ((REQUEST_ID, identity), ("grpc-status-details-bin", error.status())),
                 )
+            except asyncio.CancelledError:
+                # The caller has gone, or its deadline has passed.
+                RPCS.labels(method, grpc.StatusCode.CANCELLED.name).inc()
+                raise
             finally:
                 self._active -= 1
                 if not self._active:
                     self.idle.set()
+            answered.inc()
             self._log_access(method, grpc.StatusCode.OK, started)
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response

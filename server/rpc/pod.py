@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc.aio
 import structlog
+from prometheus_client import REGISTRY
 from pydantic import Field
 from vireo.v1 import release_pb2_grpc
 
@@ -20,6 +21,7 @@ from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.rpc import release_service
 from server.rpc.logs import configure_logs
+from server.rpc.release_metrics import ReleaseCollector
 from server.rpc.release_service import ReleaseServicer
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
@@ -92,6 +94,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     server = RpcServer(settings)
     server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
     add_release_service(server, loader, name)
+    REGISTRY.register(ReleaseCollector(loader))
 
     async def on_first() -> None:
         # Without this each full collection walks through all that was imported. What was

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.errors import VireoError
 from server.rpc.guard import Guard
+from server.rpc.metrics import MetricsEndpoint
 from server.rpc.reflection import descriptor_pool
 from server.rpc.settings import RpcSettings
 
@@ -53,6 +54,7 @@ class RpcServer:
         )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
+        self._metrics: MetricsEndpoint | None = None
         self.port = 0
         """The port it listens on, once started."""
 
@@ -71,7 +73,7 @@ class RpcServer:
         """Binds and begins to answer.
 
         Raises:
-            VireoError: the address can't be bound, because another process has it, say.
+            VireoError: an address can't be bound, because another process has it, say.
         """
         await self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
@@ -89,11 +91,16 @@ class RpcServer:
                 f"can't listen on {address}:{self._settings.port}: the port is taken or the "
                 "address isn't this machine's; stop the other process or set VIREO_PORT"
             ) from error
+        if self._settings.metrics_port:
+            self._metrics = MetricsEndpoint.open(self._settings.metrics_port)
         await self._server.start()
         log.info("listening", address=f"{address}:{self.port}", services=self._names)
 
     async def drain(self) -> None:
-        """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end."""
+        """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.
+
+        Metrics are shown until then.
+        """
         await self._health.enter_graceful_shutdown()
         log.info("draining", seconds=self._settings.drain_seconds)
         await asyncio.sleep(self._settings.drain_seconds)
@@ -104,6 +111,9 @@ class RpcServer:
         idle.cancel()
         await self._server.stop(min(_LAST_CALLS_SECONDS, self._settings.grace_seconds))
         await stopping
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+            self._metrics = None
 
     async def run(self, *owned: Awaitable[None]) -> None:
         """Serves until SIGTERM or SIGINT, then drains. A second signal exits at once.

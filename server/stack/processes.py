@@ -22,6 +22,10 @@ SERVICES: dict[PodKind, str] = {
 """The service by which each kind of pod reports its health."""
 
 
+METRICS_PORT_OFFSET = 1000
+"""A pod shows its metrics at its port + this."""
+
+
 @dataclass(frozen=True)
 class ProcessSpec:
     """One process to run."""
@@ -66,6 +70,7 @@ def _pod_environment(settings: StackSettings, port: int, name: str) -> dict[str,
         "VIREO_HOST": "127.0.0.1",
         "VIREO_PORT": str(port),
         "VIREO_POD_NAME": name,
+        "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
         "VIREO_CHANNEL": settings.channel,
         "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
         "VIREO_FEATURES": str(home.root / "features"),

@@ -36,6 +36,7 @@ async def serving(
     *,
     settings: RpcSettings | None = None,
     worker: Worker | None = None,
+    previous: Path | None = None,
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     """A pod's server without the loader's background work, and a channel to it.
 
@@ -44,6 +45,7 @@ async def serving(
         folder: the release that it serves; None while it is still loading.
         settings: the server's; by default `rpc_settings()`.
         worker: the worker that the pod's pipeline runs on.
+        previous: the release that it served before and still holds, if any.
     """
     settings = settings or rpc_settings()
     loader: ReleaseLoader[T] = ReleaseLoader(
@@ -55,9 +57,9 @@ async def serving(
         build=pod.build,
     )
     if folder is not None:
-        content = pod.build(folder)
-        release_id = Manifest.read(folder).release_id
-        loader.held.serving = Serving(content, release_id, datetime.now(UTC), "s3")
+        loader.held.serving = _built(pod, folder)
+    if previous is not None:
+        loader.held.previous = _built(pod, previous)
     server = RpcServer(settings)
     used = worker or Worker(settings.work_queue_limit)
     server.add(pod.service, lambda grpc_server: pod.register(loader, used, grpc_server))
@@ -69,3 +71,8 @@ async def serving(
             yield server, channel
     finally:
         await server.drain()
+
+
+def _built(pod: Pod[T], folder: Path) -> Serving[T]:
+    release_id = Manifest.read(folder).release_id
+    return Serving(pod.build(folder), release_id, datetime.now(UTC), "s3")

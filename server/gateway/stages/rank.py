@@ -31,7 +31,11 @@ class Rank:
         viewer: ViewerFeatures,
         candidates: candidate_pb2.RetrieveCandidatesResponse,
     ) -> pb.RankCandidatesResponse:
-        """The best page of the candidates; raises StageFailedError when no pod answered."""
+        """The best page of the candidates, from their release while the pod holds it.
+
+        Raises:
+            StageFailedError: no pod answered in time.
+        """
         request = pb.RankCandidatesRequest(
             viewer=viewer_message(viewer),
             keys=candidates.keys,
@@ -42,6 +46,7 @@ class Rank:
             page_size=query.page_size,
             seed_key=query.seed_key,
             titles=query.explain,
+            release_id=candidates.release_id,
         )
         try:
             return await self._stub.RankCandidates(

@@ -33,15 +33,15 @@ class Retrieve:
         self._candidates = candidates
 
     async def __call__(
-        self, query: RecommendQuery, viewer: ViewerFeatures
+        self, query: RecommendQuery, viewer: ViewerFeatures, release_id: str
     ) -> pb.RetrieveCandidatesResponse:
-        """The candidates, best first.
+        """The candidates, best first, from `release_id` while the pod holds it.
 
         Raises:
             StageFailedError: no pod answered in time.
             UnknownSeedError: the query follows a video that the release doesn't have.
         """
-        request = retrieve_request(query, viewer, self._candidates)
+        request = retrieve_request(query, viewer, self._candidates, release_id)
         try:
             return await self._stub.RetrieveCandidates(
                 request,
@@ -55,9 +55,9 @@ class Retrieve:
 
 
 def retrieve_request(
-    query: RecommendQuery, viewer: ViewerFeatures, candidates: int
+    query: RecommendQuery, viewer: ViewerFeatures, candidates: int, release_id: str = ""
 ) -> pb.RetrieveCandidatesRequest:
-    """The request for a query: at least a page of candidates."""
+    """The request for a query: at least a page of candidates, pinned to a release if given."""
     message = viewer_message(viewer)
     message.watched_keys.extend(viewer.watched_keys.tolist())
     if query.playing_key is not None and query.seed_key is None:
@@ -69,6 +69,7 @@ def retrieve_request(
         excluded_keys=query.excluded_keys.tolist(),
         seed_key=query.seed_key,
         page_size=query.page_size,
+        release_id=release_id,
     )
 
 

@@ -15,11 +15,13 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import REGISTRY
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
+from server.ranking.service import RANKING_POD
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
@@ -246,6 +248,52 @@ async def test_a_chain_of_two_releases_is_declared_and_has_no_nameless_videos(
     assert set(ids(response)) == set(video_ids(60)) - set(WATCHED)
 
 
+async def test_during_a_rollout_a_chain_keeps_to_the_gateways_release_while_pods_hold_it(
+    release: Path, features: Path, tmp_path: Path
+) -> None:
+    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
+    async with (
+        serving(CANDIDATE_POD, newer, previous=release) as (candidate, _),
+        serving(RANKING_POD, newer, previous=release) as (ranking, _),
+        gateway(
+            release, features, f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}"
+        ) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=57))
+    assert not response.degradations
+    assert response.release_id == "tiny-1"
+    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+
+
+async def test_ranking_follows_the_release_that_the_candidates_came_from(
+    release: Path, features: Path, tmp_path: Path
+) -> None:
+    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
+    async with (
+        serving(CANDIDATE_POD, newer) as (candidate, _),
+        serving(RANKING_POD, release, previous=newer) as (ranking, _),
+        gateway(
+            release, features, f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}"
+        ) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert not response.degradations
+    assert response.release_id == "tiny-2"
+
+
+async def test_degradations_are_counted_by_kind(release: Path, features: Path) -> None:
+    def counted(kind: str) -> float:
+        value = REGISTRY.get_sample_value("vireo_degradations_total", {"kind": kind})
+        assert value is not None
+        return value
+
+    before = counted("popular_fallback"), counted("mixed_releases")
+    async with gateway(release, features, NOWHERE, NOWHERE, retrieval_timeout=0.2) as stub:
+        await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    after = counted("popular_fallback"), counted("mixed_releases")
+    assert after == (before[0] + 1, before[1])
+
+
 class SilentServer:
     """Takes connections and answers nothing."""
 
@@ -359,3 +407,4 @@ async def test_the_inner_hop_gets_the_request_id_and_the_viewers_row(
     assert list(viewer.attributes) == ["occupation=artist"]
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
     assert recorder.request.count == 300
+    assert recorder.request.release_id == "tiny-1"

@@ -165,7 +165,7 @@ async def test_each_stage_of_a_load_is_shown(
         seen.append(loader.progress)
         return RANKING_POD.build(folder)
 
-    loader = loader_of(
+    loader: ReleaseLoader[Any] = loader_of(
         store,
         tmp_path / "cache",
         name,

@@ -1,0 +1,71 @@
+"""What a pod shows to Prometheus, and that the endpoint is its own."""
+
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry
+from vireo.v1 import ranking_pb2
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+from server.errors import VireoError
+from server.ranking.service import RANKING_POD
+from server.rpc.metrics import MetricsEndpoint
+from tests.builders.rpc import rpc_settings, serving
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def calls(method: str, code: str) -> float:
+    labels = {"method": f"/vireo.v1.{method}", "code": code}
+    return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
+
+
+async def test_calls_are_counted_by_method_and_code(release_folder: Path) -> None:
+    good, bad = "ReleaseService/GetServingRelease", "RankingService/RankCandidates"
+    before = calls(good, "OK"), calls(bad, "INVALID_ARGUMENT"), calls(bad, "OK")
+    async with serving(RANKING_POD, release_folder) as (_, channel):
+        await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await RankingServiceStub(channel).RankCandidates(ranking_pb2.RankCandidatesRequest())
+    after = calls(good, "OK"), calls(bad, "INVALID_ARGUMENT"), calls(bad, "OK")
+    assert after == (before[0] + 1, before[1] + 1, before[2])
+
+
+async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folder: Path) -> None:
+    port = free_port()
+    settings = rpc_settings(metrics_port=port)
+    async with serving(RANKING_POD, release_folder, settings=settings):
+        assert "# TYPE vireo_rpcs_total counter" in page(port)
+        with socket.socket() as other:  # bound to loopback, and not to every address
+            other.bind(("127.0.0.2", port))
+    with pytest.raises(urllib.error.URLError):
+        page(port)
+
+
+async def test_port_that_is_taken_is_explained() -> None:
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    try:
+        with pytest.raises(
+            VireoError, match=rf"can't show metrics on 127\.0\.0\.1:{endpoint.port}: Address"
+        ):
+            MetricsEndpoint.open(endpoint.port, CollectorRegistry())
+    finally:
+        endpoint.close()
