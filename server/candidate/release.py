@@ -15,9 +15,10 @@ from server.features.tower_inputs import VideoRows, tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model
+from server.inference.signature import tower_signature
 from server.releases import layout
 from server.releases.manifest import Manifest, ReleaseError
-from server.releases.tables import read_table, read_texts, read_vocabulary
+from server.releases.tables import check_rows, read_ids, read_rows, read_table, read_vocabulary
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -83,15 +84,17 @@ class CandidateRelease:
         keys = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
         count = len(keys)
         popularity = read_table(folder, layout.POPULARITY, np.float32, (count,))
-        co_watch_rows = read_table(folder, layout.CO_WATCH_ROWS, np.int32, (count, None))
-        ease_rows = read_table(folder, layout.EASE_ROWS, np.int32, (count, None))
+        co_watch_rows = read_rows(
+            folder, layout.CO_WATCH_ROWS, np.int32, (count, None), videos=count, lowest=-1
+        )
+        ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
-            tower=Model(folder / layout.VIEWER_TOWER, "viewer_vector"),
+            tower=Model(folder / layout.VIEWER_TOWER, tower_signature(size)),
             index=_read_index(folder / layout.VIDEO_INDEX, count, size),
             keys=keys,
-            ids=read_texts(folder, layout.VIDEO_IDS, count),
+            ids=read_ids(folder, layout.VIDEO_IDS, keys),
             vectors=read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size)),
             co_watch_rows=co_watch_rows,
             co_watch_weights=read_table(
@@ -99,7 +102,7 @@ class CandidateRelease:
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
-            fresh_rows=read_table(folder, layout.FRESH_ROWS, np.int64, (None,)),
+            fresh_rows=read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count),
             popular_rows=np.lexsort((keys, -popularity)),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
@@ -139,11 +142,30 @@ def _read_index(file: Path, count: int, size: int) -> Any:
         index = faiss.read_index(str(file))
     except RuntimeError as error:
         raise ReleaseError(f"{file}: faiss can't read the index: {error}") from error
-    if (index.ntotal, index.d) != (count, size):
+    if index.d != size:
         raise ReleaseError(
-            f"{file}: has {index.ntotal} vectors of {index.d} dimensions, "
-            f"the release has {count} of {size}"
+            f"{file}: has vectors of {index.d} dimensions, "
+            f"feature_schema.vector_size of the release is {size}"
         )
+    if index.ntotal != count:
+        raise ReleaseError(f"{file}: has {index.ntotal} vectors, the release has {count} videos")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ReleaseError(f"{file}: the index must search by inner product")
+    check_rows(file, _ids_of(index), count)
     return index
+
+
+def _ids_of(index: Any) -> Int64Array:
+    """The ids that an index stores, int64[m]; none where it numbers its vectors itself."""
+    if isinstance(index, faiss.IndexIDMap):
+        mapped: Int64Array = faiss.vector_to_array(index.id_map)
+        return mapped
+    if not isinstance(index, faiss.IndexIVF):
+        return np.empty(0, np.int64)
+    lists = index.invlists
+    stored = [
+        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+        for number in range(index.nlist)
+        if lists.list_size(number)
+    ]
+    return np.concatenate(stored) if stored else np.empty(0, np.int64)

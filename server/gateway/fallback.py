@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from server.features.keys import video_keys
 from server.releases.layout import POPULAR_IDS
-from server.releases.manifest import ReleaseError
+from server.releases.tables import read_texts
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,7 @@ class PopularList:
     @staticmethod
     def load(folder: Path) -> PopularList:
         """Reads it from a release's folder; raises ReleaseError where it isn't a list of ids."""
-        path = folder / POPULAR_IDS
-        ids = json.loads(path.read_bytes())
-        if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
-            raise ReleaseError(f"{path} must be a list of video ids")
+        ids = read_texts(folder, POPULAR_IDS)
         return PopularList(tuple(ids), video_keys(ids))
 
     def best(self, count: int, blocked: npt.NDArray[np.int64]) -> list[str]:

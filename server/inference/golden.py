@@ -33,9 +33,16 @@ def replay(model: Model, golden: Path) -> None:
             wanted = arrays[f"output/{model.output}"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ReleaseError(f"{golden}: can't be read as golden requests: {error}") from error
+    if not wanted.size:
+        raise ReleaseError(f"{golden}: has no golden requests; train the release again")
     try:
         got = model.run(inputs)
-    except (ModelOutputError, KeyError) as error:
+    except ModelOutputError as error:
+        raise ReleaseError(
+            f"{golden}: replay failed: {error}; its weights may hold NaN: train it again"
+        ) from error
+    except Exception as error:
+        # An input that is missing, or whatever ONNX Runtime raises of one that doesn't fit.
         raise ReleaseError(f"{golden}: replay failed: {error}") from error
     if got.shape != wanted.shape:
         raise ReleaseError(f"{golden}: replay gave shape {got.shape}, recorded {wanted.shape}")

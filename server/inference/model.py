@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from server.inference.signature import Signature
 from server.releases.manifest import ReleaseError
 
 Float32Array = npt.NDArray[np.float32]
@@ -27,11 +28,12 @@ class Model:
     pool would burn the core's time in waiting. Safe to run from several threads.
     """
 
-    def __init__(self, path: Path, output: str) -> None:
-        """Loads the model at `path`, whose output `output` is wanted.
+    def __init__(self, path: Path, signature: Signature) -> None:
+        """Loads the model at `path`, which must have `signature`.
 
         Raises:
-            ReleaseError: the file isn't a model that this build can run, or has no such output.
+            ReleaseError: the file isn't a model that this build can run, or one with other
+                inputs or another output.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -46,11 +48,9 @@ class Model:
         except Exception as error:
             # ONNX Runtime has no base class of its own for what a bad model raises.
             raise ReleaseError(f"{path}: ONNX Runtime can't load the model: {error}") from error
-        outputs = [value.name for value in self._session.get_outputs()]
-        if output not in outputs:
-            raise ReleaseError(f"{path}: the model has no output {output!r}, only {outputs}")
+        signature.check(path, self._session.get_inputs(), self._session.get_outputs())
         self.path = path
-        self.output = output
+        self.output = signature.output
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Inputs) -> Float32Array:

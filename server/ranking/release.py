@@ -13,9 +13,10 @@ from server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
 from server.features.tower_inputs import VideoRows
 from server.inference.golden import replay
 from server.inference.model import Model
+from server.inference.signature import ranker_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
-from server.releases.tables import read_table, read_texts, read_vocabulary
+from server.releases.tables import read_ids, read_table, read_texts, read_vocabulary
 
 FILES = (
     layout.RANKER,
@@ -65,9 +66,9 @@ class RankingRelease:
         return RankingRelease(
             folder=folder,
             manifest=manifest,
-            ranker=Model(folder / layout.RANKER, "scores"),
+            ranker=Model(folder / layout.RANKER, ranker_signature(size)),
             table=VideoTable(vectors, features, content),
-            ids=read_texts(folder, layout.VIDEO_IDS, count),
+            ids=read_ids(folder, layout.VIDEO_IDS, keys),
             titles=read_texts(folder, layout.VIDEO_TITLES, count),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),

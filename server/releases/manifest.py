@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from server.errors import VireoError
+from server.features.constants import feature_constants
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
@@ -17,7 +19,7 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 
@@ -30,7 +32,7 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int
+    size: int = Field(ge=0)
     sha256: str
 
     @staticmethod
@@ -54,6 +56,26 @@ class FeatureSchema(BaseModel):
     """How many of the last watched videos the viewer tower reads."""
     vector_size: int
     """Dimensions of the viewer and video embeddings."""
+    constants: dict[str, float] = Field(default_factory=feature_constants)
+    """The numbers that give features their meaning; see `server.features.constants`."""
+
+    def difference(self) -> str:
+        """The first field that differs from what this build computes; empty where none does."""
+        for name, ours in (
+            ("video_features", VIDEO_FEATURES),
+            ("retrieval_features", RETRIEVAL_FEATURES),
+            ("match_features", MATCH_FEATURES),
+            ("viewer_features", VIEWER_FEATURES),
+        ):
+            theirs = getattr(self, name)
+            if theirs != ours:
+                return f"{name} is {list(theirs)}, this build computes {list(ours)}"
+        constants = feature_constants()
+        for name in sorted(self.constants.keys() | constants.keys()):
+            theirs, mine = self.constants.get(name), constants.get(name)
+            if theirs != mine:
+                return f"constants[{name}] is {theirs}, this build computes with {mine}"
+        return ""
 
 
 class Quotas(BaseModel):
@@ -118,28 +140,16 @@ class Manifest(BaseModel):
             ReleaseError: it isn't one, or its format version or features aren't ours; the
                 message names the field and `source`.
         """
+        _check_format(text, source)
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the document"
             raise ReleaseError(f"{source}: manifest field {place}: {first['msg']}") from error
-        if manifest.format_version != FORMAT_VERSION:
-            raise ReleaseError(
-                f"{source}: format_version is {manifest.format_version}, "
-                f"this build serves {FORMAT_VERSION}"
-            )
-        ours = FeatureSchema(
-            history_limit=manifest.feature_schema.history_limit,
-            vector_size=manifest.feature_schema.vector_size,
-        )
-        for name in ("video_features", "retrieval_features", "match_features", "viewer_features"):
-            theirs, mine = getattr(manifest.feature_schema, name), getattr(ours, name)
-            if theirs != mine:
-                raise ReleaseError(
-                    f"{source}: feature_schema.{name} is {list(theirs)}, "
-                    f"this build computes {list(mine)}"
-                )
+        difference = manifest.feature_schema.difference()
+        if difference:
+            raise ReleaseError(f"{source}: feature_schema.{difference}")
         return manifest
 
     @staticmethod
@@ -154,6 +164,20 @@ class Manifest(BaseModel):
     def write(self, folder: Path) -> None:
         """Writes the manifest into `folder`."""
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def _check_format(text: bytes, source: str) -> None:
+    """Raises ReleaseError unless the manifest is of our format: other fields may depend on it."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ReleaseError(f"{source}: isn't a manifest: {error}") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise ReleaseError(
+            f"{source}: format_version is {version}, this build serves {FORMAT_VERSION}; "
+            "train the release again, or serve it with the build that it was made for"
+        )
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:

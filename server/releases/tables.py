@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
+from server.features.keys import video_key
 from server.releases.manifest import ReleaseError
 
+_COMPARED_IDS = 1000
 _TEXTS = TypeAdapter(list[str])
 _NUMBERS = TypeAdapter(dict[str, int])
 
@@ -43,10 +45,48 @@ def read_table(
     return table
 
 
-def read_texts(folder: Path, path: str, count: int) -> list[str]:
-    """The JSON list of `count` texts at `path` below `folder`; raises ReleaseError if not."""
+def read_rows(
+    folder: Path,
+    path: str,
+    dtype: type[np.generic],
+    shape: tuple[int | None, ...],
+    *,
+    videos: int,
+    lowest: int = 0,
+) -> npt.NDArray[Any]:
+    """The table of row numbers at `path`, each from `lowest` to below `videos`.
+
+    Raises:
+        ReleaseError: see `read_table`; or it names a row that the release hasn't got.
+    """
+    rows = read_table(folder, path, dtype, shape)
+    check_rows(folder / path, rows, videos, lowest)
+    return rows
+
+
+def check_rows(file: Path, rows: npt.NDArray[Any], videos: int, lowest: int = 0) -> None:
+    """Raises ReleaseError unless each row number is from `lowest` to below `videos`."""
+    if rows.size and not lowest <= rows.min() <= rows.max() < videos:
+        wrong = rows.max() if rows.max() >= videos else rows.min()
+        raise ReleaseError(f"{file}: names row {wrong}, the release has rows 0 to {videos - 1}")
+
+
+def read_ids(folder: Path, path: str, keys: npt.NDArray[np.int64]) -> list[str]:
+    """The ids at `path`, one for each of `keys`, int64[n]; raises ReleaseError if not.
+
+    Only some are compared with their keys: hashing all of a large catalogue takes a second.
+    """
+    ids = read_texts(folder, path, len(keys))
+    for row in range(0, len(ids), max(1, len(ids) // _COMPARED_IDS)):
+        if video_key(ids[row]) != keys[row]:
+            raise ReleaseError(f"{folder / path}: {ids[row]!r} doesn't have the key of row {row}")
+    return ids
+
+
+def read_texts(folder: Path, path: str, count: int | None = None) -> list[str]:
+    """The JSON list of `count` (None: any) texts at `path`; raises ReleaseError if not."""
     texts: list[str] = _read_json(folder / path, _TEXTS)
-    if len(texts) != count:
+    if count not in (None, len(texts)):
         raise ReleaseError(f"{folder / path}: has {len(texts)} texts for {count} videos")
     return texts
 
@@ -60,5 +100,9 @@ def read_vocabulary(folder: Path, path: str) -> dict[str, int]:
 def _read_json(file: Path, kind: TypeAdapter[Any]) -> Any:
     try:
         return kind.validate_python(json.loads(file.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "".join(f"[{part}]" for part in first["loc"])
+        raise ReleaseError(f"{file}: can't be read: {place} {first['msg']}") from error
+    except (OSError, ValueError) as error:
         raise ReleaseError(f"{file}: can't be read: {error}") from error

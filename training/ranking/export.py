@@ -20,6 +20,7 @@ from server.features.ranking_inputs import (
 )
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.inference.model import Model
+from server.inference.signature import ranker_signature
 from server.releases.layout import GOLDEN_TOLERANCE
 from training.ranking.model import Ranker
 from training.retrieval.export import ExportError
@@ -77,7 +78,7 @@ def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
 
 def check_ranker(model: Ranker, vector_size: int, path: Path) -> None:
     """Raises ExportError unless the model at `path` equals `model` on all kinds of input."""
-    served = Model(path, "scores")
+    served = Model(path, ranker_signature(vector_size))
     for case, inputs in export_cases(model, vector_size):
         wanted, given = torch_scores(model, inputs), served.run(inputs)
         if given.shape != wanted.shape:

@@ -46,6 +46,43 @@ def small_index(folder: Path) -> None:
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
 
 
+def narrow_index(folder: Path) -> None:
+    index = faiss.IndexFlatIP(4)
+    index.add(np.zeros((40, 4), np.float32))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def index_of_other_ids(folder: Path) -> None:
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(8))
+    index.add_with_ids(np.zeros((40, 8), np.float32), np.arange(101, 141))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def approximate_index_of_other_ids(folder: Path) -> None:
+    quantizer = faiss.IndexFlatIP(8)
+    index = faiss.IndexIVFFlat(quantizer, 8, 2, faiss.METRIC_INNER_PRODUCT)
+    vectors = np.random.default_rng(0).random((40, 8), np.float32)
+    index.train(vectors)
+    index.add_with_ids(vectors, np.arange(-1, 39))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def co_watch_beyond(folder: Path) -> None:
+    np.save(folder / layout.CO_WATCH_ROWS, np.full((40, 6), 40, np.int32))
+
+
+def ease_before(folder: Path) -> None:
+    np.save(folder / layout.EASE_ROWS, np.full((40, 4), -1, np.int32))
+
+
+def fresh_beyond(folder: Path) -> None:
+    np.save(folder / layout.FRESH_ROWS, np.array([3, 77]))
+
+
+def ids_of_other_videos(folder: Path) -> None:
+    (folder / layout.VIDEO_IDS).write_text(json.dumps([f"other-{row}" for row in range(40)]))
+
+
 def euclidean_index(folder: Path) -> None:
     index = faiss.IndexFlatL2(8)
     index.add(np.zeros((40, 8), np.float32))
@@ -72,13 +109,30 @@ def numbers_for_ids(folder: Path) -> None:
     (folder / layout.VIDEO_IDS).write_text(json.dumps(list(range(40))))
 
 
+def test_approximate_index_with_the_rows_as_ids_is_taken(tmp_path: Path) -> None:
+    folder = build_release(tmp_path)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(8), 8, 2, faiss.METRIC_INNER_PRODUCT)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+    assert CandidateRelease.load(folder).index.ntotal == 40
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (short_vectors, r"vectors\.npy: is float32\[39, 8\], not float32\[40, 8\]"),
         (double_popularity, r"popularity\.npy: is float64\[40\], not float32\[40\]"),
         (infinite_vectors, r"vectors\.npy: has values that aren't finite"),
-        (small_index, r"index\.faiss: has 3 vectors of 8 dimensions, the release has 40 of 8"),
+        (small_index, r"index\.faiss: has 3 vectors, the release has 40 videos"),
+        (narrow_index, r"index\.faiss: has vectors of 4 dimensions, feature_schema\.vector_size"),
+        (index_of_other_ids, r"index\.faiss: names row 140, the release has rows 0 to 39"),
+        (approximate_index_of_other_ids, r"index\.faiss: names row -1, the release has rows"),
+        (co_watch_beyond, r"co_watch_rows\.npy: names row 40, the release has rows 0 to 39"),
+        (ease_before, r"ease_rows\.npy: names row -1, the release has rows 0 to 39"),
+        (fresh_beyond, r"fresh_rows\.npy: names row 77, the release has rows 0 to 39"),
+        (ids_of_other_videos, r"ids\.json: 'other-0' doesn't have the key of row 0"),
         (euclidean_index, r"index\.faiss: the index must search by inner product"),
         (garbage_index, r"index\.faiss: faiss can't read the index"),
         (missing_keys, r"keys\.npy: can't be read as a table: .*No such file"),

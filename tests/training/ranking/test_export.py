@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from server.inference.model import Model
+from server.inference.signature import ranker_signature
 from training.ranking.config import RankingConfig
 from training.ranking.export import (
     check_ranker,
@@ -42,7 +43,7 @@ def test_the_export_equals_pytorch_for_sizes_it_was_not_tried_with(
     model, path = exported
     for batch, candidates, history in ((1, 300, 50), (5, 3, 2), (11, 17, 31)):
         inputs = example_inputs(model, VECTOR_SIZE, batch, candidates, history)
-        given = Model(path, "scores").run(inputs)
+        given = Model(path, ranker_signature(VECTOR_SIZE)).run(inputs)
         assert np.abs(given - torch_scores(model, inputs)).max() < 1e-4
 
 

@@ -1,0 +1,107 @@
+"""What this build feeds each model and reads from it, compared with the model when it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.features.ranking_inputs import (
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.releases.manifest import ReleaseError
+
+_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output."""
+
+    dtype: str
+    """NumPy's name of it."""
+    shape: tuple[int | None, ...]
+    """Sizes; None where requests bring any."""
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('any' if s is None else str(s) for s in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and the one output of a model."""
+
+    inputs: Mapping[str, Tensor]
+    """All that this build can feed; a model may leave out what it doesn't need."""
+    output: str
+    answer: Tensor
+
+    def check(self, path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Compares with the arguments that ONNX Runtime found in the model at `path`.
+
+        Raises:
+            ReleaseError: the model needs or gives something else; the message names it.
+        """
+        for argument in inputs:
+            if argument.name not in self.inputs:
+                raise ReleaseError(
+                    f"{path}: the model reads input {argument.name!r}, which this build doesn't "
+                    f"feed; it feeds {sorted(self.inputs)}"
+                )
+            _compare(f"{path}: input {argument.name!r}", argument, self.inputs[argument.name])
+        found = {argument.name: argument for argument in outputs}
+        if self.output not in found:
+            raise ReleaseError(
+                f"{path}: the model has no output {self.output!r}, only {sorted(found)}"
+            )
+        _compare(f"{path}: output {self.output!r}", found[self.output], self.answer)
+
+
+def _compare(what: str, argument: Any, ours: Tensor) -> None:
+    """Raises ReleaseError unless the model's argument takes or gives what is ours."""
+    # ONNX Runtime has a number for a fixed size, and a name or None for a free one.
+    sizes = tuple(size if isinstance(size, int) else None for size in argument.shape)
+    theirs = Tensor(_TYPES.get(argument.type, argument.type), sizes)
+    fits = len(theirs.shape) == len(ours.shape) and all(
+        size is None or size == wanted
+        for size, wanted in zip(theirs.shape, ours.shape, strict=True)
+    )
+    if theirs.dtype != ours.dtype or not fits:
+        raise ReleaseError(f"{what} is {theirs} in the model, this build has {ours}")
+
+
+def tower_signature(vector_size: int) -> Signature:
+    """The viewer tower's: the inputs of `tower_inputs`, embeddings of `vector_size`."""
+    return Signature(
+        inputs={
+            "history": Tensor("int64", (None, None)),
+            "gaps": Tensor("int64", (None, None)),
+            "lengths": Tensor("int64", (None,)),
+            "attributes": Tensor("int64", (None, ATTRIBUTE_LIMIT)),
+        },
+        output="viewer_vector",
+        answer=Tensor("float32", (None, vector_size)),
+    )
+
+
+def ranker_signature(vector_size: int) -> Signature:
+    """The ranker's: the inputs of `ranking_inputs` over vectors of `vector_size`."""
+    return Signature(
+        inputs={
+            "candidate_vectors": Tensor("float32", (None, None, vector_size)),
+            "candidate_features": Tensor("float32", (None, None, len(VIDEO_FEATURES))),
+            "retrieval_features": Tensor("float32", (None, None, len(RETRIEVAL_FEATURES))),
+            "match_features": Tensor("float32", (None, None, len(MATCH_FEATURES))),
+            "history_vectors": Tensor("float32", (None, None, vector_size)),
+            "history_lengths": Tensor("int64", (None,)),
+            "viewer_features": Tensor("float32", (None, len(VIEWER_FEATURES))),
+            "attributes": Tensor("int64", (None, ATTRIBUTE_LIMIT)),
+        },
+        output="scores",
+        answer=Tensor("float32", (None, None, 2)),
+    )

@@ -1,0 +1,173 @@
+"""Ways in which a release can be bad: each damages the folder of a good one.
+
+`lies` damage what was described before, so that digests tell; `described` ones are described
+again in the manifest, so that only loading them tells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from server.releases import layout
+from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
+from tests.builders.releases import build_release, poison_model
+
+
+@dataclass(frozen=True)
+class BadRelease:
+    """One way to be bad."""
+
+    name: str
+    damage: Callable[[Path], None]
+    reason: str
+    """What a pod that needs the damaged part says, as a regular expression."""
+    described: bool = False
+    """Whether the manifest describes the damaged files: the digests are all right."""
+    pod: str = "ranking"
+    """A kind of pod that needs the damaged part."""
+
+    def build(self, folder: Path, release_id: str, seed: int = 0) -> Path:
+        """A release that is bad in this way."""
+        build_release(folder, release_id=release_id, seed=seed)
+        self.damage(folder)
+        if self.described:
+            manifest = Manifest.read(folder)
+            manifest.model_copy(update={"files": describe_files(folder)}).write(folder)
+        return folder
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / layout.RANKER
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _flip(folder: Path) -> None:
+    file = folder / layout.VIDEO_VECTORS
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _remove(folder: Path) -> None:
+    (folder / layout.VIDEO_TITLES).unlink()
+
+
+def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / MANIFEST_NAME
+        document = json.loads(path.read_bytes())
+        change(document)
+        path.write_text(json.dumps(document))
+
+    return damage
+
+
+def _lie_about_a_size(document: dict[str, Any]) -> None:
+    document["files"][layout.RANKER]["size"] -= 1
+
+
+def _narrow_index(folder: Path) -> None:
+    index = faiss.IndexFlatIP(4)
+    index.add(np.zeros((40, 4), np.float32))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+def _no_model(folder: Path) -> None:
+    (folder / layout.RANKER).write_bytes(b"not a model")
+
+
+def _another_input(folder: Path) -> None:
+    path = folder / layout.RANKER
+    model = onnx.load(str(path))
+    kind = helper.make_tensor_value_info("mood", TensorProto.FLOAT, ["b"])
+    model.graph.input.append(kind)
+    onnx.save(model, str(path))
+
+
+def _golden_of_another(folder: Path) -> None:
+    other = build_release(folder.with_name("other"), seed=1)
+    (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
+
+
+def _ids_beyond_the_table(folder: Path) -> None:
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(8))
+    index.add_with_ids(np.load(folder / layout.VIDEO_VECTORS), np.arange(100, 140))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+
+
+BAD_RELEASES = (
+    BadRelease(
+        "truncated_file",
+        _truncate,
+        r"ranker/1/model\.onnx of release .* isn't the file that the manifest describes "
+        r"\(\d+ bytes instead of \d+\)",
+    ),
+    BadRelease("flipped_byte", _flip, r"videos/vectors\.npy of release .* \(another SHA-256\)"),
+    BadRelease("missing_file", _remove, r"videos/titles\.json isn't in bucket"),
+    BadRelease(
+        "lie_about_a_size",
+        _manifest(_lie_about_a_size),
+        r"ranker/1/model\.onnx of release .* is larger in the store than the \d+ bytes",
+    ),
+    BadRelease(
+        "unknown_format",
+        _manifest(lambda document: document.update(format_version=99)),
+        "format_version is 99, this build serves",
+    ),
+    BadRelease(
+        "other_features",
+        _manifest(
+            lambda document: document["feature_schema"]["constants"].update({"ease.history": 7})
+        ),
+        r"feature_schema\.constants\[ease\.history\] is 7\.0, this build computes with 200",
+    ),
+    BadRelease(
+        "other_dimension",
+        _narrow_index,
+        r"index\.faiss: has vectors of 4 dimensions, feature_schema\.vector_size .* is 8",
+        described=True,
+        pod="candidate",
+    ),
+    BadRelease(
+        "no_model", _no_model, r"model\.onnx: ONNX Runtime can't load the model", described=True
+    ),
+    BadRelease(
+        "another_input",
+        _another_input,
+        r"model\.onnx: the model reads input 'mood', which this build doesn't feed",
+        described=True,
+    ),
+    BadRelease(
+        "nan_in_the_weights",
+        lambda folder: poison_model(folder, layout.RANKER, "video"),
+        r"ranker\.npz: replay failed: ranker gave a value that isn't finite; its weights",
+        described=True,
+    ),
+    BadRelease(
+        "golden_mismatch",
+        _golden_of_another,
+        r"ranker\.npz: replay differs from the recorded outputs",
+        described=True,
+    ),
+    BadRelease(
+        "ids_beyond_the_table",
+        _ids_beyond_the_table,
+        r"index\.faiss: names row 139, the release has rows 0 to 39",
+        described=True,
+        pod="candidate",
+    ),
+)
+
+
+def bad_name(bad: BadRelease) -> str:
+    """Its name, for pytest."""
+    return bad.name

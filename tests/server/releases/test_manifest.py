@@ -1,0 +1,81 @@
+"""A manifest that this build can't serve is refused, and the field is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from tests.builders.releases import build_release
+
+Document = dict[str, Any]
+
+
+def another_format(document: Document) -> None:
+    # A later format may have other fields too: the version is what is told.
+    document.update(format_version=99, something_new=True)
+    del document["quotas"], document["files"]
+
+
+def no_format(document: Document) -> None:
+    del document["format_version"]
+
+
+def another_half_life(document: Document) -> None:
+    document["feature_schema"]["constants"]["co_watch.half_life"] = 4.5
+
+
+def lost_constant(document: Document) -> None:
+    del document["feature_schema"]["constants"]["ease.history"]
+
+
+def unknown_constant(document: Document) -> None:
+    document["feature_schema"]["constants"]["mood.half_life"] = 1
+
+
+def another_order(document: Document) -> None:
+    document["feature_schema"]["viewer_features"].reverse()
+
+
+def lost_metrics(document: Document) -> None:
+    del document["metrics"]
+
+
+def negative_size(document: Document) -> None:
+    document["files"]["popular.json"]["size"] = -1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (another_format, r"format_version is 99, this build serves 3; train the release again"),
+        (no_format, "format_version is None, this build serves 3"),
+        (
+            another_half_life,
+            r"feature_schema\.constants\[co_watch\.half_life\] is 4\.5, this build computes "
+            r"with 3\.0",
+        ),
+        (lost_constant, r"constants\[ease\.history\] is None, this build computes with 200"),
+        (unknown_constant, r"constants\[mood\.half_life\] is 1\.0, this build computes with None"),
+        (another_order, r"feature_schema\.viewer_features is \['like_rate', .*this build"),
+        (lost_metrics, "manifest field metrics: Field required"),
+        (negative_size, r"manifest field files\.popular\.json\.size: Input should be greater"),
+    ],
+)
+def test_unfit_manifest_is_refused_by_the_field(
+    tmp_path: Path, change: Callable[[Document], None], message: str
+) -> None:
+    path = build_release(tmp_path) / MANIFEST_NAME
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ReleaseError, match=message):
+        Manifest.read(tmp_path)
+
+
+def test_text_that_is_no_manifest_is_refused() -> None:
+    for text in (b"", b"\xff", b"[]"):
+        with pytest.raises(ReleaseError, match=r"here: .*(isn't a manifest|format_version)"):
+            Manifest.parse(text, "here")
