@@ -58,7 +58,7 @@ def _flip(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    (folder / layout.VIDEO_TITLES).unlink()
+    (folder / layout.GOLDEN_RANKER).unlink()
 
 
 def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
@@ -112,7 +112,7 @@ BAD_RELEASES = (
         r"\(\d+ bytes instead of \d+\)",
     ),
     BadRelease("flipped_byte", _flip, r"videos/vectors\.npy of release .* \(another SHA-256\)"),
-    BadRelease("missing_file", _remove, r"videos/titles\.json isn't in bucket"),
+    BadRelease("missing_file", _remove, r"golden/ranker\.npz isn't in bucket"),
     BadRelease(
         "lie_about_a_size",
         _manifest(_lie_about_a_size),

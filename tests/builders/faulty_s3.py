@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,6 +36,8 @@ class FaultyS3:
     """How much of an answer comes before it stops or hangs."""
     only: bytes = b""
     """What a request's first line must contain for the fault to happen; any by default."""
+    before_answer: Callable[[], None] | None = None
+    """Called before a request that `only` matches is passed on."""
     requests: list[bytes] = field(default_factory=list)
     """Request lines with their Range headers, in the order of their arrival."""
 
@@ -44,9 +46,9 @@ class FaultyS3:
 
 
 @contextmanager
-def faulty_s3(settings: S3Settings, **changes: object) -> Iterator[FaultyS3]:
+def faulty_s3(settings: S3Settings, port: int = 0, **changes: object) -> Iterator[FaultyS3]:
     """A proxy before the S3 server of `settings`; `changes` are to the settings through it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
         proxy = FaultyS3(settings.model_copy(update={"endpoint": endpoint, **changes}))
         ended = threading.Event()
@@ -79,6 +81,8 @@ def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threadi
             ranges = [line for line in lines if line.lower().startswith(b"range:")]
             proxy.requests.append(b" ".join([lines[0], *ranges]))
             fault = proxy.fault_of(request)
+            if proxy.before_answer is not None and proxy.only in lines[0]:
+                proxy.before_answer()
             if fault == "silent":
                 ended.wait()
                 return

@@ -32,7 +32,7 @@ def test_bad_release_is_found_out(tmp_path: Path, bad: BadRelease) -> None:
     [
         ("truncated_file", "files", r"ranker/1/model\.onnx has \d+ bytes, the manifest says \d+"),
         ("flipped_byte", "files", r"videos/vectors\.npy has another SHA-256 than the manifest"),
-        ("missing_file", "files", r"videos/titles\.json is missing"),
+        ("missing_file", "files", r"golden/ranker\.npz is missing"),
         ("lie_about_a_size", "files", r"ranker/1/model\.onnx has \d+ bytes, the manifest says"),
         ("unknown_format", "manifest", "format_version is 99"),
     ],

@@ -1,0 +1,66 @@
+"""A whole pod in this process: loader, server and ReleaseService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+from server.releases.cache import ReleaseCache
+from server.releases.loader import ReleaseLoader
+from server.releases.store import ReleaseStore
+from server.rpc.pod import Pod, add_release_service
+from server.rpc.server import RpcServer
+from server.rpc.worker import Worker
+from tests.builders.loading import running
+from tests.builders.rpc import rpc_settings
+
+
+@dataclass(frozen=True)
+class RunningPod:
+    """A pod that follows its channel."""
+
+    loader: ReleaseLoader[Any]
+    channel: grpc.aio.Channel
+    """A gRPC channel to it."""
+
+    async def state(self) -> GetServingReleaseResponse:
+        """What its ReleaseService tells."""
+        stub = ReleaseServiceStub(self.channel)
+        return await stub.GetServingRelease(GetServingReleaseRequest(), timeout=10)
+
+
+@asynccontextmanager
+async def running_pod(
+    pod: Pod[Any], store: ReleaseStore, cache: Path, channel: str, **changes: Any
+) -> AsyncIterator[RunningPod]:
+    """A pod that looks at its channel often; `changes` are to its loader's arguments."""
+    arguments: dict[str, Any] = {
+        "channel": channel,
+        "pod": pod.kind,
+        "files": pod.files,
+        "build": pod.build,
+        "replay": pod.replay,
+        "poll_seconds": 0.02,
+        **changes,
+    }
+    loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
+    server = RpcServer(rpc_settings())
+    worker = Worker(64)
+    server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
+    add_release_service(server, loader, "pod-1")
+    await server.start()
+    try:
+        async with (
+            running(loader),
+            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as grpc_channel,
+        ):
+            yield RunningPod(loader, grpc_channel)
+    finally:
+        await server.drain()
