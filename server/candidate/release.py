@@ -160,9 +160,9 @@ def _ids_of(index: Any) -> Int64Array:
     if isinstance(index, faiss.IndexIDMap):
         mapped: Int64Array = faiss.vector_to_array(index.id_map)
         return mapped
-    if not isinstance(index, faiss.IndexIVF):
+    lists = index.invlists if isinstance(index, faiss.IndexIVF) else None
+    if lists is None:
         return np.empty(0, np.int64)
-    lists = index.invlists
     stored = [
         faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
         for number in range(index.nlist)

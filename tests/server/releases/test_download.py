@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.builders.s3 import client_of
 pytestmark = pytest.mark.integration
 BIG = "videos/big.bin"
 SIZE = 3_000_000
-IMPATIENT = {"read_timeout": 0.5, "retries": 0}
+IMPATIENT: dict[str, Any] = {"read_timeout": 0.5, "retries": 0}
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 from server.features.keys import video_keys
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.releases import build_release
 from tests.builders.s3 import unreachable_s3
@@ -171,6 +174,65 @@ def test_process_without_s3_serves_from_the_cache_of_one_before(
         )
     assert (state.release_id, state.origin) == ("of-processes", "cache")
     assert "can't be reached" in state.last_failure
+
+
+def test_process_without_s3_and_cache_says_why_and_recovers_by_itself(
+    environment: dict[str, str],
+    s3: S3Settings,
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        later = probe.getsockname()[1]
+    settings = {
+        **environment,
+        "VIREO_S3_ENDPOINT": f"127.0.0.1:{later}",
+        "VIREO_CACHE": str(tmp_path / "cache"),
+    }
+    processes.append(start("server.ranking", tmp_path / "log", settings, "--port", str(port)))
+    with watched_channel(port) as channel:
+        stub = ReleaseServiceStub(channel)
+
+        def state() -> release_pb2.GetServingReleaseResponse:
+            request = release_pb2.GetServingReleaseRequest()
+            return stub.GetServingRelease(request, timeout=30, wait_for_ready=True)
+
+        deadline = time.monotonic() + 30
+        while not (found := state()).last_failure and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert found.state == release_pb2.RELEASE_STATE_LOADING
+        assert f"S3 at 127.0.0.1:{later} can't be reached" in found.last_failure
+        wait_for_health(channel, NOT_SERVING)
+        with faulty_s3(s3, port=later):  # without a fault
+            wait_for_health(channel, SERVING)
+            assert state().release_id == "of-processes"
+
+
+def test_process_shows_its_release_to_prometheus(
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics = probe.getsockname()[1]
+    shown = {**environment, "VIREO_METRICS_PORT": str(metrics)}
+    process = start("server.candidate", tmp_path / "log", shown, "--port", str(port))
+    processes.append(process)
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    assert (
+        'vireo_release_info{channel="processes",origin="s3",release="of-processes",role="serving"}'
+        " 1.0"
+    ) in page
+    assert 'vireo_release_load_stage{stage="serving"}' in page
+    process.terminate()
+    assert process.wait(20) == 0
 
 
 def test_second_signal_ends_the_process_at_once(

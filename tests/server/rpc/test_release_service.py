@@ -1,0 +1,83 @@
+"""What ReleaseService and the metrics tell of a pod between two releases."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from vireo.v1 import release_pb2
+
+from server.ranking.service import RANKING_POD
+from server.releases.manifest import Manifest
+from server.releases.progress import Stage
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.rpc.release_metrics import ReleaseCollector
+from server.rpc.release_service import _stage
+from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.loading import serves
+from tests.builders.pods import RunningPod, running_pod
+from tests.builders.releases import build_release
+from tests.builders.waiting import until
+
+pytestmark = pytest.mark.integration
+CHANNEL = "of-release-service"
+FOREVER = 3600.0
+
+
+def sample(pod: RunningPod, name: str, **labels: str) -> float | None:
+    registry = CollectorRegistry()
+    registry.register(ReleaseCollector(pod.loader))
+    return registry.get_sample_value(name, labels)
+
+
+def info(pod: RunningPod, release: str, role: str) -> float | None:
+    labels: dict[str, Any] = {"release": release, "channel": CHANNEL, "origin": "s3", "role": role}
+    return sample(pod, "vireo_release_info", **labels)
+
+
+async def test_pod_tells_what_it_serves_holds_and_loads(s3: S3Settings, tmp_path: Path) -> None:
+    store = ReleaseStore(s3)
+    for number in (1, 2, 3):
+        release_id = f"{CHANNEL}-{number}"
+        store.publish(build_release(tmp_path / release_id, release_id=release_id, seed=number))
+    first, second, third = (f"{CHANNEL}-{number}" for number in (1, 2, 3))
+    manifest = Manifest.read(tmp_path / third)
+    total = sum(manifest.files[path].size for path in RANKING_POD.files)
+
+    def promote(release_id: str) -> None:
+        store.set_channel(CHANNEL, release_id, store.read_channel(CHANNEL))
+
+    promote(first)
+    with faulty_s3(s3) as proxy:
+        through = ReleaseStore(proxy.settings)
+        async with running_pod(
+            RANKING_POD, through, tmp_path / "cache", CHANNEL, keep_previous_seconds=FOREVER
+        ) as pod:
+            await until(lambda: serves(pod.loader, first))
+            await until(lambda: pod.loader.progress.stage is Stage.SERVING)
+            state = await pod.state()
+            assert (state.release_id, state.previous_release_id) == (first, "")
+            assert not state.HasField("loading")
+            assert not state.HasField("latest_failure")
+            assert info(pod, first, "serving") == 1
+            promote(second)
+            await until(lambda: serves(pod.loader, second))
+            assert (await pod.state()).previous_release_id == first
+            assert info(pod, first, "previous") == 1
+            assert info(pod, second, "serving") == 1
+            proxy.only, proxy.fault = b"model.onnx", "hangs"
+            promote(third)
+            await until(lambda: pod.loader.progress.stage is Stage.DOWNLOADING)
+            loading = (await pod.state()).loading
+            assert loading.release_id == third
+            assert loading.stage == release_pb2.LOAD_STAGE_DOWNLOADING
+            assert 0 <= loading.bytes_done < loading.bytes_total == total
+            assert sample(pod, "vireo_release_load_expected_bytes") == total
+            assert sample(pod, "vireo_release_load_stage", stage="downloading") == 1
+            assert sample(pod, "vireo_release_failing") == 0
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_every_stage_has_its_number_on_the_wire(stage: Stage) -> None:
+    assert release_pb2.LoadStage.Name(_stage(stage)) == f"LOAD_STAGE_{stage.name}"
