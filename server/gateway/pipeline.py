@@ -22,6 +22,7 @@ from server.gateway.stages.attempt import Attempt, attempt
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import Retrieve
+from server.gateway.stages.shadow import Shadow
 
 _NOT_RUN: Attempt[RankCandidatesResponse] = Attempt(None, 0.0)
 
@@ -33,6 +34,8 @@ class RecommendPipeline:
     read_features: ReadFeatures
     retrieve: Retrieve
     rank: Rank
+    shadow: Shadow | None = None
+    """Repeats what was answered in full, for comparison."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -72,6 +75,9 @@ class RecommendPipeline:
                 release_id = ranking.value.release_id
                 if release_id != candidates.release_id:
                     degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
+                elif self.shadow is not None:
+                    seconds = retrieval.seconds + ranking.seconds
+                    self.shadow.offer(query, viewer, items, seconds)
 
         return pb.RecommendResponse(
             items=items,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
+from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.gateway.deadline import Deadline
+from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
 
@@ -29,6 +31,8 @@ class RecommendQuery:
     explain: bool
     request_id: str
     deadline: Deadline
+    metadata: tuple[tuple[str, str], ...]
+    """What goes along on the inner hops: the request id and the viewer's bucket."""
 
     @property
     def seed_key(self) -> int | None:
@@ -48,4 +52,12 @@ class RecommendQuery:
             explain=request.explain,
             request_id=request_id,
             deadline=deadline,
+            metadata=(
+                (REQUEST_ID, request_id),
+                (BUCKET_HEADER, str(viewer_bucket(request.viewer_id))),
+            ),
         )
+
+    def again(self, deadline: Deadline) -> RecommendQuery:
+        """The same query under another deadline."""
+        return replace(self, deadline=deadline)

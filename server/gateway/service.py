@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -14,8 +15,10 @@ from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
+from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from server.gateway.comparison import Comparisons
 from server.gateway.deadline import Deadline
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.query import RecommendQuery
@@ -24,6 +27,7 @@ from server.gateway.settings import GatewaySettings
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+from server.gateway.stages.shadow import Shadow
 from server.gateway.turn import InnerPods
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
@@ -100,15 +104,17 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
     )
 
+    retrieve = Retrieve(
+        CandidateServiceStub(candidate), settings.retrieval_timeout, settings.candidates
+    )
+    rank = Rank(RankingServiceStub(ranking), settings.ranking_timeout)
+    shadow = Shadow(retrieve, rank, settings.shadow_share) if settings.shadow_share else None
+
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
     ) -> None:
         pipeline = RecommendPipeline(
-            ReadFeatures(worker, settings.features_timeout),
-            Retrieve(
-                CandidateServiceStub(candidate), settings.retrieval_timeout, settings.candidates
-            ),
-            Rank(RankingServiceStub(ranking), settings.ranking_timeout),
+            ReadFeatures(worker, settings.features_timeout), retrieve, rank, shadow
         )
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
@@ -121,4 +127,19 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         build=lambda folder: GatewayRelease.load(folder, settings.features),
         register=register,
         ready=inner.serving,
+        background=shadow.run if shadow else None,
+        describe=partial(_describe, shadow.comparisons) if shadow else None,
     )
+
+
+def _describe(comparisons: Comparisons, response: GetServingReleaseResponse) -> None:
+    """Adds to what the gateway says of its release how the shadow pool's answers compare."""
+    summary = comparisons.summary()
+    response.shadow.release_id = summary.release_id
+    response.shadow.compared = summary.compared
+    response.shadow.failed = summary.failed
+    response.shadow.dropped = summary.dropped
+    response.shadow.mean_overlap_10 = summary.overlap
+    response.shadow.mean_score_shift = summary.score_shift
+    response.shadow.served_time.FromNanoseconds(round(summary.served_seconds * 1e9))
+    response.shadow.shadow_time.FromNanoseconds(round(summary.shadow_seconds * 1e9))

@@ -33,5 +33,7 @@ class GatewaySettings(PodSettings):
     """Most seconds to wait for candidates, all tries of Envoy together."""
     ranking_timeout: float = Field(default=0.5, gt=0)
     """The same for ranking."""
+    shadow_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the answered requests that is repeated on the shadow pool and compared."""
     turn_last_seconds: float = Field(default=10.0, ge=0)
     """Most seconds to wait, with a new release built, until the inner pods serve it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ import grpc.aio
 import structlog
 from prometheus_client import REGISTRY
 from pydantic import Field
-from vireo.v1 import release_pb2_grpc
+from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.home import Home
 from server.releases.cache import ReleaseCache
@@ -67,6 +67,10 @@ class Pod(Generic[T]):
     """Raises unless what was built answers the golden requests as recorded."""
     ready: Callable[[str], Awaitable[None]] | None = None
     """Returns once it is time to swap to a release, by its id; None swaps at once."""
+    background: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Goes on for as long as the pod serves, if there is any."""
+    describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
+    """Adds what this kind of pod knows to what it says of its release."""
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
@@ -93,7 +97,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     worker = Worker(settings.work_queue_limit)
     server = RpcServer(settings)
     server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
-    add_release_service(server, loader, name)
+    add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
 
     async def on_first() -> None:
@@ -103,12 +107,18 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         gc.freeze()
         await server.set_serving(True)
 
-    await server.run(loader.run(on_first))
+    background = [pod.background()] if pod.background else []
+    await server.run(loader.run(on_first), *background)
 
 
-def add_release_service(server: RpcServer, loader: ReleaseLoader[Any], pod_name: str) -> None:
+def add_release_service(
+    server: RpcServer,
+    loader: ReleaseLoader[Any],
+    pod_name: str,
+    describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
+) -> None:
     """Adds ReleaseService to a server."""
-    servicer = ReleaseServicer(loader, pod_name)
+    servicer = ReleaseServicer(loader, pod_name, describe)
     server.add(
         release_service.NAME,
         lambda grpc_server: release_pb2_grpc.add_ReleaseServiceServicer_to_server(

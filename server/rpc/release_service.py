@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,10 +21,16 @@ _RETRY_AFTER = timedelta(seconds=1)
 class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
     """Answers from a loader."""
 
-    def __init__(self, loader: ReleaseLoader[Any], pod_name: str) -> None:
-        """Takes the loader and the name of this process."""
+    def __init__(
+        self,
+        loader: ReleaseLoader[Any],
+        pod_name: str,
+        describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
+    ) -> None:
+        """Takes the loader, the name of this process, and what adds to an answer."""
         self._loader = loader
         self._pod_name = pod_name
+        self._describe = describe
 
     async def GetServingRelease(  # noqa: N802
         self,
@@ -55,6 +62,8 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
             response.latest_failure.stage = _stage(failure.stage)
             response.latest_failure.release_id = failure.release_id
             response.latest_failure.time.FromDatetime(failure.at)
+        if self._describe is not None:
+            self._describe(response)
         return response
 
 

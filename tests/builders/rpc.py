@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -63,14 +64,18 @@ async def serving(
     server = RpcServer(settings)
     used = worker or Worker(settings.work_queue_limit)
     server.add(pod.service, lambda grpc_server: pod.register(loader, used, grpc_server))
-    add_release_service(server, loader, "test-pod")
+    add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
+    background = asyncio.ensure_future(pod.background()) if pod.background else None
     try:
         await server.set_serving(folder is not None)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield server, channel
     finally:
         await server.drain()
+        if background is not None:
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
 
 
 def _built(pod: Pod[T], folder: Path) -> Serving[T]:

@@ -30,8 +30,11 @@ class Rank:
         query: RecommendQuery,
         viewer: ViewerFeatures,
         candidates: candidate_pb2.RetrieveCandidatesResponse,
+        pool: tuple[tuple[str, str], ...] = (),
     ) -> pb.RankCandidatesResponse:
         """The best page of the candidates, from their release while the pod holds it.
+
+        `pool` is metadata that sends the call to another pool than the viewer's.
 
         Raises:
             StageFailedError: no pod answered in time.
@@ -52,7 +55,7 @@ class Rank:
             return await self._stub.RankCandidates(
                 request,
                 timeout=query.deadline.budget(self._timeout),
-                metadata=(("x-request-id", query.request_id),),
+                metadata=query.metadata + pool,
             )
         except grpc.aio.AioRpcError as error:
             raise StageFailedError(f"{error.code().name}: {error.details()}") from error

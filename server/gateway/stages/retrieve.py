@@ -33,9 +33,15 @@ class Retrieve:
         self._candidates = candidates
 
     async def __call__(
-        self, query: RecommendQuery, viewer: ViewerFeatures, release_id: str
+        self,
+        query: RecommendQuery,
+        viewer: ViewerFeatures,
+        release_id: str,
+        pool: tuple[tuple[str, str], ...] = (),
     ) -> pb.RetrieveCandidatesResponse:
         """The candidates, best first, from `release_id` while the pod holds it.
+
+        `pool` is metadata that sends the call to another pool than the viewer's.
 
         Raises:
             StageFailedError: no pod answered in time.
@@ -46,7 +52,7 @@ class Retrieve:
             return await self._stub.RetrieveCandidates(
                 request,
                 timeout=query.deadline.budget(self._timeout, _SHARE),
-                metadata=(("x-request-id", query.request_id),),
+                metadata=query.metadata + pool,
             )
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.NOT_FOUND and query.seed_key is not None:

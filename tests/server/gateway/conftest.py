@@ -55,7 +55,16 @@ async def gateway(
     release: Path, features: Path, candidate: str, ranking: str, **changes: Any
 ) -> AsyncIterator[RecommendationServiceAsyncStub]:
     """A gateway that serves `release`, and a stub for it."""
-    settings = GatewaySettings(
+    settings = gateway_settings(features, candidate, ranking, **changes)
+    async with serving(gateway_pod(settings), release) as (_, channel):
+        yield RecommendationServiceStub(channel)
+
+
+def gateway_settings(
+    features: Path, candidate: str, ranking: str, **changes: Any
+) -> GatewaySettings:
+    """Settings of a gateway on a free port, before these pods."""
+    return GatewaySettings(
         port=0,
         s3=unreachable_s3(),
         features=features,
@@ -70,8 +79,6 @@ async def gateway(
             **changes,
         },
     )
-    async with serving(gateway_pod(settings), release) as (_, channel):
-        yield RecommendationServiceStub(channel)
 
 
 @pytest.fixture

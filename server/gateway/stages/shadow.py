@@ -1,0 +1,91 @@
+"""Repeats answered requests on the shadow pool and compares; no answer ever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.features.viewer import ViewerFeatures
+from server.gateway.comparison import Comparisons, Slate, compare
+from server.gateway.deadline import Deadline
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.answer import ranked_items
+from server.gateway.stages.attempt import StageFailedError
+from server.gateway.stages.rank import Rank
+from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+
+POOL = (("x-vireo-pool", "shadow"),)
+"""Metadata that sends an inner call to the shadow pool."""
+_QUEUE = 16
+_WORKERS = 2
+_SECONDS = 2.0
+"""A shadow may be slower than what viewers would wait for: that is found out, too."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    query: RecommendQuery
+    viewer: ViewerFeatures
+    served: Slate
+
+
+class Shadow:
+    """A bounded queue of answered requests, and the tasks that repeat them."""
+
+    def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
+        """Takes the two calls, and the share of requests that is repeated, 0 to 1."""
+        self.comparisons = Comparisons()
+        self._retrieve, self._rank = retrieve, rank
+        self._share = share
+        self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
+
+    def offer(
+        self,
+        query: RecommendQuery,
+        viewer: ViewerFeatures,
+        items: list[pb.SlateItem],
+        seconds: float,
+    ) -> None:
+        """Takes up a slate that is about to be answered, if chance and the queue have it so."""
+        if not items or random.random() >= self._share:  # noqa: S311
+            return
+        try:
+            self._queue.put_nowait(_Answered(query, viewer, slate_of(items, seconds)))
+        except asyncio.QueueFull:
+            self.comparisons.dropped()
+
+    async def run(self) -> None:
+        """Works off the queue until cancelled."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(_WORKERS):
+                workers.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            answered = await self._queue.get()
+            try:
+                await self._repeat(answered)
+            except (StageFailedError, UnknownSeedError):
+                self.comparisons.failed()
+
+    async def _repeat(self, answered: _Answered) -> None:
+        query = answered.query.again(Deadline.after(_SECONDS))
+        started = time.perf_counter()
+        candidates = await self._retrieve(query, answered.viewer, "", POOL)
+        ranked = await self._rank(query, answered.viewer, candidates, POOL)
+        items = ranked_items(ranked, candidates)
+        if not items:
+            raise StageFailedError("the shadow pool answered no videos")
+        shadow = slate_of(items, time.perf_counter() - started)
+        self.comparisons.add(ranked.release_id, compare(answered.served, shadow))
+
+
+def slate_of(items: list[pb.SlateItem], seconds: float) -> Slate:
+    """The slate of some items."""
+    return Slate(
+        tuple(item.video_id for item in items), tuple(item.score for item in items), seconds
+    )
