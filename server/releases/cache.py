@@ -18,7 +18,8 @@ from pathlib import Path
 
 from server.errors import VireoError
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from server.releases.store import ReleaseStore, check_release_id
+from server.releases.names import check_release_id
+from server.releases.store import ReleaseStore
 
 _PARALLEL = 4
 
