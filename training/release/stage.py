@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -118,6 +119,7 @@ def stage_retrieval(
         created_at=datetime.now(UTC),
         dataset=origin.dataset,
         code_commit=code_commit(),
+        architecture=platform.machine(),
         data_fingerprint=origin.data_fingerprint,
         holdout=origin.holdout,
         feature_schema=schema,

@@ -1,0 +1,199 @@
+"""`vireo release promote`: points a channel at a release, if the gate agrees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clients.cli.release.access import open_store
+from clients.cli.release.gate_table import print_gate
+from clients.cli.release.options import (
+    MOST_VIEWERS,
+    AsJson,
+    Channel,
+    Force,
+    Reason,
+    ReleaseId,
+    Share,
+    Viewers,
+)
+from server.errors import VireoError
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.releases.channels import Channel as ReadChannel
+    from server.releases.store import ReleaseStore
+    from training.release.gate import GateResult
+
+
+class PromotionRefusedError(VireoError):
+    """The gate refuses a release; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a release is to be promoted."""
+
+    channel: str
+    share: float | None = None
+    force: bool = False
+    reason: str = ""
+    viewers: int = MOST_VIEWERS
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself, before anything is done."""
+        if self.force and not self.reason:
+            raise VireoError("--force goes into the channel's history: say why with --reason")
+        if self.share and self.channel != "canary":
+            raise VireoError(
+                f"only the canary has a share of the viewers, not {self.channel}: "
+                "give --channel canary too, or leave --share out"
+            )
+
+
+def promote(
+    release_id: ReleaseId,
+    channel: Channel = "production",
+    share: Share = None,
+    force: Force = False,
+    reason: Reason = "",
+    viewers: Viewers = MOST_VIEWERS,
+    as_json: AsJson = False,
+) -> None:
+    """Point a channel at a published release, if the gate agrees; pods load it within seconds.
+
+    The gate measures the release and the one that the channel names now on the watches that
+    both hold out: NDCG@10, Recall@100, coverage, calibration error and the median time of an
+    inference. It refuses what is worse by more than its margin and by more than chance; then
+    the exit code is 1 and nothing has changed. The first release of a channel has nothing to
+    be compared with.
+
+    Another share for the canary's own release changes the share alone:
+    vireo release promote ID --channel canary --share 0.1
+    """
+    wish = Wish(channel, share, force, reason, viewers)
+    with open_store() as store:
+        promote_through_gate(store, release_id, wish, as_json=as_json)
+
+
+def promote_through_gate(
+    store: ReleaseStore, release_id: str, wish: Wish, *, as_json: bool = False
+) -> None:
+    """Promotes a release, and prints what the gate found.
+
+    Raises:
+        PromotionRefusedError: the gate refuses it, and isn't overridden.
+        ChannelChangedError: somebody else changed the channel in the meantime.
+    """
+    from server.releases.channels import Change
+
+    store.manifest(release_id)
+    before = store.read_channel(wish.channel)
+    if before is not None and before.release_id == release_id:
+        _change_share(store, before, wish, as_json)
+        return
+    result = _gate(store, before, release_id, wish.viewers)
+    overridden = wish.force and not result.passed
+    if result.passed or overridden:
+        change = Change(
+            release_id,
+            share=wish.share,
+            reason=wish.reason,
+            forced=overridden,
+            findings=result.findings if overridden else (),
+        )
+        share = store.change_channel(wish.channel, change, before).share
+    if as_json:
+        _print_json(wish.channel, before, release_id, result, forced=overridden)
+    else:
+        print_gate(result, before.release_id if before else None, release_id)
+    if not result.passed and not overridden:
+        raise PromotionRefusedError(_refusal(wish.channel, before, release_id, result))
+    if not as_json:
+        instead = f" instead of {before.release_id}" if before else ""
+        forced = ", against the gate" if overridden else ""
+        typer.echo(f"channel {wish.channel} now names {release_id}{instead}{forced}")
+        if wish.channel == "canary":
+            typer.echo(_told_share(release_id, share))
+
+
+def _gate(
+    store: ReleaseStore, before: ReadChannel | None, release_id: str, viewers: int
+) -> GateResult:
+    if before is None:
+        from training.release.gate import GateResult as Result
+
+        return Result("nothing to compare", reason="it is the channel's first release")
+    from training.release.promotion import ask_gate
+
+    return ask_gate(Home.current(), store, before.release_id, release_id, most_viewers=viewers)
+
+
+def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json: bool) -> None:
+    """Promotes what is named already: at most its share changes, which asks no gate."""
+    from server.releases.channels import Change
+
+    release_id, share = before.release_id, before.pointer.share
+    changed = wish.share is not None and wish.share != share
+    if changed:
+        change = Change(release_id, action="share", share=wish.share, reason=wish.reason)
+        share = store.change_channel(wish.channel, change, before).share
+    if as_json:
+        document = {
+            "channel": wish.channel,
+            "release_id": release_id,
+            "previous": release_id,
+            "promoted": False,
+            "share": share,
+            "gate": None,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    elif changed:
+        typer.echo(_told_share(release_id, share))
+    else:
+        typer.echo(f"channel {wish.channel} names {release_id} already")
+
+
+def _told_share(release_id: str, share: float) -> str:
+    if not share:
+        return (
+            "no viewer gets it yet; give it some with: "
+            f"vireo release promote {release_id} --channel canary --share 0.1"
+        )
+    return f"{share:.1%} of the viewers get it"
+
+
+def _refusal(channel: str, before: ReadChannel | None, release_id: str, result: GateResult) -> str:
+    now = before.release_id if before else "nothing"
+    ways = f"vireo release promote {release_id} --channel {channel} --force --reason '...'"
+    if result.outcome == "not comparable":
+        return (
+            f"{release_id} can't be compared with {now}, which {channel} goes on to name: "
+            f"{result.reason}; where you know better: {ways}"
+        )
+    return (
+        f"the gate refuses {release_id}, and {channel} goes on to name {now}: "
+        f"{'; '.join(result.findings)}; train a better one, or override it with: {ways}"
+    )
+
+
+def _print_json(
+    channel: str,
+    before: ReadChannel | None,
+    release_id: str,
+    result: GateResult,
+    *,
+    forced: bool,
+) -> None:
+    document: dict[str, Any] = {
+        "channel": channel,
+        "release_id": release_id,
+        "previous": before.release_id if before else None,
+        "promoted": result.passed or forced,
+        "forced": forced,
+        "gate": result.as_json(),
+    }
+    typer.echo(json.dumps(document, indent=2))
