@@ -158,10 +158,10 @@ def _check(
     verdict: Verdict
     if gain >= 0:
         verdict = "better" if worst > 0 else "no worse"
-    elif -gain <= allowed:
-        verdict = "within margin"
+    elif best >= 0:
+        verdict = "within noise"
     else:
-        verdict = "worse" if best < 0 else "within noise"
+        verdict = "worse" if -gain > allowed else "within margin"
     return Check(measure, now, candidate, change, low, high, allowed, verdict)
 
 

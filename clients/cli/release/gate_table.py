@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,10 +30,14 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         why = "nothing to compare with" if result.passed else "not comparable"
         console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
         return
-    table = Table(title=f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches")
-    for title in ("measure", "now", "candidate", "change", "95% interval", "margin", "verdict"):
+    table = Table(
+        title=f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches",
+        box=SIMPLE,
+        pad_edge=False,
+    )
+    for title in ("measure", "now", "candidate", "change", "95% sure", "margin", "verdict"):
         left = title in ("measure", "verdict")
-        table.add_column(title, justify="left" if left else "right")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for check in result.checks:
         table.add_row(*_row(check))
     console.print(table)
@@ -52,7 +57,7 @@ def _row(check: Check) -> tuple[str | Text, ...]:
         number(check.now),
         number(check.candidate),
         number(check.change, "+"),
-        f"{number(check.low, '+')} … {number(check.high, '+')}",
+        f"{number(check.low, '+')}…{number(check.high, '+')}",
         number(margin, "+"),
         Text(check.verdict, style=_STYLES.get(check.verdict, "")),
     )
