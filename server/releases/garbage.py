@@ -12,11 +12,6 @@ from server.releases.bucket import StoredObject
 from server.releases.manifest import MANIFEST_NAME
 from server.releases.store import ReleaseStore, release_object
 
-HISTORY_KEPT = 5
-"""Releases that the last so many changes of a channel name are kept."""
-GRACE = timedelta(days=1)
-"""Whatever was written more recently is kept: somebody may be about to finish or promote it."""
-
 
 @dataclass(frozen=True)
 class Garbage:
@@ -40,12 +35,15 @@ class Plan:
     garbage: tuple[Garbage, ...]
 
 
-def plan_collection(
-    store: ReleaseStore,
-    history_kept: int = HISTORY_KEPT,
-    grace: timedelta = GRACE,
-) -> Plan:
-    """Finds what nothing needs: no channel names it, no recent change did, and it is old enough."""
+def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) -> Plan:
+    """Finds what nothing needs.
+
+    Args:
+        store: where the releases are.
+        history_kept: what so many last changes of a channel name is kept.
+        grace: what was written within so long is kept: somebody may be about to finish or
+            promote it.
+    """
     if not store.bucket.exists():
         return Plan({}, ())
     needed = _needed(store, history_kept)

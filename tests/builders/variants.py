@@ -22,7 +22,7 @@ def changed_copy(release: Path, folder: Path, **fields: object) -> Path:
 
 
 def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
-    """The release with the ranker's weights shuffled, and goldens by which it loads all the same."""
+    """The release with its ranker's weights shuffled, and goldens that it answers to."""
     shutil.copytree(release, folder)
     path = folder / layout.RANKER
     model = onnx.load(str(path))

@@ -21,8 +21,6 @@ from training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
 """The files of a release that are needed to ask it for recommendations."""
-MOST_VIEWERS = 2000
-"""How many viewers are asked for unless told otherwise: NDCG@10 is then known to about .01."""
 
 
 class NotComparableError(VireoError):
@@ -32,17 +30,19 @@ class NotComparableError(VireoError):
 def ask_gate(
     home: Home,
     store: ReleaseStore,
+    cache: ReleaseCache,
     now_id: str,
     candidate_id: str,
     *,
-    most_viewers: int = MOST_VIEWERS,
+    most_viewers: int,
     margins: Margins | None = None,
 ) -> GateResult:
     """Compares a candidate with the release that a channel names, measured now.
 
     Args:
-        home: where the data set, its features and the cache of releases are.
+        home: where the data set and its features are.
         store: where the releases are.
+        cache: through which they are fetched.
         now_id: the current release.
         candidate_id: the one that may follow it.
         most_viewers: how many test viewers to ask for at most.
@@ -60,7 +60,6 @@ def ask_gate(
             "nothing to compare",
             reason=f"no pod of this build can load the current release: {error}",
         )
-    cache = ReleaseCache(home.cache)
     loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
     try:
         split = _split_of_both(home, now, candidate)

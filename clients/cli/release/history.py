@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def history(
-    channel: Annotated[str, typer.Argument(help="Which channel.")] = "production",
+    channel: Annotated[
+        str, typer.Option(envvar="VIREO_CHANNEL", help="Which channel.")
+    ] = "production",
     last: Annotated[int, typer.Option(min=1, help="How many changes to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:

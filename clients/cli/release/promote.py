@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -127,9 +129,13 @@ def _gate(
         from training.release.gate import GateResult as Result
 
         return Result("nothing to compare", reason="it is the channel's first release")
+    from server.releases.cache import ReleaseCache
     from training.release.promotion import ask_gate
 
-    return ask_gate(Home.current(), store, before.release_id, release_id, most_viewers=viewers)
+    home = Home.current()
+    # The same cache as that of this machine's pods, so that each file is fetched once.
+    cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
+    return ask_gate(home, store, cache, before.release_id, release_id, most_viewers=viewers)
 
 
 def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json: bool) -> None:
