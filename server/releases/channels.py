@@ -131,7 +131,7 @@ class Channels:
         if not self._bucket.put_if(_object(name), _body(pointer), condition):
             raise ChannelChangedError(
                 f"channel {name} was changed by somebody else in the meantime; "
-                f"look at it with `vireo release history --channel {name}` and run the command again"
+                f"look at it with `vireo release history --channel {name}`, and decide again"
             )
         # Declared policy: the change is made. The next one records it, and until then the
         # channel itself tells of it.

@@ -5,13 +5,13 @@ Model folders are a Triton model repository: `<name>/config.pbtxt`, `<name>/1/mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-_DATA_TYPES = {
+_DATA_TYPES: Mapping[int, str] = {
     TensorProto.BOOL: "TYPE_BOOL",
     TensorProto.INT32: "TYPE_INT32",
     TensorProto.INT64: "TYPE_INT64",

@@ -20,8 +20,8 @@ def made_up() -> Measured:
     random = np.random.default_rng(0)
     return Measured(
         release_id="now",
-        gains=(random.random(VIEWERS) < 0.3) * 0.5,
-        hits=(random.random(VIEWERS) < 0.6) * 1.0,
+        gains=np.where(random.random(VIEWERS) < 0.3, 0.5, 0.0),
+        hits=(random.random(VIEWERS) < 0.6).astype(np.float64),
         slates=random.integers(0, VIDEOS, (VIEWERS, 10)),
         videos=VIDEOS,
         predicted=np.full((VIEWERS, 10), 0.2),

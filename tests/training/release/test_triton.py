@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,8 @@ def model_config() -> Any:
         add(config, field, number, FIELD.TYPE_MESSAGE, type_name=name, repeated=True)
     add(config, "backend", 17, FIELD.TYPE_STRING)
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("inference.ModelConfig")  # type: ignore[no-untyped-call]
-    )()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))()
 
 
 def add(
@@ -63,13 +62,13 @@ def add(
     message.field.add(
         name=name,
         number=number,
-        type=kind,  # type: ignore[arg-type]
+        type=kind,
         label=label,
         type_name=type_name,
     )
 
 
-def signature(values: list[Any]) -> list[tuple[str, str, list[int]]]:
+def signature(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
     """Name, type and dimensions of what ONNX Runtime says of a model's tensors."""
     return [
         (
