@@ -8,6 +8,7 @@ channel; where a process ends in between, the next change writes what is missing
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
 import socket
@@ -215,7 +216,10 @@ class Channels:
 
 def this_user() -> str:
     """Who changes a channel: VIREO_USER, or this user on this machine."""
-    user = os.environ.get("USER", os.getuid())
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container's user may have no name.
+        user = str(os.getuid())
     return os.environ.get("VIREO_USER") or f"{user}@{socket.gethostname()}"
 
 

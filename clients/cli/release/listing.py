@@ -76,6 +76,7 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
         "data set": f"{manifest.dataset} ({manifest.data_fingerprint[:12]})",
         "held out": "each viewer's last watch" if manifest.holdout == "last" else "nothing",
         "code": manifest.code_commit[:12],
+        "goldens of": manifest.architecture or "an unknown processor",
         "files": f"{len(manifest.files)}, {megabytes(manifest)}",
         **{name: f"{value:.4f}" for name, value in manifest.metrics.items()},
     }.items():

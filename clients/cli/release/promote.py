@@ -125,12 +125,19 @@ def promote_through_gate(
 def _gate(
     store: ReleaseStore, before: ReadChannel | None, release_id: str, viewers: int
 ) -> GateResult:
-    if before is None:
-        from training.release.gate import GateResult as Result
-
-        return Result("nothing to compare", reason="it is the channel's first release")
     from server.releases.cache import ReleaseCache
-    from training.release.promotion import ask_gate
+    from training.release.gate import GateResult
+
+    if before is None:
+        return GateResult("nothing to compare", reason="it is the channel's first release")
+    try:
+        from training.release.promotion import ask_gate
+    except ModuleNotFoundError as error:
+        # Where one only serves, a release can still be promoted, by somebody who says why.
+        return GateResult(
+            "not comparable",
+            reason=f"the gate needs {error.name}; install it with: pip install 'vireo[training]'",
+        )
 
     home = Home.current()
     # The same cache as that of this machine's pods, so that each file is fetched once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,19 @@ def test_without_the_data_set_on_this_machine_the_gate_says_how_to_get_it(
     refused = vireo("promote", "b")
     assert isinstance(refused.exception, PromotionRefusedError)
     assert "vireo features build tiny" in str(refused.exception)
+
+
+def test_where_one_only_serves_the_gate_says_what_to_install(
+    publish: Publish, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    monkeypatch.setitem(sys.modules, "training.release.promotion", None)
+    refused = vireo("promote", "b")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "pip install 'vireo[training]'" in str(refused.exception)
+    assert vireo("promote", "b", "--force", "--reason", "tested elsewhere").exit_code == 0
 
 
 def test_what_no_pod_could_load_is_no_reason_to_refuse_what_comes_after(
