@@ -18,6 +18,7 @@ app = typer.Typer(
     "First steps: `vireo demo`, or with your own data: `vireo data import`, `vireo train`, "
     "`vireo release publish`, `vireo up`, `vireo recommend`.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data", help="Fetch, import and show data sets.")

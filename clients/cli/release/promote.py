@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -98,7 +98,10 @@ def promote_through_gate(
         _change_share(store, before, wish, as_json)
         return
     result = _gate(store, before, release_id, wish.viewers)
+    if not as_json:
+        print_gate(result, before.release_id if before else None, release_id)
     overridden = wish.force and not result.passed
+    pointer = before.pointer if before else None
     if result.passed or overridden:
         change = Change(
             release_id,
@@ -107,19 +110,26 @@ def promote_through_gate(
             forced=overridden,
             findings=result.findings if overridden else (),
         )
-        share = store.change_channel(wish.channel, change, before).share
+        pointer = store.change_channel(wish.channel, change, before)
     if as_json:
-        _print_json(wish.channel, before, release_id, result, forced=overridden)
-    else:
-        print_gate(result, before.release_id if before else None, release_id)
-    if not result.passed and not overridden:
+        document = {
+            "channel": wish.channel,
+            "release_id": release_id,
+            "previous": before.release_id if before else None,
+            "promoted": result.passed or overridden,
+            "forced": overridden,
+            "share": pointer.share if pointer else 0.0,
+            "gate": result.as_json(),
+        }
+        typer.echo(json.dumps(document, indent=2))
+    if pointer is None or pointer.release_id != release_id:
         raise PromotionRefusedError(_refusal(wish.channel, before, release_id, result))
     if not as_json:
         instead = f" instead of {before.release_id}" if before else ""
         forced = ", against the gate" if overridden else ""
         typer.echo(f"channel {wish.channel} now names {release_id}{instead}{forced}")
         if wish.channel == "canary":
-            typer.echo(_told_share(release_id, share))
+            typer.echo(_told_share(release_id, pointer.share))
 
 
 def _gate(
@@ -160,6 +170,7 @@ def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json:
             "release_id": release_id,
             "previous": release_id,
             "promoted": False,
+            "forced": False,
             "share": share,
             "gate": None,
         }
@@ -191,22 +202,3 @@ def _refusal(channel: str, before: ReadChannel | None, release_id: str, result: 
         f"the gate refuses {release_id}, and {channel} goes on to name {now}: "
         f"{'; '.join(result.findings)}; train a better one, or override it with: {ways}"
     )
-
-
-def _print_json(
-    channel: str,
-    before: ReadChannel | None,
-    release_id: str,
-    result: GateResult,
-    *,
-    forced: bool,
-) -> None:
-    document: dict[str, Any] = {
-        "channel": channel,
-        "release_id": release_id,
-        "previous": before.release_id if before else None,
-        "promoted": result.passed or forced,
-        "forced": forced,
-        "gate": result.as_json(),
-    }
-    typer.echo(json.dumps(document, indent=2))
