@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
@@ -33,7 +34,7 @@ def diff(
     console = Console(highlight=False)
     settings = Table("setting", before, after, title="data, code, schema, quotas and weights")
     for name, (old, new) in found.settings.items():
-        settings.add_row(name, str(old), str(new))
+        settings.add_row(name, Text(str(old)), Text(str(new)))
     metrics = Table("metric", title="metrics")
     for title in (before, after, "change"):
         metrics.add_column(title, justify="right")

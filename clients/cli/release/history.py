@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
@@ -37,11 +38,11 @@ def history(
         table.add_row(
             str(record.revision),
             f"{record.updated_at:%Y-%m-%d %H:%M:%S}",
-            record.updated_by,
+            Text(record.updated_by),
             _what(record),
             record.previous or "",
             record.release_id,
-            "; ".join(filter(None, (record.reason, *record.findings))),
+            Text("; ".join(filter(None, (record.reason, *record.findings)))),
         )
     Console().print(table)
 

@@ -83,8 +83,8 @@ def _print_channels(channels: dict[str, Channel]) -> None:
             pointer.release_id,
             f"{pointer.share:.1%}" if pointer.share else "",
             f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}",
-            pointer.updated_by,
-            pointer.reason,
+            Text(pointer.updated_by),
+            Text(pointer.reason),
         )
     Console(highlight=False).print(table)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from clients.cli.release.access import open_store
@@ -99,12 +100,12 @@ def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verificat
 def _print(problems: tuple[str, ...], found: list[Verification]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for problem in problems:
-        console.print(f"[bold red]wrong[/]  {_plain(problem)}")
+        console.print(f"[bold red]wrong[/]  {escape(problem)}")
     for each in found:
         for problem in each.problems:
-            console.print(f"[bold red]wrong[/]  {_plain(f'{each.release_id}: {problem}')}")
+            console.print(f"[bold red]wrong[/]  {escape(f'{each.release_id}: {problem}')}")
         for note in each.notes:
-            console.print(f"[yellow]note[/]   {_plain(f'{each.release_id}: {note}')}")
+            console.print(f"[yellow]note[/]   {escape(f'{each.release_id}: {note}')}")
         if not each.problems:
             console.print(
                 f"[green]sound[/]  {each.release_id}: {each.files} files, "
@@ -112,9 +113,3 @@ def _print(problems: tuple[str, ...], found: list[Verification]) -> None:
             )
     if not found and not problems:
         console.print("no channel names a release")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -23,7 +23,7 @@ def test_a_release_goes_back_in_one_command_and_history_tells(
     store.set_channel("production", "a", None)
     store.set_channel("production", "b", store.read_channel("production"))
 
-    done = vireo("rollback", "--reason", "too slow", "--json")
+    done = vireo("rollback", "--reason", "[red]too slow", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
         "channel": "production",
@@ -41,10 +41,10 @@ def test_a_release_goes_back_in_one_command_and_history_tells(
         (2, "promote", "b"),
         (1, "promote", "a"),
     ]
-    assert (records[0]["updated_by"], records[0]["reason"]) == ("ada@here", "too slow")
+    assert (records[0]["updated_by"], records[0]["reason"]) == ("ada@here", "[red]too slow")
     assert len(json.loads(vireo("history", "--last", "1", "--json").stdout)) == 1
     table = vireo("history").stdout
-    assert "too slow" in table
+    assert "[red]too slow" in table
     assert "rollback" in table
     assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stdout
 
