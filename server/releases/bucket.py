@@ -16,7 +16,8 @@ from server.releases.store_errors import explained, refusal
 
 PARALLEL = 4
 """Transfers at a time."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Bytes of a transfer that breaking off loses at most."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,18 @@ class Bucket:
                     raise
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """An object's content from a byte on, in chunks.
+        """An object's content from byte `offset` on, in chunks; nothing where it has no more.
 
         Raises:
             NotInStoreError: it isn't there.
         """
         with explained(self.settings):
-            response = self._client.get_object(self.name, name, offset=offset)
+            try:
+                response = self._client.get_object(self.name, name, offset=offset)
+            except S3Error as error:
+                if error.code == "InvalidRange":
+                    return
+                raise
             try:
                 yield from response.stream(_CHUNK)
             finally:

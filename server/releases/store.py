@@ -102,7 +102,9 @@ class ReleaseStore:
         return manifest
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
-        """The content of one file of a release from a byte on, in chunks.
+        """The content of one file of a release, in chunks, from byte `offset` on.
+
+        Nothing comes where the file has no more than `offset` bytes.
 
         Raises:
             NotInStoreError: it isn't there.

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from server.errors import VireoError
 from server.inference.golden import GoldenMismatchError
@@ -126,6 +126,8 @@ def _damage(
     progress: Callable[[int], None],
 ) -> str:
     """Fetches one file, and says what is wrong with it; empty where nothing is."""
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        return f"{path} leaves the release's folder"
     target = scratch / path
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0

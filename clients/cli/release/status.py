@@ -110,5 +110,9 @@ def _print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -
 
 
 def _loading(loading: dict[str, Any] | None) -> str:
-    """Release, stage and bytes of what a pod is loading; empty where it loads nothing."""
-    return " ".join(str(value) for value in loading.values()) if loading else ""
+    """Stage, bytes and release of what a pod is loading; empty where it loads nothing."""
+    if not loading:
+        return ""
+    stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()
+    done, total = (int(loading.get(f"bytes_{name}", 0)) / 1e6 for name in ("done", "total"))
+    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('release_id', '')}"

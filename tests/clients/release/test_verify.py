@@ -74,6 +74,12 @@ def no_manifest(bucket: Bucket) -> None:
     bucket.remove(MANIFEST_NAME)
 
 
+def path_out_of_the_folder(bucket: Bucket) -> None:
+    manifest = json.loads(bucket.get(MANIFEST_NAME))
+    manifest["files"]["../escaped"] = manifest["files"][layout.VIDEO_IDS]
+    bucket.put(MANIFEST_NAME, json.dumps(manifest).encode())
+
+
 def unlisted_file(bucket: Bucket) -> None:
     manifest = json.loads(bucket.get(MANIFEST_NAME))
     del manifest["files"][layout.POPULAR_IDS]
@@ -113,6 +119,7 @@ class Bucket:
         (lying_size, "bad: videos/ids.json has"),
         (unknown_version, "format_version is 99, this build serves"),
         (no_manifest, "bad: release bad isn't in the store: no manifest.json"),
+        (path_out_of_the_folder, "bad: ../escaped leaves the release's folder"),
         (unlisted_file, "bad: popular.json isn't in the manifest; gateway pods need it"),
     ],
 )

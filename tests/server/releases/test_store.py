@@ -32,6 +32,9 @@ def test_published_release_reads_back_as_it_was(
     assert sum(uploaded) == sum(entry.size for entry in manifest.files.values())
     for path in manifest.files:
         assert b"".join(store.read(name, path)) == (folder / path).read_bytes()
+        rest = b"".join(store.read(name, path, offset=5))
+        assert rest == (folder / path).read_bytes()[5:]
+        assert not b"".join(store.read(name, path, offset=manifest.files[path].size))
     assert manifest in [each.manifest for each in store.list()]
 
 
