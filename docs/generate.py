@@ -27,6 +27,7 @@ This page is made from the code by `python -m docs.generate`.
 | variable | default | meaning |
 |---|---|---|
 | `VIREO_HOME` | `.vireo` in the checkout | Folder of all run-time state. |
+| `VIREO_USER` | user@host | Who changes a channel, as its history tells. |
 | `VIREO_ONLINE_STORE` | `sqlite` | Online store of the features built: `sqlite` or `redis`. |
 | `VIREO_REDIS_URL` | `redis://127.0.0.1:6379` | Where Redis is, with `VIREO_ONLINE_STORE=redis`. |
 """

@@ -18,13 +18,14 @@ app = typer.Typer(
     "First steps: `vireo demo`, or with your own data: `vireo data import`, `vireo train`, "
     "`vireo release publish`, `vireo up`, `vireo recommend`.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data", help="Fetch, import and show data sets.")
 app.add_typer(features.app, name="features", help="Build and show features in Feast.")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
-app.add_typer(release.app, name="release", help="Publish releases and say which one is served.")
+app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("recommend")(recommend.recommend)

@@ -26,7 +26,8 @@ def demo(
     Each step is a command of its own, shown as it runs. What an earlier demo has done already
     is not done again.
     """
-    from clients.cli import data, evaluate, release, train, up
+    from clients.cli import data, evaluate, train, up
+    from clients.cli.release.publish import publish
 
     console = Console(highlight=False)
 
@@ -40,7 +41,7 @@ def demo(
     announce(f"evaluate --data {DATASET}")
     evaluate.evaluate(DATASET)
     announce(f"release publish --data {DATASET}")
-    release.publish(DATASET)
+    publish(DATASET)
 
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")

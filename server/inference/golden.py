@@ -12,6 +12,15 @@ from server.releases.layout import GOLDEN_TOLERANCE
 from server.releases.manifest import ReleaseError
 
 
+class GoldenMismatchError(ReleaseError):
+    """A model answers otherwise than it did in training."""
+
+    def __init__(self, message: str, difference: float) -> None:
+        """Takes the largest absolute difference of an output, besides the message."""
+        super().__init__(message)
+        self.difference = difference
+
+
 def replay(model: Model, golden: Path) -> None:
     """Runs the golden requests through `model` and compares with the recorded outputs.
 
@@ -20,8 +29,8 @@ def replay(model: Model, golden: Path) -> None:
         golden: .npz with `input/<name>` for each input and `output/<name>`.
 
     Raises:
-        ReleaseError: the file is unfit, or an output isn't finite, has another shape or is
-            further than GOLDEN_TOLERANCE from the recorded one.
+        GoldenMismatchError: an output is further than GOLDEN_TOLERANCE from the recorded one.
+        ReleaseError: the file is unfit, or an output isn't finite or has another shape.
     """
     try:
         with np.load(golden, allow_pickle=False) as arrays:
@@ -49,7 +58,8 @@ def replay(model: Model, golden: Path) -> None:
     difference = float(np.abs(got - wanted).max(initial=0.0))
     # Written so that a recorded NaN is refused too.
     if not difference <= GOLDEN_TOLERANCE:
-        raise ReleaseError(
+        raise GoldenMismatchError(
             f"{golden}: replay differs from the recorded outputs by {difference:.2g}, "
-            f"more than {GOLDEN_TOLERANCE:g}"
+            f"more than {GOLDEN_TOLERANCE:g}",
+            difference,
         )

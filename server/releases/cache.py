@@ -18,9 +18,10 @@ from pathlib import Path, PurePosixPath
 
 from server.releases.download import PART, CacheError, Download, is_sound
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from server.releases.names import check_release_id
 from server.releases.progress import LoadProgress, Stage
 from server.releases.pruning import prune
-from server.releases.store import ReleaseStore, check_release_id
+from server.releases.store import ReleaseStore
 
 __all__ = ["CacheError", "ReleaseCache"]
 

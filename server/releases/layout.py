@@ -1,6 +1,7 @@
 """Where each part lies in a release's folder, and how its tables are read.
 
-Model folders follow Triton's model-repository layout (`<name>/1/model.onnx`).
+Model folders follow Triton's model-repository layout: `<name>/config.pbtxt` describes
+`<name>/1/model.onnx`. Pods don't read the configs; a Triton that serves the folder does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ VIEWER_TOWER = "viewer_tower/1/model.onnx"
 """Inputs of `tower_inputs` to `viewer_vector` float32[b, d]."""
 RANKER = "ranker/1/model.onnx"
 """Inputs of `ranking_inputs` to `scores` float32[b, n, 2]: watch and like probabilities."""
+VIEWER_TOWER_CONFIG = "viewer_tower/config.pbtxt"
+RANKER_CONFIG = "ranker/config.pbtxt"
 
 VIDEO_KEYS = "videos/keys.npy"
 """int64[n], the key of each row."""

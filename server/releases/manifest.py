@@ -121,6 +121,8 @@ class Manifest(BaseModel):
     dataset: str
     """Name of the data set that it was trained on."""
     code_commit: str
+    architecture: str = ""
+    """Processor that the goldens were made on, for example x86_64; empty where nobody noted it."""
     data_fingerprint: str
     holdout: Literal["last", "none"]
     """Whether each viewer's last watch was kept from training, so that it can be tested."""

@@ -36,6 +36,25 @@ def random_interactions() -> pd.DataFrame:
     return frame.sort_values(["timestamp", "row"], ignore_index=True)
 
 
+def ring_interactions(viewers: int = VIEWER_COUNT) -> pd.DataFrame:
+    """Plays on around a ring of the videos, so that what comes next can be learned."""
+    random = np.random.default_rng(3)
+    rows = [
+        (f"w{viewer}", f"v{(start + step) % VIDEO_COUNT}", viewer * 1_000 + step * 60)
+        for viewer in range(viewers)
+        for start in [int(random.integers(VIDEO_COUNT))]
+        for step in range(int(random.integers(8, 20)))
+    ]
+    frame = pd.DataFrame(rows, columns=["viewer_id", "video_id", "second"])
+    frame["event"] = "play"
+    frame["timestamp"] = START + pd.to_timedelta(frame.pop("second"), unit="s")
+    frame["row"] = range(1, len(frame) + 1)
+    frame["watched_fraction"] = np.float32(1)
+    frame["rating"] = np.float32("nan")
+    frame["held_out"] = False
+    return frame.sort_values(["timestamp", "row"], ignore_index=True)
+
+
 def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame) -> None:
     """Writes a data set; even videos have a publication date, some of them in the future."""
     published = [START + pd.Timedelta(days=6 * n - 99) for n in range(VIDEO_COUNT)]

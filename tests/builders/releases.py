@@ -28,6 +28,7 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
+from training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
 HISTORY_LIMIT = 20
@@ -267,3 +268,4 @@ def save_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+    write_triton_config(path)

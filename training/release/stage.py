@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from training.ranking.model import Ranker
 from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
 from training.release.index import build_index
+from training.release.triton import write_triton_config
 from training.retrieval.co_watch import co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
@@ -78,6 +80,7 @@ def stage_retrieval(
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
     export_viewer_tower(model, folder / layout.VIEWER_TOWER)
+    write_triton_config(folder / layout.VIEWER_TOWER)
     ids = list(data.video_ids)
     vectors = model.video_vectors().detach().numpy().astype(np.float32)
     popularity = latest_popularity(repo, ids)
@@ -118,6 +121,7 @@ def stage_retrieval(
         created_at=datetime.now(UTC),
         dataset=origin.dataset,
         code_commit=code_commit(),
+        architecture=platform.machine(),
         data_fingerprint=origin.data_fingerprint,
         holdout=origin.holdout,
         feature_schema=schema,
@@ -141,6 +145,7 @@ def stage_ranker(
     """
     candidates = CandidateRelease.load(folder)
     export_ranker(model, candidates.vectors.shape[1], folder / layout.RANKER)
+    write_triton_config(folder / layout.RANKER)
     table = VideoTable(
         candidates.vectors,
         np.load(folder / layout.VIDEO_FEATURE_TABLE),

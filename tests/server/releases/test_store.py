@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -8,11 +7,10 @@ from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.releases import layout
-from server.releases.manifest import Manifest, ReleaseError
+from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import (
-    ChannelChangedError,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
@@ -34,7 +32,10 @@ def test_published_release_reads_back_as_it_was(
     assert sum(uploaded) == sum(entry.size for entry in manifest.files.values())
     for path in manifest.files:
         assert b"".join(store.read(name, path)) == (folder / path).read_bytes()
-    assert manifest in store.list()
+        rest = b"".join(store.read(name, path, offset=5))
+        assert rest == (folder / path).read_bytes()[5:]
+        assert not b"".join(store.read(name, path, offset=manifest.files[path].size))
+    assert manifest in [each.manifest for each in store.list()]
 
 
 def test_publishing_the_same_release_again_does_nothing(
@@ -78,70 +79,21 @@ def test_bucket_is_made_by_the_first_publish(s3: S3Settings, name: str, tmp_path
     with pytest.raises(NotInStoreError, match="has no bucket 'made-by-publish'; publish"):
         store.manifest(name)
     store.publish(build_release(tmp_path, release_id=name))
-    assert [manifest.release_id for manifest in store.list()] == [name]
+    assert [each.release_id for each in store.list()] == [name]
 
 
-def test_channel_moves_from_release_to_release(
-    store: ReleaseStore, publish: Publish, name: str
+def test_an_unfit_release_is_listed_with_what_is_wrong_and_hides_no_other(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(f"{name}-a")
     publish(f"{name}-b")
-    assert store.read_channel(name) is None
-    store.set_channel(name, f"{name}-a", None, updated_by="ada")
-    channel = store.read_channel(name)
-    assert channel is not None
-    assert (channel.release_id, channel.pointer.updated_by) == (f"{name}-a", "ada")
-    store.set_channel(name, f"{name}-b", channel)
-    assert store.channels()[name].release_id == f"{name}-b"
-
-
-def test_stale_view_of_a_channel_changes_nothing(
-    store: ReleaseStore, publish: Publish, name: str
-) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
-    store.set_channel(name, f"{name}-a", None)
-    seen = store.read_channel(name)
-    store.set_channel(name, f"{name}-b", seen)
-    for stale in (seen, None):
-        with pytest.raises(ChannelChangedError, match="changed by somebody else"):
-            store.set_channel(name, f"{name}-a", stale)
-    assert store.channels()[name].release_id == f"{name}-b"
-
-
-def test_one_of_many_racing_writers_wins(store: ReleaseStore, publish: Publish, name: str) -> None:
-    publish(name)
-    store.set_channel(name, name, None)
-    seen = store.read_channel(name)
-
-    def race(writer: int) -> bool:
-        try:
-            store.set_channel(name, name, seen, updated_by=str(writer))
-        except ChannelChangedError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as threads:
-        won = list(threads.map(race, range(8)))
-    assert sum(won) == 1
-    channel = store.read_channel(name)
-    assert channel is not None
-    assert channel.pointer.updated_by == str(won.index(True))
-
-
-def test_channel_can_only_name_a_published_release(store: ReleaseStore, name: str) -> None:
-    with pytest.raises(NotInStoreError, match="isn't in bucket"):
-        store.set_channel(name, "never-published", None)
-    assert store.read_channel(name) is None
-
-
-def test_object_that_is_no_channel_is_refused(
-    store: ReleaseStore, s3: S3Settings, name: str
-) -> None:
-    client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(b"{}"), 2)
-    with pytest.raises(StoreError, match="isn't a channel; set it again"):
-        store.read_channel(name)
-    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
+    place = f"releases/{name}-a/{MANIFEST_NAME}"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(b"{}"), 2)
+    listed = {each.release_id: each for each in store.list()}
+    assert listed[f"{name}-a"].manifest is None
+    assert "manifest field release_id" in listed[f"{name}-a"].problem
+    assert listed[f"{name}-b"].manifest is not None
+    client_of(s3).remove_object(s3.bucket, place)
 
 
 @pytest.mark.parametrize("unfit", ["../up", "a/b", "", "x" * 200, ".hidden"])

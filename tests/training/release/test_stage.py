@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_the_release_says_when_it_was_made_and_of_what(
     dataset = load_dataset(trained_home, "trained")
     assert (manifest.dataset, manifest.holdout) == ("trained", "last")
     assert manifest.data_fingerprint == dataset.fingerprint
+    assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
 

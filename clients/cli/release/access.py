@@ -1,0 +1,50 @@
+"""The store that `vireo release` works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.errors import VireoError
+
+if TYPE_CHECKING:
+    from server.releases.store import ReleaseStore
+
+
+@contextmanager
+def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
+    """The release store: that of the settings, of the running stack, or started for this.
+
+    Raises:
+        VireoError: there is none, or too little disk for `needed_bytes` more.
+    """
+    from server.releases.s3 import S3Settings
+    from server.releases.store import ReleaseStore
+    from server.stack.s3 import embedded_s3, external_endpoint
+    from server.stack.settings import StackSettings
+
+    if external_endpoint() is not None:
+        yield ReleaseStore(S3Settings.load())
+        return
+    settings = StackSettings.load()
+    _check_space(settings.home, needed_bytes)
+    with embedded_s3(settings) as server:
+        yield ReleaseStore(server)
+
+
+def _check_space(folder: Path, needed_bytes: int) -> None:
+    """Raises VireoError unless the embedded S3 server can take so much more."""
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(folder)
+    # The server takes nothing more once less than a hundredth of the disk is free.
+    free = disk.free - disk.total // 100
+    if free < needed_bytes:
+        raise VireoError(
+            f"too little disk for the S3 server in {folder}: the release takes "
+            f"{needed_bytes / 1e6:,.0f} MB and {max(free, 0) / 1e6:,.0f} MB are left; free some "
+            "space, or set VIREO_HOME to another disk"
+        )

@@ -1,0 +1,58 @@
+"""`vireo release diff`: what differs between two releases."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clients.cli.release.access import open_store
+from clients.cli.release.options import AsJson
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="Id of the one release.")],
+    after: Annotated[str, typer.Argument(help="Id of the other.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs from one release to another: files, metrics, schema, quotas, weights.
+
+    The metrics are those that training noted, each on its own data; `vireo release promote`
+    measures both releases on the same.
+    """
+    from server.releases.diff import diff_releases
+
+    with open_store() as store:
+        found = diff_releases(store.manifest(before), store.manifest(after))
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    console = Console(highlight=False)
+    settings = Table("setting", before, after, title="data, code, schema, quotas and weights")
+    for name, (old, new) in found.settings.items():
+        settings.add_row(name, Text(str(old)), Text(str(new)))
+    metrics = Table("metric", title="metrics")
+    for title in (before, after, "change"):
+        metrics.add_column(title, justify="right")
+    for name, pair in found.metrics.items():
+        change = f"{pair[1] - pair[0]:+.4f}" if None not in pair else ""  # type: ignore[operator]
+        metrics.add_row(name, *map(_figure, pair), change)
+    files = Table("file", "", title=f"files; {found.unchanged_files} are the same")
+    for title in (before, after):
+        files.add_column(title, justify="right")
+    for file in found.files:
+        files.add_row(file.path, file.kind, _bytes(file.before), _bytes(file.after))
+    for table in (settings, metrics, files):
+        console.print(table if table.rows else f"{table.title}: no difference")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else f"{size:,}"

@@ -1,0 +1,63 @@
+"""The gate's findings as a table: measure, now, candidate, change, margin, verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from training.release.gate import Check, GateResult
+
+_TITLES = {
+    "ndcg_10": "NDCG@10",
+    "recall_100": "Recall@100",
+    "coverage_10": "Coverage@10",
+    "calibration_error": "calibration error",
+    "inference_p50": "inference p50, ms",
+}
+_LESS_IS_BETTER = ("calibration_error", "inference_p50")
+_STYLES = {"better": "green", "worse": "bold red", "within margin": "yellow"}
+
+
+def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
+    """Prints what was compared, or why nothing was."""
+    console = Console(highlight=False)
+    if not result.checks:
+        why = "nothing to compare with" if result.passed else "not comparable"
+        console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
+        return
+    table = Table(
+        title=f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches",
+        box=SIMPLE,
+        pad_edge=False,
+    )
+    for title in ("measure", "now", "candidate", "change", "95% sure", "margin", "verdict"):
+        left = title in ("measure", "verdict")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    for check in result.checks:
+        table.add_row(*_row(check))
+    console.print(table)
+    if result.reason:
+        console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
+
+
+def _row(check: Check) -> tuple[str | Text, ...]:
+    scale, digits = (1e3, 2) if check.measure == "inference_p50" else (1.0, 4)
+
+    def number(value: float, sign: str = "") -> str:
+        return f"{value * scale:{sign}.{digits}f}"
+
+    margin = check.margin if check.measure in _LESS_IS_BETTER else -check.margin
+    return (
+        _TITLES[check.measure],
+        number(check.now),
+        number(check.candidate),
+        number(check.change, "+"),
+        f"{number(check.low, '+')}…{number(check.high, '+')}",
+        number(margin, "+"),
+        Text(check.verdict, style=_STYLES.get(check.verdict, "")),
+    )

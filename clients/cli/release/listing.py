@@ -1,0 +1,89 @@
+"""`vireo release list` and `show`: what is in the store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clients.cli.release.access import open_store
+from clients.cli.release.options import AsJson, ReleaseId
+
+if TYPE_CHECKING:
+    from server.releases.manifest import Manifest
+    from server.releases.store import ListedRelease
+
+_SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List published releases, newest first, and the channels that name them."""
+    with open_store() as store:
+        releases = store.list()
+        channels = {name: channel.release_id for name, channel in store.channels().items()}
+    named = {
+        each.release_id: sorted(
+            name for name, release_id in channels.items() if release_id == each.release_id
+        )
+        for each in releases
+    }
+    if as_json:
+        typer.echo(
+            json.dumps([_as_json(each, named[each.release_id]) for each in releases], indent=2)
+        )
+        return
+    if not releases:
+        typer.echo("no releases yet; publish one with: vireo release publish")
+        return
+    table = Table("release", "channels", "data set", "created", "size")
+    for each in releases:
+        manifest = each.manifest
+        table.add_row(
+            each.release_id,
+            ", ".join(named[each.release_id]),
+            manifest.dataset if manifest else Text(each.problem, style="red"),
+            f"{manifest.created_at:%Y-%m-%d %H:%M}" if manifest else "",
+            megabytes(manifest) if manifest else "",
+        )
+    Console().print(table)
+
+
+def _as_json(each: ListedRelease, channels: list[str]) -> dict[str, Any]:
+    shown = each.manifest.model_dump(mode="json", include=_SHOWN) if each.manifest else {}
+    return {
+        "release_id": each.release_id,
+        **shown,
+        "channels": channels,
+        "problem": each.problem,
+    }
+
+
+def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
+    """Show what a release consists of, and its metrics."""
+    with open_store() as store:
+        manifest = store.manifest(release_id)
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in {
+        "release": manifest.release_id,
+        "created": f"{manifest.created_at:%Y-%m-%d %H:%M:%S %Z}",
+        "data set": f"{manifest.dataset} ({manifest.data_fingerprint[:12]})",
+        "held out": "each viewer's last watch" if manifest.holdout == "last" else "nothing",
+        "code": manifest.code_commit[:12],
+        "goldens of": manifest.architecture or "an unknown processor",
+        "files": f"{len(manifest.files)}, {megabytes(manifest)}",
+        **{name: f"{value:.4f}" for name, value in manifest.metrics.items()},
+    }.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def megabytes(manifest: Manifest) -> str:
+    """Size of a release's files together."""
+    return f"{sum(entry.size for entry in manifest.files.values()) / 1e6:,.1f} MB"

@@ -1,0 +1,118 @@
+"""`vireo release status`: the channels, and what each pod makes of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clients.cli.release.access import open_store
+from clients.cli.release.options import AsJson
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.releases.channels import Channel
+
+_SECONDS = 2.0
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show which release each channel names, and which one each pod of the stack serves.
+
+    Where no stack runs on VIREO_HOME, the channels alone are shown.
+    """
+    with open_store() as store:
+        channels = store.channels()
+    pods = _pods()
+    if as_json:
+        document = {
+            "channels": {
+                name: channel.pointer.model_dump(mode="json") for name, channel in channels.items()
+            },
+            "pods": pods,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    _print_channels(channels)
+    if pods is None:
+        typer.echo(f"no stack runs on {Home.current().root}")
+    else:
+        _print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
+
+
+def _pods() -> dict[str, dict[str, Any] | None] | None:
+    """What each pod of the running stack says, None where it doesn't answer; None without one."""
+    from server.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    if state is None:
+        return None
+    return {
+        process.name: _asked(process.port)
+        for process in state.processes
+        if process.name.startswith(("candidate", "ranking", "gateway"))
+    }
+
+
+def _asked(port: int) -> dict[str, Any] | None:
+    import grpc
+    from google.protobuf.json_format import MessageToDict
+    from vireo.v1.release_pb2 import GetServingReleaseRequest
+    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = ReleaseServiceStub(channel).GetServingRelease(
+                GetServingReleaseRequest(), timeout=_SECONDS
+            )
+        except grpc.RpcError:
+            return None
+    return MessageToDict(answer, preserving_proto_field_name=True)
+
+
+def _print_channels(channels: dict[str, Channel]) -> None:
+    table = Table("channel", "release", "share", "since", "by", "why", title="channels")
+    for name, channel in channels.items():
+        pointer = channel.pointer
+        table.add_row(
+            name,
+            pointer.release_id,
+            f"{pointer.share:.1%}" if pointer.share else "",
+            f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}",
+            Text(pointer.updated_by),
+            Text(pointer.reason),
+        )
+    Console(highlight=False).print(table)
+
+
+def _print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -> None:
+    """A line a pod; a release that isn't the one that its channel names is marked."""
+    table = Table("pod", "pool", "serves", "from", "loading", "last failure", title="pods")
+    for name, pod in pods.items():
+        if pod is None:
+            table.add_row(name, "", Text("doesn't answer", style="red"))
+            continue
+        pool, serves = pod.get("channel", ""), pod.get("release_id", "")
+        behind = serves != named.get(pool)
+        table.add_row(
+            name,
+            pool,
+            Text(serves or "nothing", style="yellow" if behind else ""),
+            pod.get("origin", ""),
+            _loading(pod.get("loading")),
+            Text(pod.get("last_failure", ""), style="red"),
+        )
+    Console(highlight=False).print(table)
+
+
+def _loading(loading: dict[str, Any] | None) -> str:
+    """Stage, bytes and release of what a pod is loading; empty where it loads nothing."""
+    if not loading:
+        return ""
+    stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()
+    done, total = (int(loading.get(f"bytes_{name}", 0)) / 1e6 for name in ("done", "total"))
+    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('release_id', '')}"

@@ -1,0 +1,115 @@
+"""`vireo release verify`: is what the store holds still what was published, and does it load?"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from clients.cli.release.access import open_store
+from clients.cli.release.options import AsJson
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.releases.store import ReleaseStore
+    from server.releases.verify import Verification
+
+
+def verify(
+    release_id: Annotated[
+        str, typer.Argument(help="Id of a release; those that channels name if absent.")
+    ] = "",
+    channel: Annotated[
+        str, typer.Option(help="Verify what this channel names.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a release as pods would: every digest in the store, then a load with golden replay.
+
+    Prints everything that is wrong, and exits with 1 where anything is. Without a release,
+    all that channels name is verified, and that what they name is there.
+
+    Goldens that differ by a little on another kind of processor than they were made on are
+    told, and not held against the release.
+    """
+    with open_store() as store:
+        problems, releases = _which(store, release_id, channel)
+        found = [_verified(store, each, quiet=as_json) for each in releases]
+    failed = bool(problems) or any(each.problems for each in found)
+    if as_json:
+        document = {
+            "ok": not failed,
+            "channels": list(problems),
+            "releases": [asdict(each) for each in found],
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _print(problems, found)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[str, ...], list[str]]:
+    """Problems of the channels, and the releases to verify."""
+    from server.releases.verify import dangling_channels
+
+    if release_id:
+        return (), [release_id]
+    problems = dangling_channels(store, [channel] if channel else [])
+    published = {each.release_id for each in store.list()}
+    named = {
+        each.release_id
+        for name, each in store.channels().items()
+        if channel in ("", name) and each.release_id in published
+    }
+    return problems, sorted(named)
+
+
+def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
+    from clients.cli.release.pod_checks import pod_checks
+    from server.releases.verify import verify_release
+
+    # Beside the cache: a release may be larger than the system's folder for such files.
+    root = Home.current().root
+    root.mkdir(parents=True, exist_ok=True)
+    bar = Progress(
+        TextColumn(f"reading {release_id}"),
+        BarColumn(),
+        DownloadColumn(),
+        console=Console(stderr=True, quiet=quiet),
+        transient=True,
+    )
+    with bar, tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch:
+        task = bar.add_task("read", total=None)
+        return verify_release(
+            store,
+            release_id,
+            pod_checks(),
+            Path(scratch),
+            lambda count: bar.advance(task, count),
+        )
+
+
+def _print(problems: tuple[str, ...], found: list[Verification]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for problem in problems:
+        console.print(f"[bold red]wrong[/]  {escape(problem)}")
+    for each in found:
+        for problem in each.problems:
+            console.print(f"[bold red]wrong[/]  {escape(f'{each.release_id}: {problem}')}")
+        for note in each.notes:
+            console.print(f"[yellow]note[/]   {escape(f'{each.release_id}: {note}')}")
+        if not each.problems:
+            console.print(
+                f"[green]sound[/]  {each.release_id}: {each.files} files, "
+                f"{each.size / 1e6:,.1f} MB, loads as every kind of pod"
+            )
+    if not found and not problems:
+        console.print("no channel names a release")

@@ -1,0 +1,78 @@
+"""Rolling a channel back: to the release before, skipping what was itself rolled back from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.errors import VireoError
+from server.releases.channels import CANARY, Change, Channel, ChannelPointer
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
+
+
+class NothingToReturnToError(VireoError):
+    """A channel has no earlier good release; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """What a rollback did."""
+
+    before: Channel
+    pointer: ChannelPointer
+    """What the channel holds now."""
+    gone: tuple[str, ...]
+    """Earlier releases that were passed over, since they aren't in the store any more."""
+
+
+def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
+    """Points a channel at its last good release, with the share that it had then.
+
+    A promotion is a step forward, a rollback takes it back: after two rollbacks the channel
+    names what it did two promotions before.
+
+    Raises:
+        NothingToReturnToError: there is none.
+        ChannelChangedError: somebody else changed the channel in the meantime.
+    """
+    before = store.read_channel(name)
+    if before is None:
+        raise NothingToReturnToError(
+            f"channel {name} names no release; set it with: vireo release promote ID "
+            f"--channel {name}"
+        )
+    gone = []
+    revision = before.pointer.returns_to
+    while revision is not None and (record := store.recorded(name, revision)) is not None:
+        change = Change(
+            record.release_id,
+            action="rollback",
+            share=record.share,
+            reason=reason,
+            returns_to=record.returns_to,
+        )
+        try:
+            pointer = store.change_channel(name, change, before)
+        except NotInStoreError:
+            gone.append(record.release_id)
+            revision = record.returns_to
+        else:
+            return Rollback(before, pointer, tuple(gone))
+    raise NothingToReturnToError(_advice(before, gone))
+
+
+def _advice(before: Channel, gone: list[str]) -> str:
+    """What to do where no earlier release is left."""
+    name, release_id = before.name, before.release_id
+    removed = f" ({', '.join(gone)} was removed from the store)" if gone else ""
+    end_canary = (
+        f", or take its viewers away with: vireo release promote {release_id} "
+        f"--channel {name} --share 0"
+        if name == CANARY
+        else ""
+    )
+    return (
+        f"channel {name} has no release to go back to before {release_id}{removed}; "
+        f"choose one of `vireo release list` and point the channel at it with: "
+        f"vireo release promote ID --channel {name}{end_canary}"
+    )

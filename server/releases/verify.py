@@ -1,0 +1,184 @@
+"""Verifies a release in the store: every digest, then what every kind of pod makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from server.errors import VireoError
+from server.inference.golden import GoldenMismatchError
+from server.releases.bucket import PARALLEL
+from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from server.releases.store import ReleaseStore, release_object
+from server.releases.store_errors import NotInStoreError
+
+ARCHITECTURE_NOISE = 1e-2
+"""Largest difference from the goldens that another kind of processor may explain."""
+
+
+@dataclass(frozen=True)
+class PodCheck:
+    """What one kind of pod does with a release before it serves it."""
+
+    files: Sequence[str]
+    load: Callable[[Path], None]
+    """Loads it from a folder, goldens replayed; raises whatever is wrong."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in one release."""
+
+    release_id: str
+    files: int = 0
+    """How many files were read."""
+    size: int = 0
+    """Bytes that were read."""
+    problems: tuple[str, ...] = ()
+    """Everything that is wrong, a line each; empty where nothing is."""
+    notes: tuple[str, ...] = ()
+    """What to know, and is no fault of the release."""
+
+
+def verify_release(
+    store: ReleaseStore,
+    release_id: str,
+    pods: Mapping[str, PodCheck],
+    scratch: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Verification:
+    """Reads every file of a release from the store, and loads it as every kind of pod does.
+
+    Args:
+        store: where it is.
+        release_id: which.
+        pods: kinds of pod by name. One whose files are damaged isn't tried.
+        scratch: an empty folder with room for the release.
+        progress: called with the bytes of each chunk, from any thread.
+
+    Raises:
+        StoreError: the store can't be read.
+    """
+    try:
+        manifest = store.manifest(release_id)
+    except NotInStoreError:
+        return Verification(
+            release_id, problems=(f"release {release_id} isn't in the store: no {MANIFEST_NAME}",)
+        )
+    except ReleaseError as error:
+        return Verification(release_id, problems=(str(error),))
+    manifest.write(scratch)
+
+    def damage(path: str, entry: FileEntry) -> str:
+        return _damage(store, release_id, path, entry, scratch, progress)
+
+    with ThreadPoolExecutor(PARALLEL) as threads:
+        found = threads.map(damage, manifest.files.keys(), manifest.files.values())
+        damaged = {path: why for path, why in zip(manifest.files, found, strict=True) if why}
+    problems, notes = list(damaged.values()), []
+    for kind, pod in pods.items():
+        lacking = [path for path in pod.files if path not in manifest.files]
+        unfit = [path for path in pod.files if path in damaged]
+        problems += [f"{path} isn't in the manifest; {kind} pods need it" for path in lacking]
+        if lacking or unfit:
+            notes.append(f"not loaded as a {kind} pod: {', '.join(lacking + unfit)} is unfit")
+            continue
+        problem, note = _load_problem(kind, pod, manifest, scratch)
+        problems += problem
+        notes += note
+    notes += _unlisted(store, manifest)
+    size = sum(entry.size for entry in manifest.files.values())
+    return Verification(release_id, len(manifest.files), size, tuple(problems), tuple(notes))
+
+
+def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What is wrong with channels: those that name what isn't in the store, a line each.
+
+    Args:
+        store: where they are.
+        names: which; all of them if empty.
+    """
+    problems = []
+    channels = store.channels()
+    for name in names or sorted(channels):
+        if name not in channels:
+            problems.append(f"channel {name} was never set")
+            continue
+        release_id = channels[name].release_id
+        if store.bucket.get(release_object(release_id, MANIFEST_NAME)) is None:
+            problems.append(
+                f"channel {name} names {release_id}, which isn't in the store; point it at one "
+                f"that is: vireo release promote ID --channel {name}"
+            )
+    return tuple(problems)
+
+
+def _damage(
+    store: ReleaseStore,
+    release_id: str,
+    path: str,
+    entry: FileEntry,
+    scratch: Path,
+    progress: Callable[[int], None],
+) -> str:
+    """Fetches one file, and says what is wrong with it; empty where nothing is."""
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        return f"{path} leaves the release's folder"
+    target = scratch / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    try:
+        with target.open("wb") as file:
+            for chunk in store.read(release_id, path):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+                progress(len(chunk))
+    except NotInStoreError:
+        return f"{path} is missing from the store"
+    if size != entry.size:
+        return f"{path} has {size:,} bytes, the manifest says {entry.size:,}"
+    if digest.hexdigest() != entry.sha256:
+        return f"{path} has another SHA-256 than the manifest says: its content was changed"
+    return ""
+
+
+def _load_problem(
+    kind: str, pod: PodCheck, manifest: Manifest, scratch: Path
+) -> tuple[list[str], list[str]]:
+    """Problems and notes of loading a release as one kind of pod."""
+    try:
+        pod.load(scratch)
+    except GoldenMismatchError as error:
+        here, there = platform.machine(), manifest.architecture
+        if there in ("", here) or not error.difference <= ARCHITECTURE_NOISE:
+            return [_told(kind, error, scratch)], []
+        note = (
+            f"as a {kind} pod: goldens were made on {there}, this is {here}, and differ by "
+            f"{error.difference:.2g}: not judged; verify it on {there}"
+        )
+        return [], [note]
+    except Exception as error:  # noqa: BLE001
+        # Whatever a bad release makes a loader raise is what we are looking for.
+        return [_told(kind, error, scratch)], []
+    return [], []
+
+
+def _told(kind: str, error: Exception, scratch: Path) -> str:
+    reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
+    return f"as a {kind} pod: {reason.replace(f'{scratch}/', '')}"
+
+
+def _unlisted(store: ReleaseStore, manifest: Manifest) -> list[str]:
+    prefix = release_object(manifest.release_id, "")
+    listed = {*manifest.files, MANIFEST_NAME}
+    paths = [
+        entry.name.removeprefix(prefix) for entry in store.bucket.objects(prefix, recursive=True)
+    ]
+    return [
+        f"{path} isn't in the manifest; no pod reads it" for path in paths if path not in listed
+    ]

@@ -1,0 +1,48 @@
+"""Other releases made from a trained one in moments: the same, or with a worse ranker."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from server.inference.model import Model
+from server.releases import layout
+from server.releases.manifest import Manifest, describe_files
+from tests.builders.releases import save_golden
+
+
+def changed_copy(release: Path, folder: Path, **fields: object) -> Path:
+    """The release in `folder`, which it returns, with other fields of the manifest."""
+    shutil.copytree(release, folder)
+    return _described(folder, **fields)
+
+
+def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
+    """The release with its ranker's weights shuffled, and goldens that it answers to."""
+    shutil.copytree(release, folder)
+    path = folder / layout.RANKER
+    model = onnx.load(str(path))
+    random = np.random.default_rng(0)
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(weights)
+            shuffled = random.permutation(values.ravel()).reshape(values.shape)
+            weights.CopyFrom(numpy_helper.from_array(shuffled, weights.name))
+    onnx.save(model, str(path))
+    golden = folder / layout.GOLDEN_RANKER
+    with np.load(golden) as file:
+        inputs = {
+            name.removeprefix("input/"): file[name] for name in file if name.startswith("input/")
+        }
+    save_golden(golden, inputs, {"scores": Model(path, "scores").run(inputs)})
+    return _described(folder, release_id=release_id)
+
+
+def _described(folder: Path, **fields: object) -> Path:
+    update = {"files": describe_files(folder), **fields}
+    Manifest.read(folder).model_copy(update=update).write(folder)
+    return folder

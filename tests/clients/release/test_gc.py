@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from server.releases.channels import Channel
+from server.releases.garbage import Garbage, collect
+from server.releases.store import ReleaseStore
+from tests.clients.release.conftest import Publish, Vireo
+
+pytestmark = pytest.mark.integration
+
+
+def promote(store: ReleaseStore, channel: str, *release_ids: str) -> Channel:
+    for release_id in release_ids:
+        store.set_channel(channel, release_id, store.read_channel(channel))
+    found = store.read_channel(channel)
+    assert found is not None
+    return found
+
+
+def planned(vireo: Vireo, *arguments: str) -> Any:
+    done = vireo("gc", "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_what_channels_name_and_named_recently_is_kept_and_the_rest_removed(
+    store: ReleaseStore, publish: Publish, vireo: Vireo
+) -> None:
+    for release_id in "abcdef":
+        publish(release_id)
+    promote(store, "production", "a", "b", "c", "d")
+    promote(store, "canary", "e")
+
+    plan = planned(vireo, "--grace-hours", "0", "--history", "2")
+    assert plan["kept"] == {
+        "c": "production would roll back to it",
+        "d": "production names it",
+        "e": "canary names it",
+    }
+    assert [each["release_id"] for each in plan["garbage"]] == ["a", "b", "f"]
+    assert {each["kind"] for each in plan["garbage"]} == {"release"}
+    assert all(each["size"] > 1000 for each in plan["garbage"])
+    assert plan["removed"] == []
+    assert len(store.list()) == 6, "nothing is removed without --yes"
+
+    dry = vireo("gc", "--grace-hours", "0", "--history", "2")
+    assert "vireo release gc --yes" in dry.stdout
+    done = vireo("gc", "--grace-hours", "0", "--history", "2", "--yes")
+    assert done.exit_code == 0, done.output
+    assert {each.release_id for each in store.list()} == {"c", "d", "e"}
+    assert not store.bucket.objects("releases/a/", recursive=True)
+    assert planned(vireo, "--grace-hours", "0", "--history", "2")["garbage"] == []
+
+
+def test_a_longer_history_keeps_more(store: ReleaseStore, publish: Publish, vireo: Vireo) -> None:
+    for release_id in "abc":
+        publish(release_id)
+    promote(store, "production", "a", "b", "c")
+    plan = planned(vireo, "--grace-hours", "0")
+    assert plan["kept"]["a"] == "production named it recently"
+    assert plan["garbage"] == []
+
+
+def test_what_was_written_recently_is_kept(publish: Publish, vireo: Vireo) -> None:
+    publish("a")
+    plan = planned(vireo, "--yes")
+    assert plan["kept"] == {"a": "written recently"}
+    assert plan["removed"] == []
+
+
+def test_what_an_upload_left_that_never_ended_is_removed(
+    store: ReleaseStore, publish: Publish, vireo: Vireo
+) -> None:
+    publish("half")
+    store.bucket.remove("releases/half/manifest.json")
+    [leftover] = planned(vireo, "--grace-hours", "0", "--yes")["garbage"]
+    assert (leftover["release_id"], leftover["kind"]) == ("half", "leftover")
+    assert not store.bucket.objects("releases/", recursive=True)
+
+
+def test_the_manifest_goes_first_and_what_a_channel_has_come_to_name_stays(
+    store: ReleaseStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a")
+    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
+    manifest = "releases/a/manifest.json"
+    ordered = (manifest, *(name for name in names if name != manifest))
+    garbage = Garbage("a", "release", ordered, 1)
+    promote(store, "production", "a")
+    assert not collect(store, garbage)
+    assert len(store.list()) == 1
+
+    publish("b")
+    promote(store, "production", "b")
+    removed: list[str] = []
+
+    def fails_after_the_first(name: str) -> None:
+        if removed:
+            raise ConnectionError
+        removed.append(name)
+        remove(name)
+
+    remove = store.bucket.remove
+    monkeypatch.setattr(store.bucket, "remove", fails_after_the_first)
+    with pytest.raises(ConnectionError):
+        collect(store, garbage)
+    assert [each.release_id for each in store.list()] == ["b"], "a half removed one is no release"
+
+
+def test_an_empty_store_has_nothing_to_remove(vireo: Vireo) -> None:
+    assert planned(vireo) == {"kept": {}, "garbage": [], "removed": []}

@@ -1,0 +1,224 @@
+"""The gate, with releases that were really trained: what comes next can be learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients.cli.release.promote import PromotionRefusedError
+from server.errors import VireoError
+from server.home import Home
+from server.releases.channels import Change
+from server.releases.manifest import Manifest
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
+from tests.builders.datasets import ring_interactions, write_small_dataset
+from tests.builders.variants import changed_copy, with_shuffled_ranker
+from tests.clients.release.conftest import Publish, Vireo
+from training.train import train_all
+
+pytestmark = pytest.mark.integration
+MEASURES = {"ndcg_10", "recall_100", "coverage_10", "calibration_error", "inference_p50"}
+
+
+@pytest.fixture(scope="module")
+def ring_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("ring"))
+    write_small_dataset(home, "ring", ring_interactions())
+    train_all(home, "ring", "quick")
+    return home
+
+
+@pytest.fixture
+def trained(
+    ring_home: Home, store: ReleaseStore, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The trained release, published by the command, and named by production."""
+    monkeypatch.setenv("VIREO_HOME", str(ring_home.root))
+    done = vireo("publish")
+    assert done.exit_code == 0, done.output
+    assert "gate: nothing to compare with: it is the channel's first release" in done.output
+    channel = store.read_channel("production")
+    assert channel is not None
+    return channel.release_id
+
+
+def test_a_worsened_model_is_refused_and_a_better_one_accepted(
+    trained: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    staged = ring_home.staged_release("ring")
+    store.publish(with_shuffled_ranker(staged, tmp_path / "worse", "worse"))
+    store.publish(changed_copy(staged, tmp_path / "equal", release_id="equal"))
+
+    refused = vireo("promote", "worse", "--json")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "the gate refuses worse, and production goes on to name" in str(refused.exception)
+    assert "promote worse --channel production --force --reason" in str(refused.exception)
+    told = json.loads(refused.stdout)
+    assert (told["promoted"], told["gate"]["outcome"]) == (False, "refused")
+    verdicts = {check["measure"]: check["verdict"] for check in told["gate"]["checks"]}
+    assert set(verdicts) == MEASURES
+    assert (verdicts["ndcg_10"], verdicts["calibration_error"]) == ("worse", "worse")
+    assert [record.release_id for record in store.history("production")] == [trained]
+
+    table = vireo("promote", "worse").stdout
+    assert f"worse against {trained}" in table
+    assert "NDCG@10" in table
+
+    equal = vireo("promote", "equal", "--reason", "the same model")
+    assert equal.exit_code == 0, equal.output
+    assert f"channel production now names equal instead of {trained}" in equal.output
+
+    forced = vireo("promote", "worse", "--force", "--reason", "to see what happens")
+    assert forced.exit_code == 0, forced.output
+    assert "against the gate" in forced.output
+    record = store.history("production")[-1]
+    assert (record.forced, record.reason) == (True, "to see what happens")
+    assert any(finding.startswith("ndcg_10 ") for finding in record.findings)
+    told = vireo("history").output
+    assert "promote, forced" in told
+    assert "to see what happens" in told
+
+    better = vireo("promote", trained, "--json")
+    assert better.exit_code == 0, better.output
+    document = json.loads(better.stdout)
+    assert (document["promoted"], document["forced"]) == (True, False)
+    assert "better" in {check["verdict"] for check in document["gate"]["checks"]}
+
+
+def test_publish_asks_the_same_gate_and_what_it_refuses_stays_published(
+    trained: str,
+    ring_home: Home,
+    store: ReleaseStore,
+    vireo: Vireo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = Home(shutil.copytree(ring_home.root, tmp_path / "copy"))
+    staged = home.staged_release("ring")
+    shutil.rmtree(staged)
+    with_shuffled_ranker(ring_home.staged_release("ring"), staged, "worse")
+    monkeypatch.setenv("VIREO_HOME", str(home.root))
+    refused = vireo("publish", "--data", "ring")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert store.manifest("worse").release_id == "worse"
+    channel = store.read_channel("production")
+    assert channel is not None
+    assert channel.release_id == trained
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dataset": "other"}, "is of data set other"),
+        ({"holdout": "none"}, "holding out nothing"),
+        ({"data_fingerprint": "f" * 64}, "was trained on other features of ring than these"),
+    ],
+)
+def test_what_cant_be_compared_is_refused_with_the_reason(
+    trained: str,
+    ring_home: Home,
+    store: ReleaseStore,
+    vireo: Vireo,
+    tmp_path: Path,
+    change: dict[str, str],
+    why: str,
+) -> None:
+    staged = ring_home.staged_release("ring")
+    store.publish(changed_copy(staged, tmp_path / "other", release_id="other", **change))
+    refused = vireo("promote", "other")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert f"other can't be compared with {trained}" in str(refused.exception)
+    assert why in str(refused.exception)
+    forced = vireo("promote", "other", "--force", "--reason", "I know it")
+    assert forced.exit_code == 0, forced.output
+    [finding] = store.history("production")[-1].findings
+    assert why in finding
+
+
+def test_a_release_of_an_earlier_state_of_the_data_is_compared_on_what_is_held_out_now(
+    trained: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    staged = ring_home.staged_release("ring")
+    store.publish(
+        changed_copy(staged, tmp_path / "old", release_id="old", data_fingerprint="f" * 64)
+    )
+    store.change_channel("other", Change("old"), None)
+    done = vireo("promote", trained, "--channel", "other")
+    assert done.exit_code == 0, done.output
+    assert "note: old was trained on an earlier state of the data" in done.output
+
+
+def test_without_the_data_set_on_this_machine_the_gate_says_how_to_get_it(
+    publish: Publish, vireo: Vireo
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    refused = vireo("promote", "b")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "vireo features build tiny" in str(refused.exception)
+
+
+def test_where_one_only_serves_the_gate_says_what_to_install(
+    publish: Publish, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    monkeypatch.setitem(sys.modules, "training.release.promotion", None)
+    refused = vireo("promote", "b")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "pip install 'vireo[training]'" in str(refused.exception)
+    assert vireo("promote", "b", "--force", "--reason", "tested elsewhere").exit_code == 0
+
+
+def test_what_no_pod_could_load_is_no_reason_to_refuse_what_comes_after(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    store.bucket.remove("releases/a/manifest.json")
+    done = vireo("promote", "b")
+    assert done.exit_code == 0, done.output
+    assert "no pod of this build can load the current release" in done.output
+
+
+def test_the_canarys_share_is_set_and_changed_and_no_other_channel_has_one(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    publish("a")
+    first = vireo("promote", "a", "--channel", "canary")
+    assert "no viewer gets it yet; give it some with" in first.output
+    changed = vireo("promote", "a", "--channel", "canary", "--share", "0.1")
+    assert changed.exit_code == 0, changed.output
+    assert "10.0% of the viewers get it" in changed.output
+    assert [(each.action, each.share) for each in store.history("canary")] == [
+        ("promote", 0.0),
+        ("share", 0.1),
+    ]
+    assert "names a already" in vireo("promote", "a", "--channel", "canary").output
+    wrong = vireo("promote", "a", "--share", "0.1")
+    assert "only the canary has a share" in str(wrong.exception)
+
+
+def test_forcing_needs_a_reason_and_a_release_that_is_there(publish: Publish, vireo: Vireo) -> None:
+    publish("a")
+    unexplained = vireo("promote", "a", "--force")
+    assert isinstance(unexplained.exception, VireoError)
+    assert "say why with --reason" in str(unexplained.exception)
+    missing = vireo("promote", "nowhere", "--force", "--reason", "why not")
+    assert isinstance(missing.exception, NotInStoreError)
+
+
+def test_a_worsened_release_is_fit_to_be_served(ring_home: Home, tmp_path: Path) -> None:
+    from training.release.measure import LoadedRelease
+
+    folder = with_shuffled_ranker(ring_home.staged_release("ring"), tmp_path / "worse", "worse")
+    LoadedRelease.load(folder)
+    assert Manifest.read(folder).release_id == "worse"

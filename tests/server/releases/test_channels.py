@@ -1,0 +1,177 @@
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from server.releases.channels import CANARY, Change, ChannelPointer
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
+from tests.builders.s3 import client_of
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+TRIALS = 50
+
+
+def revisions(store: ReleaseStore, name: str) -> list[int]:
+    return [record.revision for record in store.history(name)]
+
+
+def stored_history(s3: S3Settings, name: str) -> list[str]:
+    objects = client_of(s3).list_objects(s3.bucket, f"channels/history/{name}/")
+    return [str(entry.object_name).split("/")[-1] for entry in objects]
+
+
+def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and_why(
+    store: ReleaseStore, publish: Publish, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    assert store.read_channel(name) is None
+    assert store.history(name) == ()
+    first = store.set_channel(name, f"{name}-a", None, updated_by="ada")
+    channel = store.read_channel(name)
+    assert channel is not None
+    assert channel.pointer == first
+    assert (channel.release_id, first.updated_by, first.previous) == (f"{name}-a", "ada", None)
+
+    monkeypatch.setenv("VIREO_USER", "grace")
+    findings = ("NDCG@10 0.1 instead of 0.2",)
+    change = Change(f"{name}-b", reason="it is Monday", forced=True, findings=findings)
+    second = store.change_channel(name, change, channel)
+
+    assert store.channels()[name].release_id == f"{name}-b"
+    assert store.history(name) == (first, second)
+    assert store.history(name, last=1) == (second,)
+    assert (second.updated_by, second.reason, second.previous) == (
+        "grace",
+        "it is Monday",
+        f"{name}-a",
+    )
+    assert (second.forced, second.findings) == (True, findings)
+    assert first.updated_at < second.updated_at
+    assert revisions(store, name) == [1, 2]
+
+
+def test_stale_view_of_a_channel_changes_nothing(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    store.set_channel(name, f"{name}-a", None)
+    seen = store.read_channel(name)
+    store.set_channel(name, f"{name}-b", seen)
+    for stale in (seen, None):
+        with pytest.raises(ChannelChangedError, match="changed by somebody else"):
+            store.set_channel(name, f"{name}-a", stale)
+    assert store.channels()[name].release_id == f"{name}-b"
+    assert revisions(store, name) == [1, 2]
+
+
+def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    releases = [f"{name}-a", f"{name}-b"]
+    for release_id in releases:
+        publish(release_id)
+    start = Barrier(2)
+    won: list[str] = []
+
+    def promote(release_id: str) -> str | None:
+        seen = store.read_channel(name)
+        start.wait(10)
+        try:
+            store.set_channel(name, release_id, seen, updated_by=release_id)
+        except ChannelChangedError:
+            return None
+        return release_id
+
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(TRIALS):
+            [winner] = filter(None, threads.map(promote, releases))
+            won.append(winner)
+
+    history = store.history(name)
+    assert [record.revision for record in history] == list(range(1, TRIALS + 1))
+    assert [record.updated_by for record in history] == won
+    assert [record.previous for record in history] == [None, *won[:-1]]
+
+
+def test_what_a_process_that_died_left_unrecorded_the_next_change_records(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+) -> None:
+    publish(name)
+    first = store.set_channel(name, name, None)
+    client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
+    assert store.history(name) == (first,), "the channel itself tells of it"
+    second = store.set_channel(name, name, store.read_channel(name))
+    assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
+    assert store.history(name) == (first, second)
+
+
+def test_what_is_in_the_history_is_never_overwritten(
+    store: ReleaseStore, publish: Publish, name: str, s3: S3Settings
+) -> None:
+    publish(name)
+    first = store.set_channel(name, name, None, updated_by="ada")
+    # Somebody removes the channel: its numbers go on.
+    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
+    second = store.set_channel(name, name, None, updated_by="bob")
+    assert store.history(name) == (first, second)
+
+
+def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    old = (
+        f'{{"release_id": "{name}-a", "updated_at": "2024-01-01T00:00:00Z", '
+        '"updated_by": "ada@old"}'
+    ).encode()
+    client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(old), len(old))
+    channel = store.read_channel(name)
+    assert channel is not None
+    assert (channel.pointer.revision, channel.pointer.share) == (0, 0.0)
+    store.set_channel(name, f"{name}-b", channel)
+    assert [(each.revision, each.release_id) for each in store.history(name)] == [
+        (0, f"{name}-a"),
+        (1, f"{name}-b"),
+    ]
+
+
+def test_a_field_of_a_newer_build_is_no_reason_to_refuse_a_channel() -> None:
+    text = '{"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "a", "new": 1}'
+    assert ChannelPointer.model_validate_json(text).release_id == "r"
+
+
+def test_only_the_canary_has_a_share_and_keeps_it_until_another_is_given(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    with pytest.raises(StoreError, match="only the canary channel has a share"):
+        store.change_channel(name, Change(f"{name}-a", share=0.1), None)
+    before = store.read_channel(CANARY)
+    store.change_channel(CANARY, Change(f"{name}-a", share=0.1), before)
+    kept = store.set_channel(CANARY, f"{name}-b", store.read_channel(CANARY))
+    assert kept.share == 0.1
+
+
+def test_channel_can_only_name_a_published_release(store: ReleaseStore, name: str) -> None:
+    with pytest.raises(NotInStoreError, match="isn't in bucket"):
+        store.set_channel(name, "never-published", None)
+    assert store.read_channel(name) is None
+
+
+def test_object_that_is_no_channel_is_refused(
+    store: ReleaseStore, s3: S3Settings, name: str
+) -> None:
+    client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(b"{}"), 2)
+    with pytest.raises(StoreError, match="isn't a channel; remove it, and set it again"):
+        store.read_channel(name)
+    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")

@@ -1,0 +1,81 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.releases.channels import CANARY, Change
+from server.releases.manifest import MANIFEST_NAME
+from server.releases.rollback import NothingToReturnToError, roll_back
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from tests.builders.s3 import client_of
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+
+
+@pytest.fixture
+def promote(store: ReleaseStore, publish: Publish) -> Callable[..., None]:
+    def change(channel: str, release_id: str, share: float | None = None) -> None:
+        publish(release_id)
+        before = store.read_channel(channel)
+        store.change_channel(channel, Change(release_id, share=share), before)
+
+    return change
+
+
+def test_a_rollback_takes_the_last_promotion_back_and_two_take_back_two(
+    store: ReleaseStore, promote: Callable[..., None], name: str
+) -> None:
+    a, b, c, d = (f"{name}-{letter}" for letter in "abcd")
+    for release_id in (a, b, c):
+        promote(name, release_id)
+    assert roll_back(store, name, "slow").pointer.release_id == b
+    # What was rolled back from is passed over, and a promotion counts from where it was made.
+    promote(name, d)
+    assert [roll_back(store, name).pointer.release_id for _ in range(2)] == [b, a]
+    with pytest.raises(NothingToReturnToError, match=f"before {a}; choose one of"):
+        roll_back(store, name)
+    assert [(each.action, each.release_id, each.reason) for each in store.history(name)] == [
+        ("promote", a, ""),
+        ("promote", b, ""),
+        ("promote", c, ""),
+        ("rollback", b, "slow"),
+        ("promote", d, ""),
+        ("rollback", b, ""),
+        ("rollback", a, ""),
+    ]
+
+
+def test_promoting_what_is_named_already_is_no_step_to_go_back(
+    store: ReleaseStore, promote: Callable[..., None], name: str
+) -> None:
+    a, b = f"{name}-a", f"{name}-b"
+    for release_id in (a, b, b):
+        promote(name, release_id)
+    assert roll_back(store, name).pointer.release_id == a
+
+
+def test_a_release_that_was_removed_is_passed_over_and_told(
+    store: ReleaseStore, s3: S3Settings, promote: Callable[..., None], name: str
+) -> None:
+    a, b, c = (f"{name}-{letter}" for letter in "abc")
+    for release_id in (a, b, c):
+        promote(name, release_id)
+    client_of(s3).remove_object(s3.bucket, f"releases/{b}/{MANIFEST_NAME}")
+    done = roll_back(store, name)
+    assert (done.before.release_id, done.pointer.release_id, done.gone) == (c, a, (b,))
+
+
+def test_the_canary_gets_the_share_back_that_it_had(
+    store: ReleaseStore, promote: Callable[..., None], name: str
+) -> None:
+    promote(CANARY, f"{name}-a", 0.05)
+    promote(CANARY, f"{name}-b", 0.4)
+    pointer = roll_back(store, CANARY).pointer
+    assert (pointer.release_id, pointer.share) == (f"{name}-a", 0.05)
+
+
+def test_a_channel_that_was_never_set_says_how_to_set_it(store: ReleaseStore, name: str) -> None:
+    with pytest.raises(NothingToReturnToError, match=f"promote ID --channel {name}"):
+        roll_back(store, name)

@@ -1,0 +1,120 @@
+"""Whether a release may take a channel's place: fetches both, measures them, asks the gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.candidate.release import FILES as CANDIDATE_FILES
+from server.errors import VireoError
+from server.home import Home
+from server.ranking.release import FILES as RANKING_FILES
+from server.releases.cache import ReleaseCache
+from server.releases.manifest import Manifest, ReleaseError
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
+from training.data.dataset import DatasetMissingError
+from training.evaluation.served import check_dataset, check_split
+from training.features.watches import FeaturesMissingError, Split, load_watches
+from training.ranking.config import RankingConfig
+from training.release.gate import GateResult, Margins, judge
+from training.release.measure import LoadedRelease, measure
+
+FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
+"""The files of a release that are needed to ask it for recommendations."""
+
+
+class NotComparableError(VireoError):
+    """Two releases can't be measured on the same watches; the message says why."""
+
+
+def ask_gate(
+    home: Home,
+    store: ReleaseStore,
+    cache: ReleaseCache,
+    now_id: str,
+    candidate_id: str,
+    *,
+    most_viewers: int,
+    margins: Margins | None = None,
+) -> GateResult:
+    """Compares a candidate with the release that a channel names, measured now.
+
+    Args:
+        home: where the data set and its features are.
+        store: where the releases are.
+        cache: through which they are fetched.
+        now_id: the current release.
+        candidate_id: the one that may follow it.
+        most_viewers: how many test viewers to ask for at most.
+        margins: how much worse is allowed; the defaults if None.
+
+    Raises:
+        ReleaseError: the candidate is one that no pod would serve.
+        StoreError: the candidate isn't in the store, or the store can't be read.
+    """
+    candidate = store.manifest(candidate_id)
+    try:
+        now = store.manifest(now_id)
+    except (NotInStoreError, ReleaseError) as error:
+        return GateResult(
+            "nothing to compare",
+            reason=f"no pod of this build can load the current release: {error}",
+        )
+    loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+    try:
+        split = _split_of_both(home, now, candidate)
+        watches = load_watches(home, candidate.dataset)
+        before = LoadedRelease.load(cache.fetch(store, now_id, FILES))
+    except (
+        NotComparableError,
+        DatasetMissingError,
+        FeaturesMissingError,
+        ReleaseError,
+        NotInStoreError,
+    ) as error:
+        return GateResult("not comparable", reason=str(error))
+    measured = measure(
+        before,
+        loaded,
+        watches,
+        home.features(candidate.dataset),
+        count=RankingConfig().candidates,
+        most_viewers=most_viewers,
+    )
+    if measured is None:
+        return GateResult(
+            "not comparable", reason="no held-out video is in the catalogues of both releases"
+        )
+    result = judge(*measured, margins)
+    if now.data_fingerprint == split.data_fingerprint:
+        return result
+    return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+
+
+def _split_of_both(home: Home, now: Manifest, candidate: Manifest) -> Split:
+    """The split that both can be tested on.
+
+    The current release may come from an earlier state of the same data set: what is held out
+    now it can only have missed, or, where data was taken away, have seen, which makes the gate
+    stricter. The candidate must come from this very split.
+
+    Raises:
+        NotComparableError: there is none.
+    """
+    if (now.dataset, now.holdout) != (candidate.dataset, candidate.holdout):
+        raise NotComparableError(
+            f"{candidate.release_id} is of data set {candidate.dataset}, holding out "
+            f"{_held_out(candidate)}; {now.release_id} is of {now.dataset}, holding out "
+            f"{_held_out(now)}"
+        )
+    split = Split.load(home, candidate.dataset)
+    try:
+        check_dataset(candidate, candidate.dataset)
+        check_split(candidate, split)
+    except VireoError as error:
+        raise NotComparableError(str(error)) from error
+    return split
+
+
+def _held_out(manifest: Manifest) -> str:
+    return "each viewer's last watch" if manifest.holdout == "last" else "nothing"
