@@ -41,7 +41,7 @@ def status(
     releases = {
         process.name: _release_of(process.port)
         for process in state.processes
-        if process.pid is not None and process.name not in ("s3", "envoy")
+        if process.pid is not None and process.name not in ("s3", "control", "envoy")
     }
     if as_json:
         _print_json(state, releases)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
@@ -33,8 +33,6 @@ _EXTENSIONS = (
     "upstreams.http.v3.http_protocol_options_pb2",
 )
 
-M = TypeVar("M", bound=Message)
-
 
 def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
     """The file `envoy/<name>.yaml` as a document, each `${placeholder}` replaced.
@@ -49,14 +47,15 @@ def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
     return document
 
 
-def message(kind: type[M], document: Mapping[str, Any]) -> M:
+def message(kind: type[Message], document: Mapping[str, Any]) -> Message:
     """A document as a protobuf of Envoy's API.
 
     Raises:
         google.protobuf.json_format.ParseError: it has a field or type that the API lacks.
     """
     _import_extensions()
-    parsed: M = json_format.ParseDict(dict(document), kind())
+    parsed = kind()
+    json_format.ParseDict(dict(document), parsed)
     _settle(parsed)
     return parsed
 

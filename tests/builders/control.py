@@ -86,7 +86,7 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
-        "grace_seconds": 0.0,
+        "grace_seconds": 5.0,
         "admission_interval": 0.05,
         "canary_poll_seconds": 0.05,
         "leave_seconds": 0.2,

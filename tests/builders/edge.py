@@ -174,7 +174,7 @@ async def serve_candidate(pod: CandidatePod, port: int, stack: AsyncExitStack) -
 
 
 def _server(port: int) -> RpcServer:
-    return RpcServer(rpc_settings(port=port, grace_seconds=0.0, max_message_bytes=1 << 20))
+    return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20))
 
 
 async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:

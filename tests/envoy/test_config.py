@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from server.control.mesh import Mesh
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
 from server.control.snapshot import WARMING_ORDER
@@ -39,7 +41,7 @@ def test_envoy_accepts_the_bootstrap(xds_api: XdsApi, tmp_path: Path) -> None:
     ],
 )
 async def test_envoy_takes_every_resource(
-    changes: dict[str, object], xds_api: XdsApi, tmp_path: Path
+    changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
 ) -> None:
     async with running_edge(tmp_path, 1, xds_api=xds_api, **changes) as edge:
         assert edge.control.servicer.snapshot is not None
@@ -55,8 +57,6 @@ async def test_envoy_takes_every_resource(
 
 def test_equal_settings_make_equal_versions() -> None:
     settings = ControlSettings(s3=unreachable_s3())
-    from server.control.mesh import Mesh
-
     first, second = snapshot(settings, Mesh()), snapshot(settings, Mesh())
     assert [first.resources[kind] for kind in WARMING_ORDER] == [
         second.resources[kind] for kind in WARMING_ORDER

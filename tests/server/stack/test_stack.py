@@ -195,7 +195,7 @@ def test_ctrl_c_frees_every_process_and_port_in_five_seconds(tmp_path: Path) -> 
     with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
         processes = stack.state().processes
         children = [psutil.Process(process.pid) for process in processes if process.pid]
-        assert len(children) == 5
+        assert len(children) == 6
         stack.process.send_signal(signal.SIGINT)
         stack.process.wait(5)
     assert not any(child.is_running() for child in children)
