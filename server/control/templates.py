@@ -30,6 +30,7 @@ _EXTENSIONS = (
     "load_balancing_policies.round_robin.v3.round_robin_pb2",
     "request_id.uuid.v3.uuid_pb2",
     "retry.host.previous_hosts.v3.previous_hosts_pb2",
+    "retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
     "upstreams.http.v3.http_protocol_options_pb2",
 )
 
