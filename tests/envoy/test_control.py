@@ -38,7 +38,7 @@ class Caller:
         """The name of the pod that answers; the status where none does."""
         pairs = [(f"x-vireo-{key}", value) for key, value in metadata.items()]
         try:
-            answer = await self._stub.RetrieveCandidates(REQUEST, timeout=5, metadata=pairs)  # type: ignore[misc]
+            answer = await self._stub.RetrieveCandidates(REQUEST, timeout=5, metadata=pairs)
         except grpc.aio.AioRpcError as error:
             return error.code().name
         return str(answer.release_id)

@@ -85,7 +85,8 @@ async def test_a_cluster_goes_only_after_the_routes_to_it(server: Server, *, del
         removal = await client.taken()
         assert removal.kind == CLUSTER
         if delta:
-            assert (removal.names, removal.removed) == (frozenset(), {"c-b"})
+            assert not removal.names
+            assert removal.removed == {"c-b"}
         else:
             assert removal.names == {"c-a"}
 
@@ -158,7 +159,7 @@ async def test_what_of_several_route_configurations_is_refused_is_found_by_sendi
     async with xds_client(server.port, delta=delta) as client:
         await client.ask(ROUTES, "r-a", "r-b", "r-c")
         await client.refuse(await client.receive(), "bad")
-        taken = set()
+        taken: set[str] = set()
         for _ in range(3):
             response = await client.receive()
             if response.names == {"r-b"}:
