@@ -150,12 +150,13 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         finally:
             self._wakes.discard(wake)
             reader.cancel()
-            session.live = False
+            session.node.end(session)
             log.info("stream ended", node=session.node.identity)
 
     def _session(self, wire: Wire, sender: Any) -> Session:
         node = self._nodes.connected(sender.id, sender.cluster, _user_agent(sender))
-        session = node.session = Session(node, wire.variant)
+        session = Session(node, wire.variant)
+        node.begin(session)
         log.info("stream begun", node=node.identity, variant=wire.variant, agent=node.user_agent)
         return session
 

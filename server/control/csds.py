@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from envoy.service.status.v3 import csds_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.control.nodes import Node, Nodes
-from server.control.session import Session
+from server.control.session import Subscription
 from server.control.snapshot import WARMING_ORDER
 
 NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
@@ -65,49 +65,53 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
 
 def _config(node: Node, *, with_bodies: bool) -> Any:
     message = NodeMessage(id=node.identity, cluster=node.cluster, user_agent_name=node.user_agent)
-    session = node.session
-    message.metadata.update(
-        {
-            CONNECTED: session is not None and session.live,
-            VARIANT: session.variant if session is not None else "",
-        }
-    )
-    resources = [] if session is None else list(_resources(node, session, with_bodies=with_bodies))
+    message.metadata.update({CONNECTED: node.connected, VARIANT: node.sessions[-1].variant})
+    resources = [
+        _resource(node, kind, name, subscription, with_bodies=with_bodies)
+        for kind in WARMING_ORDER
+        for name, subscription in sorted(_subscriptions(node, kind).items())
+    ]
     return _ClientConfig(node=message, generic_xds_configs=resources)
 
 
-def _resources(node: Node, session: Session, *, with_bodies: bool) -> Iterator[Any]:
-    """Each resource that the client has, was sent, or has refused."""
-    for kind in WARMING_ORDER:
+def _subscriptions(node: Node, kind: str) -> dict[str, Subscription]:
+    """By the name of each resource that the client has, was sent, or has refused: its stream's."""
+    found: dict[str, Subscription] = {}
+    for session in node.sessions:
         known = session.subscriptions.get(kind)
-        if known is None:
-            continue
-        refused = node.refused(kind)
-        sent = known.pending.resources if known.pending else {}
-        for name in sorted({*known.has, *sent, *refused}):
-            resource = _Resource(type_url=kind, name=name, version_info=known.has.get(name, ""))
-            good = node.good[kind].get(name)
-            if with_bodies and good is not None:
-                resource.xds_config.CopyFrom(good.body)
-            if name in known.took_at:
-                resource.last_updated.CopyFrom(_timestamp(known.took_at[name]))
-            if name in refused:
-                resource.config_status = pb.ERROR
-                resource.client_status = ClientResourceStatus.NACKED
-                resource.error_state.CopyFrom(
-                    UpdateFailureState(
-                        details=refused[name].words,
-                        version_info=refused[name].versions[name],
-                        last_update_attempt=_timestamp(refused[name].at),
-                    )
-                )
-            elif name in sent and sent[name].version != known.has.get(name):
-                resource.config_status = pb.STALE if name in known.has else pb.NOT_SENT
-                resource.client_status = ClientResourceStatus.REQUESTED
-            else:
-                resource.config_status = pb.SYNCED
-                resource.client_status = ClientResourceStatus.ACKED
-            yield resource
+        if known is not None:
+            sent = known.pending.resources if known.pending else ()
+            refused = [name for name in node.refused(kind) if known.asks(name)]
+            found |= dict.fromkeys([*known.has, *sent, *refused], known)
+    return found
+
+
+def _resource(node: Node, kind: str, name: str, known: Subscription, *, with_bodies: bool) -> Any:
+    resource = _Resource(type_url=kind, name=name, version_info=known.has.get(name, ""))
+    good = node.good[kind].get(name)
+    if with_bodies and good is not None:
+        resource.xds_config.CopyFrom(good.body)
+    if name in known.took_at:
+        resource.last_updated.CopyFrom(_timestamp(known.took_at[name]))
+    refusal = node.refused(kind).get(name)
+    sent = known.pending.resources.get(name) if known.pending else None
+    if refusal is not None:
+        resource.config_status = pb.ERROR
+        resource.client_status = ClientResourceStatus.NACKED
+        resource.error_state.CopyFrom(
+            UpdateFailureState(
+                details=refusal.words,
+                version_info=refusal.versions[name],
+                last_update_attempt=_timestamp(refusal.at),
+            )
+        )
+    elif sent is not None and sent.version != known.has.get(name):
+        resource.config_status = pb.STALE if name in known.has else pb.NOT_SENT
+        resource.client_status = ClientResourceStatus.REQUESTED
+    else:
+        resource.config_status = pb.SYNCED
+        resource.client_status = ClientResourceStatus.ACKED
+    return resource
 
 
 def _timestamp(at: datetime) -> Timestamp:

@@ -54,8 +54,8 @@ class Node:
     identity: str
     cluster: str = ""
     user_agent: str = ""
-    session: Session | None = None
-    """The newest stream, or the last one that there was."""
+    sessions: list[Session] = field(default_factory=list)
+    """Its streams, of which gRPC's client has one for each target; the last one if none lasts."""
     good: dict[str, dict[str, Resource]] = field(
         default_factory=lambda: {kind: {} for kind in WARMING_ORDER}
     )
@@ -63,6 +63,21 @@ class Node:
     refusals: dict[str, list[Refusal]] = field(
         default_factory=lambda: {kind: [] for kind in WARMING_ORDER}
     )
+
+    @property
+    def connected(self) -> bool:
+        """Whether any stream of it lasts."""
+        return any(session.live for session in self.sessions)
+
+    def begin(self, session: Session) -> None:
+        """Takes down that a stream has begun."""
+        self.sessions = [*(each for each in self.sessions if each.live), session]
+
+    def end(self, session: Session) -> None:
+        """Takes down that a stream has ended."""
+        session.live = False
+        if self.connected:
+            self.sessions.remove(session)
 
     def refuse(self, kind: str, refusal: Refusal) -> None:
         """Takes down that resources were refused."""

@@ -39,6 +39,8 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         port = getattr(settings, f"{service}_port")
         yield message(Listener, filled("inner_listener", {"name": service, "port": port}))
         yield _inner_routes(service, mesh)
+        names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
+        yield message(Listener, filled("xds_listener", names))
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
@@ -71,7 +73,13 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
             "cluster_name": pool.cluster,
             "policy": policy,
             "endpoints": [
-                {"priority": priority, "lb_endpoints": _lb_endpoints(members)}
+                {
+                    "priority": priority,
+                    "lb_endpoints": _lb_endpoints(members),
+                    # One place and one weight for all: gRPC's xDS client demands both.
+                    "locality": {"zone": "all"},
+                    "load_balancing_weight": 1,
+                }
                 for priority, members in enumerate(priorities)
             ],
         },

@@ -69,9 +69,13 @@ class Subscription:
     pending: Push | None = None
     """What was sent and neither taken nor refused yet."""
 
-    def wants(self, name: str) -> bool:
-        """Whether a resource is subscribed to."""
+    def asks(self, name: str) -> bool:
+        """Whether a name is subscribed to, by itself or with all."""
         return self.wildcard or name in self.names
+
+    def wants(self, resource: Resource) -> bool:
+        """Whether a resource is subscribed to."""
+        return resource.name in self.names or (self.wildcard and not resource.by_name_only)
 
 
 class Session:
@@ -217,7 +221,7 @@ class Session:
         self, kind: str, known: Subscription, snapshot: Snapshot, *, removing: bool
     ) -> Push | None:
         current = {
-            name: each for name, each in snapshot.resources[kind].items() if known.wants(name)
+            name: each for name, each in snapshot.resources[kind].items() if known.wants(each)
         }
         refused = self.node.refused(kind).keys() & current.keys()
         good = self.node.good[kind]

@@ -30,6 +30,8 @@ class Resource:
     version: str
     """A digest of the content: equal resources have equal versions, after a restart too."""
     body: any_pb2.Any
+    by_name_only: bool = False
+    """Whether it is left out where all of its kind are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Snapshot:
             if body.type_url not in resources or name in resources[body.type_url]:
                 raise ValueError(f"{body.type_url} {name!r} is there twice or of no known kind")
             version = xxhash.xxh3_64_hexdigest(body.value)
-            resources[body.type_url][name] = Resource(name, version, body)
+            # Listeners for gRPC clients, which name them; an Envoy couldn't take one.
+            by_name_only = body.type_url == LISTENER and message.HasField("api_listener")
+            resources[body.type_url][name] = Resource(name, version, body, by_name_only)
         return Snapshot(MappingProxyType(resources))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -75,12 +76,40 @@ def _pod_process(
             "VIREO_CHANNEL": channel,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
             "VIREO_FEATURES": str(home.root / "features"),
-            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
-            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
+            **_inner_targets(settings, name),
             # A pod has one core: threads of its libraries would only fight over it.
             "OMP_NUM_THREADS": "1",
         },
     )
+
+
+def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
+    """Where a gateway of this name finds the pods of the inner services."""
+    if settings.inner == "envoy":
+        return {
+            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
+            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
+        }
+    return {
+        "VIREO_CANDIDATE_TARGET": f"xds:///{GRPC_SERVICES['candidate']}",
+        "VIREO_RANKING_TARGET": f"xds:///{GRPC_SERVICES['ranking']}",
+        "GRPC_XDS_BOOTSTRAP_CONFIG": xds_bootstrap(f"127.0.0.1:{settings.control_port}", name),
+    }
+
+
+def xds_bootstrap(control: str, node: str) -> str:
+    """The bootstrap of gRPC's own xDS client, as JSON.
+
+    Args:
+        control: host:port of the control plane.
+        node: the client's name there.
+    """
+    server = {
+        "server_uri": control,
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3"],
+    }
+    return json.dumps({"xds_servers": [server], "node": {"id": node, "cluster": "vireo"}})
 
 
 def endpoints_document(settings: StackSettings) -> EndpointsDocument:

@@ -78,6 +78,8 @@ class StackSettings(BaseSettings):
 
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
+    inner: Literal["envoy", "xds"] = "envoy"
+    """How gateways reach pods: through Envoy, or by gRPC's own xDS client without a hop between."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
     """Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from envoy.config.listener.v3.api_listener_pb2 import ApiListener
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
 from tests.builders.xds import XdsClient, xds_client
 from tests.server.control.conftest import Server
 
@@ -189,6 +191,19 @@ async def test_a_client_that_wants_everything_of_nothing_is_told_so(
     async with xds_client(server.port, delta=delta) as client:
         await client.ask(CLUSTER)
         assert (await client.taken()).names == frozenset()
+
+
+async def test_a_listener_for_grpc_clients_is_sent_to_who_names_it(
+    server: Server, *, delta: bool
+) -> None:
+    messages = [Listener(name="l"), Listener(name="l-api", api_listener=ApiListener())]
+    server.servicer.publish(Snapshot.of(messages))
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(LISTENER)
+        assert (await client.taken()).names == {"l"}
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(LISTENER, "l-api")
+        assert (await client.taken()).names == {"l-api"}
 
 
 async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: Server) -> None:

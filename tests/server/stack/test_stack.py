@@ -260,6 +260,24 @@ def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(tmp_path: Path
             until(stack, name, lambda process: process.state == "healthy")
 
 
+async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_request_either(
+    tmp_path: Path,
+) -> None:
+    home = build_tiny_home(tmp_path)
+    settings = {"VIREO_INNER": "xds", "VIREO_GATEWAY_PODS": "1"}
+    with running_stack(home.root, prepare=PUBLISH, settings=settings) as stack:
+        pid = stack.pid("candidate-1")
+        counts = await load(stack.edge, 3, lambda: os.kill(pid, signal.SIGKILL))
+        assert counts.keys() == {"answered"}
+        shown = json.loads(vireo(stack.environment, "control", "snapshot", "--json").stdout)
+        [gateway] = [each for each in shown if each["node"] == "gateway-1"]
+        assert {each["state"] for each in gateway["resources"]} == {"ACKED"}
+        assert {each["name"] for each in gateway["resources"] if each["kind"] == "listeners"} == {
+            "vireo.v1.CandidateService",
+            "vireo.v1.RankingService",
+        }
+
+
 def test_without_a_release_up_tells_how_to_publish_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "up", code=1)
     assert "channel production names no release yet" in done.stderr
