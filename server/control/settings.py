@@ -31,7 +31,7 @@ class ControlSettings(RpcSettings):
     """Regular expression of the web origins that browsers may call from."""
 
     endpoints: EndpointsDocument | None = None
-    """The pods, as JSON: {"candidate": {"production": ["host:port"]}}; used without a file."""
+    """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
     endpoints_file: Path | None = None
     """A JSON or YAML file with the same; each change of it is followed."""
     admission_interval: float = Field(default=0.25, gt=0)

@@ -107,6 +107,7 @@ async def running_edge(
     *,
     xds_api: XdsApi = "DELTA_GRPC",
     control: Mapping[str, Any] | None = None,
+    pod: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Edge]:
     """Envoy whose edge answers, before that many gateways and two candidate pods.
@@ -116,6 +117,7 @@ async def running_edge(
         gateway_count: how many gateways.
         xds_api: the protocol between Envoy and the control plane.
         control: settings of the control plane to change.
+        pod: settings of the candidate pods to change.
         changes: settings of the stack to change.
     """
     base = free_port_base()
@@ -142,8 +144,8 @@ async def running_edge(
             await start_server(server, stack)
         for pool, members in pods.items():
             ports = settings.pod_ports(pool.service, pool.name)
-            for pod, port in zip(members, ports, strict=True):
-                await serve_candidate(pod, port, stack)
+            for each, port in zip(members, ports, strict=True):
+                await serve_candidate(each, port, stack, **(pod or {}))
         plane = await stack.enter_async_context(
             running_control(
                 endpoints_document(settings).endpoints(),
@@ -166,15 +168,17 @@ async def running_edge(
             await envoy.wait()
 
 
-async def serve_candidate(pod: CandidatePod, port: int, stack: AsyncExitStack) -> None:
+async def serve_candidate(
+    pod: CandidatePod, port: int, stack: AsyncExitStack, **settings: Any
+) -> None:
     """Has a candidate pod answer on a port for as long as `stack` lasts."""
-    server = _server(port)
+    server = _server(port, **settings)
     server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
     await start_server(server, stack)
 
 
-def _server(port: int) -> RpcServer:
-    return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20))
+def _server(port: int, **settings: Any) -> RpcServer:
+    return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20, **settings))
 
 
 async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:

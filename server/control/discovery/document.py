@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -17,9 +18,10 @@ def _parsed(text: str) -> str:
 def _endpoint(text: str) -> Endpoint:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no host:port")
-    return Endpoint(host, int(port))
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no address:port")
+    # Names aren't looked up by whom endpoints are told to.
+    return Endpoint(str(ipaddress.ip_address(host)), int(port))
 
 
 Address = Annotated[str, AfterValidator(_parsed)]
@@ -41,7 +43,7 @@ class InnerPools(GatewayPools):
 
 
 class EndpointsDocument(BaseModel):
-    """host:port of every pod, by service and pool; an IPv6 host in brackets."""
+    """IP address and port of every pod, by service and pool; an IPv6 address in brackets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

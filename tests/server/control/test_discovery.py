@@ -54,8 +54,8 @@ async def test_a_file_is_followed_through_replacements_and_bad_content(tmp_path:
 
 
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
-    found = parse(b"ranking:\n  canary: ['[::1]:80', 'pod-1:81']\n", tmp_path)
-    assert found[Pool("ranking", "canary")] == {Endpoint("::1", 80), Endpoint("pod-1", 81)}
+    found = parse(b"ranking:\n  canary: ['[::1]:80', '10.0.0.1:81']\n", tmp_path)
+    assert found[Pool("ranking", "canary")] == {Endpoint("::1", 80), Endpoint("10.0.0.1", 81)}
     assert found[Pool("ranking")] == frozenset()
 
 
@@ -66,8 +66,9 @@ def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
         ("[]", "valid dictionary"),
         ('{"rankings": {}}', "rankings: Extra inputs"),
         ('{"gateway": {"canary": []}}', "gateway.canary: Extra inputs"),
-        ('{"ranking": {"production": ["nowhere"]}}', "'nowhere' is no host:port"),
-        ('{"ranking": {"production": ["a:0"]}}', "'a:0' is no host:port"),
+        ('{"ranking": {"production": ["nowhere"]}}', "'nowhere' is no address:port"),
+        ('{"ranking": {"production": ["::1:0"]}}', "'::1:0' is no address:port"),
+        ('{"ranking": {"production": ["pod-1:80"]}}', "'pod-1' does not appear to be an IP"),
     ],
 )
 def test_bad_content_is_told_with_its_place(text: str, words: str, tmp_path: Path) -> None:
