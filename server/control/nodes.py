@@ -80,8 +80,13 @@ class Node:
             self.sessions.remove(session)
 
     def refuse(self, kind: str, refusal: Refusal) -> None:
-        """Takes down that resources were refused."""
-        self.refusals[kind].append(refusal)
+        """Takes down that resources were refused, in place of what it said of them before."""
+        others = [
+            each
+            for each in self.refusals[kind]
+            if not each.versions.keys() <= refusal.versions.keys()
+        ]
+        self.refusals[kind] = [*others, refusal]
 
     def take(self, kind: str, resources: Mapping[str, Resource]) -> None:
         """Takes down that resources were accepted, perhaps some that were refused before."""

@@ -137,11 +137,7 @@ class Session:
         known, push = self._settled(kind, nonce)
         if push is not None:
             self._keep(known, push.kind, push.resources)
-            for name in push.removed:
-                known.has.pop(name, None)
-            if self._whole_state and kind in _WHOLE:
-                for name in set(known.has) - set(push.resources):
-                    known.has.pop(name)
+            self._drop(known, push)
 
     def refused(self, kind: str, nonce: str, words: str) -> None:
         """The client has refused what was sent with `nonce`, and says why."""
@@ -154,6 +150,9 @@ class Session:
             for name, each in push.resources.items()
             if known.has.get(name) != each.version
         }
+        if not news:
+            self._drop(known, push)  # it refuses to lose something: to insist won't help
+            return
         refusal = Refusal(news, words, now())
         named = refusal.names_in_words() if kind in _WHOLE else frozenset()
         if named:
@@ -180,6 +179,13 @@ class Session:
                 known.took_at[name] = now()
             known.has[name] = resource.version
         self.node.take(kind, resources)
+
+    def _drop(self, known: Subscription, push: Push) -> None:
+        gone = set(push.removed)
+        if self._whole_state and push.kind in _WHOLE:
+            gone |= known.has.keys() - push.resources.keys()
+        for name in gone:
+            known.has.pop(name, None)
 
     # What the client is told.
 

@@ -93,6 +93,16 @@ async def test_a_cluster_goes_only_after_the_routes_to_it(server: Server, *, del
             assert removal.names == {"c-a"}
 
 
+async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server, *, delta: bool) -> None:
+    server.publish({"c-a": "1", "c-b": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        await client.taken()
+        server.publish({"c-a": "1"})
+        await client.refuse(await client.receive(), "I need it")
+        assert await client.hears_nothing()
+
+
 async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
     server: Server, *, delta: bool
 ) -> None:
@@ -148,6 +158,9 @@ async def test_of_several_listeners_only_the_one_that_the_words_name_is_refused(
         words = "Error adding/updating listener(s) l-b: malformed address"
         await client.refuse(await client.receive(), words)
         server.publish({"l-a": "2", "l-b": "1"})
+        response = await client.receive()
+        await client.refuse(response, words)
+        server.publish({"l-a": "3", "l-b": "1"})
         response = await client.taken()
         # A response in state of the world lists all, or Envoy would drop what it may have of l-b.
         assert response.names == ({"l-a"} if delta else {"l-a", "l-b"})
