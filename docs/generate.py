@@ -7,9 +7,11 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from server.control.settings import ControlSettings
 from server.gateway.settings import GatewaySettings
 from server.releases.s3 import S3Settings
 from server.rpc.pod import PodSettings
+from server.rpc.settings import RpcSettings
 from server.stack.settings import StackSettings
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -37,6 +39,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("The S3 server that holds releases", S3Settings, None),
     ("Every pod", PodSettings, None),
     ("The gateway, besides", GatewaySettings, PodSettings),
+    ("The control plane", ControlSettings, RpcSettings),
 )
 
 
@@ -71,7 +74,7 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data=ports)
     if isinstance(default, Path):
         return "below `VIREO_HOME`"
-    return "empty" if default == "" else f"`{default}`"
+    return "empty" if default in ("", None) else f"`{default}`"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clients.cli import data, demo, evaluate, features, recommend, release, status, train, up
+from clients.cli import (
+    control,
+    data,
+    demo,
+    evaluate,
+    features,
+    recommend,
+    release,
+    status,
+    train,
+    up,
+)
 from server.errors import VireoError
 
 app = typer.Typer(
@@ -28,6 +39,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)
+app.add_typer(control.app, name="control", help="Run the control plane of Envoy, and show it.")
 app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
 
@@ -45,6 +57,7 @@ _MISSING_EXTRA = {
         "torch",
     },
     "serving": {"onnxruntime", "faiss", "minio", "feast"},
+    "control": {"envoy", "yaml"},
 }
 
 _DISK_ERRORS = (

@@ -14,6 +14,7 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
+    from clients.cli.control import EnvoyStatus
     from server.stack.state import ProcessState, StackState
 
 
@@ -41,12 +42,23 @@ def status(
     releases = {
         process.name: _release_of(process.port)
         for process in state.processes
-        if process.pid is not None and process.name not in ("s3", "envoy")
+        if process.pid is not None and process.name not in ("s3", "control", "envoy")
     }
+    envoys = _envoys_of(state)
     if as_json:
-        _print_json(state, releases)
+        _print_json(state, releases, envoys)
     else:
-        _print_table(state, releases)
+        _print_table(state, releases, envoys)
+
+
+def _envoys_of(state: StackState) -> list[EnvoyStatus]:
+    """What each Envoy has been told; nothing while the control plane doesn't answer."""
+    from clients.cli.control import control_target, envoys_of
+
+    try:
+        return envoys_of(control_target(state))
+    except VireoError:
+        return []  # the table shows how the control plane is
 
 
 def _release_of(port: int) -> Release | None:
@@ -65,7 +77,9 @@ def _release_of(port: int) -> Release | None:
     return Release(answer.release_id, answer.origin, answer.last_failure)
 
 
-def _print_json(state: StackState, releases: dict[str, Release | None]) -> None:
+def _print_json(
+    state: StackState, releases: dict[str, Release | None], envoys: list[EnvoyStatus]
+) -> None:
     import json
     from dataclasses import asdict
 
@@ -73,17 +87,22 @@ def _print_json(state: StackState, releases: dict[str, Release | None]) -> None:
     for process in document["processes"]:
         release = releases.get(process["name"])
         process["release"] = asdict(release) if release else None
+    document["envoys"] = [asdict(envoy) for envoy in envoys]
     typer.echo(json.dumps(document, indent=2))
 
 
-def _print_table(state: StackState, releases: dict[str, Release | None]) -> None:
+def _print_table(
+    state: StackState, releases: dict[str, Release | None], envoys: list[EnvoyStatus]
+) -> None:
+    from clients.cli.control import summary
     from clients.cli.up import state_text
 
-    table = Table("process", "state", "pid", "port", "restarts", "release", "")
+    table = Table("process", "pool", "state", "pid", "port", "restarts", "release", "")
     for process in state.processes:
         release = releases.get(process.name)
         table.add_row(
             process.name,
+            process.pool,
             state_text(process.state),
             str(process.pid or ""),
             str(process.port),
@@ -93,6 +112,8 @@ def _print_table(state: StackState, releases: dict[str, Release | None]) -> None
         )
     console = Console()
     console.print(table)
+    if envoys:
+        typer.echo(summary(envoys))
     ready = "ready" if state.ready else "starting"
     typer.echo(f"{ready}; edge {state.edge}, channel {state.channel}, supervisor {state.pid}")
 

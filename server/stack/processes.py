@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.control.discovery.document import EndpointsDocument
+from server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from server.releases.s3 import S3Settings
 from server.stack.envoy import envoy_command
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import s3_command
-from server.stack.settings import POD_KINDS, PodKind, StackSettings
+from server.stack.settings import StackSettings
 
-SERVICES: dict[PodKind, str] = {
-    "candidate": "vireo.v1.CandidateService",
-    "ranking": "vireo.v1.RankingService",
-    "gateway": "vireo.v1.RecommendationService",
-}
-"""The service by which each kind of pod reports its health."""
+ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+"""The service by which the control plane reports its health."""
 
 
 METRICS_PORT_OFFSET = 1000
@@ -38,6 +37,10 @@ class ProcessSpec:
     probe: Probe
     environment: Mapping[str, str] = field(default_factory=dict)
     """What it gets besides this process's own environment."""
+    pool: str = ""
+    """The pool that a pod belongs to."""
+    awaited: bool = True
+    """Whether a stack is only ready with it, and ends when it never comes up."""
 
 
 def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
@@ -46,46 +49,111 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
 
 
 def pod_processes(settings: StackSettings, server: S3Settings) -> list[ProcessSpec]:
-    """Every candidate, ranking and gateway pod."""
+    """Every candidate, ranking and gateway pod of every pool."""
     return [
-        ProcessSpec(
-            name=f"{kind}-{number}",
-            command=[sys.executable, "-m", f"server.{kind}"],
-            port=port,
-            probe=grpc_probe(port, SERVICES[kind]),
-            environment={
-                **server.environment(),
-                **_pod_environment(settings, port, f"{kind}-{number}"),
-            },
-        )
-        for kind in POD_KINDS
-        for number, port in enumerate(settings.pod_ports(kind), start=1)
+        _pod_process(settings, server, pool, number, port)
+        for pool in POOLS
+        for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
     ]
 
 
-def _pod_environment(settings: StackSettings, port: int, name: str) -> dict[str, str]:
+def _pod_process(
+    settings: StackSettings, server: S3Settings, pool: Pool, number: int, port: int
+) -> ProcessSpec:
+    name = f"{pool.cluster}-{number}"
+    channel = settings.channel if pool.name == "production" else pool.name
     home = settings.home_folder
+    return ProcessSpec(
+        name=name,
+        command=[sys.executable, "-m", f"server.{pool.service}"],
+        port=port,
+        probe=grpc_probe(port, GRPC_SERVICES[pool.service]),
+        pool=pool.name,
+        # The channel of another pool may name no release yet; that holds up nothing.
+        awaited=pool.name == "production",
+        environment={
+            **server.environment(),
+            "VIREO_HOME": str(home.root),
+            "VIREO_HOST": "127.0.0.1",
+            "VIREO_PORT": str(port),
+            "VIREO_POD_NAME": name,
+            "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
+            "VIREO_CHANNEL": channel,
+            "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
+            "VIREO_FEATURES": str(home.root / "features"),
+            **_inner_targets(settings, name),
+            # A pod has one core: threads of its libraries would only fight over it.
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+
+
+def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
+    """Where a gateway of this name finds the pods of the inner services."""
+    if settings.inner == "envoy":
+        return {
+            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
+            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
+        }
     return {
-        "VIREO_HOME": str(home.root),
-        "VIREO_HOST": "127.0.0.1",
-        "VIREO_PORT": str(port),
-        "VIREO_POD_NAME": name,
-        "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
-        "VIREO_CHANNEL": settings.channel,
-        "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
-        "VIREO_FEATURES": str(home.root / "features"),
-        "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
-        "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-        # A pod has one core: threads of its libraries would only fight over it.
-        "OMP_NUM_THREADS": "1",
+        "VIREO_CANDIDATE_TARGET": f"xds:///{GRPC_SERVICES['candidate']}",
+        "VIREO_RANKING_TARGET": f"xds:///{GRPC_SERVICES['ranking']}",
+        "GRPC_XDS_BOOTSTRAP_CONFIG": xds_bootstrap(f"127.0.0.1:{settings.control_port}", name),
     }
 
 
-def envoy_process(settings: StackSettings, config: Path) -> ProcessSpec:
+def xds_bootstrap(control: str, node: str) -> str:
+    """The bootstrap of gRPC's own xDS client, as JSON.
+
+    Args:
+        control: host:port of the control plane.
+        node: the client's name there.
+    """
+    server = {
+        "server_uri": control,
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3"],
+    }
+    return json.dumps({"xds_servers": [server], "node": {"id": node, "cluster": "vireo"}})
+
+
+def endpoints_document(settings: StackSettings) -> EndpointsDocument:
+    """Where every pod answers, for the control plane."""
+    document: dict[str, dict[str, list[str]]] = {}
+    for pool in POOLS:
+        ports = settings.pod_ports(pool.service, pool.name)
+        document.setdefault(pool.service, {})[pool.name] = [f"127.0.0.1:{port}" for port in ports]
+    return EndpointsDocument.model_validate(document)
+
+
+def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
+    """The control plane; `endpoints` is the file in which it finds the pods."""
+    return ProcessSpec(
+        name="control",
+        command=[sys.executable, "-m", "server.control"],
+        port=settings.control_port,
+        probe=grpc_probe(settings.control_port, ADS),
+        environment={
+            **server.environment(),
+            "VIREO_HOST": "127.0.0.1",
+            "VIREO_PORT": str(settings.control_port),
+            "VIREO_POD_NAME": "control",
+            "VIREO_MAX_CONNECTION_AGE": "0",  # what is set for pods is not meant for it
+            "VIREO_ENDPOINTS_FILE": str(endpoints),
+            "VIREO_EDGE_HOST": settings.edge_host,
+            "VIREO_EDGE_PORT": str(settings.edge_port),
+            "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
+            "VIREO_RANKING_PORT": str(settings.ranking_port),
+            "VIREO_CORS_ORIGINS": settings.cors_origins,
+        },
+    )
+
+
+def envoy_process(settings: StackSettings, bootstrap: Path) -> ProcessSpec:
     """Envoy; healthy once callers get through its edge to a gateway that serves."""
     return ProcessSpec(
         name="envoy",
-        command=envoy_command(config, settings),
+        command=envoy_command(bootstrap, settings),
         port=settings.edge_port,
-        probe=grpc_probe(settings.edge_port, SERVICES["gateway"], settings.edge_reached_at),
+        probe=grpc_probe(settings.edge_port, GRPC_SERVICES["gateway"], settings.edge_reached_at),
     )

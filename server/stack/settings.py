@@ -13,6 +13,8 @@ from server.home import Home
 
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
+PoolName = Literal["production", "canary", "shadow"]
+_SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_PODS = 10
@@ -48,6 +50,8 @@ class StackSettings(BaseSettings):
     """Inner listener before the candidate pods."""
     ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
     """Inner listener before the ranking pods."""
+    control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
+    """The control plane, which tells Envoy its configuration."""
     s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
     """Embedded S3 server; it takes the eight ports that follow too, and s3_port + 10008."""
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
@@ -56,6 +60,10 @@ class StackSettings(BaseSettings):
     """First ranking pod."""
     gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
     """First gateway pod."""
+    canary_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 50)
+    """First canary pod: ten ports for candidate pods, ten for ranking pods."""
+    shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
+    """First shadow pod, in the same way."""
 
     candidate_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
     """How many candidate pods to run."""
@@ -63,9 +71,15 @@ class StackSettings(BaseSettings):
     """How many ranking pods to run."""
     gateway_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
     """How many gateway pods to run."""
+    canary_pods: int = Field(default=0, ge=0, le=_MOST_PODS)
+    """How many candidate pods, and as many ranking pods, to run on the channel `canary`."""
+    shadow_pods: int = Field(default=0, ge=0, le=_MOST_PODS)
+    """The same for the channel `shadow`."""
 
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
+    inner: Literal["envoy", "xds"] = "envoy"
+    """How gateways reach pods: through Envoy, or by gRPC's own xDS client without a hop between."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
     """Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)
@@ -97,10 +111,17 @@ class StackSettings(BaseSettings):
         """host:port by which this machine reaches the edge."""
         return f"{self.edge_reached_at}:{self.edge_port}"
 
-    def pod_ports(self, kind: PodKind) -> list[int]:
-        """The port of each pod of a kind."""
-        first: int = getattr(self, f"{kind}_pod_port")
-        return [first + index for index in range(getattr(self, f"{kind}_pods"))]
+    def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
+        """The port of each pod of a kind in a pool."""
+        if pool == "production":
+            first: int = getattr(self, f"{kind}_pod_port")
+            count: int = getattr(self, f"{kind}_pods")
+        elif kind == "gateway":
+            return []  # gateways are shared
+        else:
+            first = getattr(self, f"{pool}_pod_port") + _MOST_PODS * POD_KINDS.index(kind)
+            count = getattr(self, f"{pool}_pods")
+        return [first + index for index in range(count)]
 
     def ports(self, *, embedded_s3: bool) -> dict[int, str]:
         """Every port that the stack binds, with the setting that moves it.
@@ -111,9 +132,14 @@ class StackSettings(BaseSettings):
         ports = {self.edge_port: "VIREO_EDGE_PORT"}
         groups = [
             (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
-            for name in ("admin", "candidate", "ranking")
+            for name in ("admin", "candidate", "ranking", "control")
         ]
         groups += [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
+        groups += [
+            (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))
+            for pool in _SIDE_POOLS
+            for kind in POD_KINDS
+        ]
         if embedded_s3:
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
         for setting, group in groups:

@@ -1,4 +1,4 @@
-"""A stack from start to end: checks, S3, pods, Envoy, and their end on a signal."""
+"""A stack from start to end: checks, S3, control plane, pods, Envoy, and their end on a signal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ import structlog
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.stack.envoy import render
+from server.stack.envoy import bootstrap
 from server.stack.lock import FileLock, LockTakenError
 from server.stack.ports import check_ports_free
-from server.stack.processes import envoy_process, pod_processes, s3_process
+from server.stack.processes import (
+    control_process,
+    endpoints_document,
+    envoy_process,
+    pod_processes,
+    s3_process,
+)
 from server.stack.s3 import access, external_endpoint, lock_path, prepare
 from server.stack.settings import StackSettings
 from server.stack.state import StackState, running_stack, stack_lock
@@ -97,9 +103,15 @@ class Stack:
         server = await self._start_s3()
         await asyncio.to_thread(_check_release, settings, server)
         config = self._home.stack / "envoy.yaml"
-        config.write_text(render(settings))
+        config.write_text(bootstrap(settings))
+        endpoints = self._home.stack / "endpoints.json"
+        endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
         await self._supervisor.start(
-            [*pod_processes(settings, server), envoy_process(settings, config)],
+            [
+                control_process(settings, server, endpoints),
+                *pod_processes(settings, server),
+                envoy_process(settings, config),
+            ],
             settings.start_timeout,
         )
         self._ready = True

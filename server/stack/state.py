@@ -25,6 +25,8 @@ class ProcessState(BaseModel):
     restarts: int
     problem: str
     log: Path
+    pool: str = ""
+    """The pool that a pod belongs to; empty for what is no pod."""
 
     @staticmethod
     def of(status: ProcessStatus) -> ProcessState:
@@ -37,6 +39,7 @@ class ProcessState(BaseModel):
             restarts=status.restarts,
             problem=status.problem,
             log=status.log,
+            pool=status.pool,
         )
 
 

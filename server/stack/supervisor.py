@@ -38,6 +38,7 @@ class ProcessStatus:
     name: str
     port: int
     log: Path
+    pool: str = ""
     state: State = "starting"
     pid: int | None = None
     restarts: int = 0
@@ -51,7 +52,7 @@ class SupervisedProcess:
     def __init__(self, spec: ProcessSpec, logs: Path, changed: Callable[[], None]) -> None:
         """Takes what to run, the folder of its log, and what to call on each change."""
         self.spec = spec
-        self.status = ProcessStatus(spec.name, spec.port, logs / f"{spec.name}.log")
+        self.status = ProcessStatus(spec.name, spec.port, logs / f"{spec.name}.log", spec.pool)
         self.healthy = asyncio.Event()
         """Set once it has been healthy."""
         self._changed = changed
@@ -62,7 +63,7 @@ class SupervisedProcess:
         """Runs it, and again whenever it ends, until it is told to stop.
 
         Raises:
-            StartError: it ended before it was ever healthy.
+            StartError: it is awaited, and ended before it was ever healthy.
         """
         self._rotate_log()
         backoff = _FIRST_BACKOFF
@@ -72,7 +73,7 @@ class SupervisedProcess:
             ended = f"ended with {_exit_text(await self._run_once())}"
             if self._stop.is_set():
                 break
-            if not self.healthy.is_set():
+            if self.spec.awaited and not self.healthy.is_set():
                 self._update(state="stopped", pid=None, problem=ended)
                 raise self.start_error(ended)
             if loop.time() - started > _STABLE_SECONDS:
@@ -170,15 +171,16 @@ class Supervisor:
         return [process.status for process in self._processes]
 
     async def start(self, specs: Sequence[ProcessSpec], patience: float) -> None:
-        """Starts processes and waits until all of them are healthy.
+        """Starts processes and waits until all of them that are awaited are healthy.
 
         Raises:
-            StartError: one ended, or wasn't healthy after `patience` seconds.
+            StartError: one of those ended, or wasn't healthy after `patience` seconds.
         """
         fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
         self._processes += fresh
         self._running |= {asyncio.ensure_future(process.run()): process for process in fresh}
-        healthy = asyncio.ensure_future(_all_healthy(fresh))
+        awaited = [process for process in fresh if process.spec.awaited]
+        healthy = asyncio.ensure_future(_all_healthy(awaited))
         try:
             done, _ = await asyncio.wait(
                 {healthy, *self._running}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
@@ -187,7 +189,7 @@ class Supervisor:
         finally:
             healthy.cancel()
         if not done:
-            late = next(process for process in fresh if not process.healthy.is_set())
+            late = next(process for process in awaited if not process.healthy.is_set())
             raise late.start_error(
                 f"was not healthy after {patience:.0f} s ({late.status.problem})"
             )

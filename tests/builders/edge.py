@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,15 +23,19 @@ from vireo.v1.recommendation_pb2_grpc import (
 )
 
 from bench.stack import free_port_base
+from server.control.mesh import POOLS, Pool
 from server.rpc.errors import unavailable
 from server.rpc.server import RpcServer
-from server.stack.envoy import envoy_command, render
+from server.stack.envoy import XdsApi, bootstrap, envoy_command
 from server.stack.probes import grpc_probe
+from server.stack.processes import endpoints_document
 from server.stack.settings import StackSettings
+from tests.builders.control import ControlPlane, running_control
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = "vireo.v1.RecommendationService"
 CANDIDATE = "vireo.v1.CandidateService"
+_SHARED_SETTINGS = ("edge_host", "edge_port", "candidate_port", "ranking_port", "cors_origins")
 
 
 @dataclass
@@ -73,11 +77,13 @@ class CandidatePod(CandidateServiceServicer):
 
 @dataclass(frozen=True)
 class Edge:
-    """Envoy, and what stands behind it."""
+    """Envoy, its control plane, and what stands behind it."""
 
     settings: StackSettings
     gateways: list[Gateway]
-    candidates: list[CandidatePod]
+    pods: dict[Pool, list[CandidatePod]]
+    """The candidate pods of each pool."""
+    control: ControlPlane
 
     @property
     def address(self) -> str:
@@ -88,51 +94,102 @@ class Edge:
         """The request that came last, where one gateway has had all of them."""
         return self.gateways[0].requests[-1]
 
+    @property
+    def candidates(self) -> list[CandidatePod]:
+        """The candidate pods of production."""
+        return self.pods[Pool("candidate")]
+
 
 @asynccontextmanager
-async def running_edge(folder: Path, gateway_count: int) -> AsyncIterator[Edge]:
-    """Envoy whose edge answers, before that many gateways and two candidate pods."""
+async def running_edge(
+    folder: Path,
+    gateway_count: int,
+    *,
+    xds_api: XdsApi = "DELTA_GRPC",
+    control: Mapping[str, Any] | None = None,
+    pod: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Edge]:
+    """Envoy whose edge answers, before that many gateways and two candidate pods.
+
+    Args:
+        folder: where Envoy's bootstrap and log go.
+        gateway_count: how many gateways.
+        xds_api: the protocol between Envoy and the control plane.
+        control: settings of the control plane to change.
+        pod: settings of the candidate pods to change.
+        changes: settings of the stack to change.
+    """
     base = free_port_base()
     settings = StackSettings(
-        home=folder, port_base=base, edge_port=base + 3, gateway_pods=gateway_count
+        home=folder,
+        port_base=base,
+        **{"edge_port": base + 3, "gateway_pods": gateway_count, **changes},
     )
     gateways = [Gateway(f"gateway-{number}") for number in range(gateway_count)]
-    candidates = [CandidatePod(f"candidate-{number}") for number in range(2)]
+    pods = {
+        pool: [
+            CandidatePod(f"{pool.cluster}-{number}")
+            for number, _ in enumerate(settings.pod_ports(pool.service, pool.name))
+        ]
+        for pool in POOLS
+        if pool.service == "candidate"
+    }
     config = folder / "envoy.yaml"
-    config.write_text(render(settings))
+    config.write_text(bootstrap(settings, xds_api))
     async with AsyncExitStack() as stack:
         for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
             server = _server(port)
             server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
-            await _start(server, stack)
-        for pod, port in zip(candidates, settings.pod_ports("candidate"), strict=True):
-            server = _server(port)
-            server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
-            await _start(server, stack)
+            await start_server(server, stack)
+        for pool, members in pods.items():
+            ports = settings.pod_ports(pool.service, pool.name)
+            for each, port in zip(members, ports, strict=True):
+                await serve_candidate(each, port, stack, **(pod or {}))
+        plane = await stack.enter_async_context(
+            running_control(
+                endpoints_document(settings).endpoints(),
+                **{
+                    "port": settings.control_port,
+                    **{name: getattr(settings, name) for name in _SHARED_SETTINGS},
+                    **(control or {}),
+                },
+            )
+        )
         with (folder / "envoy.log").open("wb") as log:
             envoy = await asyncio.create_subprocess_exec(
                 *envoy_command(config, settings), stdout=log, stderr=log
             )
         try:
-            await _until_serving(settings.edge_port)
-            yield Edge(settings, gateways, candidates)
+            await _until_serving(settings)
+            yield Edge(settings, gateways, pods, plane)
         finally:
             envoy.terminate()
             await envoy.wait()
 
 
-def _server(port: int) -> RpcServer:
-    return RpcServer(rpc_settings(port=port, grace_seconds=0.0, max_message_bytes=1 << 20))
+async def serve_candidate(
+    pod: CandidatePod, port: int, stack: AsyncExitStack, **settings: Any
+) -> None:
+    """Has a candidate pod answer on a port for as long as `stack` lasts."""
+    server = _server(port, **settings)
+    server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
+    await start_server(server, stack)
 
 
-async def _start(server: RpcServer, stack: AsyncExitStack) -> None:
+def _server(port: int, **settings: Any) -> RpcServer:
+    return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20, **settings))
+
+
+async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
+    """Has a server report SERVING for as long as `stack` lasts."""
     await server.start()
     await server.set_serving(True)
     stack.push_async_callback(server.drain)
 
 
-async def _until_serving(port: int) -> None:
-    probe = grpc_probe(port, GATEWAY)
+async def _until_serving(settings: StackSettings) -> None:
+    probe = grpc_probe(settings.edge_port, GATEWAY, settings.edge_reached_at)
     async with asyncio.timeout(30):
         while await probe():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(0.05)

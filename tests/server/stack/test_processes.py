@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from server.control.mesh import Pool
 from server.releases.s3 import S3Settings
 from server.rpc.server import RpcServer
-from server.stack.processes import envoy_process, pod_processes
+from server.stack.processes import endpoints_document, envoy_process, pod_processes
 from server.stack.settings import StackSettings
 from tests.builders.rpc import rpc_settings
+from tests.builders.s3 import unreachable_s3
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -35,3 +37,28 @@ async def test_envoy_is_asked_for_its_health_where_its_edge_listens(tmp_path: Pa
     problem = await envoy_process(settings, tmp_path / "envoy.yaml").probe()
     await server.drain()
     assert not problem
+
+
+def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
+    tmp_path: Path,
+) -> None:
+    settings = StackSettings(home=tmp_path, port_base=20000, canary_pods=1, shadow_pods=1)
+    pods = {pod.name: pod for pod in pod_processes(settings, unreachable_s3())}
+    assert {
+        name: (pod.pool, pod.environment["VIREO_CHANNEL"], pod.port, pod.awaited)
+        for name, pod in pods.items()
+        if name.startswith("ranking")
+    } == {
+        "ranking-1": ("production", "production", 20030, True),
+        "ranking-2": ("production", "production", 20031, True),
+        "ranking-canary-1": ("canary", "canary", 20060, False),
+        "ranking-shadow-1": ("shadow", "shadow", 20080, False),
+    }
+
+
+def test_the_control_plane_is_told_of_every_pod(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, canary_pods=2)
+    ports = {pod.port for pod in pod_processes(settings, unreachable_s3())}
+    found = endpoints_document(settings).endpoints()
+    assert {each.port for endpoints in found.values() for each in endpoints} == ports
+    assert len(found[Pool("candidate", "canary")]) == 2

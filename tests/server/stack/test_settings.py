@@ -26,9 +26,11 @@ def test_ports_follow_from_the_base_unless_they_are_set(monkeypatch: pytest.Monk
 
 
 def test_all_ports_of_any_number_of_pods_differ() -> None:
-    settings = StackSettings(candidate_pods=10, ranking_pods=10, gateway_pods=10)
-    # The edge, admin, two inner listeners, thirty pods, ten for S3.
-    assert len(settings.ports(embedded_s3=True)) == 44
+    settings = StackSettings(
+        candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
+    )
+    # The edge, admin, two inner listeners, the control plane, seventy pods, ten for S3.
+    assert len(settings.ports(embedded_s3=True)) == 85
 
 
 def test_a_port_that_two_settings_lead_to_is_told() -> None:

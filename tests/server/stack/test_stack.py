@@ -14,6 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -206,13 +207,55 @@ async def test_killing_a_candidate_and_a_ranking_pod_under_load_loses_no_request
     assert restarted == set(names)
 
 
+async def test_without_its_control_plane_the_stack_serves_and_is_found_by_the_next_one(
+    stack: Stack,
+) -> None:
+    before = stack.pid("control")
+    counts = await load(stack.edge, 3, lambda: os.kill(before, signal.SIGKILL))
+    assert counts.keys() == {"answered"}
+    await asyncio.to_thread(
+        until, stack, "control", lambda it: it.state == "healthy" and it.pid != before
+    )
+    deadline = time.monotonic() + 30
+    shown: list[dict[str, Any]] = []
+    while not (shown and all(each["state"] == "ACKED" for each in shown[0]["resources"])):
+        assert time.monotonic() < deadline, shown
+        shown = json.loads(vireo(stack.environment, "control", "snapshot", "--json").stdout)
+    [envoy] = shown
+    assert (envoy["node"], envoy["connected"], envoy["variant"]) == ("envoy", True, "delta")
+    assert envoy["versions"].keys() == {"clusters", "endpoints", "listeners", "routes"}
+
+
+def test_control_snapshot_and_status_show_what_envoy_has(stack: Stack) -> None:
+    table = vireo(stack.environment, "control", "snapshot").stdout
+    assert re.search(r"envoy: envoy \d+\.\d+\.\d+, delta, connected", table)
+    for name in ("candidate-canary", "ranking", "gateway", "edge"):
+        assert re.search(rf"{name} +\w+ +ACKED", table)
+    text = vireo(stack.environment, "status").stdout
+    assert "envoy: 7 clusters, 7 endpoints, 3 listeners, 3 routes" in text
+    status = json.loads(vireo(stack.environment, "status", "--json").stdout)
+    assert [envoy["node"] for envoy in status["envoys"]] == ["envoy"]
+    pools = {each["name"]: each["pool"] for each in status["processes"]}
+    assert (pools["ranking-1"], pools["envoy"]) == ("production", "")
+
+
+def test_without_a_control_plane_snapshot_tells_how_to_start_one(tmp_path: Path) -> None:
+    done = vireo(stack_environment(tmp_path), "control", "snapshot", code=1)
+    assert "vireo up" in done.stderr
+    aimed = ("control", "snapshot", "--target", "127.0.0.1:1")
+    assert (
+        "no control plane answers at 127.0.0.1:1"
+        in vireo(stack_environment(tmp_path), *aimed, code=1).stderr
+    )
+
+
 def test_ctrl_c_frees_every_process_and_port_in_five_seconds(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
     with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
         processes = stack.state().processes
         children = [psutil.Process(process.pid) for process in processes if process.pid]
-        assert len(children) == 5
+        assert len(children) == 6
         stack.process.send_signal(signal.SIGINT)
         stack.process.wait(5)
     assert not any(child.is_running() for child in children)
@@ -220,6 +263,36 @@ def test_ctrl_c_frees_every_process_and_port_in_five_seconds(tmp_path: Path) -> 
         socket.create_server(("127.0.0.1", process.port)).close()
     assert state_of(home) is None
     assert "vireo up" in vireo(stack.environment, "status", code=1).stderr
+
+
+def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY", "CANARY")}
+    with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
+        for name in ("candidate-canary-1", "ranking-canary-1"):
+            waiting = until(stack, name, lambda process: bool(process.problem))
+            assert (waiting.state, waiting.pool) == ("starting", "canary")
+        vireo(stack.environment, "release", "promote", "tiny-1", "--channel", "canary")
+        for name in ("candidate-canary-1", "ranking-canary-1"):
+            until(stack, name, lambda process: process.state == "healthy")
+
+
+async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_request_either(
+    tmp_path: Path,
+) -> None:
+    home = build_tiny_home(tmp_path)
+    settings = {"VIREO_INNER": "xds", "VIREO_GATEWAY_PODS": "1"}
+    with running_stack(home.root, prepare=PUBLISH, settings=settings) as stack:
+        pid = stack.pid("candidate-1")
+        counts = await load(stack.edge, 3, lambda: os.kill(pid, signal.SIGKILL))
+        assert counts.keys() == {"answered"}
+        shown = json.loads(vireo(stack.environment, "control", "snapshot", "--json").stdout)
+        [gateway] = [each for each in shown if each["node"] == "gateway-1"]
+        assert {each["state"] for each in gateway["resources"]} == {"ACKED"}
+        assert {each["name"] for each in gateway["resources"] if each["kind"] == "listeners"} == {
+            "vireo.v1.CandidateService",
+            "vireo.v1.RankingService",
+        }
 
 
 def test_without_a_release_up_tells_how_to_publish_one(tmp_path: Path) -> None:

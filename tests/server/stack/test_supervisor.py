@@ -116,6 +116,16 @@ async def test_a_process_that_is_never_healthy_is_named_with_the_reason(tmp_path
             await it.supervisor.start([late], 1)
 
 
+async def test_a_process_that_is_not_awaited_holds_nothing_up_and_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    failing = python("aside", "import sys; sys.exit(3)", tmp_path / "never")
+    async with watched(tmp_path) as it:
+        specs = [sleeping("a", tmp_path), replace(failing, awaited=False)]
+        await it.supervisor.start(specs, 30)
+        await it.until(lambda status: status.restarts > 1, "aside")
+
+
 async def test_a_probe_that_fails_is_told_and_asked_again(tmp_path: Path) -> None:
     asked = 0
 

@@ -1,0 +1,204 @@
+"""`vireo control`: run the control plane, and show what it has told each Envoy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.errors import VireoError
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.stack.state import StackState
+
+app = typer.Typer(no_args_is_help=True)
+
+_TIMEOUT = 5.0
+_KINDS = {
+    "Cluster": "clusters",
+    "ClusterLoadAssignment": "endpoints",
+    "Listener": "listeners",
+    "RouteConfiguration": "routes",
+}
+_STYLES = {"ACKED": "green", "NACKED": "red", "REQUESTED": "yellow"}
+
+
+@dataclass(frozen=True)
+class ResourceStatus:
+    """One resource on one Envoy."""
+
+    kind: str
+    """It is "clusters", "endpoints", "listeners" or "routes"."""
+    name: str
+    version: str
+    """What the Envoy has; empty where it never took any."""
+    state: str
+    """ACKED; NACKED: a newer version was refused; REQUESTED: one is on its way."""
+    refused_version: str
+    words: str
+    """Why it was refused, in Envoy's own words."""
+
+
+@dataclass(frozen=True)
+class EnvoyStatus:
+    """One Envoy, or another client of the control plane."""
+
+    node: str
+    agent: str
+    connected: bool
+    variant: str
+    """The protocol that it speaks: "state of the world" or "delta"."""
+    versions: dict[str, str]
+    """One version for each kind."""
+    resources: tuple[ResourceStatus, ...]
+
+
+@app.command()
+def serve() -> None:
+    """Run the control plane until Ctrl-C; `vireo up` runs one of its own.
+
+    It is set by VIREO_… variables, of which `python -m server.control --help` lists all.
+    """
+    from server.control.control import serve_control
+    from server.control.settings import ControlSettings
+    from server.rpc.server import run_process
+    from server.rpc.settings import load_settings
+
+    settings = load_settings(ControlSettings, [])
+    run_process(lambda: serve_control(settings))
+
+
+@app.command()
+def snapshot(
+    target: Annotated[
+        str, typer.Option(help="host:port of the control plane; by default the running stack's.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what each Envoy has: a version for each kind, what it took, what it refused and why."""
+    envoys = envoys_of(target or _stack_target())
+    if as_json:
+        import json
+
+        typer.echo(json.dumps([asdict(each) for each in envoys], indent=2))
+        return
+    if not envoys:
+        typer.echo("no Envoy has asked yet")
+    for envoy in envoys:
+        connection = "connected" if envoy.connected else "gone; what follows is what it had"
+        typer.echo(f"{envoy.node}: {envoy.agent}, {envoy.variant}, {connection}")
+        Console().print(_table(envoy))
+
+
+def envoys_of(target: str) -> list[EnvoyStatus]:
+    """What the control plane at `target` tells of each of its clients.
+
+    Raises:
+        VireoError: nothing answers there.
+    """
+    import grpc
+    from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
+    from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
+    from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
+
+    from server.control.csds import CONNECTED, VARIANT
+    from server.control.snapshot import version_of
+
+    request = ClientStatusRequest(exclude_resource_contents=True)
+    with grpc.insecure_channel(target) as channel:
+        try:
+            answer = ClientStatusDiscoveryServiceStub(channel).FetchClientStatus(
+                request, timeout=_TIMEOUT
+            )
+        except grpc.RpcError as error:
+            raise VireoError(
+                f"no control plane answers at {target} ({error.code().name}); start one with "
+                "`vireo up` or `vireo control serve`, or name another with --target"
+            ) from error
+    envoys = []
+    for config in answer.config:
+        resources = tuple(
+            ResourceStatus(
+                kind=_KINDS.get(each.type_url.rpartition(".")[2], each.type_url),
+                name=each.name,
+                version=each.version_info,
+                state=ClientResourceStatus.Name(each.client_status),
+                refused_version=each.error_state.version_info,
+                words=each.error_state.details,
+            )
+            for each in config.generic_xds_configs
+        )
+        versions = {
+            kind: version_of({each.name: each.version for each in resources if each.kind == kind})
+            for kind in dict.fromkeys(each.kind for each in resources)
+        }
+        envoys.append(
+            EnvoyStatus(
+                node=config.node.id,
+                agent=config.node.user_agent_name,
+                connected=config.node.metadata[CONNECTED],
+                variant=config.node.metadata[VARIANT],
+                versions=versions,
+                resources=resources,
+            )
+        )
+    return envoys
+
+
+def control_target(state: StackState) -> str:
+    """host:port of a running stack's control plane; raises VireoError before it is started."""
+    for process in state.processes:
+        if process.name == "control":
+            return f"127.0.0.1:{process.port}"
+    raise VireoError("the stack has not started its control plane yet; look again in a moment")
+
+
+def summary(envoys: Sequence[EnvoyStatus]) -> str:
+    """A line for each Envoy: how many resources of each kind it has taken, and refusals."""
+    lines = []
+    for envoy in envoys:
+        counts = [
+            f"{sum(each.kind == kind for each in envoy.resources)} {kind}"
+            for kind in envoy.versions
+        ]
+        lines.append(f"{envoy.node}: {', '.join(counts)}" + ("" if envoy.connected else "; gone"))
+        lines += [
+            f"  refused {each.kind} {each.name}: {each.words}"
+            for each in envoy.resources
+            if each.state == "NACKED"
+        ]
+    return "\n".join(lines)
+
+
+def _stack_target() -> str:
+    from server.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    if state is None:
+        raise VireoError(
+            f"no stack runs on {Home.current().root}; start it with: vireo up, "
+            "or name a control plane with --target"
+        )
+    return control_target(state)
+
+
+def _table(envoy: EnvoyStatus) -> Table:
+    table = Table("kind", "version", "resource", "its version", "state", "", box=None)
+    shown = ""
+    for each in envoy.resources:
+        table.add_row(
+            each.kind if each.kind != shown else "",
+            envoy.versions[each.kind] if each.kind != shown else "",
+            each.name,
+            each.version,
+            Text(each.state, style=_STYLES.get(each.state, "")),
+            Text(f"{each.refused_version}: {each.words}" if each.words else ""),
+        )
+        shown = each.kind
+    return table

@@ -1,0 +1,135 @@
+"""The control plane's one loop: what is found and asked for becomes snapshots that are served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+
+from server.control import ads, csds, resources
+from server.control.admission import Admission
+from server.control.ads import DiscoveryServicer
+from server.control.canary import Channels, follow_share
+from server.control.csds import StatusServicer
+from server.control.discovery.file import FileDiscovery
+from server.control.discovery.source import Discovery, StaticDiscovery
+from server.control.membership import Patience
+from server.control.mesh import Members, Mesh, Pool
+from server.control.nodes import Nodes
+from server.control.settings import ControlSettings
+from server.errors import VireoError
+from server.releases.store import ReleaseStore
+from server.rpc.logs import configure_logs
+from server.rpc.server import RpcServer
+
+log = structlog.get_logger()
+
+_SHARE_SECONDS = 3.0
+"""How long the first snapshot waits for the canary's share; S3 may be down."""
+
+
+class Control:
+    """Follows discovery and the canary channel, and publishes a snapshot whenever they change."""
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        discovery: Discovery,
+        channels: Channels,
+        servicer: DiscoveryServicer,
+    ) -> None:
+        """Takes the settings, the sources of endpoints and channels, and who serves snapshots."""
+        self._settings = settings
+        self._channels = channels
+        self._servicer = servicer
+        self._mesh = Mesh()
+        self._members = asyncio.Event()
+        self._share = asyncio.Event()
+        self._complete = False
+        patience = Patience(settings.leave_seconds, settings.empty_seconds)
+        self._admission = Admission(
+            discovery, patience, settings.admission_interval, self._members_changed
+        )
+
+    async def run(self, server: RpcServer) -> None:
+        """Goes on until cancelled; the server is SERVING from the first snapshot on."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._admission.run())
+            group.create_task(
+                follow_share(
+                    self._channels, self._settings.canary_poll_seconds, self._share_changed
+                )
+            )
+            await self._members.wait()
+            try:
+                await asyncio.wait_for(self._share.wait(), _SHARE_SECONDS)
+            except TimeoutError:
+                log.warning("the canary's share is unknown; no viewer goes there for now")
+            self._complete = True
+            self._publish()
+            await server.set_serving(True)
+
+    def _members_changed(self, members: Mapping[Pool, Members]) -> None:
+        self._mesh = replace(self._mesh, members=members)
+        self._members.set()
+        self._publish()
+
+    def _share_changed(self, share: float) -> None:
+        self._mesh = replace(self._mesh, canary_share=share)
+        self._share.set()
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._complete:
+            self._servicer.publish(resources.snapshot(self._settings, self._mesh))
+
+
+def discovery_of(settings: ControlSettings) -> Discovery:
+    """The source of endpoints that the settings name.
+
+    Raises:
+        VireoError: they name none.
+    """
+    if settings.endpoints_file is not None:
+        return FileDiscovery(settings.endpoints_file)
+    if settings.endpoints is not None:
+        return StaticDiscovery(settings.endpoints.endpoints())
+    raise VireoError(
+        "nothing says where pods are; set VIREO_ENDPOINTS_FILE to a file that lists them, "
+        "or VIREO_ENDPOINTS to the list"
+    )
+
+
+def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:
+    """A server with both xDS services, and the one of them that takes snapshots."""
+    nodes = Nodes()
+    servicer, status = DiscoveryServicer(nodes), StatusServicer(nodes)
+    server = RpcServer(settings)
+    server.add(
+        ads.NAME,
+        lambda it: ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, it),
+        ads_pb2.DESCRIPTOR,
+    )
+    server.add(
+        csds.NAME,
+        lambda it: csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server(status, it),
+        csds_pb2.DESCRIPTOR,
+    )
+    return server, servicer
+
+
+async def serve_control(settings: ControlSettings) -> None:
+    """Serves until told to stop.
+
+    Raises:
+        VireoError: the address can't be bound, or nothing says where pods are.
+    """
+    configure_logs(settings.log_level, pod=settings.pod_name or "control")
+    log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
+    server, servicer = control_server(settings)
+    control = Control(settings, discovery_of(settings), ReleaseStore(settings.s3), servicer)
+    await server.run(control.run(server))

@@ -1,0 +1,120 @@
+"""The client status discovery service: what each client of the control plane has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import grpc
+from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus, UpdateFailureState
+from envoy.config.core.v3.base_pb2 import Node as NodeMessage
+from envoy.service.status.v3 import csds_pb2 as pb
+from envoy.service.status.v3 import csds_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.control.nodes import Node, Nodes
+from server.control.session import Subscription
+from server.control.snapshot import WARMING_ORDER
+
+NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
+CONNECTED = "connected"
+"""Key of the node's metadata that tells whether its stream lasts."""
+VARIANT = "variant"
+"""Key of the node's metadata that tells which protocol it speaks."""
+
+_ClientConfig = pb.ClientConfig
+_Resource = pb.ClientConfig.GenericXdsConfig
+
+
+class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
+    """Answers from the registry of nodes."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        """Takes the registry."""
+        self._nodes = nodes
+
+    async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """What every client has now, or those that match a node id."""
+        return await self._answer(request, context)
+
+    async def StreamClientStatus(  # noqa: N802
+        self, request_iterator: AsyncIterator[Any], context: Any
+    ) -> AsyncIterator[Any]:
+        """The same for each request."""
+        async for request in request_iterator:
+            yield await self._answer(request, context)
+
+    async def _answer(self, request: Any, context: Any) -> Any:
+        ids = set()
+        for matcher in request.node_matchers:
+            if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "node_matchers: only node_id with an exact match is understood",
+                )
+            ids.add(matcher.node_id.exact)
+        return pb.ClientStatusResponse(
+            config=[
+                _config(node, with_bodies=not request.exclude_resource_contents)
+                for node in self._nodes.all()
+                if not ids or node.identity in ids
+            ]
+        )
+
+
+def _config(node: Node, *, with_bodies: bool) -> Any:
+    message = NodeMessage(id=node.identity, cluster=node.cluster, user_agent_name=node.user_agent)
+    message.metadata.update({CONNECTED: node.connected, VARIANT: node.sessions[-1].variant})
+    resources = [
+        _resource(node, kind, name, subscription, with_bodies=with_bodies)
+        for kind in WARMING_ORDER
+        for name, subscription in sorted(_subscriptions(node, kind).items())
+    ]
+    return _ClientConfig(node=message, generic_xds_configs=resources)
+
+
+def _subscriptions(node: Node, kind: str) -> dict[str, Subscription]:
+    """By the name of each resource that the client has, was sent, or has refused: its stream's."""
+    found: dict[str, Subscription] = {}
+    for session in node.sessions:
+        known = session.subscriptions.get(kind)
+        if known is not None:
+            sent = known.pending.resources if known.pending else ()
+            refused = [name for name in node.refused(kind) if known.asks(name)]
+            found |= dict.fromkeys([*known.has, *sent, *refused], known)
+    return found
+
+
+def _resource(node: Node, kind: str, name: str, known: Subscription, *, with_bodies: bool) -> Any:
+    resource = _Resource(type_url=kind, name=name, version_info=known.has.get(name, ""))
+    good = node.good[kind].get(name)
+    if with_bodies and good is not None:
+        resource.xds_config.CopyFrom(good.body)
+    if name in known.took_at:
+        resource.last_updated.CopyFrom(_timestamp(known.took_at[name]))
+    refusal = node.refused(kind).get(name)
+    sent = known.pending.resources.get(name) if known.pending else None
+    if refusal is not None:
+        resource.config_status = pb.ERROR
+        resource.client_status = ClientResourceStatus.NACKED
+        resource.error_state.CopyFrom(
+            UpdateFailureState(
+                details=refusal.words,
+                version_info=refusal.versions[name],
+                last_update_attempt=_timestamp(refusal.at),
+            )
+        )
+    elif sent is not None and sent.version != known.has.get(name):
+        resource.config_status = pb.STALE if name in known.has else pb.NOT_SENT
+        resource.client_status = ClientResourceStatus.REQUESTED
+    else:
+        resource.config_status = pb.SYNCED
+        resource.client_status = ClientResourceStatus.ACKED
+    return resource
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message

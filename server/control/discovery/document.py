@@ -1,0 +1,59 @@
+"""The document that lists pods: in a file, or as a setting."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from server.control.mesh import POOLS, Endpoint, Endpoints
+
+
+def _parsed(text: str) -> str:
+    _endpoint(text)
+    return text
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no address:port")
+    # Names aren't looked up by whom endpoints are told to.
+    return Endpoint(str(ipaddress.ip_address(host)), int(port))
+
+
+Address = Annotated[str, AfterValidator(_parsed)]
+
+
+class GatewayPools(BaseModel):
+    """The gateways; they come in one pool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    production: tuple[Address, ...] = ()
+
+
+class InnerPools(GatewayPools):
+    """The pods of a service that gateways call."""
+
+    canary: tuple[Address, ...] = ()
+    shadow: tuple[Address, ...] = ()
+
+
+class EndpointsDocument(BaseModel):
+    """IP address and port of every pod, by service and pool; an IPv6 address in brackets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gateway: GatewayPools = GatewayPools()
+    candidate: InnerPools = InnerPools()
+    ranking: InnerPools = InnerPools()
+
+    def endpoints(self) -> Endpoints:
+        """The same as endpoints of pools."""
+        return {
+            pool: frozenset(map(_endpoint, getattr(getattr(self, pool.service), pool.name)))
+            for pool in POOLS
+        }

@@ -1,0 +1,138 @@
+"""What is known of each Envoy beyond one stream: what it took last, what it refused and why."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from server.control.snapshot import WARMING_ORDER, Resource, Snapshot
+
+if TYPE_CHECKING:
+    from server.control.session import Session
+
+log = structlog.get_logger()
+
+_MOST_NODES = 1000
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A NACK."""
+
+    versions: Mapping[str, str]
+    """The resources that it may mean, by name, in the version that was refused."""
+    words: str
+    """Why, in the client's own words."""
+    at: datetime
+
+    def names_in_words(self) -> frozenset[str]:
+        """Those of the resources that the words name."""
+        return frozenset(
+            name
+            for name in self.versions
+            if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", self.words)
+        )
+
+    def stands(self, current: Mapping[str, Resource]) -> bool:
+        """Whether all that was refused is still what the client should have."""
+        return all(
+            name in current and current[name].version == version
+            for name, version in self.versions.items()
+        )
+
+
+@dataclass
+class Node:
+    """One Envoy, by the id in its bootstrap. It outlives its streams."""
+
+    identity: str
+    cluster: str = ""
+    user_agent: str = ""
+    sessions: list[Session] = field(default_factory=list)
+    """Its streams, of which gRPC's client has one for each target; the last one if none lasts."""
+    good: dict[str, dict[str, Resource]] = field(
+        default_factory=lambda: {kind: {} for kind in WARMING_ORDER}
+    )
+    """The last version of each resource that it took: what it is given instead of a refused one."""
+    refusals: dict[str, list[Refusal]] = field(
+        default_factory=lambda: {kind: [] for kind in WARMING_ORDER}
+    )
+
+    @property
+    def connected(self) -> bool:
+        """Whether any stream of it lasts."""
+        return any(session.live for session in self.sessions)
+
+    def begin(self, session: Session) -> None:
+        """Takes down that a stream has begun."""
+        self.sessions = [*(each for each in self.sessions if each.live), session]
+
+    def end(self, session: Session) -> None:
+        """Takes down that a stream has ended."""
+        session.live = False
+        if self.connected:
+            self.sessions.remove(session)
+
+    def refuse(self, kind: str, refusal: Refusal) -> None:
+        """Takes down that resources were refused, in place of what it said of them before."""
+        others = [
+            each
+            for each in self.refusals[kind]
+            if not each.versions.keys() <= refusal.versions.keys()
+        ]
+        self.refusals[kind] = [*others, refusal]
+
+    def take(self, kind: str, resources: Mapping[str, Resource]) -> None:
+        """Takes down that resources were accepted, perhaps some that were refused before."""
+        self.good[kind].update(resources)
+        self.refusals[kind] = [
+            each
+            for each in self.refusals[kind]
+            if not any(
+                name in resources and resources[name].version == version
+                for name, version in each.versions.items()
+            )
+        ]
+
+    def review(self, snapshot: Snapshot) -> None:
+        """Forgets the refusals of what has changed since: that is worth another try."""
+        for kind, refusals in self.refusals.items():
+            current = snapshot.resources[kind]
+            self.refusals[kind] = [each for each in refusals if each.stands(current)]
+
+    def refused(self, kind: str) -> dict[str, Refusal]:
+        """The resources of a kind that it has refused as they are now."""
+        return {name: each for each in self.refusals[kind] for name in each.versions}
+
+
+class Nodes:
+    """Every Envoy that has asked, those that are gone too, oldest dropped first."""
+
+    def __init__(self) -> None:
+        """Makes an empty registry."""
+        self._nodes: OrderedDict[str, Node] = OrderedDict()
+
+    def connected(self, identity: str, cluster: str, user_agent: str) -> Node:
+        """The node with this id, known from before or new."""
+        node = self._nodes.setdefault(identity, Node(identity))
+        node.cluster, node.user_agent = cluster, user_agent
+        self._nodes.move_to_end(identity)
+        while len(self._nodes) > _MOST_NODES:
+            dropped, _ = self._nodes.popitem(last=False)
+            log.warning("node forgotten", node=dropped, most=_MOST_NODES)
+        return node
+
+    def all(self) -> list[Node]:
+        """All of them, by id."""
+        return sorted(self._nodes.values(), key=lambda node: node.identity)
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,113 @@
+"""Makes the resources that describe a mesh, out of the templates in `envoy/`."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+from collections.abc import Iterator
+from typing import Any
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.message import Message
+
+from server.control.mesh import BUCKETS, GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
+from server.control.settings import ControlSettings
+from server.control.snapshot import Snapshot
+from server.control.templates import FOLDER, filled, message
+
+# By default a pool of two of which one is unhealthy hands 30% of its calls to the next
+# priority; like this it keeps them for as long as one pod is healthy.
+_OVERPROVISIONED = 100_000
+
+
+def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
+    """Every resource for a mesh as it is now."""
+    return Snapshot.of(_resources(settings, mesh))
+
+
+def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
+    for pool in POOLS:
+        yield _cluster(pool)
+        yield _load_assignment(pool, mesh)
+    yield message(Listener, filled("edge_listener", _edge_values(settings)))
+    yield message(RouteConfiguration, filled("edge_routes", _edge_values(settings)))
+    for service in INNER:
+        port = getattr(settings, f"{service}_port")
+        yield message(Listener, filled("inner_listener", {"name": service, "port": port}))
+        yield _inner_routes(service, mesh)
+        names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
+        yield message(Listener, filled("xds_listener", names))
+
+
+def _edge_values(settings: ControlSettings) -> dict[str, object]:
+    descriptors = (importlib.resources.files("vireo") / "descriptors.binpb").read_bytes()
+    return {
+        "edge_host": settings.edge_host,
+        "edge_port": settings.edge_port,
+        "cors_origins": settings.cors_origins,
+        # Both inline: an Envoy on another machine has none of our files.
+        "descriptors": base64.b64encode(descriptors).decode(),
+        "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
+    }
+
+
+def _cluster(pool: Pool) -> Message:
+    values = {"name": pool.cluster, "service": GRPC_SERVICES[pool.service]}
+    return message(Cluster, filled("cluster", values))
+
+
+def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
+    """The pods of a pool; production's stand in for a canary pool that has no healthy pod."""
+    priorities = [mesh.of(pool)]
+    policy = {}
+    if pool.name == "canary":
+        priorities.append(mesh.of(Pool(pool.service)))
+        policy = {"overprovisioning_factor": _OVERPROVISIONED}
+    return message(
+        ClusterLoadAssignment,
+        {
+            "cluster_name": pool.cluster,
+            "policy": policy,
+            "endpoints": [
+                {
+                    "priority": priority,
+                    "lb_endpoints": _lb_endpoints(members),
+                    # One place and one weight for all: gRPC's xDS client demands both.
+                    "locality": {"zone": "all"},
+                    "load_balancing_weight": 1,
+                }
+                for priority, members in enumerate(priorities)
+            ],
+        },
+    )
+
+
+def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
+    """Sorted, so that the same pods make the same resource."""
+    return [
+        {
+            "endpoint": {
+                "address": {"socket_address": {"address": each.host, "port_value": each.port}}
+            },
+            "health_status": HealthStatus.Name(status),
+        }
+        for status, endpoints in (
+            (HealthStatus.UNKNOWN, members.active),
+            (HealthStatus.DRAINING, members.draining),
+        )
+        for each in sorted(endpoints)
+    ]
+
+
+def _inner_routes(service: Service, mesh: Mesh) -> Message:
+    """The routes to the pools of a service, without the canary's while it has none to take."""
+    buckets = round(mesh.canary_share * BUCKETS)
+    document = filled("inner_routes", {"name": service, "canary_buckets": buckets})
+    if not buckets or not mesh.of(Pool(service, "canary")).active:
+        for host in document["virtual_hosts"]:
+            host["routes"] = [route for route in host["routes"] if route["name"] != "canary"]
+    return message(RouteConfiguration, document)

@@ -1,0 +1,282 @@
+"""One xDS stream: what its client wants, has and is to be sent next, in either protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import structlog
+
+from server.control.nodes import Node, Refusal, now
+from server.control.snapshot import (
+    CLUSTER,
+    ENDPOINTS,
+    LISTENER,
+    REMOVAL_ORDER,
+    ROUTES,
+    WARMING_ORDER,
+    Resource,
+    Snapshot,
+    version_of,
+)
+
+log = structlog.get_logger()
+
+Variant = Literal["state of the world", "delta"]
+
+WILDCARD = "*"
+_WHOLE = (CLUSTER, LISTENER)
+"""Kinds that may be asked for without names. In state of the world their responses list all."""
+# An Envoy acknowledges clusters only when they are warm, for which it needs their endpoints:
+# so endpoints don't wait for that, but what refers to clusters does.
+_WAITS_FOR: Mapping[str, tuple[str, ...]] = {
+    CLUSTER: (),
+    ENDPOINTS: (),
+    LISTENER: (CLUSTER, ENDPOINTS),
+    ROUTES: (CLUSTER, ENDPOINTS),
+}
+
+
+@dataclass(frozen=True)
+class Push:
+    """A response that is to be sent."""
+
+    kind: str
+    nonce: str
+    version: str
+    """One for all that the client has of this kind once it has taken the response."""
+    resources: Mapping[str, Resource]
+    removed: frozenset[str]
+
+
+@dataclass
+class Subscription:
+    """What a client wants and has of one kind."""
+
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    has: dict[str, str] = field(default_factory=dict)
+    """The version of each resource that the client has taken."""
+    took_at: dict[str, datetime] = field(default_factory=dict)
+    unanswered: set[str] = field(default_factory=set)
+    """Names that were asked for and not answered yet, be it that there is no such resource."""
+    greeted: bool = False
+    """Whether anything was sent."""
+    singly: bool = False
+    """Whether to send one resource at a time, to find which of several is refused."""
+    pending: Push | None = None
+    """What was sent and neither taken nor refused yet."""
+
+    def asks(self, name: str) -> bool:
+        """Whether a name is subscribed to, by itself or with all."""
+        return self.wildcard or name in self.names
+
+    def wants(self, resource: Resource) -> bool:
+        """Whether a resource is subscribed to."""
+        return resource.name in self.names or (self.wildcard and not resource.by_name_only)
+
+
+class Session:
+    """The state of one stream."""
+
+    def __init__(self, node: Node, variant: Variant) -> None:
+        """Takes whose stream it is, and which protocol it speaks."""
+        self.node = node
+        self.variant = variant
+        self.started_at = now()
+        self.live = True
+        """Whether the stream still lasts."""
+        self.subscriptions: dict[str, Subscription] = {}
+        self._whole_state = variant == "state of the world"
+        self._nonces = 0
+
+    # What the client says.
+
+    def names(self, kind: str, names: Collection[str]) -> None:
+        """State of the world: from now on the client wants these; at first, none means all."""
+        first = kind not in self.subscriptions
+        known = self.subscriptions.setdefault(kind, Subscription())
+        wanted = set(names) - {WILDCARD}
+        if kind in _WHOLE:
+            known.wildcard = WILDCARD in names or (not names and (first or known.wildcard))
+        for gone in set(known.has) - wanted if not known.wildcard else ():
+            known.has.pop(gone)
+        known.names = wanted
+
+    def change(
+        self,
+        kind: str,
+        subscribe: Collection[str],
+        unsubscribe: Collection[str],
+        has: Mapping[str, str],
+    ) -> None:
+        """Delta: the client wants other names; `has` is what it keeps of an earlier stream."""
+        first = kind not in self.subscriptions
+        known = self.subscriptions.setdefault(kind, Subscription())
+        if WILDCARD in subscribe or (first and not subscribe and kind in _WHOLE):
+            known.wildcard = True
+        if WILDCARD in unsubscribe:
+            known.wildcard = False
+        known.has.update(has)
+        for name in set(subscribe) - {WILDCARD}:
+            known.names.add(name)
+            if not first:
+                known.has.pop(name, None)  # asked for again: it is sent again
+            if name not in known.has:
+                known.unanswered.add(name)
+        for name in unsubscribe:
+            known.names.discard(name)
+            known.unanswered.discard(name)
+            if not known.wildcard:
+                known.has.pop(name, None)
+
+    def took(self, kind: str, nonce: str) -> None:
+        """The client has accepted what was sent with `nonce`; old nonces mean nothing."""
+        known, push = self._settled(kind, nonce)
+        if push is not None:
+            self._keep(known, push.kind, push.resources)
+            self._drop(known, push)
+
+    def refused(self, kind: str, nonce: str, words: str) -> None:
+        """The client has refused what was sent with `nonce`, and says why."""
+        known, push = self._settled(kind, nonce)
+        if push is None:
+            return
+        log.warning("refused", node=self.node.identity, kind=kind, words=words)
+        news = {
+            name: each.version
+            for name, each in push.resources.items()
+            if known.has.get(name) != each.version
+        }
+        if not news:
+            self._drop(known, push)  # it refuses to lose something: to insist won't help
+            return
+        refusal = Refusal(news, words, now())
+        named = refusal.names_in_words() if kind in _WHOLE else frozenset()
+        if named:
+            # Envoy takes the others of the same response, and names those that it didn't.
+            rest = {name: each for name, each in push.resources.items() if name not in named}
+            self._keep(known, kind, rest)
+            refusal = Refusal({name: news[name] for name in named}, words, now())
+        elif len(news) > 1 and not (self._whole_state and kind in _WHOLE):
+            known.singly = True
+            return
+        self.node.refuse(kind, refusal)
+
+    def _settled(self, kind: str, nonce: str) -> tuple[Subscription, Push | None]:
+        known = self.subscriptions.setdefault(kind, Subscription())
+        push = known.pending
+        if push is None or push.nonce != nonce:
+            return known, None
+        known.pending = None
+        return known, push
+
+    def _keep(self, known: Subscription, kind: str, resources: Mapping[str, Resource]) -> None:
+        for name, resource in resources.items():
+            if known.has.get(name) != resource.version:
+                known.took_at[name] = now()
+            known.has[name] = resource.version
+        self.node.take(kind, resources)
+
+    def _drop(self, known: Subscription, push: Push) -> None:
+        gone = set(push.removed)
+        if self._whole_state and push.kind in _WHOLE:
+            gone |= known.has.keys() - push.resources.keys()
+        for name in gone:
+            known.has.pop(name, None)
+
+    # What the client is told.
+
+    def next(self, snapshot: Snapshot) -> Push | None:
+        """What to send next, to bring the client to this snapshot; None while there is nothing.
+
+        First all that is new or changed, what is referred to before what refers to it; and
+        only when the client has taken all of it, what is no more, the other way round.
+        """
+        self.node.review(snapshot)
+        for kind in WARMING_ORDER:
+            known = self.subscriptions.get(kind)
+            if known is None or known.pending or any(map(self._pending, _WAITS_FOR[kind])):
+                continue
+            push = self._difference(kind, known, snapshot, removing=False)
+            if push is not None:
+                return push
+        if any(map(self._pending, WARMING_ORDER)):
+            return None
+        for kind in REMOVAL_ORDER:
+            if kind in (CLUSTER, ENDPOINTS) and self._keeps_old_routes():
+                continue
+            known = self.subscriptions.get(kind)
+            if known is not None:
+                push = self._difference(kind, known, snapshot, removing=True)
+                if push is not None:
+                    return push
+        return None
+
+    def _pending(self, kind: str) -> bool:
+        known = self.subscriptions.get(kind)
+        return known is not None and known.pending is not None
+
+    def _keeps_old_routes(self) -> bool:
+        """Whether it has refused what would lead away from clusters that are no more."""
+        return any(self.node.refusals[kind] for kind in (LISTENER, ROUTES))
+
+    def _difference(
+        self, kind: str, known: Subscription, snapshot: Snapshot, *, removing: bool
+    ) -> Push | None:
+        current = {
+            name: each for name, each in snapshot.resources[kind].items() if known.wants(each)
+        }
+        refused = self.node.refused(kind).keys() & current.keys()
+        good = self.node.good[kind]
+        target = {
+            name: good[name] if name in refused else each
+            for name, each in current.items()
+            if name not in refused or name in good
+        }
+        news = {name: each for name, each in target.items() if known.has.get(name) != each.version}
+        removed = frozenset(known.has) - current.keys() if removing else frozenset()
+        if self._whole_state:
+            removed = removed if kind in _WHOLE else frozenset()
+        else:
+            removed |= known.unanswered - current.keys()
+        greets = not known.greeted and known.wildcard and not known.has
+        if not (news or removed or greets):
+            known.singly = False
+            return None
+        whole = self._whole_state and kind in _WHOLE
+        if known.singly and not whole:
+            news = dict([next(iter(news.items()))]) if news else {}
+        resources: Mapping[str, Resource] = news
+        if whole:
+            # What is refused and never was good, as it is: to leave it out would be to
+            # remove what the client may have from before.
+            resources = {**self._leftovers(known, good, removing), **current, **target}
+        if kind == CLUSTER and ENDPOINTS in self.subscriptions:
+            # A cluster that is made anew is warm only once it is told its endpoints again.
+            for name in news:
+                self.subscriptions[ENDPOINTS].has.pop(name, None)
+        return self._push(kind, known, resources, removed)
+
+    def _leftovers(
+        self, known: Subscription, good: Mapping[str, Resource], removing: bool
+    ) -> dict[str, Resource]:
+        """What the client has and isn't to lose yet."""
+        return {} if removing else {name: good[name] for name in known.has if name in good}
+
+    def _push(
+        self,
+        kind: str,
+        known: Subscription,
+        resources: Mapping[str, Resource],
+        removed: frozenset[str],
+    ) -> Push:
+        self._nonces += 1
+        after = {name: version for name, version in known.has.items() if name not in removed}
+        after |= {name: each.version for name, each in resources.items()}
+        push = Push(kind, str(self._nonces), version_of(after), resources, removed)
+        known.pending, known.greeted = push, True
+        known.unanswered -= {*resources, *removed}
+        return push

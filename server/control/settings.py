@@ -1,0 +1,46 @@
+"""Settings of a control plane process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from server.control.discovery.document import EndpointsDocument
+from server.releases.s3 import S3Settings
+from server.rpc.settings import RpcSettings
+
+
+class ControlSettings(RpcSettings):
+    """What Envoys are told besides endpoints, and where endpoints come from."""
+
+    port: int = Field(default=8104, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+    max_connection_age: float = Field(default=0, ge=0)
+    """Seconds after which a connection is made anew; 0 never, since Envoys keep one stream."""
+
+    edge_host: str = "127.0.0.1"
+    """Address that Envoy's edge listens on."""
+    edge_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of the edge."""
+    candidate_port: int = Field(default=8101, ge=1, le=65535)
+    """Port of Envoy's inner listener before the candidate pods."""
+    ranking_port: int = Field(default=8102, ge=1, le=65535)
+    """Port of Envoy's inner listener before the ranking pods."""
+    cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+    """Regular expression of the web origins that browsers may call from."""
+
+    endpoints: EndpointsDocument | None = None
+    """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
+    endpoints_file: Path | None = None
+    """A JSON or YAML file with the same; each change of it is followed."""
+    admission_interval: float = Field(default=0.25, gt=0)
+    """Seconds between the checks of a pod that has not been healthy yet."""
+    leave_seconds: float = Field(default=3.0, ge=0)
+    """How long a pod that discovery no longer names is told as draining before it is left out."""
+    empty_seconds: float = Field(default=30.0, ge=0)
+    """How long discovery must find no pod of a pool that had some, before they are left out."""
+    canary_poll_seconds: float = Field(default=0.5, gt=0)
+    """How often to read the canary's share from its channel."""
+    s3: S3Settings = Field(default_factory=S3Settings.load)
+    """Where channels are stored."""

@@ -1,0 +1,31 @@
+"""Asks a process for its health."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+# Without a pool of its own, a new channel to an address inherits the old one's back-off.
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+
+
+async def health_problem(address: str, service: str, timeout: float) -> str:  # noqa: ASYNC109
+    """Why a service isn't SERVING; an empty string when it is.
+
+    Args:
+        address: host:port, an IPv6 host in brackets.
+        service: its full name.
+        timeout: most seconds to wait for the answer.
+    """
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            response = await stub.Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+    if response.status == health_pb2.HealthCheckResponse.SERVING:
+        return ""
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -1,0 +1,258 @@
+"""The discovery service as clients of both protocols meet it."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from envoy.config.listener.v3.api_listener_pb2 import ApiListener
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+
+from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
+from tests.builders.xds import XdsClient, xds_client
+from tests.server.control.conftest import Server
+
+
+async def follow(client: XdsClient) -> None:
+    """Asks for all as Envoy does, and takes it: clusters a and b, a listener and its routes."""
+    await client.ask(CLUSTER)
+    assert (await client.taken()).kind == CLUSTER
+    await client.ask(ENDPOINTS, "c-a")
+    assert (await client.taken()).names == {"c-a"}
+    await client.ask(LISTENER)
+    assert (await client.taken()).names == {"l"}
+    await client.ask(ROUTES, "r")
+    assert (await client.taken()).names == {"r"}
+
+
+async def states(port: int) -> dict[str, tuple[str, str]]:
+    """The status by CSDS, and the words of a refusal, of each resource of the one client."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
+        [config] = (await stub.FetchClientStatus(csds_pb2.ClientStatusRequest())).config
+    return {
+        f"{each.type_url.rpartition('.')[2]} {each.name}": (
+            csds_pb2.ConfigStatus.Name(each.config_status),
+            each.error_state.details,
+        )
+        for each in config.generic_xds_configs
+    }
+
+
+async def test_a_client_is_given_all_clusters_and_the_endpoints_that_it_names(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        assert (await client.taken()).names == {"c-a", "c-b"}
+        await client.ask(ENDPOINTS, "c-a")
+        assert (await client.taken()).names == {"c-a"}
+        await client.ask(ENDPOINTS, "c-b")
+        assert (await client.taken()).names == {"c-b"}
+        assert await client.hears_nothing()
+
+
+async def test_only_what_has_changed_is_sent_again(server: Server, *, delta: bool) -> None:
+    server.publish({"c-a": "1", "l": "1", "r": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        server.publish({"c-a": "1", "l": "1", "r": "2"})
+        assert (await client.taken()).names == {"r"}
+        assert await client.hears_nothing()
+
+
+async def test_a_new_cluster_is_taken_before_the_routes_to_it_are_sent(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "l": "1", "r": "to a"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
+        clusters = await client.receive()
+        assert clusters.kind == CLUSTER
+        # As Envoy does: its cluster is warm, and acknowledged, once it has endpoints.
+        await client.ask(ENDPOINTS, "c-b")
+        assert (await client.taken()).kind == ENDPOINTS
+        await client.take(clusters)
+        assert (await client.taken()).kind == ROUTES
+
+
+async def test_a_cluster_goes_only_after_the_routes_to_it(server: Server, *, delta: bool) -> None:
+    server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        server.publish({"c-a": "1", "l": "1", "r": "to a"})
+        assert (await client.taken()).kind == ROUTES
+        removal = await client.taken()
+        assert removal.kind == CLUSTER
+        if delta:
+            assert not removal.names
+            assert removal.removed == {"c-b"}
+        else:
+            assert removal.names == {"c-a"}
+
+
+async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server, *, delta: bool) -> None:
+    server.publish({"c-a": "1", "c-b": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        await client.taken()
+        server.publish({"c-a": "1"})
+        await client.refuse(await client.receive(), "I need it")
+        assert await client.hears_nothing()
+
+
+async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        server.publish({"c-a": "1", "l": "1", "r": "to nowhere"})
+        await client.refuse(await client.receive(), "no such cluster")
+        assert await client.hears_nothing()
+
+
+async def test_what_was_refused_is_shown_in_the_clients_words_and_sent_again_only_when_it_changes(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "l": "1", "r": "good"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        server.publish({"c-a": "1", "l": "1", "r": "bad"})
+        await client.refuse(await client.receive(), "duplicate route")
+        # Another kind goes on; the refused resource doesn't come again with it.
+        server.publish({"c-a": "2", "l": "1", "r": "bad"})
+        assert (await client.taken()).kind == CLUSTER
+        assert (await client.taken()).kind == ENDPOINTS
+        shown = await states(server.port)
+        assert shown["RouteConfiguration r"] == ("ERROR", "duplicate route")
+        assert shown["Cluster c-a"] == ("SYNCED", "")
+        server.publish({"c-a": "2", "l": "1", "r": "mended"})
+        assert (await client.taken()).names == {"r"}
+        assert await client.hears_nothing()
+
+
+async def test_a_client_that_comes_back_is_given_the_last_version_that_it_took(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "l": "1", "r": "good"})
+    async with xds_client(server.port, delta=delta) as client:
+        await follow(client)
+        [good] = [each.body for each in server.servicer.snapshot.resources[ROUTES].values()]  # type: ignore[union-attr]
+        server.publish({"c-a": "1", "l": "1", "r": "bad"})
+        await client.refuse(await client.receive(), "duplicate route")
+        assert await client.hears_nothing()
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(ROUTES, "r")
+        assert (await client.receive()).bodies == (good,)
+
+
+async def test_of_several_listeners_only_the_one_that_the_words_name_is_refused(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"l-a": "1", "l-b": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(LISTENER)
+        words = "Error adding/updating listener(s) l-b: malformed address"
+        await client.refuse(await client.receive(), words)
+        server.publish({"l-a": "2", "l-b": "1"})
+        response = await client.receive()
+        await client.refuse(response, words)
+        server.publish({"l-a": "3", "l-b": "1"})
+        response = await client.taken()
+        # A response in state of the world lists all, or Envoy would drop what it may have of l-b.
+        assert response.names == ({"l-a"} if delta else {"l-a", "l-b"})
+        assert await client.hears_nothing()
+
+
+async def test_what_of_several_route_configurations_is_refused_is_found_by_sending_them_singly(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"r-a": "1", "r-b": "1", "r-c": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(ROUTES, "r-a", "r-b", "r-c")
+        await client.refuse(await client.receive(), "bad")
+        taken: set[str] = set()
+        for _ in range(3):
+            response = await client.receive()
+            if response.names == {"r-b"}:
+                await client.refuse(response, "bad")
+            else:
+                taken |= response.names
+                await client.take(response)
+        assert taken == {"r-a", "r-c"}
+        assert await client.hears_nothing()
+    assert (await states(server.port))["RouteConfiguration r-b"] == ("ERROR", "bad")
+
+
+async def test_equal_content_has_an_equal_version(server: Server, *, delta: bool) -> None:
+    versions = set()
+    for _ in range(2):
+        server.publish({"c-a": "1", "l": "1"})
+        async with xds_client(server.port, delta=delta) as client:
+            await client.ask(CLUSTER)
+            versions.add((await client.taken()).version)
+    assert len(versions) == 1
+
+
+async def test_a_client_that_wants_everything_of_nothing_is_told_so(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"r": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        assert (await client.taken()).names == frozenset()
+
+
+async def test_a_listener_for_grpc_clients_is_sent_to_who_names_it(
+    server: Server, *, delta: bool
+) -> None:
+    messages = [Listener(name="l"), Listener(name="l-api", api_listener=ApiListener())]
+    server.servicer.publish(Snapshot.of(messages))
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(LISTENER)
+        assert (await client.taken()).names == {"l"}
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(LISTENER, "l-api")
+        assert (await client.taken()).names == {"l-api"}
+
+
+async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: Server) -> None:
+    server.publish({"c-a": "1", "c-b": "1"})
+    assert server.servicer.snapshot is not None
+    has = {"c-a": server.servicer.snapshot.resources[CLUSTER]["c-a"].version, "c-old": "1"}
+    async with xds_client(server.port, delta=True) as client:
+        await client.ask(CLUSTER, has=has)
+        assert (await client.taken()).names == {"c-b"}
+        assert (await client.taken()).removed == {"c-old"}
+
+
+async def test_delta_tells_that_a_name_does_not_exist_and_sends_it_once_it_does(
+    server: Server,
+) -> None:
+    server.publish({"r": "1"})
+    async with xds_client(server.port, delta=True) as client:
+        await client.ask(ROUTES, "r-new")
+        assert (await client.taken()).removed == {"r-new"}
+        server.publish({"r": "1", "r-new": "1"})
+        assert (await client.taken()).names == {"r-new"}
+
+
+async def test_a_name_that_is_left_is_sent_no_more(server: Server, *, delta: bool) -> None:
+    server.publish({"r-a": "1", "r-b": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(ROUTES, "r-a", "r-b")
+        await client.taken()
+        await client.leave(ROUTES, "r-a")
+        server.publish({"r-a": "2", "r-b": "2"})
+        assert (await client.taken()).names == {"r-b"}
+        assert await client.hears_nothing()
+
+
+async def test_a_client_without_a_node_id_is_told(server: Server, *, delta: bool) -> None:
+    async with xds_client(server.port, delta=delta, node="") as client:
+        await client.ask(CLUSTER)
+        with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):
+            await client.receive()

@@ -1,0 +1,88 @@
+"""Which pods of a pool are told, over time."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.control.membership import Membership, Patience
+from server.control.mesh import Members
+from tests.builders.control import local
+
+PATIENCE = Patience(leave=3, empty=30)
+NOBODY = Members()
+
+
+def serving(*ports: int, trusting: bool = True) -> Membership:
+    """A pool whose pods have all been seen healthy."""
+    pool = Membership(PATIENCE, trusting=trusting)
+    pool.found(local(*ports), 0)
+    for endpoint in local(*ports):
+        pool.healthy(endpoint)
+    return pool
+
+
+def test_a_pod_is_admitted_when_it_is_healthy() -> None:
+    pool = serving(1)
+    pool.found(local(1, 2), 1)
+    assert pool.members(1) == Members(local(1))
+    [waiting] = pool.waiting
+    pool.healthy(waiting)
+    assert pool.members(2) == Members(local(1, 2))
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+def test_while_none_is_known_to_be_healthy_only_a_trusting_pool_tells_all(
+    *, trusting: bool
+) -> None:
+    pool = Membership(PATIENCE, trusting=trusting)
+    pool.found(local(1, 2), 0)
+    assert pool.members(0).active == (local(1, 2) if trusting else local())
+
+
+def test_a_pod_that_is_gone_drains_and_is_then_left_out() -> None:
+    pool = serving(1, 2)
+    pool.found(local(1), 10)
+    assert pool.members(10) == Members(local(1), local(2))
+    assert pool.members(12.9) == Members(local(1), local(2))
+    assert pool.members(13) == Members(local(1))
+
+
+def test_a_pod_that_comes_back_while_it_drains_stays() -> None:
+    pool = serving(1, 2)
+    pool.found(local(1), 10)
+    pool.members(10)
+    pool.found(local(1, 2), 11)
+    assert pool.members(11) == Members(local(1, 2))
+    assert pool.members(20) == Members(local(1, 2))
+
+
+def test_pods_that_are_all_replaced_serve_until_a_new_one_is_healthy() -> None:
+    pool = serving(1, 2)
+    pool.found(local(3), 10)
+    assert pool.members(100) == Members(local(1, 2))
+    [fresh] = local(3)
+    pool.healthy(fresh)
+    assert pool.members(101) == Members(local(3), local(1, 2))
+    assert pool.members(104) == Members(local(3))
+
+
+def test_an_empty_result_takes_no_pod_away_until_it_has_lasted() -> None:
+    pool = serving(1, 2)
+    pool.found(local(), 10)
+    assert pool.members(39.9) == Members(local(1, 2))
+    assert pool.members(40) == NOBODY
+
+
+def test_an_empty_result_that_ends_in_time_is_forgotten() -> None:
+    pool = serving(1)
+    pool.found(local(), 10)
+    pool.found(local(1), 20)
+    pool.found(local(), 39)
+    assert pool.members(60) == Members(local(1))
+    assert pool.members(69) == NOBODY
+
+
+def test_a_pool_that_never_had_pods_has_none() -> None:
+    pool = Membership(PATIENCE, trusting=True)
+    pool.found(local(), 0)
+    assert pool.members(0) == NOBODY

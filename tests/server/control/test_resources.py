@@ -1,0 +1,73 @@
+"""What the resources say of a mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from server.control.mesh import Members, Mesh, Pool
+from server.control.resources import snapshot
+from server.control.settings import ControlSettings
+from server.control.snapshot import ENDPOINTS, ROUTES
+from tests.builders.control import local
+from tests.builders.s3 import unreachable_s3
+
+SETTINGS = ControlSettings(s3=unreachable_s3())
+PRODUCTION, CANARY = Pool("ranking"), Pool("ranking", "canary")
+
+
+def assignment(mesh: Mesh, cluster: str) -> list[list[tuple[int, str]]]:
+    """Of each priority the ports and health of the pods."""
+    body = snapshot(SETTINGS, mesh).resources[ENDPOINTS][cluster].body
+    return [
+        [
+            (each.endpoint.address.socket_address.port_value, HealthStatus.Name(each.health_status))
+            for each in place.lb_endpoints
+        ]
+        for place in ClusterLoadAssignment.FromString(body.value).endpoints
+    ]
+
+
+def routes(mesh: Mesh, name: str) -> list[Any]:
+    body = snapshot(SETTINGS, mesh).resources[ROUTES][name].body
+    return list(RouteConfiguration.FromString(body.value).virtual_hosts[0].routes)
+
+
+def test_a_pod_that_leaves_is_told_as_draining() -> None:
+    mesh = Mesh({PRODUCTION: Members(local(2, 1), local(3))})
+    assert assignment(mesh, "ranking") == [[(1, "UNKNOWN"), (2, "UNKNOWN"), (3, "DRAINING")]]
+
+
+def test_productions_pods_stand_behind_the_canarys() -> None:
+    mesh = Mesh({PRODUCTION: Members(local(1)), CANARY: Members(local(9))})
+    assert assignment(mesh, "ranking-canary") == [[(9, "UNKNOWN")], [(1, "UNKNOWN")]]
+
+
+@pytest.mark.parametrize(("share", "end"), [(0.0001, 1), (0.1, 1000), (1.0, 10_000)])
+def test_the_canarys_route_takes_the_buckets_below_its_share(share: float, end: int) -> None:
+    mesh = Mesh({CANARY: Members(local(9))}, canary_share=share)
+    shadow, canary, production = routes(mesh, "ranking")
+    [header] = canary.match.headers
+    assert (header.name, header.range_match.start, header.range_match.end) == (
+        "x-vireo-bucket",
+        0,
+        end,
+    )
+    assert [each.route.cluster for each in (shadow, canary, production)] == [
+        "ranking-shadow",
+        "ranking-canary",
+        "ranking",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "share"),
+    [(Members(local(9)), 0.0), (Members(), 0.5), (Members(draining=local(9)), 0.5)],
+)
+def test_without_a_share_or_pods_the_canary_has_no_route(members: Members, share: float) -> None:
+    mesh = Mesh({CANARY: members}, canary_share=share)
+    assert [each.name for each in routes(mesh, "ranking")] == ["shadow", "production"]
