@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clients.cli import data, demo, evaluate, features, recommend, release, status, train, up
+from clients.cli import bench, data, demo, evaluate, features, recommend, release, status, train, up
 from server.errors import VireoError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench", help="Measure what takes long, side by side in one run.")
 
 _MISSING_EXTRA = {
     "training": {

@@ -33,7 +33,9 @@ class TowerOptimizer:
         self._clip = config.clip
         rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, 0.98)
         hidden = [
-            layer.weight for layer in model.viewer_tower.blocks.modules() if type(layer) is nn.Linear
+            layer.weight
+            for layer in model.viewer_tower.blocks.modules()
+            if type(layer) is nn.Linear
         ]
         by_muon = {id(matrix) for matrix in hidden}
         others = [parameter for parameter in self.dense if id(parameter) not in by_muon]
