@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from clients.cli import (
+    bench,
     control,
     data,
     demo,
     evaluate,
     features,
     recommend,
-    release,
     status,
     train,
     up,
@@ -42,6 +42,7 @@ app.command("status")(status.status)
 app.add_typer(control.app, name="control", help="Run the control plane of Envoy, and show it.")
 app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench", help="Measure what takes long, side by side in one run.")
 
 _MISSING_EXTRA = {
     "training": {

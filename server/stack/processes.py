@@ -81,6 +81,7 @@ def _pod_process(
             "VIREO_CHANNEL": channel,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
             "VIREO_FEATURES": str(home.root / "features"),
+            "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
             # A pod has one core: threads of its libraries would only fight over it.
             "OMP_NUM_THREADS": "1",

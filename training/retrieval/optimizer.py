@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.model import TwoTower
+from training.retrieval.muon import Muon
 
 
 class TowerOptimizer:
-    """AdamW; the video ids' embedding, where its gradient is sparse, has Adam on touched rows.
+    """Muon for the matrices of the viewer tower's blocks, AdamW for everything else.
 
-    Such rows have no weight decay. Memory is twice the weights'.
+    On ml-1m, four epochs by Muon were as good as seven by AdamW alone. The video ids' embedding,
+    where its gradient is sparse, has Adam on touched rows, without weight decay. Memory is at
+    most twice the weights'.
     """
 
     def __init__(self, model: TwoTower, config: RetrievalConfig) -> None:
@@ -28,20 +31,20 @@ class TowerOptimizer:
         self.dense = [parameter for parameter in parameters if id(parameter) not in by_row]
         """All others."""
         self._clip = config.clip
-        betas = (0.9, 0.98)
+        rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, 0.98)
+        hidden = [
+            layer.weight
+            for layer in model.viewer_tower.blocks.modules()
+            if type(layer) is nn.Linear
+        ]
+        by_muon = {id(matrix) for matrix in hidden}
+        others = [parameter for parameter in self.dense if id(parameter) not in by_muon]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                self.dense,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                betas=betas,
-                fused=True,
-            )
+            torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=betas, fused=True),
+            Muon(hidden, lr=rate, weight_decay=decay),
         ]
         if self.rows:
-            self._optimizers.append(
-                torch.optim.SparseAdam(self.rows, lr=config.learning_rate, betas=betas)
-            )
+            self._optimizers.append(torch.optim.SparseAdam(self.rows, lr=rate, betas=betas))
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""

@@ -15,6 +15,7 @@ from training.retrieval.average import MovingAverage
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
+from training.retrieval.first_vectors import first_vectors
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import TwoTower
 from training.retrieval.optimizer import TowerOptimizer
@@ -42,6 +43,8 @@ class RetrievalTrainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
+        if data.video_count <= config.full_softmax_limit:
+            _start_near_each_other(self.model, data, config)
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
         self.best = deepcopy(self.average.model.state_dict())
@@ -188,6 +191,13 @@ class RetrievalTrainer:
         """The moving average that did best in validation, ready to serve."""
         self.average.model.load_state_dict(self.best)
         return self.average.model.eval()
+
+
+def _start_near_each_other(model: TwoTower, data: RetrievalData, config: RetrievalConfig) -> None:
+    vectors = first_vectors(data, config.dimension, config.seed)
+    if vectors is not None:
+        with torch.no_grad():
+            model.video_tower.id_embedding.weight.copy_(torch.from_numpy(vectors))
 
 
 PROGRESS = (
