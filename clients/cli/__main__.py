@@ -17,6 +17,7 @@ from clients.cli import (
     evaluate,
     features,
     recommend,
+    release,
     status,
     train,
     up,

@@ -77,7 +77,7 @@ class StackSettings(BaseSettings):
     """The same for the channel `shadow`."""
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the answered requests that gateways repeat on the shadow pods, where there are any."""
+    """Share of the answered requests that gateways repeat on shadow pods, where there are any."""
 
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
