@@ -17,6 +17,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.manifest import ReleaseError
 from server.releases.progress import Failure, LoadProgress, Progress, Stage
+from server.releases.retries import Retries
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 
@@ -27,10 +28,6 @@ R = TypeVar("R")
 
 __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
-_FIRST_DELAY = 0.25
-_LONGEST_UNSERVED_DELAY = 3.0
-_LONGEST_LOOK_DELAY = 5.0
-_LONGEST_LOAD_DELAY = 30.0
 _HASTY_SECONDS = 1.25
 """How long S3 may be silent where waiting for it isn't worth it; once more makes under 3 s."""
 _CLOSE_SECONDS = 1.0
@@ -113,9 +110,7 @@ class ReleaseLoader(Generic[T]):
         self._poll_seconds = poll_seconds
         self._progress = LoadProgress()
         self._noted = ""
-        self._failures = 0
-        # A release that failed to load, and when (by the loop's clock) to try it again.
-        self._put_off = ("", 0.0)
+        self._retries = Retries(poll_seconds)
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
         # One thread loads, and one gives memory back in the meantime.
@@ -167,22 +162,16 @@ class ReleaseLoader(Generic[T]):
             serving = self.serving.release_id if self.serving else ""
             self._progress.begin(Stage.SERVING if serving else Stage.LOOKING, serving)
         if settled:
-            self._failing, self._failures = False, 0
+            self._failing = False
+            self._retries.succeeded()
             self._reported.clear()
         return self._poll_seconds
 
     def _delay(self, wanted: str) -> float:
-        """Seconds to the next look after a failure: never long while there is nothing to serve."""
-        longer = 2.0 ** min(self._failures - 1, 10)
+        """Seconds to the next look after a failure; `wanted` is empty where looking failed."""
         if self.serving is None:
-            return min(_FIRST_DELAY * longer, _LONGEST_UNSERVED_DELAY)
-        wait = self._poll_seconds * longer
-        if not wanted:
-            return min(wait, max(self._poll_seconds, _LONGEST_LOOK_DELAY))
-        # The channel is looked at all the while: it may name a better release.
-        now = asyncio.get_running_loop().time()
-        self._put_off = (wanted, now + min(wait, max(self._poll_seconds, _LONGEST_LOAD_DELAY)))
-        return self._poll_seconds
+            return self._retries.unserved_failed()
+        return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
 
     async def _look(self) -> str:
         """The release that the channel names."""
@@ -200,7 +189,7 @@ class ReleaseLoader(Generic[T]):
             held = self.held.find(wanted)
             if held is not None:
                 await self._turn(held.content, wanted, held.origin)
-            elif self.serving is not None and self._is_put_off(wanted):
+            elif self.serving is not None and self._retries.is_put_off(wanted):
                 return False
             else:
                 store = await self._store_to_load_from()
@@ -212,15 +201,11 @@ class ReleaseLoader(Generic[T]):
         await self._note()
         return True
 
-    def _is_put_off(self, release_id: str) -> bool:
-        failed, until = self._put_off
-        return release_id == failed and asyncio.get_running_loop().time() < until
-
     async def _store_to_load_from(self) -> ReleaseStore:
         """The store, given little time where the cache could serve instead."""
         if self.serving is None:
             last = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
-            return self._store if last is None or self._failures else self._hasty_store
+            return self._store if last is None or self._retries.failures else self._hasty_store
         return self._store
 
     async def _load(self, release_id: str, origin: Origin, folder: Callable[[], Path]) -> None:
@@ -242,6 +227,7 @@ class ReleaseLoader(Generic[T]):
             self._progress.enter(Stage.WAITING)
             await self._wait_for_turn(release_id)
         self.held.swap(Serving(content, release_id, datetime.now(UTC), origin))
+        self._progress.enter(Stage.SERVING)
         log.info(
             "serving release",
             release=release_id,
@@ -285,7 +271,6 @@ class ReleaseLoader(Generic[T]):
 
     async def _fail(self, error: Exception, wanted: str) -> None:
         """Reports a failure; where nothing is served yet, the cache may still help."""
-        self._failures += 1
         self._report(error, wanted)
         if self.serving is None and not isinstance(error, ChannelUnsetError):
             try:

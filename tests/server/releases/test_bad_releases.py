@@ -37,6 +37,16 @@ Publish = Callable[[str], Path]
 PODS: dict[str, Pod[Any]] = {"candidate": CANDIDATE_POD, "ranking": RANKING_POD}
 
 
+@pytest.fixture
+def store(s3: S3Settings) -> ReleaseStore:
+    """A bucket of its own: whoever lists the common one would stumble over what is bad."""
+    settings = s3.model_copy(update={"bucket": "bad-releases"})
+    client = client_of(settings)
+    if not client.bucket_exists(settings.bucket):
+        client.make_bucket(settings.bucket)
+    return ReleaseStore(settings)
+
+
 def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
     """Puts a release's files into the store as they are: `publish` would refuse a bad one."""
     client = client_of(settings)
