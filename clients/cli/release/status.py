@@ -42,6 +42,7 @@ def status(as_json: AsJson = False) -> None:
         typer.echo(f"no stack runs on {Home.current().root}")
     else:
         _print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
+        _print_comparisons(pods)
 
 
 def _pods() -> dict[str, dict[str, Any] | None] | None:
@@ -107,6 +108,31 @@ def _print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -
             Text(pod.get("last_failure", ""), style="red"),
         )
     Console(highlight=False).print(table)
+
+
+def _print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
+    """How the shadow pool compares, by each gateway that repeats requests on it."""
+    columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
+    table = Table("gateway", "release", *columns, title="shadow pool")
+    for name, pod in pods.items():
+        shadow = (pod or {}).get("shadow")
+        if shadow is None:
+            continue
+        table.add_row(
+            name,
+            shadow.get("release_id", ""),
+            *(str(shadow.get(count, 0)) for count in ("compared", "failed", "dropped")),
+            f"{shadow.get('mean_overlap_10', 0.0):.1%}",
+            f"{shadow.get('mean_score_shift', 0.0):+.4f}",
+            *(_milliseconds(shadow.get(f"{side}_time", "0s")) for side in ("served", "shadow")),
+        )
+    if table.row_count:
+        Console(highlight=False).print(table)
+
+
+def _milliseconds(duration: str) -> str:
+    """A duration as JSON has it, "0.0123s", for people."""
+    return f"{float(duration.removesuffix('s')) * 1000:.1f} ms"
 
 
 def _loading(loading: dict[str, Any] | None) -> str:
