@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from server.inference.model import Model
+from server.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import Manifest, describe_files
 from tests.builders.releases import save_golden
@@ -38,7 +38,7 @@ def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
         inputs = {
             name.removeprefix("input/"): file[name] for name in file if name.startswith("input/")
         }
-    save_golden(golden, inputs, {"scores": Model(path, "scores").run(inputs)})
+    save_golden(golden, inputs, {"scores": RankingRelease.load(folder).ranker.run(inputs)})
     return _described(folder, release_id=release_id)
 
 
