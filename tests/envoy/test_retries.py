@@ -60,6 +60,20 @@ async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_dead
     assert edge.candidates[0].calls
 
 
+@pytest.mark.parametrize(("header", "tries"), [("10000", 1), ("20", 4)])
+async def test_a_caller_sets_how_long_one_try_takes(edge: Edge, header: str, tries: int) -> None:
+    for pod in edge.candidates:
+        pod.hangs = True
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
+    async with grpc.aio.insecure_channel(target) as channel:
+        metadata = (("x-envoy-upstream-rq-per-try-timeout-ms", header),)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await CandidateServiceStub(channel).RetrieveCandidates(
+                CANDIDATES, timeout=2, metadata=metadata
+            )
+    assert sum(pod.calls for pod in edge.candidates) == tries
+
+
 async def test_connections_that_reach_their_age_under_load_cost_no_call(tmp_path: Path) -> None:
     async with running_edge(tmp_path, 1, pod={"max_connection_age": 0.2}) as edge:
         target = f"127.0.0.1:{edge.settings.candidate_port}"
