@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from server.releases.store import Channel
+from server.releases.channels import Channel
 from server.releases.store_errors import StoreError
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ async def follow_share(
     while True:
         try:
             channel = await asyncio.to_thread(store.read_channel, CHANNEL)
-            share = float(getattr(channel.pointer, "share", 0.0)) if channel else 0.0
+            share = channel.pointer.share if channel else 0.0
             reported = ""
             if share != known:
                 log.info("canary share", share=share, before=known)

@@ -179,7 +179,7 @@ class ReleaseLoader(Generic[T]):
         if channel is None:
             raise ChannelUnsetError(
                 f"channel {self.channel} names no release yet; publish one with "
-                f"`vireo release publish --promote {self.channel}`"
+                f"`vireo release publish --channel {self.channel}`"
             )
         return channel.release_id
 
