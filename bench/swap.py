@@ -54,8 +54,9 @@ class SwapPlan:
     viewers: int = 200
     quiet_seconds: float = 20.0
     """Load without a swap, to compare with."""
-    pause_seconds: float = 2.0
-    """Between all pods serving one release and the next swap."""
+    pause_seconds: float = 11.0
+    """Between all pods serving one release and the next swap: longer than pods keep the release
+    before, so that each swap loads one."""
 
 
 @dataclass(frozen=True)
