@@ -51,7 +51,7 @@ class RpcServer:
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
+                ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
                 ("grpc.enable_channelz", 1),
                 *_connection_age(settings),
             ],
