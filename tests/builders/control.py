@@ -17,7 +17,7 @@ from server.control.ads import DiscoveryServicer
 from server.control.control import Control, control_server
 from server.control.mesh import Endpoint, Endpoints, Pool
 from server.control.settings import ControlSettings
-from server.releases.store import Channel
+from server.releases.channels import Channel
 from tests.builders.s3 import unreachable_s3
 
 

@@ -36,23 +36,26 @@ def first_vectors(data: RetrievalData, dimension: int, seed: int) -> npt.NDArray
         return None
     random = np.random.default_rng(seed)
     start = random.normal(size=data.video_count)  # ARPACK's own is another in every run
-    values, vectors = eigsh(information, k=dimension, which="LM", v0=start)
+    values, vectors = eigsh(  # type: ignore[no-untyped-call]
+        information, k=dimension, which="LM", v0=start
+    )
     scaled = vectors * np.sqrt(np.abs(values))
     rotation = np.linalg.qr(random.normal(size=(dimension, dimension)))[0]
     spread = scaled.std()
     if not spread:
         return None
-    return (scaled @ rotation * (SPREAD / spread)).astype(np.float32)
+    turned: npt.NDArray[np.float32] = (scaled @ rotation * (SPREAD / spread)).astype(np.float32)
+    return turned
 
 
 def mutual_information(data: RetrievalData) -> sparse.csr_array:
     """max(0, log(p(i, j) / p(i) p(j))) of videos watched within STEPS, float64[n, n], symmetric."""
     near = _near_counts(data)
-    marginal = np.asarray(near.sum(axis=1)).ravel()
+    marginal = np.asarray(near.sum(axis=1)).ravel()  # type: ignore[no-untyped-call]
     video = np.repeat(np.arange(data.video_count), np.diff(near.indptr))
     expected = marginal[video] * marginal[near.indices] / max(marginal.sum(), 1.0)
     near.data = np.maximum(np.log(near.data / expected), 0.0)
-    near.eliminate_zeros()
+    near.eliminate_zeros()  # type: ignore[no-untyped-call]
     return near
 
 

@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step by the gradients at hand; a matrix without one stays."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """The matrix float[m, n] with all its singular values near 1; zeros stay zeros."""
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     first, third, fifth = _QUINTIC
     for _ in range(_STEPS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,13 @@ class TowerOptimizer:
         """All others."""
         self._clip = config.clip
         rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, 0.98)
-        hidden = [
-            layer.weight
-            for layer in model.viewer_tower.blocks.modules()
-            if type(layer) is nn.Linear
-        ]
+        blocks = list(model.viewer_tower.blocks.modules())
+        hidden = [layer.weight for layer in blocks if isinstance(layer, nn.Linear)]
         by_muon = {id(matrix) for matrix in hidden}
         others = [parameter for parameter in self.dense if id(parameter) not in by_muon]
         self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=betas, fused=True),
-            Muon(hidden, lr=rate, weight_decay=decay),
+            Muon(cast(list[nn.Parameter], hidden), lr=rate, weight_decay=decay),
         ]
         if self.rows:
             self._optimizers.append(torch.optim.SparseAdam(self.rows, lr=rate, betas=betas))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from server.control.canary import Channels, follow_share
-from server.releases.store import Channel
+from server.releases.channels import Channel
 from server.releases.store_errors import StoreUnavailableError
 from tests.builders.control import SetShare
 from tests.builders.waiting import until

@@ -24,7 +24,7 @@ from tests.builders.waiting import until
 pytestmark = pytest.mark.integration
 
 SHARE = 0.1
-VIEWERS = [f"viewer-{number}" for number in range(1000)]
+VIEWERS = [f"viewer-{number}" for number in range(500)]
 POOLS = {
     **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
     "VIREO_CANARY_PODS": "1",

@@ -38,7 +38,7 @@ def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
 def test_information_is_symmetric_and_knows_pairs_watched_near_each_other_alone(
     two_worlds: RetrievalData,
 ) -> None:
-    information = mutual_information(two_worlds).toarray()
+    information = mutual_information(two_worlds).toarray()  # type: ignore[no-untyped-call]
     assert np.allclose(information, information.T)
     assert information[0, 2:20:2].max() > 0
     assert (information[::2, 1::2] == 0).all()
