@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 def swap(
     data: Annotated[str, typer.Option(help="Data set whose newest release to swap.")] = "ml-100k",
     swaps: Annotated[int, typer.Option(min=2, help="How often to promote back and forth.")] = 20,
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 40.0,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 60.0,
     quiet_seconds: Annotated[
         float, typer.Option(min=1, help="Load without a swap, to compare with.")
     ] = 20.0,
@@ -43,8 +43,9 @@ def swap(
             shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
             table.add_row(name.replace("_", " "), shown)
         Console().print(table)
-    if result.failed or result.mixed_undeclared:
+    mixed = result.mixed_declared + result.mixed_undeclared
+    if result.failed or mixed:
         raise VireoError(
-            f"{result.failed} requests failed and {result.mixed_undeclared} answers were mixed "
-            "without saying so"
+            f"{result.failed} requests failed and {mixed} answers were mixed, "
+            f"{result.mixed_undeclared} of them without saying so"
         )
