@@ -246,6 +246,8 @@ async def test_a_name_that_is_left_is_sent_no_more(server: Server, *, delta: boo
         await client.ask(ROUTES, "r-a", "r-b")
         await client.taken()
         await client.leave(ROUTES, "r-a")
+        # No answer tells that the server has heard it: what follows must not overtake it.
+        assert await client.hears_nothing()
         server.publish({"r-a": "2", "r-b": "2"})
         assert (await client.taken()).names == {"r-b"}
         assert await client.hears_nothing()

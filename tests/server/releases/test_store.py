@@ -91,7 +91,7 @@ def test_an_unfit_release_is_listed_with_what_is_wrong_and_hides_no_other(
     client_of(s3).put_object(s3.bucket, place, BytesIO(b"{}"), 2)
     listed = {each.release_id: each for each in store.list()}
     assert listed[f"{name}-a"].manifest is None
-    assert "manifest field release_id" in listed[f"{name}-a"].problem
+    assert "format_version is None" in listed[f"{name}-a"].problem
     assert listed[f"{name}-b"].manifest is not None
     client_of(s3).remove_object(s3.bucket, place)
 
