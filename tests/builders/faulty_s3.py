@@ -45,7 +45,7 @@ class FaultyS3:
     """How much of an answer comes before it stops or hangs."""
     only: bytes = b""
     """What a request's first line must contain for the fault to happen; any by default."""
-    before_answer: Callable[[], None] | None = None
+    before_answer: Callable[[], object] | None = None
     """Called before a request that `only` matches is passed on."""
     requests: list[bytes] = field(default_factory=list)
     """Request lines with their Range headers, in the order of their arrival."""
