@@ -156,7 +156,7 @@ def test_a_change_that_the_server_did_not_make_is_told_to_be_worth_another_try(
     publish(name)
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
-        with pytest.raises(StoreUnavailableError, match="answers HTTP 50.*then try again"):
+        with pytest.raises(StoreUnavailableError, match=r"answers HTTP 50.*then try again"):
             ReleaseStore(proxy.settings).set_channel(name, name, None)
     assert store.read_channel(name) is None
 
