@@ -45,4 +45,4 @@ def test_no_answer_is_lost_or_mixed_while_releases_are_swapped_under_load(tmp_pa
     assert result.swaps == 4
     assert result.requests > 50
     assert (result.failed, result.mixed_undeclared) == (0, 0)
-    assert result.memory_growth > 0
+    assert 0.5 < result.memory_growth < 2, "all pods are counted, after every swap"
