@@ -125,6 +125,9 @@ class Bucket:
             name: the object.
             body: its new content.
             condition: `{"If-Match": etag}` or `{"If-None-Match": "*"}`.
+
+        Raises:
+            StoreUnavailableError: no answer, or one that leaves open whether it was written.
         """
         with explained(self.settings):
             url = self._client.get_presigned_url(
@@ -135,7 +138,7 @@ class Bucket:
         if response.status in (404, 409, 412):
             return False
         if response.status != 200:
-            raise refusal(self.settings, f"HTTP {response.status}", response.status in (401, 403))
+            raise refusal(self.settings, f"HTTP {response.status}", response.status)
         return True
 
     def folders(self, prefix: str) -> list[str]:

@@ -7,22 +7,25 @@ channel; where a process ends in between, the next change writes what is missing
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import re
 import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.releases.bucket import PARALLEL, Bucket
 from server.releases.names import CHANNEL_NAME, RELEASE_ID
 from server.releases.store_errors import ChannelChangedError, StoreError, StoreUnavailableError
+
+log = structlog.get_logger()
 
 CANARY = "canary"
 """The channel that gets a share of the viewers."""
@@ -122,6 +125,7 @@ class Channels:
         Raises:
             StoreError: a share is meant for another channel than the canary.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
+            StoreUnavailableError: S3 fails, and the channel isn't known to have changed.
         """
         if change.share and name != CANARY:
             raise StoreError(f"only the {CANARY} channel has a share of the viewers, not {name}")
@@ -129,15 +133,17 @@ class Channels:
         if expected is not None:
             self._record(name, expected.pointer)
         condition = {"If-Match": expected.etag} if expected else {"If-None-Match": "*"}
-        if not self._bucket.put_if(_object(name), _body(pointer), condition):
+        if not self._put(name, _body(pointer), condition):
             raise ChannelChangedError(
                 f"channel {name} was changed by somebody else in the meantime; "
                 f"look at it with `vireo release history --channel {name}`, and decide again"
             )
-        # Declared policy: the change is made. The next one records it, and until then the
-        # channel itself tells of it.
-        with contextlib.suppress(StoreUnavailableError):
+        try:
             self._record(name, pointer)
+        except StoreError as error:
+            # Declared policy: the change is made, and must not be taken for a failed one that
+            # is then made twice. The next change records it; until then the channel tells.
+            log.warning("change not recorded in the history yet", channel=name, cause=str(error))
         return pointer
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
@@ -182,6 +188,19 @@ class Channels:
             forced=change.forced,
             findings=change.findings,
         )
+
+    def _put(self, name: str, body: bytes, condition: Mapping[str, str]) -> bool:
+        """Writes a channel if `condition` holds, and tells whether it did.
+
+        Where the answer is lost, the channel itself says whether the change was made.
+        """
+        try:
+            return self._bucket.put_if(_object(name), body, condition)
+        except StoreUnavailableError:
+            found = self._bucket.get(_object(name))
+            if found is None or found[0] != body:
+                raise
+            return True
 
     def _record(self, name: str, pointer: ChannelPointer) -> None:
         """Makes sure that a change is in the history; one that is there stays as it is."""

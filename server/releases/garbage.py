@@ -63,16 +63,31 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
 
 
 def collect(store: ReleaseStore, garbage: Garbage) -> bool:
-    """Removes a release, unless a channel has come to name it; tells whether it did.
+    """Removes a release, unless it has come to be needed; tells whether it did.
 
-    The manifest goes first, so that what is half removed is no release.
+    The manifest goes first, so that what is half removed is no release. Only then nobody can
+    begin to promote it any more; whoever had is found by looking at the channels once again,
+    and gets the manifest back.
     """
-    named = {channel.release_id for channel in store.channels().values()}
-    if garbage.release_id in named:
+    if _is_named(store, garbage.release_id):
         return False
+    place = release_object(garbage.release_id, MANIFEST_NAME)
+    manifest = store.bucket.get(place)
+    if manifest is not None:
+        if garbage.kind == "leftover":
+            return False  # its upload has ended after all
+        store.bucket.remove(place)
+        if _is_named(store, garbage.release_id):
+            store.bucket.put_if(place, manifest[0], {"If-None-Match": "*"})
+            return False
     for name in garbage.objects:
         store.bucket.remove(name)
     return True
+
+
+def _is_named(store: ReleaseStore, release_id: str) -> bool:
+    """Whether a channel names a release now."""
+    return release_id in {channel.release_id for channel in store.channels().values()}
 
 
 def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:

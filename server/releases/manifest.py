@@ -27,6 +27,10 @@ class ReleaseError(VireoError):
     """A release that can't be served; the message names the file or field and why."""
 
 
+class OlderFormatError(ReleaseError):
+    """A release of a format that builds before this one made."""
+
+
 class FileEntry(BaseModel):
     """Size in bytes and lower-case hexadecimal SHA-256 of one file of a release."""
 
@@ -139,6 +143,7 @@ class Manifest(BaseModel):
         """Reads a manifest.
 
         Raises:
+            OlderFormatError: its format version is one of an earlier build.
             ReleaseError: it isn't one, or its format version or features aren't ours; the
                 message names the field and `source`.
         """
@@ -176,7 +181,9 @@ def _check_format(text: bytes, source: str) -> None:
         raise ReleaseError(f"{source}: isn't a manifest: {error}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
-        raise ReleaseError(
+        # A manifest that says true or 1.0 is no older one: it is damaged.
+        older = type(version) is int and 0 < version < FORMAT_VERSION
+        raise (OlderFormatError if older else ReleaseError)(
             f"{source}: format_version is {version}, this build serves {FORMAT_VERSION}; "
             "train the release again, or serve it with the build that it was made for"
         )

@@ -12,7 +12,7 @@ from server.releases.channels import Change, Channel, ChannelPointer, Channels
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.names import check_release_id
 from server.releases.s3 import S3Settings
-from server.releases.store_errors import NotInStoreError
+from server.releases.store_errors import NotInStoreError, StoreUnavailableError
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,12 @@ class ReleaseStore:
             list(threads.map(upload, manifest.files.keys(), manifest.files.values()))
         body = (folder / MANIFEST_NAME).read_bytes()
         place = release_object(manifest.release_id, MANIFEST_NAME)
-        if not self.bucket.put_if(place, body, {"If-None-Match": "*"}):
-            self._is_published(manifest)
+        written = self.bucket.put_if(place, body, {"If-None-Match": "*"})
+        if not written and not self._is_published(manifest):
+            raise StoreUnavailableError(
+                f"S3 at {self.settings.endpoint} did not take {place}, and holds no other: "
+                "somebody publishes or removes the release too; publish it again"
+            )
         return manifest
 
     def list(self) -> tuple[ListedRelease, ...]:
@@ -133,6 +137,9 @@ class ReleaseStore:
     def change_channel(self, name: str, change: Change, expected: Channel | None) -> ChannelPointer:
         """Changes a channel to name a published release, if nobody has since it was read.
 
+        Only a promotion needs a release that this build understands. What a channel named
+        before it may name again, whoever it was made for: the pods verify it themselves.
+
         Args:
             name: the channel.
             change: what it shall name, and why.
@@ -140,9 +147,16 @@ class ReleaseStore:
 
         Raises:
             NotInStoreError: the release isn't published.
+            ReleaseError: what is to be promoted is unfit for this build.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
         """
-        self.manifest(change.release_id)
+        if change.action == "promote":
+            self.manifest(change.release_id)
+        elif self.bucket.get(release_object(change.release_id, MANIFEST_NAME)) is None:
+            raise NotInStoreError(
+                f"release {change.release_id} isn't in bucket {self.bucket.name}; "
+                "`vireo release list` shows what is"
+            )
         return self._channels.set(name, change, expected)
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:

@@ -12,6 +12,8 @@ from server.errors import VireoError
 from server.releases.s3 import S3Settings
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
+_FAILING = (408, 429)
+"""HTTP statuses below 500 that say nothing of the request itself: too slow, too many."""
 
 
 class StoreError(VireoError):
@@ -47,7 +49,7 @@ def explained(settings: S3Settings) -> Iterator[None]:
                 f"{error.object_name} isn't in bucket {settings.bucket}; "
                 "`vireo release list` shows what is"
             ) from error
-        raise refusal(settings, str(error.code), error.code in _REFUSED) from error
+        raise refusal(settings, str(error.code), error.response.status) from error
     except (ServerError, InvalidResponseError) as error:
         raise StoreUnavailableError(
             f"{where} fails: {error}; check its log, then try again"
@@ -60,10 +62,20 @@ def explained(settings: S3Settings) -> Iterator[None]:
         ) from error
 
 
-def refusal(settings: S3Settings, code: str, key_refused: bool) -> StoreError:
-    """The error for an answer of the server that isn't what was asked for."""
+def refusal(settings: S3Settings, code: str, status: int) -> StoreError:
+    """The error for an answer of the server that isn't what was asked for.
+
+    Args:
+        settings: by which it was asked.
+        code: what it answered, for people.
+        status: the answer's HTTP status.
+    """
     where = f"S3 at {settings.endpoint}"
-    if key_refused:
+    if status in _FAILING or status >= 500:
+        return StoreUnavailableError(
+            f"{where} answers {code} for bucket {settings.bucket!r}; check its log, then try again"
+        )
+    if code in _REFUSED or status in (401, 403):
         return StoreError(
             f"{where} refuses the key {settings.access_key!r} ({code}); check "
             "VIREO_S3_ACCESS_KEY and VIREO_S3_SECRET_KEY, and what the key may do in "

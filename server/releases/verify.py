@@ -125,7 +125,7 @@ def _damage(
     scratch: Path,
     progress: Callable[[int], None],
 ) -> str:
-    """Fetches one file, and says what is wrong with it; empty where nothing is."""
+    """Fetches one file, no more of it than is listed, and says what is wrong; empty if nothing."""
     if path.startswith("/") or ".." in PurePosixPath(path).parts:
         return f"{path} leaves the release's folder"
     target = scratch / path
@@ -134,8 +134,10 @@ def _damage(
     try:
         with target.open("wb") as file:
             for chunk in store.read(release_id, path):
-                digest.update(chunk)
                 size += len(chunk)
+                if size > entry.size:  # whatever more there is must not fill the disk
+                    return f"{path} has more than the {entry.size:,} bytes that the manifest says"
+                digest.update(chunk)
                 file.write(chunk)
                 progress(len(chunk))
     except NotInStoreError:

@@ -47,3 +47,4 @@ def test_no_answer_is_lost_or_mixed_while_releases_are_swapped_under_load(tmp_pa
     assert (result.failed, result.mixed_undeclared, result.mixed_declared) == (0, 0, 0)
     # Where the machine is busy, a stage may be late now and then.
     assert result.degraded < 0.1 * result.requests
+    assert 0.5 < result.memory_growth < 2, "all pods are counted, after every swap"

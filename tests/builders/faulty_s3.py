@@ -1,8 +1,9 @@
-"""A TCP proxy between a pod and the real S3 server, which can be told to fail."""
+"""A TCP proxy before the real S3 server, which can be told to fail."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,18 +13,25 @@ from typing import Any, Literal
 
 from server.releases.s3 import S3Settings
 
-Fault = Literal["none", "stops", "hangs", "silent", "refuses", "fails"]
+Fault = Literal["none", "stops", "hangs", "silent", "refuses", "fails", "busy", "meets"]
 """stops: closes in mid-answer; hangs: goes quiet in mid-answer; silent: accepts, never answers;
-refuses: answers 403; fails: answers 500."""
+refuses: answers 403; fails: answers 500; busy: answers 503; meets: answers 409."""
 _STATUS: dict[Fault, bytes] = {
     "refuses": b"403 Forbidden",
     "fails": b"500 Internal Server Error",
+    "busy": b"503 Service Unavailable",
+    "meets": b"409 Conflict",
 }
 _BODY = (
     b'<?xml version="1.0" encoding="UTF-8"?>'
     b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
 )
-_CODES: dict[Fault, bytes] = {"refuses": b"AccessDenied", "fails": b"InternalError"}
+_CODES: dict[Fault, bytes] = {
+    "refuses": b"AccessDenied",
+    "fails": b"InternalError",
+    "busy": b"SlowDown",
+    "meets": b"ConditionalRequestConflict",
+}
 
 
 @dataclass
@@ -37,7 +45,7 @@ class FaultyS3:
     """How much of an answer comes before it stops or hangs."""
     only: bytes = b""
     """What a request's first line must contain for the fault to happen; any by default."""
-    before_answer: Callable[[], None] | None = None
+    before_answer: Callable[[], object] | None = None
     """Called before a request that `only` matches is passed on."""
     requests: list[bytes] = field(default_factory=list)
     """Request lines with their Range headers, in the order of their arrival."""
@@ -78,7 +86,7 @@ def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threadi
     """Answers the requests of one connection, one upstream connection each."""
     # A pod that gives up closes its connection, whatever is being sent.
     with client, contextlib.suppress(OSError):
-        while request := _head(client):
+        while request := _request(client):
             lines = request.split(b"\r\n")
             ranges = [line for line in lines if line.lower().startswith(b"range:")]
             proxy.requests.append(b" ".join([lines[0], *ranges]))
@@ -124,12 +132,19 @@ def _forward(
     return False
 
 
-def _head(client: socket.socket) -> bytes:
-    """The head of the next request, which has no body: pods only read."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
+def _request(client: socket.socket) -> bytes:
+    """The next request with its body; empty where the connection has ended."""
+    request = b""
+    while b"\r\n\r\n" not in request or len(request) < _length(request):
         chunk = client.recv(65536)
         if not chunk:
             return b""
-        head += chunk
-    return head
+        request += chunk
+    return request
+
+
+def _length(request: bytes) -> int:
+    """How many bytes a request has whose head is complete."""
+    head = request.partition(b"\r\n\r\n")[0]
+    size = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return len(head) + 4 + (int(size[1]) if size else 0)

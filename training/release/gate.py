@@ -2,13 +2,14 @@
 
 A measure refuses a candidate where it is worse than the current release by more than its margin
 and the paired bootstrap over the viewers says that this is no chance. So neither a loss that is
-allowed nor one that is noise stops anybody.
+allowed nor one that is noise stops anybody. But a loss of several margins stops it even where it
+may be noise: too few viewers to tell are no proof that nothing was lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ Float64Array = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 _RESAMPLES = 1_000
 
-Verdict = Literal["better", "no worse", "within margin", "within noise", "worse"]
+Verdict = Literal["better", "no worse", "within margin", "within noise", "inconclusive", "worse"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Margins:
     inference_p50: float = 0.25
     """Share by which the median time of viewer tower and ranker may grow: a budget, and wide
     enough for what a busy machine does to two measurements."""
+    inconclusive: float = 3.0
+    """How many margins a loss may be that may be chance; a larger one is refused all the same."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Check:
     margin: float
     """Largest change for the worse that is allowed, in the measure's unit."""
     verdict: Verdict
+    refused: bool = False
+    """Whether it stands against the promotion: worse, or inconclusive and far beyond the margin."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,7 @@ class GateResult:
         """What stands against the promotion, a line each; empty where nothing does."""
         if self.outcome == "not comparable":
             return (self.reason,)
-        return tuple(
-            f"{check.measure} {check.candidate:.4g} instead of {check.now:.4g}, "
-            f"at most {check.margin:.4g} worse is allowed"
-            for check in self.checks
-            if check.verdict == "worse"
-        )
+        return tuple(_finding(check) for check in self.checks if check.refused)
 
     def as_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -128,8 +128,11 @@ def judge(now: Measured, candidate: Measured, margins: Margins | None = None) ->
         ("inference_p50", _inference_p50, of_times, True, -1),
     ):
         margin = getattr(margins, measure)
-        checks.append(_check(measure, of, (now, candidate), draws, margin, relative, sign))
-    refused = any(check.verdict == "worse" for check in checks)
+        check = _check(measure, of, (now, candidate), draws, margin, relative, sign)
+        far = -sign * check.change > margins.inconclusive * check.margin
+        refuses = check.verdict == "worse" or (check.verdict == "inconclusive" and far)
+        checks.append(replace(check, refused=refuses))
+    refused = any(check.refused for check in checks)
     return GateResult("refused" if refused else "passed", tuple(checks), len(now.gains))
 
 
@@ -156,13 +159,26 @@ def _check(
     change = candidate - now
     gain, worst, best = sign * change, min(sign * low, sign * high), max(sign * low, sign * high)
     verdict: Verdict
-    if gain >= 0:
+    if not np.isfinite((now, candidate, low, high, allowed)).all():
+        verdict = "worse"  # a number that can't be compared proves nothing
+    elif gain >= 0:
         verdict = "better" if worst > 0 else "no worse"
     elif best >= 0:
-        verdict = "within noise"
+        verdict = "within noise" if -gain <= allowed else "inconclusive"
     else:
         verdict = "worse" if -gain > allowed else "within margin"
     return Check(measure, now, candidate, change, low, high, allowed, verdict)
+
+
+def _finding(check: Check) -> str:
+    """What stands against a promotion, of one measure that refuses it."""
+    found = (
+        f"{check.measure} {check.candidate:.4g} instead of {check.now:.4g}, "
+        f"at most {check.margin:.4g} worse is allowed"
+    )
+    if check.verdict == "inconclusive":
+        found += " (it may be noise: ask more viewers with --viewers)"
+    return found
 
 
 def _draws(count: int) -> Iterator[Int64Array]:

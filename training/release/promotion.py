@@ -9,7 +9,7 @@ from server.errors import VireoError
 from server.home import Home
 from server.ranking.release import FILES as RANKING_FILES
 from server.releases.cache import ReleaseCache
-from server.releases.manifest import Manifest, ReleaseError
+from server.releases.manifest import Manifest, OlderFormatError, ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from training.data.dataset import DatasetMissingError
@@ -37,7 +37,7 @@ def ask_gate(
     most_viewers: int,
     margins: Margins | None = None,
 ) -> GateResult:
-    """Compares a candidate with the release that a channel names, measured now.
+    """Compares a candidate with the release that viewers get now, measured in one run.
 
     Args:
         home: where the data set and its features are.
@@ -55,10 +55,16 @@ def ask_gate(
     candidate = store.manifest(candidate_id)
     try:
         now = store.manifest(now_id)
-    except (NotInStoreError, ReleaseError) as error:
+    except OlderFormatError as error:
+        # Nothing of this build could serve or measure it, and a new format needs a first
+        # release: the one case in which a current release stands in nobody's way.
         return GateResult(
             "nothing to compare",
-            reason=f"no pod of this build can load the current release: {error}",
+            reason=f"the current release is of an earlier build's format: {error}",
+        )
+    except (NotInStoreError, ReleaseError) as error:
+        return GateResult(
+            "not comparable", reason=f"the current release can't be measured: {error}"
         )
     loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
     try:

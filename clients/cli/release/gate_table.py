@@ -20,7 +20,7 @@ _TITLES = {
     "inference_p50": "inference p50, ms",
 }
 _LESS_IS_BETTER = ("calibration_error", "inference_p50")
-_STYLES = {"better": "green", "worse": "bold red", "within margin": "yellow"}
+_STYLES = {"better": "green", "within margin": "yellow", "inconclusive": "yellow"}
 
 
 def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
@@ -59,5 +59,5 @@ def _row(check: Check) -> tuple[str | Text, ...]:
         number(check.change, "+"),
         f"{number(check.low, '+')}…{number(check.high, '+')}",
         number(margin, "+"),
-        Text(check.verdict, style=_STYLES.get(check.verdict, "")),
+        Text(check.verdict, style="bold red" if check.refused else _STYLES.get(check.verdict, "")),
     )

@@ -52,7 +52,7 @@ def gc(
     for release_id, why in plan.kept.items():
         table.add_row(release_id, "", f"kept: {why}")
     for each in plan.garbage:
-        done = "removed" if each.release_id in removed else "kept: named just now"
+        done = "removed" if each.release_id in removed else "kept: needed just now"
         what = "nothing needs it" if each.kind == "release" else "an upload that never ended"
         table.add_row(
             each.release_id, f"{each.size / 1e6:,.1f} MB", done if yes else f"to remove: {what}"

@@ -70,8 +70,8 @@ def promote(
     The gate measures the release and the one that the channel names now on the watches that
     both hold out: NDCG@10, Recall@100, coverage, calibration error and the median time of an
     inference. It refuses what is worse by more than its margin and by more than chance; then
-    the exit code is 1 and nothing has changed. The first release of a channel has nothing to
-    be compared with.
+    the exit code is 1 and nothing has changed. The first release of a channel is compared with
+    that of production; what goes to shadow, which no viewer gets, is compared with nothing.
 
     Another share for the canary's own release changes the share alone:
     vireo release promote ID --channel canary --share 0.1
@@ -92,14 +92,16 @@ def promote_through_gate(
     """
     from server.releases.channels import Change
 
-    store.manifest(release_id)
     before = store.read_channel(wish.channel)
     if before is not None and before.release_id == release_id:
         _change_share(store, before, wish, as_json)
         return
-    result = _gate(store, before, release_id, wish.viewers)
+    store.manifest(release_id)
+    served = before or store.read_channel("production")
+    compared = served.release_id if served else None
+    result = _gate(store, wish, compared, release_id)
     if not as_json:
-        print_gate(result, before.release_id if before else None, release_id)
+        print_gate(result, compared, release_id)
     overridden = wish.force and not result.passed
     pointer = before.pointer if before else None
     if result.passed or overridden:
@@ -119,11 +121,12 @@ def promote_through_gate(
             "promoted": result.passed or overridden,
             "forced": overridden,
             "share": pointer.share if pointer else 0.0,
+            "compared_with": compared,
             "gate": result.as_json(),
         }
         typer.echo(json.dumps(document, indent=2))
     if pointer is None or pointer.release_id != release_id:
-        raise PromotionRefusedError(_refusal(wish.channel, before, release_id, result))
+        raise PromotionRefusedError(_refusal(wish.channel, before, compared, release_id, result))
     if not as_json:
         instead = f" instead of {before.release_id}" if before else ""
         forced = ", against the gate" if overridden else ""
@@ -132,14 +135,17 @@ def promote_through_gate(
             typer.echo(_told_share(release_id, pointer.share))
 
 
-def _gate(
-    store: ReleaseStore, before: ReadChannel | None, release_id: str, viewers: int
-) -> GateResult:
+def _gate(store: ReleaseStore, wish: Wish, compared: str | None, release_id: str) -> GateResult:
+    """What the gate says of a release that some viewers get `compared` instead of now."""
     from server.releases.cache import ReleaseCache
     from training.release.gate import GateResult
 
-    if before is None:
+    if wish.channel == "shadow":
+        return GateResult("nothing to compare", reason="no viewer gets what shadow pods answer")
+    if compared is None:
         return GateResult("nothing to compare", reason="it is the channel's first release")
+    if compared == release_id:
+        return GateResult("nothing to compare", reason="production names it already")
     try:
         from training.release.promotion import ask_gate
     except ModuleNotFoundError as error:
@@ -152,7 +158,10 @@ def _gate(
     home = Home.current()
     # The same cache as that of this machine's pods, so that each file is fetched once.
     cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
-    return ask_gate(home, store, cache, before.release_id, release_id, most_viewers=viewers)
+    try:
+        return ask_gate(home, store, cache, compared, release_id, most_viewers=wish.viewers)
+    finally:
+        cache.prune()
 
 
 def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json: bool) -> None:
@@ -190,13 +199,19 @@ def _told_share(release_id: str, share: float) -> str:
     return f"{share:.1%} of the viewers get it"
 
 
-def _refusal(channel: str, before: ReadChannel | None, release_id: str, result: GateResult) -> str:
+def _refusal(
+    channel: str,
+    before: ReadChannel | None,
+    compared: str | None,
+    release_id: str,
+    result: GateResult,
+) -> str:
     now = before.release_id if before else "nothing"
     ways = f"vireo release promote {release_id} --channel {channel} --force --reason '...'"
     if result.outcome == "not comparable":
         return (
-            f"{release_id} can't be compared with {now}, which {channel} goes on to name: "
-            f"{result.reason}; where you know better: {ways}"
+            f"{release_id} can't be compared with {compared}, and {channel} goes on to name "
+            f"{now}: {result.reason}; where you know better: {ways}"
         )
     return (
         f"the gate refuses {release_id}, and {channel} goes on to name {now}: "

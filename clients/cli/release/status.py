@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from server.releases.channels import Channel
 
 _SECONDS = 2.0
+_AT_ONCE = 16
+"""Pods that are asked at a time."""
+_PODS = ("candidate", "ranking", "gateway")
 
 
 def status(as_json: AsJson = False) -> None:
@@ -52,11 +56,11 @@ def _pods() -> dict[str, dict[str, Any] | None] | None:
     state = running_stack(Home.current())
     if state is None:
         return None
-    return {
-        process.name: _asked(process.port)
-        for process in state.processes
-        if process.name.startswith(("candidate", "ranking", "gateway"))
-    }
+    pods = [each for each in state.processes if each.name.startswith(_PODS)]
+    # All at once: one that hangs takes its whole deadline.
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        answers = threads.map(_asked, [pod.port for pod in pods])
+        return {pod.name: answer for pod, answer in zip(pods, answers, strict=True)}
 
 
 def _asked(port: int) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ def test_list_shows_every_release_and_what_is_wrong_with_an_unfit_one(
     assert listed["good"]["channels"] == ["production"]
     assert listed["good"]["dataset"] == "tiny"
     assert "format_version is None" in listed["odd"]["problem"]
-    assert "format_version" in vireo("list").stdout
+    assert "format_version is None" in vireo("list").stdout
     assert "good" in vireo("show", "good").stdout
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from server.releases.channels import Channel
 from server.releases.garbage import Garbage, collect
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from tests.builders.faulty_s3 import faulty_s3
 from tests.clients.release.conftest import Publish, Vireo
 
 pytestmark = pytest.mark.integration
@@ -109,6 +111,30 @@ def test_the_manifest_goes_first_and_what_a_channel_has_come_to_name_stays(
     with pytest.raises(ConnectionError):
         collect(store, garbage)
     assert [each.release_id for each in store.list()] == ["b"], "a half removed one is no release"
+
+
+def test_a_release_that_is_promoted_while_its_manifest_goes_gets_it_back(
+    store: ReleaseStore, s3: S3Settings, publish: Publish
+) -> None:
+    publish("a")
+    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
+    with faulty_s3(s3) as proxy:
+        proxy.only = b"DELETE "
+        # Checked before the manifest goes, written before anything else does.
+        proxy.before_answer = lambda: promote(store, "production", "a")
+        assert not collect(ReleaseStore(proxy.settings), Garbage("a", "release", tuple(names), 1))
+    assert [each.name for each in store.bucket.objects("releases/a/", recursive=True)] == names
+    assert store.manifest("a").release_id == "a"
+
+
+def test_an_upload_that_ended_after_all_is_no_leftover(
+    store: ReleaseStore, publish: Publish
+) -> None:
+    publish("a")
+    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
+    files = tuple(name for name in names if not name.endswith("manifest.json"))
+    assert not collect(store, Garbage("a", "leftover", files, 1))
+    assert [each.name for each in store.bucket.objects("releases/a/", recursive=True)] == names
 
 
 def test_an_empty_store_has_nothing_to_remove(vireo: Vireo) -> None:

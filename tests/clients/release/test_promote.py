@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ from server.errors import VireoError
 from server.home import Home
 from server.releases.channels import Change
 from server.releases.manifest import Manifest
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from tests.builders.datasets import ring_interactions, write_small_dataset
+from tests.builders.s3 import client_of
 from tests.builders.variants import changed_copy, with_shuffled_ranker
 from tests.clients.release.conftest import Publish, Vireo
 from training.train import train_all
@@ -177,16 +181,97 @@ def test_where_one_only_serves_the_gate_says_what_to_install(
     assert vireo("promote", "b", "--force", "--reason", "tested elsewhere").exit_code == 0
 
 
-def test_what_no_pod_could_load_is_no_reason_to_refuse_what_comes_after(
+@pytest.mark.parametrize(
+    ("manifest", "why"),
+    [
+        (None, "isn't in bucket"),
+        (b"{torn", "isn't a manifest"),
+        (b'{"format_version": 99}', "format_version is 99"),
+        (b'{"format_version": true}', "format_version is True"),
+        (b'{"format_version": 3}', "manifest field release_id"),
+    ],
+)
+def test_after_a_current_release_that_cannot_be_read_one_has_to_say_why(
+    publish: Publish,
+    s3: S3Settings,
+    store: ReleaseStore,
+    vireo: Vireo,
+    manifest: bytes | None,
+    why: str,
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    replace_manifest(s3, "a", manifest)
+    refused = vireo("promote", "b")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "the current release can't be measured" in str(refused.exception)
+    forced = vireo("promote", "b", "--force", "--reason", "a is damaged")
+    assert forced.exit_code == 0, forced.output
+    [finding] = store.history("production")[-1].findings
+    assert why in finding
+
+
+def test_the_first_release_of_a_new_format_follows_an_older_one_by_itself(
+    publish: Publish, s3: S3Settings, store: ReleaseStore, vireo: Vireo
+) -> None:
+    publish("a")
+    publish("b")
+    assert vireo("promote", "a").exit_code == 0
+    replace_manifest(s3, "a", b'{"format_version": 2}')
+    done = vireo("promote", "b")
+    assert done.exit_code == 0, done.output
+    assert "the current release is of an earlier build's format" in done.output
+    assert not store.history("production")[-1].forced
+
+
+def replace_manifest(s3: S3Settings, release_id: str, manifest: bytes | None) -> None:
+    """Has the store hold another manifest of a release, or none."""
+    client, place = client_of(s3), f"releases/{release_id}/manifest.json"
+    client.remove_object(s3.bucket, place)
+    if manifest is not None:
+        client.put_object(s3.bucket, place, BytesIO(manifest), len(manifest))
+
+
+def test_the_first_canary_is_compared_with_production_and_shadow_with_nothing(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     publish("a")
     publish("b")
     assert vireo("promote", "a").exit_code == 0
-    store.bucket.remove("releases/a/manifest.json")
-    done = vireo("promote", "b")
+    refused = vireo("promote", "b", "--channel", "canary", "--share", "0.5")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "b can't be compared with a, and canary goes on to name nothing" in str(
+        refused.exception
+    )
+    assert store.read_channel("canary") is None
+    same = vireo("promote", "a", "--channel", "canary", "--share", "0.5")
+    assert same.exit_code == 0, same.output
+    assert "production names it already" in same.output
+    shadow = vireo("promote", "b", "--channel", "shadow")
+    assert shadow.exit_code == 0, shadow.output
+    assert "no viewer gets what shadow pods answer" in shadow.output
+
+
+def test_the_cache_stays_within_its_bounds_however_often_the_gate_is_asked(
+    trained: str,
+    ring_home: Home,
+    store: ReleaseStore,
+    vireo: Vireo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("VIREO_CACHE", str(cache))
+    for number in range(4):
+        folder = cache / "releases" / f"old-{number}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
+    staged = ring_home.staged_release("ring")
+    store.publish(changed_copy(staged, tmp_path / "equal", release_id="equal"))
+    done = vireo("promote", "equal")
     assert done.exit_code == 0, done.output
-    assert "no pod of this build can load the current release" in done.output
+    assert {each.name for each in (cache / "releases").iterdir()} == {trained, "equal", "old-3"}
 
 
 def test_the_canarys_share_is_set_and_changed_and_no_other_channel_has_one(

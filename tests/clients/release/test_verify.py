@@ -18,6 +18,7 @@ from server.releases import layout
 from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.releases.verify import verify_release
 from tests.builders.releases import build_release, poison_model
 from tests.builders.s3 import client_of
 from tests.clients.release.conftest import Publish, Vireo
@@ -137,6 +138,19 @@ def test_damage_in_the_store_is_told(
     assert told in one_line(done)
     assert "sound" not in done.stdout
     assert not json.loads(vireo("verify", "bad", "--json").stdout)["ok"]
+
+
+def test_an_object_is_read_no_further_than_its_manifest_says(
+    publish: Publish, store: ReleaseStore, s3: S3Settings, tmp_path: Path
+) -> None:
+    entry = Manifest.read(publish("bad")).files[layout.VIDEO_VECTORS]
+    Bucket(s3, "bad").put(layout.VIDEO_VECTORS, b"x" * 5_000_000)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    found = verify_release(store, "bad", {}, scratch)
+    told = f"{layout.VIDEO_VECTORS} has more than the {entry.size:,} bytes that the manifest says"
+    assert found.problems == (told,)
+    assert (scratch / layout.VIDEO_VECTORS).stat().st_size <= entry.size
 
 
 def other_dimension(folder: Path) -> None:

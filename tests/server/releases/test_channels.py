@@ -9,7 +9,13 @@ import pytest
 from server.releases.channels import CANARY, Change, ChannelPointer
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
+from server.releases.store_errors import (
+    ChannelChangedError,
+    NotInStoreError,
+    StoreError,
+    StoreUnavailableError,
+)
+from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.s3 import client_of
 
 pytestmark = pytest.mark.integration
@@ -111,6 +117,48 @@ def test_what_a_process_that_died_left_unrecorded_the_next_change_records(
     second = store.set_channel(name, name, store.read_channel(name))
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
     assert store.history(name) == (first, second)
+
+
+@pytest.mark.parametrize("fault", ["busy", "fails", "refuses"])
+def test_a_change_whose_record_fails_is_made_and_recorded_by_the_next(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+) -> None:
+    publish(name)
+    with faulty_s3(s3) as proxy:
+        proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/history/{name}/".encode()
+        first = ReleaseStore(proxy.settings).set_channel(name, name, None)
+    assert stored_history(s3, name) == []
+    assert store.history(name) == (first,)
+    second = store.set_channel(name, name, store.read_channel(name))
+    assert store.history(name) == (first, second)
+    assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
+
+
+@pytest.mark.parametrize("fault", ["stops", "hangs"])
+def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    store.set_channel(name, f"{name}-a", None)
+    with faulty_s3(s3, read_timeout=1.0) as proxy:
+        proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
+        through = ReleaseStore(proxy.settings)
+        made = through.set_channel(name, f"{name}-b", through.read_channel(name))
+    assert store.history(name)[-1] == made
+    assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
+
+
+@pytest.mark.parametrize("fault", ["busy", "fails"])
+def test_a_change_that_the_server_did_not_make_is_told_to_be_worth_another_try(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+) -> None:
+    publish(name)
+    with faulty_s3(s3) as proxy:
+        proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
+        with pytest.raises(StoreUnavailableError, match=r"answers HTTP 50.*then try again"):
+            ReleaseStore(proxy.settings).set_channel(name, name, None)
+    assert store.read_channel(name) is None
 
 
 def test_what_is_in_the_history_is_never_overwritten(

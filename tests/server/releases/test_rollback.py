@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_a_release_that_was_removed_is_passed_over_and_told(
     client_of(s3).remove_object(s3.bucket, f"releases/{b}/{MANIFEST_NAME}")
     done = roll_back(store, name)
     assert (done.before.release_id, done.pointer.release_id, done.gone) == (c, a, (b,))
+
+
+def test_a_release_that_this_build_does_not_understand_can_be_gone_back_to(
+    store: ReleaseStore, s3: S3Settings, promote: Callable[..., None], name: str
+) -> None:
+    a, b = f"{name}-a", f"{name}-b"
+    for release_id in (a, b):
+        promote(name, release_id)
+    older = b'{"format_version": 1}'
+    place = f"releases/{a}/{MANIFEST_NAME}"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(older), len(older))
+    assert roll_back(store, name).pointer.release_id == a
+    client_of(s3).remove_object(s3.bucket, place)
 
 
 def test_the_canary_gets_the_share_back_that_it_had(

@@ -15,6 +15,7 @@ from server.releases.store_errors import (
     StoreError,
     StoreUnavailableError,
 )
+from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, unreachable_s3
 
@@ -45,6 +46,19 @@ def test_publishing_the_same_release_again_does_nothing(
     uploaded: list[int] = []
     store.publish(folder, uploaded.append)
     assert uploaded == []
+
+
+def test_a_manifest_that_s3_does_not_take_is_no_success(
+    store: ReleaseStore, s3: S3Settings, name: str, tmp_path: Path
+) -> None:
+    folder = build_release(tmp_path, release_id=name)
+    with faulty_s3(s3) as proxy:
+        proxy.fault, proxy.only = "meets", f"PUT /{s3.bucket}/releases/{name}/manifest".encode()
+        with pytest.raises(StoreUnavailableError, match="publish it again"):
+            ReleaseStore(proxy.settings).publish(folder)
+    with pytest.raises(NotInStoreError):
+        store.manifest(name)
+    store.publish(folder)
 
 
 def test_other_release_under_a_published_id_is_refused(

@@ -10,7 +10,7 @@ import pytest
 from server.home import Home
 from server.releases.manifest import Manifest
 from training.ranking.config import RankingConfig
-from training.release.gate import Check, Measured, judge
+from training.release.gate import Check, Margins, Measured, judge
 from training.release.measure import LoadedRelease, measure
 
 VIEWERS, VIDEOS, TIMED = 400, 50, 100
@@ -76,14 +76,46 @@ def test_a_loss_within_the_margin_passes() -> None:
     assert check.high < 0, "it is sure to be a loss"
 
 
-def test_a_loss_that_may_be_chance_passes() -> None:
+@pytest.mark.parametrize(
+    ("lost", "verdict", "refused"),
+    [(2, "within noise", False), (5, "inconclusive", False), (9, "inconclusive", True)],
+)
+def test_a_loss_that_may_be_chance_passes_unless_it_is_many_margins(
+    lost: int, verdict: str, refused: bool
+) -> None:
     now = made_up()
     shuffled = np.random.default_rng(1).permutation(now.gains)
-    shuffled[:8] = 0
-    check = check_of(now, replace(now, gains=shuffled), "ndcg_10")
-    assert -check.change > check.margin
+    shuffled[np.flatnonzero(shuffled)[:lost]] = 0
+    result = judge(now, replace(now, gains=shuffled))
+    [check] = [each for each in result.checks if each.measure == "ndcg_10"]
     assert check.low < 0 < check.high
-    assert check.verdict == "within noise"
+    assert (check.verdict, check.refused, result.passed) == (verdict, refused, not refused)
+    assert len(result.findings) == refused
+    assert all("it may be noise: ask more viewers" in finding for finding in result.findings)
+
+
+def test_how_many_margins_may_be_chance_is_a_margin_of_its_own() -> None:
+    now = made_up()
+    shuffled = np.random.default_rng(1).permutation(now.gains)
+    shuffled[np.flatnonzero(shuffled)[:9]] = 0
+    candidate = replace(now, gains=shuffled)
+    assert not judge(now, candidate).passed
+    assert judge(now, candidate, Margins(inconclusive=10.0)).passed
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["gains", "hits", "predicted", "seconds"])
+@pytest.mark.parametrize("side", ["now", "candidate"])
+def test_what_is_not_finite_never_passes(side: str, field: str, value: float) -> None:
+    now = made_up()
+    array = getattr(now, field).copy()
+    array[...] = value
+    broken = replace(now, **{field: array})
+    result = judge(broken, now) if side == "now" else judge(now, broken)
+    assert (result.outcome, result.passed) == ("refused", False)
+    assert [check.verdict for check in result.checks].count("worse") == 1
+    assert len(result.findings) == 1
 
 
 def test_short_slates_cover_only_what_they_show() -> None:
