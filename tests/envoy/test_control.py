@@ -20,7 +20,8 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from server.control.mesh import Pool
 from server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
 from server.stack.envoy import XdsApi
-from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate
+from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
+from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -84,6 +85,24 @@ async def test_traffic_moves_to_another_pod_without_a_failed_call(
             while port_count(edge) != 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await caller.call() == "fresh"
+
+
+async def until_taken(edge: Edge) -> None:
+    """Waits until Envoy has taken every resource of the newest snapshot."""
+    async with asyncio.timeout(10):
+        while True:
+            snapshot = edge.control.servicer.snapshot
+            assert snapshot is not None
+            wanted = {
+                (kind.rpartition(".")[2], name): each.version
+                for kind, resources in snapshot.resources.items()
+                for name, each in resources.items()
+                if not each.by_name_only
+            }
+            status = (await edge.control.status())["envoy"]
+            if {key: each.version_info for key, each in status.items()} == wanted:
+                return
+            await asyncio.sleep(0.05)
 
 
 def port_count(edge: Edge) -> int:
@@ -172,6 +191,8 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
         canary = AsyncExitStack()
         port = edge.settings.canary_pod_port
         await serve_candidate(CandidatePod("canary"), port, canary)
+        await serve_ranking(port + 10, stack)
+        edge.control.discovery.set(Pool("ranking", "canary"), port + 10)
         edge.control.channels.share = 1.0
         edge.control.discovery.set(Pool("candidate", "canary"), port)
         await caller.until(lambda name: name == "canary", bucket="9999")
@@ -180,11 +201,20 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
         assert answers.keys() <= {"canary", "candidate-0", "candidate-1"}
 
 
-async def test_a_canary_without_pods_has_no_route(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path) as (edge, caller):
+async def test_a_canary_without_pods_of_a_service_has_no_route(tmp_path: Path) -> None:
+    async with edge_and_caller(tmp_path) as (edge, caller), AsyncExitStack() as stack:
+        port = edge.settings.canary_pod_port
+        await serve_candidate(CandidatePod("canary"), port, stack)
+        edge.control.discovery.set(Pool("candidate", "canary"), port)
         edge.control.channels.share = 1.0
-        await asyncio.sleep(0.3)
+        await until(lambda: edge.control.mesh.canary_share == 1.0)
+        await until(lambda: bool(edge.control.mesh.of(Pool("candidate", "canary")).active))
+        await until_taken(edge)
         assert {await caller.call(bucket="0") for _ in range(10)} <= {"candidate-0", "candidate-1"}
+        # What it lacks is the other service's pod, and nothing else.
+        await serve_ranking(port + 10, stack)
+        edge.control.discovery.set(Pool("ranking", "canary"), port + 10)
+        await caller.until(lambda name: name == "canary", bucket="0")
 
 
 async def test_calls_for_the_shadow_go_to_its_pods_alone(tmp_path: Path) -> None:
