@@ -163,6 +163,8 @@ class Session:
         elif len(news) > 1 and not (self._whole_state and kind in _WHOLE):
             known.singly = True
             return
+        # What was removed beside it isn't insisted on either, or the two would go on forever.
+        self._drop(known, push)
         self.node.refuse(kind, refusal)
 
     def _settled(self, kind: str, nonce: str) -> tuple[Subscription, Push | None]:
