@@ -261,6 +261,24 @@ async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: S
         assert (await client.taken()).removed == {"c-old"}
 
 
+async def test_delta_tells_the_endpoints_of_a_renewed_cluster_though_they_were_kept(
+    server: Server,
+) -> None:
+    server.publish({"c-a": "2", "c-b": "1"})
+    assert server.servicer.snapshot is not None
+    resources = server.servicer.snapshot.resources
+    kept = {name: each.version for name, each in resources[ENDPOINTS].items()}
+    has = {"c-a": "of before", "c-b": resources[CLUSTER]["c-b"].version}
+    async with xds_client(server.port, delta=True) as client:
+        await client.ask(CLUSTER, has=has)
+        clusters = await client.receive()
+        assert clusters.names == {"c-a"}
+        await client.ask(ENDPOINTS, "c-a", "c-b", has=kept)
+        assert (await client.taken()).names == {"c-a"}
+        await client.take(clusters)
+        assert await client.hears_nothing()
+
+
 async def test_delta_tells_that_a_name_does_not_exist_and_sends_it_once_it_does(
     server: Server,
 ) -> None:
