@@ -53,7 +53,11 @@ class Control:
         self._complete = False
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
         self._admission = Admission(
-            discovery, patience, settings.admission_interval, self._members_changed
+            discovery,
+            patience,
+            settings.admission_interval,
+            settings.first_admission_seconds,
+            self._members_changed,
         )
 
     async def run(self, server: RpcServer) -> None:

@@ -94,6 +94,7 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
         "admission_interval": 0.05,
+        "first_admission_seconds": 0.0,
         "canary_poll_seconds": 0.05,
         "leave_seconds": 0.2,
         "s3": unreachable_s3(),
