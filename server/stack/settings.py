@@ -87,6 +87,8 @@ class StackSettings(BaseSettings):
     """Regular expression of the web origins that browsers may call from."""
     inner: Literal["envoy", "xds"] = "envoy"
     """How gateways reach pods: through Envoy, or by gRPC's own xDS client without a hop between."""
+    envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
+    """By what id the control plane knows Envoy; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
     """Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)

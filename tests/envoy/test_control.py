@@ -131,7 +131,9 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
         servicer.publish(with_bad_regex(good))
         async with asyncio.timeout(10):
             while True:
-                shown = (await edge.control.status())["envoy"]["RouteConfiguration", "candidate"]
+                shown = (await edge.control.status())[edge.settings.envoy_id][
+                    "RouteConfiguration", "candidate"
+                ]
                 if shown.error_state.details:
                     break
                 await asyncio.sleep(0.05)

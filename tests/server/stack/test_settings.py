@@ -6,16 +6,18 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.stack import free_port_base
 from server.errors import VireoError
+from server.stack.envoy import bootstrap
 from server.stack.ports import PortTakenError, check_ports_free
 from server.stack.settings import StackSettings
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS"):
+    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS", "ENVOY_ID"):
         monkeypatch.delenv(f"VIREO_{name}", raising=False)
 
 
@@ -77,6 +79,16 @@ def test_a_bad_setting_is_one_line_that_names_it(
     with pytest.raises(VireoError, match=f"VIREO_{name}='{text}': ") as raised:
         StackSettings.load()
     assert "\n" not in str(raised.value)
+
+
+def test_two_envoys_have_two_ids_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {
+        yaml.safe_load(bootstrap(StackSettings(edge_port=port)))["node"]["id"]
+        for port in (8080, 8081)
+    }
+    assert ids == {"envoy-8080", "envoy-8081"}
+    monkeypatch.setenv("VIREO_ENVOY_ID", "edge-of-here")
+    assert yaml.safe_load(bootstrap(StackSettings.load()))["node"]["id"] == "edge-of-here"
 
 
 def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
