@@ -70,7 +70,7 @@ def _default(field: FieldInfo) -> str:
     """The default, as it is where no variable is set."""
     if field.is_required():
         return "required"
-    ports = {"port_base": StackSettings.model_fields["port_base"].default}
+    ports = {name: StackSettings.model_fields[name].default for name in ("port_base", "edge_port")}
     default = field.get_default(call_default_factory=True, validated_data=ports)
     if isinstance(default, Path):
         return "below `VIREO_HOME`"

@@ -10,7 +10,7 @@ import structlog
 
 from server.control.discovery.source import Discovery
 from server.control.membership import Membership, Patience
-from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Members, Pool
+from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
 from server.rpc.health import health_problem
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ class Admission:
         discovery: Discovery,
         patience: Patience,
         interval: float,
+        first_seconds: float,
         changed: Callable[[Mapping[Pool, Members]], None],
     ) -> None:
         """Takes where pods are found and whom to tell.
@@ -35,11 +36,12 @@ class Admission:
             discovery: the source of endpoints.
             patience: how long to keep pods that are gone.
             interval: seconds between the checks of a pod that has not been healthy yet.
-            changed: called with all members at first, once every pod that was found has been
-                checked, and on each change.
+            first_seconds: how long to wait at first until all pods of production are healthy.
+            changed: called with all members at first, after that, and on each change.
         """
         self._discovery = discovery
         self._interval = interval
+        self._first_seconds = first_seconds
         self._changed = changed
         # A canary or shadow pool is not worth calls to pods that nobody has seen healthy:
         # production answers for the one, nobody misses the other.
@@ -67,21 +69,52 @@ class Admission:
 
     async def _check(self) -> None:
         await self._found.wait()
+        await self._check_first()
         while True:
-            async with asyncio.TaskGroup() as group:
-                for pool, membership in self._pools.items():
-                    for endpoint in membership.waiting:
-                        group.create_task(self._admit_if_healthy(pool, endpoint))
-            self._checked = True
             self._tell()
             await asyncio.sleep(self._interval)
+            await self._check_once()
+
+    async def _check_first(self) -> None:
+        """Checks production's pods until all are healthy, and admits the others in the end.
+
+        Envoys may have them all from a control plane before this one, and would drop at once
+        what it leaves out: a pod that is slow to answer is theirs to check, not to lose.
+        """
+        first = {
+            pool: membership.waiting
+            for pool, membership in self._pools.items()
+            if pool.name == "production"
+        }
+        end = time.monotonic() + self._first_seconds
+        await self._check_once()
+        while (missing := self._waiting(first)) and time.monotonic() < end:
+            await asyncio.sleep(self._interval)
+            await self._check_once()
+        for pool, endpoint in missing:
+            log.warning("pod admitted unseen", pool=pool.cluster, endpoint=str(endpoint))
+            self._pools[pool].admit(endpoint)
+        self._checked = True
+
+    def _waiting(self, among: Endpoints) -> list[tuple[Pool, Endpoint]]:
+        return [
+            (pool, endpoint)
+            for pool, endpoints in among.items()
+            for endpoint in endpoints & self._pools[pool].waiting
+        ]
+
+    async def _check_once(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for pool, membership in self._pools.items():
+                for endpoint in membership.waiting:
+                    group.create_task(self._admit_if_healthy(pool, endpoint))
 
     async def _admit_if_healthy(self, pool: Pool, endpoint: Endpoint) -> None:
         async with self._checks:
             service = GRPC_SERVICES[pool.service]
             if not await health_problem(str(endpoint), service, _CHECK_SECONDS):
                 log.info("pod admitted", pool=pool.cluster, endpoint=str(endpoint))
-                self._pools[pool].healthy(endpoint)
+                self._pools[pool].admit(endpoint)
 
     def _tell(self) -> None:
         if not self._checked:

@@ -46,13 +46,18 @@ class Control:
         self._settings = settings
         self._channels = channels
         self._servicer = servicer
-        self._mesh = Mesh()
+        self.mesh = Mesh()
+        """What is known now; told once both members and share are."""
         self._members = asyncio.Event()
         self._share = asyncio.Event()
         self._complete = False
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
         self._admission = Admission(
-            discovery, patience, settings.admission_interval, self._members_changed
+            discovery,
+            patience,
+            settings.admission_interval,
+            settings.first_admission_seconds,
+            self._members_changed,
         )
 
     async def run(self, server: RpcServer) -> None:
@@ -74,18 +79,18 @@ class Control:
             await server.set_serving(True)
 
     def _members_changed(self, members: Mapping[Pool, Members]) -> None:
-        self._mesh = replace(self._mesh, members=members)
+        self.mesh = replace(self.mesh, members=members)
         self._members.set()
         self._publish()
 
     def _share_changed(self, share: float) -> None:
-        self._mesh = replace(self._mesh, canary_share=share)
+        self.mesh = replace(self.mesh, canary_share=share)
         self._share.set()
         self._publish()
 
     def _publish(self) -> None:
         if self._complete:
-            self._servicer.publish(resources.snapshot(self._settings, self._mesh))
+            self._servicer.publish(resources.snapshot(self._settings, self.mesh))
 
 
 def discovery_of(settings: ControlSettings) -> Discovery:

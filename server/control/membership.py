@@ -45,8 +45,8 @@ class Membership:
         self._empty_since = None
         self._present = frozenset(endpoints)
 
-    def healthy(self, endpoint: Endpoint) -> None:
-        """Admits a pod; from then on Envoy's own checks tell how it is."""
+    def admit(self, endpoint: Endpoint) -> None:
+        """Has a pod told; from then on Envoy's own checks say how it is."""
         if endpoint in self._present:
             self._admitted.add(endpoint)
 

@@ -74,3 +74,14 @@ class Mesh:
     def of(self, pool: Pool) -> Members:
         """The members of a pool; none where it is unknown."""
         return self.members.get(pool, Members())
+
+    @property
+    def canary_buckets(self) -> int:
+        """How many of the buckets, from 0, the canary pools answer.
+
+        None while a service has no canary pod: the canary's candidates would be ranked by
+        production, or the other way round, and all those viewers get mixed releases.
+        """
+        if not all(self.of(Pool(service, "canary")).active for service in INNER):
+            return 0
+        return round(self.canary_share * BUCKETS)

@@ -87,6 +87,10 @@ class Node:
             if not each.versions.keys() <= refusal.versions.keys()
         ]
         self.refusals[kind] = [*others, refusal]
+        good = self.good[kind]
+        for name, version in refusal.versions.items():
+            if name in good and good[name].version == version:
+                del good[name]  # it is no longer: a client of another build, say
 
     def take(self, kind: str, resources: Mapping[str, Resource]) -> None:
         """Takes down that resources were accepted, perhaps some that were refused before."""

@@ -14,7 +14,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
-from server.control.mesh import BUCKETS, GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
+from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
 from server.control.templates import FOLDER, filled, message
@@ -104,10 +104,10 @@ def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
 
 
 def _inner_routes(service: Service, mesh: Mesh) -> Message:
-    """The routes to the pools of a service, without the canary's while it has none to take."""
-    buckets = round(mesh.canary_share * BUCKETS)
+    """The routes to the pools of a service, without the canary's while it takes no bucket."""
+    buckets = mesh.canary_buckets
     document = filled("inner_routes", {"name": service, "canary_buckets": buckets})
-    if not buckets or not mesh.of(Pool(service, "canary")).active:
+    if not buckets:
         for host in document["virtual_hosts"]:
             host["routes"] = [route for route in host["routes"] if route["name"] != "canary"]
     return message(RouteConfiguration, document)

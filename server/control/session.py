@@ -91,6 +91,8 @@ class Session:
         self.subscriptions: dict[str, Subscription] = {}
         self._whole_state = variant == "state of the world"
         self._nonces = 0
+        self._early_clusters: set[str] = set()
+        """Clusters that were sent before any endpoints were asked for."""
 
     # What the client says.
 
@@ -119,6 +121,9 @@ class Session:
             known.wildcard = True
         if WILDCARD in unsubscribe:
             known.wildcard = False
+        if kind == ENDPOINTS:
+            # What the client keeps of these it keeps for the clusters that they replace.
+            has = {name: has[name] for name in has.keys() - self._early_clusters}
         known.has.update(has)
         for name in set(subscribe) - {WILDCARD}:
             known.names.add(name)
@@ -163,6 +168,8 @@ class Session:
         elif len(news) > 1 and not (self._whole_state and kind in _WHOLE):
             known.singly = True
             return
+        # What was removed beside it isn't insisted on either, or the two would go on forever.
+        self._drop(known, push)
         self.node.refuse(kind, refusal)
 
     def _settled(self, kind: str, nonce: str) -> tuple[Subscription, Push | None]:
@@ -254,10 +261,14 @@ class Session:
             # What is refused and never was good, as it is: to leave it out would be to
             # remove what the client may have from before.
             resources = {**self._leftovers(known, good, removing), **current, **target}
-        if kind == CLUSTER and ENDPOINTS in self.subscriptions:
+        if kind == CLUSTER:
             # A cluster that is made anew is warm only once it is told its endpoints again.
-            for name in news:
-                self.subscriptions[ENDPOINTS].has.pop(name, None)
+            endpoints = self.subscriptions.get(ENDPOINTS)
+            if endpoints is None:
+                self._early_clusters.update(news)
+            else:
+                for name in news:
+                    endpoints.has.pop(name, None)
         return self._push(kind, known, resources, removed)
 
     def _leftovers(

@@ -36,6 +36,8 @@ class ControlSettings(RpcSettings):
     """A JSON or YAML file with the same; each change of it is followed."""
     admission_interval: float = Field(default=0.25, gt=0)
     """Seconds between the checks of a pod that has not been healthy yet."""
+    first_admission_seconds: float = Field(default=5.0, ge=0)
+    """How long to wait at the start for pods of production that are not healthy; told after it."""
     leave_seconds: float = Field(default=3.0, ge=0)
     """How long a pod that discovery no longer names is told as draining before it is left out."""
     empty_seconds: float = Field(default=30.0, ge=0)

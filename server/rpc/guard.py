@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
-from server.rpc.errors import RpcError, invalid_argument
+from server.rpc.errors import RpcError, invalid_argument, unavailable
 from server.rpc.validation import validate
 
 log = structlog.get_logger()
@@ -48,9 +49,14 @@ class Guard(grpc.aio.ServerInterceptor):
         self._access_log_share = access_log_share
         self._guarded: dict[str, Handler] = {}
         self._active = 0
+        self._closed = False
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
+
+    def close(self) -> None:
+        """From now on new calls get UNAVAILABLE; those that are being answered go on."""
+        self._closed = True
 
     async def intercept_service(
         self,
@@ -78,6 +84,8 @@ class Guard(grpc.aio.ServerInterceptor):
             self._active += 1
             self.idle.clear()
             try:
+                if self._closed:
+                    raise unavailable("this server stops; ask another one", timedelta(0))
                 response = await _answer(method, handler, raw, context, identity)
             except RpcError as error:
                 RPCS.labels(method, error.code.name).inc()

@@ -32,7 +32,8 @@ class MetricsEndpoint:
         except OSError as error:
             raise VireoError(
                 f"can't show metrics on {_HOST}:{port}: {error.strerror}; stop the other process, "
-                "or set VIREO_METRICS_PORT to another port or to 0 for none"
+                "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
+                "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error
 
     @property

@@ -117,18 +117,23 @@ class RpcServer:
     async def drain(self) -> None:
         """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.
 
-        Metrics are shown until then.
+        After the pause new calls are refused, and those under way get the grace to end in.
+        Metrics are shown until the end.
         """
         await self._health.enter_graceful_shutdown()
         log.info("draining", seconds=self._settings.drain_seconds)
         await asyncio.sleep(self._settings.drain_seconds)
-        # From here on new calls are refused; health watches would last for all the grace.
-        stopping = asyncio.ensure_future(self._server.stop(self._settings.grace_seconds))
-        idle = asyncio.ensure_future(self._guard.idle.wait())
-        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await self._server.stop(min(_LAST_CALLS_SECONDS, self._settings.grace_seconds))
-        await stopping
+        grace = self._settings.grace_seconds
+        last = min(_LAST_CALLS_SECONDS, grace)
+        # The guard refuses, and not gRPC's server by an early stop(): that would wait for health
+        # watches all the grace, and a second stop() to end it sooner can crash the process.
+        self._guard.close()
+        try:
+            async with asyncio.timeout(grace - last):
+                await self._guard.idle.wait()
+        except TimeoutError:
+            log.warning("calls still under way", seconds_left=last)
+        await self._server.stop(last)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None

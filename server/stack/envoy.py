@@ -22,7 +22,7 @@ def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
     document = filled(
         "bootstrap",
         {
-            "node": "envoy",
+            "node": settings.envoy_id,
             "admin_port": settings.admin_port,
             "control_host": "127.0.0.1",
             "control_port": settings.control_port,

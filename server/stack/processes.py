@@ -15,14 +15,10 @@ from server.releases.s3 import S3Settings
 from server.stack.envoy import envoy_command
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import s3_command
-from server.stack.settings import StackSettings
+from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 """The service by which the control plane reports its health."""
-
-
-METRICS_PORT_OFFSET = 1000
-"""A pod shows its metrics at its port + this."""
 
 
 @dataclass(frozen=True)

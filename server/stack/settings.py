@@ -16,8 +16,12 @@ POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 PoolName = Literal["production", "canary", "shadow"]
 _SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
 
+METRICS_PORT_OFFSET = 1000
+"""A pod shows its metrics at its port + this."""
+
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_PODS = 10
+_HIGHEST_PORT = 65535
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
 
@@ -83,6 +87,8 @@ class StackSettings(BaseSettings):
     """Regular expression of the web origins that browsers may call from."""
     inner: Literal["envoy", "xds"] = "envoy"
     """How gateways reach pods: through Envoy, or by gRPC's own xDS client without a hop between."""
+    envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
+    """By what id the control plane knows Envoy; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
     """Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)
@@ -130,23 +136,37 @@ class StackSettings(BaseSettings):
         """Every port that the stack binds, with the setting that moves it.
 
         Raises:
-            VireoError: two settings lead to the same port.
+            VireoError: two settings lead to the same port, or one to a number that is none.
         """
         ports = {self.edge_port: "VIREO_EDGE_PORT"}
         groups = [
             (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
             for name in ("admin", "candidate", "ranking", "control")
         ]
-        groups += [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
-        groups += [
+        pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
+        pods += [
             (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))
             for pool in _SIDE_POOLS
             for kind in POD_KINDS
+        ]
+        groups += pods
+        # Also what keeps apart two stacks whose bases differ by as much.
+        groups += [
+            (
+                f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
+                [port + METRICS_PORT_OFFSET for port in group],
+            )
+            for setting, group in pods
         ]
         if embedded_s3:
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
         for setting, group in groups:
             for port in group:
+                if port > _HIGHEST_PORT:
+                    raise VireoError(
+                        f"{setting} leads to port {port}, and {_HIGHEST_PORT} is the highest; "
+                        "set it lower"
+                    )
                 if port in ports:
                     raise VireoError(
                         f"port {port} is meant for {ports[port]} and {setting} both; "

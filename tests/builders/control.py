@@ -15,7 +15,7 @@ from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from server.control.ads import DiscoveryServicer
 from server.control.control import Control, control_server
-from server.control.mesh import Endpoint, Endpoints, Pool
+from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from server.control.settings import ControlSettings
 from server.releases.channels import Channel
 from tests.builders.s3 import unreachable_s3
@@ -60,6 +60,12 @@ class ControlPlane:
     discovery: SetDiscovery
     channels: SetShare
     servicer: DiscoveryServicer
+    control: Control
+
+    @property
+    def mesh(self) -> Mesh:
+        """What it has found and read by now."""
+        return self.control.mesh
 
     async def status(self) -> dict[str, dict[tuple[str, str], Any]]:
         """What CSDS tells: by node, then by kind (its short name) and name of the resource."""
@@ -88,6 +94,7 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
         "admission_interval": 0.05,
+        "first_admission_seconds": 0.0,
         "canary_poll_seconds": 0.05,
         "leave_seconds": 0.2,
         "s3": unreachable_s3(),
@@ -96,13 +103,14 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
     server, servicer = control_server(used)
     discovery, channels = SetDiscovery(endpoints), SetShare()
     await server.start()
-    running = asyncio.ensure_future(Control(used, discovery, channels, servicer).run(server))
+    control = Control(used, discovery, channels, servicer)
+    running = asyncio.ensure_future(control.run(server))
     try:
         while servicer.snapshot is None:
             if running.done():
                 running.result()
             await asyncio.sleep(0.01)
-        yield ControlPlane(server.port, discovery, channels, servicer)
+        yield ControlPlane(server.port, discovery, channels, servicer, control)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -17,6 +17,7 @@ from vireo.v1.candidate_pb2_grpc import (
     CandidateServiceServicer,
     add_CandidateServiceServicer_to_server,
 )
+from vireo.v1.ranking_pb2_grpc import RankingServiceServicer, add_RankingServiceServicer_to_server
 from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
@@ -35,6 +36,7 @@ from tests.builders.rpc import rpc_settings
 
 GATEWAY = "vireo.v1.RecommendationService"
 CANDIDATE = "vireo.v1.CandidateService"
+RANKING = "vireo.v1.RankingService"
 _SHARED_SETTINGS = ("edge_host", "edge_port", "candidate_port", "ranking_port", "cors_origins")
 
 
@@ -146,6 +148,8 @@ async def running_edge(
             ports = settings.pod_ports(pool.service, pool.name)
             for each, port in zip(members, ports, strict=True):
                 await serve_candidate(each, port, stack, **(pod or {}))
+        for port in settings.pod_ports("ranking", "canary"):
+            await serve_ranking(port, stack)
         plane = await stack.enter_async_context(
             running_control(
                 endpoints_document(settings).endpoints(),
@@ -174,6 +178,13 @@ async def serve_candidate(
     """Has a candidate pod answer on a port for as long as `stack` lasts."""
     server = _server(port, **settings)
     server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
+    await start_server(server, stack)
+
+
+async def serve_ranking(port: int, stack: AsyncExitStack) -> None:
+    """Has a ranking pod, which can only tell its health, answer for as long as `stack` lasts."""
+    server = _server(port)
+    server.add(RANKING, partial(add_RankingServiceServicer_to_server, RankingServiceServicer()))
     await start_server(server, stack)
 
 

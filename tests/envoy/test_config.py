@@ -51,7 +51,7 @@ async def test_envoy_takes_every_resource(
             for name, resource in resources.items()
             if not resource.by_name_only
         }
-        status = (await edge.control.status())["envoy"]
+        status = (await edge.control.status())[edge.settings.envoy_id]
         assert {key: each.version_info for key, each in status.items()} == wanted
         assert {each.client_status for each in status.values()} == {3}, "all ACKED"
 

@@ -20,7 +20,8 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from server.control.mesh import Pool
 from server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
 from server.stack.envoy import XdsApi
-from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate
+from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
+from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -95,6 +96,14 @@ def port_count(edge: Edge) -> int:
     return sum(len(each.lb_endpoints) for each in assignment.endpoints)
 
 
+def route_names(edge: Edge) -> list[str]:
+    """The routes to candidate pods in the newest snapshot."""
+    snapshot = edge.control.servicer.snapshot
+    assert snapshot is not None
+    body = snapshot.resources[ROUTES]["candidate"].body
+    return [each.name for each in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes]
+
+
 async def test_an_empty_discovery_leaves_the_pods_where_they_are(tmp_path: Path) -> None:
     async with edge_and_caller(tmp_path, control={"empty_seconds": 60}) as (edge, caller):
         edge.control.discovery.set(CANDIDATE)
@@ -122,7 +131,9 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
         servicer.publish(with_bad_regex(good))
         async with asyncio.timeout(10):
             while True:
-                shown = (await edge.control.status())["envoy"]["RouteConfiguration", "candidate"]
+                shown = (await edge.control.status())[edge.settings.envoy_id][
+                    "RouteConfiguration", "candidate"
+                ]
                 if shown.error_state.details:
                     break
                 await asyncio.sleep(0.05)
@@ -172,6 +183,8 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
         canary = AsyncExitStack()
         port = edge.settings.canary_pod_port
         await serve_candidate(CandidatePod("canary"), port, canary)
+        await serve_ranking(port + 10, stack)
+        edge.control.discovery.set(Pool("ranking", "canary"), port + 10)
         edge.control.channels.share = 1.0
         edge.control.discovery.set(Pool("candidate", "canary"), port)
         await caller.until(lambda name: name == "canary", bucket="9999")
@@ -180,11 +193,20 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
         assert answers.keys() <= {"canary", "candidate-0", "candidate-1"}
 
 
-async def test_a_canary_without_pods_has_no_route(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path) as (edge, caller):
+async def test_a_canary_without_pods_of_a_service_has_no_route(tmp_path: Path) -> None:
+    async with edge_and_caller(tmp_path) as (edge, caller), AsyncExitStack() as stack:
+        port = edge.settings.canary_pod_port
+        await serve_candidate(CandidatePod("canary"), port, stack)
+        edge.control.discovery.set(Pool("candidate", "canary"), port)
         edge.control.channels.share = 1.0
-        await asyncio.sleep(0.3)
+        await until(lambda: edge.control.mesh.canary_share == 1.0)
+        await until(lambda: bool(edge.control.mesh.of(Pool("candidate", "canary")).active))
+        assert route_names(edge) == ["shadow", "production"]
         assert {await caller.call(bucket="0") for _ in range(10)} <= {"candidate-0", "candidate-1"}
+        # What it lacks is the other service's pod, and nothing else.
+        await serve_ranking(port + 10, stack)
+        edge.control.discovery.set(Pool("ranking", "canary"), port + 10)
+        await caller.until(lambda name: name == "canary", bucket="0")
 
 
 async def test_calls_for_the_shadow_go_to_its_pods_alone(tmp_path: Path) -> None:

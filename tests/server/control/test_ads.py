@@ -103,6 +103,38 @@ async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server, *, d
         assert await client.hears_nothing()
 
 
+@pytest.mark.parametrize("words", ["c-x: no such type", "no such type"])
+async def test_a_removal_beside_a_cluster_that_is_refused_is_not_insisted_on(
+    server: Server, words: str, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "c-b": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        await client.taken()
+        server.publish({"c-a": "1", "c-b": "1", "c-x": "1"})
+        await client.refuse(await client.receive(), words)
+        server.publish({"c-a": "1", "c-x": "1"})
+        removal = await client.receive()
+        # In state of the world it lists all that is to stay, so that it is refused once more.
+        assert removal.names == (frozenset() if delta else {"c-a", "c-x"})
+        await client.refuse(removal, words)
+        assert await client.hears_nothing()
+
+
+async def test_what_was_taken_once_and_is_refused_later_is_not_insisted_on(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"c-a": "1", "r": "1"})
+    for kind, name in ((CLUSTER, "c-a"), (ROUTES, "r")):
+        async with xds_client(server.port, delta=delta) as client:
+            await client.ask(kind, name)
+            await client.taken()
+        async with xds_client(server.port, delta=delta) as client:
+            await client.ask(kind, name)
+            await client.refuse(await client.receive(), "no such type in this version")
+            assert await client.hears_nothing()
+
+
 async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
     server: Server, *, delta: bool
 ) -> None:
@@ -227,6 +259,24 @@ async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: S
         await client.ask(CLUSTER, has=has)
         assert (await client.taken()).names == {"c-b"}
         assert (await client.taken()).removed == {"c-old"}
+
+
+async def test_delta_tells_the_endpoints_of_a_renewed_cluster_though_they_were_kept(
+    server: Server,
+) -> None:
+    server.publish({"c-a": "2", "c-b": "1"})
+    assert server.servicer.snapshot is not None
+    resources = server.servicer.snapshot.resources
+    kept = {name: each.version for name, each in resources[ENDPOINTS].items()}
+    has = {"c-a": "of before", "c-b": resources[CLUSTER]["c-b"].version}
+    async with xds_client(server.port, delta=True) as client:
+        await client.ask(CLUSTER, has=has)
+        clusters = await client.receive()
+        assert clusters.names == {"c-a"}
+        await client.ask(ENDPOINTS, "c-a", "c-b", has=kept)
+        assert (await client.taken()).names == {"c-a"}
+        await client.take(clusters)
+        assert await client.hears_nothing()
 
 
 async def test_delta_tells_that_a_name_does_not_exist_and_sends_it_once_it_does(

@@ -17,7 +17,7 @@ def serving(*ports: int, trusting: bool = True) -> Membership:
     pool = Membership(PATIENCE, trusting=trusting)
     pool.found(local(*ports), 0)
     for endpoint in local(*ports):
-        pool.healthy(endpoint)
+        pool.admit(endpoint)
     return pool
 
 
@@ -26,7 +26,7 @@ def test_a_pod_is_admitted_when_it_is_healthy() -> None:
     pool.found(local(1, 2), 1)
     assert pool.members(1) == Members(local(1))
     [waiting] = pool.waiting
-    pool.healthy(waiting)
+    pool.admit(waiting)
     assert pool.members(2) == Members(local(1, 2))
 
 
@@ -61,7 +61,7 @@ def test_pods_that_are_all_replaced_serve_until_a_new_one_is_healthy() -> None:
     pool.found(local(3), 10)
     assert pool.members(100) == Members(local(1, 2))
     [fresh] = local(3)
-    pool.healthy(fresh)
+    pool.admit(fresh)
     assert pool.members(101) == Members(local(3), local(1, 2))
     assert pool.members(104) == Members(local(3))
 

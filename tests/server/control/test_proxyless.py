@@ -13,7 +13,7 @@ from bench.stack import free_port_base
 from server.control.mesh import Pool
 from server.stack.processes import xds_bootstrap
 from tests.builders.control import ControlPlane, local, running_control
-from tests.builders.edge import CANDIDATE, CandidatePod, serve_candidate
+from tests.builders.edge import CANDIDATE, CandidatePod, serve_candidate, serve_ranking
 from tests.envoy.test_control import Caller
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,9 @@ async def mesh(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
         for name, port in ports.items():
             await serve_candidate(CandidatePod(name), port, stack)
+        await serve_ranking(base + 30, stack)  # without it the canary has no route
         endpoints = {
+            Pool("ranking", "canary"): local(base + 30),
             Pool("candidate"): local(ports["one"]),
             Pool("candidate", "canary"): local(ports["canary"]),
             Pool("candidate", "shadow"): local(ports["shadow"]),

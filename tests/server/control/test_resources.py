@@ -18,6 +18,7 @@ from tests.builders.s3 import unreachable_s3
 
 SETTINGS = ControlSettings(s3=unreachable_s3())
 PRODUCTION, CANARY = Pool("ranking"), Pool("ranking", "canary")
+CANARY_CANDIDATES = Pool("candidate", "canary")
 
 
 def assignment(mesh: Mesh, cluster: str) -> list[list[tuple[int, str]]]:
@@ -49,7 +50,8 @@ def test_productions_pods_stand_behind_the_canarys() -> None:
 
 @pytest.mark.parametrize(("share", "end"), [(0.0001, 1), (0.1, 1000), (1.0, 10_000)])
 def test_the_canarys_route_takes_the_buckets_below_its_share(share: float, end: int) -> None:
-    mesh = Mesh({CANARY: Members(local(9))}, canary_share=share)
+    both = {CANARY: Members(local(9)), CANARY_CANDIDATES: Members(local(8))}
+    mesh = Mesh(both, canary_share=share)
     shadow, canary, production = routes(mesh, "ranking")
     [header] = canary.match.headers
     assert (header.name, header.range_match.start, header.range_match.end) == (
@@ -64,10 +66,19 @@ def test_the_canarys_route_takes_the_buckets_below_its_share(share: float, end: 
     ]
 
 
+@pytest.mark.parametrize("service", ["candidate", "ranking"])
 @pytest.mark.parametrize(
-    ("members", "share"),
-    [(Members(local(9)), 0.0), (Members(), 0.5), (Members(draining=local(9)), 0.5)],
+    ("candidates", "ranking", "share"),
+    [
+        (Members(local(8)), Members(local(9)), 0.0),
+        (Members(), Members(), 0.5),
+        (Members(local(8)), Members(), 0.5),
+        (Members(), Members(local(9)), 0.5),
+        (Members(local(8)), Members(draining=local(9)), 0.5),
+    ],
 )
-def test_without_a_share_or_pods_the_canary_has_no_route(members: Members, share: float) -> None:
-    mesh = Mesh({CANARY: members}, canary_share=share)
-    assert [each.name for each in routes(mesh, "ranking")] == ["shadow", "production"]
+def test_without_a_share_or_pods_of_both_services_the_canary_has_no_route(
+    candidates: Members, ranking: Members, share: float, service: str
+) -> None:
+    mesh = Mesh({CANARY_CANDIDATES: candidates, CANARY: ranking}, canary_share=share)
+    assert [each.name for each in routes(mesh, service)] == ["shadow", "production"]

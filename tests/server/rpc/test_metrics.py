@@ -64,7 +64,8 @@ async def test_port_that_is_taken_is_explained() -> None:
     endpoint = MetricsEndpoint.open(0, CollectorRegistry())
     try:
         with pytest.raises(
-            VireoError, match=rf"can't show metrics on 127\.0\.0\.1:{endpoint.port}: Address"
+            VireoError,
+            match=rf"can't show metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up",
         ):
             MetricsEndpoint.open(endpoint.port, CollectorRegistry())
     finally:

@@ -54,9 +54,11 @@ async def test_release_service_answers_through_the_inner_listeners(stack: Stack)
     for kind, port in (("candidate", base + 1), ("ranking", base + 2)):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = ReleaseServiceStub(channel)
-            asked = [stub.GetServingRelease(GetServingReleaseRequest()) for _ in range(10)]
-            pods = {(await answer).pod for answer in asked}
-        assert pods == {f"{kind}-1", f"{kind}-2"}
+            pods: set[str] = set()
+            # Envoy's own checks may find a pod a little after the stack is ready.
+            async with asyncio.timeout(30):
+                while pods != {f"{kind}-1", f"{kind}-2"}:
+                    pods.add((await stub.GetServingRelease(GetServingReleaseRequest())).pod)
 
 
 async def test_releases_that_go_live_and_back_under_load_fail_and_mix_no_answer(
@@ -64,7 +66,7 @@ async def test_releases_that_go_live_and_back_under_load_fail_and_mix_no_answer(
 ) -> None:
     store = ReleaseStore(s3_of(stack, monkeypatch))
     store.publish(build_release(tmp_path / "new", release_id=RELEASES[1], videos=400, seed=1))
-    pods = [each.port for each in stack.state().processes if each.name not in ("s3", "envoy")]
+    pods = [each.port for each in stack.state().processes if each.pool]
     counts: Counter[str] = Counter()
     over = asyncio.Event()
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
+from bench.stack import free_port_base
 from server.errors import VireoError
+from server.stack.envoy import bootstrap
+from server.stack.ports import PortTakenError, check_ports_free
 from server.stack.settings import StackSettings
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS"):
+    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS", "ENVOY_ID"):
         monkeypatch.delenv(f"VIREO_{name}", raising=False)
 
 
@@ -29,8 +34,32 @@ def test_all_ports_of_any_number_of_pods_differ() -> None:
     settings = StackSettings(
         candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
     )
-    # The edge, admin, two inner listeners, the control plane, seventy pods, ten for S3.
-    assert len(settings.ports(embedded_s3=True)) == 85
+    # The edge, admin, two inner listeners, the control plane, seventy pods and the metrics of
+    # each, ten for S3.
+    assert len(settings.ports(embedded_s3=True)) == 155
+
+
+def test_a_stack_shows_metrics_where_one_with_a_base_of_1000_more_has_pods() -> None:
+    lower, higher = (
+        StackSettings(port_base=base, edge_port=base + 3).ports(embedded_s3=True)
+        for base in (20000, 21000)
+    )
+    assert lower.keys() & higher.keys() == {21020, 21021, 21030, 21031, 21040, 21041}
+
+
+def test_a_taken_metrics_port_is_told_with_the_setting_of_its_pod() -> None:
+    base = free_port_base()
+    settings = StackSettings(port_base=base, edge_port=base + 3)
+    with socket.create_server(("127.0.0.1", base + 1031)):
+        words = rf"port {base + 1031} .*VIREO_RANKING_POD_PORT \(\+ 1000 for metrics\)"
+        with pytest.raises(PortTakenError, match=words):
+            check_ports_free(settings.ports(embedded_s3=True))
+
+
+def test_a_port_that_is_too_high_is_told_with_its_setting() -> None:
+    settings = StackSettings(gateway_pod_port=65000)
+    with pytest.raises(VireoError, match=r"VIREO_GATEWAY_POD_PORT .*port 66000"):
+        settings.ports(embedded_s3=True)
 
 
 def test_a_port_that_two_settings_lead_to_is_told() -> None:
@@ -50,6 +79,16 @@ def test_a_bad_setting_is_one_line_that_names_it(
     with pytest.raises(VireoError, match=f"VIREO_{name}='{text}': ") as raised:
         StackSettings.load()
     assert "\n" not in str(raised.value)
+
+
+def test_two_envoys_have_two_ids_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {
+        yaml.safe_load(bootstrap(StackSettings(edge_port=port)))["node"]["id"]
+        for port in (8080, 8081)
+    }
+    assert ids == {"envoy-8080", "envoy-8081"}
+    monkeypatch.setenv("VIREO_ENVOY_ID", "edge-of-here")
+    assert yaml.safe_load(bootstrap(StackSettings.load()))["node"]["id"] == "edge-of-here"
 
 
 def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -222,19 +222,24 @@ async def test_without_its_control_plane_the_stack_serves_and_is_found_by_the_ne
         assert time.monotonic() < deadline, shown
         shown = json.loads(vireo(stack.environment, "control", "snapshot", "--json").stdout)
     [envoy] = shown
-    assert (envoy["node"], envoy["connected"], envoy["variant"]) == ("envoy", True, "delta")
+    assert (envoy["node"], envoy["connected"], envoy["variant"]) == (node(stack), True, "delta")
     assert envoy["versions"].keys() == {"clusters", "endpoints", "listeners", "routes"}
+
+
+def node(stack: Stack) -> str:
+    """The id of the stack's Envoy."""
+    return f"envoy-{stack.edge.rpartition(':')[2]}"
 
 
 def test_control_snapshot_and_status_show_what_envoy_has(stack: Stack) -> None:
     table = vireo(stack.environment, "control", "snapshot").stdout
-    assert re.search(r"envoy: envoy \d+\.\d+\.\d+, delta, connected", table)
+    assert re.search(rf"{node(stack)}: envoy \d+\.\d+\.\d+, delta, connected", table)
     for name in ("candidate-canary", "ranking", "gateway", "edge"):
         assert re.search(rf"{name} +\w+ +ACKED", table)
     text = vireo(stack.environment, "status").stdout
-    assert "envoy: 7 clusters, 7 endpoints, 3 listeners, 3 routes" in text
+    assert f"{node(stack)}: 7 clusters, 7 endpoints, 3 listeners, 3 routes" in text
     status = json.loads(vireo(stack.environment, "status", "--json").stdout)
-    assert [envoy["node"] for envoy in status["envoys"]] == ["envoy"]
+    assert [envoy["node"] for envoy in status["envoys"]] == [node(stack)]
     pools = {each["name"]: each["pool"] for each in status["processes"]}
     assert (pools["ranking-1"], pools["envoy"]) == ("production", "")
 

@@ -1,0 +1,69 @@
+"""What is told of the pods that are there when a control plane starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from bench.stack import free_port_base
+from server.control.admission import Admission
+from server.control.membership import Patience
+from server.control.mesh import Endpoints, Members, Pool
+from tests.builders.control import SetDiscovery, local
+from tests.builders.edge import CandidatePod, serve_candidate
+from tests.builders.waiting import until
+
+PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
+Told = list[Mapping[Pool, Members]]
+
+
+@asynccontextmanager
+async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator[Told]:
+    """What an admission of these tells while it runs."""
+    told: Told = []
+    patience = Patience(leave=3, empty=30)
+    admission = Admission(SetDiscovery(endpoints), patience, 0.02, first_seconds, told.append)
+    running = asyncio.create_task(admission.run())
+    try:
+        yield told
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_first_that_is_told_has_a_pod_of_production_that_is_slow_to_answer() -> None:
+    fast = free_port_base()
+    slow = fast + 1
+    async with AsyncExitStack() as stack:
+        await serve_candidate(CandidatePod("fast"), fast, stack)
+        accepted = asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set()
+            await reader.read()
+            writer.close()
+
+        hanging = await asyncio.start_server(hang, "127.0.0.1", slow)
+        async with admitting({PRODUCTION: local(fast, slow)}, first_seconds=60) as told:
+            await asyncio.wait_for(accepted.wait(), 20)
+            hanging.close()
+            await hanging.wait_closed()
+            assert not told
+            await serve_candidate(CandidatePod("slow"), slow, stack)
+            await until(lambda: bool(told))
+        assert told[0][PRODUCTION] == Members(local(fast, slow))
+
+
+async def test_a_pod_of_production_that_never_answers_is_told_in_the_end_and_others_are_not() -> (
+    None
+):
+    healthy = free_port_base()
+    gone = healthy + 1
+    async with AsyncExitStack() as stack:
+        await serve_candidate(CandidatePod("healthy"), healthy, stack)
+        found = {PRODUCTION: local(healthy, gone), CANARY: local(gone + 1)}
+        async with admitting(found, first_seconds=0.1) as told:
+            await until(lambda: bool(told))
+    assert told[0][PRODUCTION] == Members(local(healthy, gone))
+    assert told[0][CANARY] == Members()
