@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vireo.v1 import candidate_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
     CandidateServiceServicer,
@@ -75,6 +75,15 @@ class CandidatePod(CandidateServiceServicer):
         if self.hangs:
             await asyncio.Event().wait()
         return candidate_pb2.RetrieveCandidatesResponse(release_id=self.name)
+
+
+class RankingPod(RankingServiceServicer):
+    """A ranking pod that ranks nothing."""
+
+    async def RankCandidates(  # noqa: N802
+        self, request: ranking_pb2.RankCandidatesRequest, context: Any
+    ) -> ranking_pb2.RankCandidatesResponse:
+        return ranking_pb2.RankCandidatesResponse()
 
 
 @dataclass(frozen=True)
@@ -182,9 +191,9 @@ async def serve_candidate(
 
 
 async def serve_ranking(port: int, stack: AsyncExitStack) -> None:
-    """Has a ranking pod, which can only tell its health, answer for as long as `stack` lasts."""
+    """Has a ranking pod answer on a port for as long as `stack` lasts."""
     server = _server(port)
-    server.add(RANKING, partial(add_RankingServiceServicer_to_server, RankingServiceServicer()))
+    server.add(RANKING, partial(add_RankingServiceServicer_to_server, RankingPod()))
     await start_server(server, stack)
 
 
