@@ -115,8 +115,14 @@ class ReleaseCache:
             return self._complete(manifest)
 
     def remember(self, pod: str, channel: str, release_id: str) -> None:
-        """Notes that pods of a kind serve this release of a channel."""
+        """Notes that pods of a kind serve this release of a channel.
+
+        The one that they served until now counts as used just now: a rollback needs it.
+        """
+        before = self.last(pod, channel)
         with _disk_errors_explained(self.root):
+            if before is not None and (self.root / "releases" / before).is_dir():
+                self._touch(before)
             _write(self.root / "last" / pod / channel, release_id.encode())
 
     def last(self, pod: str, channel: str) -> str | None:
