@@ -76,11 +76,12 @@ class ReleaseCache:
             (self.root / "blobs").mkdir(parents=True, exist_ok=True)
             self._touch(release_id)
             absent = self._absent(entries, threads, progress)
-            if absent:
-                progress.enter(Stage.DOWNLOADING)
-                self._make_space(absent)
             for path in entries.keys() - absent.keys():
                 self._link(release_id, path, entries[path])
+            if absent:
+                progress.enter(Stage.DOWNLOADING)
+                # Only now: it deletes what no release links.
+                self._make_space(absent)
 
             def download(path: str, entry: FileEntry) -> None:
                 blob = self._blob(entry)
