@@ -193,11 +193,7 @@ class ReleaseLoader(Generic[T]):
                 return False
             else:
                 store = await self._store_to_load_from()
-                await self._load(
-                    wanted,
-                    "s3",
-                    lambda: self._cache.fetch(store, wanted, self._files, self._progress),
-                )
+                await self._load(wanted, "s3", await self._fetch(store, wanted))
         await self._note()
         return True
 
@@ -208,12 +204,38 @@ class ReleaseLoader(Generic[T]):
             return self._store if last is None or self._retries.failures else self._hasty_store
         return self._store
 
-    async def _load(self, release_id: str, origin: Origin, folder: Callable[[], Path]) -> None:
+    async def _fetch(self, store: ReleaseStore, release_id: str) -> Path:
+        """The folder of a release, for as long as the channel names it.
+
+        Raises:
+            _ChannelMovedOnError: the channel names another release by now. What has arrived
+                stays for the next attempt.
+        """
         self._progress.begin(Stage.VERIFYING, release_id)
-        path = await self._off_loop(folder)
+        fetching = asyncio.ensure_future(
+            self._off_loop(
+                lambda: self._cache.fetch(store, release_id, self._files, self._progress)
+            )
+        )
+        try:
+            while True:
+                await asyncio.wait([fetching], timeout=self._poll_seconds)
+                if fetching.done():
+                    return fetching.result()
+                if not await self._is_still_named(release_id):
+                    raise _ChannelMovedOnError
+        except Exception:
+            self._progress.abandon()
+            await asyncio.gather(fetching, return_exceptions=True)
+            raise
+        finally:
+            fetching.cancel()  # the pod stops: whoever stops it doesn't wait for S3
+
+    async def _load(self, release_id: str, origin: Origin, folder: Path) -> None:
+        """Builds what is served out of a release's folder, and swaps to it."""
         await self.held.drop_previous()
         self._progress.enter(Stage.BUILDING)
-        content = await self._off_loop(lambda: self._build(path))
+        content = await self._off_loop(lambda: self._build(folder))
         replay = self._replay
         if replay is not None:
             self._progress.enter(Stage.REPLAYING)
@@ -283,11 +305,11 @@ class ReleaseLoader(Generic[T]):
         """Serves the cached release that was served last, where there is one."""
         release_id = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
         if release_id is not None:
-            await self._load(
-                release_id,
-                "cache",
-                lambda: self._cache.open(release_id, self._files, self._progress),
+            self._progress.begin(Stage.VERIFYING, release_id)
+            folder = await self._off_loop(
+                lambda: self._cache.open(release_id, self._files, self._progress)
             )
+            await self._load(release_id, "cache", folder)
 
     async def _off_loop(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
