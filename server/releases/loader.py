@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from server.errors import VireoError
-from server.releases.cache import ReleaseCache
+from server.releases.cache import CacheError, ReleaseCache
 from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.manifest import ReleaseError
 from server.releases.progress import Failure, LoadProgress, Progress, Stage
@@ -111,6 +111,7 @@ class ReleaseLoader(Generic[T]):
         self._progress = LoadProgress()
         self._noted = ""
         self._retries = Retries(poll_seconds)
+        self._note_retries = Retries(poll_seconds)
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
         # One thread loads, and one gives memory back in the meantime.
@@ -286,10 +287,24 @@ class ReleaseLoader(Generic[T]):
         """Notes in the cache what is served, so that it stays there and is found again."""
         assert self.serving is not None
         release_id = self.serving.release_id
-        if self._noted != release_id:
+        if self._noted == release_id or self._note_retries.is_put_off(release_id):
+            return
+        try:
             await self._off_loop(lambda: self._cache.remember(self._pod, self.channel, release_id))
             await self._off_loop(self._cache.prune)
+        except CacheError as error:
+            # Declared policy: it is served all the same. Without the note a pod that starts
+            # while S3 is down doesn't find it; so it is tried again.
+            self._note_retries.load_failed(release_id)
+            if self._note_retries.failures == 1:
+                log.warning(
+                    "release is served, but not noted in the cache",
+                    release=release_id,
+                    reason=str(error),
+                )
+        else:
             self._noted = release_id
+            self._note_retries.succeeded()
 
     async def _fail(self, error: Exception, wanted: str) -> None:
         """Reports a failure; where nothing is served yet, the cache may still help."""

@@ -153,6 +153,28 @@ async def test_a_cache_whose_note_of_the_last_release_is_unreadable_is_told_and_
         await until(lambda: "can't be used" in loader.last_failure)
 
 
+async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_later(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    store.set_channel(name, name, None)
+    in_the_way = tmp_path / "cache" / "last"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("where a folder should be")
+    loader = loader_of(store, tmp_path / "cache", name)
+    with structlog.testing.capture_logs() as logs:
+        async with running(loader) as announced:
+            await until(lambda: loader._note_retries.failures >= 3)
+            assert announced == [name]
+            assert loader.failure is None
+            in_the_way.unlink()
+            await until(lambda: ReleaseCache(tmp_path / "cache").last("ranking", name) == name)
+    warnings = [line for line in logs if line["log_level"] in ("warning", "error")]
+    assert [(line["release"], "can't be used" in line["reason"]) for line in warnings] == [
+        (name, True)
+    ]
+
+
 async def test_damaged_cache_is_not_served(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
