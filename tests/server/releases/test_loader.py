@@ -10,6 +10,7 @@ from server.ranking.release import FILES, RankingRelease
 from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.loading import running, serves
 from tests.builders.releases import build_release, write_manifest
@@ -103,20 +104,33 @@ async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
         await until(lambda: not loader.last_failure)
 
 
-async def test_pod_that_starts_while_s3_is_down_serves_from_its_cache(
-    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("elsewhere", "reason"),
+    [
+        (lambda _: unreachable_s3(), "can't be reached"),
+        (lambda s3: s3.model_copy(update={"bucket": "mistyped"}), "has no bucket 'mistyped'"),
+    ],
+    ids=["down", "another bucket"],
+)
+async def test_pod_that_starts_where_its_bucket_is_not_there_serves_from_its_cache(
+    store: ReleaseStore,
+    publish: Publish,
+    name: str,
+    tmp_path: Path,
+    elsewhere: Callable[[S3Settings], S3Settings],
+    reason: str,
 ) -> None:
     publish(name)
     store.set_channel(name, name, None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
         await until(lambda: announced == [name])
-    again = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
+    again = loader_of(ReleaseStore(elsewhere(store.settings)), tmp_path / "cache", name)
     async with running(again) as announced_again:
         await until(lambda: announced_again == [name])
         assert again.serving is not None
         assert again.serving.origin == "cache"
-        assert "can't be reached" in again.last_failure
+        assert reason in again.last_failure
 
 
 async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
