@@ -237,6 +237,9 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
     built: list[str] = []
     passed_on = threading.Event()
 
+    def hold_up() -> None:
+        passed_on.wait(60)
+
     def build(folder: Path) -> Any:
         built.append(folder.name)
         return RANKING_POD.build(folder)
@@ -249,7 +252,7 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
         loader = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name, build=build)
         async with running(loader):
             await until(lambda: serves(loader, ids[0]))
-            proxy.only, proxy.before_answer = f"{ids[1]}/{RANKER}".encode(), passed_on.wait
+            proxy.only, proxy.before_answer = f"{ids[1]}/{RANKER}".encode(), hold_up
             point(store, name, ids[1])
             await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
             point(store, name, ids[2])
