@@ -23,6 +23,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest, ShadowComparison
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.service import gateway_pod
+from server.gateway.stages.tries import TRY_HEADER
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import gateway_settings
@@ -50,13 +51,18 @@ class ShadowRanking(RankingServiceServicer):
 
     def __init__(self, target: str, change: Callable[[Answer], None], delay: float) -> None:
         self._target, self._change, self._delay = target, change, delay
+        self.tries: dict[bool, bool] = {}
+        """Whether calls for the shadow pool, and others, limit the time of one try."""
 
     async def RankCandidates(  # noqa: N802
         self, request: ranking_pb2.RankCandidatesRequest, context: Any
     ) -> Answer:
         async with grpc.aio.insecure_channel(self._target) as channel:
             answer: Answer = await RankingServiceStub(channel).RankCandidates(request)
-        if ("x-vireo-pool", "shadow") in context.invocation_metadata():
+        metadata = dict(context.invocation_metadata())
+        for_shadow = metadata.get("x-vireo-pool") == "shadow"
+        self.tries[for_shadow] = TRY_HEADER in metadata
+        if for_shadow:
             await asyncio.sleep(self._delay)
             self._change(answer)
         return answer
@@ -65,13 +71,14 @@ class ShadowRanking(RankingServiceServicer):
 @asynccontextmanager
 async def shadow_ranking(
     target: str, change: Callable[[Answer], None] = lambda _: None, delay: float = 0.0
-) -> AsyncIterator[str]:
-    """Where a pod answers that has the one at `target` rank, and changes it for the shadow."""
+) -> AsyncIterator[tuple[str, ShadowRanking]]:
+    """A pod that has the one at `target` rank, and changes it for the shadow; and where it is."""
     server = grpc.aio.server()
-    add_RankingServiceServicer_to_server(ShadowRanking(target, change, delay), server)
+    pod = ShadowRanking(target, change, delay)
+    add_RankingServiceServicer_to_server(pod, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    yield f"127.0.0.1:{port}"
+    yield f"127.0.0.1:{port}", pod
     await server.stop(None)
 
 
@@ -142,7 +149,7 @@ async def test_answers_that_cannot_be_compared_are_counted_and_the_rest_goes_on(
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         async with (
-            shadow_ranking(ranking_target, change) as ranking,
+            shadow_ranking(ranking_target, change) as (ranking, _),
             gateway_channel(
                 release, features, candidate_target, ranking, shadow_share=1.0
             ) as channel,
@@ -160,7 +167,7 @@ async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
 ) -> None:
     limit = 1.0
     async with (
-        shadow_ranking(ranking_target, delay=1.3 * limit) as ranking,
+        shadow_ranking(ranking_target, delay=1.3 * limit) as (ranking, pod),
         gateway_channel(
             release,
             features,
@@ -172,3 +179,4 @@ async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
     ):
         shadow = await recommend_until(channel, lambda shadow: shadow.compared > 0)
     assert shadow.shadow_time.ToTimedelta().total_seconds() > limit
+    assert pod.tries == {False: True, True: False}, "one pod of the shadow has all of the time"
