@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from prometheus_client import Counter, Histogram
@@ -12,6 +12,8 @@ from prometheus_client import Counter, Histogram
 WINDOW = 1000
 """So many of the latest comparisons are summed up."""
 _TOP = 10
+_PAIRS = 4
+"""So many pairs of releases are kept apart: pods turn one by one."""
 
 OUTCOMES = Counter(
     "vireo_shadow_requests",
@@ -29,6 +31,8 @@ OVERLAP = Histogram(
 class Slate:
     """What one pool answered."""
 
+    release_id: str
+    """The release that it came from, candidates and ranking."""
     ids: tuple[str, ...]
     """Best first."""
     scores: tuple[float, ...]
@@ -51,7 +55,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Summary:
-    """The latest WINDOW comparisons, and what became of all requests."""
+    """The latest WINDOW comparisons of two releases, and what became of all requests."""
 
     release_id: str
     """The release that the shadow answered from last; empty where it never did."""
@@ -80,48 +84,65 @@ def compare(served: Slate, shadow: Slate) -> Compared:
     )
 
 
+@dataclass
+class _Window:
+    """What is known of one pair of releases."""
+
+    latest: deque[Compared] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    count: int = 0
+    failed: int = 0
+    dropped: int = 0
+
+
 class Comparisons:
-    """Counts and the latest comparisons; starts afresh whenever the shadow's release changes."""
+    """Counts and the latest comparisons, by the releases that were served and repeated on.
+
+    What is told is of the pair that was compared last.
+    """
 
     def __init__(self) -> None:
         """Nothing has been compared yet."""
-        self._start_with("")
+        self._shadow_id = ""
+        self._window = _Window()
+        # By the served and the shadow's release; the pair compared last is the last.
+        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
 
-    def _start_with(self, release_id: str) -> None:
-        self._release_id = release_id
-        self._compared: deque[Compared] = deque(maxlen=WINDOW)
-        self._count = self._failed = self._dropped = 0
-
-    def add(self, release_id: str, compared: Compared) -> None:
-        """Takes up a comparison with a shadow's release."""
-        if release_id != self._release_id:
-            self._start_with(release_id)
-        self._compared.append(compared)
-        self._count += 1
+    def add(self, served: Slate, shadow: Slate) -> None:
+        """Compares two slates for one request and takes up the outcome."""
+        compared = compare(served, shadow)
+        pair = served.release_id, shadow.release_id
+        self._window = self._windows.setdefault(pair, _Window())
+        self._windows.move_to_end(pair)
+        if len(self._windows) > _PAIRS:
+            self._windows.popitem(last=False)
+        self._shadow_id = shadow.release_id
+        self._window.latest.append(compared)
+        self._window.count += 1
         OUTCOMES.labels("compared").inc()
         OVERLAP.observe(compared.overlap)
 
     def failed(self) -> None:
         """Counts a request that the shadow did not answer in full."""
-        self._failed += 1
+        self._window.failed += 1
         OUTCOMES.labels("failed").inc()
 
     def dropped(self) -> None:
         """Counts a request for which there was no place in the queue."""
-        self._dropped += 1
+        self._window.dropped += 1
         OUTCOMES.labels("dropped").inc()
 
     def summary(self) -> Summary:
         """How it stands."""
+        window = self._window
 
         def column(name: str) -> Sequence[float]:
-            return [getattr(each, name) for each in self._compared] or [0.0]
+            return [getattr(each, name) for each in window.latest] or [0.0]
 
         return Summary(
-            release_id=self._release_id,
-            compared=self._count,
-            failed=self._failed,
-            dropped=self._dropped,
+            release_id=self._shadow_id,
+            compared=window.count,
+            failed=window.failed,
+            dropped=window.dropped,
             overlap=float(np.mean(column("overlap"))),
             score_shift=float(np.mean(column("score_shift"))),
             served_seconds=float(np.median(column("served_seconds"))),

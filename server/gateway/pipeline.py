@@ -77,7 +77,7 @@ class RecommendPipeline:
                     degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
                 elif self.shadow is not None:
                     seconds = retrieval.seconds + ranking.seconds
-                    self.shadow.offer(query, viewer, items, seconds)
+                    self.shadow.offer(query, viewer, items, release_id, seconds)
 
         return pb.RecommendResponse(
             items=items,

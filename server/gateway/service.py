@@ -27,7 +27,7 @@ from server.gateway.settings import GatewaySettings
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
-from server.gateway.stages.shadow import Shadow
+from server.gateway.stages.shadow import SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
@@ -104,11 +104,15 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
     )
 
-    retrieve = Retrieve(
-        CandidateServiceStub(candidate), settings.retrieval_timeout, settings.candidates
-    )
-    rank = Rank(RankingServiceStub(ranking), settings.ranking_timeout)
-    shadow = Shadow(retrieve, rank, settings.shadow_share) if settings.shadow_share else None
+    def calls(retrieval_timeout: float, ranking_timeout: float) -> tuple[Retrieve, Rank]:
+        return (
+            Retrieve(CandidateServiceStub(candidate), retrieval_timeout, settings.candidates),
+            Rank(RankingServiceStub(ranking), ranking_timeout),
+        )
+
+    retrieve, rank = calls(settings.retrieval_timeout, settings.ranking_timeout)
+    share = settings.shadow_share
+    shadow = Shadow(*calls(SECONDS, SECONDS), share) if share else None
 
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server

@@ -36,4 +36,5 @@ class GatewaySettings(PodSettings):
     shadow_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the answered requests that is repeated on the shadow pool and compared."""
     turn_last_seconds: float = Field(default=10.0, ge=0)
-    """Most seconds to wait, with a new release built, until the inner pods serve it."""
+    """Most seconds to wait, with a new release built, while an inner pod neither serves nor loads
+    it."""

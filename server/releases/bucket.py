@@ -96,12 +96,16 @@ class Bucket:
                 response.release_conn()
 
     def get(self, name: str) -> tuple[bytes, str] | None:
-        """A small object's content and ETag; None where it isn't there."""
+        """A small object's content and ETag; None where it isn't there.
+
+        Raises:
+            NotInStoreError: the bucket isn't there.
+        """
         with explained(self.settings):
             try:
                 response = self._client.get_object(self.name, name)
             except S3Error as error:
-                if error.code in ("NoSuchKey", "NoSuchBucket"):
+                if error.code == "NoSuchKey":
                     return None
                 raise
             try:

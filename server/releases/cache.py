@@ -76,11 +76,12 @@ class ReleaseCache:
             (self.root / "blobs").mkdir(parents=True, exist_ok=True)
             self._touch(release_id)
             absent = self._absent(entries, threads, progress)
-            if absent:
-                progress.enter(Stage.DOWNLOADING)
-                self._make_space(absent)
             for path in entries.keys() - absent.keys():
                 self._link(release_id, path, entries[path])
+            if absent:
+                progress.enter(Stage.DOWNLOADING)
+                # Only now: it deletes what no release links.
+                self._make_space(absent)
 
             def download(path: str, entry: FileEntry) -> None:
                 blob = self._blob(entry)
@@ -115,8 +116,14 @@ class ReleaseCache:
             return self._complete(manifest)
 
     def remember(self, pod: str, channel: str, release_id: str) -> None:
-        """Notes that pods of a kind serve this release of a channel."""
+        """Notes that pods of a kind serve this release of a channel.
+
+        The one that they served until now counts as used just now: a rollback needs it.
+        """
+        before = self.last(pod, channel)
         with _disk_errors_explained(self.root):
+            if before is not None and (self.root / "releases" / before).is_dir():
+                self._touch(before)
             _write(self.root / "last" / pod / channel, release_id.encode())
 
     def last(self, pod: str, channel: str) -> str | None:

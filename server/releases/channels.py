@@ -100,7 +100,11 @@ class Channels:
         self._bucket = bucket
 
     def read(self, name: str) -> Channel | None:
-        """The channel, or None where it was never set."""
+        """The channel, or None where it was never set.
+
+        Raises:
+            NotInStoreError: the bucket isn't there.
+        """
         found = self._bucket.get(_object(name))
         if found is None:
             return None
@@ -148,6 +152,8 @@ class Channels:
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
         """The changes of a channel, oldest first; the last few only where so many are named."""
+        if not self._bucket.exists():
+            return ()
         names = self._recorded(name)
         current = self.read(name)
         with ThreadPoolExecutor(PARALLEL) as threads:

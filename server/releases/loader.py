@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from server.errors import VireoError
-from server.releases.cache import ReleaseCache
+from server.releases.cache import CacheError, ReleaseCache
 from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.manifest import ReleaseError
 from server.releases.progress import Failure, LoadProgress, Progress, Stage
@@ -111,6 +111,7 @@ class ReleaseLoader(Generic[T]):
         self._progress = LoadProgress()
         self._noted = ""
         self._retries = Retries(poll_seconds)
+        self._note_retries = Retries(poll_seconds)
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
         # One thread loads, and one gives memory back in the meantime.
@@ -193,11 +194,7 @@ class ReleaseLoader(Generic[T]):
                 return False
             else:
                 store = await self._store_to_load_from()
-                await self._load(
-                    wanted,
-                    "s3",
-                    lambda: self._cache.fetch(store, wanted, self._files, self._progress),
-                )
+                await self._load(wanted, "s3", await self._fetch(store, wanted))
         await self._note()
         return True
 
@@ -208,12 +205,38 @@ class ReleaseLoader(Generic[T]):
             return self._store if last is None or self._retries.failures else self._hasty_store
         return self._store
 
-    async def _load(self, release_id: str, origin: Origin, folder: Callable[[], Path]) -> None:
+    async def _fetch(self, store: ReleaseStore, release_id: str) -> Path:
+        """The folder of a release, for as long as the channel names it.
+
+        Raises:
+            _ChannelMovedOnError: the channel names another release by now. What has arrived
+                stays for the next attempt.
+        """
         self._progress.begin(Stage.VERIFYING, release_id)
-        path = await self._off_loop(folder)
+        fetching = asyncio.ensure_future(
+            self._off_loop(
+                lambda: self._cache.fetch(store, release_id, self._files, self._progress)
+            )
+        )
+        try:
+            while True:
+                await asyncio.wait([fetching], timeout=self._poll_seconds)
+                if fetching.done():
+                    return fetching.result()
+                if not await self._is_still_named(release_id):
+                    raise _ChannelMovedOnError
+        except Exception:
+            self._progress.abandon()
+            await asyncio.gather(fetching, return_exceptions=True)
+            raise
+        finally:
+            fetching.cancel()  # the pod stops: whoever stops it doesn't wait for S3
+
+    async def _load(self, release_id: str, origin: Origin, folder: Path) -> None:
+        """Builds what is served out of a release's folder, and swaps to it."""
         await self.held.drop_previous()
         self._progress.enter(Stage.BUILDING)
-        content = await self._off_loop(lambda: self._build(path))
+        content = await self._off_loop(lambda: self._build(folder))
         replay = self._replay
         if replay is not None:
             self._progress.enter(Stage.REPLAYING)
@@ -264,10 +287,24 @@ class ReleaseLoader(Generic[T]):
         """Notes in the cache what is served, so that it stays there and is found again."""
         assert self.serving is not None
         release_id = self.serving.release_id
-        if self._noted != release_id:
+        if self._noted == release_id or self._note_retries.is_put_off(release_id):
+            return
+        try:
             await self._off_loop(lambda: self._cache.remember(self._pod, self.channel, release_id))
             await self._off_loop(self._cache.prune)
+        except CacheError as error:
+            # Declared policy: it is served all the same. Without the note a pod that starts
+            # while S3 is down doesn't find it; so it is tried again.
+            self._note_retries.load_failed(release_id)
+            if self._note_retries.failures == 1:
+                log.warning(
+                    "release is served, but not noted in the cache",
+                    release=release_id,
+                    reason=str(error),
+                )
+        else:
             self._noted = release_id
+            self._note_retries.succeeded()
 
     async def _fail(self, error: Exception, wanted: str) -> None:
         """Reports a failure; where nothing is served yet, the cache may still help."""
@@ -283,11 +320,11 @@ class ReleaseLoader(Generic[T]):
         """Serves the cached release that was served last, where there is one."""
         release_id = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
         if release_id is not None:
-            await self._load(
-                release_id,
-                "cache",
-                lambda: self._cache.open(release_id, self._files, self._progress),
+            self._progress.begin(Stage.VERIFYING, release_id)
+            folder = await self._off_loop(
+                lambda: self._cache.open(release_id, self._files, self._progress)
             )
+            await self._load(release_id, "cache", folder)
 
     async def _off_loop(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

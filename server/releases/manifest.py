@@ -52,16 +52,29 @@ class FeatureSchema(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    video_features: tuple[str, ...] = VIDEO_FEATURES
-    retrieval_features: tuple[str, ...] = RETRIEVAL_FEATURES
-    match_features: tuple[str, ...] = MATCH_FEATURES
-    viewer_features: tuple[str, ...] = VIEWER_FEATURES
+    video_features: tuple[str, ...]
+    retrieval_features: tuple[str, ...]
+    match_features: tuple[str, ...]
+    viewer_features: tuple[str, ...]
     history_limit: int
     """How many of the last watched videos the viewer tower reads."""
     vector_size: int
     """Dimensions of the viewer and video embeddings."""
-    constants: dict[str, float] = Field(default_factory=feature_constants)
+    constants: dict[str, float]
     """The numbers that give features their meaning; see `server.features.constants`."""
+
+    @staticmethod
+    def ours(history_limit: int, vector_size: int) -> FeatureSchema:
+        """What this build computes, for models of these sizes."""
+        return FeatureSchema(
+            video_features=VIDEO_FEATURES,
+            retrieval_features=RETRIEVAL_FEATURES,
+            match_features=MATCH_FEATURES,
+            viewer_features=VIEWER_FEATURES,
+            history_limit=history_limit,
+            vector_size=vector_size,
+            constants=feature_constants(),
+        )
 
     def difference(self) -> str:
         """The first field that differs from what this build computes; empty where none does."""

@@ -51,7 +51,7 @@ class Failure:
 
 
 class LoadStoppedError(Exception):
-    """The load was told to stop; its process is about to end."""
+    """The load was told to stop: its process is about to end, or another release is wanted."""
 
 
 class LoadProgress:
@@ -63,11 +63,12 @@ class LoadProgress:
         """How far it is now."""
         self._lock = threading.Lock()
         self._files: dict[str, int] = {}
-        self._stopped = False
+        self._stopped = self._abandoned = False
 
     def begin(self, stage: Stage, release_id: str = "") -> None:
         """Starts anew, with no bytes."""
         with self._lock:
+            self._abandoned = False
             self._files.clear()
             self.value = Progress(stage, release_id)
 
@@ -90,12 +91,17 @@ class LoadProgress:
             LoadStoppedError: the load shall go no further.
         """
         with self._lock:
-            if self._stopped:
+            if self._stopped or self._abandoned:
                 raise LoadStoppedError
             self._files[path] = size
             now = self.value
             done = sum(self._files.values())
             self.value = Progress(now.stage, now.release_id, done, now.bytes_total)
+
+    def abandon(self) -> None:
+        """Ends the load at its next byte; the next one begins as usual."""
+        with self._lock:
+            self._abandoned = True
 
     def stop(self) -> None:
         """Ends the load, and every later one, at its next byte."""

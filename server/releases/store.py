@@ -117,7 +117,11 @@ class ReleaseStore:
         return self.bucket.read(release_object(release_id, path), offset)
 
     def read_channel(self, name: str) -> Channel | None:
-        """The channel, or None where it was never set."""
+        """The channel, or None where it was never set.
+
+        Raises:
+            NotInStoreError: the bucket isn't there.
+        """
         return self._channels.read(name)
 
     def channels(self) -> dict[str, Channel]:

@@ -31,6 +31,10 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+_PRODUCTION = "production"
+_LONGEST_OFF_PRODUCTION = 10.0
+"""Seconds to keep the release before on pods whose channel gateways don't follow."""
+
 
 class PodSettings(RpcSettings):
     """Settings of every pod."""
@@ -43,10 +47,22 @@ class PodSettings(RpcSettings):
     """How many releases the cache keeps besides those that pods of this machine served last."""
     poll_seconds: float = Field(default=0.5, gt=0)
     """How often to look whether the channel names another release."""
-    keep_previous_seconds: float = Field(default=10.0, ge=0)
-    """How long a release stays in memory after the next one took over, for calls pinned to it."""
+    keep_previous_seconds: float = Field(default=60.0, ge=0)
+    """How long a release stays in memory after the next one took over, for calls pinned to it;
+    at most 10 where the channel isn't production."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
+
+    @property
+    def previous_is_kept(self) -> float:
+        """Seconds for which the release before is kept, on the channel that is followed.
+
+        Gateways follow production and pin retrieval to its release: a canary pod that holds that
+        one as its previous would answer from it instead of from the canary's for as long.
+        """
+        if self.channel == _PRODUCTION:
+            return self.keep_previous_seconds
+        return min(self.keep_previous_seconds, _LONGEST_OFF_PRODUCTION)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         replay=pod.replay,
         ready=pod.ready,
         poll_seconds=settings.poll_seconds,
-        keep_previous_seconds=settings.keep_previous_seconds,
+        keep_previous_seconds=settings.previous_is_kept,
     )
     worker = Worker(settings.work_queue_limit)
     server = RpcServer(settings)

@@ -14,6 +14,7 @@ import structlog
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
 from server.stack.lock import FileLock, LockTakenError
 from server.stack.ports import check_ports_free
@@ -192,7 +193,10 @@ def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
 def _check_release(settings: StackSettings, server: S3Settings) -> None:
     """Raises NoReleaseError, or VireoError without features, before pods wait in vain."""
     store = ReleaseStore(server)
-    channel = store.read_channel(settings.channel)
+    try:
+        channel = store.read_channel(settings.channel)
+    except NotInStoreError:
+        channel = None  # nothing was ever published: the bucket isn't there yet
     if channel is None:
         raise NoReleaseError(
             f"channel {settings.channel} names no release yet; "

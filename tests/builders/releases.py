@@ -87,7 +87,7 @@ def write_manifest(
         code_commit="0" * 40,
         data_fingerprint="0" * 64,
         holdout="last",
-        feature_schema=FeatureSchema(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
+        feature_schema=FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
         quotas=quotas or Quotas(),
         score_weights=weights or ScoreWeights(watch=1.0, like=0.5),
         metrics={},

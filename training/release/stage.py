@@ -113,7 +113,7 @@ def stage_retrieval(
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, golden_viewers(data), data, golden)
-    schema = FeatureSchema(
+    schema = FeatureSchema.ours(
         history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
     )
     Manifest(

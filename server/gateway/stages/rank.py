@@ -12,6 +12,7 @@ from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError
 from server.gateway.stages.retrieve import viewer_message
+from server.gateway.stages.tries import one_try
 
 if TYPE_CHECKING:
     from vireo.v1.ranking_pb2_grpc import RankingServiceAsyncStub
@@ -34,7 +35,8 @@ class Rank:
     ) -> pb.RankCandidatesResponse:
         """The best page of the candidates, from their release while the pod holds it.
 
-        `pool` is metadata that sends the call to another pool than the viewer's.
+        `pool` is metadata that sends the call to another pool than the viewer's. Such a call is
+        for comparison, and one pod has all of its time.
 
         Raises:
             StageFailedError: no pod answered in time.
@@ -51,11 +53,10 @@ class Rank:
             titles=query.explain,
             release_id=candidates.release_id,
         )
+        budget = query.deadline.budget(self._timeout)
         try:
             return await self._stub.RankCandidates(
-                request,
-                timeout=query.deadline.budget(self._timeout),
-                metadata=query.metadata + pool,
+                request, timeout=budget, metadata=query.metadata + (pool or one_try(budget))
             )
         except grpc.aio.AioRpcError as error:
             raise StageFailedError(f"{error.code().name}: {error.details()}") from error

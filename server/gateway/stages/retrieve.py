@@ -11,6 +11,7 @@ from vireo.v1 import viewer_pb2
 from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError
+from server.gateway.stages.tries import one_try
 
 if TYPE_CHECKING:
     from vireo.v1.candidate_pb2_grpc import CandidateServiceAsyncStub
@@ -41,18 +42,18 @@ class Retrieve:
     ) -> pb.RetrieveCandidatesResponse:
         """The candidates, best first, from `release_id` while the pod holds it.
 
-        `pool` is metadata that sends the call to another pool than the viewer's.
+        `pool` is metadata that sends the call to another pool than the viewer's. Such a call is
+        for comparison, and one pod has all of its time.
 
         Raises:
             StageFailedError: no pod answered in time.
             UnknownSeedError: the query follows a video that the release doesn't have.
         """
         request = retrieve_request(query, viewer, self._candidates, release_id)
+        budget = query.deadline.budget(self._timeout, _SHARE)
         try:
             return await self._stub.RetrieveCandidates(
-                request,
-                timeout=query.deadline.budget(self._timeout, _SHARE),
-                metadata=query.metadata + pool,
+                request, timeout=budget, metadata=query.metadata + (pool or one_try(budget))
             )
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.NOT_FOUND and query.seed_key is not None:

@@ -7,10 +7,11 @@ import random
 import time
 from dataclasses import dataclass
 
+import structlog
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.viewer import ViewerFeatures
-from server.gateway.comparison import Comparisons, Slate, compare
+from server.gateway.comparison import Comparisons, Slate
 from server.gateway.deadline import Deadline
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.answer import ranked_items
@@ -18,12 +19,15 @@ from server.gateway.stages.attempt import StageFailedError
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
 
+log = structlog.get_logger()
+
 POOL = (("x-vireo-pool", "shadow"),)
 """Metadata that sends an inner call to the shadow pool."""
 _QUEUE = 16
 _WORKERS = 2
-_SECONDS = 2.0
-"""A shadow may be slower than what viewers would wait for: that is found out, too."""
+SECONDS = 2.0
+"""Most seconds of each call. A shadow may be slower than what viewers would wait for: that is
+found out, too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ class Shadow:
     """A bounded queue of answered requests, and the tasks that repeat them."""
 
     def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
-        """Takes the two calls, and the share of requests that is repeated, 0 to 1."""
+        """Takes the two calls, limited to SECONDS each, and the share of requests that is repeated.
+
+        The share is 0 to 1.
+        """
         self.comparisons = Comparisons()
         self._retrieve, self._rank = retrieve, rank
         self._share = share
@@ -48,13 +55,22 @@ class Shadow:
         query: RecommendQuery,
         viewer: ViewerFeatures,
         items: list[pb.SlateItem],
+        release_id: str,
         seconds: float,
     ) -> None:
-        """Takes up a slate that is about to be answered, if chance and the queue have it so."""
+        """Takes up a slate that is about to be answered, if chance and the queue have it so.
+
+        Args:
+            query: what was asked.
+            viewer: the viewer's features as they were read.
+            items: the slate.
+            release_id: the release that it came from.
+            seconds: what retrieval and ranking took.
+        """
         if not items or random.random() >= self._share:  # noqa: S311
             return
         try:
-            self._queue.put_nowait(_Answered(query, viewer, slate_of(items, seconds)))
+            self._queue.put_nowait(_Answered(query, viewer, slate_of(release_id, items, seconds)))
         except asyncio.QueueFull:
             self.comparisons.dropped()
 
@@ -71,21 +87,31 @@ class Shadow:
                 await self._repeat(answered)
             except (StageFailedError, UnknownSeedError):
                 self.comparisons.failed()
+            except Exception:
+                # Declared policy: whatever another build answers, viewers don't notice.
+                log.exception("a shadow's answer can't be compared")
+                self.comparisons.failed()
 
     async def _repeat(self, answered: _Answered) -> None:
-        query = answered.query.again(Deadline.after(_SECONDS))
+        # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
+        query = answered.query.again(Deadline.after(2.5 * SECONDS))
         started = time.perf_counter()
         candidates = await self._retrieve(query, answered.viewer, "", POOL)
         ranked = await self._rank(query, answered.viewer, candidates, POOL)
         items = ranked_items(ranked, candidates)
         if not items:
             raise StageFailedError("the shadow pool answered no videos")
-        shadow = slate_of(items, time.perf_counter() - started)
-        self.comparisons.add(ranked.release_id, compare(answered.served, shadow))
+        if ranked.release_id != candidates.release_id:
+            raise StageFailedError("the shadow pool's candidates and ranking are of two releases")
+        seconds = time.perf_counter() - started
+        self.comparisons.add(answered.served, slate_of(ranked.release_id, items, seconds))
 
 
-def slate_of(items: list[pb.SlateItem], seconds: float) -> Slate:
+def slate_of(release_id: str, items: list[pb.SlateItem], seconds: float) -> Slate:
     """The slate of some items."""
     return Slate(
-        tuple(item.video_id for item in items), tuple(item.score for item in items), seconds
+        release_id,
+        tuple(item.video_id for item in items),
+        tuple(item.score for item in items),
+        seconds,
     )

@@ -7,8 +7,10 @@ from server.gateway.comparison import Comparisons, Slate, compare
 TEN = tuple(f"video-{number}" for number in range(10))
 
 
-def slate(ids: tuple[str, ...], score: float = 0.5, seconds: float = 0.1) -> Slate:
-    return Slate(ids, (score,) * len(ids), seconds)
+def slate(
+    ids: tuple[str, ...], score: float = 0.5, seconds: float = 0.1, release_id: str = "served"
+) -> Slate:
+    return Slate(release_id, ids, (score,) * len(ids), seconds)
 
 
 @pytest.mark.parametrize(
@@ -37,14 +39,40 @@ def test_score_shift_and_times_tell_the_shadow_from_the_served() -> None:
 def test_summary_is_of_one_release_of_the_shadow() -> None:
     comparisons = Comparisons()
     assert comparisons.summary().compared == 0
-    comparisons.add("first", compare(slate(TEN), slate(("other", *TEN[:9]))))
+    comparisons.add(slate(TEN), slate(("other", *TEN[:9]), release_id="first"))
     comparisons.failed()
     comparisons.dropped()
     summary = comparisons.summary()
     assert (summary.release_id, summary.compared) == ("first", 1)
     assert (summary.failed, summary.dropped) == (1, 1)
     assert summary.overlap == pytest.approx(0.9)
-    comparisons.add("second", compare(slate(TEN), slate(TEN)))
+    comparisons.add(slate(TEN), slate(TEN, release_id="second"))
     summary = comparisons.summary()
     assert (summary.release_id, summary.compared, summary.failed) == ("second", 1, 0)
     assert summary.overlap == pytest.approx(1.0)
+
+
+def test_summary_starts_afresh_with_another_served_release() -> None:
+    comparisons = Comparisons()
+    comparisons.add(slate(TEN), slate(TEN[::-1], release_id="shadow"))
+    comparisons.add(slate(TEN, release_id="next"), slate(("other", *TEN[:9]), release_id="shadow"))
+    summary = comparisons.summary()
+    assert summary.compared == 1
+    assert summary.overlap == pytest.approx(0.9)
+
+
+def test_shadow_pods_on_two_releases_keep_each_others_comparisons() -> None:
+    comparisons = Comparisons()
+    for _ in range(5):
+        for release_id in ("first", "second"):
+            comparisons.add(slate(TEN), slate(TEN, release_id=release_id))
+            summary = comparisons.summary()
+            assert summary.release_id == release_id
+    assert summary.compared == 5
+
+
+def test_pairs_of_releases_of_long_ago_are_forgotten() -> None:
+    comparisons = Comparisons()
+    for release_id in ("first", "a", "b", "c", "d", "first"):
+        comparisons.add(slate(TEN), slate(TEN, release_id=release_id))
+    assert comparisons.summary().compared == 1

@@ -384,6 +384,22 @@ async def test_an_empty_slate_after_a_failed_source_is_declared(
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
 
 
+@pytest.mark.parametrize(("limit", "least", "most"), [(20.0, 8000, 10000), (0.06, 50, 50)])
+async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_50_ms_at_least(
+    release: Path, features: Path, limit: float, least: int, most: int
+) -> None:
+    recorder = Recorder()
+    async with (
+        recording(recorder) as candidate,
+        gateway(release, features, candidate, NOWHERE, retrieval_timeout=limit) as stub,
+    ):
+        async with asyncio.timeout(20):
+            while not recorder.metadata:  # in so short a time a call may not arrive
+                await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    told = int(recorder.metadata["x-envoy-upstream-rq-per-try-timeout-ms"])
+    assert least <= told <= most
+
+
 async def test_the_inner_hop_gets_the_request_id_and_the_viewers_row(
     release: Path, features: Path
 ) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import structlog
+from vireo.v1 import ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.ranking_pb2_grpc import (
+    RankingServiceServicer,
+    RankingServiceStub,
+    add_RankingServiceServicer_to_server,
+)
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest, ShadowComparison
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.service import gateway_pod
+from server.gateway.stages.tries import TRY_HEADER
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import gateway_settings
@@ -33,6 +41,57 @@ async def gateway_channel(
     settings = gateway_settings(features, candidate, ranking, **changes)
     async with serving(gateway_pod(settings), release) as (_, channel):
         yield channel
+
+
+Answer = ranking_pb2.RankCandidatesResponse
+
+
+class ShadowRanking(RankingServiceServicer):
+    """A ranking pod whose answers for the shadow pool are changed, and late."""
+
+    def __init__(self, target: str, change: Callable[[Answer], None], delay: float) -> None:
+        self._target, self._change, self._delay = target, change, delay
+        self.tries: dict[bool, bool] = {}
+        """Whether calls for the shadow pool, and others, limit the time of one try."""
+
+    async def RankCandidates(  # noqa: N802
+        self, request: ranking_pb2.RankCandidatesRequest, context: Any
+    ) -> Answer:
+        async with grpc.aio.insecure_channel(self._target) as channel:
+            answer: Answer = await RankingServiceStub(channel).RankCandidates(request)
+        metadata = dict(context.invocation_metadata())
+        for_shadow = metadata.get("x-vireo-pool") == "shadow"
+        self.tries[for_shadow] = TRY_HEADER in metadata
+        if for_shadow:
+            await asyncio.sleep(self._delay)
+            self._change(answer)
+        return answer
+
+
+@asynccontextmanager
+async def shadow_ranking(
+    target: str, change: Callable[[Answer], None] = lambda _: None, delay: float = 0.0
+) -> AsyncIterator[tuple[str, ShadowRanking]]:
+    """A pod that has the one at `target` rank, and changes it for the shadow; and where it is."""
+    server = grpc.aio.server()
+    pod = ShadowRanking(target, change, delay)
+    add_RankingServiceServicer_to_server(pod, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}", pod
+    await server.stop(None)
+
+
+async def recommend_until(
+    channel: grpc.aio.Channel, condition: Callable[[ShadowComparison], bool]
+) -> ShadowComparison:
+    """Asks for full slates until the comparison is as wished."""
+    stub = RecommendationServiceStub(channel)
+    async with asyncio.timeout(20):
+        while not condition(shadow := await shadow_of(channel)):
+            await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+            await asyncio.sleep(0.02)
+    return shadow
 
 
 async def test_repeated_requests_are_compared_and_shown(
@@ -67,3 +126,57 @@ async def test_share_of_zero_repeats_nothing(
             GetServingReleaseRequest()
         )
         assert not release_state.HasField("shadow")
+
+
+def without_scores(answer: Answer) -> None:
+    del answer.scores[:]
+
+
+def of_another_release(answer: Answer) -> None:
+    answer.release_id = "another"
+
+
+@pytest.mark.parametrize(
+    ("change", "logged"), [(without_scores, True), (of_another_release, False)]
+)
+async def test_answers_that_cannot_be_compared_are_counted_and_the_rest_goes_on(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    change: Callable[[Answer], None],
+    logged: bool,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            shadow_ranking(ranking_target, change) as (ranking, _),
+            gateway_channel(
+                release, features, candidate_target, ranking, shadow_share=1.0
+            ) as channel,
+        ):
+            # More than there are workers: none has ended.
+            shadow = await recommend_until(channel, lambda shadow: shadow.failed >= 5)
+    assert not shadow.compared
+    errors = [line for line in logs if line["log_level"] == "error"]
+    assert bool(errors) == logged
+    assert all(line["exc_info"] for line in errors)
+
+
+async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    limit = 1.0
+    async with (
+        shadow_ranking(ranking_target, delay=1.3 * limit) as (ranking, pod),
+        gateway_channel(
+            release,
+            features,
+            candidate_target,
+            ranking,
+            shadow_share=1.0,
+            ranking_timeout=limit,
+        ) as channel,
+    ):
+        shadow = await recommend_until(channel, lambda shadow: shadow.compared > 0)
+    assert shadow.shadow_time.ToTimedelta().total_seconds() > limit
+    assert pod.tries == {False: True, True: False}, "one pod of the shadow has all of the time"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import pytest
 import structlog
-from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+from vireo.v1.release_pb2 import (
+    GetServingReleaseRequest,
+    GetServingReleaseResponse,
+    ReleaseLoad,
+)
 from vireo.v1.release_pb2_grpc import (
     ReleaseServiceServicer,
     ReleaseServiceStub,
@@ -17,6 +24,13 @@ from vireo.v1.release_pb2_grpc import (
 )
 
 from server.gateway.turn import InnerPods
+from server.ranking.service import RANKING_POD
+from server.releases.progress import Stage
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from tests.builders.loading import serves
+from tests.builders.pods import running_pod
+from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE
 
@@ -26,19 +40,27 @@ FOREVER = 3600.0
 class Pods(ReleaseServiceServicer):
     """Pods behind a balancer that asks each in turn."""
 
-    def __init__(self, *releases: str) -> None:
+    def __init__(self, *releases: str, loading: str = "") -> None:
         self.releases = list(releases)
+        self.loading = loading
         self.asked = 0
 
     async def GetServingRelease(  # noqa: N802
         self, request: GetServingReleaseRequest, context: Any
     ) -> GetServingReleaseResponse:
         self.asked += 1
-        return GetServingReleaseResponse(release_id=self.releases[self.asked % len(self.releases)])
+        number = self.asked % len(self.releases)
+        return GetServingReleaseResponse(
+            release_id=self.releases[number],
+            pod=f"pod-{number}",
+            loading=ReleaseLoad(release_id=self.loading) if self.loading else None,
+        )
 
 
 @asynccontextmanager
-async def behind_a_gateway(*kinds: Pods, limit: float = FOREVER) -> AsyncIterator[InnerPods]:
+async def behind_a_gateway(
+    *kinds: Pods, limit: float = FOREVER, longest: float = FOREVER
+) -> AsyncIterator[InnerPods]:
     servers = []
     stubs = []
     for pods in kinds:
@@ -49,23 +71,24 @@ async def behind_a_gateway(*kinds: Pods, limit: float = FOREVER) -> AsyncIterato
         servers.append(server)
         stubs.append(ReleaseServiceStub(grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
     try:
-        yield InnerPods(stubs, limit)
+        yield InnerPods(stubs, limit, longest)
     finally:
         for server in servers:
             await server.stop(None)
 
 
-async def test_it_is_time_once_every_pod_of_each_kind_serves_the_release() -> None:
-    candidate, ranking = Pods("new", "old"), Pods("new", "new")
+@pytest.mark.parametrize("pods", [2, 30])
+async def test_it_is_time_once_every_pod_of_each_kind_serves_the_release(pods: int) -> None:
+    candidate, ranking = Pods(*["new"] * (pods - 1), "old"), Pods("new", "new")
 
     def asked_often(pods: Pods) -> Callable[[], bool]:
-        return lambda: pods.asked > 25
+        return lambda: pods.asked > 65
 
     async with behind_a_gateway(candidate, ranking) as inner:
         waiting = asyncio.create_task(inner.serving("new"))
         await until(asked_often(candidate))
         assert not waiting.done(), "one candidate pod serves the old one"
-        candidate.releases[1] = "new"
+        candidate.releases[-1] = "new"
         await asyncio.wait_for(waiting, 20)
 
 
@@ -79,3 +102,33 @@ async def test_pods_that_never_serve_it_are_waited_for_within_bounds() -> None:
 async def test_pods_that_do_not_answer_are_waited_for_within_bounds() -> None:
     inner = InnerPods([ReleaseServiceStub(grpc.aio.insecure_channel(NOWHERE))], 0.3)
     await asyncio.wait_for(inner.serving("new"), 20)
+
+
+@pytest.mark.parametrize("loading", ["new", "another"])
+async def test_a_load_that_never_ends_is_waited_for_within_bounds(loading: str) -> None:
+    pods = Pods("old", loading=loading)
+    limit, longest = (0.3, FOREVER) if loading == "another" else (FOREVER, 0.3)
+    async with behind_a_gateway(pods, limit=limit, longest=longest) as inner:
+        await asyncio.wait_for(inner.serving("new"), 20)
+
+
+@pytest.mark.integration
+async def test_pods_are_waited_for_as_long_as_they_load(s3: S3Settings, tmp_path: Path) -> None:
+    limit = 1.0
+
+    def build(folder: Path) -> Any:
+        if folder.name == "turn-2":
+            time.sleep(2.5 * limit)
+        return RANKING_POD.build(folder)
+
+    store = ReleaseStore(s3)
+    for release_id in ("turn-1", "turn-2"):
+        store.publish(build_release(tmp_path / release_id, release_id=release_id))
+    store.set_channel("turn", "turn-1", None)
+    async with running_pod(RANKING_POD, store, tmp_path / "cache", "turn", build=build) as pod:
+        await until(lambda: serves(pod.loader, "turn-1"))
+        store.set_channel("turn", "turn-2", store.read_channel("turn"))
+        await until(lambda: pod.loader.progress.stage is Stage.BUILDING)
+        inner = InnerPods([ReleaseServiceStub(pod.channel)], limit)
+        await asyncio.wait_for(inner.serving("turn-2"), 60)
+        assert serves(pod.loader, "turn-2")

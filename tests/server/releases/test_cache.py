@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -105,15 +107,34 @@ def test_release_without_a_file_that_is_needed_is_refused(
         cache.fetch(store, name, ("videos/other.npy",))
 
 
+def make_too_large(s3: S3Settings, staged: Path) -> None:
+    """Has the manifest in the store say that the ranker is larger than any disk."""
+    manifest = json.loads((staged / MANIFEST_NAME).read_bytes())
+    manifest["files"][layout.RANKER]["size"] = 10**17
+    body = json.dumps(manifest).encode()
+    place = f"releases/{manifest['release_id']}/{MANIFEST_NAME}"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
+
+
+def test_files_that_a_load_has_found_here_are_not_deleted_to_make_space_for_it(
+    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    staged = publish(name)
+    here = [path for path in FILES if path != layout.RANKER]
+    cache.fetch(store, name, here)
+    shutil.rmtree(cache.root / "releases" / name)
+    for blob in (cache.root / "blobs").iterdir():
+        os.utime(blob, (0, 0))
+    make_too_large(s3, staged)
+    with pytest.raises(CacheError, match="free some disk"):
+        cache.fetch(store, name, FILES)
+    assert len(list((cache.root / "blobs").iterdir())) == len(here)
+
+
 def test_release_larger_than_the_disk_is_refused_before_the_download(
     store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
 ) -> None:
-    manifest = json.loads((publish(name) / MANIFEST_NAME).read_bytes())
-    manifest["files"][layout.RANKER]["size"] = 10**17
-    body = json.dumps(manifest).encode()
-    client_of(s3).put_object(
-        s3.bucket, f"releases/{name}/{MANIFEST_NAME}", BytesIO(body), len(body)
-    )
+    make_too_large(s3, publish(name))
     with pytest.raises(
         CacheError, match=r"needs 100,000,000,000\.\d MB more in .*; free some disk"
     ):

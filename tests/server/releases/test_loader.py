@@ -10,6 +10,7 @@ from server.ranking.release import FILES, RankingRelease
 from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.loading import running, serves
 from tests.builders.releases import build_release, write_manifest
@@ -103,20 +104,33 @@ async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
         await until(lambda: not loader.last_failure)
 
 
-async def test_pod_that_starts_while_s3_is_down_serves_from_its_cache(
-    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("elsewhere", "reason"),
+    [
+        (lambda _: unreachable_s3(), "can't be reached"),
+        (lambda s3: s3.model_copy(update={"bucket": "mistyped"}), "has no bucket 'mistyped'"),
+    ],
+    ids=["down", "another bucket"],
+)
+async def test_pod_that_starts_where_its_bucket_is_not_there_serves_from_its_cache(
+    store: ReleaseStore,
+    publish: Publish,
+    name: str,
+    tmp_path: Path,
+    elsewhere: Callable[[S3Settings], S3Settings],
+    reason: str,
 ) -> None:
     publish(name)
     store.set_channel(name, name, None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
         await until(lambda: announced == [name])
-    again = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
+    again = loader_of(ReleaseStore(elsewhere(store.settings)), tmp_path / "cache", name)
     async with running(again) as announced_again:
         await until(lambda: announced_again == [name])
         assert again.serving is not None
         assert again.serving.origin == "cache"
-        assert "can't be reached" in again.last_failure
+        assert reason in again.last_failure
 
 
 async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
@@ -151,6 +165,28 @@ async def test_a_cache_whose_note_of_the_last_release_is_unreadable_is_told_and_
     loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", "production")
     async with running(loader):
         await until(lambda: "can't be used" in loader.last_failure)
+
+
+async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_later(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    store.set_channel(name, name, None)
+    in_the_way = tmp_path / "cache" / "last"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("where a folder should be")
+    loader = loader_of(store, tmp_path / "cache", name)
+    with structlog.testing.capture_logs() as logs:
+        async with running(loader) as announced:
+            await until(lambda: loader._note_retries.failures >= 3)
+            assert announced == [name]
+            assert loader.failure is None
+            in_the_way.unlink()
+            await until(lambda: ReleaseCache(tmp_path / "cache").last("ranking", name) == name)
+    warnings = [line for line in logs if line["log_level"] in ("warning", "error")]
+    assert [(line["release"], "can't be used" in line["reason"]) for line in warnings] == [
+        (name, True)
+    ]
 
 
 async def test_damaged_cache_is_not_served(

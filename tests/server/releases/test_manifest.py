@@ -39,6 +39,14 @@ def another_order(document: Document) -> None:
     document["feature_schema"]["viewer_features"].reverse()
 
 
+def lost_features(document: Document) -> None:
+    del document["feature_schema"]["video_features"]
+
+
+def lost_constants(document: Document) -> None:
+    del document["feature_schema"]["constants"]
+
+
 def lost_metrics(document: Document) -> None:
     del document["metrics"]
 
@@ -60,6 +68,8 @@ def negative_size(document: Document) -> None:
         (lost_constant, r"constants\[ease\.history\] is None, this build computes with 200"),
         (unknown_constant, r"constants\[mood\.half_life\] is 1\.0, this build computes with None"),
         (another_order, r"feature_schema\.viewer_features is \['like_rate', .*this build"),
+        (lost_features, r"manifest field feature_schema\.video_features: Field required"),
+        (lost_constants, r"manifest field feature_schema\.constants: Field required"),
         (lost_metrics, "manifest field metrics: Field required"),
         (negative_size, r"manifest field files\.popular\.json\.size: Input should be greater"),
     ],

@@ -44,6 +44,19 @@ def test_releases_used_last_and_those_that_were_served_last_stay(
     assert cache.prune() == [], "it was opened just now"
 
 
+def test_release_that_was_served_until_now_stays_for_a_rollback(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    ids = [f"{name}-{letter}" for letter in "abcd"]
+    for hours, release_id in enumerate(ids):
+        publish(release_id)
+        age(cache.fetch(store, release_id, FILES), hours)
+    cache.remember("ranking", "production", ids[3])
+    cache.remember("ranking", "production", ids[0])
+    assert cache.prune() == [ids[2]]
+    cache.open(ids[3], FILES)
+
+
 def test_blobs_go_with_the_last_release_that_has_them(
     store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
 ) -> None:

@@ -89,11 +89,13 @@ def test_bucket_is_made_by_the_first_publish(s3: S3Settings, name: str, tmp_path
     store = ReleaseStore(s3.model_copy(update={"bucket": "made-by-publish"}))
     assert store.list() == ()
     assert store.channels() == {}
-    assert store.read_channel("production") is None
-    with pytest.raises(NotInStoreError, match="has no bucket 'made-by-publish'; publish"):
-        store.manifest(name)
+    assert store.history("production") == ()
+    for ask in (store.manifest, store.read_channel):
+        with pytest.raises(NotInStoreError, match="has no bucket 'made-by-publish'; publish"):
+            ask(name)
     store.publish(build_release(tmp_path, release_id=name))
     assert [each.release_id for each in store.list()] == [name]
+    assert store.read_channel(name) is None
 
 
 def test_an_unfit_release_is_listed_with_what_is_wrong_and_hides_no_other(

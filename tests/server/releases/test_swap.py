@@ -13,6 +13,7 @@ import pytest
 from server.candidate.service import CANDIDATE_POD
 from server.ranking.service import RANKING_POD
 from server.releases.cache import ReleaseCache
+from server.releases.layout import RANKER
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import Manifest
 from server.releases.progress import Progress, Stage
@@ -21,6 +22,7 @@ from server.rpc.pod import Pod
 from server.rpc.release_service import served
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import running, serves
+from tests.builders.releases import build_release
 from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -227,6 +229,47 @@ async def test_release_that_the_channel_leaves_while_it_waits_is_never_served(
         assert serves(loader, f"{name}-a")
         assert loader.held.previous is None
         assert loader.failure is None
+
+
+async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
+    store: ReleaseStore, name: str, tmp_path: Path
+) -> None:
+    built: list[str] = []
+    passed_on = threading.Event()
+
+    def hold_up() -> None:
+        passed_on.wait(60)
+
+    def build(folder: Path) -> Any:
+        built.append(folder.name)
+        return RANKING_POD.build(folder)
+
+    ids = [f"{name}-{letter}" for letter in "abc"]
+    for seed, release_id in enumerate(ids):
+        store.publish(build_release(tmp_path / release_id, release_id=release_id, seed=seed))
+    point(store, name, ids[0])
+    with faulty_s3(store.settings) as proxy:
+        loader = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name, build=build)
+        async with running(loader):
+            await until(lambda: serves(loader, ids[0]))
+            proxy.only, proxy.before_answer = f"{ids[1]}/{RANKER}".encode(), hold_up
+            point(store, name, ids[1])
+            await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
+            point(store, name, ids[2])
+            await until(lambda: loader._progress._abandoned)
+            passed_on.set()
+            await until(lambda: serves(loader, ids[2]))
+            assert built == [ids[0], ids[2]]
+            assert loader.failure is None
+            kept = [part.name for part in (tmp_path / "cache" / "blobs").glob("*.part")]
+            assert kept == [f"{sha256_of(tmp_path / ids[1])}.part"]
+            point(store, name, ids[1])
+            await until(lambda: serves(loader, ids[1]))
+
+
+def sha256_of(folder: Path) -> str:
+    """Digest of a release's ranker."""
+    return Manifest.read(folder).files[RANKER].sha256
 
 
 async def test_warm_cache_serves_while_s3_accepts_and_never_answers(

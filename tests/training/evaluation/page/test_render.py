@@ -22,7 +22,7 @@ MANIFEST = Manifest(
     code_commit="unknown",
     data_fingerprint="abc",
     holdout="last",
-    feature_schema=FeatureSchema(history_limit=5, vector_size=4),
+    feature_schema=FeatureSchema.ours(history_limit=5, vector_size=4),
     score_weights=ScoreWeights(),
     metrics={},
     files={},
