@@ -60,7 +60,9 @@ class SwapPlan:
     viewers: int = 200
     quiet_seconds: float = 20.0
     """Load without a swap, to compare with."""
-    pause_seconds: float = 11.0
+    keep_previous_seconds: float = 5.0
+    """How long pods keep the release before; the default is too long to wait for 20 times."""
+    pause_seconds: float = 6.0
     """Between all pods serving one release and the next swap: longer than pods keep the release
     before, so that each swap loads one."""
 
@@ -127,7 +129,10 @@ def measure_swaps(home: Home, dataset: str, plan: SwapPlan, console: Console) ->
     if not staged.exists():
         raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
     _prepare(home, own)
-    environment = stack_environment(own)
+    environment = {
+        **stack_environment(own),
+        "VIREO_KEEP_PREVIOUS_SECONDS": str(plan.keep_previous_seconds),
+    }
     settings = StackSettings(
         home=own.root,
         port_base=int(environment["VIREO_PORT_BASE"]),

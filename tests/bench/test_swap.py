@@ -40,7 +40,7 @@ def test_each_answer_is_held_against_the_slate_of_the_release_that_it_declares(
 @pytest.mark.integration
 def test_no_answer_is_lost_or_mixed_while_releases_are_swapped_under_load(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    plan = SwapPlan(swaps=4, rate=20, deadline=20, viewers=20, quiet_seconds=1, pause_seconds=0.5)
+    plan = SwapPlan(swaps=4, rate=20, deadline=20, viewers=20, quiet_seconds=1, pause_seconds=1)
     result = measure_swaps(home, DATASET, plan, Console(quiet=True))
     assert result.swaps == 4
     assert result.requests > 50
