@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,6 +34,7 @@ __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 _HASTY_SECONDS = 1.25
 """How long S3 may be silent where waiting for it isn't worth it; once more makes under 3 s."""
 _CLOSE_SECONDS = 1.0
+_NICE = 10
 
 FAILURES = Counter(
     "vireo_release_load_failures",
@@ -115,7 +119,7 @@ class ReleaseLoader(Generic[T]):
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
         # One thread loads, and one gives memory back in the meantime.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="release")
+        self._threads = ThreadPoolExecutor(2, "release", _yield_to_answers)
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
         """What is in memory."""
 
@@ -236,6 +240,9 @@ class ReleaseLoader(Generic[T]):
         """Builds what is served out of a release's folder, and swaps to it."""
         await self.held.drop_previous()
         self._progress.enter(Stage.BUILDING)
+        if self.serving is not None:
+            # Pods of a machine that all built at once would leave no core for answers.
+            await asyncio.sleep(random.uniform(0, self._poll_seconds))  # noqa: S311
         content = await self._off_loop(lambda: self._build(folder))
         replay = self._replay
         if replay is not None:
@@ -359,3 +366,9 @@ class ReleaseLoader(Generic[T]):
 
 async def _at_once() -> None:
     """No turn to wait for."""
+
+
+def _yield_to_answers() -> None:
+    """Lets answers go first, also those of the machine's other pods."""
+    if sys.platform == "linux":  # where each thread has a priority of its own
+        os.nice(_NICE)
