@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,6 @@ from server.releases.store import ReleaseStore
 __all__ = ["CacheError", "ReleaseCache"]
 
 _PARALLEL = 4
-_NICE = 10
-"""Verifying a large release takes seconds of a core, which answers need more urgently."""
 
 
 class ReleaseCache:
@@ -72,7 +69,7 @@ class ReleaseCache:
         manifest = self._manifest(release_id) or store.manifest(release_id)
         entries = _entries(manifest, files)
         progress.expect(sum(entry.size for entry in entries.values()))
-        with _threads() as threads, _disk_errors_explained(self.root):
+        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
             (self.root / "blobs").mkdir(parents=True, exist_ok=True)
             self._touch(release_id)
             absent = self._absent(entries, threads, progress)
@@ -105,7 +102,7 @@ class ReleaseCache:
             raise CacheError(f"release {release_id} isn't in the cache {self.root}")
         entries = _entries(manifest, files)
         progress.expect(sum(entry.size for entry in entries.values()))
-        with _threads() as threads, _disk_errors_explained(self.root):
+        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
             for path in self._absent(entries, threads, progress):
                 raise CacheError(
                     f"{path} of release {release_id} is missing or damaged in the cache {self.root}"
@@ -214,16 +211,6 @@ class ReleaseCache:
         folder = self.root / "releases" / manifest.release_id
         _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
         return folder
-
-
-def _threads() -> ThreadPoolExecutor:
-    """Threads that hash and download while others of the machine answer requests."""
-    return ThreadPoolExecutor(_PARALLEL, initializer=_step_back)
-
-
-def _step_back() -> None:
-    if sys.platform == "linux":  # where it concerns this thread, and not the whole process
-        os.nice(_NICE)
 
 
 def _entries(manifest: Manifest, files: Sequence[str]) -> dict[str, FileEntry]:

@@ -369,6 +369,9 @@ async def _at_once() -> None:
 
 
 def _yield_to_answers() -> None:
-    """Lets answers go first, also those of the machine's other pods."""
+    """Lets answers go first, also those of the machine's other pods.
+
+    The cache's threads, which verify and download, are started by this one and inherit it.
+    """
     if sys.platform == "linux":  # where each thread has a priority of its own
         os.nice(_NICE)
