@@ -263,7 +263,8 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             # No load has failed; on a busy machine a look at the channel may have been late.
             assert loader.failure is None or loader.failure.stage is Stage.LOOKING
             kept = [part.name for part in (tmp_path / "cache" / "blobs").glob("*.part")]
-            assert kept == [f"{sha256_of(tmp_path / ids[1])}.part"]
+            # Beside what may have come of its other files by then.
+            assert f"{sha256_of(tmp_path / ids[1])}.part" in kept
             point(store, name, ids[1])
             await until(lambda: serves(loader, ids[1]))
 
