@@ -37,7 +37,7 @@ from training.features.watches import load_watches
 CHANNEL = "production"
 _PODS = ("candidate-", "ranking-", "gateway-")
 _SWAP_SECONDS = 60.0
-_POLL = 0.05
+_POLL = 0.1
 _LEARNERS = 8
 _ATTEMPTS = 5
 """A busy machine may be late with an answer now and then."""

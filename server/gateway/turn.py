@@ -20,6 +20,8 @@ _IN_A_ROW_PER_POD = 10
 """How many answers in a row say that all pods behind a balancer have turned. It may draw them by
 chance: a pod that lags is then missed by all of them once in some twenty thousand times."""
 _PAUSE_SECONDS = 0.02
+_LONGER_PAUSE_SECONDS = 0.1
+"""While a pod is known not to serve the release: it takes its core to build it."""
 _CALL_SECONDS = 1.0
 _LONGEST_SECONDS = 900.0
 """A load that takes longer than this is taken for stuck."""
@@ -84,4 +86,4 @@ async def _all_serve(
                 loads()
         except grpc.aio.AioRpcError:
             in_a_row = 0  # a pod that restarts, say: whatever it serves then is asked for again
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(_PAUSE_SECONDS if in_a_row else _LONGER_PAUSE_SECONDS)

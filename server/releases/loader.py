@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from server.errors import VireoError
+from server.releases.build_turn import build_turn
 from server.releases.cache import CacheError, ReleaseCache
 from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.manifest import ReleaseError
@@ -240,14 +241,13 @@ class ReleaseLoader(Generic[T]):
         """Builds what is served out of a release's folder, and swaps to it."""
         await self.held.drop_previous()
         self._progress.enter(Stage.BUILDING)
-        if self.serving is not None:
-            # Pods of a machine that all built at once would leave no core for answers.
-            await asyncio.sleep(random.uniform(0, self._poll_seconds))  # noqa: S311
-        content = await self._off_loop(lambda: self._build(folder))
-        replay = self._replay
-        if replay is not None:
-            self._progress.enter(Stage.REPLAYING)
-            await self._off_loop(lambda: replay(content))
+        # A pod that serves nothing yet answers nobody: it builds at once.
+        async with build_turn(self._cache.root) if self.serving is not None else nullcontext():
+            content = await self._off_loop(lambda: self._build(folder))
+            replay = self._replay
+            if replay is not None:
+                self._progress.enter(Stage.REPLAYING)
+                await self._off_loop(lambda: replay(content))
         await self._turn(content, release_id, origin)
 
     async def _turn(self, content: T, release_id: str, origin: Origin) -> None:

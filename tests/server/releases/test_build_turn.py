@@ -1,0 +1,57 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from server.releases import build_turn as module
+from server.releases.build_turn import build_turn
+from tests.builders.waiting import until
+
+
+async def test_pods_that_share_a_cache_build_one_after_another(tmp_path: Path) -> None:
+    building: list[str] = []
+    most = 0
+
+    async def pod(name: str) -> None:
+        nonlocal most
+        async with build_turn(tmp_path / "cache"):
+            building.append(name)
+            most = max(most, len(building))
+            await asyncio.sleep(0.05)
+            building.remove(name)
+
+    await asyncio.gather(*(pod(name) for name in "abcd"))
+    assert most == 1
+
+
+async def test_pod_that_fails_to_build_lets_the_next_one_build(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unfit"):
+        async with build_turn(tmp_path):
+            raise ValueError("unfit")
+    async with asyncio.timeout(5), build_turn(tmp_path):
+        pass
+
+
+async def test_pod_builds_all_the_same_once_another_one_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_SECONDS", 0.2)
+    hangs, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hanging_pod() -> None:
+        async with build_turn(tmp_path):
+            hangs.set()
+            await let_go.wait()
+
+    other = asyncio.create_task(hanging_pod())
+    await until(hangs.is_set)
+    async with asyncio.timeout(5), build_turn(tmp_path):
+        assert not other.done()
+    let_go.set()
+    await other
+
+
+async def test_cache_that_cannot_be_written_keeps_nobody_from_building(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    async with build_turn(tmp_path / "cache"):
+        pass
