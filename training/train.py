@@ -35,8 +35,9 @@ from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import Origin, finish_release, stage_ranker, stage_retrieval
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
+from training.retrieval.ensemble import train_towers
 from training.retrieval.sequences import SequenceFile
-from training.retrieval.train import TrainingInterruptedError, train_retrieval
+from training.retrieval.train import TrainingInterruptedError
 from training.run import Run, fingerprint
 
 
@@ -109,7 +110,7 @@ def train_all(
 
     if release is None:
         console.rule("1 of 5  retrieval: the two towers")
-        model = train_retrieval(data, settings.retrieval, run.checkpoints, console, processes)
+        model = train_towers(data, settings.retrieval, run.checkpoints, console, processes)
         processes.leave()
         console.rule("2 of 5  exporting the viewer tower, building index and tables")
         origin = Origin(dataset, split.data_fingerprint, split.holdout)
@@ -163,7 +164,7 @@ def _train_along(home: Home, dataset: str, settings: Profile, processes: Process
     run = Run(home.run(dataset))
     data = RetrievalData.open(SequenceFile(run.sequences), videos, viewers)
     with contextlib.suppress(TrainingInterruptedError):  # The first one says so.
-        train_retrieval(data, settings.retrieval, run.checkpoints, processes=processes)
+        train_towers(data, settings.retrieval, run.checkpoints, processes=processes)
         processes.leave()
 
 

@@ -24,7 +24,7 @@ from server.features.viewer import ViewerFeatures
 from training.ranking.export import torch_scores
 from training.ranking.model import Ranker
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
+from training.retrieval.model import Towers
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -42,7 +42,7 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
 
 
 def write_tower_goldens(
-    model: TwoTower, viewers: Sequence[ViewerFeatures], data: RetrievalData, path: Path
+    model: Towers, viewers: Sequence[ViewerFeatures], data: RetrievalData, path: Path
 ) -> None:
     """Writes one batch of requests to the viewer tower, and what PyTorch answers."""
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)

@@ -36,7 +36,7 @@ from training.retrieval.co_watch import co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
-from training.retrieval.model import TwoTower
+from training.retrieval.model import Towers
 
 CO_WATCH_NEIGHBOURS = 64
 """How many following videos the co-watch table keeps of each video."""
@@ -56,7 +56,7 @@ class Origin:
 
 def stage_retrieval(
     folder: Path,
-    model: TwoTower,
+    model: Towers,
     data: RetrievalData,
     dataset: Dataset,
     repo: Path,
@@ -86,7 +86,7 @@ def stage_retrieval(
     popularity = latest_popularity(repo, ids)
     rows, weights = co_watch_table(data, CO_WATCH_NEIGHBOURS)
     model_rows, model_weights = ease_table(data)
-    content = model.video_tower.content_vectors().detach()
+    content = model.content_vectors().detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
         layout.VIDEO_VECTORS: vectors,

@@ -13,8 +13,10 @@ class RetrievalConfig:
 
     seed: int = 0
 
+    members: int = 1
+    """Pairs of towers whose scores are summed, each trained from a seed of its own."""
     dimension: int = 64
-    """Of viewer and video vectors, and of the viewer tower's width."""
+    """Of each member's viewer and video vectors, and of its viewer tower's width."""
     heads: int = 2
     blocks: int = 2
     history_limit: int = HISTORY_LIMIT

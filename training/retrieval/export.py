@@ -17,7 +17,7 @@ from torch.export import Dim
 
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from training.retrieval.model import TwoTower, readable
+from training.retrieval.model import Towers, readable
 
 TOLERANCE = 1e-4
 """Largest absolute difference from PyTorch's outputs that an export may have."""
@@ -36,7 +36,7 @@ class _ViewerTowerWithVideos(nn.Module):
 
     table: Tensor
 
-    def __init__(self, model: TwoTower) -> None:
+    def __init__(self, model: Towers) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("table", readable(model.video_vectors()))
@@ -45,7 +45,7 @@ class _ViewerTowerWithVideos(nn.Module):
         return self.model.viewer_vectors_over(self.table, history, gaps, lengths, attributes)
 
 
-def export_viewer_tower(model: TwoTower, path: Path) -> None:
+def export_viewer_tower(model: Towers, path: Path) -> None:
     """Writes the viewer tower to `path`, weights and video vectors inside.
 
     Inputs are those of `tower_inputs`, batch and history length free; the output is
@@ -99,7 +99,7 @@ def _quiet_exporter() -> Iterator[None]:
         exporter.setLevel(level)
 
 
-def check_export(model: TwoTower, path: Path) -> None:
+def check_export(model: Towers, path: Path) -> None:
     """Compares ONNX Runtime on the file at `path` with `model`.
 
     Raises:
@@ -122,7 +122,7 @@ def check_export(model: TwoTower, path: Path) -> None:
             )
 
 
-def trial_batches(model: TwoTower) -> dict[str, dict[str, Int64Array]]:
+def trial_batches(model: Towers) -> dict[str, dict[str, Int64Array]]:
     """Inputs that an export is tried on, by what they stand for."""
     limit = model.config.history_limit
     short = min(5, limit)
@@ -140,15 +140,13 @@ def trial_batches(model: TwoTower) -> dict[str, dict[str, Int64Array]]:
     return batches
 
 
-def _trial(model: TwoTower, lengths: list[int]) -> dict[str, Int64Array]:
+def _trial(model: Towers, lengths: list[int]) -> dict[str, Int64Array]:
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
     real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
-    videos = len(model.video_tower.content)
-    attributes = model.viewer_tower.attribute_embedding.num_embeddings
     return {
-        "history": np.where(real, rng.integers(1, videos + 1, shape), 0),
+        "history": np.where(real, rng.integers(1, model.video_count + 1, shape), 0),
         "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
         "lengths": np.array(lengths, np.int64),
-        "attributes": rng.integers(0, attributes, (len(lengths), ATTRIBUTE_LIMIT)),
+        "attributes": rng.integers(0, model.attribute_count + 1, (len(lengths), ATTRIBUTE_LIMIT)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Protocol, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
@@ -16,6 +16,33 @@ from training.retrieval.data import RetrievalData
 
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
+
+
+class Towers(Protocol):
+    """What serving is made from: trained towers of n videos and vectors of d dimensions."""
+
+    config: RetrievalConfig
+    video_count: int
+    attribute_count: int
+
+    def eval(self) -> Self:
+        """Without dropout from now on."""
+
+    def video_vectors(self) -> Tensor:
+        """Vectors of the catalogue, by row, float32[n, d]."""
+
+    def content_vectors(self) -> Tensor:
+        """The content part of every video's vector, without its id's, float32[n, c]."""
+
+    def viewer_vectors(
+        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
+
+    def viewer_vectors_over(
+        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
 
 
 class VideoTower(nn.Module):
@@ -167,6 +194,8 @@ class TwoTower(nn.Module):
     def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
         super().__init__()
         self.config = config
+        self.video_count = data.video_count
+        self.attribute_count = len(data.vocabulary)
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
@@ -175,6 +204,10 @@ class TwoTower(nn.Module):
         """Vectors of the catalogue, by row, float32[n, d]."""
         vectors: Tensor = self.video_tower()
         return vectors
+
+    def content_vectors(self) -> Tensor:
+        """The content part of every video's vector, without its id's, float32[n, d]."""
+        return self.video_tower.content_vectors()
 
     def viewer_vectors(
         self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor

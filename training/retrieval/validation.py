@@ -11,14 +11,14 @@ from server.features.viewer import ViewerFeatures
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, readable
+from training.retrieval.model import Towers, readable
 
 SCORES_AT_ONCE = 8_000_000
 """Bounds the memory of scores, videos x viewers."""
 
 
 def viewer_scores(
-    model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
+    model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> npt.NDArray[np.float32]:
     """The retrieval score of every video for each viewer, float32[v, n]."""
     model.eval()
@@ -33,7 +33,7 @@ def viewer_scores(
         return np.asarray(scores.numpy(), np.float32)
 
 
-def validation_ranks(model: TwoTower, data: RetrievalData) -> npt.NDArray[np.int64]:
+def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64]:
     """Rank of each viewer's last validation watch given all before it, int64[v]."""
     # Alike lengths together: a batch is padded to its longest.
     held_out = sorted(data.validation, key=lambda one: len(one.watched))
@@ -47,7 +47,7 @@ def validation_ranks(model: TwoTower, data: RetrievalData) -> npt.NDArray[np.int
     return np.concatenate(ranks)
 
 
-def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:
+def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:
     """HR@10, NDCG@10 and Recall@100 on the validation part."""
     ranks = validation_ranks(model, data)
     return {

@@ -22,8 +22,8 @@ from training.evaluation.cold_start.content_knn import ContentKnn
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.config import RetrievalConfig
-from training.retrieval.model import TwoTower
-from training.retrieval.train import train_retrieval
+from training.retrieval.ensemble import train_towers
+from training.retrieval.model import Towers
 from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
 COLD_START = "cold_start.json"
@@ -52,11 +52,11 @@ def study_cold_start(
         console: where progress is shown.
     """
     sets = cold_sets(watches, videos, viewers)
-    model = train_retrieval(sets.data, config, checkpoints, console)
+    model = train_towers(sets.data, config, checkpoints, console)
     return measure_cold_start(model, sets)
 
 
-def measure_cold_start(model: TwoTower, sets: ColdSets) -> dict[str, object]:
+def measure_cold_start(model: Towers, sets: ColdSets) -> dict[str, object]:
     """What the towers and simpler systems reach on the cases."""
     data = sets.data
     knn = ContentKnn(data)

@@ -1,0 +1,86 @@
+"""Several pairs of towers as one: its score of a video is the sum of theirs.
+
+Models that were trained from different seeds err differently, and a sum errs less: deep ensembles,
+Lakshminarayanan et al. 2017, section 2.4. Vectors are put side by side, and the dot product of
+those is the sum of the members' dot products, so that serving knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.distributed import Processes
+from training.retrieval.model import Towers, TwoTower, readable
+from training.retrieval.train import train_retrieval
+
+_SEED_STEP = 7919
+"""From one member's seed to the next: larger than the seeds that anybody compares."""
+
+
+class SummedTowers(nn.Module):
+    """Trained towers side by side."""
+
+    def __init__(self, members: Sequence[TwoTower]) -> None:
+        """Takes towers of the same data and shape."""
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.config = members[0].config
+        self.video_count = members[0].video_count
+        self.attribute_count = members[0].attribute_count
+
+    def video_vectors(self) -> Tensor:
+        """Vectors of the catalogue, by row, float32[n, members x d]."""
+        return torch.cat([member.video_vectors() for member in self._towers()], 1)
+
+    def content_vectors(self) -> Tensor:
+        """The content part of every video's vector, float32[n, members x d]."""
+        return torch.cat([member.content_vectors() for member in self._towers()], 1)
+
+    def viewer_vectors(
+        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """Viewers' vectors, float32[b, members x d]; as of TwoTower."""
+        table = readable(self.video_vectors())
+        return self.viewer_vectors_over(table, history, gaps, lengths, attributes)
+
+    def viewer_vectors_over(
+        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given `readable(video_vectors())`."""
+        tables = torch.split(table, self.config.dimension, dim=1)
+        vectors = [
+            member.viewer_vectors_over(own, history, gaps, lengths, attributes)
+            for member, own in zip(self._towers(), tables, strict=True)
+        ]
+        return torch.cat(vectors, 1)
+
+    def _towers(self) -> list[TwoTower]:
+        return [member for member in self.members if isinstance(member, TwoTower)]
+
+
+def train_towers(
+    data: RetrievalData,
+    config: RetrievalConfig,
+    checkpoints: Path,
+    console: Console | None = None,
+    processes: Processes | None = None,
+) -> Towers:
+    """Trains `config.members` pairs of towers one after the other, each from a seed of its own.
+
+    Arguments and errors are those of `train_retrieval`. The first one's checkpoint and learning
+    curve are in `checkpoints`, the others' in folders below.
+    """
+    trained = []
+    for number in range(config.members):
+        own = replace(config, members=1, seed=config.seed + number * _SEED_STEP)
+        folder = checkpoints / f"member-{number + 1}" if number else checkpoints
+        trained.append(train_retrieval(data, own, folder, console, processes))
+    return trained[0] if config.members == 1 else SummedTowers(trained).eval()
