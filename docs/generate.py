@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.settings import ControlSettings
 from server.gateway.settings import GatewaySettings
 from server.releases.s3 import S3Settings
@@ -40,6 +41,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("Every pod", PodSettings, None),
     ("The gateway, besides", GatewaySettings, PodSettings),
     ("The control plane", ControlSettings, RpcSettings),
+    ("The control plane in a Kubernetes cluster", KubernetesSettings, None),
 )
 
 
@@ -52,7 +54,7 @@ def settings_page() -> str:
         rows = [
             _row(prefix + name.upper(), field)
             for name, field in kind.model_fields.items()
-            if name not in ("s3", "home")
+            if name not in ("s3", "home", "kubernetes")
             and (name not in known or known[name].get_default() != field.get_default())
         ]
         parts.append(

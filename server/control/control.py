@@ -97,16 +97,35 @@ def discovery_of(settings: ControlSettings) -> Discovery:
     """The source of endpoints that the settings name.
 
     Raises:
-        VireoError: they name none.
+        VireoError: they name none, or two, or one whose client isn't installed.
     """
+    if settings.discovery == "kubernetes":
+        return _kubernetes(settings)
     if settings.endpoints_file is not None:
         return FileDiscovery(settings.endpoints_file)
     if settings.endpoints is not None:
         return StaticDiscovery(settings.endpoints.endpoints())
     raise VireoError(
         "nothing says where pods are; set VIREO_ENDPOINTS_FILE to a file that lists them, "
-        "or VIREO_ENDPOINTS to the list"
+        "VIREO_ENDPOINTS to the list, or VIREO_DISCOVERY to kubernetes"
     )
+
+
+def _kubernetes(settings: ControlSettings) -> Discovery:
+    if settings.endpoints_file is not None or settings.endpoints is not None:
+        raise VireoError(
+            "VIREO_DISCOVERY=kubernetes finds pods by itself; unset VIREO_ENDPOINTS_FILE and "
+            "VIREO_ENDPOINTS, or VIREO_DISCOVERY"
+        )
+    try:
+        # Here, since no other source needs the client.
+        from server.control.discovery.kubernetes import KubernetesDiscovery
+    except ModuleNotFoundError as error:
+        raise VireoError(
+            f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "
+            "pip install 'vireo[kubernetes]'"
+        ) from error
+    return KubernetesDiscovery(settings.kubernetes)
 
 
 def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:

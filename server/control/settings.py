@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from server.control.discovery.document import EndpointsDocument
+from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings
 
@@ -30,6 +32,8 @@ class ControlSettings(RpcSettings):
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
 
+    discovery: Literal["list", "kubernetes"] = "list"
+    """Where pods are found: in the list or the file that follows, or in a Kubernetes cluster."""
     endpoints: EndpointsDocument | None = None
     """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
     endpoints_file: Path | None = None
@@ -44,5 +48,7 @@ class ControlSettings(RpcSettings):
     """How long discovery must find no pod of a pool that had some, before they are left out."""
     canary_poll_seconds: float = Field(default=0.5, gt=0)
     """How often to read the canary's share from its channel."""
+    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
+    """How pods are found in a Kubernetes cluster."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where channels are stored."""

@@ -14,7 +14,9 @@ import grpc.aio
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from server.control.ads import DiscoveryServicer
+from server.control.canary import Channels
 from server.control.control import Control, control_server
+from server.control.discovery.source import Discovery
 from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from server.control.settings import ControlSettings
 from server.releases.channels import Channel
@@ -25,6 +27,7 @@ class SetDiscovery:
     """Finds what it was last told to find."""
 
     def __init__(self, endpoints: Endpoints) -> None:
+        self.attempts = None
         self.endpoints = dict(endpoints)
         self._changed = asyncio.Event()
 
@@ -89,6 +92,16 @@ def local(*ports: int) -> frozenset[Endpoint]:
 @asynccontextmanager
 async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterator[ControlPlane]:
     """A control plane that serves its first snapshot, patient for tenths of a second only."""
+    discovery, channels = SetDiscovery(endpoints), SetShare()
+    async with control_of(discovery, channels, **settings) as (port, servicer, control):
+        yield ControlPlane(port, discovery, channels, servicer, control)
+
+
+@asynccontextmanager
+async def control_of(
+    discovery: Discovery, channels: Channels, **settings: Any
+) -> AsyncIterator[tuple[int, DiscoveryServicer, Control]]:
+    """The same with any source of endpoints: its port, and what serves and makes snapshots."""
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
@@ -101,7 +114,6 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
     }
     used = ControlSettings(**{**quick, **settings})
     server, servicer = control_server(used)
-    discovery, channels = SetDiscovery(endpoints), SetShare()
     await server.start()
     control = Control(used, discovery, channels, servicer)
     running = asyncio.ensure_future(control.run(server))
@@ -110,7 +122,7 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
             if running.done():
                 running.result()
             await asyncio.sleep(0.01)
-        yield ControlPlane(server.port, discovery, channels, servicer, control)
+        yield server.port, servicer, control
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import structlog
 import yaml
 from pydantic import ValidationError
 
 from server.control.discovery.document import EndpointsDocument
+from server.control.discovery.source import Attempts
 from server.control.mesh import Endpoints
 from server.errors import VireoError
-
-log = structlog.get_logger()
 
 _POLL_SECONDS = 0.1
 
@@ -28,27 +26,25 @@ class FileDiscovery:
 
     def __init__(self, path: Path) -> None:
         """Takes the file's path; nothing is read yet."""
+        self.attempts = Attempts("file")
         self._path = path
 
     async def watch(self) -> AsyncIterator[Endpoints]:
-        """The pods, and again after each change of the file; bad content is logged, not given."""
-        reported = ""
+        """The pods, and again after each change of the file; bad content is reported, not given."""
         known: Endpoints | None = None
         text: bytes | None = None
         while True:
             try:
                 fresh = await asyncio.to_thread(self._path.read_bytes)
-                if fresh != text:
-                    endpoints = parse(fresh, self._path)
-                    text, reported = fresh, ""
-                    if endpoints != known:
-                        known = endpoints
-                        yield endpoints
+                endpoints = known if fresh == text else parse(fresh, self._path)
+                text = fresh
+                self.attempts.succeeded()
+                if endpoints is not None and endpoints != known:
+                    known = endpoints
+                    yield endpoints
             except (OSError, EndpointsFileError) as error:
                 # Declared policy: what can't be read takes no pod away.
-                if str(error) != reported:
-                    reported = str(error)
-                    log.error("endpoints not read", reason=reported, kept=known is not None)
+                self.attempts.failed(str(error))
             await asyncio.sleep(_POLL_SECONDS)
 
 

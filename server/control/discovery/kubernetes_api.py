@@ -1,0 +1,198 @@
+"""The Kubernetes API, by its official client: EndpointSlices as they are, and what changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import yaml
+from kubernetes.aio import client, config
+from kubernetes.aio.config import incluster_config
+from pydantic import BaseModel, Field
+
+from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.discovery.slices import SERVICE_LABEL, EndpointSlice
+from server.errors import VireoError
+
+_OK = 200
+_GONE = 410
+_MOST_WORDS = 300
+"""How much of an answer that is no Status is shown."""
+
+
+class KubernetesApiError(VireoError):
+    """The API doesn't do what was asked; the message has its own words."""
+
+
+class VersionExpiredError(KubernetesApiError):
+    """What has changed since that version is no longer known: list again."""
+
+
+class _ListMetadata(BaseModel):
+    version: str = Field(alias="resourceVersion", min_length=1)
+
+
+class _Listed(BaseModel):
+    metadata: _ListMetadata
+    items: tuple[EndpointSlice, ...] | None
+
+
+class _Bookmarked(BaseModel):
+    metadata: _ListMetadata
+
+
+class _Change(BaseModel):
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    object: dict[str, Any]
+
+
+class SliceView:
+    """The slices of some Services, as the API has told them by now."""
+
+    def __init__(self, api: Any, namespace: str, settings: KubernetesSettings) -> None:
+        """Takes the client's API of EndpointSlices; nothing is asked yet."""
+        self._api = api
+        self._namespace = namespace
+        self._settings = settings
+        self._selector = f"{SERVICE_LABEL} in ({','.join(sorted(settings.pools))})"
+        self._version = ""
+        self.slices: dict[str, EndpointSlice] = {}
+        """By name."""
+        self.followed = False
+        """Whether they are kept up to date, since a watch has begun."""
+
+    async def list(self) -> None:
+        """Has all slices as they are now.
+
+        Raises:
+            KubernetesApiError: it failed, and nothing has changed here.
+        """
+        seconds = self._settings.request_seconds
+        with _explained("listing"):
+            async with asyncio.timeout(seconds), await self._request(seconds) as response:
+                listed = _Listed.model_validate_json(await response.read())
+        self.slices = {each.metadata.name: each for each in listed.items or ()}
+        self._version = listed.metadata.version
+
+    async def watch(self) -> AsyncGenerator[bool, None]:
+        """Follows what changes from the version on that is here, until the API ends the watch.
+
+        Yields False once it has begun, and True after each change or bookmark.
+
+        Raises:
+            KubernetesApiError: the watch failed, or has not ended in time.
+            VersionExpiredError: the API no longer knows what has changed since that version.
+        """
+        first, whole = self._settings.request_seconds, self._settings.watch_seconds
+        with _explained("watching"):
+            async with asyncio.timeout(first):
+                response = await self._request(
+                    whole + first,
+                    watch=True,
+                    allow_watch_bookmarks=True,
+                    resource_version=self._version,
+                    timeout_seconds=whole,
+                )
+            async with response:
+                self.followed = True
+                yield False
+                async for line in response.content:
+                    self._take(_Change.model_validate_json(line))
+                    yield True
+
+    def _take(self, change: _Change) -> None:
+        if change.type == "ERROR":
+            raise _refusal(int(change.object.get("code") or 0), json.dumps(change.object))
+        if change.type == "BOOKMARK":
+            self._version = _Bookmarked.model_validate(change.object).metadata.version
+            return
+        told = EndpointSlice.model_validate(change.object)
+        if change.type == "DELETED":
+            self.slices.pop(told.metadata.name, None)
+        else:
+            self.slices[told.metadata.name] = told
+        self._version = told.metadata.version
+
+    async def _request(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
+        """The answer to a request that may take so long in all, once it has begun."""
+        # Without its content, since a watch has no end; and the client doesn't look at the status.
+        response: aiohttp.ClientResponse = (
+            await self._api.list_namespaced_endpoint_slice_without_preload_content(
+                self._namespace,
+                label_selector=self._selector,
+                _request_timeout=float(seconds),
+                **query,
+            )
+        )
+        if response.status == _OK:
+            return response
+        async with response:
+            raise _refusal(response.status, await response.text(errors="replace"))
+
+
+@asynccontextmanager
+async def slice_view(settings: KubernetesSettings) -> AsyncIterator[SliceView]:
+    """A view, empty at first, on a connection of its own with credentials that are read anew.
+
+    Raises:
+        KubernetesApiError: nothing says where the API is, or with what credentials to ask it.
+    """
+    with _explained("reading the configuration"):
+        configuration = client.Configuration()
+        namespace = await _configure(configuration, settings.config)
+        api_client = client.ApiClient(configuration)
+    async with api_client:
+        yield SliceView(
+            client.DiscoveryV1Api(api_client), settings.namespace or namespace, settings
+        )
+
+
+async def _configure(configuration: Any, path: Path | None) -> str:
+    """Fills in the API's address and credentials; returns the namespace that comes with them."""
+    if path is None and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
+        config.load_incluster_config(client_configuration=configuration)
+        token = Path(incluster_config.SERVICE_TOKEN_FILENAME)
+        return token.with_name("namespace").read_text().strip()
+    loader = await config.load_kube_config(
+        config_file=None if path is None else str(path),
+        client_configuration=configuration,
+        persist_config=False,
+    )
+    context: Mapping[str, Any] = loader.current_context["context"]
+    return str(context.get("namespace") or "default")
+
+
+@contextmanager
+def _explained(doing: str) -> Iterator[None]:
+    """Makes one kind of error of all that a request may fail with, credentials left out."""
+    try:
+        yield
+    except KubernetesApiError as error:
+        raise type(error)(f"{doing}: {error}") from error
+    except TimeoutError as error:
+        raise KubernetesApiError(f"{doing}: the API has not answered in time") from error
+    except (
+        aiohttp.ClientError,
+        client.ApiException,
+        config.ConfigException,
+        OSError,
+        ValueError,  # an answer that isn't what it should be
+        yaml.YAMLError,
+    ) as error:
+        raise KubernetesApiError(f"{doing}: {type(error).__name__}: {error}") from error
+
+
+def _refusal(status: int, answer: str) -> KubernetesApiError:
+    """What a Status says; where the answer is none, a proxy's for example, how it begins."""
+    try:
+        words = str(json.loads(answer)["message"])
+    except (ValueError, KeyError, TypeError):
+        words = " ".join(answer.split())
+    kind = VersionExpiredError if status == _GONE else KubernetesApiError
+    return kind(f"{status}: {words[:_MOST_WORDS]}")

@@ -1,0 +1,86 @@
+"""What an xDS client is told of pods that Kubernetes starts and stops."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+
+from bench.stack import free_port_base
+from server.control.discovery.kubernetes import KubernetesDiscovery
+from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.snapshot import ENDPOINTS
+from tests.builders.control import SetShare, control_of
+from tests.builders.edge import CandidatePod, serve_candidate
+from tests.builders.kubernetes_api import (
+    Refusal,
+    endpoint_slice,
+    listing,
+    modified,
+    recorded,
+    recorded_api,
+)
+from tests.builders.waiting import until
+from tests.builders.xds import XdsClient, xds_client
+
+READY = {"ready": True, "serving": True, "terminating": False}
+STARTING = {"ready": False, "serving": False, "terminating": False}
+STOPPING = {"ready": False, "serving": True, "terminating": True}
+
+
+class Told:
+    """The endpoints of the cluster `candidate` as a client is told of them."""
+
+    def __init__(self, client: XdsClient) -> None:
+        self._client = client
+
+    async def next(self) -> dict[str, int]:
+        """Health status by address, in the next response."""
+        [body] = (await self._client.taken()).bodies
+        assignment = ClusterLoadAssignment.FromString(body.value)
+        return {
+            each.endpoint.address.socket_address.address: each.health_status
+            for locality in assignment.endpoints
+            for each in locality.lb_endpoints
+        }
+
+
+async def test_pods_are_told_when_they_are_ready_and_healthy_and_drain_before_they_go(
+    tmp_path: Path, *, delta: bool
+) -> None:
+    first, second, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+    port = free_port_base()
+
+    def pods(version: int, **conditions: dict[str, bool]) -> dict[str, object]:
+        addresses = {"first": first, "second": second, "third": third}
+        named = {addresses[name]: each for name, each in conditions.items()}
+        return endpoint_slice("vireo-candidate", version, port, named)
+
+    async with AsyncExitStack() as stack:
+        for host in (first, second):
+            await serve_candidate(CandidatePod(host), port, stack, host=host)
+        api = await stack.enter_async_context(recorded_api())
+        api.listing = listing(10, pods(9, first=READY, second=STARTING))
+        settings = KubernetesSettings(config=api.kubeconfig(tmp_path), retry_seconds=0.05)
+        discovery = KubernetesDiscovery(settings)
+        control_port, _, _ = await stack.enter_async_context(
+            control_of(discovery, SetShare(), leave_seconds=1.0)
+        )
+        client = await stack.enter_async_context(xds_client(control_port, delta=delta))
+        told = Told(client)
+        await client.ask(ENDPOINTS, "candidate")
+        assert await told.next() == {first: UNKNOWN}, "the other isn't ready"
+        await until(lambda: bool(api.open_watches))
+        # Of the two that are ready now the third answers nobody.
+        api.tell(modified(pods(11, first=READY, second=READY, third=READY)))
+        assert await told.next() == {first: UNKNOWN, second: UNKNOWN}
+        # An API that fails takes nobody away: what comes next is what is told after it.
+        api.list_fault = api.watch_fault = Refusal(500, recorded("internal_error.json"))
+        api.end_watches()
+        await until(lambda: discovery.attempts.failures >= 2)
+        api.listing = listing(20, pods(15, first=STOPPING, second=READY))
+        api.list_fault = api.watch_fault = None
+        assert await told.next() == {second: UNKNOWN, first: DRAINING}
+        assert await told.next() == {second: UNKNOWN}

@@ -1,0 +1,139 @@
+"""What EndpointSlices come to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.discovery.slices import EndpointSlice, pods_of
+from server.control.mesh import Endpoint, Pool
+from tests.builders.kubernetes_api import recorded
+
+RANKING = Pool("ranking")
+POOLS = KubernetesSettings().pools
+
+
+def endpoint(address: str, pod: str | None = None, **conditions: bool | None) -> dict[str, Any]:
+    reference = {"targetRef": {"kind": "Pod", "uid": pod}} if pod else {}
+    return {"addresses": [address], "conditions": conditions, **reference}
+
+
+def slice_of(
+    *endpoints: dict[str, Any],
+    family: str = "IPv4",
+    service: str = "vireo-ranking",
+    ports: Any = ({"name": "grpc", "port": 8130, "protocol": "TCP"},),
+    name: str = "vireo-ranking-abcde",
+) -> EndpointSlice:
+    labels = {"kubernetes.io/service-name": service}
+    return EndpointSlice.model_validate(
+        {
+            "metadata": {"name": name, "resourceVersion": "1", "labels": labels},
+            "addressType": family,
+            "endpoints": endpoints,
+            "ports": ports,
+        }
+    )
+
+
+def ranking(*slices: EndpointSlice) -> frozenset[Endpoint]:
+    found = pods_of(slices, POOLS, "grpc")
+    assert not found.flaws
+    return found.endpoints[RANKING]
+
+
+def test_the_slices_of_a_service_are_merged_and_a_moving_pod_is_told_once() -> None:
+    slices = [
+        EndpointSlice.model_validate(each) for each in json.loads(recorded("list.json"))["items"]
+    ]
+    found = pods_of(slices, POOLS, "grpc")
+    assert found.endpoints[Pool("candidate")] == {
+        Endpoint("10.244.1.21", 8120),
+        Endpoint("10.244.3.23", 8120),
+    }, "one of the three is not ready"
+    assert found.endpoints[Pool("candidate", "canary")] == frozenset(), "its endpoints are null"
+    assert found.flaws == frozenset()
+
+
+def test_a_pod_with_addresses_of_both_families_is_told_once_by_ipv4() -> None:
+    four = slice_of(endpoint("10.0.0.1", "one"), endpoint("10.0.0.2", "two"))
+    six = slice_of(endpoint("fd00::1", "one"), endpoint("fd00::3", "three"), family="IPv6")
+    assert ranking(six, four) == {
+        Endpoint("10.0.0.1", 8130),
+        Endpoint("10.0.0.2", 8130),
+        Endpoint("fd00::3", 8130),
+    }
+
+
+def test_ipv6_addresses_are_told_in_their_short_form() -> None:
+    six = slice_of(endpoint("fd00:0:0::00a1"), family="IPv6")
+    assert ranking(six) == {Endpoint("fd00::a1", 8130)}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ({}, True),
+        ({"ready": None, "serving": None, "terminating": None}, True),
+        ({"ready": True, "serving": True, "terminating": False}, True),
+        ({"ready": False, "serving": False, "terminating": False}, False),
+        ({"ready": False}, False),
+        ({"ready": False, "serving": True, "terminating": True}, False),
+        # Of a Service that publishes addresses that aren't ready.
+        ({"ready": True, "serving": False, "terminating": False}, False),
+        ({"ready": True, "serving": True, "terminating": True}, False),
+    ],
+)
+def test_only_a_pod_that_is_ready_serves_and_stays_is_told(
+    conditions: dict[str, bool | None], *, told: bool
+) -> None:
+    assert bool(ranking(slice_of(endpoint("10.0.0.1", None, **conditions)))) == told
+
+
+def test_a_pod_that_one_slice_takes_out_of_traffic_is_out_though_another_is_behind() -> None:
+    behind = slice_of(endpoint("10.0.0.1", "one", ready=True))
+    ahead = slice_of(endpoint("10.0.0.1", "one", ready=False, terminating=True))
+    assert ranking(behind, ahead) == frozenset()
+
+
+def test_a_new_pod_with_the_address_of_one_that_goes_is_told() -> None:
+    old = endpoint("10.0.0.1", "old", ready=False, terminating=True)
+    assert ranking(slice_of(old, endpoint("10.0.0.1", "new"))) == {Endpoint("10.0.0.1", 8130)}
+
+
+def test_each_slice_has_a_port_of_its_own_and_services_of_others_are_left_out() -> None:
+    ports = ({"name": "metrics", "port": 9130}, {"name": "grpc", "port": 7000})
+    assert ranking(
+        slice_of(endpoint("10.0.0.1")),
+        slice_of(endpoint("10.0.0.2"), ports=ports),
+        slice_of(endpoint("10.0.0.3"), service="ranking"),
+    ) == {Endpoint("10.0.0.1", 8130), Endpoint("10.0.0.2", 7000)}
+
+
+def test_the_only_port_of_a_service_may_have_no_name() -> None:
+    found = pods_of([slice_of(endpoint("10.0.0.1"), ports=({"port": 80},))], POOLS, "")
+    assert found.endpoints[RANKING] == {Endpoint("10.0.0.1", 80)}
+
+
+@pytest.mark.parametrize(
+    ("flawed", "words"),
+    [
+        (slice_of(endpoint("10.0.0.1"), ports=None), "no port is called 'grpc'"),
+        (slice_of(endpoint("10.0.0.1"), ports=({"name": "http", "port": 1},)), "no port"),
+        (slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc"},)), "no port"),
+        (slice_of(endpoint("pod.example"), family="FQDN"), "addresses of the type FQDN"),
+        (slice_of(endpoint("10.0.0.300")), "'10.0.0.300' does not appear to be an IP"),
+    ],
+)
+def test_what_cannot_be_used_is_told_and_takes_nothing_else_away(
+    flawed: EndpointSlice, words: str
+) -> None:
+    good = slice_of(endpoint("10.0.0.2"), name="good")
+    found = pods_of([flawed, good], POOLS, "grpc")
+    [flaw] = found.flaws
+    assert words in flaw
+    assert "vireo-ranking-abcde" in flaw
+    assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
