@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 _TIMEOUT = 5.0
-_KINDS = {
-    "Cluster": "clusters",
-    "ClusterLoadAssignment": "endpoints",
-    "Listener": "listeners",
-    "RouteConfiguration": "routes",
-}
 _STYLES = {"ACKED": "green", "NACKED": "red", "REQUESTED": "yellow"}
 
 
@@ -108,7 +102,7 @@ def envoys_of(target: str) -> list[EnvoyStatus]:
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
     from server.control.csds import CONNECTED, VARIANT
-    from server.control.snapshot import version_of
+    from server.control.snapshot import KINDS, version_of
 
     request = ClientStatusRequest(exclude_resource_contents=True)
     with grpc.insecure_channel(target) as channel:
@@ -125,7 +119,7 @@ def envoys_of(target: str) -> list[EnvoyStatus]:
     for config in answer.config:
         resources = tuple(
             ResourceStatus(
-                kind=_KINDS.get(each.type_url.rpartition(".")[2], each.type_url),
+                kind=KINDS.get(each.type_url, each.type_url),
                 name=each.name,
                 version=each.version_info,
                 state=ClientResourceStatus.Name(each.client_status),

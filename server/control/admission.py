@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from server.control.discovery.source import Discovery
-from server.control.membership import Membership, Patience
+from server.control.membership import Counts, Membership, Patience
 from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
 from server.rpc.health import health_problem
 
@@ -52,6 +52,8 @@ class Admission:
         self._checked = False
         self._told: Mapping[Pool, Members] | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
+        self.counts: Mapping[Pool, Counts] = {}
+        """How many pods of each pool are in each state, as last told; replaced, never changed."""
 
     async def run(self) -> None:
         """Goes on until cancelled."""
@@ -121,6 +123,7 @@ class Admission:
             return
         now = time.monotonic()
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
+        self.counts = {pool: each.counts(members[pool]) for pool, each in self._pools.items()}
         if members != self._told:
             self._told = members
             self._changed(members)

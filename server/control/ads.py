@@ -11,6 +11,7 @@ import grpc.aio
 import structlog
 from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
+from prometheus_client import Counter
 
 from server.control.nodes import Nodes
 from server.control.session import Push, Session, Variant
@@ -18,6 +19,7 @@ from server.control.snapshot import WARMING_ORDER, Snapshot
 
 log = structlog.get_logger()
 
+SNAPSHOTS = Counter("vireo_xds_snapshots", "Snapshots that were published.")
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 
 
@@ -101,12 +103,13 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         """Takes the registry in which it notes what each client has."""
         self.snapshot: Snapshot | None = None
         """The newest; None before the first."""
-        self._nodes = nodes
+        self.nodes = nodes
         self._wakes: set[asyncio.Event] = set()
 
     def publish(self, snapshot: Snapshot) -> None:
         """Makes a snapshot the newest."""
         self.snapshot = snapshot
+        SNAPSHOTS.inc()
         for wake in self._wakes:
             wake.set()
 
@@ -154,7 +157,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             log.info("stream ended", node=session.node.identity)
 
     def _session(self, wire: Wire, sender: Any) -> Session:
-        node = self._nodes.connected(sender.id, sender.cluster, _user_agent(sender))
+        node = self.nodes.connected(sender.id, sender.cluster, _user_agent(sender))
         session = Session(node, wire.variant)
         node.begin(session)
         log.info("stream begun", node=node.identity, variant=wire.variant, agent=node.user_agent)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from prometheus_client import REGISTRY
 
 from server.control import ads, csds, resources
 from server.control.admission import Admission
@@ -19,6 +20,7 @@ from server.control.discovery.file import FileDiscovery
 from server.control.discovery.source import Discovery, StaticDiscovery
 from server.control.membership import Patience
 from server.control.mesh import Members, Mesh, Pool
+from server.control.metrics import ControlCollector
 from server.control.nodes import Nodes
 from server.control.settings import ControlSettings
 from server.errors import VireoError
@@ -52,7 +54,7 @@ class Control:
         self._share = asyncio.Event()
         self._complete = False
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
-        self._admission = Admission(
+        self.admission = Admission(
             discovery,
             patience,
             settings.admission_interval,
@@ -63,7 +65,7 @@ class Control:
     async def run(self, server: RpcServer) -> None:
         """Goes on until cancelled; the server is SERVING from the first snapshot on."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._admission.run())
+            group.create_task(self.admission.run())
             group.create_task(
                 follow_share(
                     self._channels, self._settings.canary_poll_seconds, self._share_changed
@@ -155,5 +157,7 @@ async def serve_control(settings: ControlSettings) -> None:
     configure_logs(settings.log_level, pod=settings.pod_name or "control")
     log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
     server, servicer = control_server(settings)
-    control = Control(settings, discovery_of(settings), ReleaseStore(settings.s3), servicer)
+    discovery = discovery_of(settings)
+    control = Control(settings, discovery, ReleaseStore(settings.s3), servicer)
+    REGISTRY.register(ControlCollector(servicer, control.admission, discovery.attempts))
     await server.run(control.run(server))

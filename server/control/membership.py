@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from server.control.mesh import Endpoint, Members
 
@@ -16,6 +17,15 @@ class Patience:
     """How long a pod that is gone from discovery is told as draining."""
     empty: float
     """How long discovery must find none before a pool that had pods is emptied."""
+
+
+class Counts(NamedTuple):
+    """How many pods of a pool are in each state."""
+
+    admitted: int
+    unadmitted: int
+    """Found, and not seen healthy yet."""
+    draining: int
 
 
 class Membership:
@@ -69,6 +79,11 @@ class Membership:
         if not active and self._trusting:
             active = self._present
         return Members(frozenset(active), draining)
+
+    def counts(self, members: Members) -> Counts:
+        """How many pods are in each state, given what `members` has just answered."""
+        admitted = members.active & self._admitted
+        return Counts(len(admitted), len(self.waiting), len(members.draining))
 
     def _let_go(self, now: float, *, replaced: bool) -> None:
         """Begins to drain pods that are gone, once others have taken their place, and ends it."""

@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Literal
 
 import structlog
+from prometheus_client import Counter
 
 from server.control.nodes import Node, Refusal, now
 from server.control.snapshot import (
     CLUSTER,
     ENDPOINTS,
+    KINDS,
     LISTENER,
     REMOVAL_ORDER,
     ROUTES,
@@ -23,6 +25,13 @@ from server.control.snapshot import (
 )
 
 log = structlog.get_logger()
+
+PUSHES = Counter("vireo_xds_pushes", "Responses sent to clients, by kind of resource.", ["kind"])
+ACKS = Counter("vireo_xds_acks", "Responses that clients took, by kind of resource.", ["kind"])
+NACKS = Counter("vireo_xds_nacks", "Responses that clients refused, by kind.", ["kind"])
+for _counter in (PUSHES, ACKS, NACKS):
+    for _kind in KINDS.values():  # so that each is shown as 0 before it happens
+        _counter.labels(_kind)
 
 Variant = Literal["state of the world", "delta"]
 
@@ -141,6 +150,7 @@ class Session:
         """The client has accepted what was sent with `nonce`; old nonces mean nothing."""
         known, push = self._settled(kind, nonce)
         if push is not None:
+            ACKS.labels(KINDS[kind]).inc()
             self._keep(known, push.kind, push.resources)
             self._drop(known, push)
 
@@ -149,6 +159,7 @@ class Session:
         known, push = self._settled(kind, nonce)
         if push is None:
             return
+        NACKS.labels(KINDS[kind]).inc()
         log.warning("refused", node=self.node.identity, kind=kind, words=words)
         news = {
             name: each.version
@@ -289,5 +300,6 @@ class Session:
         after |= {name: each.version for name, each in resources.items()}
         push = Push(kind, str(self._nonces), version_of(after), resources, removed)
         known.pending, known.greeted = push, True
+        PUSHES.labels(KINDS[kind]).inc()
         known.unanswered -= {*resources, *removed}
         return push

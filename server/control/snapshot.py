@@ -16,6 +16,13 @@ ROUTES = f"{_PREFIX}envoy.config.route.v3.RouteConfiguration"
 CLUSTER = f"{_PREFIX}envoy.config.cluster.v3.Cluster"
 ENDPOINTS = f"{_PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment"
 
+KINDS: Mapping[str, str] = {
+    CLUSTER: "clusters",
+    ENDPOINTS: "endpoints",
+    LISTENER: "listeners",
+    ROUTES: "routes",
+}
+"""What the kinds are called where people read of them, by type URL."""
 WARMING_ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 """How what is new is told: clusters and their endpoints before the routes that lead there."""
 REMOVAL_ORDER = (LISTENER, ROUTES, CLUSTER, ENDPOINTS)

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus: one HTTP endpoint on loopback."""
+"""What a process tells Prometheus: one HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
 from server.errors import VireoError
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,19 @@ class MetricsEndpoint:
     _thread: threading.Thread
 
     @staticmethod
-    def open(port: int, registry: CollectorRegistry = REGISTRY) -> MetricsEndpoint:
-        """Begins to answer at http://127.0.0.1:<port>/metrics.
+    def open(
+        port: int, registry: CollectorRegistry = REGISTRY, host: str = LOOPBACK
+    ) -> MetricsEndpoint:
+        """Begins to answer at http://<host>:<port>/metrics.
 
         Raises:
-            VireoError: the port is taken.
+            VireoError: the port is taken, or the host isn't this machine's.
         """
         try:
-            return MetricsEndpoint(*start_http_server(port, _HOST, registry))
+            return MetricsEndpoint(*start_http_server(port, host, registry))
         except OSError as error:
             raise VireoError(
-                f"can't show metrics on {_HOST}:{port}: {error.strerror}; stop the other process, "
+                f"can't show metrics on {host}:{port}: {error.strerror}; stop the other process, "
                 "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
                 "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error

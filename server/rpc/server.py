@@ -110,7 +110,9 @@ class RpcServer:
                 "address isn't this machine's; stop the other process or set VIREO_PORT"
             ) from error
         if self._settings.metrics_port:
-            self._metrics = MetricsEndpoint.open(self._settings.metrics_port)
+            self._metrics = MetricsEndpoint.open(
+                self._settings.metrics_port, host=self._settings.metrics_host
+            )
         await self._server.start()
         log.info("listening", address=f"{address}:{self.port}", services=self._names)
 

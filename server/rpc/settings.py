@@ -27,7 +27,9 @@ class RpcSettings(BaseSettings):
     port: int = Field(ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of Prometheus' /metrics, on loopback only; 0 for none."""
+    """Port of Prometheus' /metrics; 0 for none."""
+    metrics_host: str = "127.0.0.1"
+    """Address that it is shown on; 0.0.0.0 lets other machines ask."""
     pod_name: str = Field(default="", max_length=128)
     """Name of this process in logs and ReleaseService; made of service and port if empty."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)

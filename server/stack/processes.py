@@ -135,6 +135,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_HOST": "127.0.0.1",
             "VIREO_PORT": str(settings.control_port),
             "VIREO_POD_NAME": "control",
+            "VIREO_METRICS_PORT": str(settings.control_port + METRICS_PORT_OFFSET),
             "VIREO_MAX_CONNECTION_AGE": "0",  # what is set for pods is not meant for it
             "VIREO_ENDPOINTS_FILE": str(endpoints),
             "VIREO_EDGE_HOST": settings.edge_host,

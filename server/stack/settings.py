@@ -17,7 +17,7 @@ PoolName = Literal["production", "canary", "shadow"]
 _SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
 
 METRICS_PORT_OFFSET = 1000
-"""A pod shows its metrics at its port + this."""
+"""A pod, and the control plane, shows its metrics at its port + this."""
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_PODS = 10
@@ -156,7 +156,7 @@ class StackSettings(BaseSettings):
                 f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
                 [port + METRICS_PORT_OFFSET for port in group],
             )
-            for setting, group in pods
+            for setting, group in [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
         ]
         if embedded_s3:
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))

@@ -27,8 +27,8 @@ def free_port() -> int:
         return port
 
 
-def page(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+def page(port: int, host: str = "127.0.0.1") -> str:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -58,6 +58,15 @@ async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folde
             other.bind(("127.0.0.2", port))
     with pytest.raises(urllib.error.URLError):
         page(port)
+
+
+async def test_endpoint_answers_other_machines_where_it_is_told_to(release_folder: Path) -> None:
+    port = free_port()
+    settings = rpc_settings(metrics_port=port, metrics_host="127.0.0.2")
+    async with serving(RANKING_POD, release_folder, settings=settings):
+        assert "vireo_rpcs_total" in page(port, "127.0.0.2")
+        with pytest.raises(urllib.error.URLError):
+            page(port)
 
 
 async def test_port_that_is_taken_is_explained() -> None:

@@ -1,0 +1,218 @@
+"""What the control plane shows to Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from bench.stack import free_port_base
+from server.control.discovery.file import FileDiscovery
+from server.control.mesh import Pool
+from server.control.metrics import ControlCollector
+from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
+from tests.builders.control import ControlPlane, SetShare, control_of, running_control
+from tests.builders.edge import CandidatePod, running_edge, serve_candidate
+from tests.builders.kubernetes_api import recorded_api
+from tests.builders.process import start, wait_for_health, watched_channel
+from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import until
+from tests.builders.xds import xds_client
+from tests.server.rpc.test_metrics import free_port, page
+
+CANDIDATE = Pool("candidate")
+
+
+def registry_of(control: ControlPlane) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    attempts = control.discovery.attempts
+    registry.register(ControlCollector(control.servicer, control.control.admission, attempts))
+    return registry
+
+
+def sample(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"vireo_{name}", labels)
+
+
+def counted(*events: str, kind: str = "clusters") -> list[float]:
+    """How often each of pushes, acks and nacks of a kind has happened in this process."""
+    return [sample(REGISTRY, f"xds_{event}_total", kind=kind) or 0.0 for event in events]
+
+
+async def test_connected_clients_are_told_by_what_they_are() -> None:
+    async with running_control({}) as control:
+        registry = registry_of(control)
+        assert sample(registry, "xds_clients", client="other") == 0
+        async with (
+            xds_client(control.port, delta=True, node="one") as one,
+            xds_client(control.port, delta=False, node="two") as two,
+        ):
+            for client in (one, two):
+                await client.ask(CLUSTER)
+                await client.receive()
+            assert sample(registry, "xds_clients", client="other") == 2
+        await until(lambda: sample(registry, "xds_clients", client="other") == 0)
+
+
+@pytest.mark.integration
+async def test_an_envoy_is_told_as_one(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, 1) as edge:
+        registry = registry_of(edge.control)
+        assert sample(registry, "xds_clients", client="envoy") == 1
+        assert sample(registry, "xds_clients", client="grpc") == 0
+
+
+async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown(
+    *, delta: bool
+) -> None:
+    events = ("pushes", "acks", "nacks")
+    async with (
+        running_control({}) as control,
+        xds_client(control.port, delta=delta) as client,
+    ):
+        registry = registry_of(control)
+        before = counted(*events), counted(*events, kind="listeners")
+        await client.ask(CLUSTER)
+        await client.taken()
+        await client.ask(ENDPOINTS, "candidate")
+        await client.taken()
+        await client.ask(LISTENER)
+        answer = await client.receive()
+        await client.refuse(answer, "Error adding/updating listener(s) edge: no such filter")
+        await until(lambda: sample(registry, "xds_refused_resources", kind="listeners") == 1)
+        assert sample(registry, "xds_refused_resources", kind="clusters") == 0
+        after = counted(*events), counted(*events, kind="listeners")
+        await client.hears_nothing()  # ends the stream
+        await until(lambda: sample(registry, "xds_refused_resources", kind="listeners") == 0)
+    clusters, listeners = (
+        [now - then for now, then in zip(*pair, strict=True)]
+        for pair in zip(after, before, strict=True)
+    )
+    assert clusters == [1, 1, 0]
+    assert listeners[1:] == [0, 1]
+
+
+async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
+    async with running_control({}) as control:
+        registry = registry_of(control)
+        published = sample(REGISTRY, "xds_snapshots_total") or 0.0
+
+        def version() -> str:
+            assert control.servicer.snapshot is not None
+            resources = control.servicer.snapshot.resources[ENDPOINTS].values()
+            return version_of({each.name: each.version for each in resources})
+
+        first = version()
+        assert sample(registry, "xds_snapshot_info", kind="endpoints", version=first) == 1
+        control.discovery.set(CANDIDATE, 1)
+        await until(lambda: version() != first)
+        assert sample(registry, "xds_snapshot_info", kind="endpoints", version=first) is None
+        assert sample(registry, "xds_snapshot_info", kind="endpoints", version=version()) == 1
+        assert sample(REGISTRY, "xds_snapshots_total") == published + 1
+
+
+async def test_pods_are_told_by_cluster_and_state() -> None:
+    port = free_port_base()
+    async with AsyncExitStack() as stack:
+        for each in (port, port + 1):
+            await serve_candidate(CandidatePod(str(each)), each, stack)
+        control = await stack.enter_async_context(running_control({}, leave_seconds=60))
+        registry = registry_of(control)
+
+        def states(cluster: str = "candidate") -> list[float | None]:
+            return [
+                sample(registry, "endpoints", cluster=cluster, state=state)
+                for state in ("admitted", "unadmitted", "draining")
+            ]
+
+        assert states() == states("gateway") == [0, 0, 0]
+        control.discovery.set(CANDIDATE, port, port + 1, port + 2)
+        await until(lambda: states() == [2, 1, 0])
+        control.discovery.set(CANDIDATE, port)
+        await until(lambda: states() == [1, 0, 1])
+        assert states("candidate-canary") == [0, 0, 0]
+
+
+@asynccontextmanager
+async def following_file(path: Path) -> AsyncIterator[CollectorRegistry]:
+    discovery = FileDiscovery(path)
+    async with control_of(discovery, SetShare()) as (_, servicer, control):
+        registry = CollectorRegistry()
+        registry.register(ControlCollector(servicer, control.admission, discovery.attempts))
+        yield registry
+
+
+async def test_failures_of_discovery_are_counted_and_the_time_since_a_success_told(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "endpoints.json"
+    path.write_text("{}")
+
+    async with following_file(path) as registry:
+
+        def failures() -> float:
+            return sample(registry, "discovery_failures_total", source="file") or 0.0
+
+        def age() -> float:
+            return sample(registry, "discovery_success_age_seconds", source="file") or 0.0
+
+        assert failures() == 0
+        path.write_text("{")
+        await until(lambda: failures() >= 2)
+        await until(lambda: age() > 0.3)
+        longest = age()
+        path.write_text("{}")
+        await until(lambda: age() < longest)
+
+
+async def test_a_list_has_nothing_that_could_fail() -> None:
+    async with running_control({}) as control:
+        registry = registry_of(control)
+        assert not [
+            each
+            for family in registry.collect()
+            if family.name.startswith("vireo_discovery")
+            for each in family.samples
+        ]
+
+
+@pytest.mark.integration
+async def test_a_process_that_follows_kubernetes_shows_them_all_and_stops_when_told(
+    tmp_path: Path,
+) -> None:
+    port, metrics_port = free_port(), free_port()
+    async with recorded_api() as api:
+        environment = {
+            "VIREO_PORT": str(port),
+            "VIREO_METRICS_PORT": str(metrics_port),
+            "VIREO_DRAIN_SECONDS": "0",
+            "VIREO_FIRST_ADMISSION_SECONDS": "0",
+            "VIREO_DISCOVERY": "kubernetes",
+            "VIREO_KUBERNETES_CONFIG": str(api.kubeconfig(tmp_path)),
+            **unreachable_s3().environment(),
+        }
+        process = start("server.control", tmp_path / "log", environment)
+        try:
+            with watched_channel(port) as channel:
+                await asyncio.to_thread(wait_for_health, channel, HealthCheckResponse.SERVING)
+            shown = await asyncio.to_thread(page, metrics_port)
+            process.terminate()
+            code = await asyncio.to_thread(process.wait, 30)
+        finally:
+            process.kill()
+    assert code == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    for line in (
+        'vireo_discovery_failures_total{source="kubernetes"} 0.0',
+        'vireo_endpoints{cluster="ranking",state="admitted"} 2.0',
+        'vireo_xds_clients{client="envoy"} 0.0',
+        'vireo_xds_nacks_total{kind="routes"} 0.0',
+        "vireo_xds_snapshots_total 1.0",
+    ):
+        assert f"{line}\n" in shown
+    assert 'vireo_discovery_success_age_seconds{source="kubernetes"}' in shown
