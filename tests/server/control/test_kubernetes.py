@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from server.control.discovery.kubernetes import KubernetesDiscovery
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.mesh import Endpoint, Endpoints, Pool
 from server.control.settings import ControlSettings
-from server.errors import VireoError
 from tests.builders.kubernetes_api import (
     Fault,
     RecordedApi,
@@ -397,25 +395,6 @@ async def test_a_kubeconfig_that_is_missing_or_wrong_is_reported_and_read_again(
         await until(lambda: follower.told == [LISTED])
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("SERVICES", '{"candidates": "a"}', "no cluster is called 'candidates'"),
-        ("SERVICES", '{"candidate": "vireo-ranking"}', "two clusters can't both be"),
-        ("SERVICES", '{"candidate": "a,b"}', "should match pattern"),
-        ("NAMESPACE", "a/b", "should match pattern"),
-        ("WATCH_SECONDS", "0", "greater than or equal to 1"),
-    ],
-)
-def test_unfit_settings_are_told_with_their_variable(
-    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"VIREO_KUBERNETES_{name}", value)
-    with pytest.raises(VireoError, match=f"VIREO_KUBERNETES_{name}") as raised:
-        KubernetesSettings.load()
-    assert words in str(raised.value)
-
-
 async def test_services_may_have_other_names_in_another_namespace(
     api: RecordedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,27 +412,3 @@ async def test_services_may_have_other_names_in_another_namespace(
     assert follower.told[0][Pool("ranking", "canary")] == LISTED[CANDIDATE]
     assert follower.told[0][CANDIDATE] == frozenset()
     assert api.lists[0].namespace == "elsewhere"
-
-
-def test_without_the_client_the_package_to_install_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = ControlSettings(discovery="kubernetes", s3=unreachable_s3())
-    for module in ("kubernetes", "kubernetes_api"):
-        monkeypatch.delitem(sys.modules, f"server.control.discovery.{module}")
-    monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
-    with pytest.raises(VireoError, match=r"pip install 'vireo\[kubernetes\]'"):
-        discovery_of(settings)
-
-
-def test_a_list_beside_the_cluster_is_refused() -> None:
-    settings = ControlSettings(
-        discovery="kubernetes", endpoints_file=Path("endpoints.json"), s3=unreachable_s3()
-    )
-    with pytest.raises(VireoError, match="unset VIREO_ENDPOINTS_FILE"):
-        discovery_of(settings)
-
-
-def test_other_sources_import_nothing_of_the_client() -> None:
-    code = "import server.control.control, sys; assert 'kubernetes' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -244,6 +244,17 @@ def test_control_snapshot_and_status_show_what_envoy_has(stack: Stack) -> None:
     assert (pools["ranking-1"], pools["envoy"]) == ("production", "")
 
 
+def test_the_control_plane_shows_metrics_of_envoy_and_pods(stack: Stack) -> None:
+    port = next(each.port for each in stack.state().processes if each.name == "control")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1000}/metrics", timeout=10) as answer:
+        shown = answer.read().decode()
+    assert 'vireo_xds_clients{client="envoy"} 1.0' in shown
+    assert 'vireo_xds_nacks_total{kind="clusters"} 0.0' in shown
+    assert re.search(r"vireo_xds_snapshots_total [1-9]", shown)
+    assert 'vireo_endpoints{cluster="gateway",state="admitted"} 2.0' in shown
+    assert 'vireo_discovery_failures_total{source="file"} 0.0' in shown
+
+
 def test_without_a_control_plane_snapshot_tells_how_to_start_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "control", "snapshot", code=1)
     assert "vireo up" in done.stderr
