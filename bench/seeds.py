@@ -3,7 +3,8 @@
     python -m bench.seeds --data ml-100k --profile demo --seeds 0 1 2
 
 Each seed has a home of its own below VIREO_HOME/seeds, with the data and features of VIREO_HOME.
-A seed that has been tested is not trained again: remove its home to do so.
+A seed that has been tested is not trained again, and one that was interrupted goes on: remove its
+home to start afresh.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +72,9 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
         return result
     _link(home, own)
     environment = stack_environment(own)
-    trained = own.root / "train_seconds.json"
-    if not trained.exists():
-        started = time.monotonic()
-        options = ["--data", data, "--profile", profile, "--seed", str(seed), "--fresh"]
-        _run(["train", *options], environment)
-        trained.write_text(json.dumps(time.monotonic() - started))
+    spent = train_seed(
+        own, ["--data", data, "--profile", profile, "--seed", str(seed)], environment
+    )
     # Whatever this seed gave is measured, better than what it gave before or not.
     whatever = ["--force", "--reason", "every seed is served"]
     _run(["release", "publish", "--data", data, *whatever], environment)
@@ -86,13 +86,51 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     result = {
         "seed": seed,
         "release_id": found["release_id"],
-        "train_seconds": json.loads(trained.read_text()),
+        "train_seconds": spent.seconds,
+        "train_cpu_seconds": spent.cpu_seconds,
         "systems": {name: found["metrics"][name] for name in _SYSTEMS},
         "agreement": found["agreement"],
         "answers": answers,
     }
     finished.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What training has taken so far, the time between interruptions left out."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all cores together: what other work on the machine hardly changes."""
+    finished: bool = False
+
+
+def train_seed(own: Home, options: Sequence[str], environment: Mapping[str, str]) -> Spent:
+    """Trains a seed, or goes on where it was interrupted; what all of it took."""
+    note = own.root / "spent.json"
+    before = Spent(**json.loads(note.read_text())) if note.exists() else Spent()
+    if before.finished:
+        return before
+    started, cpu_started = time.monotonic(), _children_cpu_seconds()
+    finished = False
+    try:
+        _run(["train", *options], environment)
+        finished = True
+    finally:
+        spent = Spent(
+            before.seconds + time.monotonic() - started,
+            before.cpu_seconds + _children_cpu_seconds() - cpu_started,
+            finished,
+        )
+        note.write_text(json.dumps(asdict(spent)))
+    return spent
+
+
+def _children_cpu_seconds() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,7 +154,10 @@ def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> di
             }
             for system in _SYSTEMS
         },
-        "train_seconds": mean([result["train_seconds"] for result in results]),
+        **{
+            name: mean([result[name] for result in results])
+            for name in ("train_seconds", "train_cpu_seconds")
+        },
     }
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.seeds import mean, result_of, summary
+from bench import seeds
+from bench.seeds import mean, result_of, summary, train_seed
+from server.errors import VireoError
 from server.home import Home
 
 MEASURES = {"hr_10": 0.2, "ndcg_10": 0.1}
@@ -16,7 +19,8 @@ def result(seed: int) -> dict[str, object]:
     systems = {
         name: {m: v + seed / 100 for m, v in MEASURES.items()} for name in ("chain", "served")
     }
-    return {"seed": seed, "systems": systems, "train_seconds": 100.0 + seed}
+    spent = {"train_seconds": 100.0 + seed, "train_cpu_seconds": 150.0}
+    return {"seed": seed, "systems": systems, **spent}
 
 
 def test_the_interval_is_students_t_over_seeds() -> None:
@@ -35,6 +39,7 @@ def test_a_summary_has_each_seed_and_the_means_of_what_was_served() -> None:
     assert [each["seed"] for each in found["seeds"]] == [0, 2]
     assert found["mean"]["served"]["ndcg_10"]["mean"] == pytest.approx(0.11)
     assert found["train_seconds"]["mean"] == pytest.approx(101)
+    assert found["train_cpu_seconds"]["mean"] == pytest.approx(150)
     assert found["machine"]["threads"] >= 1
     json.dumps(found, allow_nan=False)
 
@@ -44,3 +49,18 @@ def test_a_finished_seed_is_not_trained_again(tmp_path: Path) -> None:
     done.parent.mkdir(parents=True)
     done.write_text(json.dumps(result(4)))
     assert result_of(Home(tmp_path), "films", "quick", 4) == result(4)
+
+
+def test_time_before_an_interruption_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = "import sys, time; time.sleep(0.2); sys.exit('interrupted' in sys.argv)"
+    monkeypatch.setattr(seeds, "VIREO", [sys.executable, "-c", sleep])
+    with pytest.raises(VireoError, match="failed with code 1"):
+        train_seed(Home(tmp_path), ["interrupted"], {})
+    spent = train_seed(Home(tmp_path), [], {})
+    assert spent.finished
+    assert spent.seconds >= 0.4
+    assert 0 < spent.cpu_seconds < spent.seconds + 10
+    # A finished training isn't run again.
+    assert train_seed(Home(tmp_path), ["interrupted"], {}) == spent
