@@ -17,8 +17,8 @@ $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py protos/generate.py 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
 	$(BIN)/vireo demo $(if $(ONCE),--once)
 
-test: setup ## Run every test
-	$(BIN)/pytest
+test: setup ## Run every test, two groups at a time
+	$(BIN)/pytest -n 2
 
 lint: setup ## Style, strict types, protos
 	$(BIN)/ruff check .
