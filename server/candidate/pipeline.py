@@ -38,6 +38,13 @@ __all__ = [
 ]
 
 SOURCES = (TwoTowerSource(), CoWatchSource(), EaseSource(), PopularSource(), FreshSource())
+SCORERS = (TwoTowerScorer(), CoWatchScorer(), EaseScorer())
+SCORES = {
+    viewer_pb2.SOURCE_TWO_TOWER: TwoTowerScorer.name,
+    viewer_pb2.SOURCE_CO_WATCH: CoWatchScorer.name,
+    viewer_pb2.SOURCE_EASE: EaseScorer.name,
+}
+"""The scorer behind each source that has one: what fails there is missing, too."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class SourceCount:
     proposed: int
     """How many of the returned candidates it proposed."""
     failure: str
-    """Why it failed; empty when it did not."""
+    """Why it, or the score by it, failed; empty when neither did."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class CandidatePipeline:
             sources=SOURCES,
             filters=(WatchedFilter(), ExcludedFilter()),
             merge=QuotaMerge(quotas or release.manifest.quotas),
-            scorers=(TwoTowerScorer(), CoWatchScorer(), EaseScorer()),
+            scorers=SCORERS,
             selector=BestByTwoTower(),
             fail_open=fail_open,
         )
@@ -116,7 +123,7 @@ class CandidatePipeline:
             SourceCount(
                 source.source,
                 int(np.count_nonzero(selected.source_masks & np.uint32(1 << source.source))),
-                failures.get(source.name, ""),
+                failures.get(source.name) or failures.get(SCORES.get(source.source, ""), ""),
             )
             for source in SOURCES
         )

@@ -176,6 +176,16 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
     assert (np.diff(found.two_tower) <= 0).all(), "the viewer tower works: scores stay exact"
 
 
+def test_a_score_that_failed_is_reported_by_its_source(release: CandidateRelease) -> None:
+    broken = replace(release, vectors=np.empty((0, 0), np.float32))
+    found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
+    assert len(found.keys) == 30
+    assert not found.two_tower.any()
+    failures = {report.source: report.failure for report in found.reports}
+    assert failures[viewer_pb2.SOURCE_TWO_TOWER], "its index works, its score doesn't"
+    assert (found.source_masks & TWO_TOWER).any()
+
+
 def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
