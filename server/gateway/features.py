@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 
 from server.errors import VireoError
 from server.features.keys import video_keys
 from server.features.viewer import ViewerFeatures
 
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+log = structlog.get_logger()
+
 FEATURE_SERVICE = "viewer_serving"
+_CONFIGURATION = "feature_store.yaml"
+
+
+class UnfitRowError(Exception):
+    """The store answered, but a viewer's row is not one that the models could take."""
 
 
 class FeatureReader:
     """Reads viewers' features. One thread at a time: SQLite reads share a connection."""
 
-    def __init__(self, repo: Path) -> None:
+    def __init__(self, repo: Path, timeout: float) -> None:
         """Opens the Feast repository's state in `repo`; reads no offline data.
+
+        A store that can't be reached now is no error: it may be back soon, and viewers get
+        answers without it meanwhile.
+
+        Args:
+            repo: the folder.
+            timeout: most seconds that Redis may take to connect, and for each answer. A SQLite
+                file that another process has locked is waited for as long as Feast has it, 5 s.
 
         Raises:
             VireoError: there is none, it lacks the feature service, or its online store
                 can't be read.
         """
         # Imported here: it takes seconds, and only a process that reads features needs it.
-        from feast import FeatureStore
         from feast.errors import FeatureServiceNotFoundException
 
-        if not (repo / "feature_store.yaml").exists():
+        if not (repo / _CONFIGURATION).exists():
             raise VireoError(
                 f"there are no features in {repo}; "
                 f"build them with: vireo features build {repo.name}"
             )
-        self._store = FeatureStore(repo_path=str(repo.absolute()))
+        self.dataset = repo.name
+        """The data set whose viewers it knows."""
+        self._store = _open(repo.absolute(), timeout)
         try:
             self._service = self._store.get_feature_service(FEATURE_SERVICE)
         except FeatureServiceNotFoundException as error:
@@ -46,15 +68,19 @@ class FeatureReader:
             self.read("")  # also spares the first request what Feast prepares on a first read
         except Exception as error:
             # Feast and its stores raise whatever they like; the cause goes into the message.
-            raise VireoError(
-                f"the online store of {repo} can't be read ({type(error).__name__}: {error}); "
-                f"build it again with: vireo features build {repo.name}"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            if not is_away(error):
+                raise VireoError(
+                    f"the online store of {repo} can't be read ({reason}); "
+                    f"build it again with: vireo features build {repo.name}"
+                ) from error
+            log.warning("the online store can't be reached", repo=str(repo), reason=reason)
 
     def read(self, viewer_id: str) -> ViewerFeatures:
         """The viewer's features now; the defaults for a viewer nobody knows.
 
         Raises:
+            UnfitRowError: what is stored of this viewer can't be used.
             Exception: whatever the online store raises when it can't be read.
         """
         response = self._store.get_online_features(
@@ -64,8 +90,12 @@ class FeatureReader:
 
 
 def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
-    """The features of one row of `viewer_serving`, by name; None stands for a missing value."""
-    return ViewerFeatures(
+    """The features of one row of `viewer_serving`, by name; None stands for a missing value.
+
+    Raises:
+        UnfitRowError: pods would refuse them.
+    """
+    viewer = ViewerFeatures(
         history_keys=video_keys(row["history_ids"] or ()),
         history_times=np.array(row["history_times"] or (), np.int64),
         watched_keys=np.array(row["watched_keys"] or (), np.int64),
@@ -73,3 +103,36 @@ def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
         watch_count=row["viewer_watch_count"] or 0,
         like_count=row["viewer_like_count"] or 0,
     )
+    if len(viewer.history_keys) != len(viewer.history_times):
+        raise UnfitRowError(
+            f"{len(viewer.history_keys)} videos in the history, {len(viewer.history_times)} times"
+        )
+    return viewer
+
+
+def is_away(error: Exception) -> bool:
+    """Whether a store raised this because it is locked, down or doesn't answer."""
+    if isinstance(error, sqlite3.OperationalError):
+        code = getattr(error, "sqlite_errorcode", 0)  # not there where Python raised it
+        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    redis = sys.modules.get("redis.exceptions")  # there if it is what raised
+    if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
+        return False
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError)
+
+
+def _open(repo: Path, timeout: float) -> FeatureStore:
+    """The store of a repository, with limits to how long Redis may take.
+
+    By itself Feast waits for Redis without end, and its client repeats what failed with pauses
+    of seconds between. A read that failed is not repeated here: the request has no time for it.
+    """
+    from feast import FeatureStore
+    from feast.repo_config import load_repo_config
+
+    config = load_repo_config(repo, repo / _CONFIGURATION)
+    if config.online_store.type == "redis":
+        config.online_store.connection_string += (
+            f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
+        )
+    return FeatureStore(repo_path=str(repo), config=config)

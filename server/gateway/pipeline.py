@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
@@ -15,6 +14,7 @@ from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.ranking_pb2 import RankCandidatesResponse
 
 from server.features.viewer import ViewerFeatures
+from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.stages.answer import popular_items, ranked_items, retrieved_items
@@ -32,6 +32,7 @@ class RecommendPipeline:
     """The chain of stages behind one slate."""
 
     read_features: ReadFeatures
+    quality: Quality
     retrieve: Retrieve
     rank: Rank
     shadow: Shadow | None = None
@@ -50,18 +51,27 @@ class RecommendPipeline:
         features = await attempt("features", self.read_features(query, release.reader))
         viewer = features.value
         if viewer is None:
-            degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
-            viewer = ViewerFeatures()
+            viewer = self.read_features.last(query, release.reader)
+            if viewer is not None:
+                degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
+            else:
+                degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+                viewer = ViewerFeatures()
 
         own = release.manifest.release_id
-        retrieval = await attempt("retrieval", self.retrieve(query, viewer, own))
+        count = self.quality.count(query.page_size)
+        retrieval = await attempt("retrieval", self.retrieve(query, viewer, count, own))
         candidates = retrieval.value
-        if candidates is not None and any(report.failure for report in candidates.sources):
+        missing = candidates is not None and any(report.failure for report in candidates.sources)
+        if missing:
             degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
+        if candidates is not None and count < self.quality.full(query.page_size):
+            degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         ranking = _NOT_RUN
-        if candidates is None:
+        if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            items = popular_items(_popular(query, viewer, release))
+            blocked = query.blocked_keys(viewer)
+            items = popular_items(release.popular.best(query.page_size, blocked))
             release_id = own
         elif not candidates.keys:  # nothing is left that the viewer hasn't watched
             items, release_id = [], candidates.release_id
@@ -75,7 +85,7 @@ class RecommendPipeline:
                 release_id = ranking.value.release_id
                 if release_id != candidates.release_id:
                     degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
-                elif self.shadow is not None:
+                elif self.shadow is not None and not degradations:
                     seconds = retrieval.seconds + ranking.seconds
                     self.shadow.offer(query, viewer, items, release_id, seconds)
 
@@ -86,15 +96,6 @@ class RecommendPipeline:
             degradations=degradations,
             explanation=_explain(viewer, features, retrieval, ranking) if query.explain else None,
         )
-
-
-def _popular(query: RecommendQuery, viewer: ViewerFeatures, release: GatewayRelease) -> list[str]:
-    """The popular list without what the viewer has watched, is watching, or excluded."""
-    playing = [] if query.playing_key is None else [query.playing_key]
-    blocked = np.concatenate(
-        [viewer.watched_keys, query.excluded_keys, np.array(playing, np.int64)]
-    )
-    return release.popular.best(query.page_size, blocked)
 
 
 def _explain(

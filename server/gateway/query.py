@@ -9,6 +9,7 @@ import numpy.typing as npt
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
+from server.features.viewer import ViewerFeatures
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.gateway.deadline import Deadline
 from server.rpc.guard import REQUEST_ID
@@ -38,6 +39,13 @@ class RecommendQuery:
     def seed_key(self) -> int | None:
         """The key that candidates and ranking follow; None on HOME."""
         return self.playing_key if self.follows_playing else None
+
+    def blocked_keys(self, viewer: ViewerFeatures) -> npt.NDArray[np.int64]:
+        """Videos that the slate must not have, int64[b]: watched, playing or excluded."""
+        playing = [] if self.playing_key is None else [self.playing_key]
+        return np.concatenate(
+            [viewer.watched_keys, self.excluded_keys, np.array(playing, np.int64)]
+        )
 
     @staticmethod
     def of(request: pb.RecommendRequest, request_id: str, deadline: Deadline) -> RecommendQuery:

@@ -24,18 +24,18 @@ class GatewayRelease:
     """Features of the data set that the release was trained on."""
 
     @staticmethod
-    def load(folder: Path, features: Path) -> GatewayRelease:
+    def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
         """Loads it from a release's folder.
 
         Args:
             folder: the release's folder; only FILES and the manifest need be there.
             features: folder that holds the Feast repository of each data set, by name.
+            timeout: most seconds that the online store may take.
 
         Raises:
             ReleaseError: a file of the release is unfit.
             VireoError: the features of its data set are missing.
         """
         manifest = Manifest.read(folder)
-        return GatewayRelease(
-            manifest, PopularList.load(folder), FeatureReader(features / manifest.dataset)
-        )
+        reader = FeatureReader(features / manifest.dataset, timeout)
+        return GatewayRelease(manifest, PopularList.load(folder), reader)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import grpc.aio
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -20,13 +20,16 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.comparison import Comparisons
 from server.gateway.deadline import Deadline
+from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
+from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.settings import GatewaySettings
+from server.gateway.stages.call import StageCall
 from server.gateway.stages.rank import Rank
 from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+from server.gateway.stages.retrieve import SHARE, Retrieve, UnknownSeedError
 from server.gateway.stages.shadow import SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.releases.loader import ReleaseLoader
@@ -41,6 +44,11 @@ DEGRADATIONS = Counter(
     "Answers that were less than full, by what was less; mixed_releases counts the chains whose "
     "candidates and ranking came from different releases.",
     ["kind"],
+)
+
+QUALITY = Gauge(
+    "vireo_quality_factor",
+    "Share of the usual number of candidates that is asked for: below 1 while pods are slow.",
 )
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
@@ -104,22 +112,33 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
     )
 
-    def calls(retrieval_timeout: float, ranking_timeout: float) -> tuple[Retrieve, Rank]:
+    find, order = CandidateServiceStub(candidate), RankingServiceStub(ranking)
+
+    def stages(
+        prefix: str, retrieval: float, ranking: float, told: Quality | None = None
+    ) -> tuple[Retrieve, Rank]:
+        """The two calls: what their names begin with, their limits, who hears how they went."""
         return (
-            Retrieve(CandidateServiceStub(candidate), retrieval_timeout, settings.candidates),
-            Rank(RankingServiceStub(ranking), ranking_timeout),
+            Retrieve(
+                StageCall(f"{prefix}retrieval", find.RetrieveCandidates, retrieval, SHARE, told)
+            ),
+            Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=told)),
         )
 
-    retrieve, rank = calls(settings.retrieval_timeout, settings.ranking_timeout)
-    share = settings.shadow_share
-    shadow = Shadow(*calls(SECONDS, SECONDS), share) if share else None
+    quality = Quality(settings.candidates, settings.least_candidates)
+    QUALITY.set_function(quality.factor)
+    retrieve, rank = stages("", settings.retrieval_timeout, settings.ranking_timeout, quality)
+    shadow = None
+    if settings.shadow_share:
+        repeated = stages("shadow_", SECONDS, SECONDS)
+        shadow = Shadow(*repeated, settings.candidates, settings.shadow_share)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
     ) -> None:
-        pipeline = RecommendPipeline(
-            ReadFeatures(worker, settings.features_timeout), retrieve, rank, shadow
-        )
+        last = LastFeatures(settings.last_features_bytes, settings.last_features_seconds)
+        read = ReadFeatures(worker, settings.features_timeout, last)
+        pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
         )
@@ -128,7 +147,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         kind="gateway",
         service=NAME,
         files=FILES,
-        build=lambda folder: GatewayRelease.load(folder, settings.features),
+        build=lambda folder: GatewayRelease.load(
+            folder, settings.features, settings.features_timeout
+        ),
         register=register,
         ready=inner.serving,
         background=shadow.run if shadow else None,

@@ -25,10 +25,16 @@ class GatewaySettings(PodSettings):
 
     candidates: int = Field(default=300, ge=1, le=2000)
     """How many candidates to have ranked; a larger page asks for as many as it has."""
+    least_candidates: int = Field(default=100, ge=1, le=2000)
+    """How few to ask for at worst, while pods are slow to answer."""
     default_deadline: float = Field(default=1.0, gt=0)
     """Seconds within which to answer a caller that sets no deadline."""
     features_timeout: float = Field(default=0.2, gt=0)
     """Most seconds to wait for the online store."""
+    last_features_seconds: float = Field(default=3600, ge=0)
+    """For how long to keep the features read last of each viewer, for when the store fails."""
+    last_features_bytes: int = Field(default=64 << 20, ge=0)
+    """Most memory of these features; 0 keeps none."""
     retrieval_timeout: float = Field(default=0.5, gt=0)
     """Most seconds to wait for candidates, all tries of Envoy together."""
     ranking_timeout: float = Field(default=0.5, gt=0)

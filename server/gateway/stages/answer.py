@@ -20,18 +20,15 @@ def ranked_items(
 ) -> list[pb.SlateItem]:
     """The slate in the ranker's order.
 
-    A video that the ranking pod's release doesn't know comes without an id; it is named by
-    the candidate pod's first page, or left out.
+    Videos that the ranking pod's release doesn't know come without an id, and last. In their
+    places come those of the candidate pod's first page that the release doesn't know either:
+    the candidate pod has named them.
     """
-    ids = list(ranked.ids)
-    if "" in ids:
-        named = dict(zip(candidates.keys, candidates.ids, strict=False))
-        ids = [name or named.get(key, "") for key, name in zip(ranked.keys, ids, strict=True)]
-    titles = ranked.titles or [""] * len(ids)
-    places = [place for place, name in enumerate(ids) if name]
-    return [
+    places = [place for place, name in enumerate(ranked.ids) if name]
+    titles = ranked.titles or [""] * len(ranked.ids)
+    items = [
         pb.SlateItem(
-            video_id=ids[place],
+            video_id=ranked.ids[place],
             score=ranked.scores[place],
             position=position,
             task_scores=pb.TaskScores(
@@ -42,6 +39,18 @@ def ranked_items(
         )
         for position, place in enumerate(places, start=1)
     ]
+    if len(items) < len(ranked.ids):
+        shown = {item.video_id for item in items}
+        rest = [place for place, name in enumerate(candidates.ids) if name not in shown]
+        items += [
+            pb.SlateItem(
+                video_id=candidates.ids[place],
+                position=position,
+                sources=sources_of(candidates.source_masks[place]),
+            )
+            for position, place in enumerate(rest[: len(ranked.ids) - len(items)], len(items) + 1)
+        ]
+    return items
 
 
 def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> list[pb.SlateItem]:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import grpc
 from vireo.v1 import candidate_pb2
 from vireo.v1 import ranking_pb2 as pb
 
 from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError
+from server.gateway.stages.call import StageCall
+from server.gateway.stages.check import check_ranked
 from server.gateway.stages.retrieve import viewer_message
-from server.gateway.stages.tries import one_try
-
-if TYPE_CHECKING:
-    from vireo.v1.ranking_pb2_grpc import RankingServiceAsyncStub
 
 
 class Rank:
-    """One call for the order of a query's candidates."""
+    """Asks for the order of a query's candidates."""
 
-    def __init__(self, stub: RankingServiceAsyncStub, timeout: float) -> None:
-        """Takes the pods' stub and the most seconds of a call."""
-        self._stub = stub
-        self._timeout = timeout
+    def __init__(
+        self, call: StageCall[pb.RankCandidatesRequest, pb.RankCandidatesResponse]
+    ) -> None:
+        """Takes how to call the ranking pods."""
+        self._call = call
 
     async def __call__(
         self,
@@ -35,11 +30,10 @@ class Rank:
     ) -> pb.RankCandidatesResponse:
         """The best page of the candidates, from their release while the pod holds it.
 
-        `pool` is metadata that sends the call to another pool than the viewer's. Such a call is
-        for comparison, and one pod has all of its time.
+        `pool` is metadata that sends the call to another pool than the viewer's.
 
         Raises:
-            StageFailedError: no pod answered in time.
+            StageFailedError: no pod gave a good answer in time.
         """
         request = pb.RankCandidatesRequest(
             viewer=viewer_message(viewer),
@@ -53,10 +47,4 @@ class Rank:
             titles=query.explain,
             release_id=candidates.release_id,
         )
-        budget = query.deadline.budget(self._timeout)
-        try:
-            return await self._stub.RankCandidates(
-                request, timeout=budget, metadata=query.metadata + (pool or one_try(budget))
-            )
-        except grpc.aio.AioRpcError as error:
-            raise StageFailedError(f"{error.code().name}: {error.details()}") from error
+        return await self._call(request, query, lambda answer: check_ranked(answer, request), pool)

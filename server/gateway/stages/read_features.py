@@ -3,35 +3,111 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+import structlog
+from prometheus_client import Gauge
 
 from server.features.viewer import ViewerFeatures
-from server.gateway.features import FeatureReader
+from server.gateway.circuit import Circuit
+from server.gateway.features import FeatureReader, UnfitRowError
+from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError
+from server.gateway.stages.attempt import StageFailedError, StageSkippedError
+from server.rpc.errors import RpcError
 from server.rpc.worker import Worker
+
+log = structlog.get_logger()
 
 _SHARE = 0.3
 """Of the time that is left when it starts."""
+_LEAST_SECONDS = 0.001
+"""With less than this no read is begun."""
+_STUCK_SHARE = 0.75
+"""Of the most seconds of a read: after that those behind it would hardly get their turn."""
+
+SKIPPED = Gauge(
+    "vireo_feature_store_skipped", "1 while requests do without the feature store, since it fails."
+)
 
 
 class ReadFeatures:
-    """Reads in the worker thread, so that a slow store holds up no other request."""
+    """Reads in the worker thread, so that a slow store holds up no other request.
 
-    def __init__(self, worker: Worker, timeout: float) -> None:
-        """Takes the thread to read in, and the most seconds that a read may take."""
+    A store that fails or hangs is left alone but for a try now and then: no request waits for
+    what won't come, or behind it.
+    """
+
+    def __init__(self, worker: Worker, timeout: float, last: LastFeatures) -> None:
+        """Takes the thread to read in, the most seconds of a read, and where to keep the result."""
         self._worker = worker
         self._timeout = timeout
+        self._last = last
+        self._circuit = Circuit()
+        # When the read began that the thread is at, if any. Set by the thread.
+        self._reading_since: float | None = None
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
-        """The viewer's features; raises StageFailedError when the store fails or is late."""
+        """The viewer's features.
+
+        Raises:
+            StageFailedError: the store failed or was late.
+            StageSkippedError: the store was not asked.
+        """
         budget = query.deadline.budget(self._timeout, _SHARE)
+        if budget < _LEAST_SECONDS:
+            raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
+        if self._stuck():
+            raise self._failed(StageSkippedError("the online store doesn't return from a read"))
+        if not self._circuit.admits():
+            raise StageSkippedError("the online store failed a moment ago")
         try:
-            return await asyncio.wait_for(
-                self._worker.run(lambda: reader.read(query.viewer_id)), budget
+            viewer = await asyncio.wait_for(
+                self._worker.run(lambda: self._read(reader, query.viewer_id)), budget
             )
         except TimeoutError as error:
-            raise StageFailedError(f"the online store took more than {budget:.3f} s") from error
+            failure = StageFailedError(f"the online store took more than {budget:.3f} s")
+            # A caller with little time, or one of many at once, says nothing of the store.
+            raise (self._failed(failure) if self._stuck() else failure) from error
+        except RpcError as error:
+            # Too many wait for the thread; the store has not been asked.
+            raise StageFailedError(error.message) from error
+        except UnfitRowError as error:
+            self._succeeded()
+            raise StageFailedError(f"the viewer's row can't be used: {error}") from error
         except Exception as error:
-            # The declared policy: whatever the store raises, the viewer gets a cold-start
-            # slate, and the answer says so.
-            raise StageFailedError(f"{type(error).__name__}: {error}") from error
+            # The declared policy: whatever the store raises, the viewer gets a slate without
+            # it, and the answer says so.
+            raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
+        self._succeeded()
+        self._last.keep(reader.dataset, query.viewer_id, viewer)
+        return viewer
+
+    def last(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures | None:
+        """What was read last of the viewer; None where nothing is kept."""
+        return self._last.find(reader.dataset, query.viewer_id)
+
+    def _stuck(self) -> bool:
+        since = self._reading_since
+        return since is not None and time.monotonic() - since > _STUCK_SHARE * self._timeout
+
+    def _read(self, reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
+        self._reading_since = time.monotonic()
+        try:
+            return reader.read(viewer_id)
+        finally:
+            self._reading_since = None
+
+    def _failed(self, failure: StageFailedError) -> StageFailedError:
+        closed = not self._circuit.open
+        self._circuit.failed()
+        if closed and self._circuit.open:
+            SKIPPED.set(1)
+            log.warning("the online store is left alone for now", reason=str(failure))
+        return failure
+
+    def _succeeded(self) -> None:
+        if self._circuit.open:
+            SKIPPED.set(0)
+            log.info("the online store is back")
+        self._circuit.succeeded()

@@ -40,13 +40,18 @@ class _Answered:
 class Shadow:
     """A bounded queue of answered requests, and the tasks that repeat them."""
 
-    def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
-        """Takes the two calls, limited to SECONDS each, and the share of requests that is repeated.
+    def __init__(self, retrieve: Retrieve, rank: Rank, count: int, share: float) -> None:
+        """Takes how to repeat requests, and which.
 
-        The share is 0 to 1.
+        Args:
+            retrieve: the first call, limited to SECONDS.
+            rank: the second, too.
+            count: how many candidates to ask for; a larger page asks for as many as it has.
+            share: of the requests that is repeated, 0 to 1.
         """
         self.comparisons = Comparisons()
         self._retrieve, self._rank = retrieve, rank
+        self._count = count
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
 
@@ -96,7 +101,8 @@ class Shadow:
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
         query = answered.query.again(Deadline.after(2.5 * SECONDS))
         started = time.perf_counter()
-        candidates = await self._retrieve(query, answered.viewer, "", POOL)
+        count = max(self._count, query.page_size)
+        candidates = await self._retrieve(query, answered.viewer, count, "", POOL)
         ranked = await self._rank(query, answered.viewer, candidates, POOL)
         items = ranked_items(ranked, candidates)
         if not items:

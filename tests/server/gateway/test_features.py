@@ -14,7 +14,7 @@ from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 
 
 def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
-    viewer = FeatureReader(features / DATASET).read(VIEWER)
+    viewer = FeatureReader(features / DATASET, 1.0).read(VIEWER)
     assert viewer.history_keys.tolist() == video_keys(WATCHED).tolist()
     assert viewer.history_times.tolist() == [1704067200, 1704070800, 1704074400]
     assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
@@ -23,14 +23,14 @@ def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
 
 
 def test_an_unknown_viewer_has_the_defaults(features: Path) -> None:
-    viewer = FeatureReader(features / DATASET).read("nobody")
+    viewer = FeatureReader(features / DATASET, 1.0).read("nobody")
     assert len(viewer.history_keys) == len(viewer.watched_keys) == len(viewer.attributes) == 0
     assert viewer.watch_count == viewer.like_count == 0
 
 
 def test_missing_features_are_told_with_the_command_that_builds_them(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo features build mine"):
-        FeatureReader(tmp_path / "mine")
+        FeatureReader(tmp_path / "mine", 1.0)
 
 
 def test_an_online_store_that_cannot_be_read_is_told_at_once(
@@ -39,4 +39,4 @@ def test_an_online_store_that_cannot_be_read_is_told_at_once(
     shutil.copytree(features, tmp_path / "copy")
     (tmp_path / "copy" / DATASET / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(VireoError, match=r"online store .* can't be read"):
-        FeatureReader(tmp_path / "copy" / DATASET)
+        FeatureReader(tmp_path / "copy" / DATASET, 1.0)

@@ -372,7 +372,7 @@ async def recording(recorder: Recorder) -> AsyncIterator[str]:
     await server.stop(None)
 
 
-async def test_an_empty_slate_after_a_failed_source_is_declared(
+async def test_where_a_source_failed_and_the_others_found_nothing_the_popular_list_comes(
     release: Path, features: Path
 ) -> None:
     async with (
@@ -380,8 +380,12 @@ async def test_an_empty_slate_after_a_failed_source_is_declared(
         gateway(release, features, candidate, NOWHERE) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert not response.items
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
+    assert len(response.items) == 10
+    assert list(response.degradations) == [
+        viewer_pb2.DEGRADATION_SOURCE_MISSING,
+        viewer_pb2.DEGRADATION_POPULAR_FALLBACK,
+    ]
+    assert response.release_id == "tiny-1"
 
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(20.0, 8000, 10000), (0.06, 50, 50)])

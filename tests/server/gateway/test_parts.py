@@ -70,16 +70,22 @@ def test_a_mask_names_its_sources_and_ignores_bits_of_later_builds() -> None:
     assert sources_of(1 << 31 | 0b100) == (2,)
 
 
-def test_a_video_that_neither_pod_names_is_left_out() -> None:
+def test_videos_that_the_ranking_pod_cannot_name_give_way_to_those_that_the_candidate_pod_has() -> (
+    None
+):
     ranked = ranking_pb2.RankCandidatesResponse(
-        keys=[1, 2, 3],
+        keys=[1, 8, 9],
         ids=["a", "", ""],
-        scores=[0.3, 0.2, 0.1],
-        watch_scores=[0.3, 0.2, 0.1],
-        like_scores=[0.5, 0.5, 0.5],
+        scores=[0.3, 0, 0],
+        watch_scores=[0.3, 0, 0],
+        like_scores=[0.5, 0, 0],
         source_masks=[2, 2, 2],
     )
-    candidates = candidate_pb2.RetrieveCandidatesResponse(keys=[3, 2, 1], ids=["c"])
+    candidates = candidate_pb2.RetrieveCandidatesResponse(
+        keys=[3, 1, 2, 8, 9], ids=["c", "a", "b"], source_masks=[2, 2, 8, 2, 2]
+    )
     items = ranked_items(ranked, candidates)
-    assert [(item.video_id, item.position) for item in items] == [("a", 1), ("c", 2)]
-    assert items[1].score == pytest.approx(0.1)
+    assert [(item.video_id, item.position) for item in items] == [("a", 1), ("c", 2), ("b", 3)]
+    assert [item.score for item in items] == pytest.approx([0.3, 0, 0])
+    assert [list(item.sources) for item in items] == [[1], [1], [3]]
+    assert [item.HasField("task_scores") for item in items] == [True, False, False]

@@ -1,0 +1,150 @@
+"""One stage's call to an inner pod: within its time, checked, and again where an answer is bad."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+from prometheus_client import Counter
+
+from server.gateway.quality import Quality
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.attempt import StageFailedError, StageSkippedError
+from server.gateway.stages.check import BadAnswerError
+from server.gateway.stages.tries import one_try
+
+if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryMultiCallable
+
+log = structlog.get_logger()
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+LEAST_SECONDS = 0.005
+"""A call that has less than this is not made: it would hardly be answered, and a pod would work
+for nothing."""
+_LATE_SHARE = 0.6
+"""Of a stage's own limit: what takes longer is late. Half of it goes when Envoy passes over a pod
+that hangs, which fewer candidates would not mend."""
+_SLOW_SECONDS = 0.05
+"""What isn't answered by then, when a caller's deadline ends it, is late too. Of calls that had
+less, nobody knows."""
+_POD = "x-vireo-pod"
+"""In the answer's metadata: which pod Envoy had it from."""
+_MOST_PODS = 100
+"""Told apart by the counter, the first that there are."""
+
+_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+"""What a pod answers when it is at fault itself, which another may not be. Envoy repeats only what
+was not worked on."""
+
+BAD_ANSWERS = Counter(
+    "vireo_bad_answers",
+    "Answers of inner pods that break the contract, by stage and pod (its address; empty where it "
+    "isn't known).",
+    ["stage", "pod"],
+)
+_pods: set[str] = set()
+
+
+class _BrokenPodError(StageFailedError):
+    """One pod is at fault: another may do better."""
+
+
+@dataclass(frozen=True)
+class StageCall(Generic[Request, Answer]):
+    """How one stage calls its pods."""
+
+    stage: str
+    """For logs and counters."""
+    method: UnaryUnaryMultiCallable[Request, Answer]
+    limit: float
+    """Most seconds of a call, all tries together."""
+    share: float = 1.0
+    """Of the query's time that is left when it starts."""
+    quality: Quality | None = None
+    """Is told whether calls come back in time; None for calls that no viewer waits for."""
+
+    async def __call__(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        check: Callable[[Answer], None],
+        pool: tuple[tuple[str, str], ...],
+    ) -> Answer:
+        """The first good answer of two tries at most.
+
+        Args:
+            request: what to ask.
+            query: whose time is spent, and whose metadata goes along.
+            check: raises BadAnswerError for an answer that can't be used.
+            pool: metadata that sends the call to another pool than the viewer's; there it is made
+                once, and one pod has all of its time.
+
+        Raises:
+            StageFailedError: there is none; `code` says why where a pod has.
+            StageSkippedError: there was no time to ask.
+        """
+        budget = query.deadline.budget(self.limit, self.share)
+        end = time.monotonic() + budget
+        if budget < LEAST_SECONDS:
+            raise StageSkippedError(f"{1000 * budget:.1f} ms are too little to ask a pod")
+        try:
+            return await self._try(request, query, check, pool, budget)
+        except _BrokenPodError:
+            left = end - time.monotonic()
+            if pool or left < LEAST_SECONDS:
+                raise
+        return await self._try(request, query, check, pool, left)
+
+    async def _try(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        check: Callable[[Answer], None],
+        pool: tuple[tuple[str, str], ...],
+        left: float,
+    ) -> Answer:
+        started = time.monotonic()
+        metadata = query.metadata + (pool or one_try(left))
+        call = self.method(request, timeout=left, metadata=metadata)
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            self._observe(time.monotonic() - started, code)
+            kind = _BrokenPodError if code in _BROKEN else StageFailedError
+            raise kind(f"{code.name}: {error.details()}", code) from error
+        self._observe(time.monotonic() - started, grpc.StatusCode.OK)
+        try:
+            if answer is None:  # gRPC's way to say so
+                raise BadAnswerError("it can't be parsed")
+            check(answer)
+        except BadAnswerError as error:
+            pod = str((await call.initial_metadata()).get(_POD, ""))
+            BAD_ANSWERS.labels(self.stage, _label(pod)).inc()
+            log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
+            raise _BrokenPodError(f"bad answer of {pod or 'a pod'}: {error}") from error
+        return answer
+
+    def _observe(self, seconds: float, code: grpc.StatusCode) -> None:
+        if self.quality is None:
+            return
+        too_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= _SLOW_SECONDS
+        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if too_late or refused or seconds >= _LATE_SHARE * self.limit:
+            self.quality.late()
+        elif code is grpc.StatusCode.OK:
+            self.quality.timely()
+
+
+def _label(pod: str) -> str:
+    if len(_pods) < _MOST_PODS:
+        _pods.add(pod)
+    return pod if pod in _pods else "other"

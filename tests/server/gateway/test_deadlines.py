@@ -1,0 +1,144 @@
+"""Callers with little time get an answer of what is at hand, and no pod works for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import grpc
+import pytest
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.gateway.deadline import Deadline
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.attempt import StageFailedError, StageSkippedError
+from server.gateway.stages.call import StageCall
+from tests.builders.relay import Relay, relaying
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.server.gateway.conftest import gateway
+
+POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
+STALE = viewer_pb2.DEGRADATION_FEATURES_STALE
+MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
+
+
+async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_is_asked(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    candidate, ranking = Relay(candidate_target), Relay(ranking_target)
+    async with (
+        relaying(candidate) as candidates_at,
+        relaying(ranking) as ranking_at,
+        # A caller without a deadline has this one, and waits for the answer.
+        gateway(release, features, candidates_at, ranking_at, default_deadline=0.005) as stub,
+    ):
+        request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
+        response = await stub.Recommend(request)
+        assert list(response.degradations) == [MISSING, POPULAR]
+        assert len(response.items) == 40
+        assert not candidate.requests
+
+        assert not (await stub.Recommend(request, timeout=60)).degradations
+        asked = len(candidate.requests), len(ranking.requests)
+        assert asked == (1, 1)
+        # What the viewer has watched is known by now.
+        response = await stub.Recommend(request)
+        assert list(response.degradations) == [STALE, POPULAR]
+        assert {item.video_id for item in response.items}.isdisjoint(WATCHED)
+        assert (len(candidate.requests), len(ranking.requests)) == asked
+
+
+async def test_a_deadline_of_5_ms_ends_in_an_answer_that_says_so_or_in_deadline_exceeded(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    candidate = Relay(candidate_target)
+    ends: Counter[object] = Counter()
+    async with (
+        relaying(candidate) as candidates_at,
+        gateway(release, features, candidates_at, ranking_target) as stub,
+    ):
+        request = pb.RecommendRequest(viewer_id="nobody")
+        await stub.Recommend(request, timeout=60)
+        for _ in range(100):
+            try:
+                response = await stub.Recommend(request, timeout=0.005)
+            except grpc.aio.AioRpcError as error:
+                ends[error.code()] += 1
+            else:
+                ends[tuple(response.degradations)] += 1
+        assert set(ends) <= {grpc.StatusCode.DEADLINE_EXCEEDED, (MISSING, POPULAR)}
+        assert len(candidate.requests) == 1, "no pod has worked for them"
+        assert not (await stub.Recommend(request, timeout=60)).degradations
+
+
+async def test_without_candidates_in_time_no_ranking_pod_is_asked(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    candidate, ranking = Relay(candidate_target, delay=lambda _: 60.0), Relay(ranking_target)
+    async with (
+        relaying(candidate) as candidates_at,
+        relaying(ranking) as ranking_at,
+        gateway(release, features, candidates_at, ranking_at, default_deadline=1.0) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert list(response.degradations) == [POPULAR]
+    assert not ranking.requests
+
+
+async def test_what_is_left_of_the_callers_time_travels_to_the_pods(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    candidate, ranking = Relay(candidate_target), Relay(ranking_target)
+    async with (
+        relaying(candidate) as candidates_at,
+        relaying(ranking) as ranking_at,
+        gateway(release, features, candidates_at, ranking_at) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=10)
+    assert not response.degradations
+    [for_candidates], [for_ranking] = candidate.time_left, ranking.time_left
+    assert 0 < for_candidates < 6.01, "at most 0.6 of it"
+    assert 0 < for_ranking < 10
+
+
+async def test_a_caller_who_hangs_up_takes_the_pods_work_along(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    candidate = Relay(candidate_target, delay=lambda _: 60.0)
+    async with (
+        relaying(candidate) as candidates_at,
+        gateway(release, features, candidates_at, ranking_target) as stub,
+    ):
+        call = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
+        asked = asyncio.ensure_future(candidate.asked.wait())
+        await asyncio.wait_for(asked, 20)
+        call.cancel()
+        await asyncio.wait_for(candidate.cancelled.wait(), 20)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+
+class Counting:
+    """A method of a stub that must not be called, or fails."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, request: object, *, timeout: float, metadata: object) -> object:
+        self.calls += 1
+        raise AssertionError("no call may be made")
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 0.01, 0.012])
+async def test_no_call_is_made_without_a_budget(seconds: float) -> None:
+    method = Counting()
+    call: StageCall[
+        candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse
+    ] = StageCall("retrieval", method, 1.0, 0.6)  # type: ignore[arg-type]
+    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="1"), "id", Deadline.after(seconds))
+    with pytest.raises(StageSkippedError) as raised:
+        await call(candidate_pb2.RetrieveCandidatesRequest(), query, lambda _: None, ())
+    assert isinstance(raised.value, StageFailedError), "the request goes on without it"
+    assert not method.calls

@@ -1,0 +1,289 @@
+"""The feature store fails, hangs and comes back; viewers get answers all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+
+from server.features.viewer import ViewerFeatures
+from server.gateway.deadline import Deadline
+from server.gateway.features import FeatureReader
+from server.gateway.last_features import LastFeatures
+from server.gateway.query import RecommendQuery
+from server.gateway.stages.attempt import StageFailedError, StageSkippedError
+from server.gateway.stages.read_features import ReadFeatures
+from server.home import Home
+from server.rpc.worker import Worker
+from tests.builders.redis import RunningRedis, running_redis
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
+from tests.server.gateway.conftest import gateway
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+STALE = viewer_pb2.DEGRADATION_FEATURES_STALE
+MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
+TIMEOUT = 0.5
+"""Of a read; long enough for a sound store on a busy machine."""
+
+
+async def ask(stub: RecommendationServiceAsyncStub, viewer: str = VIEWER) -> pb.RecommendResponse:
+    request = pb.RecommendRequest(viewer_id=viewer, page_size=37, explain=True)
+    return await stub.Recommend(request, timeout=60)
+
+
+async def ask_until(
+    stub: RecommendationServiceAsyncStub,
+    degradations: list[viewer_pb2.Degradation.ValueType],
+    viewer: str = VIEWER,
+) -> pb.RecommendResponse:
+    """The first answer with exactly these degradations."""
+    async with asyncio.timeout(30):
+        while True:
+            response = await ask(stub, viewer)
+            if list(response.degradations) == degradations:
+                return response
+            await asyncio.sleep(0.05)
+
+
+def waited(response: pb.RecommendResponse) -> bool:
+    """Whether this request waited for the store until it gave up."""
+    return response.explanation.features_time.ToTimedelta().total_seconds() >= TIMEOUT
+
+
+def names(response: pb.RecommendResponse) -> list[str]:
+    return [item.video_id for item in response.items]
+
+
+@pytest.fixture
+def own_features(features: Path, tmp_path: Path) -> Path:
+    """Features in SQLite that the test may do harm to."""
+    shutil.copytree(features, tmp_path / "features")
+    return tmp_path / "features"
+
+
+@contextmanager
+def locked(features: Path) -> Iterator[None]:
+    """Has another process lock the store's file."""
+    script = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1])\n"
+        "connection.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(features / DATASET / "online.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RunningRedis]:
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_features(redis: RunningRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Features in Redis."""
+    monkeypatch.setenv("VIREO_ONLINE_STORE", "redis")
+    monkeypatch.setenv("VIREO_REDIS_URL", redis.url)
+    folder = build_tiny_features(Home(tmp_path / "home")).parent
+    redis.save()
+    return folder
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The viewers for whom the store has been asked, in this process."""
+    asked: list[str] = []
+    read = FeatureReader.read
+
+    def counted(self: FeatureReader, viewer_id: str) -> ViewerFeatures:
+        asked.append(viewer_id)
+        return read(self, viewer_id)
+
+    monkeypatch.setattr(FeatureReader, "read", counted)
+    return asked
+
+
+async def test_while_the_store_is_locked_what_was_read_last_is_used_and_declared(
+    release: Path, own_features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    async with gateway(
+        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
+    ) as stub:
+        whole = await ask_until(stub, [])
+        with locked(own_features):
+            stale, unknown = await ask(stub), await ask(stub, "nobody")
+        assert list(stale.degradations) == [STALE]
+        assert names(stale) == names(whole)
+        assert stale.explanation.history_length == len(WATCHED)
+        assert list(unknown.degradations) == [MISSING]
+        again = await ask_until(stub, [])
+        assert names(again) == names(whole)
+
+
+async def test_what_is_too_old_is_not_used(
+    release: Path, own_features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    async with gateway(
+        release,
+        own_features,
+        candidate_target,
+        ranking_target,
+        features_timeout=TIMEOUT,
+        last_features_seconds=0,
+    ) as stub:
+        await ask_until(stub, [])
+        with locked(own_features):
+            assert list((await ask(stub)).degradations) == [MISSING]
+
+
+async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+) -> None:
+    async with gateway(
+        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
+    ) as stub:
+        await ask_until(stub, [])
+        with locked(own_features):
+            await asyncio.gather(*(ask(stub) for _ in range(10)))
+            responses = [await ask(stub, viewer) for viewer in (VIEWER, "nobody") * 30]
+        assert [list(each.degradations) for each in responses] == [[STALE], [MISSING]] * 30
+        assert sum(map(waited, responses)) <= 20, "the read that hangs holds up no others"
+        response = await ask_until(stub, [])
+        assert response.explanation.history_length == len(WATCHED)
+
+
+async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    reads: list[str],
+) -> None:
+    online = own_features / DATASET / "online.db"
+    async with gateway(
+        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
+    ) as stub:
+        await ask_until(stub, [])
+        with sqlite3.connect(online) as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            for (name,) in connection.execute(query).fetchall():
+                connection.execute(f'ALTER TABLE "{name}" RENAME TO "away_{name}"')
+        before = len(reads)
+        for _ in range(60):
+            assert list((await ask(stub)).degradations) == [STALE]
+        assert len(reads) - before <= 20
+        with sqlite3.connect(online) as connection:
+            for (name,) in connection.execute(query).fetchall():
+                connection.execute(f'ALTER TABLE "{name}" RENAME TO "{name.removeprefix("away_")}"')
+        await ask_until(stub, [])
+
+
+async def test_one_viewer_with_a_bad_row_keeps_the_store_from_nobody_else(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+) -> None:
+    online = own_features / DATASET / "online.db"
+    async with gateway(release, own_features, candidate_target, ranking_target) as stub:
+        await ask_until(stub, [])
+        with sqlite3.connect(online) as connection:
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table'"
+            ).fetchall():
+                connection.execute(
+                    f'DELETE FROM "{name}" WHERE feature_name = ?', ("history_times",)
+                )
+        for _ in range(10):
+            assert list((await ask(stub)).degradations) == [STALE]
+            assert not (await ask(stub, "nobody")).degradations
+
+
+async def test_a_queue_that_is_full_is_no_fault_of_the_store(features: Path) -> None:
+    reader = FeatureReader(features / DATASET, TIMEOUT)
+    query = RecommendQuery.of(pb.RecommendRequest(viewer_id=VIEWER), "id", Deadline.after(60))
+    read = ReadFeatures(Worker(0), 20, LastFeatures(1 << 20, 60))
+    for _ in range(10):
+        with pytest.raises(StageFailedError) as raised:
+            await read(query, reader)
+        assert not isinstance(raised.value, StageSkippedError)
+
+
+async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_it(
+    release: Path, own_features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    targets = (release, own_features, candidate_target, ranking_target)
+    async with AsyncExitStack() as stack:
+        with locked(own_features):
+            stub = await stack.enter_async_context(gateway(*targets, features_timeout=TIMEOUT))
+            assert list((await ask(stub)).degradations) == [MISSING]
+        await ask_until(stub, [])
+
+
+@pytest.mark.parametrize(
+    ("lose", "bring_back"),
+    [
+        (RunningRedis.hang, RunningRedis.go_on),
+        (RunningRedis.kill, RunningRedis.start),
+    ],
+)
+async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
+    release: Path,
+    redis_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    redis: RunningRedis,
+    lose: Callable[[RunningRedis], None],
+    bring_back: Callable[[RunningRedis], None],
+) -> None:
+    async with gateway(
+        release, redis_features, candidate_target, ranking_target, features_timeout=TIMEOUT
+    ) as stub:
+        whole = await ask_until(stub, [])
+        lose(redis)
+        stale = await ask(stub)
+        assert list(stale.degradations) == [STALE]
+        assert names(stale) == names(whole)
+        responses = [await ask(stub, "nobody") for _ in range(60)]
+        assert all(list(each.degradations) == [MISSING] for each in responses)
+        assert sum(map(waited, responses)) <= 20
+        bring_back(redis)
+        assert names(await ask_until(stub, [])) == names(whole)
+
+
+@pytest.mark.parametrize("lose", [RunningRedis.hang, RunningRedis.kill])
+def test_a_reader_opens_without_redis_and_reads_once_it_is_there(
+    redis_features: Path, redis: RunningRedis, lose: Callable[[RunningRedis], None]
+) -> None:
+    import redis as client
+
+    lose(redis)
+    reader = FeatureReader(redis_features / DATASET, TIMEOUT)
+    with pytest.raises((client.ConnectionError, client.TimeoutError)):
+        reader.read(VIEWER)  # and not without end
+    redis.kill()
+    redis.start()
+    assert len(reader.read(VIEWER).history_keys) == len(WATCHED)
