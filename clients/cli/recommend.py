@@ -126,10 +126,13 @@ def print_slate(response: pb.RecommendResponse) -> None:
     )
     if proposed:
         typer.echo(f"proposed by: {proposed}")
-    if not explanation.history_length:
+    missing = viewer_pb2.DEGRADATION_FEATURES_MISSING in response.degradations
+    if not explanation.history_length and not missing:
         typer.echo("nothing is known of this viewer: a cold start")
+    known = {number: name for name, number in viewer_pb2.Degradation.items()}
     for degradation in response.degradations:
-        name = _plain(viewer_pb2.Degradation.Name(degradation), "DEGRADATION_")
+        # A gateway of a later build may know more ways than this one.
+        name = _plain(known.get(degradation, f"in way {degradation}"), "DEGRADATION_")
         console.print(Text(f"degraded: {name}", style="yellow"))
 
 

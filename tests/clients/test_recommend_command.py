@@ -36,3 +36,29 @@ def test_a_slate_without_candidates_says_nothing_of_sources(
     printed = capsys.readouterr().out
     assert "proposed by" not in printed
     assert "degraded: popular fallback" in printed
+
+
+@pytest.mark.parametrize("degradation", [each for each in viewer_pb2.Degradation.values() if each])
+def test_every_degradation_is_told(
+    degradation: viewer_pb2.Degradation.ValueType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_slate(pb.RecommendResponse(degradations=[degradation]))
+    name = viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_")
+    assert f"degraded: {name.lower().replace('_', ' ')}" in capsys.readouterr().out
+
+
+def test_a_degradation_of_a_later_build_is_told_by_its_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = pb.RecommendResponse.FromString(b"\x22\x01\x63")  # degradations: 99
+    print_slate(answer)
+    assert "degraded: in way 99" in capsys.readouterr().out
+
+
+def test_a_viewer_whose_features_could_not_be_read_is_no_cold_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse())
+    assert "a cold start" in capsys.readouterr().out
+    print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_FEATURES_MISSING]))
+    assert "a cold start" not in capsys.readouterr().out
