@@ -1,15 +1,20 @@
-"""Steady load on the edge: requests leave on a schedule, whether or not answers come back."""
+"""Load on the edge: requests leave on a schedule, whether or not answers come back, or in turn."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import numpy as np
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+
+if TYPE_CHECKING:
+    _Stub: TypeAlias = recommendation_pb2_grpc.RecommendationServiceAsyncStub
 
 PAGE = 10
 """Videos asked for."""
@@ -31,6 +36,8 @@ class Answer:
     degradations: tuple[int, ...] = ()
     failure: str = ""
     """gRPC status and details where the call failed; then all else is empty."""
+    scores: tuple[float, ...] = ()
+    """As many as items."""
 
 
 class SteadyLoad:
@@ -59,46 +66,87 @@ class SteadyLoad:
         await self._running
 
     async def _run(self) -> None:
-        channels = [
-            grpc.aio.insecure_channel(self._target, [("grpc.use_local_subchannel_pool", 1)])
-            for _ in range(_CHANNELS)
-        ]
-        stubs = [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in channels]
         start, number = time.monotonic(), 0
-        async with asyncio.TaskGroup() as calls:
+        async with _stubs(self._target) as stubs, asyncio.TaskGroup() as calls:
             while not self._stopping.is_set():
                 at = start + number / self._rate
                 await asyncio.sleep(max(0.0, at - time.monotonic()))
                 viewer = self._viewers[number % len(self._viewers)]
                 # Bounded: each ends by its deadline.
-                calls.create_task(self._ask(stubs[number % _CHANNELS], viewer, at))
+                calls.create_task(self._answer(stubs[number % len(stubs)], viewer, at))
                 number += 1
+
+    async def _answer(self, stub: _Stub, viewer: str, at: float) -> None:
+        self.answers.append(await _ask(stub, viewer, at, self._deadline))
+
+
+class ClosedLoad:
+    """A few callers, each of whom asks again once it has its answer. Use it as a context."""
+
+    def __init__(
+        self, target: str, viewers: Sequence[str], callers: int, deadline: float = 10.0
+    ) -> None:
+        """Takes the edge, whom to ask for, how many callers, and each request's deadline."""
+        self.answers: list[Answer] = []
+        """Everything that has come back, in the order in which it did."""
+        self._target = target
+        self._viewers = viewers
+        self._callers = callers
+        self._deadline = deadline
+        self._stopping = asyncio.Event()
+
+    async def __aenter__(self) -> ClosedLoad:
+        """Begins."""
+        self._running = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ends, once every request that has left is answered; raises what went wrong in it."""
+        self._stopping.set()
+        await self._running
+
+    async def _run(self) -> None:
+        async with _stubs(self._target) as stubs, asyncio.TaskGroup() as callers:
+            for number in range(self._callers):
+                callers.create_task(self._call(stubs[number % len(stubs)], number))
+
+    async def _call(self, stub: _Stub, number: int) -> None:
+        while not self._stopping.is_set():
+            viewer = self._viewers[number % len(self._viewers)]
+            self.answers.append(await _ask(stub, viewer, time.monotonic(), self._deadline))
+            number += self._callers
+
+
+@asynccontextmanager
+async def _stubs(target: str) -> AsyncIterator[list[_Stub]]:
+    """Stubs of a few connections to the edge."""
+    channels = [
+        grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(_CHANNELS)
+    ]
+    try:
+        yield [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in channels]
+    finally:
         for channel in channels:
             await channel.close()
 
-    async def _ask(
-        self,
-        stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub,
-        viewer: str,
-        at: float,
-    ) -> None:
-        request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
-        try:
-            response = await stub.Recommend(request, timeout=self._deadline)
-        except grpc.aio.AioRpcError as error:
-            failure = f"{error.code().name}: {error.details()}"
-            self.answers.append(Answer(viewer, at, time.monotonic() - at, failure=failure))
-            return
-        self.answers.append(
-            Answer(
-                viewer,
-                at,
-                time.monotonic() - at,
-                tuple(item.video_id for item in response.items),
-                response.release_id,
-                tuple(response.degradations),
-            )
-        )
+
+async def _ask(stub: _Stub, viewer: str, at: float, deadline: float) -> Answer:
+    request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
+    try:
+        response = await stub.Recommend(request, timeout=deadline)
+    except grpc.aio.AioRpcError as error:
+        failure = f"{error.code().name}: {error.details()}"
+        return Answer(viewer, at, time.monotonic() - at, failure=failure)
+    return Answer(
+        viewer,
+        at,
+        time.monotonic() - at,
+        tuple(item.video_id for item in response.items),
+        response.release_id,
+        tuple(response.degradations),
+        scores=tuple(item.score for item in response.items),
+    )
 
 
 def p99(answers: Sequence[Answer]) -> float:

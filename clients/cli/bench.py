@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from server.errors import VireoError
 from server.home import Home
@@ -49,3 +50,44 @@ def swap(
             f"{result.failed} requests failed and {mixed} answers were mixed, "
             f"{result.mixed_undeclared} of them without saying so"
         )
+
+
+@app.command()
+def chaos(
+    data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
+    case: Annotated[
+        list[int] | None, typer.Option(min=1, max=9, help="Number of a case to run; all if absent.")
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Each fault once and briefly; no time is judged.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON a case, for programs.")
+    ] = False,
+) -> None:
+    """Kill, hang, cut off and overload a stack under load; exit with 1 if a case does not hold.
+
+    Runs a stack of its own on free ports: a running one is left alone. docs/chaos.md tells what
+    each case does.
+    """
+    from bench.chaos.plan import SHORT, ChaosPlan
+    from bench.chaos.run import CASES, run_chaos
+
+    console = Console(stderr=True, highlight=False)
+    numbers = sorted(set(case or CASES))
+    table = Table("case", "", "requests", "failed", "degraded", "holds", "note")
+    broken = []
+    plan = SHORT if short else ChaosPlan()
+    for result in run_chaos(Home.current(), data, numbers, plan, console):
+        if as_json:
+            typer.echo(json.dumps(asdict(result)))
+        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: "not run"}[result.holds]
+        counts = (f"{result.requests:,}", f"{result.failed:,}", f"{result.degraded:,}")
+        note = Text(result.note)
+        table.add_row(str(result.case), CASES[result.case].title, *counts, holds, note)
+        if result.holds is False:
+            broken.append(str(result.case))
+    if not as_json:
+        Console().print(table)
+    if broken:
+        raise VireoError(f"what is stated did not hold in case {', '.join(broken)}")

@@ -1,0 +1,87 @@
+"""Case 7: four times as much load as the stack can take."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+import psutil
+
+from bench.chaos.chain import Chain
+from bench.chaos.result import CaseResult, Findings
+from bench.chaos.waiting import seconds_until_full
+from bench.load import Answer, ClosedLoad, p99
+
+CASE = 7
+TITLE = "four times the sustainable load"
+
+_TIMES = 4.0
+_CALLERS = 8
+"""That ask one after the other, to find what is sustainable."""
+_LIGHT = 0.2
+"""Share of the sustainable load that counts as none."""
+_P99_TIMES = 3.0
+_MEMORY_TIMES = 1.2
+_BACK_SECONDS = 5.0
+_SHED = "RESOURCE_EXHAUSTED"
+_SAMPLE = 0.5
+
+
+async def run(chain: Chain) -> CaseResult:
+    """Finds the sustainable load, and sends four times as much."""
+    findings, plan = chain.findings(CASE), chain.plan
+    async with ClosedLoad(chain.settings.edge, list(chain.judge.watched), _CALLERS) as closed:
+        await asyncio.sleep(2 * plan.quiet)
+    sustainable = sum(map(chain.judge.full, closed.answers)) / (2 * plan.quiet)
+    chain.tell(f"{sustainable:.0f} requests a second are sustainable")
+    async with chain.load(rate=_LIGHT * sustainable) as light:
+        await asyncio.sleep(2 * plan.quiet)
+    memory = [_memory(chain)]
+    async with chain.load(rate=_TIMES * sustainable) as load:
+        ends = time.monotonic() + plan.overload
+        while time.monotonic() < ends:
+            await asyncio.sleep(_SAMPLE)
+            memory.append(_memory(chain))
+    over = time.monotonic()
+    async with chain.load(rate=_LIGHT * sustainable) as after:
+        back = await seconds_until_full(after, chain.judge, over, plan.patience)
+    limit = plan.within(_BACK_SECONDS)
+    findings.must(back <= limit, f"not back to normal {back:.1f} s after")
+    growth = max(memory) / memory[0]
+    findings.must(growth <= _MEMORY_TIMES, f"memory grew to {growth:.2f} times")
+    _judge(chain, findings, light.answers, load.answers)
+    findings.note(
+        f"{sustainable:.0f}/s sustainable, memory {growth:.2f} times, normal after {back:.1f} s"
+    )
+    return findings.result([*light.answers, *load.answers, *after.answers], lost=[_SHED])
+
+
+def _judge(chain: Chain, findings: Findings, light: list[Answer], overload: list[Answer]) -> None:
+    """Compares the answers under overload with those without."""
+    accepted = [each for each in overload if not each.failure]
+    shed = [each for each in overload if each.failure.startswith(_SHED)]
+    degraded = sum(bool(each.degradations) for each in accepted)
+    unloaded, under_load, refused = p99(light), p99(accepted), p99(shed)
+    findings.must(bool(shed or degraded), "nothing was shed or degraded: it was no overload")
+    findings.must(bool(accepted), "nothing was accepted")
+    if chain.plan.timed:
+        findings.must(
+            under_load <= _P99_TIMES * unloaded,
+            f"p99 {under_load:.3f} s under overload, {unloaded:.3f} s without",
+        )
+        findings.must(
+            math.isnan(refused) or refused <= _P99_TIMES * unloaded,
+            f"shedding took {refused:.3f} s (p99)",
+        )
+    findings.note(
+        f"{len(accepted)} accepted of {len(overload)}, {degraded} of them degraded, p99 "
+        f"{under_load:.3f} s ({unloaded:.3f} s without overload); {len(shed)} shed, p99 "
+        f"{refused:.3f} s"
+    )
+
+
+def _memory(chain: Chain) -> int:
+    """Resident bytes of all pods."""
+    pids = [chain.process(name).pid for name in chain.pods()]
+    return sum(psutil.Process(pid).memory_info().rss for pid in pids if pid is not None)

@@ -1,0 +1,91 @@
+"""The home of the stack under test: a copy of what it serves, since faults are done to it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.stack import VIREO, stack_environment
+from server.errors import VireoError
+from server.home import Home
+from server.releases.store import ReleaseStore
+from server.stack.s3 import embedded_s3
+from server.stack.settings import StackSettings
+
+_CHANNEL = "production"
+_FETCHED = "ml-100k"
+_PROFILE = "quick"
+
+
+def prepared(home: Home, dataset: str, console: Console) -> tuple[StackSettings, dict[str, str]]:
+    """Settings and environment of a stack whose home, below `home`, has a release published.
+
+    The release is the newest that was trained on the data set in `home`; where there is none,
+    a small one is trained.
+
+    Raises:
+        VireoError: there is none and the data can't be fetched, or the features aren't in SQLite.
+    """
+    source = home if _trained(home, dataset) else _small(home, dataset, console)
+    own = Home(home.root / "bench" / "chaos" / "stack")
+    shutil.rmtree(own.root, ignore_errors=True)
+    if not online_store(source, dataset).exists():
+        raise VireoError(
+            f"the features of {dataset} are not in SQLite, which the faults are made for; build "
+            f"them with: VIREO_ONLINE_STORE=sqlite vireo features build {dataset}"
+        )
+    shutil.copytree(source.features(dataset), own.features(dataset))
+    environment = stack_environment(own)
+    settings = StackSettings(
+        home=own.root,
+        port_base=int(environment["VIREO_PORT_BASE"]),
+        edge_port=int(environment["VIREO_EDGE_PORT"]),
+    )
+    with embedded_s3(settings) as server:
+        store = ReleaseStore(server)
+        release_id = store.publish(source.staged_release(dataset)).release_id
+        store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
+    return settings, environment
+
+
+def online_store(home: Home, dataset: str) -> Path:
+    """The file in which gateways read viewers' features."""
+    return home.features(dataset) / "online.db"
+
+
+def _trained(home: Home, dataset: str) -> bool:
+    return (home.staged_release(dataset) / "manifest.json").exists()
+
+
+def _small(home: Home, dataset: str, console: Console) -> Home:
+    """A home with a release that is hardly trained, kept for the next time."""
+    small = Home(home.root / "bench" / "chaos" / "release")
+    if _trained(small, dataset):
+        return small
+    if dataset != _FETCHED:
+        raise VireoError(
+            f"{home.staged_release(dataset)} is missing; make a release with: "
+            f"vireo train --data {dataset}"
+        )
+    started = time.monotonic()
+    console.print(f"training a small release on {dataset}, since {home.root} has none")
+    environment = stack_environment(small)
+    _run(["data", "fetch", dataset], environment)
+    _run(["train", "--data", dataset, "--profile", _PROFILE], environment)
+    console.print(f"trained in {time.monotonic() - started:.0f} s")
+    return small
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Runs a `vireo` command; raises VireoError with its last words where it fails."""
+    done = subprocess.run(
+        [*VIREO, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise VireoError(f"vireo {' '.join(arguments)} failed: {words}")
