@@ -49,9 +49,10 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
         "cors_origins": settings.cors_origins,
-        # Both inline: an Envoy on another machine has none of our files.
+        # All inline: an Envoy on another machine has none of our files.
         "descriptors": base64.b64encode(descriptors).decode(),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
+        "per_try_timeout_script": (FOLDER / "per_try_timeout.lua").read_text(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,12 +50,22 @@ class Gateway(RecommendationServiceServicer):
     metadata: dict[str, Any] = field(default_factory=dict)
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
+    hangs: bool = False
+    delay: float = 0.0
+    """Seconds that an answer takes."""
+    cancelled: int = 0
+    """Requests that ended before they were answered."""
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
         if self.refuses:
             raise unavailable("draining", timedelta(seconds=1))
+        try:
+            await asyncio.sleep(math.inf if self.hangs else self.delay)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         return pb.RecommendResponse(
             items=[pb.SlateItem(video_id="v", position=1)], release_id=self.name
         )

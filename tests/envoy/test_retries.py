@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import urllib.request
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from tests.builders.edge import Edge, running_edge
+from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -46,6 +48,44 @@ async def test_when_every_gateway_drains_the_caller_is_told(edge: Edge) -> None:
             await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id="1"))
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
     assert raised.value.details() == "draining"
+
+
+async def test_a_gateway_that_hangs_costs_no_request(edge: Edge) -> None:
+    edge.gateways[0].hangs = True
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        request = pb.RecommendRequest(viewer_id="1")
+        answers = [await stub.Recommend(request, timeout=10) for _ in range(6)]
+    assert {answer.release_id for answer in answers} == {"gateway-1"}
+    assert edge.gateways[0].requests
+
+
+async def test_a_caller_with_little_time_has_a_gateway_that_hangs_passed_over_sooner(
+    edge: Edge,
+) -> None:
+    edge.gateways[0].hangs = True
+    passed_over = False
+    async with grpc.aio.insecure_channel(edge.address) as channel, asyncio.timeout(60):
+        stub = RecommendationServiceStub(channel)
+        while not passed_over:
+            asked = len(edge.gateways[0].requests)
+            with contextlib.suppress(grpc.aio.AioRpcError):  # where the machine is busy
+                # Less than the longest that a try may take.
+                await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=0.4)
+                passed_over = len(edge.gateways[0].requests) > asked
+
+
+async def test_slow_gateways_answer_all_the_same_and_what_is_no_longer_needed_is_cancelled(
+    edge: Edge,
+) -> None:
+    for gateway in edge.gateways:
+        gateway.delay = 1.5
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20)
+    asked = sum(len(gateway.requests) for gateway in edge.gateways)
+    assert 2 <= asked <= 3
+    await until(lambda: sum(gateway.cancelled for gateway in edge.gateways) == asked - 1)
 
 
 async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_deadline(
