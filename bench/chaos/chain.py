@@ -47,7 +47,7 @@ class Chain:
 
     def findings(self, case: int) -> Findings:
         """An empty list of what a case finds."""
-        return Findings(case, self.judge)
+        return Findings(case, self.judge, self.settings.home_folder.logs / "failures.jsonl")
 
     def load(self, rate: float | None = None, deadline: float | None = None) -> SteadyLoad:
         """Steady load on the edge, by default that of the plan."""

@@ -17,6 +17,8 @@ class Host:
 
     healthy: bool
     """Whether it would be sent to: it passes checks, and is neither ejected nor draining."""
+    checked_out: bool
+    """Whether it fails the active health check: until it passes again it gets nothing."""
     requests: int
     """Calls sent to it so far, health checks not counted."""
 
@@ -25,7 +27,7 @@ async def hosts(admin_port: int, cluster: str) -> dict[str, Host]:
     """The pods of a cluster by "address:port"; none where Envoy has no such cluster."""
     document = json.loads(await asyncio.to_thread(_read, admin_port, "clusters?format=json"))
     return {
-        _address(host): Host(_healthy(host), _requests(host))
+        _address(host): Host(_healthy(host), _checked_out(host), _requests(host))
         for status in document.get("cluster_statuses", ())
         if status["name"] == cluster
         for host in status.get("host_statuses", ())
@@ -48,6 +50,10 @@ def _healthy(host: dict[str, Any]) -> bool:
     flags = dict(host.get("health_status", {}))
     by_discovery = flags.pop("eds_health_status", "HEALTHY")
     return by_discovery in ("HEALTHY", "UNKNOWN") and not any(flags.values())
+
+
+def _checked_out(host: dict[str, Any]) -> bool:
+    return bool(host.get("health_status", {}).get("failed_active_health_check"))
 
 
 def _requests(host: dict[str, Any]) -> int:

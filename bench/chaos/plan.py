@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class ChaosPlan:
     """All times in seconds."""
 
-    rate: float = 100.0
-    """Requests a second of the steady load."""
+    rate: float = 80.0
+    """Requests a second of the steady load, where the stack sustains so many."""
+    share: float = 0.4
+    """At most this share of what the stack sustains: faults are not to be overload too."""
     deadline: float = 2.0
     """That each of them has."""
     viewers: int = 200

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from vireo.v1.viewer_pb2 import Degradation
 
-from bench.load import PAGE, Answer
+from bench.load import PAGE, Answer, SteadyLoad
 
-_NAMES = {number: name.removeprefix("DEGRADATION_").lower() for name, number in Degradation.items()}
+_NAMES: Mapping[int, str] = {
+    number: name.removeprefix("DEGRADATION_").lower() for name, number in Degradation.items()
+}
 _UNREAD = frozenset({"features_missing", "features_stale"})
 """What has been watched may then be unknown."""
+_MOST_KINDS = 3
+"""Of failures that a note lists."""
+_LATE = 0.2
+"""Seconds by which the load may be late without a word about it."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +77,11 @@ class Judge:
 class Findings:
     """Gathers what a case finds."""
 
-    def __init__(self, case: int, judge: Judge) -> None:
-        """Takes the case's number and who judges its answers."""
+    def __init__(self, case: int, judge: Judge, log: Path) -> None:
+        """Takes the case's number, who judges its answers, and where failures are listed."""
         self._case = case
         self._judge = judge
+        self._log = log
         self._broken: list[str] = []
         self._notes: list[str] = []
 
@@ -82,17 +94,26 @@ class Findings:
         """Adds what was measured."""
         self._notes.append(text)
 
-    def result(self, answers: Sequence[Answer], lost: Sequence[str] = ()) -> CaseResult:
+    def result(self, *loads: SteadyLoad, lost: Sequence[str] = ()) -> CaseResult:
         """The case's line.
 
         Args:
-            answers: to all of its requests.
+            loads: all of its requests.
             lost: status codes that may be answered; any other failure breaks the case.
         """
-        faults = [fault for answer in answers if (fault := self._judge.fault(answer))]
-        failed = [fault for fault in faults if fault.split(":")[0] not in lost]
-        self.must(not failed, f"{len(failed)} failed, first: {next(iter(failed), '')}")
+        answers = [answer for load in loads for answer in load.answers]
+        faults = [(answer, fault) for answer in answers if (fault := self._judge.fault(answer))]
+        failed = [(answer, fault) for answer, fault in faults if fault.split(":")[0] not in lost]
+        self._show(failed)
+        kinds = Counter(fault for _, fault in failed)
+        listed = ", ".join(
+            f"{count} times {fault}" for fault, count in kinds.most_common(_MOST_KINDS)
+        )
+        self.must(not failed, f"failed: {listed}")
         self.must(bool(answers), "nothing was asked")
+        late = max(load.late for load in loads)
+        if late > _LATE:
+            self.note(f"the load itself was up to {late:.1f} s late")
         return CaseResult(
             case=self._case,
             requests=len(answers),
@@ -101,3 +122,11 @@ class Findings:
             holds=not self._broken,
             note="; ".join([*self._broken, *self._notes]),
         )
+
+    def _show(self, failed: Sequence[tuple[Answer, str]]) -> None:
+        """Lists every failure in the log: when it left, what it took, and what was wrong."""
+        with self._log.open("a") as file:
+            for answer, fault in failed:
+                left = datetime.now(UTC) - timedelta(seconds=time.monotonic() - answer.at)
+                words = {"case": self._case, "left": left.isoformat(), "seconds": answer.seconds}
+                file.write(json.dumps({**words, "viewer": answer.viewer_id, "fault": fault}) + "\n")

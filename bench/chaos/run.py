@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 from rich.console import Console
 
+from bench.chaos.capacity import sustainable_rate
 from bench.chaos.cases import (
     control_plane,
     faulty_pods,
@@ -44,6 +45,8 @@ _MODULES: tuple[ModuleType, ...] = (
     short_deadline,
 )
 
+_LEAST_RATE = 5.0
+
 
 @dataclass(frozen=True)
 class Case:
@@ -69,14 +72,25 @@ def run_chaos(
     judge = _judge(settings.home_folder, dataset, plan.viewers)
     with served(settings.home_folder, environment):
         for number in numbers:
-            case = CASES[number]
 
             def tell(line: str, number: int = number) -> None:
                 console.print(f"{number}: {line}", soft_wrap=True)
 
-            tell(case.title)
+            tell(CASES[number].title)
             chain = Chain(settings, environment, dataset, judge, plan, tell)
-            yield asyncio.run(_run(number, case, chain))
+            if number == numbers[0]:
+                plan = asyncio.run(_affordable(chain))
+                chain = replace(chain, plan=plan)
+            yield asyncio.run(_run(number, CASES[number], chain))
+
+
+async def _affordable(chain: Chain) -> ChaosPlan:
+    """The plan with a rate that leaves this machine room."""
+    plan = chain.plan
+    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
+    rate = max(_LEAST_RATE, min(plan.rate, plan.share * sustainable))
+    chain.tell(f"{sustainable:.0f} requests a second are sustainable; the load has {rate:.0f}")
+    return replace(plan, rate=rate)
 
 
 async def _run(number: int, case: Case, chain: Chain) -> CaseResult:

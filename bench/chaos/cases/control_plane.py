@@ -39,7 +39,7 @@ async def run(chain: Chain) -> CaseResult:
         await _absent(chain, findings)
         await _rejected(chain, findings)
         await asyncio.sleep(chain.plan.settle)
-    return findings.result(load.answers)
+    return findings.result(load)
 
 
 async def _absent(chain: Chain, findings: Findings) -> None:

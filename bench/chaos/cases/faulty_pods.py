@@ -39,7 +39,7 @@ async def run(chain: Chain) -> CaseResult:
                 asked = await _asked(chain, kinds, address, plan.faulty)
                 _check(findings, described, asked)
                 chain.tell(f"{described}: asked {asked}; {len(load.answers)} answers")
-    return findings.result(load.answers)
+    return findings.result(load)
 
 
 def _check(findings: Findings, described: str, asked: dict[PodKind, int]) -> None:

@@ -29,4 +29,4 @@ async def run(chain: Chain) -> CaseResult:
             chain.tell(f"{name} killed, back after {took:.1f} s; {len(load.answers)} answers")
             await asyncio.sleep(plan.settle)
     findings.note(f"{kills} kills")
-    return findings.result(load.answers)
+    return findings.result(load)

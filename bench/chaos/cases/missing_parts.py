@@ -36,7 +36,7 @@ async def run(chain: Chain) -> CaseResult:
             ("feature store hanging", _locked_store(chain), unread),
         ):
             await _without(chain, load, findings, what, fault, declared)
-    return findings.result(load.answers)
+    return findings.result(load)
 
 
 async def _without(

@@ -30,7 +30,7 @@ async def run(chain: Chain) -> CaseResult:
         with other_host(chain.settings.port_base // 100) as host:
             async with chain.load() as load:
                 await _cut(chain, host, findings)
-        return findings.result(load.answers)
+        return findings.result(load)
     except NoNamespaceError as error:
         return CaseResult(CASE, 0, 0, 0, None, f"skipped: {error}")
 

@@ -8,17 +8,16 @@ import time
 
 import psutil
 
+from bench.chaos.capacity import sustainable_rate
 from bench.chaos.chain import Chain
 from bench.chaos.result import CaseResult, Findings
 from bench.chaos.waiting import seconds_until_full
-from bench.load import Answer, ClosedLoad, p99
+from bench.load import Answer, p99
 
 CASE = 7
 TITLE = "four times the sustainable load"
 
 _TIMES = 4.0
-_CALLERS = 8
-"""That ask one after the other, to find what is sustainable."""
 _LIGHT = 0.2
 """Share of the sustainable load that counts as none."""
 _P99_TIMES = 3.0
@@ -31,9 +30,7 @@ _SAMPLE = 0.5
 async def run(chain: Chain) -> CaseResult:
     """Finds the sustainable load, and sends four times as much."""
     findings, plan = chain.findings(CASE), chain.plan
-    async with ClosedLoad(chain.settings.edge, list(chain.judge.watched), _CALLERS) as closed:
-        await asyncio.sleep(2 * plan.quiet)
-    sustainable = sum(map(chain.judge.full, closed.answers)) / (2 * plan.quiet)
+    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
     chain.tell(f"{sustainable:.0f} requests a second are sustainable")
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
@@ -54,7 +51,7 @@ async def run(chain: Chain) -> CaseResult:
     findings.note(
         f"{sustainable:.0f}/s sustainable, memory {growth:.2f} times, normal after {back:.1f} s"
     )
-    return findings.result([*light.answers, *load.answers, *after.answers], lost=[_SHED])
+    return findings.result(light, load, after, lost=[_SHED])
 
 
 def _judge(chain: Chain, findings: Findings, light: list[Answer], overload: list[Answer]) -> None:

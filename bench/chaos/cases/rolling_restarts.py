@@ -26,4 +26,4 @@ async def run(chain: Chain) -> CaseResult:
                 chain.tell(f"{name} restarted in {took:.1f} s; {len(load.answers)} answers")
         await asyncio.sleep(plan.settle)
     findings.note(f"{restarts} restarts")
-    return findings.result(load.answers)
+    return findings.result(load)

@@ -17,4 +17,4 @@ async def run(chain: Chain) -> CaseResult:
     async with chain.load(deadline=plan.short_deadline) as load:
         await asyncio.sleep(plan.short_deadline_seconds)
     await asyncio.sleep(plan.settle)
-    return findings.result(load.answers, lost=["DEADLINE_EXCEEDED"])
+    return findings.result(load, lost=["DEADLINE_EXCEEDED"])
