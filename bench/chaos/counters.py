@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,17 +14,17 @@ from server.stack.settings import METRICS_PORT_OFFSET
 _TIMEOUT = 5.0
 
 
-async def counted(ports: Iterable[int]) -> Counter[str]:
+async def counted(ports: Iterable[int]) -> Mapping[str, float]:
     """The sum of each sample over pods, by name alone: labels are summed over.
 
     Args:
         ports: where the pods answer calls; their metrics' ports follow from these.
     """
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     for text in await asyncio.gather(*(asyncio.to_thread(_read, port) for port in ports)):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                totals[sample.name] += sample.value  # type: ignore[assignment]
+                totals[sample.name] += sample.value
     return totals
 
 

@@ -10,6 +10,7 @@ import psutil
 
 from bench.chaos.capacity import sustainable_rate
 from bench.chaos.chain import Chain
+from bench.chaos.counters import counted
 from bench.chaos.result import CaseResult, Findings
 from bench.chaos.waiting import seconds_until_full
 from bench.load import Answer, p99
@@ -24,6 +25,7 @@ _P99_TIMES = 3.0
 _MEMORY_TIMES = 1.2
 _BACK_SECONDS = 5.0
 _SHED = "RESOURCE_EXHAUSTED"
+_SHED_BY_PODS = "vireo_shed_total"
 _SAMPLE = 0.5
 
 
@@ -34,13 +36,14 @@ async def run(chain: Chain) -> CaseResult:
     chain.tell(f"{sustainable:.0f} requests a second are sustainable")
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
-    memory = [_memory(chain)]
+    memory, before = [_memory(chain)], await counted(chain.ports())
     async with chain.load(rate=_TIMES * sustainable) as load:
         ends = time.monotonic() + plan.overload
         while time.monotonic() < ends:
             await asyncio.sleep(_SAMPLE)
             memory.append(_memory(chain))
     over = time.monotonic()
+    counts = await counted(chain.ports())
     async with chain.load(rate=_LIGHT * sustainable) as after:
         back = await seconds_until_full(after, chain.judge, over, plan.patience)
     limit = plan.within(_BACK_SECONDS)
@@ -49,7 +52,8 @@ async def run(chain: Chain) -> CaseResult:
     findings.must(growth <= _MEMORY_TIMES, f"memory grew to {growth:.2f} times")
     _judge(chain, findings, light.answers, load.answers)
     findings.note(
-        f"{sustainable:.0f}/s sustainable, memory {growth:.2f} times, normal after {back:.1f} s"
+        f"{sustainable:.0f}/s sustainable, memory {growth:.2f} times, normal after {back:.1f} s, "
+        f"{counts[_SHED_BY_PODS] - before[_SHED_BY_PODS]:.0f} calls shed by pods of all kinds"
     )
     return findings.result(light, load, after, lost=[_SHED])
 

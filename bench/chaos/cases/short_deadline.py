@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 
 from bench.chaos.chain import Chain
+from bench.chaos.counters import counted
 from bench.chaos.result import CaseResult
 
 CASE = 9
 TITLE = "callers with a deadline of 5 ms"
 
+_RUN = "vireo_work_run_total"
+_ABANDONED = "vireo_work_abandoned_total"
+_UNDER_WAY = 0.5
+"""Seconds after which what was being run when its caller left has ended."""
+
 
 async def run(chain: Chain) -> CaseResult:
-    """Asks in vain, and then looks whether any pod still works on it."""
+    """Asks for next to no time, and then looks whether any pod still works on it."""
     findings, plan = chain.findings(CASE), chain.plan
+    ports = chain.ports("candidate", "ranking")
+    before = await counted(ports)
     async with chain.load(deadline=plan.short_deadline) as load:
         await asyncio.sleep(plan.short_deadline_seconds)
+    await asyncio.sleep(_UNDER_WAY)
+    ended = await counted(ports)
     await asyncio.sleep(plan.settle)
+    after = await counted(ports)
+    findings.must(_RUN in ended, f"pods show no {_RUN}")
+    later = after[_RUN] - ended[_RUN]
+    findings.must(later == 0, f"{later:.0f} runs were begun for callers who had gone")
+    full = sum(map(chain.judge.full, load.answers))
+    findings.note(
+        f"{sum(bool(each.failure) for each in load.answers)} got DEADLINE_EXCEEDED, {full} were "
+        f"answered in full; {ended[_RUN] - before[_RUN]:.0f} runs meanwhile, "
+        f"{ended[_ABANDONED] - before[_ABANDONED]:.0f} not begun or broken off, {later:.0f} later"
+    )
     return findings.result(load, lost=["DEADLINE_EXCEEDED"])
