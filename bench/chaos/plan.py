@@ -36,8 +36,17 @@ class ChaosPlan:
         "gateway-2",
     )
     """Killed in turn, each one time at least."""
+    restarted_pods: tuple[str, ...] = (
+        "candidate-1",
+        "candidate-2",
+        "ranking-1",
+        "ranking-2",
+        "gateway-1",
+        "gateway-2",
+    )
+    """Restarted one after another."""
     restart_rounds: int = 2
-    """How often every pod is restarted."""
+    """How often all of them are."""
     hang: float = 20.0
     hanging_pods: tuple[str, ...] = ("candidate-1", "ranking-1", "gateway-1")
     faulty: float = 10.0
@@ -64,7 +73,8 @@ SHORT = ChaosPlan(
     settle=1.0,
     timed=False,
     killed_requests=60,
-    killed_pods=("candidate-1", "ranking-1", "gateway-1"),
+    killed_pods=("candidate-1", "gateway-1"),
+    restarted_pods=("ranking-2", "gateway-2"),
     restart_rounds=1,
     hang=6.0,
     hanging_pods=("ranking-1",),

@@ -19,7 +19,7 @@ async def run(chain: Chain) -> CaseResult:
     async with chain.load() as load:
         await asyncio.sleep(plan.quiet)
         for _ in range(plan.restart_rounds):
-            for name in chain.pods():
+            for name in plan.restarted_pods:
                 took = await chain.until_replaced(name, chain.send(name, signal.SIGTERM))
                 findings.must(took <= 2 * plan.patience, f"{name} did not come back")
                 restarts += 1
