@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -120,7 +121,7 @@ class ReleaseLoader(Generic[T]):
         # Failures since the last success that are in the log: each is logged once.
         self._reported: set[str] = set()
         # One thread loads, and one gives memory back in the meantime.
-        self._threads = ThreadPoolExecutor(2, "release", _yield_to_answers)
+        self._threads = ThreadPoolExecutor(2, "release")
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
         """What is in memory."""
 
@@ -219,7 +220,7 @@ class ReleaseLoader(Generic[T]):
         """
         self._progress.begin(Stage.VERIFYING, release_id)
         fetching = asyncio.ensure_future(
-            self._off_loop(
+            self._behind_answers(
                 lambda: self._cache.fetch(store, release_id, self._files, self._progress)
             )
         )
@@ -243,11 +244,11 @@ class ReleaseLoader(Generic[T]):
         self._progress.enter(Stage.BUILDING)
         # A pod that serves nothing yet answers nobody: it builds at once.
         async with build_turn(self._cache.root) if self.serving is not None else nullcontext():
-            content = await self._off_loop(lambda: self._build(folder))
+            content = await self._behind_answers(lambda: self._build(folder))
             replay = self._replay
             if replay is not None:
                 self._progress.enter(Stage.REPLAYING)
-                await self._off_loop(lambda: replay(content))
+                await self._behind_answers(lambda: replay(content))
         await self._turn(content, release_id, origin)
 
     async def _turn(self, content: T, release_id: str, origin: Origin) -> None:
@@ -333,6 +334,21 @@ class ReleaseLoader(Generic[T]):
             )
             await self._load(release_id, "cache", folder)
 
+    async def _behind_answers(self, work: Callable[[], R]) -> R:
+        """Runs what takes much, behind answers.
+
+        Not so in a pod that serves nothing yet: the others have its calls, and on a busy machine
+        it would hardly get a turn.
+        """
+        if self.serving is None:
+            return await self._off_loop(work)
+
+        def run() -> R:
+            _yield_to_answers()
+            return work()
+
+        return await self._off_loop(run)
+
     async def _off_loop(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -368,10 +384,15 @@ async def _at_once() -> None:
     """No turn to wait for."""
 
 
-def _yield_to_answers() -> None:
-    """Lets answers go first, also those of the machine's other pods.
+_thread = threading.local()
 
-    The cache's threads, which verify and download, are started by this one and inherit it.
+
+def _yield_to_answers() -> None:
+    """Lets answers go before this thread from now on, also those of the machine's other pods.
+
+    The cache's threads, which verify and download, are started by it and inherit that.
     """
-    if sys.platform == "linux":  # where each thread has a priority of its own
+    # On Linux each thread has a priority of its own.
+    if sys.platform == "linux" and not getattr(_thread, "yields", False):
         os.nice(_NICE)
+        _thread.yields = True

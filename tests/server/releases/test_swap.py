@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -48,6 +50,30 @@ def loader_of(
 
 def point(store: ReleaseStore, channel: str, release_id: str) -> None:
     store.set_channel(channel, release_id, store.read_channel(channel))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads share a priority")
+async def test_only_a_pod_that_serves_lets_answers_go_before_its_loading(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    niceness = []
+
+    def build(folder: Path) -> Any:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return RANKING_POD.build(folder)
+
+    first, second = f"{name}-a", f"{name}-b"
+    for each in (first, second):
+        publish(each)
+    point(store, name, first)
+    loader = loader_of(store, tmp_path, name, build=build)
+    async with running(loader):
+        await until(lambda: serves(loader, first))
+        point(store, name, second)
+        await until(lambda: serves(loader, second))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness[0] == own
+    assert niceness[1] > own
 
 
 @pytest.mark.parametrize("pod", [CANDIDATE_POD, RANKING_POD], ids=lambda pod: pod.kind)
@@ -281,7 +307,8 @@ async def test_warm_cache_serves_while_s3_accepts_and_never_answers(
     point(store, name, name)
     async with running(loader := loader_of(store, tmp_path / "cache", name)):
         await until(lambda: serves(loader, name))
-        await until(lambda: loader.progress.stage is Stage.SERVING)
+        cache = ReleaseCache(tmp_path / "cache")
+        await until(lambda: cache.last(RANKING_POD.kind, name) == name)
     with faulty_s3(store.settings) as proxy:
         proxy.fault = "silent"
         again = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name)
