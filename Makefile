@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint protos clean
+.PHONY: help setup demo test chaos lint protos clean
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -19,6 +19,9 @@ demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then st
 
 test: setup ## Run every test, two groups at a time
 	$(BIN)/pytest -n 2
+
+chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
+	$(BIN)/vireo bench chaos $(if $(JSON),--json)
 
 lint: setup ## Style, strict types, protos
 	$(BIN)/ruff check .
