@@ -58,7 +58,9 @@ class ChaosPlan:
     cut: float = 12.0
     """Of a pod's network."""
     short_deadline: float = 0.005
-    short_deadline_seconds: float = 6.0
+    short_deadline_rate: float = 200.0
+    """Requests a second; next to nothing is done for each."""
+    short_deadline_seconds: float = 10.0
 
     def within(self, stated: float) -> float:
         """Within how many seconds a thing must have happened that is stated to take `stated`."""
@@ -83,6 +85,7 @@ SHORT = ChaosPlan(
     control_outage=4.0,
     overload=5.0,
     cut=6.0,
+    short_deadline_rate=50.0,
     short_deadline_seconds=2.0,
 )
 """The form for CI: each fault once and for a short time, and no time is judged."""

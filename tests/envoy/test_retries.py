@@ -146,3 +146,24 @@ async def upstream_connections(edge: Edge, cluster: str) -> int:
         text = response.read().decode()
     [count] = re.findall(rf"cluster\.{cluster}\.upstream_cx_total: (\d+)", text)
     return int(count)
+
+
+async def test_callers_who_give_up_early_cost_others_on_their_connection_nothing(
+    edge: Edge,
+) -> None:
+    for gateway in edge.gateways:
+        gateway.delay = 0.1
+    request = pb.RecommendRequest(viewer_id="1")
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+
+        async def give_up() -> None:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub.Recommend(request, timeout=0.005)
+            assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+        async def wait() -> None:
+            await stub.Recommend(request, timeout=60)
+
+        for _ in range(10):
+            await asyncio.gather(wait(), *(give_up() for _ in range(50)))

@@ -22,7 +22,7 @@ async def run(chain: Chain) -> CaseResult:
     findings, plan = chain.findings(CASE), chain.plan
     ports = chain.ports("candidate", "ranking")
     before = await counted(ports)
-    async with chain.load(deadline=plan.short_deadline) as load:
+    async with chain.load(plan.short_deadline_rate, plan.short_deadline) as load:
         await asyncio.sleep(plan.short_deadline_seconds)
     await asyncio.sleep(_UNDER_WAY)
     ended = await counted(ports)
