@@ -49,8 +49,8 @@ class SteadyLoad:
         """Takes the edge, whom to ask for, requests a second, and each one's deadline."""
         self.answers: list[Answer] = []
         """Everything that has come back, in the order in which it did."""
-        self.late = 0.0
-        """Most seconds by which a request left after its time: what a busy machine does to it."""
+        self.departures: list[float] = []
+        """By how many seconds each request left late."""
         self._target = target
         self._viewers = viewers
         self._rate = rate
@@ -73,7 +73,7 @@ class SteadyLoad:
             while not self._stopping.is_set():
                 at = start + number / self._rate
                 await asyncio.sleep(max(0.0, at - time.monotonic()))
-                self.late = max(self.late, time.monotonic() - at)
+                self.departures.append(time.monotonic() - at)
                 viewer = self._viewers[number % len(self._viewers)]
                 # Bounded: each ends by its deadline.
                 calls.create_task(self._answer(stubs[number % len(stubs)], viewer, at))

@@ -111,7 +111,7 @@ class Findings:
         )
         self.must(not failed, f"failed: {listed}")
         self.must(bool(answers), "nothing was asked")
-        late = max(load.late for load in loads)
+        late = max((seconds for load in loads for seconds in load.departures), default=0.0)
         if late > _LATE:
             self.note(f"the load itself was up to {late:.1f} s late")
         return CaseResult(
