@@ -21,6 +21,7 @@ CASE = 5
 TITLE = "all ranking pods dead, all candidate pods dead, no feature store"
 
 _BACK_SECONDS = 5.0
+_MOST_SHOWN = 3
 
 
 async def run(chain: Chain) -> CaseResult:
@@ -59,7 +60,12 @@ async def _without(
     during = [each for each in load.answers if gone <= each.at < until and not each.failure]
     silent = [each for each in during if not degradations(each) & set(declared)]
     findings.must(bool(during), f"{what}: nothing was answered")
-    findings.must(not silent, f"{what}: {len(silent)} of {len(during)} answers did not say so")
+    when = [f"{each.at - gone:.1f}" for each in silent[:_MOST_SHOWN]]
+    findings.must(
+        not silent,
+        f"{what}: {len(silent)} of {len(during)} answers did not say so, first those asked for "
+        f"{', '.join(when)} s after it was gone",
+    )
     ended = f"ended {ends:.1f} s after it was back" if math.isfinite(ends) else "did not end"
     text = f"{what}: {len(during)} answers declared, which {ended}"
     findings.note(text)
