@@ -29,6 +29,7 @@ _BAD_ORIGINS = "("
 """A setting that ends up in a route as a regular expression, and is none."""
 _PROBE_SECONDS = 0.5
 _COMMAND_SECONDS = 30.0
+_MOST_WORDS = 80
 
 
 async def run(chain: Chain) -> CaseResult:
@@ -95,21 +96,21 @@ async def _rejected(chain: Chain, findings: Findings) -> None:
     )
     good = _routes(await _snapshot(chain))
     findings.must(good.get("state") == "ACKED", f"the edge's routes were {good} at first")
-    chain.send("control", signal.SIGKILL)
-    # The supervisor starts the good one again and again, which finds the port taken.
-    async with chain.further_process(bad):
+    async with AsyncExitStack() as running:
+        async with chain.held_down(["control"]):
+            await running.enter_async_context(chain.further_process(bad))
+        # From now on the supervisor's own finds the port taken, again and again.
 
         async def shown() -> bool:
             return _routes(await _snapshot(chain)).get("state") == "NACKED"
 
-        if math.isinf(await seconds_until(shown, chain.plan.patience)):
-            findings.must(False, "the snapshot shows no rejection")
+        refused = await seconds_until(shown, chain.plan.patience)
+        findings.must(math.isfinite(refused), "the snapshot shows no rejection")
         now = _routes(await _snapshot(chain))
-        findings.must(
-            now.get("version") == good.get("version"), "the last good routes did not stay"
-        )
+        stays = now.get("version") == good.get("version")
+        findings.must(stays, "the last good routes did not stay")
         findings.must(bool(now.get("words")), "the snapshot has none of Envoy's words")
-        findings.note(f"rejected: {str(now.get('words'))[:80]!r}")
+        findings.note(f"rejected: {str(now.get('words'))[:_MOST_WORDS]!r}")
         chain.tell(f"Envoy rejected the edge's routes: {now.get('words')}")
         await asyncio.sleep(chain.plan.settle)
 
