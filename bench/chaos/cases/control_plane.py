@@ -94,18 +94,22 @@ async def _rejected(chain: Chain, findings: Findings) -> None:
         name="control-bad",
         environment={**spec.environment, "VIREO_CORS_ORIGINS": _BAD_ORIGINS},
     )
+
+    async def taken() -> bool:
+        return _routes(await _snapshot(chain)).get("state") == "ACKED"
+
+    async def refused() -> bool:
+        return _routes(await _snapshot(chain)).get("state") == "NACKED"
+
+    patience = chain.plan.patience
+    findings.must(math.isfinite(await seconds_until(taken, patience)), "the routes were not taken")
     good = _routes(await _snapshot(chain))
-    findings.must(good.get("state") == "ACKED", f"the edge's routes were {good} at first")
     async with AsyncExitStack() as running:
         async with chain.held_down(["control"]):
             await running.enter_async_context(chain.further_process(bad))
         # From now on the supervisor's own finds the port taken, again and again.
-
-        async def shown() -> bool:
-            return _routes(await _snapshot(chain)).get("state") == "NACKED"
-
-        refused = await seconds_until(shown, chain.plan.patience)
-        findings.must(math.isfinite(refused), "the snapshot shows no rejection")
+        shown = await seconds_until(refused, patience)
+        findings.must(math.isfinite(shown), "the snapshot shows no rejection")
         now = _routes(await _snapshot(chain))
         stays = now.get("version") == good.get("version")
         findings.must(stays, "the last good routes did not stay")
@@ -113,14 +117,8 @@ async def _rejected(chain: Chain, findings: Findings) -> None:
         findings.note(f"rejected: {str(now.get('words'))[:_MOST_WORDS]!r}")
         chain.tell(f"Envoy rejected the edge's routes: {now.get('words')}")
         await asyncio.sleep(chain.plan.settle)
-
-    async def mended() -> bool:
-        return _routes(await _snapshot(chain)).get("state") == "ACKED"
-
-    findings.must(
-        math.isfinite(await seconds_until(mended, chain.plan.patience)),
-        "the good configuration was not taken again",
-    )
+    mended = await seconds_until(taken, patience)
+    findings.must(math.isfinite(mended), "the good routes were not taken again")
 
 
 async def _snapshot(chain: Chain) -> list[dict[str, Any]]:
