@@ -56,7 +56,8 @@ class FeatureReader:
             )
         self.dataset = repo.name
         """The data set whose viewers it knows."""
-        self._store = _open(repo.absolute(), timeout)
+        self._repo, self._timeout = repo.absolute(), timeout
+        self._open()
         try:
             self._service = self._store.get_feature_service(FEATURE_SERVICE)
         except FeatureServiceNotFoundException as error:
@@ -83,6 +84,23 @@ class FeatureReader:
             UnfitRowError: what is stored of this viewer can't be used.
             Exception: whatever the online store raises when it can't be read.
         """
+        try:
+            return self._read(viewer_id)
+        except sqlite3.Error as error:
+            # A connection whose file was emptied or overwritten never reads again, also when the
+            # file is whole once more.
+            if is_away(error) or _identity(self._file) == self._opened:
+                raise
+        self._open()
+        return self._read(viewer_id)
+
+    def _open(self) -> None:
+        self._store = _open(self._repo, self._timeout)
+        online = self._store.config.online_store
+        self._file = self._repo / online.path if online.type == "sqlite" else None
+        self._opened = _identity(self._file)  # it connects at the first read, not before
+
+    def _read(self, viewer_id: str) -> ViewerFeatures:
         response = self._store.get_online_features(
             features=self._service, entity_rows=[{"viewer_id": viewer_id}]
         )
@@ -119,6 +137,15 @@ def is_away(error: Exception) -> bool:
     if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
         return False
     return isinstance(error, redis.ConnectionError | redis.TimeoutError)
+
+
+def _identity(file: Path | None) -> tuple[int, ...]:
+    """What tells whether a file is another, or has another content; empty where there is none."""
+    try:
+        found = file.stat() if file else None
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) if found else ()
 
 
 def _open(repo: Path, timeout: float) -> FeatureStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,27 @@ def test_an_online_store_that_cannot_be_read_is_told_at_once(
     (tmp_path / "copy" / DATASET / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(VireoError, match=r"online store .* can't be read"):
         FeatureReader(tmp_path / "copy" / DATASET, 1.0)
+
+
+def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
+    features: Path, tmp_path: Path
+) -> None:
+    repo = shutil.copytree(features, tmp_path / "copy") / DATASET
+    reader, file = FeatureReader(repo, 1.0), repo / "online.db"
+    content = file.read_bytes()
+    file.write_bytes(b"")
+    for _ in range(3):
+        with pytest.raises(sqlite3.Error):
+            reader.read(VIEWER)
+    file.write_bytes(content[:5000])
+    with pytest.raises(sqlite3.Error):
+        reader.read(VIEWER)
+    file.write_bytes(content)
+    assert reader.read(VIEWER).watch_count == 3
+    # As another tool would put it back: by a rename.
+    file.write_bytes(b"")
+    with pytest.raises(sqlite3.Error):
+        reader.read(VIEWER)
+    (repo / "fresh.db").write_bytes(content)
+    (repo / "fresh.db").replace(file)
+    assert reader.read(VIEWER).watch_count == 3
