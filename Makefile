@@ -17,8 +17,12 @@ $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py protos/generate.py 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
 	$(BIN)/vireo demo $(if $(ONCE),--once)
 
-test: setup ## Run every test, two groups at a time
-	$(BIN)/pytest -n 2
+# Each of these runs a dozen processes: two of them at once would leave no core for either.
+STACKS := tests/acceptance tests/bench tests/server/stack
+
+test: setup ## Run every test: two files at a time, then those of whole stacks
+	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
+	$(BIN)/pytest $(STACKS)
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
