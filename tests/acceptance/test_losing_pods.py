@@ -11,6 +11,7 @@ import grpc
 import pytest
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
+from bench.chaos.envoy_view import hosts
 from tests.builders.stack import Stack
 
 CALLERS = 8
@@ -42,12 +43,18 @@ class Load:
 
 
 async def until_restarted(stack: Stack, name: str, pid: int) -> None:
-    """Waits until the supervisor has replaced process `pid` by a healthy one."""
-    async with asyncio.timeout(60):
+    """Waits until process `pid` is replaced by one that is healthy and that Envoy sends to.
+
+    Until then the other one is the only one: to kill it would be to lose both.
+    """
+    async with asyncio.timeout(90):
         while True:
-            [process] = [each for each in stack.state().processes if each.name == name]
+            state = stack.state()
+            [process] = [each for each in state.processes if each.name == name]
             if process.pid not in (None, pid) and process.state == "healthy":
-                return
+                sent_to = await hosts(state.admin_port, name.rpartition("-")[0])
+                if sent_to[f"127.0.0.1:{process.port}"].healthy:
+                    return
             await asyncio.sleep(0.2)
 
 
