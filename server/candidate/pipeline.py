@@ -24,6 +24,7 @@ from server.candidate.sources.ease import EaseSource
 from server.candidate.sources.fresh import FreshSource
 from server.candidate.sources.popular import PopularSource
 from server.candidate.sources.two_tower import TwoTowerSource
+from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline
 from server.releases.manifest import Quotas
@@ -111,13 +112,14 @@ class CandidatePipeline:
             fail_open=fail_open,
         )
 
-    def retrieve(self, query: CandidateQuery) -> RetrievedCandidates:
+    def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
         """The candidates for a query: `count`, or all unwatched ones where there are fewer.
 
         Raises:
             UnknownSeedError: the query's seed isn't in the release.
+            CallerGoneError: the caller, if there is one, has gone meanwhile.
         """
-        outcome = self._pipeline.run(Retrieval.of(self.release, query))
+        outcome = self._pipeline.run(Retrieval.of(self.release, query), caller)
         selected, failures = outcome.selected, outcome.failures()
         reports = tuple(
             SourceCount(

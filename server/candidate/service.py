@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import numpy as np
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2
 
@@ -15,6 +16,7 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, CandidateRelease
+from server.pipeline.caller import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.rpc.pod import Pod
@@ -36,13 +38,14 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     async def RetrieveCandidates(  # noqa: N802
         self,
         request: candidate_pb2.RetrieveCandidatesRequest,
-        context: Any,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """The candidates for one viewer."""
         serving = served(self._loader, request.release_id)
         query = decode(request)
+        caller = Caller(context.time_remaining())
         try:
-            found = await self._worker.run(lambda: serving.content.retrieve(query))
+            found = await self._worker.run(lambda: serving.content.retrieve(query, caller), caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
         return encode(found, serving.content.release, request.page_size)

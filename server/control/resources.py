@@ -49,6 +49,7 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
         "cors_origins": settings.cors_origins,
+        "default_timeout": f"{max(1, round(settings.default_deadline * 1000))}m",
         # All inline: an Envoy on another machine has none of our files.
         "descriptors": base64.b64encode(descriptors).decode(),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),

@@ -31,6 +31,8 @@ class ControlSettings(RpcSettings):
     """Port of Envoy's inner listener before the ranking pods."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
+    default_deadline: float = Field(default=1.0, gt=0)
+    """Seconds that the edge gives a caller which sets no deadline."""
 
     discovery: Literal["list", "kubernetes"] = "list"
     """Where pods are found: in the list or the file that follows, or in a Kubernetes cluster."""

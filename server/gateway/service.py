@@ -51,6 +51,16 @@ QUALITY = Gauge(
     "Share of the usual number of candidates that is asked for: below 1 while pods are slow.",
 )
 
+_WHOLE = frozenset(
+    {
+        viewer_pb2.DEGRADATION_SOURCE_MISSING,
+        viewer_pb2.DEGRADATION_CANDIDATES_REDUCED,
+        viewer_pb2.DEGRADATION_MIXED_RELEASES,
+    }
+)
+"""Degradations of answers for which every stage ran to its end. How long others took tells nothing
+of how busy the gateway is: they may have waited in vain for a part, or not at all."""
+
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
 _CHANNEL_OPTIONS = (
@@ -150,6 +160,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         build=lambda folder: GatewayRelease.load(
             folder, settings.features, settings.features_timeout
         ),
+        telling=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
         background=shadow.run if shadow else None,

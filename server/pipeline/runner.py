@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import structlog
 
+from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
 from server.pipeline.stages import Filter, Scorer, Selector, SideEffect, Source
 
@@ -65,14 +66,15 @@ class Pipeline(Generic[Query]):
     fail_open: bool = True
     """False makes every failure fail the run, whatever its stage declares: for training."""
 
-    def run(self, query: Query) -> Outcome:
-        """Runs the chain for one query.
+    def run(self, query: Query, caller: Caller | None = None) -> Outcome:
+        """Runs the chain for one query, for as long as its caller, if there is one, waits.
 
         Raises:
+            CallerGoneError: the caller had gone before a stage.
             Exception: whatever a stage raised that doesn't fail open, or the last source's
                 failure when every source failed.
         """
-        run = _Run(self.fail_open)
+        run = _Run(self.fail_open, caller)
         found = [run.propose(source, query) for source in self.sources]
         candidates = Candidates.concatenate(run.at_least_one(found))
         for filter_ in self.filters:
@@ -92,6 +94,7 @@ class _Run:
     """One run's reports, and the policy by which a stage is measured and may fail."""
 
     fail_open: bool
+    caller: Caller | None = None
     reports: list[StageReport] = field(default_factory=list)
     last_failure: Exception | None = None
 
@@ -149,6 +152,8 @@ class _Run:
         start = time.perf_counter()
         try:
             return self._measure(name, work)
+        except CallerGoneError:
+            raise
         except Exception as error:
             # The declared policy: answer without the stage, and hide nothing. The stack is
             # logged, and the answer itself says that the stage is missing.
@@ -159,6 +164,8 @@ class _Run:
             return None
 
     def _measure(self, name: str, work: Callable[[], Candidates]) -> Candidates:
+        if self.caller is not None:
+            self.caller.check()
         start = time.perf_counter()
         result = work()
         self.reports.append(StageReport(name, time.perf_counter() - start, len(result)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server.pipeline.caller import Caller
 from server.pipeline.runner import Pipeline
 from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
@@ -57,13 +58,14 @@ class RankingPipeline:
             side_effects=(UnknownCandidatesLog(),),
         )
 
-    def rank(self, query: RankingQuery) -> RankedCandidates:
+    def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
         """The best `page_size` of the query's candidates.
 
         Raises:
+            CallerGoneError: the caller, if there is one, has gone meanwhile.
             ModelOutputError: the model gave a score that isn't finite.
         """
-        selected = self._pipeline.run(Ranking.of(self.release, query)).selected
+        selected = self._pipeline.run(Ranking.of(self.release, query), caller).selected
         unknown = np.count_nonzero(self.release.rows.find(query.keys) < 0)
         return RankedCandidates(
             keys=selected.keys,

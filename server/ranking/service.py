@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import numpy as np
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
+from server.pipeline.caller import Caller
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
@@ -31,12 +33,13 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     async def RankCandidates(  # noqa: N802
         self,
         request: ranking_pb2.RankCandidatesRequest,
-        context: Any,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> ranking_pb2.RankCandidatesResponse:
         """The best of the request's candidates."""
         serving = served(self._loader, request.release_id)
         query = decode(request)
-        ranked = await self._worker.run(lambda: serving.content.rank(query))
+        caller = Caller(context.time_remaining())
+        ranked = await self._worker.run(lambda: serving.content.rank(query, caller), caller)
         return encode(ranked, serving.content.release, titles=request.titles)
 
 

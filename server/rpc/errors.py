@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -65,9 +66,34 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
     return RpcError(grpc.StatusCode.UNAVAILABLE, message, [_retry_info(retry_after)])
 
 
-def overloaded(message: str, retry_after: timedelta) -> RpcError:
-    """RESOURCE_EXHAUSTED with RetryInfo: shed, nothing was done."""
-    return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, [_retry_info(retry_after)])
+class ShedReason(enum.Enum):
+    """Why a call was shed: what its caller is told. The names are those in metrics."""
+
+    LATE = "this call came to its turn late, as those after it would"
+    QUEUE = "more calls wait than can be answered soon"
+    DEADLINE = "the calls before it take longer than its deadline leaves"
+    LIMIT = "too many calls are under way"
+
+
+class ShedError(RpcError):
+    """RESOURCE_EXHAUSTED with RetryInfo: nothing was done. Cheap, since there may be many."""
+
+    def __init__(self, reason: ShedReason) -> None:
+        """Takes the reason, which is counted."""
+        message = f"shed: {reason.value}; try again or elsewhere"
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        self.reason = reason
+
+    def status(self) -> bytes:
+        """As of any other error; made once for each reason."""
+        if self.reason not in _SHED_STATUS:
+            hint = _retry_info(_SHED_RETRY_AFTER)
+            _SHED_STATUS[self.reason] = RpcError(self.code, self.message, [hint]).status()
+        return _SHED_STATUS[self.reason]
+
+
+_SHED_RETRY_AFTER = timedelta(milliseconds=100)
+_SHED_STATUS: dict[ShedReason, bytes] = {}
 
 
 def _retry_info(after: timedelta) -> error_details_pb2.RetryInfo:

@@ -1,4 +1,4 @@
-"""What every call to a service of ours goes through: parse, validate, answer, or explain."""
+"""What every call to a service of ours goes through: shed, or parse, validate, answer, explain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -16,7 +17,8 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
-from server.rpc.errors import RpcError, invalid_argument, unavailable
+from server.rpc.errors import RpcError, ShedError, invalid_argument, unavailable
+from server.rpc.shedding import SHED, Shedder
 from server.rpc.validation import validate
 
 log = structlog.get_logger()
@@ -48,11 +50,16 @@ class Guard(grpc.aio.ServerInterceptor):
         """Takes the share of calls that get a log line."""
         self._access_log_share = access_log_share
         self._guarded: dict[str, Handler] = {}
+        self._shedders: dict[str, Shedder] = {}
         self._active = 0
         self._closed = False
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
+
+    def shed(self, service: str, shedder: Shedder) -> None:
+        """Has a shedder decide which calls of a service to take on; all, of a service without."""
+        self._shedders[service] = shedder
 
     def close(self) -> None:
         """From now on new calls get UNAVAILABLE; those that are being answered go on."""
@@ -74,10 +81,16 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:
-        """The handler with raw bytes as its request, so that parsing is ours to explain."""
-        answered = RPCS.labels(method, grpc.StatusCode.OK.name)
+        """The handler with raw bytes as its request, so that parsing is ours to explain.
 
-        async def call(raw: bytes, context: Context) -> Message:
+        It reads its one message itself, as if there might be several: a call that is shed or
+        refused costs no reading. To the caller it is all the same.
+        """
+        answered = RPCS.labels(method, grpc.StatusCode.OK.name)
+        shedder = self._shedders.get(method.split("/")[1])
+        take_on = shedder.take_on if shedder is not None else _take_on_any
+
+        async def call(_: object, context: Context) -> Message:
             identity = _caller_id(context) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             started = time.perf_counter()
@@ -86,8 +99,12 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 if self._closed:
                     raise unavailable("this server stops; ask another one", timedelta(0))
-                response = await _answer(method, handler, raw, context, identity)
+                async with take_on(context) as answered_with:
+                    response = await _answer(method, handler, context, identity)
+                    answered_with(response)
             except RpcError as error:
+                if isinstance(error, ShedError):
+                    SHED.labels(method, error.reason.name.lower()).inc()
                 RPCS.labels(method, error.code.name).inc()
                 self._log_access(method, error.code, started)
                 await context.abort(
@@ -108,7 +125,7 @@ class Guard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             call,
             request_deserializer=None,
             response_serializer=handler.response_serializer,
@@ -121,11 +138,18 @@ class Guard(grpc.aio.ServerInterceptor):
             log.info("call", method=method, code=code.name, milliseconds=took)
 
 
-async def _answer(
-    method: str, handler: Handler, raw: bytes, context: Context, identity: str
-) -> Message:
+@asynccontextmanager
+async def _take_on_any(context: Context) -> AsyncIterator[Callable[[Message], None]]:  # noqa: ARG001
+    """For services that don't shed."""
+    yield lambda _: None
+
+
+async def _answer(method: str, handler: Handler, context: Context, identity: str) -> Message:
     """What the handler answers to a valid request; anything else becomes an RpcError."""
     try:
+        raw = await context.read()
+        if raw is grpc.aio.EOF:  # cancelled before its message was here
+            raise asyncio.CancelledError
         request = _parse(handler.request_deserializer, raw)
         validate(request)
         response: Message = await handler.unary_unary(request, context)

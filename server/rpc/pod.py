@@ -20,11 +20,13 @@ from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.rpc import release_service
+from server.rpc.codel import TARGET
 from server.rpc.logs import configure_logs
 from server.rpc.release_metrics import ReleaseCollector
 from server.rpc.release_service import ReleaseServicer
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
+from server.rpc.shedding import LoadCollector, Shedder
 from server.rpc.worker import Worker
 
 log = structlog.get_logger()
@@ -50,6 +52,11 @@ class PodSettings(RpcSettings):
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """How long a release stays in memory after the next one took over, for calls pinned to it;
     at most 10 where the channel isn't production."""
+    queue_target: float = Field(default=TARGET, gt=0)
+    """Seconds that calls may wait for the worker all the time; where they wait longer, some are
+    shed."""
+    max_calls: int = Field(default=500, ge=1)
+    """Most calls under way, for the memory that they take; fewer are by how long they take."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
 
@@ -79,6 +86,9 @@ class Pod(Generic[T]):
     """Makes what is served out of a release's folder."""
     register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
     """Adds its servicer to the server."""
+    telling: Callable[[Any], bool] | None = None
+    """Whether the time that an answer took tells how busy the pod is. None where no call can do
+    without the worker: then its queue tells."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built answers the golden requests as recorded."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -110,11 +120,12 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    worker = Worker(settings.work_queue_limit)
+    worker = Worker(settings.queue_target)
     server = RpcServer(settings)
-    server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
+    shedder = add_pod_service(server, pod, loader, worker, settings.max_calls)
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
+    REGISTRY.register(LoadCollector(shedder, worker))
 
     async def on_first() -> None:
         # Without this each full collection walks through all that was imported. What was
@@ -125,6 +136,21 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 
     background = [pod.background()] if pod.background else []
     await server.run(loader.run(on_first), *background)
+
+
+def add_pod_service(
+    server: RpcServer, pod: Pod[T], loader: ReleaseLoader[T], worker: Worker, max_calls: int
+) -> Shedder:
+    """Adds a pod's own service to a server, with what sheds its calls."""
+    shedder = Shedder(
+        max_calls, worker=worker if pod.telling is None else None, telling=pod.telling
+    )
+    server.add(
+        pod.service,
+        lambda grpc_server: pod.register(loader, worker, grpc_server),
+        shedder=shedder,
+    )
+    return shedder
 
 
 def add_release_service(

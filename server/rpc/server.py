@@ -21,6 +21,7 @@ from server.rpc.guard import Guard
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.reflection import descriptor_pool
 from server.rpc.settings import RpcSettings
+from server.rpc.shedding import Shedder
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class RpcServer:
         service: str,
         register: Callable[[grpc.aio.Server], None],
         file: FileDescriptor | None = None,
+        shedder: Shedder | None = None,
     ) -> None:
         """Adds a service.
 
@@ -75,7 +77,10 @@ class RpcServer:
             service: its full name.
             register: adds its servicer to the server.
             file: the proto that has it, for reflection, where it isn't one of ours.
+            shedder: decides which calls to take on; all by default.
         """
+        if shedder is not None:
+            self._guard.shed(service, shedder)
         register(self._server)
         self._names.append(service)
         if file is not None:

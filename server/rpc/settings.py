@@ -36,8 +36,6 @@ class RpcSettings(BaseSettings):
     """After SIGTERM: how long to report NOT_SERVING and still answer, so that balancers leave."""
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
     """After that: how long the calls that are under way may take."""
-    work_queue_limit: int = Field(default=64, ge=1)
-    """Calls that may wait for the worker; further ones get RESOURCE_EXHAUSTED."""
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
     """Calls of any kind that are accepted at a time, open health watches included."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import TypeVar
 
-from server.rpc.errors import overloaded
+import grpc
+from prometheus_client import Counter
+
+from server.pipeline.caller import Caller, CallerGoneError
+from server.rpc.codel import TARGET
+from server.rpc.errors import RpcError, ShedError, ShedReason
+from server.rpc.work_limit import WorkLimit
 
 Result = TypeVar("Result")
 
-RETRY_AFTER = timedelta(milliseconds=100)
+WORK_RUN = Counter("vireo_work_run", "Work that the worker has run to its end.")
+WORK_ABANDONED = Counter(
+    "vireo_work_abandoned",
+    "Work for callers who had gone: waiting was never begun, running was not gone on with.",
+    ["when"],
+)
+for _when in ("waiting", "running"):  # so that each is shown as 0 before it happens
+    WORK_ABANDONED.labels(_when)
 
 
 class Worker:
@@ -23,28 +36,70 @@ class Worker:
     that is cancelled or past its deadline before its turn is never run.
     """
 
-    def __init__(self, queue_limit: int) -> None:
-        """Takes how many calls may be waiting or running."""
-        self._queue_limit = queue_limit
-        self.queued = 0
-        """Calls that are waiting or running."""
+    def __init__(self, target: float = TARGET) -> None:
+        """Takes the seconds that calls may wait all the time; see Codel."""
+        self.limit = WorkLimit(target)
+        """How many calls may wait."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
 
-    async def run(self, work: Callable[[], Result]) -> Result:
+    def refusal(self, left: float) -> ShedReason | None:
+        """Why a call would be shed, if so; `left` is until its deadline, in seconds."""
+        return self.limit.refusal(time.monotonic(), left)
+
+    async def run(self, work: Callable[[], Result], caller: Caller | None = None) -> Result:
         """What `work` returns.
 
+        Args:
+            work: what to run.
+            caller: whom it is for; told of a cancellation, so that `work` can ask between steps.
+
         Raises:
-            RpcError: RESOURCE_EXHAUSTED when the queue is full; nothing was run.
+            RpcError: RESOURCE_EXHAUSTED where it would wait for too long, and nothing was run;
+                DEADLINE_EXCEEDED where the caller's deadline had passed.
         """
-        if self.queued >= self._queue_limit:
-            raise overloaded(
-                f"{self.queued} calls are waiting already; try again or elsewhere", RETRY_AFTER
-            )
-        self.queued += 1
+        caller = caller or Caller()
+        refused = self.refusal(caller.left)
+        if refused is not None:
+            raise ShedError(refused)
+        joined = time.monotonic()
+        begun: float | None = None
+
+        def run() -> Result:
+            nonlocal begun
+            begun = time.monotonic()
+            return self._run(work, caller, begun)
+
+        self.limit.queued += 1
+        # The context carries the request id into the stages' log lines.
+        future = self._threads.submit(contextvars.copy_context().run, run)
         try:
-            # The context carries the request id into the stages' log lines.
-            context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, context.run, work)
+            return await asyncio.wrap_future(future)
+        except CallerGoneError as error:
+            raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed") from error
+        except asyncio.CancelledError:
+            caller.leave()
+            if future.cancelled():
+                WORK_ABANDONED.labels("waiting").inc()
+            raise
         finally:
-            self.queued -= 1
+            self.limit.queued -= 1
+            # Who gave up while waiting has waited that long at least.
+            now = time.monotonic()
+            self.limit.queue.observe(now, (begun or now) - joined)
+
+    def _run(self, work: Callable[[], Result], caller: Caller, begun: float) -> Result:
+        """Runs in the worker's thread, the only one that tells the limit of runs."""
+        if caller.gone:
+            WORK_ABANDONED.labels("waiting").inc()
+            raise CallerGoneError("the caller has gone")
+        self.limit.running_since = begun
+        try:
+            result = work()
+        except CallerGoneError:
+            WORK_ABANDONED.labels("running").inc()
+            raise
+        finally:
+            self.limit.running_since = None
+            self.limit.ran(time.monotonic() - begun)
+        WORK_RUN.inc()
+        return result

@@ -26,8 +26,9 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
-from server.rpc.errors import unavailable
+from server.rpc.errors import ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
+from server.rpc.shedding import waited_seconds
 from server.stack.envoy import XdsApi, bootstrap, envoy_command
 from server.stack.probes import grpc_probe
 from server.stack.processes import endpoints_document
@@ -50,17 +51,23 @@ class Gateway(RecommendationServiceServicer):
     metadata: dict[str, Any] = field(default_factory=dict)
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
+    sheds: bool = False
     hangs: bool = False
     delay: float = 0.0
     """Seconds that an answer takes."""
     cancelled: int = 0
     """Requests that ended before they were answered."""
+    waited: float | None = None
+    """Seconds for which the latest call was here before it was answered, as a pod knows it."""
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
+        self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
         if self.refuses:
             raise unavailable("draining", timedelta(seconds=1))
+        if self.sheds:
+            raise ShedError(ShedReason.LATE)
         try:
             await asyncio.sleep(math.inf if self.hangs else self.delay)
         except asyncio.CancelledError:
@@ -73,18 +80,30 @@ class Gateway(RecommendationServiceServicer):
 
 @dataclass
 class CandidatePod(CandidateServiceServicer):
-    """A candidate pod that answers with its name, or hangs."""
+    """A candidate pod that answers with its name, hangs or sheds."""
 
     name: str
     calls: int = 0
     hangs: bool = False
+    sheds: bool = False
+    cancelled: int = 0
+    """Calls whose caller has gone while it hung."""
+    waited: float | None = None
+    """Seconds for which the latest call was here before it was answered, as a pod knows it."""
 
     async def RetrieveCandidates(  # noqa: N802
         self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.calls += 1
+        self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
+        if self.sheds:
+            raise ShedError(ShedReason.QUEUE)
         if self.hangs:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
         return candidate_pb2.RetrieveCandidatesResponse(release_id=self.name)
 
 

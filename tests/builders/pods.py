@@ -15,7 +15,7 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_release_service
+from server.rpc.pod import Pod, add_pod_service, add_release_service
 from server.rpc.server import RpcServer
 from server.rpc.worker import Worker
 from tests.builders.loading import running
@@ -52,8 +52,7 @@ async def running_pod(
     }
     loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
     server = RpcServer(rpc_settings())
-    worker = Worker(64)
-    server.add(pod.service, lambda grpc_server: pod.register(loader, worker, grpc_server))
+    add_pod_service(server, pod, loader, Worker(), max_calls=500)
     add_release_service(server, loader, "pod-1")
     await server.start()
     try:

@@ -16,7 +16,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_release_service
+from server.rpc.pod import Pod, add_pod_service, add_release_service
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.rpc.worker import Worker
@@ -37,6 +37,7 @@ async def serving(
     *,
     settings: RpcSettings | None = None,
     worker: Worker | None = None,
+    max_calls: int = 500,
     previous: Path | None = None,
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     """A pod's server without the loader's background work, and a channel to it.
@@ -46,6 +47,7 @@ async def serving(
         folder: the release that it serves; None while it is still loading.
         settings: the server's; by default `rpc_settings()`.
         worker: the worker that the pod's pipeline runs on.
+        max_calls: how many calls it takes on at a time.
         previous: the release that it served before and still holds, if any.
     """
     settings = settings or rpc_settings()
@@ -62,8 +64,7 @@ async def serving(
     if previous is not None:
         loader.held.previous = _built(pod, previous)
     server = RpcServer(settings)
-    used = worker or Worker(settings.work_queue_limit)
-    server.add(pod.service, lambda grpc_server: pod.register(loader, used, grpc_server))
+    add_pod_service(server, pod, loader, worker or Worker(), max_calls)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
     background = asyncio.ensure_future(pod.background()) if pod.background else None

@@ -225,7 +225,10 @@ async def test_one_viewer_with_a_bad_row_keeps_the_store_from_nobody_else(
 async def test_a_queue_that_is_full_is_no_fault_of_the_store(features: Path) -> None:
     reader = FeatureReader(features / DATASET, TIMEOUT)
     query = RecommendQuery.of(pb.RecommendRequest(viewer_id=VIEWER), "id", Deadline.after(60))
-    read = ReadFeatures(Worker(0), 20, LastFeatures(1 << 20, 60))
+    worker = Worker()
+    worker.limit.ran(60)
+    worker.limit.queued += 10  # as if they had come before
+    read = ReadFeatures(worker, 20, LastFeatures(1 << 20, 60))
     for _ in range(10):
         with pytest.raises(StageFailedError) as raised:
             await read(query, reader)

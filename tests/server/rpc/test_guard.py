@@ -1,5 +1,3 @@
-import asyncio
-import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
 from server.releases import layout
-from server.rpc.worker import Worker
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
@@ -183,50 +180,6 @@ async def test_pod_that_is_loading_is_unavailable_and_says_why() -> None:
     assert status_of(error).details[0].Unpack(error_details_pb2.RetryInfo())
     assert state.state == release_pb2.RELEASE_STATE_LOADING
     assert (state.release_id, state.pod) == ("", "test-pod")
-
-
-async def test_call_beyond_the_queue_is_shed_with_a_hint_when_to_retry(
-    release_folder: Path,
-) -> None:
-    worker = Worker(queue_limit=1)
-    released = threading.Event()
-    async with serving(RANKING_POD, release_folder, worker=worker) as (_, channel):
-        busy = asyncio.create_task(worker.run(released.wait))
-        await asyncio.sleep(0)  # lets it take its place
-        error = await failure_of(RankingServiceStub(channel).RankCandidates(request(1)))
-        state = await ReleaseServiceStub(channel).GetServingRelease(
-            release_pb2.GetServingReleaseRequest()
-        )
-        released.set()
-        await busy
-        assert (await RankingServiceStub(channel).RankCandidates(request(1))).ids
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    info = error_details_pb2.RetryInfo()
-    assert status_of(error).details[0].Unpack(info)
-    assert info.retry_delay.ToMilliseconds() == 100
-    assert state.release_id == "tiny-1", "other answers don't wait for the worker"
-
-
-async def test_call_past_its_deadline_is_never_run(release_folder: Path) -> None:
-    worker = Worker(queue_limit=8)
-    released = threading.Event()
-    ran: list[str] = []
-    async with serving(RANKING_POD, release_folder, worker=worker) as (_, channel):
-        busy = asyncio.create_task(worker.run(released.wait))
-        await asyncio.sleep(0)
-        error = await failure_of(
-            RankingServiceStub(channel).RankCandidates(request(1), timeout=0.05)
-        )
-        await until(lambda: worker.queued == 1)
-        given_up = asyncio.create_task(worker.run(lambda: ran.append("given up")))
-        await asyncio.sleep(0)
-        given_up.cancel()
-        await asyncio.gather(given_up, return_exceptions=True)
-        released.set()
-        await busy
-        await worker.run(lambda: ran.append("last"))
-    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert ran == ["last"]
 
 
 async def test_access_log_has_the_share_of_calls_that_was_asked_for(release_folder: Path) -> None:

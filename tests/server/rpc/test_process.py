@@ -235,6 +235,41 @@ def test_process_shows_its_release_to_prometheus(
     assert process.wait(20) == 0
 
 
+def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    settings = {**environment, "VIREO_DRAIN_SECONDS": "1"}
+    process = start("server.ranking", tmp_path / "log", settings, "--port", str(port))
+    processes.append(process)
+    keys = video_keys([f"video-{number}" for number in range(40)]).tolist()
+    request = ranking_pb2.RankCandidatesRequest(
+        viewer=ViewerFeatures(),
+        keys=keys,
+        scores=[0.5] * 40,
+        co_watch_scores=[0] * 40,
+        ease_scores=[0] * 40,
+        source_masks=[2] * 40,
+        page_size=10,
+    )
+    with watched_channel(port) as channel:
+        wait_for_health(channel, SERVING)
+        stub = RankingServiceStub(channel)
+        stub.RankCandidates(request, timeout=30)
+        process.send_signal(signal.SIGTERM)
+        wait_for_health(channel, NOT_SERVING)
+        answered = 0
+        with pytest.raises(grpc.RpcError) as caught:
+            while True:
+                stub.RankCandidates(request, timeout=30)
+                answered += 1
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert answered > 0
+    assert process.wait(20) == 0
+
+
 def test_second_signal_ends_the_process_at_once(
     environment: dict[str, str],
     processes: list[subprocess.Popen[bytes]],

@@ -1,0 +1,105 @@
+"""Deadlines and cancellations on their way through Envoy to the last pod."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.gateway.service import gateway_pod
+from server.home import Home
+from tests.builders.edge import Edge, running_edge
+from tests.builders.releases import build_release
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER, build_tiny_features
+from tests.builders.waiting import until
+from tests.server.gateway.conftest import NOWHERE, gateway_settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+TOLD = "x-vireo-timeout"
+RECOMMEND = pb.RecommendRequest(viewer_id=VIEWER)
+CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    folder = tmp_path_factory.mktemp("edge")
+    async with running_edge(folder, 1, control={"default_deadline": 7.5}) as edge:
+        yield edge
+
+
+@pytest.mark.parametrize("deadline", [60, 9.123, None])
+async def test_a_gateway_knows_how_long_a_call_has_waited_for_it(
+    edge: Edge, deadline: float | None
+) -> None:
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        # Whatever the caller says of it is replaced.
+        await RecommendationServiceStub(channel).Recommend(
+            RECOMMEND, timeout=deadline, metadata=((TOLD, "1H"),)
+        )
+    assert edge.gateways[0].waited is not None
+    assert 0 <= edge.gateways[0].waited < 5
+
+
+async def test_a_caller_without_a_deadline_gets_the_default_one(edge: Edge) -> None:
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        await RecommendationServiceStub(channel).Recommend(RECOMMEND)
+    assert edge.gateways[0].metadata[TOLD] == "7500m"
+    edge.gateways[0].metadata = {}
+    url = f"http://{edge.address}/v1/viewers/1/recommendations"
+    await asyncio.to_thread(urllib.request.urlopen, url)
+    assert edge.gateways[0].metadata[TOLD] == "7500m"
+
+
+async def test_a_candidate_pod_knows_how_long_a_call_has_waited_for_it(edge: Edge) -> None:
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
+    async with grpc.aio.insecure_channel(target) as channel:
+        await CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES, timeout=8)
+    [waited] = [pod.waited for pod in edge.candidates if pod.calls]
+    assert waited is not None
+    assert 0 <= waited < 5
+
+
+async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(edge: Edge) -> None:
+    gateway = edge.gateways[0]
+    gateway.hangs = True
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        asked = len(gateway.requests)
+        call = RecommendationServiceStub(channel).Recommend(RECOMMEND, timeout=60)
+        waiting = asyncio.ensure_future(call)
+        await until(lambda: len(gateway.requests) > asked)
+        call.cancel()
+        await until(lambda: gateway.cancelled == 1)
+        await asyncio.gather(waiting, return_exceptions=True)
+    gateway.hangs = False
+
+
+async def test_a_caller_who_cancels_at_a_gateway_cancels_the_candidate_pods_call(
+    edge: Edge, tmp_path: Path
+) -> None:
+    features = build_tiny_features(Home(tmp_path / "home")).parent
+    inner = f"127.0.0.1:{edge.settings.candidate_port}"
+    settings = gateway_settings(features, inner, NOWHERE)
+    for pod in edge.candidates:
+        pod.hangs, pod.calls = True, 0
+    release = build_release(tmp_path / "release")
+    async with serving(gateway_pod(settings), release) as (_, channel):
+        call = RecommendationServiceStub(channel).Recommend(RECOMMEND, timeout=60)
+        waiting = asyncio.ensure_future(call)
+        await until(lambda: sum(pod.calls for pod in edge.candidates) == 1)
+        call.cancel()
+        await until(lambda: sum(pod.cancelled for pod in edge.candidates) == 1)
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert sum(pod.calls for pod in edge.candidates) == 1, "nor was another pod asked"
+    for pod in edge.candidates:
+        pod.hangs = False

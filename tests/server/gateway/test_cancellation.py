@@ -1,0 +1,126 @@
+"""Work for callers who have gone: none is begun, on the gateway or behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from prometheus_client import REGISTRY
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+from server.candidate.service import CANDIDATE_POD
+from server.gateway.service import gateway_pod
+from server.ranking.service import RANKING_POD
+from server.rpc.worker import Worker
+from tests.builders.busy import PATIENT, busy
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER
+from tests.builders.waiting import until
+from tests.server.gateway.conftest import gateway_settings
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+    from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
+
+REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A gateway, and the workers of all three pods."""
+
+    stub: RecommendationServiceAsyncStub
+    releases: ReleaseServiceAsyncStub
+    gateway: Worker
+    candidate: Worker
+    ranking: Worker
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs anywhere."""
+        workers = (self.gateway, self.candidate, self.ranking)
+        return not any(worker.limit.queued or worker.limit.running_since for worker in workers)
+
+
+@pytest.fixture
+async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
+    gateway, candidate, ranking = (Worker(PATIENT) for _ in range(3))
+    async with (
+        serving(CANDIDATE_POD, release, worker=candidate) as (candidates, _),
+        serving(RANKING_POD, release, worker=ranking) as (rankings, _),
+    ):
+        targets = [f"127.0.0.1:{server.port}" for server in (candidates, rankings)]
+        settings = gateway_settings(features, *targets, shadow_share=1.0)
+        async with serving(gateway_pod(settings), release, worker=gateway) as (_, channel):
+            stub, releases = RecommendationServiceStub(channel), ReleaseServiceStub(channel)
+            yield Chain(stub, releases, gateway, candidate, ranking)
+
+
+def counted(name: str, **labels: str) -> float:
+    value = REGISTRY.get_sample_value(f"vireo_work_{name}_total", labels)
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize("stage", ["gateway", "candidate", "ranking"])
+async def test_a_caller_who_goes_takes_the_work_that_waits_for_it_along(
+    chain: Chain, stage: str
+) -> None:
+    worker: Worker = getattr(chain, stage)
+    before = {"gateway": 0, "candidate": 1, "ranking": 2}[stage]
+    async with busy(worker):
+        ran, abandoned = counted("run"), counted("abandoned", when="waiting")
+        call = chain.stub.Recommend(REQUEST)
+        waiting = asyncio.ensure_future(call)
+        await until(lambda: worker.limit.queued == 2)
+        call.cancel()
+        await until(lambda: worker.limit.queued == 1)
+        await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: chain.idle)
+    # What was run is what came before in the chain, and what kept the worker busy.
+    assert counted("run") == ran + before + 1
+    assert counted("abandoned", when="waiting") == abandoned + 1
+
+
+async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain: Chain) -> None:
+    async with busy(chain.ranking):
+        call = chain.stub.Recommend(REQUEST)
+        waiting = asyncio.ensure_future(call)
+        await until(lambda: chain.ranking.limit.queued == 2)
+        call.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    await chain.stub.Recommend(REQUEST)
+
+    compared = 0
+    async with asyncio.timeout(20):
+        while not compared:
+            state = await chain.releases.GetServingRelease(GetServingReleaseRequest())
+            compared = state.shadow.compared
+    await until(lambda: chain.idle)
+    state = await chain.releases.GetServingRelease(GetServingReleaseRequest())
+    assert (state.shadow.compared, state.shadow.failed) == (1, 0), "the one that was answered"
+
+
+async def test_after_a_deadline_of_5_ms_no_work_goes_on(chain: Chain) -> None:
+    async with busy(chain.candidate), busy(chain.ranking):
+        outcomes = []
+        for _ in range(50):
+            try:
+                answer = await chain.stub.Recommend(REQUEST, timeout=0.005)
+                outcomes.append(bool(answer.degradations))
+            except grpc.aio.AioRpcError as error:
+                outcomes.append(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+        await until(lambda: chain.candidate.limit.queued == chain.ranking.limit.queued == 1)
+        await until(lambda: chain.gateway.limit.queued == 0)
+        ran = counted("run")
+    await until(lambda: chain.idle)
+    assert all(outcomes), "each is degraded or DEADLINE_EXCEEDED"
+    assert counted("run") == ran + 2, "what kept the two busy, and nothing for the callers"

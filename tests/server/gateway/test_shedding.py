@@ -1,0 +1,84 @@
+"""Which calls a gateway takes on, and which not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.candidate.service import CANDIDATE_POD
+from server.gateway.service import gateway_pod
+from server.rpc.gradient import REST
+from server.rpc.worker import Worker
+from tests.builders.busy import PATIENT, busy
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER
+from tests.builders.waiting import until
+from tests.server.gateway.conftest import gateway_settings
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
+
+
+@asynccontextmanager
+async def gateway_before(
+    worker: Worker, release: Path, features: Path, ranking: str, max_calls: int = 500
+) -> AsyncIterator[RecommendationServiceAsyncStub]:
+    """A gateway before a candidate pod with this worker."""
+    async with serving(CANDIDATE_POD, release, worker=worker) as (server, _):
+        settings = gateway_settings(features, f"127.0.0.1:{server.port}", ranking)
+        async with serving(gateway_pod(settings), release, max_calls=max_calls) as (_, channel):
+            yield RecommendationServiceStub(channel)
+
+
+async def test_a_call_beyond_the_limit_is_shed(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    worker = Worker(PATIENT)
+    async with gateway_before(worker, release, features, ranking_target, max_calls=1) as stub:
+        async with busy(worker):
+            under_way = stub.Recommend(REQUEST)
+            await until(lambda: worker.limit.queued == 2)
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub.Recommend(REQUEST)
+        assert not (await under_way).degradations
+        assert not (await stub.Recommend(REQUEST)).degradations
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    worker = Worker(PATIENT)
+    calls = 3 * REST
+    async with gateway_before(worker, release, features, ranking_target) as stub:
+        await stub.Recommend(REQUEST)
+        ended = time.monotonic()
+        async with busy(worker):
+            await until(lambda: time.monotonic() - ended > 0.3)
+            under_way = [stub.Recommend(REQUEST) for _ in range(calls)]
+            await until(lambda: worker.limit.queued == 1 + calls)
+        answers = await asyncio.gather(*under_way)
+    assert not any(answer.degradations for answer in answers)
+
+
+async def test_where_a_candidate_pod_sheds_the_answer_says_what_it_lacks(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    worker = Worker()
+    async with gateway_before(worker, release, features, ranking_target) as stub, busy(worker):
+        worker.limit.ran(1000)
+        answer = await stub.Recommend(REQUEST)
+    assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    assert answer.items

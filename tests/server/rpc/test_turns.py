@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from server.rpc.errors import ShedError, ShedReason
+from server.rpc.gradient import REST
+from server.rpc.turns import ROOM, Turns
+from tests.builders.waiting import until
+
+MOST = 50
+
+
+async def test_a_burst_takes_turns_in_the_order_in_which_it_came() -> None:
+    turns, order, most_at_once = Turns(MOST), list[int](), 0
+
+    async def call(number: int) -> None:
+        nonlocal most_at_once
+        await turns.take()
+        order.append(number)
+        most_at_once = max(most_at_once, turns.taken)
+        await asyncio.sleep(0.001)
+        turns.give_back(None)
+
+    await asyncio.gather(*map(call, range(REST + ROOM)))
+    assert order == [*range(REST + ROOM)]
+    assert most_at_once <= turns.limit.calls
+    assert (turns.taken, turns.waiting) == (0, 0)
+
+
+async def full(turns: Turns) -> list[asyncio.Task[None]]:
+    """Takes all turns that there are, and fills the room with those that wait for one."""
+    for _ in range(REST):
+        await turns.take()
+    waiting = [asyncio.create_task(turns.take()) for _ in range(ROOM)]
+    await until(lambda: turns.waiting == ROOM)
+    return waiting
+
+
+async def test_beyond_those_that_may_wait_calls_are_shed() -> None:
+    turns = Turns(MOST)
+    waiting = await full(turns)
+    with pytest.raises(ShedError) as raised:
+        await turns.take()
+    assert raised.value.reason is ShedReason.LIMIT
+    for _ in range(REST + ROOM):
+        turns.give_back(None)
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert (turns.taken, turns.waiting) == (0, 0)
+
+
+async def test_in_a_flood_nobody_waits() -> None:
+    turns = Turns(MOST)
+    turns.limit.usual = 0.001
+    waiting = await full(turns)
+    for _ in range(100):
+        with pytest.raises(ShedError):
+            await turns.take()
+    async with asyncio.timeout(20):
+        while not turns.limit.flooded:
+            turns.give_back(0.1)
+            await asyncio.sleep(0.05)  # an interval of the limit
+            turns.limit.refused()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in outcomes} <= {type(None), ShedError}
+    assert isinstance(outcomes[-1], ShedError)
+    assert turns.waiting == 0
+    with pytest.raises(ShedError):
+        await turns.take()
+    assert turns.waiting == 0
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_leaves_its_place() -> None:
+    turns = Turns(MOST)
+    waiting = await full(turns)
+    waiting[0].cancel()
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    assert turns.waiting == ROOM - 1
+    turns.give_back(None)
+    await waiting[1]
+    assert not waiting[2].done()
+    for each in waiting[2:]:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert turns.waiting == 0
+
+
+async def test_a_call_that_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
+    turns = Turns(MOST)
+    waiting = await full(turns)
+    turns.give_back(None)  # the first has its turn now, and doesn't know yet
+    waiting[0].cancel()
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    await waiting[1]
+    assert turns.taken == REST
+    for each in waiting[2:]:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_where_no_turn_ends_those_who_wait_have_theirs_all_the_same() -> None:
+    turns = Turns(MOST)
+    await turns.take()
+    turns.give_back(0.01)
+    ended = time.monotonic()
+    waiting = await full(turns)
+    await until(lambda: time.monotonic() - ended > 0.3)
+    await turns.take()
+    await asyncio.gather(*waiting)
+    assert turns.taken == REST + ROOM + 1

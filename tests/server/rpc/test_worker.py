@@ -1,0 +1,139 @@
+"""The worker: whose work is run, whose is not, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import grpc
+import pytest
+from prometheus_client import REGISTRY
+
+from server.pipeline.caller import Caller
+from server.rpc.errors import RpcError, ShedError, ShedReason
+from server.rpc.worker import Worker
+from tests.builders.busy import PATIENT, busy
+from tests.builders.waiting import until
+
+
+def counted(name: str, **labels: str) -> float:
+    value = REGISTRY.get_sample_value(f"vireo_work_{name}_total", labels)
+    assert value is not None
+    return value
+
+
+class Counts:
+    """How far the counters have gone since this was made."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        waiting, running = (counted("abandoned", when=when) for when in ("waiting", "running"))
+        return counted("run"), waiting, running
+
+    @property
+    def since(self) -> tuple[int, ...]:
+        """Work that was run, abandoned waiting, abandoned running."""
+        return tuple(int(now - then) for now, then in zip(self._now(), self._before, strict=True))
+
+
+async def test_work_is_run_in_turn_and_its_time_is_learnt() -> None:
+    worker, counts = Worker(), Counts()
+    answers = await asyncio.gather(*(worker.run(partial(str, number)) for number in range(5)))
+    assert answers == ["0", "1", "2", "3", "4"]
+    assert counts.since == (5, 0, 0)
+    assert worker.limit.mean_run > 0
+    assert worker.limit.queued == 0
+
+
+async def test_a_failure_is_the_callers_and_leaves_the_worker_fit() -> None:
+    worker = Worker()
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(partial(divmod, 1, 0))
+    assert await worker.run(lambda: "fit") == "fit"
+    assert worker.limit.queued == 0
+
+
+async def test_work_whose_call_is_cancelled_while_it_waits_is_never_begun() -> None:
+    worker, ran = Worker(PATIENT), list[str]()
+    counts = Counts()
+    async with busy(worker):
+        given_up = asyncio.create_task(worker.run(lambda: ran.append("given up")))
+        await until(lambda: worker.limit.queued == 2)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        assert worker.limit.queued == 1
+    await worker.run(lambda: ran.append("last"))
+    assert ran == ["last"]
+    assert counts.since == (2, 1, 0)
+
+
+async def test_work_is_not_begun_past_its_callers_deadline() -> None:
+    worker, ran, counts = Worker(PATIENT), list[str](), Counts()
+    caller = Caller(left=0.2)
+    async with busy(worker):
+        late = asyncio.create_task(worker.run(lambda: ran.append("late"), caller))
+        await until(lambda: caller.gone)
+    with pytest.raises(RpcError) as raised:
+        await late
+    assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ran == []
+    assert counts.since == (1, 1, 0)
+
+
+async def test_work_that_runs_when_its_caller_goes_stops_where_it_next_asks() -> None:
+    worker, counts, caller = Worker(PATIENT), Counts(), Caller()
+    begun, left, steps = threading.Event(), threading.Event(), list[str]()
+
+    def work() -> None:
+        steps.append("first")
+        begun.set()
+        left.wait()
+        caller.check()
+        steps.append("second")
+
+    call = asyncio.create_task(worker.run(work, caller))
+    await asyncio.to_thread(begun.wait)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    left.set()
+    await worker.run(lambda: steps.append("another call's"))
+    assert steps == ["first", "another call's"]
+    assert counts.since == (1, 0, 1)
+
+
+async def shed_for(call: Awaitable[object]) -> ShedReason:
+    with pytest.raises(ShedError) as raised:
+        await call
+    return raised.value.reason
+
+
+@pytest.mark.parametrize(
+    ("fill", "caller", "reason"),
+    [
+        (lambda worker: worker.limit.ran(10), Caller(), ShedReason.QUEUE),
+        (lambda worker: worker.limit.ran(10), Caller(left=5), ShedReason.DEADLINE),
+    ],
+)
+async def test_a_call_that_would_wait_too_long_is_shed_at_once_and_never_run(
+    fill: Callable[[Worker], None], caller: Caller, reason: ShedReason
+) -> None:
+    worker, ran, counts = Worker(), list[str](), Counts()
+    async with busy(worker):
+        fill(worker)
+        worker.limit.queued += 10  # as if they came before
+        assert await shed_for(worker.run(lambda: ran.append("shed"), caller)) is reason
+        worker.limit.queued -= 10
+    assert ran == []
+    assert counts.since == (1, 0, 0)
+
+
+async def test_calls_that_give_up_while_they_wait_tell_how_long_they_did() -> None:
+    worker = Worker(PATIENT)
+    async with busy(worker):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker.run(lambda: None), 0.05)
+        assert worker.limit.queue.latest >= 0.05
