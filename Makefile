@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint protos clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline clean
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it needs
-$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py protos/generate.py $(wildcard protos/vireo/v1/*.proto)
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto)
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or name one that is: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
@@ -27,15 +28,22 @@ test: setup ## Run every test: two files at a time, then those of whole stacks
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
 
-lint: setup ## Style, strict types, protos
+lint: setup breaking ## Style, strict types, protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf format --diff --exit-code protos
-	$(BIN)/buf lint protos/gen/vireo/descriptors.binpb --path vireo/v1
+	$(BIN)/buf lint $(DESCRIPTORS) --path vireo/v1
+
+breaking: setup ## Stop a change of the protos that callers of the API as it was can't take
+	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json
 
 protos: setup ## Make the stubs again
 	$(BIN)/python -m protos.generate
 
+protos-baseline: protos ## Take in what the API has that is new (BREAKING=1: and what is incompatible)
+	$(if $(BREAKING),,$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json)
+	$(BIN)/python -m protos.baseline
+
 clean: ## Remove the environment, stubs, caches and all run-time state
-	rm -rf $(VENV) .vireo protos/gen .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .vireo protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache

@@ -15,14 +15,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 sys.path.insert(0, str(Path(__file__).parent))
 
 from protos.generate import GENERATED, generate
+from protos.python_client import generate_client
 
 
 class StubsHook(BuildHookInterface[Any]):
-    """Calls `protos.generate` before files are collected."""
+    """Generates before files are collected."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Writes protos/gen/ afresh and adds it to a wheel; an editable install reads it there."""
         generate()
-        if version != "editable":
+        if version == "editable":
+            generate_client()
+        else:
             for package in ("vireo", "buf"):
                 build_data["force_include"][str(GENERATED / package)] = package

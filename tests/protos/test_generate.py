@@ -8,7 +8,8 @@ from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2, viewer_pb2
 
-from protos.generate import DESCRIPTOR_SET, SOURCES
+from protos.generate import DESCRIPTOR_SET
+from protos.protoc import SOURCES
 
 
 def built_descriptors() -> descriptor_pb2.FileDescriptorSet:

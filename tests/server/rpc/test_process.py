@@ -261,7 +261,7 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
         process.send_signal(signal.SIGTERM)
         wait_for_health(channel, NOT_SERVING)
         answered = 0
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as caught:  # noqa: PT012 (one call too many)
             while True:
                 stub.RankCandidates(request, timeout=30)
                 answered += 1

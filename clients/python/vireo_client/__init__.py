@@ -1,0 +1,41 @@
+"""A client of Vireo: asks what a viewer should watch next."""
+
+from vireo_client._generated.enums import Degradation, Source, Surface
+from vireo_client.aio import AsyncClient
+from vireo_client.client import Client
+from vireo_client.credentials import Tls
+from vireo_client.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    VireoError,
+)
+from vireo_client.slate import Explanation, Slate, SlateItem, SourceReport, TaskScores
+from vireo_client.version import __version__
+
+__all__ = [
+    "AccessDenied",
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "Degradation",
+    "Explanation",
+    "FieldViolation",
+    "InvalidRequest",
+    "NotFound",
+    "Overloaded",
+    "Slate",
+    "SlateItem",
+    "Source",
+    "SourceReport",
+    "Surface",
+    "TaskScores",
+    "Tls",
+    "Unavailable",
+    "VireoError",
+    "__version__",
+]

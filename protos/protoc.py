@@ -1,0 +1,74 @@
+"""Runs protoc on our protos, with what they import from other projects.
+
+The third-party protos that ours import (google.api, protovalidate) are taken from the
+installed Python packages as descriptors, so that none of them is committed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+from protovalidate import ViolationPb
+
+SOURCES = Path(__file__).parent
+VALIDATE = "buf/validate/validate.proto"
+
+_IMPORTED = (
+    "google.api.annotations_pb2",
+    "google.protobuf.duration_pb2",
+    "google.protobuf.field_mask_pb2",
+    "google.protobuf.timestamp_pb2",
+    "google.rpc.error_details_pb2",
+    "google.rpc.status_pb2",
+)
+
+
+def run_protoc(*arguments: str) -> None:
+    """Runs protoc, which says itself what is wrong; raises SystemExit if anything is."""
+    if protoc.main(["protoc", *arguments]) != 0:
+        raise SystemExit("protoc failed; its messages are above")
+
+
+def run_on_protos(imported: Path, *arguments: str) -> None:
+    """Runs protoc on our protos; writes the descriptors that they import to `imported`."""
+    imported.write_bytes(_third_party().SerializeToString())
+    ours = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.glob("vireo/**/*.proto"))
+    run_protoc(f"--proto_path={SOURCES}", f"--descriptor_set_in={imported}", *arguments, *ours)
+
+
+def describe(output: Path, imported: Path) -> None:
+    """Writes our protos' descriptors with comments, and those of all they import, to `output`."""
+    run_on_protos(
+        imported,
+        f"--descriptor_set_out={output}",
+        "--include_imports",
+        "--include_source_info",
+        # Envoy's transcoder needs these to show error details in REST answers.
+        "google/rpc/error_details.proto",
+        "google/rpc/status.proto",
+    )
+
+
+def _third_party() -> FileDescriptorSet:
+    """Descriptors of every third-party file that our protos or error details need."""
+    seen: dict[str, FileDescriptorProto] = {}
+    for module in _IMPORTED:
+        _add(import_module(module).DESCRIPTOR, seen)
+    # protovalidate carries its descriptor in another protobuf runtime's types.
+    seen[VALIDATE] = FileDescriptorProto.FromString(ViolationPb.desc().file.proto.to_binary())
+    return FileDescriptorSet(file=seen.values())
+
+
+def _add(file: FileDescriptor, seen: dict[str, FileDescriptorProto]) -> None:
+    """Adds `file` and all it imports to `seen`, imports first."""
+    if file.name in seen:
+        return
+    for dependency in file.dependencies:
+        _add(dependency, seen)
+    proto = FileDescriptorProto()
+    file.CopyToProto(proto)
+    seen[file.name] = proto

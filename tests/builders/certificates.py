@@ -1,0 +1,40 @@
+"""Certificates for loopback, made by openssl."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_NEW = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate and its key, as PEM files."""
+
+    certificate: Path
+    key: Path
+
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """Key and certificate, in gRPC's order."""
+        return self.key.read_bytes(), self.certificate.read_bytes()
+
+
+def authority(folder: Path, name: str = "authority") -> Certificate:
+    """An authority of its own."""
+    return _new(folder, name)
+
+
+def signed(folder: Path, name: str, by: Certificate) -> Certificate:
+    """A certificate for 127.0.0.1 that an authority has signed."""
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    return _new(folder, name, "-CA", str(by.certificate), "-CAkey", str(by.key), *names)
+
+
+def _new(folder: Path, name: str, *arguments: str) -> Certificate:
+    made = Certificate(folder / f"{name}.crt", folder / f"{name}.key")
+    files = ["-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(made.certificate)]
+    subprocess.run([*_NEW.split(), *files, *arguments], check=True, capture_output=True)
+    return made

@@ -1,0 +1,84 @@
+"""A gateway that answers what it is told to, behind the server and guard of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc.aio
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    add_RecommendationServiceServicer_to_server,
+)
+
+from server.rpc.guard import Guard
+from server.rpc.server import RpcServer
+from tests.builders.rpc import rpc_settings
+
+GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+SLATE = pb.RecommendResponse(items=[pb.SlateItem(video_id="v", position=1)], release_id="r")
+
+
+@dataclass
+class ToldGateway(RecommendationServiceServicer):
+    """Answers each call with the next of its answers, and with the last one from then on."""
+
+    answers: list[pb.RecommendResponse | Exception | None] = field(default_factory=lambda: [SLATE])
+    """None is a call that is never answered."""
+    address: str = ""
+    requests: list[pb.RecommendRequest] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """What was left of each call's deadline."""
+    peers: set[str] = field(default_factory=set)
+    """The connections that calls came by."""
+    cancelled: int = 0
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
+        answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.seconds.append(context.time_remaining())
+        self.peers.add(context.peer())
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled += 1
+        assert answer is not None
+        return answer
+
+
+@asynccontextmanager
+async def told_gateway(port: int = 0) -> AsyncIterator[ToldGateway]:
+    """Runs one, on a free port unless told which."""
+    gateway = ToldGateway()
+    server = RpcServer(rpc_settings(port=port))
+    server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
+    await server.start()
+    gateway.address = f"127.0.0.1:{server.port}"
+    try:
+        yield gateway
+    finally:
+        await server.drain()
+
+
+@asynccontextmanager
+async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[ToldGateway]:
+    """Runs one behind TLS."""
+    gateway = ToldGateway()
+    server = grpc.aio.server(interceptors=[Guard(access_log_share=0)])
+    add_RecommendationServiceServicer_to_server(gateway, server)
+    gateway.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+    await server.start()
+    try:
+        yield gateway
+    finally:
+        await server.stop(0)

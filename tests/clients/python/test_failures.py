@@ -1,0 +1,145 @@
+"""What a client raises, for everything that a call can end in."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from bench.stack import free_port_base
+from server.rpc.errors import RpcError, not_found, overloaded, unavailable
+from tests.builders.gateway import ToldGateway
+from tests.clients.python.conftest import Connect, Recommend
+from vireo_client import (
+    AccessDenied,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    VireoError,
+)
+from vireo_client.errors import error_of
+
+SOON = timedelta(milliseconds=20)
+
+
+async def failure(
+    recommend: Recommend, kind: type[VireoError], viewer_id: str = "1", **asked: Any
+) -> Any:
+    """What a call fails with, which tells the id that it was sent with."""
+    with pytest.raises(VireoError) as caught:
+        await recommend(viewer_id, request_id="mine", **asked)
+    assert type(caught.value) is kind
+    assert caught.value.request_id == "mine"
+    return caught.value
+
+
+async def test_a_request_that_breaks_rules_names_all_of_them(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    error = await failure(
+        recommend, InvalidRequest, "", page_size=501, excluded_video_ids=["ok", ""]
+    )
+    assert {each.field for each in error.violations} == {
+        "viewer_id",
+        "page_size",
+        "excluded_video_ids[1]",
+    }
+    assert all("must be" in each.description for each in error.violations)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "viewer_id" in str(error)
+    assert "mine" in str(error)
+    assert not gateway.requests
+
+
+async def test_an_unknown_seed_is_not_found(gateway: ToldGateway, recommend: Recommend) -> None:
+    gateway.answers = [not_found("seed_video_id: 's' is not in the release")]
+    error = await failure(recommend, NotFound)
+    assert error.message == "seed_video_id: 's' is not in the release"
+
+
+async def test_an_overloaded_server_says_when_to_come_back(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [overloaded("too many", timedelta(hours=1))]
+    error = await failure(recommend, Overloaded)
+    assert error.retry_after == timedelta(hours=1)
+
+
+async def test_an_overload_without_a_delay_has_none(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")]
+    assert (await failure(recommend, Overloaded)).retry_after is None
+    assert len(gateway.requests) == 1
+
+
+async def test_a_server_that_cannot_serve_yet_is_unavailable(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [unavailable("no release is loaded yet", SOON)]
+    error = await failure(recommend, Unavailable)
+    assert error.retry_after == SOON
+    assert error.message == "no release is loaded yet"
+
+
+async def test_an_address_where_nothing_listens_is_unavailable(connect: Connect) -> None:
+    async with connect(f"127.0.0.1:{free_port_base()}") as recommend:
+        error = await failure(recommend, Unavailable)
+    assert error.retry_after is None
+
+
+async def test_no_answer_in_time_is_deadline_exceeded(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [None]
+    await failure(recommend, DeadlineExceeded, timeout=0.5)
+    assert all(seconds <= 0.5 for seconds in gateway.seconds)
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
+)
+async def test_a_caller_who_may_not_is_denied(
+    gateway: ToldGateway, recommend: Recommend, code: grpc.StatusCode
+) -> None:
+    gateway.answers = [RpcError(code, "no")]
+    assert (await failure(recommend, AccessDenied)).code is code
+
+
+async def test_an_error_of_the_server_is_one_with_its_code(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [ZeroDivisionError("a bug")]
+    error = await failure(recommend, VireoError)
+    assert error.code is grpc.StatusCode.INTERNAL
+    assert "mine" in error.message
+
+
+async def test_a_request_id_that_the_server_replaced_is_the_servers(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [not_found("no")]
+    with pytest.raises(NotFound) as caught:
+        await recommend("1", request_id="x" * 200)  # too long for the server's log
+    assert len(caught.value.request_id) == 32
+
+
+def test_details_that_are_spoiled_leave_the_error_itself() -> None:
+    trailing = [("grpc-status-details-bin", b"\xff")]
+    error = error_of(grpc.StatusCode.INVALID_ARGUMENT, "why", trailing, "id")
+    assert isinstance(error, InvalidRequest)
+    assert (error.message, error.violations) == ("why", ())
+
+
+def test_an_error_survives_the_way_to_another_process() -> None:
+    error = InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "why", "id")
+    error.violations = (FieldViolation("viewer_id", "must be"),)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is InvalidRequest
+    assert (str(again), again.violations) == (str(error), error.violations)

@@ -1,0 +1,142 @@
+"""TLS, mutual TLS and tokens, against a server that insists on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from tests.builders.certificates import Certificate, authority, signed
+from tests.builders.gateway import ToldGateway, secure_gateway
+from tests.clients.python.conftest import Connect
+from vireo_client import Tls, Unavailable
+
+
+@dataclass(frozen=True)
+class Trust:
+    """An authority, what it has signed, and another one."""
+
+    root: Certificate
+    server: Certificate
+    client: Certificate
+    other_root: Certificate
+    stranger: Certificate
+    """A client that the other authority has signed."""
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    folder = tmp_path_factory.mktemp("certificates")
+    root, other = authority(folder, "root"), authority(folder, "other")
+    return Trust(
+        root,
+        signed(folder, "server", root),
+        signed(folder, "client", root),
+        other,
+        signed(folder, "stranger", other),
+    )
+
+
+@pytest_asyncio.fixture
+async def tls_gateway(trust: Trust) -> AsyncIterator[ToldGateway]:
+    """Shows a certificate, and asks for none."""
+    async with secure_gateway(grpc.ssl_server_credentials([trust.server.pair])) as gateway:
+        yield gateway
+
+
+@pytest_asyncio.fixture
+async def mtls_gateway(trust: Trust) -> AsyncIterator[ToldGateway]:
+    """Takes only clients that the authority has signed."""
+    credentials = grpc.ssl_server_credentials(
+        [trust.server.pair], trust.root.certificate.read_bytes(), require_client_auth=True
+    )
+    async with secure_gateway(credentials) as gateway:
+        yield gateway
+
+
+async def test_a_server_of_a_trusted_authority_is_asked(
+    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    tls = Tls.from_files(trust.root.certificate)
+    async with connect(tls_gateway.address, tls=tls) as recommend:
+        assert (await recommend("1")).items
+
+
+async def test_any_other_server_is_not(
+    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    for tls in (Tls(), Tls.from_files(trust.other_root.certificate)):
+        async with connect(tls_gateway.address, tls=tls) as recommend:
+            with pytest.raises(Unavailable):
+                await recommend("1")
+    assert not tls_gateway.requests
+
+
+async def test_a_client_shows_its_own_certificate(
+    mtls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    tls = Tls.from_files(trust.root.certificate, trust.client.certificate, str(trust.client.key))
+    async with connect(mtls_gateway.address, tls=tls) as recommend:
+        assert (await recommend("1")).items
+
+
+async def test_without_it_or_with_a_strangers_nothing_is_answered(
+    mtls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    root = trust.root.certificate
+    for tls in (
+        Tls.from_files(root),
+        Tls.from_files(root, trust.stranger.certificate, trust.stranger.key),
+    ):
+        async with connect(mtls_gateway.address, tls=tls) as recommend:
+            with pytest.raises(Unavailable):
+                await recommend("1")
+    assert not mtls_gateway.requests
+
+
+def test_a_certificate_without_its_key_is_refused(trust: Trust) -> None:
+    with pytest.raises(ValueError, match="go together"):
+        Tls.from_files(trust.root.certificate, trust.client.certificate)
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "secret" not in repr(Tls(None, b"certificate", b"secret"))
+
+
+async def test_a_token_goes_along_as_it_is_at_the_time(
+    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    tokens = iter(["first", "first", "second"])
+    tls = Tls.from_files(trust.root.certificate)
+    async with connect(tls_gateway.address, tls=tls, token=lambda: next(tokens)) as recommend:
+        for _ in range(3):
+            await recommend("1")
+    async with connect(tls_gateway.address, tls=tls, token="fixed") as recommend:
+        await recommend("1")
+    assert [metadata["authorization"] for metadata in tls_gateway.metadata] == [
+        "Bearer first",
+        "Bearer first",
+        "Bearer second",
+        "Bearer fixed",
+    ]
+
+
+async def test_what_goes_wrong_in_getting_a_token_is_raised_as_it_is(
+    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+) -> None:
+    def token() -> str:
+        raise LookupError("the vault is shut")
+
+    tls = Tls.from_files(trust.root.certificate)
+    async with connect(tls_gateway.address, tls=tls, token=token) as recommend:
+        with pytest.raises(LookupError, match="vault"):
+            await recommend("1")
+
+
+async def test_a_token_never_travels_in_plain_text(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="plain text"):
+        async with connect("127.0.0.1:1", token="secret"):
+            pass

@@ -1,0 +1,187 @@
+"""What a client sends, and the slate that it makes of the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+
+from tests.builders.gateway import ToldGateway
+from tests.clients.python.conftest import Recommend
+from vireo_client import (
+    Degradation,
+    Explanation,
+    InvalidRequest,
+    Slate,
+    SlateItem,
+    Source,
+    SourceReport,
+    Surface,
+    TaskScores,
+    __version__,
+)
+
+FULL = pb.RecommendResponse(
+    items=[
+        pb.SlateItem(
+            video_id="é",
+            score=0.5,
+            position=1,
+            task_scores=pb.TaskScores(watch=0.25, like=0.75),
+            sources=[viewer_pb2.SOURCE_TWO_TOWER, viewer_pb2.SOURCE_EASE],
+            title="A title",
+        ),
+        pb.SlateItem(video_id="w", score=0.25, position=2),
+    ],
+    request_id="id",
+    release_id="release-1",
+    degradations=[viewer_pb2.DEGRADATION_SOURCE_MISSING],
+    explanation=pb.Explanation(
+        sources=[
+            pb.SourceReport(source=viewer_pb2.SOURCE_EASE, proposed=3),
+            pb.SourceReport(source=viewer_pb2.SOURCE_FRESH, failure="why"),
+        ],
+        candidates=300,
+        history_length=7,
+    ),
+)
+FULL.explanation.ranking_time.FromMicroseconds(1500)
+
+
+async def test_every_argument_becomes_a_field(gateway: ToldGateway, recommend: Recommend) -> None:
+    await recommend(
+        "a/b é",
+        page_size=7,
+        surface=Surface.UP_NEXT,
+        seed_video_id="s",
+        excluded_video_ids=(each for each in ("x", "y")),
+        device="tv",
+        locale="de-CH",
+        time=datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),
+        explain=True,
+    )
+    [request] = gateway.requests
+    assert request == pb.RecommendRequest(
+        viewer_id="a/b é",
+        page_size=7,
+        surface=pb.SURFACE_UP_NEXT,
+        seed_video_id="s",
+        excluded_video_ids=["x", "y"],
+        context=pb.RequestContext(device="tv", locale="de-CH", time=Timestamp(seconds=1714564800)),
+        explain=True,
+    )
+
+
+async def test_what_is_left_out_is_left_to_the_server(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    await recommend("1")
+    [request] = gateway.requests
+    assert request == pb.RecommendRequest(viewer_id="1", surface=pb.SURFACE_HOME)
+
+
+async def test_an_answer_becomes_a_slate(gateway: ToldGateway, recommend: Recommend) -> None:
+    gateway.answers = [FULL]
+    assert await recommend("1") == Slate(
+        items=(
+            SlateItem(
+                video_id="é",
+                score=0.5,
+                position=1,
+                task_scores=TaskScores(watch=0.25, like=0.75),
+                sources=(Source.TWO_TOWER, Source.EASE),
+                title="A title",
+            ),
+            SlateItem("w", 0.25, 2, task_scores=None, sources=(), title=""),
+        ),
+        request_id="id",
+        release_id="release-1",
+        degradations=(Degradation.SOURCE_MISSING,),
+        explanation=Explanation(
+            features_time=timedelta(),
+            retrieval_time=timedelta(),
+            ranking_time=timedelta(milliseconds=1.5),
+            sources=(SourceReport(Source.EASE, 3, ""), SourceReport(Source.FRESH, 0, "why")),
+            candidates=300,
+            history_length=7,
+        ),
+    )
+
+
+async def test_a_slate_can_be_kept_as_it_is(recommend: Recommend) -> None:
+    slate = await recommend("1")
+    assert slate.explanation is None
+    assert hash(slate) == hash(dataclasses.replace(slate))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        slate.release_id = "another"  # type: ignore[misc]
+
+
+async def test_what_a_newer_server_says_is_unknown_and_no_error(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    newer = pb.RecommendResponse()
+    newer.ParseFromString(
+        pb.RecommendResponse(items=[pb.SlateItem(sources=[1, 30])]).SerializeToString()  # type: ignore[list-item]
+        + b"\x22\x02\x01\x63"  # degradations 1 and 99
+        + b"\xaa\x06\x01x"  # and a field that is not known either
+    )
+    gateway.answers = [newer]
+    slate = await recommend("1")
+    assert slate.degradations == (Degradation.SOURCE_MISSING, Degradation.UNKNOWN)
+    assert slate.items[0].sources == (Source.TWO_TOWER, Source.UNKNOWN)
+
+
+async def test_each_value_of_the_protos_enums_has_a_name() -> None:
+    for here, there, prefix in (
+        (Source, viewer_pb2.Source, "SOURCE_"),
+        (Degradation, viewer_pb2.Degradation, "DEGRADATION_"),
+        (Surface, pb.Surface, "SURFACE_"),
+    ):
+        names = {name.removeprefix(prefix).lower() for name in there.keys()}  # noqa: SIM118
+        assert {each.value for each in here} - {"unknown"} == names - {"unspecified"}, "make protos"
+
+
+async def test_the_callers_request_id_and_headers_go_along(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    await recommend("1", request_id="mine", metadata=[("traceparent", "00-ab-cd-01")])
+    [metadata] = gateway.metadata
+    assert metadata["x-request-id"] == "mine"
+    assert metadata["traceparent"] == "00-ab-cd-01"
+    assert metadata["user-agent"].startswith(f"vireo-client/{__version__} grpc-python")
+
+
+async def test_each_call_gets_a_request_id_of_its_own(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    for _ in range(3):
+        await recommend("1")
+    assert len({metadata["x-request-id"] for metadata in gateway.metadata}) == 3
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"page_size": 2**40}, {"viewer_id": "\ud800"}, {"surface": "sideways"}],
+    ids=lambda each: str(*each),
+)
+async def test_what_no_message_can_carry_is_an_invalid_request_that_is_not_sent(
+    gateway: ToldGateway, recommend: Recommend, impossible: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        await recommend(**{"viewer_id": "1", **impossible})
+    assert not gateway.requests
+
+
+async def test_a_time_without_zone_and_an_id_that_no_header_carries_are_refused(
+    gateway: ToldGateway, recommend: Recommend
+) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        await recommend("1", time=datetime(2024, 5, 1))
+    with pytest.raises(ValueError, match="request id"):
+        await recommend("1", request_id="ü")
+    await recommend("1", time=datetime(2024, 5, 1, tzinfo=UTC))
+    assert len(gateway.requests) == 1

@@ -1,0 +1,142 @@
+"""The client as its users have it: a wheel in an environment of its own, asking a whole stack."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.stack import Stack, running_stack
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
+
+CHECKOUT = Path(__file__).parents[3]
+PACKAGE = CHECKOUT / "clients" / "python"
+DRIVER = Path(__file__).with_name("driver.py")
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("client-wheel"),  # one build, one stack
+]
+
+
+def run(*command: str | Path, code: int = 0) -> str:
+    """Runs a command that must exit with `code`; returns what it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, PACKAGE)
+    [wheel] = folder.iterdir()
+    return wheel
+
+
+def lowest() -> list[str]:
+    """The oldest version that the client says it can do with, of each that it needs."""
+    needs = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["dependencies"]
+    return [re.sub(r"^(\w+)>=([^,]+),.*", r"\1==\2", each) for each in needs]
+
+
+@pytest.fixture(scope="module", params=["newest", "oldest"])
+def python(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Python where the wheel is installed, with either end of the versions that it takes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run(sys.executable, "-m", "venv", folder)
+    which = lowest() if request.param == "oldest" else ["-c", str(CHECKOUT / "constraints.txt")]
+    run(folder / "bin" / "pip", "install", "-q", wheel, *which)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = build_tiny_home(tmp_path_factory.mktemp("stack"))
+    publish = f"vireo release publish --data {DATASET}"
+    with running_stack(home.root, prepare=publish) as stack:
+        yield stack
+
+
+def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
+    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
+    names = {each["name"].lower().replace("_", "-") for each in listed}
+    # typing-extensions is grpcio's own, from some version on.
+    assert names - {"pip", "setuptools", "typing-extensions"} == {
+        "vireo-client",
+        "grpcio",
+        "protobuf",
+    }
+    run(python, "-m", "pip", "check")
+
+
+def test_it_gets_through_envoy_what_others_get_and_fails_as_told(
+    python: Path, stack: Stack
+) -> None:
+    told = json.loads(run(python, DRIVER, stack.edge, VIEWER))
+    with grpc.insecure_channel(stack.edge) as channel:
+        expected = RecommendationServiceStub(channel).Recommend(
+            pb.RecommendRequest(viewer_id=VIEWER, page_size=20), timeout=20
+        )
+    ids = [item.video_id for item in expected.items]
+    for kind in ("Client", "AsyncClient"):
+        by = told[kind]
+        assert by["slate"] == ids
+        assert by["release"] == expected.release_id == "tiny-1"
+        assert by["degradations"] == []
+        assert by["scores"] == pytest.approx([item.score for item in expected.items])
+        assert by["titles"] == [f"Title of {video_id}" for video_id in ids]
+        assert by["history"] == len(WATCHED)
+        assert not {*by["without_first"]} & {ids[0], *WATCHED}
+        assert ids[0] not in by["up_next"]
+        assert by["InvalidRequest"] == ["page_size", "viewer_id"]
+        assert by["NotFound"] == "driver-id"
+
+
+def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
+    text = (PACKAGE / "README.md").read_text().replace("127.0.0.1:8080", stack.edge)
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # A busy machine may take longer than a reader's.
+    printed = run(python, "-c", first.replace("timeout=0.5", "timeout=60")).splitlines()
+    assert len(printed) == 11
+    assert re.fullmatch(r"1 (video-\d+) 0\.\d+ Title of \1", printed[0])
+    assert printed[10].startswith("page_size must be")
+    assert run(python, "-c", second.replace('8080"', '8080", timeout=60')).split() == ["10"] * 3
+
+
+def test_it_is_typed(python: Path, tmp_path: Path) -> None:
+    right = tmp_path / "right.py"
+    right.write_text(
+        "from vireo_client import AsyncClient, Client, Slate, Source\n"
+        "def ask(client: Client) -> Slate:\n"
+        "    return client.recommend('1', page_size=10, timeout=0.5)\n"
+        "async def source(client: AsyncClient) -> Source:\n"
+        "    return (await client.recommend('1')).items[0].sources[0]\n"
+    )
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from vireo_client import AsyncClient, Client\n"
+        "Client('here').recommend(1)\n"
+        "async def ask(client: AsyncClient) -> str:\n"
+        "    return await client.recommend('1')\n"
+    )
+    cache = tmp_path / "cache"
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}"]
+    run(*mypy, f"--python-executable={python}", right)
+    found = run(*mypy, f"--python-executable={python}", wrong, code=1)
+    assert re.findall(r"wrong.py:(\d+): error.*\[(.*)\]", found) == [
+        ("2", "arg-type"),
+        ("4", "return-value"),
+    ]
