@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 import structlog
 
+from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline, StageError
 
@@ -153,3 +154,45 @@ def test_side_effect_that_fails_does_not_fail_the_answer() -> None:
     assert outcome.selected.keys.tolist() == [1]
     assert effect.runs == 1
     assert outcome.failures() == {"failing": "RuntimeError: side effect broke"}
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """A scorer during which the caller goes."""
+
+    caller: Caller
+    name: str = "leaves"
+    columns: tuple[str, ...] = ()
+    fail_open: bool = True
+
+    def score(self, query: int, candidates: Candidates) -> dict[str, npt.NDArray[np.float32]]:
+        self.caller.leave()
+        return {}
+
+
+def test_no_stage_runs_for_a_caller_who_has_gone_whatever_may_fail() -> None:
+    caller = Caller()
+    scored: list[str] = []
+
+    @dataclass(frozen=True)
+    class Tells(Half):
+        def score(self, query: int, candidates: Candidates) -> dict[str, npt.NDArray[np.float32]]:
+            scored.append(self.name)
+            return super().score(query, candidates)
+
+    pipeline = Pipeline(
+        sources=(Fixed("a", (1, 2)),),
+        scorers=(Leaves(caller), Tells()),
+        selector=Reversed(),
+    )
+    assert len(pipeline.run(5).selected) == 2
+    scored.clear()
+    with pytest.raises(CallerGoneError):
+        pipeline.run(5, caller)
+    assert scored == []
+
+
+def test_a_caller_past_its_deadline_has_gone() -> None:
+    assert Caller(left=-0.001).gone
+    assert not Caller(left=60).gone
+    assert not Caller().gone
