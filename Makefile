@@ -9,7 +9,7 @@ help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it needs
-$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto)
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto)
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or name one that is: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
@@ -33,7 +33,7 @@ lint: setup breaking ## Style, strict types, protos
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf format --diff --exit-code protos
-	$(BIN)/buf lint $(DESCRIPTORS) --path vireo/v1
+	$(BIN)/buf lint $(DESCRIPTORS) --path vireo/v1 --path inference
 
 breaking: setup ## Stop a change of the protos that callers of the API as it was can't take
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json

@@ -27,5 +27,5 @@ class StubsHook(BuildHookInterface[Any]):
         if version == "editable":
             generate_client()
         else:
-            for package in ("vireo", "buf"):
+            for package in ("vireo", "inference", "buf"):
                 build_data["force_include"][str(GENERATED / package)] = package

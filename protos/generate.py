@@ -31,7 +31,7 @@ def generate() -> None:
 
 def _generate(folder: Path, imported: Path) -> None:
     """Writes everything below `folder`, and the descriptors it imports to `imported`."""
-    (folder / "vireo" / "v1").mkdir(parents=True)
+    folder.mkdir()
     run_on_protos(
         imported,
         f"--python_out={folder}",
@@ -42,7 +42,7 @@ def _generate(folder: Path, imported: Path) -> None:
         VALIDATE,
     )
     describe(folder / "vireo" / DESCRIPTOR_SET.name, imported)
-    for package in ("vireo", "vireo/v1", "buf", "buf/validate"):
+    for package in ("vireo", "vireo/v1", "inference", "buf", "buf/validate"):
         (folder / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
         (folder / package / "py.typed").touch()
 

@@ -27,6 +27,15 @@ _IMPORTED = (
 )
 
 
+def our_protos() -> list[str]:
+    """Paths below SOURCES of every proto of this checkout."""
+    return sorted(
+        str(path.relative_to(SOURCES))
+        for package in ("inference", "vireo")
+        for path in SOURCES.glob(f"{package}/**/*.proto")
+    )
+
+
 def run_protoc(*arguments: str) -> None:
     """Runs protoc, which says itself what is wrong; raises SystemExit if anything is."""
     if protoc.main(["protoc", *arguments]) != 0:
@@ -36,8 +45,9 @@ def run_protoc(*arguments: str) -> None:
 def run_on_protos(imported: Path, *arguments: str) -> None:
     """Runs protoc on our protos; writes the descriptors that they import to `imported`."""
     imported.write_bytes(_third_party().SerializeToString())
-    ours = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.glob("vireo/**/*.proto"))
-    run_protoc(f"--proto_path={SOURCES}", f"--descriptor_set_in={imported}", *arguments, *ours)
+    run_protoc(
+        f"--proto_path={SOURCES}", f"--descriptor_set_in={imported}", *arguments, *our_protos()
+    )
 
 
 def describe(output: Path, imported: Path) -> None:

@@ -6,19 +6,27 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
+from inference import open_inference_pb2
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2, viewer_pb2
 
 from protos.generate import DESCRIPTOR_SET
-from protos.protoc import SOURCES
+from protos.protoc import SOURCES, our_protos
 
 
 def built_descriptors() -> descriptor_pb2.FileDescriptorSet:
     return descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
 
 
+def clear_json_names(message: descriptor_pb2.DescriptorProto) -> None:
+    for field in message.field:
+        field.ClearField("json_name")
+    for nested in message.nested_type:
+        clear_json_names(nested)
+
+
 def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> None:
     output = tmp_path / "now.binpb"
-    names = [str(path.relative_to(SOURCES)) for path in sorted(SOURCES.glob("vireo/**/*.proto"))]
+    names = our_protos()
     arguments = [
         "protoc",
         f"--proto_path={SOURCES}",
@@ -30,7 +38,14 @@ def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> No
     now = descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes())
     stubs = {
         module.DESCRIPTOR.name: module.DESCRIPTOR
-        for module in (candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2, viewer_pb2)
+        for module in (
+            open_inference_pb2,
+            candidate_pb2,
+            ranking_pb2,
+            recommendation_pb2,
+            release_pb2,
+            viewer_pb2,
+        )
     }
     assert sorted(stubs) == sorted(names)
     for file in now.file:
@@ -39,8 +54,7 @@ def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> No
         # json_name is filled in by some paths and not by others.
         for proto in (built, file):
             for message in proto.message_type:
-                for field in message.field:
-                    field.ClearField("json_name")
+                clear_json_names(message)
         assert built == file, f"{file.name} changed since the stubs were made: run `make protos`"
 
 
