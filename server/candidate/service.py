@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, CandidateRelease
+from server.inference.service import MOST_BATCH, ServedModel, add_inference_service
+from server.inference.signature import BATCH, HISTORY
+from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
@@ -88,6 +92,12 @@ def _build(folder: Path) -> CandidatePipeline:
     return CandidatePipeline(CandidateRelease.load(folder))
 
 
+def _served_model(pipeline: CandidatePipeline) -> ServedModel:
+    history = pipeline.release.manifest.feature_schema.history_limit
+    sizes = {BATCH: MOST_BATCH, HISTORY: history}
+    return ServedModel(pipeline.release.tower, Limits(sizes, product=MOST_BATCH * history))
+
+
 CANDIDATE_POD = Pod(
     kind="candidate",
     service=NAME,
@@ -99,5 +109,6 @@ CANDIDATE_POD = Pod(
             CandidateServicer(loader, worker), server
         )
     ),
+    inference=partial(add_inference_service, model_of=_served_model),
 )
 """The candidate pod."""

@@ -1,1 +1,1 @@
-"""Models in ONNX Runtime: sessions as a one-core process wants them, and golden replays."""
+"""Models in ONNX Runtime: sessions for one core, golden replays, the Open Inference Protocol."""

@@ -9,12 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from server.inference.signature import Signature
 from server.releases.manifest import ReleaseError
 
 Float32Array = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[Any]]
+
+
+_REFUSALS = (Fail, InvalidArgument, RuntimeException)
+"""What ONNX Runtime raises of inputs that a model can't be run on; they share no base class."""
+_REASON_LENGTH = 300
+"""Characters: callers are told it."""
+
+
+class ModelInputError(Exception):
+    """A model can't be run on the values or sizes of its inputs."""
 
 
 class ModelOutputError(Exception):
@@ -40,7 +51,8 @@ class Model:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        # Only what is fatal: all else is raised, and inputs that callers make shouldn't fill logs.
+        options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -50,17 +62,35 @@ class Model:
             raise ReleaseError(f"{path}: ONNX Runtime can't load the model: {error}") from error
         signature.check(path, self._session.get_inputs(), self._session.get_outputs())
         self.path = path
+        self.name, self.version = path.parent.parent.name, path.parent.name
+        """As in a model repository, of which `path` is `<name>/<version>/model.onnx`."""
+        self.inputs = {
+            value.name: signature.inputs[value.name] for value in self._session.get_inputs()
+        }
+        """The inputs that it reads, as this build feeds them."""
         self.output = signature.output
-        self._inputs = [value.name for value in self._session.get_inputs()]
+        self.answer = signature.answer
 
     def run(self, inputs: Inputs) -> Float32Array:
         """The output for `inputs`, of which those that the model doesn't read are left out.
 
         Raises:
+            ModelInputError: the inputs don't go together, or an id among them is out of bounds.
             ModelOutputError: the output isn't finite.
         """
-        feed = {name: inputs[name] for name in self._inputs}
-        result: Float32Array = np.asarray(self._session.run([self.output], feed)[0], np.float32)
+        feed = {name: inputs[name] for name in self.inputs}
+        try:
+            [output] = self._session.run([self.output], feed)
+        except _REFUSALS as error:
+            raise ModelInputError(
+                f"{self.name} can't be run on these inputs: {_reason(error)}"
+            ) from error
+        result: Float32Array = np.asarray(output, np.float32)
         if not np.isfinite(result).all():
-            raise ModelOutputError(f"{self.path.parent.parent.name} gave a value that isn't finite")
+            raise ModelOutputError(f"{self.name} gave a value that isn't finite")
         return result
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without what it always says before, in one line of bounded length."""
+    return " ".join(str(error).rpartition("Status Message: ")[2].split())[:_REASON_LENGTH]

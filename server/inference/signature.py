@@ -16,6 +16,13 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.manifest import ReleaseError
 
+BATCH = "batch"
+"""The size that is the number of viewers."""
+CANDIDATES = "candidates"
+"""The size that is the number of candidates of each."""
+HISTORY = "history"
+"""The size that is the number of videos in each history."""
+
 _TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
@@ -25,11 +32,12 @@ class Tensor:
 
     dtype: str
     """NumPy's name of it."""
-    shape: tuple[int | None, ...]
-    """Sizes; None where requests bring any."""
+    shape: tuple[int | str, ...]
+    """Sizes; a name where requests bring any, the same in all tensors that have it."""
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('any' if s is None else str(s) for s in self.shape)}]"
+        sizes = ("any" if isinstance(size, str) else str(size) for size in self.shape)
+        return f"{self.dtype}[{', '.join(sizes)}]"
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,10 @@ class Signature:
 def _compare(what: str, argument: Any, ours: Tensor) -> None:
     """Raises ReleaseError unless the model's argument takes or gives what is ours."""
     # ONNX Runtime has a number for a fixed size, and a name or None for a free one.
-    sizes = tuple(size if isinstance(size, int) else None for size in argument.shape)
+    sizes = tuple(size if isinstance(size, int) else str(size) for size in argument.shape)
     theirs = Tensor(_TYPES.get(argument.type, argument.type), sizes)
     fits = len(theirs.shape) == len(ours.shape) and all(
-        size is None or size == wanted
+        isinstance(size, str) or size == wanted
         for size, wanted in zip(theirs.shape, ours.shape, strict=True)
     )
     if theirs.dtype != ours.dtype or not fits:
@@ -79,13 +87,13 @@ def tower_signature(vector_size: int) -> Signature:
     """The viewer tower's: the inputs of `tower_inputs`, embeddings of `vector_size`."""
     return Signature(
         inputs={
-            "history": Tensor("int64", (None, None)),
-            "gaps": Tensor("int64", (None, None)),
-            "lengths": Tensor("int64", (None,)),
-            "attributes": Tensor("int64", (None, ATTRIBUTE_LIMIT)),
+            "history": Tensor("int64", (BATCH, HISTORY)),
+            "gaps": Tensor("int64", (BATCH, HISTORY)),
+            "lengths": Tensor("int64", (BATCH,)),
+            "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
         },
         output="viewer_vector",
-        answer=Tensor("float32", (None, vector_size)),
+        answer=Tensor("float32", (BATCH, vector_size)),
     )
 
 
@@ -93,15 +101,15 @@ def ranker_signature(vector_size: int) -> Signature:
     """The ranker's: the inputs of `ranking_inputs` over vectors of `vector_size`."""
     return Signature(
         inputs={
-            "candidate_vectors": Tensor("float32", (None, None, vector_size)),
-            "candidate_features": Tensor("float32", (None, None, len(VIDEO_FEATURES))),
-            "retrieval_features": Tensor("float32", (None, None, len(RETRIEVAL_FEATURES))),
-            "match_features": Tensor("float32", (None, None, len(MATCH_FEATURES))),
-            "history_vectors": Tensor("float32", (None, None, vector_size)),
-            "history_lengths": Tensor("int64", (None,)),
-            "viewer_features": Tensor("float32", (None, len(VIEWER_FEATURES))),
-            "attributes": Tensor("int64", (None, ATTRIBUTE_LIMIT)),
+            "candidate_vectors": Tensor("float32", (BATCH, CANDIDATES, vector_size)),
+            "candidate_features": Tensor("float32", (BATCH, CANDIDATES, len(VIDEO_FEATURES))),
+            "retrieval_features": Tensor("float32", (BATCH, CANDIDATES, len(RETRIEVAL_FEATURES))),
+            "match_features": Tensor("float32", (BATCH, CANDIDATES, len(MATCH_FEATURES))),
+            "history_vectors": Tensor("float32", (BATCH, HISTORY, vector_size)),
+            "history_lengths": Tensor("int64", (BATCH,)),
+            "viewer_features": Tensor("float32", (BATCH, len(VIEWER_FEATURES))),
+            "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
         },
         output="scores",
-        answer=Tensor("float32", (None, None, 2)),
+        answer=Tensor("float32", (BATCH, CANDIDATES, 2)),
     )

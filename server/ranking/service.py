@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import grpc.aio
 import numpy as np
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
+from server.features.ranking_inputs import RANKER_HISTORY
+from server.inference.service import MOST_BATCH, ServedModel, add_inference_service
+from server.inference.signature import BATCH, CANDIDATES, HISTORY
+from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
@@ -20,6 +25,8 @@ from server.rpc.viewer import decode_viewer
 from server.rpc.worker import Worker
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
+MOST_CANDIDATES = 2000
+"""Candidates in one run of the model; the contract has the same bound."""
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -91,6 +98,13 @@ def _build(folder: Path) -> RankingPipeline:
     return RankingPipeline(RankingRelease.load(folder))
 
 
+def _served_model(pipeline: RankingPipeline) -> ServedModel:
+    sizes = {BATCH: MOST_BATCH, CANDIDATES: MOST_CANDIDATES, HISTORY: RANKER_HISTORY}
+    # What one viewer may have: several share it.
+    limits = Limits(sizes, product=MOST_CANDIDATES * RANKER_HISTORY)
+    return ServedModel(pipeline.release.ranker, limits)
+
+
 RANKING_POD = Pod(
     kind="ranking",
     service=NAME,
@@ -100,5 +114,6 @@ RANKING_POD = Pod(
     register=lambda loader, worker, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
         RankingServicer(loader, worker), server
     ),
+    inference=partial(add_inference_service, model_of=_served_model),
 )
 """The ranking pod."""

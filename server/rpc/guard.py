@@ -30,7 +30,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 REQUEST_ID = "x-request-id"
 """Metadata key: sent by the caller or made here, returned, and in every log line."""
 _REQUEST_ID_LIMIT = 128
-_PACKAGE = "/vireo."
+_PACKAGES = ("/vireo.", "/inference.")
 
 RPCS = Counter(
     "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
@@ -44,7 +44,7 @@ def request_id() -> str:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps each unary method of our own services; leaves health, reflection and the like."""
+    """Wraps each unary method of what we serve; leaves health, reflection and the like."""
 
     def __init__(self, access_log_share: float) -> None:
         """Takes the share of calls that get a log line."""
@@ -75,7 +75,7 @@ class Guard(grpc.aio.ServerInterceptor):
         if method in self._guarded:
             return self._guarded[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_PACKAGE) or handler.unary_unary is None:
+        if handler is None or not method.startswith(_PACKAGES) or handler.unary_unary is None:
             return handler
         guarded = self._guarded[method] = self._guard(method, handler)
         return guarded

@@ -89,6 +89,8 @@ class Pod(Generic[T]):
     telling: Callable[[Any], bool] | None = None
     """Whether the time that an answer took tells how busy the pod is. None where no call can do
     without the worker: then its queue tells."""
+    inference: Callable[[RpcServer, ReleaseLoader[T], Worker], None] | None = None
+    """Adds the Open Inference Protocol's service, where the pod has a model."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built answers the golden requests as recorded."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -141,7 +143,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 def add_pod_service(
     server: RpcServer, pod: Pod[T], loader: ReleaseLoader[T], worker: Worker, max_calls: int
 ) -> Shedder:
-    """Adds a pod's own service to a server, with what sheds its calls."""
+    """Adds a pod's own service to a server with what sheds its calls, and its model's."""
     shedder = Shedder(
         max_calls, worker=worker if pod.telling is None else None, telling=pod.telling
     )
@@ -150,6 +152,8 @@ def add_pod_service(
         lambda grpc_server: pod.register(loader, worker, grpc_server),
         shedder=shedder,
     )
+    if pod.inference is not None:
+        pod.inference(server, loader, worker)
     return shedder
 
 

@@ -63,6 +63,8 @@ class RpcServer:
         self._described = [module.DESCRIPTOR for module in _STANDARD]
         self.port = 0
         """The port it listens on, once started."""
+        self.serving = False
+        """Whether it reports its services as SERVING."""
 
     def add(
         self,
@@ -88,6 +90,7 @@ class RpcServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Reports every service, and the server as a whole, as SERVING or NOT_SERVING."""
+        self.serving = serving
         status = health_pb2.HealthCheckResponse
         for name in ("", *self._names):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
@@ -127,6 +130,7 @@ class RpcServer:
         After the pause new calls are refused, and those under way get the grace to end in.
         Metrics are shown until the end.
         """
+        self.serving = False
         await self._health.enter_graceful_shutdown()
         log.info("draining", seconds=self._settings.drain_seconds)
         await asyncio.sleep(self._settings.drain_seconds)

@@ -1,0 +1,261 @@
+"""Tensors of the Open Inference Protocol: from requests to NumPy, and from NumPy to answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from inference import open_inference_pb2 as pb
+
+from server.inference.model import Float32Array, Model
+from server.inference.signature import Tensor
+from server.rpc.errors import invalid_argument
+
+_Violations = Iterator[tuple[str, str]]
+"""Field of the request and what is wrong with it; names within are cut, since callers make them."""
+
+_UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of tensors that change what an answer is: without them it would be another."""
+
+
+@dataclass(frozen=True)
+class _Datatype:
+    """How the protocol has values of one NumPy type."""
+
+    name: str
+    contents: str
+    """Its field of InferTensorContents."""
+    raw: str
+    """NumPy's name of its raw form."""
+
+
+_DATATYPES: Mapping[str, _Datatype] = {
+    "float32": _Datatype("FP32", "fp32_contents", "<f4"),
+    "int64": _Datatype("INT64", "int64_contents", "<i8"),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much work one request may ask for: memory grows faster with sizes than requests do."""
+
+    sizes: Mapping[str, int]
+    """The most of each size that requests bring, by its name in the signature."""
+    product: int
+    """The most of all of them multiplied."""
+
+
+def metadata(name: str, tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
+    """What the protocol tells of an input or output."""
+    shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=name, datatype=_DATATYPES[tensor.dtype].name, shape=shape
+    )
+
+
+def read_inputs(
+    request: pb.ModelInferRequest, model: Model, limits: Limits
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that a request has for a model.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, with all that is wrong with names; where they are right, with
+            types and shapes; then with values.
+    """
+    _refuse([*_name_violations(request, model), *_form_violations(request)])
+    _refuse(_layout_violations(request, model))
+    _refuse(_size_violations(request, model, limits))
+    _refuse(_content_violations(request))
+    arrays = {tensor.name: _array(request, place) for place, tensor in enumerate(request.inputs)}
+    _refuse(_value_violations(arrays))
+    return arrays
+
+
+def write_output(
+    response: pb.ModelInferResponse, name: str, values: Float32Array, *, raw: bool
+) -> None:
+    """Adds an output to an answer."""
+    datatype = _DATATYPES["float32"]
+    tensor = response.outputs.add(name=name, datatype=datatype.name, shape=values.shape)
+    if raw:
+        response.raw_output_contents.append(values.astype(datatype.raw).tobytes())
+    else:
+        getattr(tensor.contents, datatype.contents).extend(values.ravel().tolist())
+
+
+def _refuse(violations: Iterable[tuple[str, str]]) -> None:
+    if found := list(violations):
+        raise invalid_argument(found)
+
+
+def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
+    """Inputs and outputs that the model hasn't, inputs that are missing or given twice."""
+    seen: set[str] = set()
+    for place, tensor in enumerate(request.inputs):
+        if tensor.name not in model.inputs:
+            yield f"inputs[{place}].name", f"{model.name} has no input {_shown(tensor.name)}"
+        elif tensor.name in seen:
+            yield f"inputs[{place}].name", f"input {tensor.name!r} is given twice"
+        seen.add(tensor.name)
+    for name, wanted in model.inputs.items():
+        if name not in seen:
+            yield "inputs", f"input {name!r} is missing; it is {_described(wanted)}"
+    for place, output in enumerate(request.outputs):
+        if output.name != model.output:
+            yield (
+                f"outputs[{place}].name",
+                f"{model.name} has no output {_shown(output.name)}, only {model.output!r}",
+            )
+
+
+def _form_violations(request: pb.ModelInferRequest) -> _Violations:
+    """Parameters that can't be had, and values both raw and typed."""
+    for place, tensor in enumerate(request.inputs):
+        yield from _parameter_violations(f"inputs[{place}]", tensor)
+    for place, output in enumerate(request.outputs):
+        yield from _parameter_violations(f"outputs[{place}]", output)
+    if not request.raw_input_contents:
+        return
+    for place, tensor in enumerate(request.inputs):
+        if tensor.HasField("contents"):
+            yield (
+                f"inputs[{place}].contents",
+                f"input {_shown(tensor.name)} has contents, and the request raw_input_contents: "
+                "it may have one of them",
+            )
+    if len(request.raw_input_contents) != len(request.inputs):
+        yield (
+            "raw_input_contents",
+            f"must have one item for each of the {len(request.inputs)} inputs, "
+            f"has {len(request.raw_input_contents)}",
+        )
+
+
+def _parameter_violations(
+    field: str,
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
+) -> _Violations:
+    for parameter in _UNSUPPORTED:
+        if parameter in tensor.parameters:
+            yield (
+                f"{field}.parameters",
+                f"{_shown(tensor.name)} has {parameter}, which isn't supported here",
+            )
+
+
+def _layout_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
+    """Other types and shapes than the model's."""
+    for place, tensor in enumerate(request.inputs):
+        wanted = model.inputs[tensor.name]
+        name, shape = _DATATYPES[wanted.dtype].name, tensor.shape
+        if tensor.datatype != name:
+            yield (
+                f"inputs[{place}].datatype",
+                f"input {tensor.name!r} must be {name}, is {_shown(tensor.datatype)}",
+            )
+        if len(shape) != len(wanted.shape):
+            yield (
+                f"inputs[{place}].shape",
+                f"input {tensor.name!r} must have {_sizes(wanted)}, has {len(shape)} sizes",
+            )
+        elif any(
+            size < 1 or (size != fixed and not isinstance(fixed, str))
+            for size, fixed in zip(shape, wanted.shape, strict=True)
+        ):
+            yield (
+                f"inputs[{place}].shape",
+                f"input {tensor.name!r} must have {_sizes(wanted)}, each 1 or more, "
+                f"has {list(shape)}",
+            )
+
+
+def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits) -> _Violations:
+    """Sizes that differ where they must be the same, and those beyond the limits."""
+    first: dict[str, tuple[str, int]] = {}
+    for place, tensor in enumerate(request.inputs):
+        for size, name in zip(tensor.shape, model.inputs[tensor.name].shape, strict=True):
+            if not isinstance(name, str):
+                continue
+            other, before = first.setdefault(name, (tensor.name, size))
+            found = f"size {name} of input {tensor.name!r} is {size}"
+            if size != before:
+                yield f"inputs[{place}].shape", f"{found}, of input {other!r} it is {before}"
+            if size > limits.sizes[name]:
+                yield f"inputs[{place}].shape", f"{found}, more than {limits.sizes[name]}"
+    product = math.prod(size for _, size in first.values())
+    if product > limits.product:
+        yield "inputs", f"{' x '.join(first)} is {product}, more than {limits.product}"
+
+
+def _content_violations(request: pb.ModelInferRequest) -> _Violations:
+    """Another number of values than the shape has, or values in the wrong field."""
+    for place, tensor in enumerate(request.inputs):
+        count, datatype = math.prod(tensor.shape), _datatype(tensor.datatype)
+        if request.raw_input_contents:
+            length = len(request.raw_input_contents[place])
+            wanted = count * np.dtype(datatype.raw).itemsize
+            if length != wanted:
+                yield (
+                    f"raw_input_contents[{place}]",
+                    f"input {tensor.name!r} of shape {list(tensor.shape)} must have {wanted} "
+                    f"bytes, has {length}",
+                )
+            continue
+        for field, _ in tensor.contents.ListFields():
+            if field.name != datatype.contents:
+                yield (
+                    f"inputs[{place}].contents.{field.name}",
+                    f"input {tensor.name!r} has {field.name}; {datatype.name} has "
+                    f"{datatype.contents}",
+                )
+        values = len(getattr(tensor.contents, datatype.contents))
+        if values != count:
+            yield (
+                f"inputs[{place}].contents",
+                f"input {tensor.name!r} of shape {list(tensor.shape)} must have {count} values, "
+                f"has {values}",
+            )
+
+
+def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
+    """Floats that aren't finite."""
+    for place, (name, array) in enumerate(arrays.items()):
+        if not np.isfinite(array).all():
+            yield f"inputs[{place}]", f"every value of input {name!r} must be finite"
+
+
+def _array(request: pb.ModelInferRequest, place: int) -> npt.NDArray[Any]:
+    tensor = request.inputs[place]
+    datatype = _datatype(tensor.datatype)
+    values: npt.NDArray[Any]
+    if request.raw_input_contents:
+        values = np.frombuffer(request.raw_input_contents[place], datatype.raw)
+    else:
+        values = np.array(getattr(tensor.contents, datatype.contents), datatype.raw)
+    # In this machine's own order of bytes, which costs nothing where it is little-endian.
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return native.reshape(tuple(tensor.shape))
+
+
+def _datatype(name: str) -> _Datatype:
+    [found] = [datatype for datatype in _DATATYPES.values() if datatype.name == name]
+    return found
+
+
+def _described(wanted: Tensor) -> str:
+    return f"{_DATATYPES[wanted.dtype].name} of {_sizes(wanted)}"
+
+
+def _sizes(wanted: Tensor) -> str:
+    """The shape with the names of the sizes that requests bring, for example [batch, 16]."""
+    return f"sizes [{', '.join(map(str, wanted.shape))}]"
+
+
+def _shown(text: str) -> str:
+    """What a caller wrote, as it may stand in an error: errors travel in trailers of 8 KB."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 66 else f"{quoted[:62]}...'"
