@@ -2,9 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -44,6 +45,12 @@ protos: setup ## Make the stubs again
 protos-baseline: protos ## Take in what the API has that is new (BREAKING=1: and what is incompatible)
 	$(if $(BREAKING),,$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json)
 	$(BIN)/python -m protos.baseline
+
+oip-env: $(OIP)/.done ## Make .vireo/oip-env with Triton's client, for its tests
+$(OIP)/.done: tests/server/inference/tritonclient.txt
+	test -x $(OIP)/bin/pip || $(PYTHON) -m venv $(OIP)
+	$(OIP)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 clean: ## Remove the environment, stubs, caches and all run-time state
 	rm -rf $(VENV) .vireo protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,135 @@
+"""Triton's own client gets metadata, answers and proper errors from a ranking pod."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.ranking.service import RANKING_POD
+from server.releases import layout
+from tests.builders.inference import golden
+from tests.builders.rpc import serving
+
+CHECKOUT = Path(__file__).parents[3]
+SCRIPT = Path(__file__).with_name("triton_client.py")
+DOCUMENT = CHECKOUT / "docs" / "inference-protocol.md"
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def environment() -> Path:
+    """The Python that has tritonclient; skips, or fails in CI, where it can't be installed."""
+    make = ["make", "oip-env", f"PYTHON={sys.executable}"]
+    done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True, timeout=280)
+    if done.returncode:
+        reason = f"tritonclient can't be installed: {done.stderr.strip()[-500:]}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return CHECKOUT / ".vireo" / "oip-env" / "bin" / "python"
+
+
+async def output(*command: Path | str) -> str:
+    """What a command prints, which ends well; this process serves meanwhile."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        printed, errors = await asyncio.wait_for(process.communicate(), 120)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, errors.decode()
+    return printed.decode()
+
+
+@pytest.fixture(scope="module")
+def told(environment: Path, release_folder: Path) -> dict[str, Any]:
+    """All that the client was told by a ranking pod."""
+
+    async def ask() -> str:
+        async with serving(RANKING_POD, release_folder) as (server, _):
+            address = f"127.0.0.1:{server.port}"
+            # -I: none of this process's paths.
+            return await output(
+                environment, "-I", SCRIPT, address, release_folder / layout.GOLDEN_RANKER
+            )
+
+    found: dict[str, Any] = json.loads(asyncio.run(ask()))
+    return found
+
+
+def test_the_client_sees_the_pod_and_its_model(told: dict[str, Any]) -> None:
+    assert (told["live"], told["ready"], told["model_ready"]) == (True, True, [True, False])
+    assert told["server"]["name"] == "vireo"
+    model = told["model"]
+    assert (model["name"], model["versions"], model["platform"]) == (
+        "ranker",
+        ["1"],
+        "onnxruntime_onnx",
+    )
+    inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model["inputs"]}
+    assert inputs["history_vectors"] == ("FP32", ["-1", "-1", "8"])
+    assert inputs["attributes"] == ("INT64", ["-1", "16"])
+    assert len(inputs) == 8
+    assert model["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": ["-1", "-1", "2"]}]
+
+
+@pytest.mark.parametrize("form", ["raw", "typed"])
+def test_the_client_gets_the_golden_scores(
+    told: dict[str, Any], release_folder: Path, form: str
+) -> None:
+    wanted = golden(release_folder, layout.GOLDEN_RANKER)[1]["scores"]
+    assert np.shape(told[form]) == wanted.shape
+    assert np.abs(np.array(told[form]) - wanted).max() < layout.GOLDEN_TOLERANCE
+
+
+def test_answers_are_in_the_form_of_the_request(told: dict[str, Any]) -> None:
+    assert (told["raw_bytes"], told["typed_values"]) == (5 * 2 * 4, 5 * 2)
+    assert (told["id"], told["release"]) == ("mine", "tiny-1")
+
+
+@pytest.mark.parametrize("form", [0, 1], ids=["raw", "typed"])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("wrong_name", "ranker has no input 'viewer_mood'"),
+        ("wrong_shape", "input 'viewer_features' must have sizes [batch, 2]"),
+        ("wrong_dtype", "input 'viewer_features' must be FP32, is 'FP64'"),
+        ("missing", "input 'viewer_features' is missing; it is FP32 of sizes [batch, 2]"),
+    ],
+)
+def test_a_mistake_is_an_invalid_argument_that_names_the_input(
+    told: dict[str, Any], mistake: str, message: str, form: int
+) -> None:
+    status, said = told[mistake][form]
+    assert status == "StatusCode.INVALID_ARGUMENT"
+    assert message in said
+
+
+def test_another_model_or_version_is_not_found(told: dict[str, Any]) -> None:
+    assert told["no_model"][0] == told["no_version"][0] == "StatusCode.NOT_FOUND"
+
+
+def test_what_is_not_served_is_unimplemented(told: dict[str, Any]) -> None:
+    assert told["no_config"][0] == "StatusCode.UNIMPLEMENTED"
+
+
+async def test_the_documents_example_runs(environment: Path, release_folder: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    async with serving(RANKING_POD, release_folder) as (server, _):
+        assert "127.0.0.1:8130" in example
+        script = example.replace("127.0.0.1:8130", f"127.0.0.1:{server.port}")
+        printed = await output(environment, "-I", "-c", script)
+    assert re.fullmatch(r"\[\[\[\S+\s+\S+\]\]\]\ntiny-1\n", printed)
