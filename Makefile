@@ -20,7 +20,7 @@ demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then st
 	$(BIN)/vireo demo $(if $(ONCE),--once)
 
 # Each of these runs a dozen processes: two of them at once would leave no core for either.
-STACKS := tests/acceptance tests/bench tests/server/stack
+STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/test_wheel.py
 
 test: setup ## Run every test: two files at a time, then those of whole stacks
 	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
