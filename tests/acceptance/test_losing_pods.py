@@ -42,8 +42,8 @@ class Load:
                 self.failures.append(f"{len(response.items)} items")
 
 
-async def until_restarted(stack: Stack, name: str, pid: int) -> None:
-    """Waits until process `pid` is replaced by one that is healthy and that Envoy sends to.
+async def until_sent_to(stack: Stack, name: str, *, not_pid: int | None = None) -> None:
+    """Waits until a pod, its process not `not_pid`, is healthy and Envoy sends to it.
 
     Until then the other one is the only one: to kill it would be to lose both.
     """
@@ -51,7 +51,7 @@ async def until_restarted(stack: Stack, name: str, pid: int) -> None:
         while True:
             state = stack.state()
             [process] = [each for each in state.processes if each.name == name]
-            if process.pid not in (None, pid) and process.state == "healthy":
+            if process.pid not in (None, not_pid) and process.state == "healthy":
                 sent_to = await hosts(state.admin_port, name.rpartition("-")[0])
                 if sent_to[f"127.0.0.1:{process.port}"].healthy:
                     return
@@ -61,14 +61,17 @@ async def until_restarted(stack: Stack, name: str, pid: int) -> None:
 @pytest.mark.parametrize("kind", ["candidate", "ranking", "gateway"])
 async def test_killing_one_pod_of_each_kind_loses_no_request(stack: Stack, kind: str) -> None:
     load = Load()
+    names = (f"{kind}-1", f"{kind}-2")
+    for name in names:
+        await until_sent_to(stack, name)
     async with grpc.aio.insecure_channel(stack.edge) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         callers = [asyncio.create_task(load.call(stub)) for _ in range(CALLERS)]
-        for name in (f"{kind}-1", f"{kind}-2"):
+        for name in names:
             while_before = load.answered
             pid = stack.pid(name)
             os.kill(pid, signal.SIGKILL)
-            await until_restarted(stack, name, pid)
+            await until_sent_to(stack, name, not_pid=pid)
             assert load.answered > while_before, "the load must have gone on meanwhile"
         load.stop.set()
         await asyncio.gather(*callers)
