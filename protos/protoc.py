@@ -6,6 +6,8 @@ installed Python packages as descriptors, so that none of them is committed.
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from importlib import import_module
 from pathlib import Path
 
@@ -38,6 +40,9 @@ def our_protos() -> list[str]:
 
 def run_protoc(*arguments: str) -> None:
     """Runs protoc, which says itself what is wrong; raises SystemExit if anything is."""
+    # It finds its plugins there. When a package is built, those of the build come first.
+    path = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join((path, sysconfig.get_path("scripts")))
     if protoc.main(["protoc", *arguments]) != 0:
         raise SystemExit("protoc failed; its messages are above")
 

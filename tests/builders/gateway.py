@@ -6,22 +6,32 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import grpc.aio
+from google.rpc import error_details_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
 
+from server.rpc.errors import RpcError
 from server.rpc.guard import Guard
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 SLATE = pb.RecommendResponse(items=[pb.SlateItem(video_id="v", position=1)], release_id="r")
+
+
+def overloaded(retry_after: timedelta) -> RpcError:
+    """A call that is turned away, with a delay of the test's own choice."""
+    hint = error_details_pb2.RetryInfo()
+    hint.retry_delay.FromTimedelta(retry_after)
+    return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", [hint])
 
 
 @dataclass

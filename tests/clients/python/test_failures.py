@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from bench.stack import free_port_base
-from server.rpc.errors import RpcError, not_found, overloaded, unavailable
-from tests.builders.gateway import ToldGateway
+from server.rpc.errors import RpcError, not_found, unavailable
+from tests.builders.gateway import ToldGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import (
     AccessDenied,
@@ -66,7 +66,7 @@ async def test_an_unknown_seed_is_not_found(gateway: ToldGateway, recommend: Rec
 async def test_an_overloaded_server_says_when_to_come_back(
     gateway: ToldGateway, recommend: Recommend
 ) -> None:
-    gateway.answers = [overloaded("too many", timedelta(hours=1))]
+    gateway.answers = [overloaded(timedelta(hours=1))]
     error = await failure(recommend, Overloaded)
     assert error.retry_after == timedelta(hours=1)
 

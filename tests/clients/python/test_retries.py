@@ -7,14 +7,14 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from server.rpc.errors import RpcError, overloaded, unavailable
-from tests.builders.gateway import SLATE, ToldGateway
+from server.rpc.errors import RpcError, unavailable
+from tests.builders.gateway import SLATE, ToldGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import Overloaded, Unavailable, VireoError
 
 SOON = timedelta(milliseconds=20)
 DRAINING = unavailable("draining", SOON)
-SHED = overloaded("too many", SOON)
+SHED = overloaded(SOON)
 
 
 async def test_a_request_that_cannot_be_served_is_sent_three_times_at_most(
@@ -43,7 +43,7 @@ async def test_a_request_that_was_turned_away_is_repeated_once(
 async def test_the_repeated_request_has_what_is_left_of_the_deadline(
     gateway: ToldGateway, recommend: Recommend
 ) -> None:
-    gateway.answers = [overloaded("too many", timedelta(seconds=0.5)), SLATE]
+    gateway.answers = [overloaded(timedelta(seconds=0.5)), SLATE]
     await recommend("1", timeout=9)
     # Less by the pause, at least; gRPC rounds up what it tells, from 10 s on to whole seconds.
     assert gateway.seconds[1] < gateway.seconds[0] - 0.25
@@ -59,7 +59,7 @@ async def test_but_not_twice(gateway: ToldGateway, recommend: Recommend) -> None
 async def test_and_not_when_the_deadline_comes_first(
     gateway: ToldGateway, recommend: Recommend
 ) -> None:
-    gateway.answers = [overloaded("too many", timedelta(seconds=60)), SLATE]
+    gateway.answers = [overloaded(timedelta(seconds=60)), SLATE]
     with pytest.raises(Overloaded):
         await recommend("1", timeout=60)
     assert len(gateway.requests) == 1

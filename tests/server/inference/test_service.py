@@ -34,6 +34,8 @@ from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
 SERVICE = "inference.GRPCInferenceService"
+Input = pb.ModelInferRequest.InferInputTensor
+Output = pb.ModelInferRequest.InferRequestedOutputTensor
 
 
 @dataclass(frozen=True)
@@ -494,14 +496,17 @@ async def test_the_tower_takes_histories_as_long_as_the_releases(release_folder:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (pb.ModelInferRequest(inputs=[{}] * 65), "inputs: must contain no more than 64 item(s)"),
+        (
+            pb.ModelInferRequest(inputs=[Input()] * 65),
+            "inputs: must contain no more than 64 item(s)",
+        ),
         (
             pb.ModelInferRequest(raw_input_contents=[b""] * 65),
             "raw_input_contents: must contain no more than 64 item(s)",
         ),
-        (pb.ModelInferRequest(inputs=[{"shape": [1] * 65}]), "inputs[0].shape"),
+        (pb.ModelInferRequest(inputs=[Input(shape=[1] * 65)]), "inputs[0].shape"),
         (pb.ModelInferRequest(model_name="x" * 257), "model_name: must be at most 256 bytes"),
-        (pb.ModelInferRequest(inputs=[{"name": "x" * 257}]), "inputs[0].name"),
+        (pb.ModelInferRequest(inputs=[Input(name="x" * 257)]), "inputs[0].name"),
         (
             pb.ModelInferRequest(
                 parameters={str(n): pb.InferParameter(bool_param=True) for n in range(65)}
@@ -522,8 +527,8 @@ async def test_errors_fit_into_trailers_whatever_names_say(ranking: Any) -> None
     names = ["\N{PILE OF POO}" * 64, *("\u202e" * 85 for _ in range(31))]
     request = pb.ModelInferRequest(
         model_name="ranker",
-        inputs=[{"name": name} for name in names],
-        outputs=[{"name": name} for name in names],
+        inputs=[Input(name=name) for name in names],
+        outputs=[Output(name=name) for name in names],
     )
     code, said = await refusal(ranking.ModelInfer(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
