@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -27,6 +28,10 @@ TIMEOUT_HEADER = "x-vireo-timeout"
 ARRIVAL_TARGET = 0.02
 """Seconds that calls may wait to be taken up all the time: several turns of the event loop, each of
 which may have to wait for the processor."""
+
+AHEAD = 12
+"""Calls that must have been taken up while one waited: were they fewer, it isn't their number that
+made it wait, but something else that has the processor, and to refuse some would help nobody."""
 
 SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
 
@@ -65,6 +70,7 @@ class Shedder:
         """How many calls are worked on at a time; None where the worker decides."""
         self.arrivals = Codel(target)
         """How long calls have waited to be taken up."""
+        self._taken_up: deque[float] = deque(maxlen=AHEAD)
         self.under_way = 0
         """Calls that are being answered, or wait for their turn."""
 
@@ -113,8 +119,11 @@ class Shedder:
             left: seconds until its deadline, infinite without one.
         """
         if waited is not None:
-            self.arrivals.observe(time.monotonic(), waited)
-            if self.arrivals.standing and waited > self.arrivals.longest_wait:
+            now = time.monotonic()
+            self.arrivals.observe(now, waited)
+            behind_many = len(self._taken_up) == AHEAD and now - self._taken_up[0] < waited
+            self._taken_up.append(now)
+            if behind_many and self.arrivals.standing and waited > self.arrivals.longest_wait:
                 if self.turns is not None:
                     self.turns.limit.refused()
                 return ShedReason.LATE

@@ -4,8 +4,8 @@ The content part alone ranks such videos well among each other, but hardly ever 
 are known: it says less, so its scores spread less. Two things are added after training, as if
 they were the video's id embedding. A ridge regression from content to the id embeddings of the
 watched videos says what their ids know and the content part doesn't. A step towards where all
-viewers are lifts them until they hold their share of viewers' best PLACES: the exposure that a
-catalogue owes to what it knows nothing of.
+viewers are lifts them until they hold EXPOSURE times their share of viewers' best PLACES: what
+is shown to nobody is learnt of from nobody.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TOKENS = 4096
 """The regression reads the commonest tokens: its time grows with the cube of their number."""
 PLACES = 100
 """How far down a viewer's list a place counts."""
-MOST_SHARE = 0.05
+EXPOSURE = 1.5
+"""Times the share of videos that are unseen: places to find out what they are worth."""
+MOST_SHARE = 0.08
 """Of the places, however many of the videos are unseen."""
 _VIEWERS = 512
 """So many viewers say where viewers are."""
@@ -62,7 +64,7 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     states, watched = _viewers(model, data)
     mean = states.mean(0)
     step = mean / mean.square().sum().clamp(min=1e-12)
-    share = min(float(unseen.float().mean()), MOST_SHARE)
+    share = min(EXPOSURE * float(unseen.float().mean()), MOST_SHARE)
     scores = states @ model.video_vectors().T
     for place, rows in enumerate(watched):
         scores[place, torch.from_numpy(rows)] = -torch.inf

@@ -118,6 +118,19 @@ async def test_calls_that_wait_long_to_be_taken_up_are_shed_until_they_no_longer
         assert (await stub.RankCandidates(request())).ids, "whose wait nobody knows"
 
 
+@pytest.mark.parametrize(("apart", "refused"), [(0.01, False), (0.002, True)])
+def test_late_calls_are_shed_only_behind_many_others(
+    monkeypatch: pytest.MonkeyPatch, apart: float, refused: bool
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("server.rpc.shedding.time.monotonic", lambda: now)
+    shedder, reasons = Shedder(100), []
+    for _ in range(200):
+        now += apart
+        reasons.append(shedder.refusal(0.06, math.inf))
+    assert (ShedReason.LATE in reasons) is refused
+
+
 async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder, max_calls=1, worker=Worker(PATIENT)) as (
         _,
