@@ -30,7 +30,7 @@ _LATELY = 0.15
 """Weight of an interval in that."""
 _TOLERANCE = 2.0
 """Times the usual time that calls may take in a flood."""
-_PEAKS, _SLOW_REST = 4, 16
+_PEAKS, _SLOW_REST = 2, 16
 """Times as many calls as there were lately are let in without steps; at most so many where calls
 are slow, without a flood."""
 _GROWTH, _NEEDED = 1.1, 1.5

@@ -9,7 +9,7 @@ from collections import deque
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.gradient import GradientLimit
 
-ROOM = 12
+ROOM = 10
 """Calls that may wait for their turn: a burst, and no more than are soon worked off."""
 
 

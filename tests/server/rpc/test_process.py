@@ -284,7 +284,7 @@ def test_second_signal_ends_the_process_at_once(
         process.send_signal(signal.SIGTERM)
         wait_for_health(channel, NOT_SERVING)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM
+    assert process.wait(20) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
 
 
 def test_bad_settings_end_the_process_with_one_line(

@@ -92,7 +92,9 @@ async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(sta
     for _ in range(2):
         answers = await ask(stack, VIEWERS)
         assert [answer.release_id for answer in answers] == wanted
-        assert not any(viewer_pb2.DEGRADATION_MIXED_RELEASES in answer.degradations for answer in answers)
+        assert not any(
+            viewer_pb2.DEGRADATION_MIXED_RELEASES in answer.degradations for answer in answers
+        )
     assert 0.09 <= wanted.count("tiny-2") / len(wanted) <= 0.11
     shown = status(stack)
     assert shown["channels"]["canary"]["share"] == SHARE
