@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,8 @@ class PodSettings(RpcSettings):
     """How long a release stays in memory after the next one took over, for calls pinned to it;
     at most 10 where the channel isn't production."""
     queue_target: float = Field(default=TARGET, gt=0)
-    """Seconds that calls may wait for the worker all the time; where they wait longer, some are
-    shed."""
+    """Seconds that calls may wait for the worker of a candidate or ranking pod all the time; where
+    they wait longer, some are shed."""
     max_calls: int = Field(default=500, ge=1)
     """Most calls under way, for the memory that they take; fewer are by how long they take."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
@@ -122,7 +123,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    worker = Worker(settings.queue_target)
+    worker = pod_worker(pod, settings.queue_target)
     server = RpcServer(settings)
     shedder = add_pod_service(server, pod, loader, worker, settings.max_calls)
     add_release_service(server, loader, name, pod.describe)
@@ -138,6 +139,14 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 
     background = [pod.background()] if pod.background else []
     await server.run(loader.run(on_first), *background)
+
+
+def pod_worker(pod: Pod[Any], queue_target: float = TARGET) -> Worker:
+    """The pod's worker, which sheds nothing where turns bound already how many come to it.
+
+    On a machine that is busy otherwise a few callers would lose a part of their answers.
+    """
+    return Worker(queue_target if pod.telling is None else math.inf)
 
 
 def add_pod_service(

@@ -83,7 +83,7 @@ class Shedder:
         """
         left = context.time_remaining()
         waited = waited_seconds(context.invocation_metadata() or (), left)
-        reason = self.refusal(waited, math.inf if left is None else left)
+        reason = self.refusal(time.monotonic(), waited, math.inf if left is None else left)
         if reason is not None:
             raise ShedError(reason)
         self.under_way += 1
@@ -111,15 +111,15 @@ class Shedder:
         finally:
             turns.give_back(took)
 
-    def refusal(self, waited: float | None, left: float) -> ShedReason | None:
+    def refusal(self, now: float, waited: float | None, left: float) -> ShedReason | None:
         """Why a call is shed, if it is.
 
         Args:
+            now: `time.monotonic` seconds.
             waited: seconds for which it has been here; None where nobody knows.
             left: seconds until its deadline, infinite without one.
         """
         if waited is not None:
-            now = time.monotonic()
             self.arrivals.observe(now, waited)
             behind_many = len(self._taken_up) == AHEAD and now - self._taken_up[0] < waited
             self._taken_up.append(now)

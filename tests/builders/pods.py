@@ -15,9 +15,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service
+from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_worker
 from server.rpc.server import RpcServer
-from server.rpc.worker import Worker
 from tests.builders.loading import running
 from tests.builders.rpc import rpc_settings
 
@@ -52,7 +51,7 @@ async def running_pod(
     }
     loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
     server = RpcServer(rpc_settings())
-    add_pod_service(server, pod, loader, Worker(), max_calls=500)
+    add_pod_service(server, pod, loader, pod_worker(pod), max_calls=500)
     add_release_service(server, loader, "pod-1")
     await server.start()
     try:

@@ -16,7 +16,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service
+from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_worker
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.rpc.worker import Worker
@@ -64,7 +64,7 @@ async def serving(
     if previous is not None:
         loader.held.previous = _built(pod, previous)
     server = RpcServer(settings)
-    add_pod_service(server, pod, loader, worker or Worker(), max_calls)
+    add_pod_service(server, pod, loader, worker or pod_worker(pod), max_calls)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
     background = asyncio.ensure_future(pod.background()) if pod.background else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,9 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
+from server.rpc.errors import ShedReason
 from server.rpc.gradient import REST
+from server.rpc.pod import pod_worker
 from server.rpc.worker import Worker
 from tests.builders.busy import PATIENT, busy
 from tests.builders.rpc import serving
@@ -40,6 +43,17 @@ async def gateway_before(
         settings = gateway_settings(features, f"127.0.0.1:{server.port}", ranking)
         async with serving(gateway_pod(settings), release, max_calls=max_calls) as (_, channel):
             yield RecommendationServiceStub(channel)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("gateway", None), ("candidate", ShedReason.QUEUE)])
+async def test_reads_of_features_wait_where_runs_of_a_model_are_shed(
+    features: Path, kind: str, refused: ShedReason | None
+) -> None:
+    settings = gateway_settings(features, "127.0.0.1:1", "127.0.0.1:1")
+    worker = pod_worker(gateway_pod(settings) if kind == "gateway" else CANDIDATE_POD)
+    worker.limit.ran(0.1)
+    worker.limit.queued = 10  # as a few callers find it on a machine that is busy otherwise
+    assert worker.refusal(math.inf) is refused
 
 
 async def test_a_call_beyond_the_limit_is_shed(

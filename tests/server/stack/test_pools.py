@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.gateway.bucket import BUCKETS, viewer_bucket
@@ -31,6 +30,8 @@ POOLS = {
     "VIREO_CANARY_PODS": "1",
     "VIREO_SHADOW_PODS": "1",
     "VIREO_SHADOW_SHARE": "1",
+    # A busy machine is late by itself, which answers would declare.
+    **{f"VIREO_{part}_TIMEOUT": "5" for part in ("FEATURES", "RETRIEVAL", "RANKING")},
 }
 # Made up as they are, the releases can't be tested on the data set.
 FORCE = "--force --reason 'a test'"
@@ -92,9 +93,7 @@ async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(sta
     for _ in range(2):
         answers = await ask(stack, VIEWERS)
         assert [answer.release_id for answer in answers] == wanted
-        assert not any(
-            viewer_pb2.DEGRADATION_MIXED_RELEASES in answer.degradations for answer in answers
-        )
+        assert not {kind for answer in answers for kind in answer.degradations}
     assert 0.09 <= wanted.count("tiny-2") / len(wanted) <= 0.11
     shown = status(stack)
     assert shown["channels"]["canary"]["share"] == SHARE
