@@ -265,7 +265,8 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
             while True:
                 stub.RankCandidates(request, timeout=30)
                 answered += 1
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    # The latter where it came as gRPC's server stopped; Envoy repeats both (envoy/shared.yaml).
+    assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert answered > 0
     assert process.wait(20) == 0
 
