@@ -54,6 +54,7 @@ def environment(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> dic
         "VIREO_CHANNEL": "processes",
         "VIREO_CACHE": str(cache),
         "VIREO_DRAIN_SECONDS": "0.1",
+        "VIREO_ACCESS_LOG_SHARE": "0",  # a sampled call would be a line more
     }
 
 
