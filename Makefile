@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -52,5 +52,16 @@ $(OIP)/.done: tests/server/inference/tritonclient.txt
 	$(OIP)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+clients-env: ## Install what the clients of other languages are built with (Debian's packages)
+	$(MAKE) -C clients env
+
+clients: clients-go clients-java clients-typescript ## Build the clients of other languages from the protos
+clients-go clients-java clients-typescript: clients-%: setup
+	$(MAKE) -C clients $*
+
+clients-test: setup ## Have every language's client ask a stack through Envoy
+	$(BIN)/pytest tests/clients/languages
+
 clean: ## Remove the environment, stubs, caches and all run-time state
+	$(MAKE) -C clients clean
 	rm -rf $(VENV) .vireo protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache
