@@ -126,7 +126,7 @@ GO = ExampleClient(
 )
 JAVA = ExampleClient(
     "java",
-    ("java", "-jar", "clients/java/build/recommend.jar"),
+    ("clients/java/recommend",),
     "clients/java/README.md",
     "java",
     (
@@ -134,6 +134,7 @@ JAVA = ExampleClient(
         "protoc",
         "grpc_java_plugin",
         "/usr/share/java/grpc-netty.jar",
+        "/usr/share/java/netty-tcnative.jar",
         "/usr/share/java/gson.jar",
         "/usr/share/java/proto-google-common-protos.jar",
         "/usr/share/java/geronimo-annotation-1.3-spec.jar",
