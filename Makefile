@@ -22,8 +22,11 @@ demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then st
 # Each of these runs a dozen processes: two of them at once would leave no core for either.
 STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/test_wheel.py
 
-test: setup ## Run every test: two files at a time, then those of whole stacks
-	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
+# They need more than Python, and have a task of their own.
+LANGUAGES := tests/clients/languages
+
+test: setup ## Run every test but clients-test's: two files at a time, then those of whole stacks
+	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
 	$(BIN)/pytest $(STACKS)
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
@@ -60,7 +63,7 @@ clients-go clients-java clients-typescript: clients-%: setup
 	$(MAKE) -C clients $*
 
 clients-test: setup ## Have every language's client ask a stack through Envoy
-	$(BIN)/pytest tests/clients/languages
+	$(BIN)/pytest $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches and all run-time state
 	$(MAKE) -C clients clean
