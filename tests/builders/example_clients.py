@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class ExampleClient:
     needs: tuple[str, ...] = ()
     """Programs and files, without which it can't be built or run."""
 
+    @cache  # noqa: B019 - there are five, and once a run is enough
     def build(self) -> None:
         """Makes it from the protos; skips, or fails in CI, where what it needs is missing."""
         missing = [each for each in self.needs if shutil.which(each) is None and not _there(each)]

@@ -11,7 +11,7 @@ def _name(client: ExampleClient) -> str:
     return client.name
 
 
-@pytest.fixture(scope="session", params=ALL, ids=_name)
+@pytest.fixture(params=ALL, ids=_name)
 def client(request: pytest.FixtureRequest) -> ExampleClient:
     """Each of them."""
     client: ExampleClient = request.param
@@ -19,7 +19,7 @@ def client(request: pytest.FixtureRequest) -> ExampleClient:
     return client
 
 
-@pytest.fixture(scope="session", params=OVER_GRPC, ids=_name)
+@pytest.fixture(params=OVER_GRPC, ids=_name)
 def grpc_client(request: pytest.FixtureRequest) -> ExampleClient:
     """Each that needs no Envoy before the server."""
     client: ExampleClient = request.param

@@ -90,4 +90,4 @@ def test_the_readmes_tell_the_commands_that_these_tests_run(client: ExampleClien
     document = (CHECKOUT / client.document).read_text()
     assert f"{' '.join(client.command)} 127.0.0.1:8080 1" in document
     if client.goal is not None:
-        assert f"make clients-{client.goal}" in document
+        assert f"make clients-env clients-{client.goal}\n" in document
