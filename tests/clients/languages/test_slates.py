@@ -65,7 +65,7 @@ async def test_all_tell_what_is_wrong_with_a_request(
     answer = await client.recommend(edge, "", "--page-size", "501")
     with pytest.raises(grpc.RpcError) as caught:
         stub.Recommend(pb.RecommendRequest(page_size=501), timeout=60)
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
     assert status is not None
     bad = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad)
