@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -22,8 +22,11 @@ demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then st
 # Each of these runs a dozen processes: two of them at once would leave no core for either.
 STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/test_wheel.py
 
-test: setup ## Run every test: two files at a time, then those of whole stacks
-	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
+# They need more than Python, and have a task of their own.
+LANGUAGES := tests/clients/languages
+
+test: setup ## Run every test but clients-test's: two files at a time, then those of whole stacks
+	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
 	$(BIN)/pytest $(STACKS)
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
@@ -52,5 +55,16 @@ $(OIP)/.done: tests/server/inference/tritonclient.txt
 	$(OIP)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+clients-env: ## Install what the clients of other languages are built with (Debian's packages)
+	$(MAKE) -C clients env
+
+clients: clients-go clients-java clients-typescript ## Build the clients of other languages from the protos
+clients-go clients-java clients-typescript: clients-%: setup
+	$(MAKE) -C clients $*
+
+clients-test: setup ## Have every language's client ask a stack through Envoy
+	$(BIN)/pytest $(LANGUAGES)
+
 clean: ## Remove the environment, stubs, caches and all run-time state
+	$(MAKE) -C clients clean
 	rm -rf $(VENV) .vireo protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache

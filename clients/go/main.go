@@ -1,0 +1,87 @@
+// Command recommend asks a Vireo stack what a viewer should watch next and prints the slate as JSON.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	vireov1 "vireo.example/client/build/gen/vireo/v1"
+)
+
+// The slate as it is printed.
+type slate struct {
+	ReleaseID    string   `json:"release_id"`
+	Degradations []string `json:"degradations"`
+	Items        []item   `json:"items"`
+}
+
+type item struct {
+	VideoID  string  `json:"video_id"`
+	Position int32   `json:"position"`
+	Score    float32 `json:"score"`
+}
+
+func main() {
+	pageSize := flag.Int("page-size", 10, "how many videos, 1 to 500")
+	timeout := flag.Float64("timeout", 1, "seconds for the call, all tries included")
+	authority := flag.String("tls-ca", "", "use TLS and trust the authorities in this PEM `file` (or VIREO_CLIENT_CA)")
+	token := flag.String("token", "", "bearer `token` to send; needs TLS (or VIREO_CLIENT_TOKEN)")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: recommend [flags] HOST:PORT VIEWER")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() != 2 {
+		flag.Usage()
+		os.Exit(2)
+	}
+
+	target := Target{
+		Address:   flag.Arg(0),
+		Authority: orElse(*authority, os.Getenv("VIREO_CLIENT_CA")),
+		Token:     orElse(*token, os.Getenv("VIREO_CLIENT_TOKEN")),
+	}
+	// One connection serves any number of calls at a time: a server makes it once and keeps it.
+	connection, err := target.Connect()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(2)
+	}
+	defer connection.Close()
+	client := vireov1.NewRecommendationServiceClient(connection)
+
+	within, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
+	defer cancel()
+	size := int32(*pageSize)
+	response, err := client.Recommend(within, &vireov1.RecommendRequest{ViewerId: flag.Arg(1), PageSize: &size})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, Explain(err))
+		os.Exit(1)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(slateOf(response)); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func slateOf(response *vireov1.RecommendResponse) slate {
+	found := slate{ReleaseID: response.ReleaseId, Degradations: []string{}, Items: []item{}}
+	for _, each := range response.Degradations {
+		found.Degradations = append(found.Degradations, each.String())
+	}
+	for _, each := range response.Items {
+		found.Items = append(found.Items, item{VideoID: each.VideoId, Position: each.Position, Score: each.Score})
+	}
+	return found
+}
+
+func orElse(text, other string) string {
+	if text != "" {
+		return text
+	}
+	return other
+}

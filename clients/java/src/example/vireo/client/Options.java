@@ -1,0 +1,79 @@
+package example.vireo.client;
+
+import java.io.File;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+
+/** What the command line, and the environment, say. */
+final class Options {
+
+  private static final String USAGE =
+      "usage: recommend [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN]"
+          + " HOST:PORT VIEWER";
+
+  private final List<String> positional = new ArrayList<>();
+  private int pageSize = 10;
+  private double seconds = 1;
+  private String authority = System.getenv("VIREO_CLIENT_CA");
+  private String token = System.getenv("VIREO_CLIENT_TOKEN");
+
+  private Options() {}
+
+  /** Reads the arguments; throws IllegalArgumentException where they can't be right. */
+  static Options of(String[] arguments) {
+    Options options = new Options();
+    for (int at = 0; at < arguments.length; at++) {
+      if (!arguments[at].startsWith("--")) {
+        options.positional.add(arguments[at]);
+      } else if (at + 1 < arguments.length) {
+        options.set(arguments[at], arguments[++at]);
+      } else {
+        throw new IllegalArgumentException(USAGE);
+      }
+    }
+    if (options.positional.size() != 2) {
+      throw new IllegalArgumentException(USAGE);
+    }
+    return options;
+  }
+
+  private void set(String flag, String value) {
+    switch (flag) {
+      case "--page-size":
+        pageSize = Integer.parseInt(value);
+        break;
+      case "--timeout":
+        seconds = Double.parseDouble(value);
+        break;
+      case "--tls-ca":
+        authority = value;
+        break;
+      case "--token":
+        token = value;
+        break;
+      default:
+        throw new IllegalArgumentException(USAGE);
+    }
+  }
+
+  Target target() {
+    boolean plain = authority == null || authority.isEmpty();
+    boolean anonymous = token == null || token.isEmpty();
+    return new Target(
+        positional.get(0), plain ? null : new File(authority), anonymous ? null : token);
+  }
+
+  String viewer() {
+    return positional.get(1);
+  }
+
+  int pageSize() {
+    return pageSize;
+  }
+
+  /** How long the call may take, all tries included. */
+  Duration timeout() {
+    return Duration.ofMillis((long) (seconds * 1000));
+  }
+}

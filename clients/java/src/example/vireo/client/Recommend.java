@@ -1,0 +1,75 @@
+package example.vireo.client;
+
+import com.google.gson.Gson;
+import com.google.gson.JsonArray;
+import com.google.gson.JsonObject;
+import example.vireo.v1.Degradation;
+import example.vireo.v1.RecommendRequest;
+import example.vireo.v1.RecommendResponse;
+import example.vireo.v1.RecommendationServiceGrpc;
+import example.vireo.v1.SlateItem;
+import io.grpc.ManagedChannel;
+import io.grpc.StatusRuntimeException;
+import java.io.IOException;
+import java.util.concurrent.TimeUnit;
+
+/** Asks a Vireo stack what a viewer should watch next and prints the slate as JSON. */
+public final class Recommend {
+
+  private Recommend() {}
+
+  public static void main(String[] arguments) throws InterruptedException {
+    ManagedChannel channel;
+    Options options;
+    try {
+      options = Options.of(arguments);
+      // One channel serves any number of calls and threads: a server makes it once and keeps it.
+      channel = options.target().connect();
+    } catch (IllegalArgumentException | IOException wrong) {
+      System.err.println("error: " + wrong.getMessage());
+      System.exit(2);
+      return;
+    }
+    int code = 0;
+    try {
+      System.out.println(new Gson().toJson(slate(ask(channel, options))));
+    } catch (StatusRuntimeException failed) {
+      System.err.println(Failure.explain(failed));
+      code = 1;
+    } finally {
+      channel.shutdownNow().awaitTermination(5, TimeUnit.SECONDS);
+    }
+    System.exit(code);
+  }
+
+  private static RecommendResponse ask(ManagedChannel channel, Options options) {
+    return RecommendationServiceGrpc.newBlockingStub(channel)
+        .withCallCredentials(options.target().callCredentials())
+        .withDeadlineAfter(options.timeout().toMillis(), TimeUnit.MILLISECONDS)
+        .recommend(
+            RecommendRequest.newBuilder()
+                .setViewerId(options.viewer())
+                .setPageSize(options.pageSize())
+                .build());
+  }
+
+  private static JsonObject slate(RecommendResponse response) {
+    JsonArray degradations = new JsonArray();
+    for (Degradation each : response.getDegradationsList()) {
+      degradations.add(each.name());
+    }
+    JsonArray items = new JsonArray();
+    for (SlateItem each : response.getItemsList()) {
+      JsonObject item = new JsonObject();
+      item.addProperty("video_id", each.getVideoId());
+      item.addProperty("position", each.getPosition());
+      item.addProperty("score", each.getScore());
+      items.add(item);
+    }
+    JsonObject slate = new JsonObject();
+    slate.addProperty("release_id", response.getReleaseId());
+    slate.add("degradations", degradations);
+    slate.add("items", items);
+    return slate;
+  }
+}

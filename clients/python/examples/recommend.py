@@ -1,0 +1,98 @@
+"""Asks a Vireo stack what a viewer should watch next and prints the slate as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+from vireo_client import Client, InvalidRequest, Overloaded, Slate, Tls, Unavailable, VireoError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line, and the environment, say."""
+
+    address: str
+    viewer: str
+    page_size: int
+    timeout: float
+    authority: str | None
+    token: str | None
+
+
+def options() -> Options:
+    """Reads them; exits with 2 where they can't be right."""
+    parser = argparse.ArgumentParser(prog="recommend", description=__doc__)
+    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("viewer", metavar="VIEWER")
+    parser.add_argument("--page-size", type=int, default=10, help="how many videos, 1 to 500")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds, all tries included")
+    parser.add_argument(
+        "--tls-ca",
+        metavar="FILE",
+        help="use TLS and trust the authorities in this PEM file (or VIREO_CLIENT_CA)",
+    )
+    parser.add_argument("--token", help="bearer token; needs TLS (or VIREO_CLIENT_TOKEN)")
+    given = parser.parse_args()
+    return Options(
+        address=given.address,
+        viewer=given.viewer,
+        page_size=given.page_size,
+        timeout=given.timeout,
+        authority=given.tls_ca or os.environ.get("VIREO_CLIENT_CA") or None,
+        token=given.token or os.environ.get("VIREO_CLIENT_TOKEN") or None,
+    )
+
+
+def client(asked: Options) -> Client:
+    """A client, or an exit with 2 where there can't be one."""
+    try:
+        tls = Tls.from_files(asked.authority) if asked.authority else None
+        return Client(asked.address, tls=tls, token=asked.token, timeout=asked.timeout)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
+
+
+def document(slate: Slate) -> str:
+    """The slate as one line of JSON."""
+    return json.dumps(
+        {
+            "release_id": slate.release_id,
+            "degradations": [f"DEGRADATION_{each.name}" for each in slate.degradations],
+            "items": [
+                {"video_id": item.video_id, "position": item.position, "score": item.score}
+                for item in slate.items
+            ],
+        }
+    )
+
+
+def explanation(error: VireoError) -> str:
+    """Code and message, then each field that is wrong and when to come back, where it says."""
+    lines = [f"{error.code.name}: {error.message}"]
+    if isinstance(error, InvalidRequest):
+        lines += [f"  {each.field}: {each.description}" for each in error.violations]
+    elif isinstance(error, Overloaded | Unavailable) and error.retry_after is not None:
+        lines.append(f"  retry after {int(error.retry_after.total_seconds() * 1000)} ms")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Asks once."""
+    asked = options()
+    # A server makes one client and keeps it.
+    with client(asked) as asking:
+        try:
+            slate = asking.recommend(asked.viewer, page_size=asked.page_size)
+        except VireoError as error:
+            sys.stderr.write(f"{explanation(error)}\n")
+            raise SystemExit(1) from error
+    sys.stdout.write(f"{document(slate)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+/** Asks a Vireo stack over gRPC what a viewer should watch next and prints the slate as JSON. */
+
+import { create, fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { anyUnpack } from "@bufbuild/protobuf/wkt";
+import { status, type ServiceError } from "@grpc/grpc-js";
+
+import { explain } from "../failure.js";
+import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "../gen/google/rpc/status_pb.js";
+import { RecommendRequestSchema } from "../gen/vireo/v1/recommendation_pb.js";
+import { optionsOf } from "../options.js";
+import { slateJson } from "../slate.js";
+import { RecommendationClient } from "./client.js";
+
+const options = optionsOf("recommend");
+const client = new RecommendationClient(options.address, options.authority, options.token);
+const { viewer: viewerId, pageSize } = options;
+try {
+  const request = create(RecommendRequestSchema, { viewerId, pageSize });
+  console.log(slateJson(await client.recommend(request, options.timeout)));
+} catch (error) {
+  const failed = error as ServiceError;
+  const code = status[failed.code] ?? String(failed.code);
+  console.error(explain(code, failed.details, detailsOf(failed, BadRequestSchema), detailsOf(failed, RetryInfoSchema)));
+  process.exitCode = 1;
+} finally {
+  client.close();
+}
+
+/** The details of one kind that a failure has. */
+function detailsOf<Schema extends DescMessage>(failed: ServiceError, schema: Schema): MessageShape<Schema>[] {
+  return failed.metadata
+    .get("grpc-status-details-bin")
+    .filter((bytes) => Buffer.isBuffer(bytes))
+    .flatMap((bytes) => fromBinary(StatusSchema, bytes).details)
+    .map((detail) => anyUnpack(detail, schema))
+    .filter((detail) => detail !== undefined);
+}

@@ -1,0 +1,64 @@
+import { parseArgs } from "node:util";
+
+/** What the command line, and the environment, say. */
+export interface Options {
+  /** host:port of the edge. */
+  address: string;
+  viewer: string;
+  pageSize: number;
+  /** Seconds for the call, all tries included. */
+  timeout: number;
+  /** PEM file of the authorities to trust; plain text where there is none. */
+  authority: string | undefined;
+  /** Sent along where there is one; needs TLS. */
+  token: string | undefined;
+}
+
+/** Reads the command line; prints what is wrong with it and exits with 2 where it can't be right. */
+export function optionsOf(program: string): Options {
+  try {
+    return parsed();
+  } catch (error) {
+    console.error(`error: ${error instanceof Error ? error.message : error}`);
+    console.error(
+      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] HOST:PORT VIEWER`,
+    );
+    process.exit(2);
+  }
+}
+
+function parsed(): Options {
+  const { values, positionals } = parseArgs({
+    options: {
+      "page-size": { type: "string", default: "10" },
+      timeout: { type: "string", default: "1" },
+      "tls-ca": { type: "string" },
+      token: { type: "string" },
+    },
+    allowPositionals: true,
+  });
+  const [address, viewer, ...more] = positionals;
+  if (address === undefined || viewer === undefined || more.length > 0) {
+    throw new Error("an address and a viewer are needed");
+  }
+  const options = {
+    address,
+    viewer,
+    pageSize: numberOf("page-size", values["page-size"]),
+    timeout: numberOf("timeout", values.timeout),
+    authority: values["tls-ca"] || process.env["VIREO_CLIENT_CA"] || undefined,
+    token: values.token || process.env["VIREO_CLIENT_TOKEN"] || undefined,
+  };
+  if (options.token && !options.authority) {
+    throw new Error("a token must not travel in plain text: give --tls-ca, too");
+  }
+  return options;
+}
+
+function numberOf(name: string, text: string): number {
+  const number = Number(text);
+  if (text === "" || !Number.isFinite(number)) {
+    throw new Error(`--${name}: ${JSON.stringify(text)} is no number`);
+  }
+  return number;
+}

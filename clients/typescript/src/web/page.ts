@@ -1,0 +1,38 @@
+/** The page: asks the edge that its form names, and shows the slate as JSON, or why there is none. */
+
+import { Code, ConnectError } from "@connectrpc/connect";
+
+import { explain } from "../failure.js";
+import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
+import { slateJson } from "../slate.js";
+import { recommendationClient } from "./client.js";
+
+const form = document.querySelector("form")!;
+const slate = document.querySelector("#slate")!;
+const failure = document.querySelector("#failure")!;
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  slate.textContent = failure.textContent = "";
+  const asked = new FormData(form);
+  const text = (name: string) => String(asked.get(name) ?? "");
+  try {
+    const client = recommendationClient(text("origin"), text("token"));
+    const request = { viewerId: text("viewer"), pageSize: Number(text("page-size")) };
+    const response = await client.recommend(request, { timeoutMs: Number(text("timeout")) * 1000 });
+    slate.textContent = slateJson(response);
+  } catch (error) {
+    const failed = ConnectError.from(error);
+    failure.textContent = explain(
+      nameOf(failed.code),
+      failed.rawMessage,
+      failed.findDetails(BadRequestSchema),
+      failed.findDetails(RetryInfoSchema),
+    );
+  }
+});
+
+/** INVALID_ARGUMENT of Code.InvalidArgument. */
+function nameOf(code: Code): string {
+  return Code[code].replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
+}

@@ -1,0 +1,71 @@
+/** Has a headless Chromium ask by the page, over gRPC-Web, and prints what the page shows. */
+
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import * as esbuild from "esbuild";
+import { chromium } from "playwright-core";
+
+import { optionsOf, type Options } from "../options.js";
+
+const PAGE = join(import.meta.dirname, "../../src/web");
+const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
+
+const options = optionsOf("recommend");
+const home = mkdtempSync(join(tmpdir(), "vireo-chromium-"));
+const bundle = await esbuild.context({ entryPoints: [join(PAGE, "page.ts")], bundle: true, outdir: PAGE, write: false });
+try {
+  if (options.authority) {
+    trust(options.authority);
+  }
+  const { port } = await bundle.serve({ servedir: PAGE, host: "127.0.0.1" });
+  await ask(`http://127.0.0.1:${port}/`, options);
+} finally {
+  await bundle.dispose();
+  rmSync(home, { recursive: true, force: true });
+}
+
+/** Has Chromium trust the authorities of a PEM file: on Linux they lie in a database in its home. */
+function trust(authority: string): void {
+  const database = join(home, ".pki/nssdb");
+  mkdirSync(database, { recursive: true });
+  execFileSync("certutil", ["-d", `sql:${database}`, "-N", "--empty-password"]);
+  execFileSync("certutil", ["-d", `sql:${database}`, "-A", "-t", "C,,", "-n", "vireo", "-i", authority]);
+}
+
+async function ask(address: string, options: Options): Promise<void> {
+  const browser = await chromium.launch({
+    executablePath: CHROMIUM,
+    env: { ...process.env, HOME: home },
+    chromiumSandbox: process.getuid?.() !== 0, // it refuses to run for root
+  });
+  try {
+    const page = await browser.newPage();
+    await page.goto(address);
+    const scheme = options.authority ? "https" : "http";
+    const filled = {
+      origin: `${scheme}://${options.address}`,
+      viewer: options.viewer,
+      "page-size": String(options.pageSize),
+      timeout: String(options.timeout),
+      token: options.token ?? "",
+    };
+    for (const [name, text] of Object.entries(filled)) {
+      await page.fill(`[name=${name}]`, text);
+    }
+    await page.click("button");
+    const shown = page.locator("#slate:not(:empty), #failure:not(:empty)");
+    await shown.waitFor({ timeout: options.timeout * 1000 + 30_000 });
+    const text = (await shown.textContent()) ?? "";
+    if ((await shown.getAttribute("id")) === "slate") {
+      console.log(text);
+    } else {
+      console.error(text);
+      process.exitCode = 1;
+    }
+  } finally {
+    await browser.close();
+  }
+}

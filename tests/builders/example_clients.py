@@ -1,0 +1,160 @@
+"""The example clients of each language: what they need, how they are built and run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+TIMEOUT = 60.0  # seconds for a call: of a busy machine
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom a client asks, and how it tells who asks."""
+
+    address: str
+    """host:port."""
+    authority: Path | None = None
+    """PEM file of the authorities to trust; plain text where there is none."""
+    token: str | None = None
+    """Bearer token."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client has printed, and its exit code."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def slate(self) -> Any:
+        """Its document."""
+        assert self.code == 0, self
+        return json.loads(self.output)
+
+
+@dataclass(frozen=True)
+class ExampleClient:
+    """One of the examples."""
+
+    name: str
+    command: tuple[str, ...]
+    """How its README runs it in the checkout, before all flags."""
+    document: str
+    """Its README."""
+    goal: str | None = None
+    """What makes it, in clients/Makefile."""
+    needs: tuple[str, ...] = ()
+    """Programs and files, without which it can't be built or run."""
+
+    @cache  # noqa: B019 - there are five, and once a run is enough
+    def build(self) -> None:
+        """Makes it from the protos; skips, or fails in CI, where what it needs is missing."""
+        missing = [each for each in self.needs if shutil.which(each) is None and not _there(each)]
+        if missing:
+            reason = f"{self.name}: no {', '.join(missing)}; `make clients-env` installs them"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        if self.goal is not None:
+            buf = Path(sys.executable).with_name("buf")
+            make = ["make", "-C", "clients", self.goal, f"BUF={buf}"]
+            done = subprocess.run(
+                make, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    async def recommend(self, target: Target, viewer: str, *flags: str) -> Answer:
+        """Runs it for one slate of 20 videos, unless the flags say how many.
+
+        What is secret goes along in the environment, as the READMEs advise.
+        """
+        program, *arguments = self.command
+        if program == "python":
+            program = sys.executable
+        flags = ("--timeout", str(TIMEOUT), "--page-size", "20", *flags)
+        if target.authority is not None:
+            flags = (*flags, "--tls-ca", str(target.authority))
+        own = {"PYTHONPATH": str(CHECKOUT / "clients" / "python")}
+        if target.token is not None:
+            own["VIREO_CLIENT_TOKEN"] = target.token
+        process = await asyncio.create_subprocess_exec(
+            *(program, *arguments, *flags, target.address, viewer),
+            cwd=CHECKOUT,
+            env={**os.environ, **own},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode is not None
+        return Answer(process.returncode, output.decode(), errors.decode())
+
+
+_BUILD_SECONDS = 600
+
+
+def _there(path: str) -> bool:
+    return path.startswith("/") and Path(path).exists()
+
+
+PYTHON = ExampleClient(
+    "python", ("python", "clients/python/examples/recommend.py"), "clients/python/README.md"
+)
+GO = ExampleClient(
+    "go",
+    ("clients/go/build/recommend",),
+    "clients/go/README.md",
+    "go",
+    (
+        "go",
+        "protoc-gen-go",
+        "protoc-gen-go-grpc",
+        "/usr/share/gocode/src/google.golang.org/grpc",
+        "/usr/share/gocode/src/google.golang.org/genproto/googleapis/rpc",
+    ),
+)
+JAVA = ExampleClient(
+    "java",
+    ("clients/java/recommend",),
+    "clients/java/README.md",
+    "java",
+    (
+        "javac",
+        "protoc",
+        "grpc_java_plugin",
+        "/usr/share/java/grpc-netty.jar",
+        "/usr/share/java/netty-tcnative.jar",
+        "/usr/share/java/gson.jar",
+        "/usr/share/java/proto-google-common-protos.jar",
+        "/usr/share/java/geronimo-annotation-1.3-spec.jar",
+    ),
+)
+NODE = ExampleClient(
+    "node",
+    ("node", "clients/typescript/build/node/recommend.js"),
+    "clients/typescript/README.md",
+    "typescript",
+    ("node", "npm"),
+)
+BROWSER = ExampleClient(
+    "browser",
+    ("node", "clients/typescript/build/web/recommend.js"),
+    "clients/typescript/README.md",
+    "typescript",
+    ("node", "npm", "/usr/bin/chromium", "certutil"),
+)
+OVER_GRPC = (PYTHON, GO, JAVA, NODE)
+ALL = (*OVER_GRPC, BROWSER)

@@ -1,0 +1,177 @@
+"""What the example clients do when calls fail, and how they tell who they are."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.rpc.errors import unavailable
+from tests.builders.certificates import Certificate, authority, signed
+from tests.builders.edge import running_edge
+from tests.builders.example_clients import BROWSER, ExampleClient, Target
+from tests.builders.gateway import SLATE, overloaded, secure_gateway, told_gateway
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+SOON = timedelta(milliseconds=20)
+DRAINING = unavailable("draining", SOON)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return authority(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def server(root: Certificate) -> Certificate:
+    return signed(root.certificate.parent, "server", root)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority that has signed nothing here."""
+    return authority(tmp_path_factory.mktemp("stranger")).certificate
+
+
+async def test_a_request_that_cannot_be_served_is_sent_three_times(
+    grpc_client: ExampleClient,
+) -> None:
+    async with told_gateway() as gateway:
+        gateway.answers = [DRAINING, DRAINING, SLATE]
+        slate = (await grpc_client.recommend(Target(gateway.address), "1")).slate
+    assert [item["video_id"] for item in slate["items"]] == ["v"]
+    assert len(gateway.requests) == 3
+    assert len(gateway.peers) == 1
+
+
+async def test_then_it_fails_and_tells_when_to_come_back(grpc_client: ExampleClient) -> None:
+    async with told_gateway() as gateway:
+        gateway.answers = [DRAINING]
+        answer = await grpc_client.recommend(Target(gateway.address), "1")
+    assert answer.code == 1
+    assert answer.errors.splitlines() == ["UNAVAILABLE: draining", "  retry after 20 ms"]
+    assert len(gateway.requests) == 3
+
+
+async def test_an_overload_tells_when_to_come_back(grpc_client: ExampleClient) -> None:
+    async with told_gateway() as gateway:
+        gateway.answers = [overloaded(timedelta(hours=1, milliseconds=5))]
+        answer = await grpc_client.recommend(Target(gateway.address), "1")
+    assert answer.code == 1
+    assert answer.errors.splitlines() == [
+        "RESOURCE_EXHAUSTED: too many",
+        "  retry after 3600005 ms",
+    ]
+
+
+async def test_calls_have_the_deadline_that_is_asked_for(grpc_client: ExampleClient) -> None:
+    async with told_gateway() as gateway:
+        gateway.answers = [None]
+        # A busy machine may need the first of it to connect.
+        answer = await grpc_client.recommend(Target(gateway.address), "1", "--timeout", "5")
+    assert answer.code == 1
+    assert answer.errors.startswith("DEADLINE_EXCEEDED: ")
+    assert all(seconds <= 5 for seconds in gateway.seconds)
+    assert gateway.requests
+
+
+async def test_over_tls_a_token_goes_along(
+    grpc_client: ExampleClient, root: Certificate, server: Certificate
+) -> None:
+    async with secure_gateway(grpc.ssl_server_credentials([server.pair])) as gateway:
+        target = Target(gateway.address, root.certificate, "a.b.c")
+        slate = (await grpc_client.recommend(target, "1")).slate
+    assert slate["release_id"] == "r"
+    assert [each["authorization"] for each in gateway.metadata] == ["Bearer a.b.c"]
+
+
+async def test_a_server_of_another_authority_is_not_asked(
+    grpc_client: ExampleClient, stranger: Path, server: Certificate
+) -> None:
+    async with secure_gateway(grpc.ssl_server_credentials([server.pair])) as gateway:
+        answer = await grpc_client.recommend(
+            Target(gateway.address, stranger, "a.b.c"), "1", "--timeout", "5"
+        )
+    assert answer.code == 1
+    # Until the deadline some try to connect again.
+    assert re.search(r"^(UNAVAILABLE|DEADLINE_EXCEEDED): ", answer.errors, re.MULTILINE)
+    assert not gateway.requests
+
+
+async def test_a_token_never_travels_in_plain_text(client: ExampleClient) -> None:
+    answer = await client.recommend(Target("127.0.0.1:1", token="secret"), "1")
+    assert answer.code == 2
+    assert "plain text" in answer.errors
+    assert "secret" not in answer.errors
+
+
+@pytest.fixture(scope="module")
+def browser() -> ExampleClient:
+    BROWSER.build()
+    return BROWSER
+
+
+async def test_a_browser_is_told_of_overloads_and_deadlines(
+    browser: ExampleClient, tmp_path: Path
+) -> None:
+    async with running_edge(tmp_path, gateway_count=1) as edge:
+        target = Target(edge.address)
+        assert (await browser.recommend(target, "1")).slate["release_id"] == "gateway-0"
+        edge.gateways[0].sheds = True
+        code, retry = (await browser.recommend(target, "1")).errors.splitlines()
+        assert code.startswith("RESOURCE_EXHAUSTED: ")
+        assert retry.startswith("  retry after ")
+        edge.gateways[0].sheds = False
+        edge.gateways[0].hangs = True
+        answer = await browser.recommend(target, "1", "--timeout", "2")
+        assert answer.code == 1
+        assert answer.errors.startswith("DEADLINE_EXCEEDED: ")
+
+
+async def test_over_tls_a_browser_sends_a_token_to_whom_it_trusts(
+    browser: ExampleClient, root: Certificate, server: Certificate, stranger: Path, tmp_path: Path
+) -> None:
+    async with (
+        running_edge(tmp_path, gateway_count=1) as edge,
+        tls_before(edge.address, server) as address,
+    ):
+        refused = await browser.recommend(Target(address, stranger, "a.b.c"), "1")
+        assert refused.code == 1
+        assert not edge.gateways[0].requests
+        slate = (await browser.recommend(Target(address, root.certificate, "a.b.c"), "1")).slate
+        assert slate["release_id"] == "gateway-0"
+        assert edge.gateways[0].metadata["authorization"] == "Bearer a.b.c"
+
+
+@asynccontextmanager
+async def tls_before(address: str, server: Certificate) -> AsyncIterator[str]:
+    """Ends TLS before a server without; gives the address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.certificate, server.key)
+    host, port = address.rsplit(":", 1)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await source.read(1 << 16):
+                sink.write(piece)
+                await sink.drain()
+        except ConnectionError:
+            pass  # the caller has gone
+        finally:
+            sink.close()
+
+    outer = await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=context)
+    async with outer:
+        yield f"127.0.0.1:{outer.sockets[0].getsockname()[1]}"

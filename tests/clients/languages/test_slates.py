@@ -1,0 +1,93 @@
+"""Clients of every language get the same slate of a whole stack, through Envoy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.example_clients import CHECKOUT, ExampleClient, Target
+from tests.builders.stack import running_stack
+from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a stack that serves."""
+    home = build_tiny_home(tmp_path_factory.mktemp("languages"))
+    publish = f"vireo release publish --data {DATASET}"
+    with running_stack(home.root, prepare=publish) as stack:
+        yield stack.edge
+
+
+@pytest.fixture(scope="module", params=["plain"])
+def edge(request: pytest.FixtureRequest, stack: str) -> Target:
+    """What clients are told of the stack's edge."""
+    return {"plain": Target(stack)}[request.param]
+
+
+@pytest.fixture(scope="module")
+def stub(stack: str) -> Iterator[RecommendationServiceStub]:
+    with grpc.insecure_channel(stack) as channel:
+        yield RecommendationServiceStub(channel)
+
+
+async def test_all_get_the_same_slate(
+    client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    slate = (await client.recommend(edge, VIEWER)).slate
+    expected = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=20), timeout=60)
+    assert len(expected.items) == 20
+    for item in slate["items"]:
+        # Some print the number that is stored, some the shortest that means it.
+        item["score"] = np.float32(item["score"])
+    assert slate == {
+        "release_id": "tiny-1",
+        "degradations": [],
+        "items": [
+            {"video_id": item.video_id, "position": item.position, "score": np.float32(item.score)}
+            for item in expected.items
+        ],
+    }
+
+
+async def test_all_tell_what_is_wrong_with_a_request(
+    client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    answer = await client.recommend(edge, "", "--page-size", "501")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Recommend(pb.RecommendRequest(page_size=501), timeout=60)
+    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
+    assert status is not None
+    bad = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad)
+    assert (answer.code, answer.output) == (1, "")
+    assert answer.errors.splitlines() == [
+        f"INVALID_ARGUMENT: {status.message}",
+        *(f"  {each.field}: {each.description}" for each in bad.field_violations),
+    ]
+    assert {each.field for each in bad.field_violations} == {"viewer_id", "page_size"}
+
+
+async def test_all_tell_a_command_line_that_makes_no_sense(
+    client: ExampleClient, edge: Target
+) -> None:
+    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
+        answer = await client.recommend(edge, "1", *flags)
+        assert (answer.code, answer.output) == (2, "")
+        assert answer.errors
+
+
+def test_the_readmes_tell_the_commands_that_these_tests_run(client: ExampleClient) -> None:
+    document = (CHECKOUT / client.document).read_text()
+    assert f"{' '.join(client.command)} 127.0.0.1:8080 1" in document
+    if client.goal is not None:
+        assert f"make clients-env clients-{client.goal}\n" in document
