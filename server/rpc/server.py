@@ -29,6 +29,9 @@ _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
 _AGED_CALLS_MS = 30_000
 """How long the calls on a connection that has reached its age may go on."""
+_MOST_METADATA_BYTES = 80 << 10
+"""More than the 60 KiB of headers that the edge takes: REST's path goes along as one. Beyond 8 KiB,
+gRPC's own limit would refuse one request and take the next."""
 _STANDARD = (health_pb2, reflection_pb2, channelz_pb2)
 
 
@@ -49,6 +52,7 @@ class RpcServer:
                 # Two processes that share a port by mistake would each get half the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
                 ("grpc.keepalive_permit_without_calls", 1),
