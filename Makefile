@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clean
+.PHONY: help setup demo test rest-check chaos lint breaking protos protos-baseline oip-env clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,6 +25,9 @@ STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/t
 test: setup ## Run every test: two files at a time, then those of whole stacks
 	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
 	$(BIN)/pytest $(STACKS)
+
+rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
+	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)

@@ -24,7 +24,8 @@ def generate() -> None:
     """Replaces `protos/gen/`: stubs, type stubs, `vireo/descriptors.binpb`, `vireo/openapi.json`.
 
     The descriptor set holds our files with comments, and all they import; Envoy's REST
-    transcoder and `buf` read it. The edge shows the OpenAPI document. A process that runs meanwhile sees the old stubs or the new.
+    transcoder and `buf` read it. The edge shows the OpenAPI document. A process that runs
+    meanwhile sees the old stubs or the new.
     """
     with tempfile.TemporaryDirectory(dir=SOURCES, prefix=".gen-") as scratch:
         fresh = Path(scratch) / "gen"

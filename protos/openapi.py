@@ -185,11 +185,7 @@ class _Document:
             field.json_name: {"description": self._said(field.full_name), **self._schema(field)}
             for field in message.fields
         }
-        required = [
-            field.json_name
-            for field in message.fields
-            if self._must_be_there(field)
-        ]
+        required = [field.json_name for field in message.fields if self._must_be_there(field)]
         rules = self._contract.message_rules(message)
         said = [self._said(message.full_name), *(f"Rule: {rule}." for rule in rules)]
         return {
@@ -300,6 +296,7 @@ _STATUS_SCHEMAS: Json = {
             "fieldViolations": {
                 "type": "array",
                 "maxItems": 20,
+                "description": "Each with its field.",
                 "items": {
                     "type": "object",
                     "properties": {
