@@ -42,8 +42,9 @@ lint: setup breaking ## Style, strict types, protos
 breaking: setup ## Stop a change of the protos that callers of the API as it was can't take
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json
 
-protos: setup ## Make the stubs again
+protos: setup ## Make the stubs and the API reference again
 	$(BIN)/python -m protos.generate
+	$(BIN)/python -m protos.reference
 
 protos-baseline: protos ## Take in what the API has that is new (BREAKING=1: and what is incompatible)
 	$(if $(BREAKING),,$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json)

@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.descriptor import (
     Descriptor,
     FieldDescriptor,
+    FileDescriptor,
     MethodDescriptor,
     ServiceDescriptor,
 )
@@ -33,13 +34,18 @@ class Contract:
         for file in described.file:
             self._pool.AddSerializedFile(file.SerializeToString())
 
+    def files(self, package: str) -> list[FileDescriptor]:
+        """The files of a package."""
+        return [
+            self._pool.FindFileByName(file.name)
+            for file in self.described.file
+            if file.package == package
+        ]
+
     def services(self, package: str) -> list[ServiceDescriptor]:
         """The services of a package, in the order of files and declarations."""
         return [
-            self._pool.FindServiceByName(f"{package}.{service.name}")
-            for file in self.described.file
-            if file.package == package
-            for service in file.service
+            service for file in self.files(package) for service in file.services_by_name.values()
         ]
 
     def rules(self, field: FieldDescriptor) -> Any:
