@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test rest-check chaos lint breaking protos protos-baseline oip-env clean
+.PHONY: help setup demo test rest-check chaos fuzz lint breaking protos protos-baseline oip-env clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -31,6 +31,9 @@ rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenA
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
+
+fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON
+	$(BIN)/vireo bench fuzz --requests $(or $(N),200000)
 
 lint: setup breaking ## Style, strict types, protos
 	$(BIN)/ruff check .
