@@ -98,4 +98,4 @@ def _flood(random: Random) -> tuple[tuple[str, str | bytes], ...]:
     """Many headers, or a large one."""
     count, size = random.choice(((900, 20), (90, 500), (1, 50_000), (1, 200_000), (5_000, 3)))
     text = "y" * size
-    return tuple((f"x-{number}", text) for number in range(count)) + (("x-a-bin", b"\xff\0"),)
+    return (*((f"x-{number}", text) for number in range(count)), ("x-a-bin", b"\xff\0"))

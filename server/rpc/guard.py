@@ -45,7 +45,7 @@ def request_id() -> str:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps each unary method of what we serve, and the parsing of health, reflection and the like."""
+    """Wraps each unary method of what we serve, and of health and the like only the parsing."""
 
     def __init__(self, access_log_share: float) -> None:
         """Takes the share of calls that get a log line."""
