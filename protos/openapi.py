@@ -176,8 +176,9 @@ class _Document:
         name = kind.full_name.removeprefix(f"{PACKAGE}.")
         if name not in self._schemas:
             self._schemas[name] = {}  # messages may hold themselves
-            make = self._message if isinstance(kind, Descriptor) else self._enum
-            self._schemas[name] = make(kind)  # type: ignore[operator]
+            self._schemas[name] = (
+                self._message(kind) if isinstance(kind, Descriptor) else self._enum(kind)
+            )
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _message(self, message: Descriptor) -> Json:

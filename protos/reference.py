@@ -138,8 +138,9 @@ def _type(field: FieldDescriptor) -> str:
     name = _link(kind) if kind is not None else _TYPES[field.type]
     if field.is_repeated:
         return f"repeated {name}"
-    optional = field.has_presence and message is None and field.containing_oneof.name[0] == "_"
-    return f"optional {name}" if optional else name
+    # `optional` is a oneof of one field, whose name protoc begins with an underscore.
+    choice = field.containing_oneof
+    return f"optional {name}" if choice is not None and choice.name[0] == "_" else name
 
 
 def _bounds(rules: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -62,9 +62,11 @@ class GrpcCaller:
         metadata = _flood(random) if manner == "headers" else ()
         call: _Call
         if manner in _MANY_WORDS:
-            call = channel.stream_stream(method.path)(timeout=_DEADLINE, metadata=metadata)
+            converse: Any = channel.stream_stream(method.path)
+            call = converse(timeout=_DEADLINE, metadata=metadata)
         else:
-            call = channel.unary_stream(method.path)(data, timeout=_DEADLINE, metadata=metadata)
+            ask: Any = channel.unary_stream(method.path)
+            call = ask(data, timeout=_DEADLINE, metadata=metadata)
         try:
             if isinstance(call, grpc.aio.StreamStreamCall):
                 await _say(call, data, manner)

@@ -107,7 +107,7 @@ def _changed(random: Random, message: Message) -> bytes:
 def _change(random: Random, message: Message) -> None:
     if not message.DESCRIPTOR.fields:
         return
-    field = random.choice(list(message.DESCRIPTOR.fields))
+    field: FieldDescriptor = random.choice(list(message.DESCRIPTOR.fields))
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry or random.random() < 0.1:
             message.ClearField(field.name)

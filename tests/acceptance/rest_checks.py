@@ -17,14 +17,14 @@ from vireo.v1.recommendation_pb2 import RecommendRequest
 
 
 @schemathesis.check
-def refuses_only_what_breaks_a_rule(_: CheckContext, response: Response, case: Case) -> None:
+def refuses_only_what_breaks_a_rule(_: CheckContext, response: Response, case: Case[Any]) -> None:
     """A request that fits the document gets a 400 where it breaks a rule of the protos."""
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
     assert (response.status_code == 400) == _breaks_a_rule(case), response.text
 
 
-def _breaks_a_rule(case: Case) -> bool:
+def _breaks_a_rule(case: Case[Any]) -> bool:
     fields: dict[str, Any] = {}
     if isinstance(case.body, dict):
         fields = case.body

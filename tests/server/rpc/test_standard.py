@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -34,8 +35,8 @@ async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
 
 async def ended(channel: grpc.aio.Channel, method: str, *messages: bytes) -> grpc.StatusCode:
     """The status of a call that says these things and no more."""
-    call = channel.stream_stream(f"/{method}")(iter(messages), timeout=30)
-    code: grpc.StatusCode = await call.code()
+    ask: Any = channel.stream_stream(f"/{method}")
+    code: grpc.StatusCode = await ask(iter(messages), timeout=30).code()
     return code
 
 
