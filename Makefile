@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -29,8 +29,14 @@ test: setup ## Run every test but clients-test's: two files at a time, then thos
 	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
 	$(BIN)/pytest $(STACKS)
 
+rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
+	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
+
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
+
+fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON
+	$(BIN)/vireo bench fuzz --requests $(or $(N),200000)
 
 lint: setup breaking ## Style, strict types, protos
 	$(BIN)/ruff check .
@@ -42,8 +48,9 @@ lint: setup breaking ## Style, strict types, protos
 breaking: setup ## Stop a change of the protos that callers of the API as it was can't take
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json
 
-protos: setup ## Make the stubs again
+protos: setup ## Make the stubs and the API reference again
 	$(BIN)/python -m protos.generate
+	$(BIN)/python -m protos.reference
 
 protos-baseline: protos ## Take in what the API has that is new (BREAKING=1: and what is incompatible)
 	$(if $(BREAKING),,$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json)

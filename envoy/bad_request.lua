@@ -29,7 +29,8 @@ function envoy_on_response(handle)
   if not body then
     return
   end
-  local message = readable(body:getBytes(0, body:length()))
+  -- Where it knows no field, a colon comes first.
+  local message = readable(body:getBytes(0, body:length())):gsub('^: ', '')
   -- `page_size: invalid value …`, or `Could not find field "pagesize" in the type …`.
   local field = message:match('^([%w_%.%[%]]+): ') or message:match('find field "([^"]+)"')
   local details = ''

@@ -5,21 +5,27 @@ And what the Python client has of them, see `protos/python_client.py`.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from protos.openapi import openapi
 from protos.protoc import SOURCES, VALIDATE, describe, run_on_protos
 from protos.python_client import generate_client
 
 GENERATED = SOURCES / "gen"
 DESCRIPTOR_SET = GENERATED / "vireo" / "descriptors.binpb"
+OPENAPI = GENERATED / "vireo" / "openapi.json"
 
 
 def generate() -> None:
-    """Replaces `protos/gen/`: stubs, type stubs and `vireo/descriptors.binpb`.
+    """Replaces `protos/gen/`: stubs, type stubs, `vireo/descriptors.binpb`, `vireo/openapi.json`.
 
     The descriptor set holds our files with comments, and all they import; Envoy's REST
-    transcoder and `buf` read it. A process that runs meanwhile sees the old stubs or the new.
+    transcoder and `buf` read it. The edge shows the OpenAPI document. A process that runs
+    meanwhile sees the old stubs or the new.
     """
     with tempfile.TemporaryDirectory(dir=SOURCES, prefix=".gen-") as scratch:
         fresh = Path(scratch) / "gen"
@@ -41,7 +47,10 @@ def _generate(folder: Path, imported: Path) -> None:
         # Our stubs import it, and no installed package has it for this runtime.
         VALIDATE,
     )
-    describe(folder / "vireo" / DESCRIPTOR_SET.name, imported)
+    descriptors = folder / "vireo" / DESCRIPTOR_SET.name
+    describe(descriptors, imported)
+    document = openapi(FileDescriptorSet.FromString(descriptors.read_bytes()))
+    (folder / "vireo" / OPENAPI.name).write_text(json.dumps(document, indent=1) + "\n")
     for package in ("vireo", "vireo/v1", "inference", "buf", "buf/validate"):
         (folder / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
         (folder / package / "py.typed").touch()

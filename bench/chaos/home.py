@@ -22,8 +22,12 @@ _FETCHED = "ml-100k"
 _PROFILE = "quick"
 
 
-def prepared(home: Home, dataset: str, console: Console) -> tuple[StackSettings, dict[str, str]]:
+def prepared(
+    home: Home, dataset: str, console: Console, bench: str = "chaos"
+) -> tuple[StackSettings, dict[str, str]]:
     """Settings and environment of a stack whose home, below `home`, has a release published.
+
+    Each `bench` has a home of its own.
 
     The release is the newest that was trained on the data set in `home`; where there is none,
     a small one is trained.
@@ -32,7 +36,7 @@ def prepared(home: Home, dataset: str, console: Console) -> tuple[StackSettings,
         VireoError: there is none and the data can't be fetched, or the features aren't in SQLite.
     """
     source = home if _trained(home, dataset) else _small(home, dataset, console)
-    own = Home(home.root / "bench" / "chaos" / "stack")
+    own = Home(home.root / "bench" / bench / "stack")
     shutil.rmtree(own.root, ignore_errors=True)
     if not online_store(source, dataset).exists():
         raise VireoError(

@@ -91,3 +91,27 @@ def chaos(
         Console().print(table)
     if broken:
         raise VireoError(f"what is stated did not hold in case {', '.join(broken)}")
+
+
+@app.command()
+def fuzz(
+    data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
+    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
+) -> None:
+    """Send bad requests to every method; exit with 1 if a process died or an answer was unclear.
+
+    Runs a stack of its own on free ports: a running one is left alone. The last line that is
+    printed is JSON. docs/fuzz.md tells what is sent and what must hold.
+    """
+    from bench.fuzz.run import run_fuzz
+
+    console = Console(stderr=True, highlight=False)
+    result = run_fuzz(Home.current(), data, requests, seed, console)
+    typer.echo(json.dumps(asdict(result)))
+    if not result.holds:
+        raise VireoError(
+            f"died: {', '.join(result.died) or 'none'}; unclear answers: "
+            f"{', '.join(result.unwanted) or 'none'}; most growth of memory: "
+            f"{max(result.memory.values(), default=0):.2f}; the last line has the rest"
+        )

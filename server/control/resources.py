@@ -44,17 +44,22 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
-    descriptors = (importlib.resources.files("vireo") / "descriptors.binpb").read_bytes()
     return {
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
         "cors_origins": settings.cors_origins,
         "default_timeout": f"{max(1, round(settings.default_deadline * 1000))}m",
         # All inline: an Envoy on another machine has none of our files.
-        "descriptors": base64.b64encode(descriptors).decode(),
+        "descriptors": _packaged("descriptors.binpb"),
+        "openapi": _packaged("openapi.json"),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
         "per_try_timeout_script": (FOLDER / "per_try_timeout.lua").read_text(),
     }
+
+
+def _packaged(name: str) -> str:
+    """A file that the build made of the protos, in Base64."""
+    return base64.b64encode((importlib.resources.files("vireo") / name).read_bytes()).decode()
 
 
 def _cluster(pool: Pool) -> Message:

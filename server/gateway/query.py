@@ -33,7 +33,7 @@ class RecommendQuery:
     request_id: str
     deadline: Deadline
     metadata: tuple[tuple[str, str], ...]
-    """What goes along on the inner hops: the request id and the viewer's bucket."""
+    """What goes along on the inner hops: request id, the viewer's bucket, the caller's trace."""
 
     @property
     def seed_key(self) -> int | None:
@@ -48,8 +48,13 @@ class RecommendQuery:
         )
 
     @staticmethod
-    def of(request: pb.RecommendRequest, request_id: str, deadline: Deadline) -> RecommendQuery:
-        """The query of a request that has passed validation."""
+    def of(
+        request: pb.RecommendRequest,
+        request_id: str,
+        deadline: Deadline,
+        trace: tuple[tuple[str, str], ...] = (),
+    ) -> RecommendQuery:
+        """The query of a request that has passed validation, with the caller's trace context."""
         seed = request.seed_video_id
         return RecommendQuery(
             viewer_id=request.viewer_id,
@@ -63,6 +68,7 @@ class RecommendQuery:
             metadata=(
                 (REQUEST_ID, request_id),
                 (BUCKET_HEADER, str(viewer_bucket(request.viewer_id))),
+                *trace,
             ),
         )
 

@@ -37,6 +37,7 @@ from server.rpc.errors import not_found
 from server.rpc.guard import request_id
 from server.rpc.pod import Pod
 from server.rpc.release_service import served
+from server.rpc.trace import trace_context
 from server.rpc.worker import Worker
 
 DEGRADATIONS = Counter(
@@ -92,7 +93,8 @@ class RecommendationServicer(RecommendationServiceServicer):
         release = served(self._loader).content
         left = context.time_remaining()
         deadline = Deadline.after(self._default_deadline if left is None else left)
-        query = RecommendQuery.of(request, request_id(), deadline)
+        trace = trace_context(context.invocation_metadata())
+        query = RecommendQuery.of(request, request_id(), deadline, trace)
         try:
             response = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:

@@ -17,6 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
+from server.rpc import standard
 from server.rpc.errors import RpcError, ShedError, invalid_argument, unavailable
 from server.rpc.shedding import SHED, Shedder
 from server.rpc.validation import validate
@@ -44,7 +45,7 @@ def request_id() -> str:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps each unary method of what we serve; leaves health, reflection and the like."""
+    """Wraps each unary method of what we serve, and of health and the like only the parsing."""
 
     def __init__(self, access_log_share: float) -> None:
         """Takes the share of calls that get a log line."""
@@ -70,11 +71,13 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The guarded handler of one of our methods, else the handler as it is."""
+        """The guarded handler of one of our methods; of gRPC's own services, one that explains."""
         method = handler_call_details.method
         if method in self._guarded:
             return self._guarded[method]
         handler = await continuation(handler_call_details)
+        if handler is not None and method.startswith(standard.PREFIX):
+            return standard.explained(handler)
         if handler is None or not method.startswith(_PACKAGES) or handler.unary_unary is None:
             return handler
         guarded = self._guarded[method] = self._guard(method, handler)
@@ -148,8 +151,10 @@ async def _answer(method: str, handler: Handler, context: Context, identity: str
     """What the handler answers to a valid request; anything else becomes an RpcError."""
     try:
         raw = await context.read()
-        if raw is grpc.aio.EOF:  # cancelled before its message was here
-            raise asyncio.CancelledError
+        if raw is grpc.aio.EOF:
+            if context.cancelled():  # before its message was here
+                raise asyncio.CancelledError
+            raise invalid_argument([("", "the call has no message")])
         request = _parse(handler.request_deserializer, raw)
         validate(request)
         response: Message = await handler.unary_unary(request, context)

@@ -1,4 +1,4 @@
-"""What reflection tells of our services: their descriptors with the JSON names of fields.
+"""Reflection, v1 and v1alpha: our services' descriptors with the JSON names of fields.
 
 The descriptors inside Python's stubs lack JSON names, so that a client which prints JSON by
 reflection, grpcurl say, would name fields otherwise than REST does.
@@ -7,10 +7,62 @@ reflection, grpcurl say, would name fields otherwise than REST does.
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Iterable
 
+import grpc
+import grpc.aio
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha import _async as reflection
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+_ALPHA = "grpc.reflection.v1alpha"
+_V1 = "grpc.reflection.v1"
+_SERVICE = "ServerReflection"
+
+
+def add_reflection(
+    server: grpc.aio.Server, services: Iterable[str], files: Iterable[FileDescriptor]
+) -> None:
+    """Has a server tell of its services.
+
+    The two versions have the same messages under two names, and one servicer answers both.
+
+    Args:
+        server: the server.
+        services: full names of its services, reflection's own excepted.
+        files: the protos that have them, where they aren't ours.
+    """
+    pool = descriptor_pool(*files, reflection_pb2.DESCRIPTOR)
+    pool.AddSerializedFile(_v1_file())
+    names = [*services, f"{_ALPHA}.{_SERVICE}", f"{_V1}.{_SERVICE}"]
+    servicer = reflection.ReflectionServicer(names, pool=pool)  # type: ignore[no-untyped-call]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    methods = {"ServerReflectionInfo": method}
+    handler = grpc.method_handlers_generic_handler(f"{_V1}.{_SERVICE}", methods)
+    server.add_generic_rpc_handlers((handler,))
+
+
+def _v1_file() -> bytes:
+    """The proto of v1, which Python's package lacks: that of v1alpha by other names."""
+    file = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    file.name, file.package = "grpc/reflection/v1/reflection.proto", _V1
+    for message in file.message_type:
+        for field in message.field:
+            if field.HasField("type_name"):
+                field.type_name = field.type_name.replace(f".{_ALPHA}.", f".{_V1}.")
+    for service in file.service:
+        for method in service.method:
+            method.input_type = method.input_type.replace(f".{_ALPHA}.", f".{_V1}.")
+            method.output_type = method.output_type.replace(f".{_ALPHA}.", f".{_V1}.")
+    return file.SerializeToString()
 
 
 def descriptor_pool(*others: FileDescriptor) -> DescriptorPool:

@@ -14,12 +14,11 @@ import structlog
 from google.protobuf.descriptor import FileDescriptor
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.errors import VireoError
 from server.rpc.guard import Guard
 from server.rpc.metrics import MetricsEndpoint
-from server.rpc.reflection import descriptor_pool
+from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.shedding import Shedder
 
@@ -29,7 +28,10 @@ _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
 _AGED_CALLS_MS = 30_000
 """How long the calls on a connection that has reached its age may go on."""
-_STANDARD = (health_pb2, reflection_pb2, channelz_pb2)
+_MOST_METADATA_BYTES = 80 << 10
+"""More than the 60 KiB of headers that the edge takes: REST's path goes along as one. Beyond 8 KiB,
+gRPC's own limit would refuse one request and take the next."""
+_STANDARD = (health_pb2, channelz_pb2)
 
 
 class RpcServer:
@@ -49,6 +51,7 @@ class RpcServer:
                 # Two processes that share a port by mistake would each get half the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -104,10 +107,9 @@ class RpcServer:
         await self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
         channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
-        shown = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        shown = [*self._names, health.SERVICE_NAME]
         shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        pool = descriptor_pool(*self._described)
-        reflection.enable_server_reflection(shown, self._server, pool)  # type: ignore[no-untyped-call]
+        add_reflection(self._server, shown, self._described)
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
         try:

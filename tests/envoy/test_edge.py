@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from protos.generate import OPENAPI
 from tests.builders.edge import GATEWAY, Edge, running_edge
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -202,6 +203,39 @@ async def test_a_path_that_is_not_mapped_is_a_404_and_reaches_no_gateway(
 
 async def test_a_method_that_is_not_mapped_is_a_404(edge: Edge) -> None:
     assert (await ask(edge, RECOMMENDATIONS, method="DELETE")).status == 404
+
+
+async def test_the_openapi_document_is_served_to_pages_of_any_origin(edge: Edge) -> None:
+    answer = await ask(edge, "/v1/openapi.json", headers={"origin": "https://editor.example"})
+    assert answer.json == json.loads(OPENAPI.read_text())
+    assert answer.headers["access-control-allow-origin"] == "*"
+    head = await ask(edge, "/v1/openapi.json", method="HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert (await ask(edge, "/v1/openapi.json", "{}")).status == 404
+
+
+async def test_no_parameter_wins_over_the_viewer_of_the_path(edge: Edge) -> None:
+    assert (await ask(edge, f"{RECOMMENDATIONS}?viewer_id=2")).status == 200
+    assert edge.last_request.viewer_id == "1"
+
+
+async def test_headers_up_to_60_kib_get_through_and_larger_ones_are_a_431(edge: Edge) -> None:
+    excluded = [f"{number:0128}" for number in range(390)]
+    query = "&".join(f"excluded_video_ids={each}" for each in excluded)
+    assert (await ask(edge, f"{RECOMMENDATIONS}?{query}")).status == 200
+    assert list(edge.last_request.excluded_video_ids) == excluded
+    many = {f"x-{number}": "y" * 100 for number in range(500)}
+    assert (await ask(edge, RECOMMENDATIONS, headers=many)).status == 200
+    answer = await ask(edge, RECOMMENDATIONS, headers={"x-large": "y" * (61 << 10)})
+    assert (answer.status, answer.json["code"]) == (431, 3)
+    assert "60 KiB" in answer.json["message"]
+
+
+@pytest.mark.parametrize("unfit", ["", "soon", "1", "-1S", "1 S", "123456789S"])
+async def test_a_timeout_that_is_none_is_invalid(edge: Edge, unfit: str) -> None:
+    answer = await ask(edge, RECOMMENDATIONS, headers={"grpc-timeout": unfit})
+    assert (answer.status, answer.json["code"]) == (400, 3)
+    assert answer.json["message"].startswith("grpc-timeout: ")
 
 
 async def test_a_body_over_a_mebibyte_is_a_413(edge: Edge) -> None:

@@ -404,22 +404,28 @@ async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_50_ms_at_least
     assert least <= told <= most
 
 
-async def test_the_inner_hop_gets_the_request_id_and_the_viewers_row(
+async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
     release: Path, features: Path
 ) -> None:
     recorder = Recorder()
+    trace = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "a=1",
+    }
     async with (
         recording(recorder) as candidate,
         gateway(release, features, candidate, NOWHERE) as stub,
     ):
         call = stub.Recommend(
-            pb.RecommendRequest(viewer_id=VIEWER), metadata=(("x-request-id", "mine"),)
+            pb.RecommendRequest(viewer_id=VIEWER),
+            metadata=(("x-request-id", "mine"), *trace.items()),
         )
         response = await call
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
     assert response.request_id == "mine"
     assert response.release_id == "recorded"
     assert recorder.metadata["x-request-id"] == "mine"
+    assert {name: recorder.metadata[name] for name in trace} == trace
     viewer = recorder.request.viewer
     assert len(viewer.history_keys) == 3
     assert np.diff(viewer.history_times).tolist() == [3600, 3600]

@@ -1,0 +1,103 @@
+"""Calls with gRPC's own client: the request is bytes, and the call may be ill-mannered."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from bench.fuzz.messages import WAYS, spoilt, valid
+from bench.fuzz.targets import Method
+
+_DEADLINE = 10.0
+_HANGING = 0.05
+"""Seconds for which a caller that says nothing more stays."""
+_OPTIONS = (
+    # The client is to send what the server must refuse.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 1 << 20),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_MANNERS = ("well", "no message", "two messages", "never ends", "leaves", "slow reader", "headers")
+_MANY_WORDS = {"no message": 0, "two messages": 2, "never ends": 1}
+"""How many messages; of the others, one with the call itself."""
+_ENDED_EARLY = ": Internal error from Core"
+_ILL_SHARE = 0.2
+_BULKY = frozenset({"giant list", "giant text", "deep"})
+
+
+_Conversation: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
+_Call: TypeAlias = _Conversation | grpc.aio.UnaryStreamCall[bytes, bytes]
+
+
+class GrpcCaller:
+    """Asks any method by one channel for each address."""
+
+    def __init__(self) -> None:
+        """Use it from one event loop; close it in the end."""
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def ask(self, random: Random, method: Method) -> tuple[str, str]:
+        """One call: how it was spoilt, and the status that it ended with."""
+        ways = [way for way in WAYS if way not in _BULKY or random.random() < 0.2]
+        way = random.choice(ways)
+        manner = random.choice(_MANNERS) if random.random() < _ILL_SHARE else "well"
+        data = spoilt(random, way, valid(random, method.descriptor.input_type))
+        return f"{way}, {manner}", await self._call(random, method, data, manner)
+
+    async def _call(self, random: Random, method: Method, data: bytes, manner: str) -> str:
+        channel = self._channels.get(method.address)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(method.address, _OPTIONS)
+            self._channels[method.address] = channel
+        metadata = _flood(random) if manner == "headers" else ()
+        call: _Call
+        if manner in _MANY_WORDS:
+            converse: Any = channel.stream_stream(method.path)
+            call = converse(timeout=_DEADLINE, metadata=metadata)
+        else:
+            ask: Any = channel.unary_stream(method.path)
+            call = ask(data, timeout=_DEADLINE, metadata=metadata)
+        try:
+            if isinstance(call, grpc.aio.StreamStreamCall):
+                await _say(call, data, manner)
+            if manner == "leaves":
+                call.cancel()
+                return "CANCELLED: left"
+            if manner == "slow reader":
+                await asyncio.sleep(_HANGING)
+            if await call.read() is not grpc.aio.EOF:
+                return "OK"  # a watch has more to say
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the call has the status
+        finally:
+            status = f"{(await call.code()).name}: {await call.details()}" if call.done() else ""
+            call.cancel()
+        # The client's own word for a server that has answered before all was said.
+        return "ENDED EARLY" if status.endswith(_ENDED_EARLY) else status
+
+
+async def _say(call: _Conversation, data: bytes, manner: str) -> None:
+    """What a caller says who doesn't say just one thing."""
+    for _ in range(_MANY_WORDS[manner]):
+        await call.write(data)
+    if manner == "never ends":
+        await asyncio.sleep(_HANGING)
+    else:
+        await call.done_writing()
+
+
+def _flood(random: Random) -> tuple[tuple[str, str | bytes], ...]:
+    """Many headers, or a large one."""
+    count, size = random.choice(((900, 20), (90, 500), (1, 50_000), (1, 200_000), (5_000, 3)))
+    text = "y" * size
+    return (*((f"x-{number}", text) for number in range(count)), ("x-a-bin", b"\xff\0"))

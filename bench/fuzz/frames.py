@@ -1,0 +1,169 @@
+"""Requests below gRPC: HTTP/2 that no gRPC client would send."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import TypeAlias
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+
+from bench.fuzz.messages import valid
+from bench.fuzz.targets import Method
+
+Headers: TypeAlias = dict[str, str]
+_PATIENCE = 10.0
+_GRPC_CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
+_WINDOW = 16_384
+
+
+def _content_type(random: Random, headers: Headers, body: bytes) -> bytes:
+    headers["content-type"] = random.choice(
+        (
+            "",
+            "text/plain",
+            "application/json",
+            "application/grpc+xml",
+            "application/grpcx",
+            "a" * 500,
+        )
+    )
+    return body
+
+
+def _verb(random: Random, headers: Headers, body: bytes) -> bytes:
+    # Any further one is an internal error to gRPC's core, before a server's code hears of it.
+    headers[":method"] = random.choice(("GET", "PUT"))
+    return body
+
+
+def _path(random: Random, headers: Headers, body: bytes) -> bytes:
+    service = headers[":path"].rpartition("/")[0]
+    headers[":path"] = random.choice(
+        (f"{service}/Guess", service, "/", "//", "/a/b/c", f"{service}/%00", "/" + "x" * 5_000)
+    )
+    return body
+
+
+def _short_frame(random: Random, _: Headers, body: bytes) -> bytes:
+    """A frame that announces more than follows."""
+    return struct.pack(">BI", 0, len(body) + random.choice((1, 100, 1 << 30))) + body[5:]
+
+
+def _half_prefix(random: Random, _: Headers, body: bytes) -> bytes:
+    return body[: random.randrange(5)]
+
+
+def _trailing(random: Random, _: Headers, body: bytes) -> bytes:
+    return body + random.randbytes(random.randrange(1, 9))
+
+
+def _no_te(_: Random, headers: Headers, body: bytes) -> bytes:
+    del headers["te"]
+    return body
+
+
+def _timeout(random: Random, headers: Headers, body: bytes) -> bytes:
+    headers["grpc-timeout"] = random.choice(("0n", "1n", "99999999H", "1m"))
+    return body
+
+
+SPOILT: Mapping[str, Callable[[Random, Headers, bytes], bytes]] = {
+    "content type": _content_type,
+    "verb": _verb,
+    "path": _path,
+    "short frame": _short_frame,
+    "half a prefix": _half_prefix,
+    "trailing bytes": _trailing,
+    "no te": _no_te,
+    "timeout": _timeout,
+}
+"""What each does to the headers, and the body that it makes of the right one."""
+
+
+async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
+    """One request on a connection of its own: how it was spoilt, and how it ended."""
+    how = random.choice(list(SPOILT))
+    message = valid(random, method.descriptor.input_type).SerializeToString()
+    headers: Headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": method.path,
+        ":authority": method.address,
+        "content-type": "application/grpc",
+        "te": "trailers",
+        "grpc-timeout": "5S",
+    }
+    body = SPOILT[how](random, headers, struct.pack(">BI", 0, len(message)) + message)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return how, await _exchange(method.address, headers, body)
+    except TimeoutError:
+        return how, "HUNG: no answer"
+    except (OSError, h2.exceptions.ProtocolError) as error:
+        return how, f"CLOSED: {error}"
+
+
+async def _exchange(address: str, headers: Headers, body: bytes) -> str:
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    # Nothing is checked here: it is the server that is to say what is wrong.
+    config = h2.config.H2Configuration(
+        validate_outbound_headers=False, normalize_outbound_headers=False
+    )
+    connection = h2.connection.H2Connection(config)
+    try:
+        connection.initiate_connection()
+        connection.send_headers(1, list(headers.items()))
+        for start in range(0, len(body), _WINDOW):
+            connection.send_data(1, body[start : start + _WINDOW])
+        connection.end_stream(1)
+        writer.write(connection.data_to_send())
+        await writer.drain()
+        return await _status(reader, writer, connection)
+    finally:
+        writer.close()
+
+
+async def _status(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    connection: h2.connection.H2Connection,
+) -> str:
+    """What the trailers say, else the HTTP status or how the stream was closed."""
+    found: dict[str, str] = {}
+    while data := await reader.read(65_536):
+        for event in connection.receive_data(data):
+            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                found |= {_text(name): _text(value) for name, value in event.headers or ()}
+            elif isinstance(event, h2.events.DataReceived):
+                connection.acknowledge_received_data(event.flow_controlled_length or 0, 1)
+                if "grpc-status" not in found and found.get(":status") == "200":
+                    found["answered"] = "yes"  # a stream that may go on
+            elif isinstance(event, h2.events.StreamReset):
+                return found.get("grpc-status") or f"RESET: {event.error_code}"
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                return f"CLOSED: {event.error_code}"
+            elif isinstance(event, h2.events.StreamEnded):
+                return _told(found)
+        if "answered" in found:
+            return "OK"
+        writer.write(connection.data_to_send())
+        await writer.drain()
+    return _told(found) if found else "CLOSED: without a word"
+
+
+def _told(found: Mapping[str, str]) -> str:
+    if "grpc-status" in found:
+        return f"{_GRPC_CODES[found['grpc-status']]}: {found.get('grpc-message', '')}"
+    return f"HTTP {found.get(':status', '?')}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,132 @@
+"""Runs a storm of bad requests on a stack of its own, and judges what became of the stack.
+
+vireo bench fuzz
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import psutil
+from rich.console import Console
+from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from bench.chaos.home import prepared
+from bench.fuzz.storm import storm
+from bench.fuzz.targets import methods_of
+from bench.stack import served
+from server.home import Home
+from server.stack.settings import StackSettings
+from server.stack.state import running_stack
+
+_MOST_GROWTH = 1.2
+"""Memory at the end over that after the warm-up, of any process."""
+_LEAST_JUDGED = 20_000
+"""Requests from which memory is judged: a process takes its buffers in the first thousands."""
+_WARM_UP = 0.25
+"""Share of the requests after which memory must be flat."""
+_CALM = 30.0
+"""Seconds within which the stack must answer in full once it is over."""
+
+
+@dataclass(frozen=True)
+class FuzzResult:
+    """What became of the requests and of the stack."""
+
+    requests: int
+    seconds: float
+    answers: Mapping[str, Mapping[str, int]]
+    """How many requests ended with each status, by method."""
+    unwanted: Mapping[str, list[str]]
+    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all."""
+    died: list[str]
+    """Processes that have ended or were restarted."""
+    memory: Mapping[str, float]
+    """Resident memory of each process at the end over that after the warm-up."""
+    holds: bool
+    """Whether nothing died, nothing was unwanted, memory stayed flat and all is well after it."""
+
+
+def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
+    """Sends that many requests to a stack that serves the newest release of a data set.
+
+    Raises:
+        VireoError: the stack can't be set up or started.
+    """
+    settings, environment = prepared(home, dataset, console, "fuzz")
+    with served(settings.home_folder, environment):
+        return asyncio.run(_run(settings, requests, seed, console))
+
+
+async def _run(settings: StackSettings, requests: int, seed: int, console: Console) -> FuzzResult:
+    started = time.monotonic()
+    before = _pids(settings)
+    warm: dict[str, int] = {}
+    last = started
+
+    def progress(done: int) -> None:
+        nonlocal last
+        if not warm and done >= _WARM_UP * requests:
+            warm.update(_memory(before))
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            console.print(f"{done:,} of {requests:,} after {last - started:.0f} s")
+
+    counts = await storm(methods_of(settings), requests, seed, progress)
+    seconds = time.monotonic() - started
+    after = _pids(settings)
+    died = sorted(name for name, pid in before.items() if after.get(name) != pid)
+    end = _memory({name: pid for name, pid in before.items() if name not in died})
+    growth = {name: round(size / warm[name], 3) for name, size in end.items() if name in warm}
+    flat = requests < _LEAST_JUDGED or max(growth.values(), default=0) <= _MOST_GROWTH
+    well = await _well(settings)
+    return FuzzResult(
+        requests=counts.requests,
+        seconds=round(seconds, 1),
+        answers={name: dict(statuses) for name, statuses in sorted(counts.answers.items())},
+        unwanted=counts.unwanted,
+        died=died,
+        memory=growth,
+        holds=flat and well and not died and not counts.unwanted,
+    )
+
+
+def _pids(settings: StackSettings) -> dict[str, int]:
+    """The process ids of the stack's processes, by name, and its supervisor's."""
+    state = running_stack(settings.home_folder)
+    if state is None:
+        return {}
+    found = {each.name: each.pid for each in state.processes if each.pid is not None}
+    return {**found, "supervisor": state.pid}
+
+
+def _memory(pids: Mapping[str, int]) -> dict[str, int]:
+    """Resident bytes by name, of those that run."""
+    found = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[name] = psutil.Process(pid).memory_info().rss
+    return found
+
+
+async def _well(settings: StackSettings) -> bool:
+    """Whether the stack gives a full answer before long."""
+    deadline = time.monotonic() + _CALM
+    async with grpc.aio.insecure_channel(settings.edge) as channel:
+        stub = RecommendationServiceStub(channel)
+        while time.monotonic() < deadline:
+            try:
+                answer = await stub.Recommend(RecommendRequest(viewer_id="calm"), timeout=5)
+            except grpc.aio.AioRpcError:
+                answer = None
+            if answer is not None and answer.items and not answer.degradations:
+                return True
+            await asyncio.sleep(0.2)
+    return False

@@ -1,0 +1,77 @@
+"""Our protos as built: descriptors, comments, rules and REST bindings, by full names.
+
+Everything comes from the descriptor set, so that it can be read before any stub is there.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from google.protobuf.descriptor import (
+    Descriptor,
+    FieldDescriptor,
+    FileDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+from protos.comments import comments_by_name
+
+
+class Contract:
+    """What a descriptor set says of the packages that are ours."""
+
+    def __init__(self, described: FileDescriptorSet) -> None:
+        """Takes a set with comments and with all that is imported."""
+        self.described = described
+        self.comments = comments_by_name(described)
+        """By full name, as `comments_by_name` has them."""
+        self._pool = DescriptorPool()
+        for file in described.file:
+            self._pool.AddSerializedFile(file.SerializeToString())
+
+    def files(self, package: str) -> list[FileDescriptor]:
+        """The files of a package."""
+        return [
+            self._pool.FindFileByName(file.name)
+            for file in self.described.file
+            if file.package == package
+        ]
+
+    def services(self, package: str) -> list[ServiceDescriptor]:
+        """The services of a package, in the order of files and declarations."""
+        return [
+            service for file in self.files(package) for service in file.services_by_name.values()
+        ]
+
+    def rules(self, field: FieldDescriptor) -> Any:
+        """A field's buf.validate.FieldRules; empty ones where it has none."""
+        return self._option("FieldOptions", "buf.validate.field", field)
+
+    def message_rules(self, message: Descriptor) -> list[str]:
+        """What the rules over several fields of a message say to who breaks them."""
+        found = self._option("MessageOptions", "buf.validate.message", message)
+        return [rule.message for rule in found.cel]
+
+    def bindings(self, method: MethodDescriptor) -> list[Any]:
+        """A method's google.api.HttpRules, the additional ones last; none where REST lacks it."""
+        rule = self._option("MethodOptions", "google.api.http", method)
+        if rule.WhichOneof("pattern") is None:
+            return []
+        return [rule, *rule.additional_bindings]
+
+    @cached_property
+    def _any_options(self) -> dict[str, Any]:
+        return {
+            name: GetMessageClass(self._pool.FindMessageTypeByName(f"google.protobuf.{name}"))
+            for name in ("FieldOptions", "MessageOptions", "MethodOptions")
+        }
+
+    def _option(self, kind: str, extension: str, element: Any) -> Any:
+        """An option of ours; read by classes of the same pool, which know the extension."""
+        options = self._any_options[kind].FromString(element.GetOptions().SerializeToString())
+        return options.Extensions[self._pool.FindExtensionByName(extension)]

@@ -1,0 +1,183 @@
+"""Writes docs/api.md, the reference of our APIs, from the protos: `python -m protos.reference`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from google.protobuf.descriptor import (
+    Descriptor,
+    EnumDescriptor,
+    FieldDescriptor,
+    FileDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from protos.contract import Contract
+from protos.generate import DESCRIPTOR_SET
+from protos.protoc import SOURCES
+
+PAGE = SOURCES.parent / "docs" / "api.md"
+PACKAGES = ("vireo.v1", "inference")
+
+_INTRODUCTION = """# API reference
+
+Every service, method, message and enum of [protos](../protos), with units and bounds. What is out
+of bounds is INVALID_ARGUMENT. [rest.md](rest.md) tells how the same is asked by HTTP and JSON,
+[grpcurl.md](grpcurl.md) how from a shell.
+
+This page is made from the protos by `python -m protos.reference`.
+"""
+_TYPES = {
+    FieldDescriptor.TYPE_BOOL: "bool",
+    FieldDescriptor.TYPE_STRING: "string",
+    FieldDescriptor.TYPE_BYTES: "bytes",
+    FieldDescriptor.TYPE_FLOAT: "float",
+    FieldDescriptor.TYPE_DOUBLE: "double",
+    FieldDescriptor.TYPE_INT32: "int32",
+    FieldDescriptor.TYPE_INT64: "int64",
+    FieldDescriptor.TYPE_UINT32: "uint32",
+    FieldDescriptor.TYPE_UINT64: "uint64",
+}
+
+
+def reference(described: FileDescriptorSet) -> str:
+    """The page, as Markdown, for a descriptor set with comments."""
+    contract = Contract(described)
+    parts = [_INTRODUCTION]
+    for package in PACKAGES:
+        files = contract.files(package)
+        parts.append(f"## Package `{package}`")
+        for file in files:
+            parts += [_service(contract, each) for each in file.services_by_name.values()]
+        for file in files:
+            parts += _declared(contract, file)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _service(contract: Contract, service: ServiceDescriptor) -> str:
+    parts = [f"### {service.name}", contract.comments[service.full_name]]
+    for method in service.methods:
+        parts += [f"#### {service.name}.{method.name}", _signature(method)]
+        parts.append(contract.comments[method.full_name])
+        for binding in contract.bindings(method):
+            verb = binding.WhichOneof("pattern")
+            parts.append(f"REST: `{verb.upper()} {getattr(binding, verb)}`")
+    return "\n\n".join(parts)
+
+
+def _signature(method: MethodDescriptor) -> str:
+    asked = "a stream of " * method.client_streaming + _link(method.input_type)
+    answered = "a stream of " * method.server_streaming + _link(method.output_type)
+    return f"Takes {asked}, answers {answered}."
+
+
+def _declared(contract: Contract, file: FileDescriptor) -> list[str]:
+    messages = [
+        text
+        for message in file.message_types_by_name.values()
+        for text in _message(contract, message)
+    ]
+    return messages + [_enum(contract, enum) for enum in file.enum_types_by_name.values()]
+
+
+def _message(contract: Contract, message: Descriptor) -> list[str]:
+    """A message, and those that are declared within it."""
+    parts = [f"### {_name(message)}", contract.comments[message.full_name]]
+    if message.fields:
+        rows = ["| field | number | type | bounds | meaning |", "|---|---|---|---|---|"]
+        for field in message.fields:
+            cells = (
+                f"`{field.name}`",
+                str(field.number),
+                _type(field),
+                _bounds(contract.rules(field)),
+                _cell(contract.comments[field.full_name]),
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(rows))
+    for choice in message.oneofs:
+        if len(choice.fields) > 1:
+            names = ", ".join(f"`{field.name}`" for field in choice.fields)
+            parts.append(f"`{choice.name}`: one of {names}.")
+    parts += [f"Rule: {rule}." for rule in contract.message_rules(message)]
+    nested = [each for each in message.nested_types if not each.GetOptions().map_entry]
+    return ["\n\n".join(parts), *(text for each in nested for text in _message(contract, each))]
+
+
+def _enum(contract: Contract, enum: EnumDescriptor) -> str:
+    rows = [
+        f"| `{value.name}` | {value.number} "
+        f"| {_cell(contract.comments[f'{enum.full_name}.{value.name}'])} |"
+        for value in enum.values
+    ]
+    table = "\n".join(["| value | number | meaning |", "|---|---|---|", *rows])
+    return "\n\n".join([f"### {_name(enum)}", contract.comments[enum.full_name], table])
+
+
+def _name(kind: Descriptor | EnumDescriptor) -> str:
+    """Its name within its package."""
+    return str(kind.full_name).removeprefix(f"{kind.file.package}.")
+
+
+def _link(kind: Descriptor | EnumDescriptor) -> str:
+    if kind.file.package not in PACKAGES:
+        return f"`{kind.full_name}`"
+    name = _name(kind)
+    return f"[{name}](#{name.lower().replace('.', '')})"
+
+
+def _type(field: FieldDescriptor) -> str:
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        key, value = (message.fields_by_name[each] for each in ("key", "value"))
+        return f"map of {_type(key)} to {_type(value)}"
+    kind = message or field.enum_type
+    name = _link(kind) if kind is not None else _TYPES[field.type]
+    if field.is_repeated:
+        return f"repeated {name}"
+    # `optional` is a oneof of one field, whose name protoc begins with an underscore.
+    choice = field.containing_oneof
+    return f"optional {name}" if choice is not None and choice.name[0] == "_" else name
+
+
+def _bounds(rules: Any) -> str:
+    """The rules of a field in words; empty where it has none."""
+    words = ["required"] if rules.required else []
+    kind = rules.WhichOneof("type")
+    if kind is not None:
+        words.append(_limits(getattr(rules, kind)))
+        if kind == "repeated" and rules.repeated.HasField("items"):
+            words.append(f"each {_bounds(rules.repeated.items)}")
+    return ", ".join(words)
+
+
+def _limits(told: Any) -> str:
+    if getattr(told, "defined_only", False):
+        return "a value of the enum"
+    least = most = None
+    unit = ""
+    for rule, value in told.ListFields():
+        side, _, named = rule.name.partition("_")
+        if side == "items":
+            continue
+        assert side in ("gte", "min", "lte", "max"), f"{rule.full_name} has no words yet"
+        if side in ("gte", "min"):
+            least = value
+        else:
+            most = value
+        unit = f" {named}" if named else ""
+    if least is None:
+        return f"at most {most:,}{unit}"
+    return f"at least {least:,}{unit}" if most is None else f"{least:,} to {most:,}{unit}"
+
+
+def _cell(text: str) -> str:
+    """A comment within a table: on one line."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())))

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from google.protobuf.message import DecodeError
+from rich.console import Console
+from vireo.v1.recommendation_pb2 import RecommendRequest
+
+from bench.fuzz.messages import WAYS, spoilt, valid
+from bench.fuzz.run import run_fuzz
+from bench.fuzz.storm import Counts
+from bench.fuzz.targets import methods
+from tests.builders.tiny_home import DATASET, build_tiny_home
+
+METHODS = methods("edge:1", "candidate:1", "ranking:1")
+ASKED = {
+    "RecommendationService",
+    "CandidateService",
+    "RankingService",
+    "ReleaseService",
+    "GRPCInferenceService",
+    "Health",
+    "ServerReflection",
+    "Channelz",
+}
+
+
+def parses(data: bytes) -> bool:
+    try:
+        RecommendRequest.FromString(data)
+    except DecodeError:
+        return False
+    return True
+
+
+def test_every_service_is_asked_at_every_place_that_has_it() -> None:
+    assert {method.descriptor.containing_service.name for method in METHODS} == ASKED
+    assert len({(method.address, method.path) for method in METHODS}) == len(METHODS)
+    assert {method.path for method in METHODS if method.edge} >= {
+        "/vireo.v1.RecommendationService/Recommend",
+        "/vireo.v1.ReleaseService/GetServingRelease",
+        "/grpc.health.v1.Health/Watch",
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_seed_makes_the_same_bytes_in_every_way(way: str) -> None:
+    first, second = (
+        spoilt(random, way, valid(random, RecommendRequest.DESCRIPTOR))
+        for random in (Random("1"), Random("1"))
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("way", ["no UTF-8", "random bytes", "cut"])
+def test_some_of_what_is_spoilt_can_not_be_parsed(way: str) -> None:
+    made = [
+        spoilt(random, way, valid(random, RecommendRequest.DESCRIPTOR))
+        for random in map(Random, range(40))
+    ]
+    assert not all(map(parses, made))
+
+
+def test_unclear_statuses_are_kept_with_what_was_sent() -> None:
+    counts = Counts()
+    counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
+    counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")
+    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
+    assert counts.unwanted == {f"{METHODS[0].name} INTERNAL": ["deep, well: oh"]}
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    result = run_fuzz(home, DATASET, 3000, 1, Console())
+    assert result.unwanted == {}
+    assert result.died == []
+    assert result.holds
+    assert sum(sum(each.values()) for each in result.answers.values()) == 3000
+    assert set(result.answers) == {method.name for method in METHODS}
+    assert result.answers["edge RecommendationService.Recommend"].keys() >= {
+        "OK",
+        "INVALID_ARGUMENT",
+    }

@@ -1,0 +1,117 @@
+"""Every recipe of docs/grpcurl.md does what the page says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from server.candidate.service import CANDIDATE_POD
+from server.ranking.service import RANKING_POD
+from tests.builders.edge import running_edge
+from tests.builders.releases import build_release
+from tests.builders.rpc import serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+CHECKOUT = Path(__file__).parents[2]
+RECIPES = re.findall(r"```sh\n(.*?)```", (CHECKOUT / "docs" / "grpcurl.md").read_text(), re.DOTALL)
+INVALID_ARGUMENT = 64 + 3
+ANSWERS = {
+    "8080 list": "vireo.v1.RecommendationService",
+    "describe vireo.v1.RecommendationService": "rpc Recommend",
+    "describe vireo.v1.RecommendRequest": "string viewer_id = 1",
+    "vireo.v1.RecommendationService/Recommend": '"videoId": "v"',
+    "Health/Check": '"status": "SERVING"',
+    "GetServingRelease": "tiny-1",
+    "RetrieveCandidates": '"ids"',
+    "RankCandidates": '"unknownCandidates": 2',
+    "GetServers": "chttp2 listener",
+    "--list-methods": "vireo.v1.RecommendationService/Recommend",
+    "-msg-template": '"excludedKeys"',
+}
+"""What is printed where a recipe has these words; the last of them that it has counts."""
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    printed: str
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
+    """Where what the page has at an address is here."""
+    folder = tmp_path_factory.mktemp("grpcurl")
+    release = build_release(folder / "release")
+    async with (
+        running_edge(folder, gateway_count=1) as edge,
+        serving(CANDIDATE_POD, release) as (candidate, _),
+        serving(RANKING_POD, release) as (ranking, _),
+    ):
+        yield {
+            "127.0.0.1:8080": edge.address,
+            "127.0.0.1:8120": f"127.0.0.1:{candidate.port}",
+            "127.0.0.1:8130": f"127.0.0.1:{ranking.port}",
+        }
+
+
+async def run(recipe: str, addresses: dict[str, str]) -> Done:
+    """Runs a recipe as a reader would paste it."""
+    for shown, here in addresses.items():
+        recipe = recipe.replace(shown, here)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        "-euc",
+        recipe,
+        cwd=CHECKOUT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PATH": path},
+    )
+    printed, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Done(process.returncode, printed.decode())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+async def test_a_recipe_prints_what_it_is_for(recipe: str, addresses: dict[str, str]) -> None:
+    done = await run(recipe, addresses)
+    if '"page_size": 501' in recipe:
+        assert done.code == INVALID_ARGUMENT
+        assert "viewer_id" in done.printed
+        assert "page_size" in done.printed
+        return
+    assert done.code == 0, done.printed
+    wanted = [answer for words, answer in ANSWERS.items() if words in recipe]
+    assert wanted, "no recipe is without an answer here"
+    assert wanted[-1] in done.printed
+
+
+async def test_every_answer_here_is_of_a_recipe() -> None:
+    assert len(RECIPES) == 18
+    for words in ANSWERS:
+        assert any(words in recipe for recipe in RECIPES), words
+
+
+@pytest.mark.parametrize("version", ["grpc-v1", "grpc-v1alpha"])
+@pytest.mark.parametrize("port", ["8080", "8120", "8130"])
+async def test_both_versions_of_reflection_are_everywhere(
+    version: str, port: str, addresses: dict[str, str]
+) -> None:
+    recipe = (
+        f"buf curl --protocol grpc --http2-prior-knowledge --reflect-protocol {version} "
+        f"--list-services http://127.0.0.1:{port}"
+    )
+    done = await run(recipe, addresses)
+    assert done.code == 0, done.printed
+    assert "grpc.reflection.v1.ServerReflection" in done.printed.split()
+    assert "grpc.reflection.v1alpha.ServerReflection" in done.printed.split()
