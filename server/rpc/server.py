@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
+import grpc
 import grpc.aio
 import structlog
 from google.protobuf.descriptor import FileDescriptor
@@ -29,7 +30,7 @@ _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
 _AGED_CALLS_MS = 30_000
 """How long the calls on a connection that has reached its age may go on."""
-_STANDARD = (health_pb2, reflection_pb2, channelz_pb2)
+_STANDARD = (health_pb2, reflection_pb2)
 
 
 class RpcServer:
@@ -99,19 +100,24 @@ class RpcServer:
         """Binds and begins to answer.
 
         Raises:
-            VireoError: an address can't be bound, because another process has it, say.
+            VireoError: an address can't be bound, because another process has it, say; or a TLS
+                file can't be read.
         """
         await self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
-        channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        pool = descriptor_pool(*self._described)
-        reflection.enable_server_reflection(shown, self._server, pool)  # type: ignore[no-untyped-call]
+        if self._settings.channelz:
+            channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
+            self._described.append(channelz_pb2.DESCRIPTOR)
+            shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
+        if self._settings.reflection:
+            pool = descriptor_pool(*self._described)
+            reflection.enable_server_reflection(shown, self._server, pool)  # type: ignore[no-untyped-call]
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
+        credentials = self._settings.tls.server_credentials() if self._settings.tls else None
         try:
-            self.port = self._server.add_insecure_port(f"{address}:{self._settings.port}")
+            self.port = self._bind(f"{address}:{self._settings.port}", credentials)
         except RuntimeError as error:
             raise VireoError(
                 f"can't listen on {address}:{self._settings.port}: the port is taken or the "
@@ -123,6 +129,11 @@ class RpcServer:
             )
         await self._server.start()
         log.info("listening", address=f"{address}:{self.port}", services=self._names)
+
+    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        if credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, credentials)
 
     async def drain(self) -> None:
         """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.

@@ -1,10 +1,14 @@
-"""Certificates for loopback, made by openssl."""
+"""Certificates for loopback: made by openssl for clients of others, and those of a stack."""
 
 from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+
+from server.rpc.tls import TlsFiles
+from server.security.certificates import Authority
 
 _NEW = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
 
@@ -38,3 +42,28 @@ def _new(folder: Path, name: str, *arguments: str) -> Certificate:
     files = ["-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(made.certificate)]
     subprocess.run([*_NEW.split(), *files, *arguments], check=True, capture_output=True)
     return made
+
+
+def role_files(
+    folder: Path,
+    signer: Authority,
+    role: str,
+    *,
+    trusts: Path,
+    ends: datetime | None = None,
+) -> TlsFiles:
+    """The files of one process of ours, signed by any authority and to expire at any time.
+
+    Args:
+        folder: is made for them.
+        signer: who signs.
+        role: what the process is.
+        trusts: the authority that it takes certificates of.
+        ends: when its own expires.
+    """
+    folder.mkdir()
+    files = TlsFiles(folder / f"{role}.crt", folder / f"{role}.key", trusts)
+    certificate, key = signer.issue(role, ends=ends)
+    files.certificate.write_bytes(certificate)
+    files.key.write_bytes(key)
+    return files
