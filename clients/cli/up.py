@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -26,24 +26,39 @@ _STYLES = {
 }
 
 
-def up() -> None:
+def up(
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure",
+            help="Demand certificates of every process and tokens of every caller; made here.",
+        ),
+    ] = False,
+) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
     Ports and numbers of pods are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
-    run_stack_in_terminal(ready=show_endpoints)
+    run_stack_in_terminal(ready=show_endpoints, secure=secure)
     typer.echo("stopped")
 
 
-def run_stack_in_terminal(ready: Callable[[StackState], None]) -> None:
-    """Runs a stack until a signal, with a line a process; `ready` is called once it serves."""
+def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool = False) -> None:
+    """Runs a stack until a signal, with a line a process.
+
+    Args:
+        ready: called once it serves.
+        secure: whether it is secured, whatever the settings say.
+    """
     import asyncio
 
     from server.stack.settings import StackSettings
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
+    if secure:
+        settings = settings.model_copy(update={"secure": True})
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:

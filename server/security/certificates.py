@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from server.rpc.tls import TlsFiles, tls_name
+from server.rpc.tls import tls_name
+from server.security.folder import SecurityFolder
 
 Key: TypeAlias = ec.EllipticCurvePrivateKey
 
@@ -121,26 +122,16 @@ class Authority:
 
 
 class Certificates:
-    """The certificates below one folder: the authority, and those of the roles in use.
+    """Makes the certificates of a folder: the authority, and those of the roles in use.
 
     The latter are in a folder of their own that `current` leads to. All are renewed at once by a
     rename of that link, which whoever watches the folder sees.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SecurityFolder) -> None:
         """Takes the folder; nothing is read or made yet."""
-        self._folder = folder
-        self.current = folder / "current"
-        """Where the certificates in use are: `ca.crt`, and `<role>.crt` and `<role>.key` each."""
-
-    @property
-    def authority(self) -> Path:
-        """The certificate that all others come from."""
-        return self.current / "ca.crt"
-
-    def files(self, role: str) -> TlsFiles:
-        """The files of a process with this role."""
-        return TlsFiles(self.current / f"{role}.crt", self.current / f"{role}.key", self.authority)
+        self._current = folder.current
+        self._folder = folder.certificates
 
     def ensure(self, hosts: Sequence[str]) -> bool:
         """Makes them where they are missing, soon expire or lack a host; returns whether it did."""
@@ -178,7 +169,7 @@ class Certificates:
         link = self._folder / "current.new"
         link.unlink(missing_ok=True)
         link.symlink_to(made.name)
-        link.replace(self.current)
+        link.replace(self._current)
         # A process may be about to read those before.
         for old in sorted(self._folder.glob("2*T*"))[:-_KEPT]:
             shutil.rmtree(old)
@@ -198,7 +189,7 @@ class Certificates:
 
     def _state(self) -> tuple[datetime, tuple[str, ...]]:
         """When the edge's certificate expires, as all others do, and the hosts that it is for."""
-        edge = x509.load_pem_x509_certificate((self.current / "edge.crt").read_bytes())
+        edge = x509.load_pem_x509_certificate((self._current / "edge.crt").read_bytes())
         names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -16,25 +15,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.errors import VireoError
 from server.security.certificates import Key, key_pem, write_private
+from server.security.folder import SecurityFolder
 
 ALGORITHM = "ES256"
 
 
 class TokenSigner:
-    """Signs tokens with a key below a folder; `jwks` beside it is what the edge needs to check."""
+    """Signs tokens with the key of a folder, and publishes its public half beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SecurityFolder) -> None:
         """Takes the folder; nothing is read or made yet."""
-        self._key = folder / "signing.key"
-        self.jwks = folder / "jwks.json"
-        """The JSON Web Key Set with the public key."""
+        self._key = folder.signing_key
+        self._jwks = folder.jwks
 
     def ensure(self) -> None:
         """Makes the key where there is none."""
         if not self._key.exists():
             self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
-        self.jwks.write_text(json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n")
+        fresh = self._jwks.with_suffix(".new")
+        fresh.write_text(json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n")
+        fresh.replace(self._jwks)
 
     def token(
         self, *, subject: str, scopes: Sequence[str], issuer: str, audience: str, seconds: float

@@ -23,6 +23,7 @@ from server.rpc.renewed_channel import RenewedChannel
 from server.rpc.server import RpcServer
 from server.rpc.tls import TlsFiles, tls_name
 from server.security.certificates import Authority, Certificates
+from server.security.folder import SecurityFolder
 from tests.builders.certificates import role_files
 from tests.builders.rpc import rpc_settings
 
@@ -30,16 +31,21 @@ SERVICE = "vireo.v1.RankingService"
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    made = Certificates(tmp_path / "certificates")
+def folder(tmp_path: Path) -> SecurityFolder:
+    return SecurityFolder(tmp_path / "security")
+
+
+@pytest.fixture
+def certificates(folder: SecurityFolder) -> Certificates:
+    made = Certificates(folder)
     made.renew([])
     return made
 
 
 @pytest_asyncio.fixture
-async def server(certificates: Certificates) -> AsyncIterator[RpcServer]:
+async def server(folder: SecurityFolder, certificates: Certificates) -> AsyncIterator[RpcServer]:
     """A ranking pod, as far as health goes."""
-    files = certificates.files("ranking")
+    files = folder.tls("ranking")
     server = RpcServer(
         rpc_settings(tls_certificate=files.certificate, tls_key=files.key, tls_ca=files.authority)
     )
@@ -73,16 +79,16 @@ def serial(files: TlsFiles) -> int:
 
 
 async def test_a_client_that_the_authority_has_signed_is_answered(
-    server: RpcServer, certificates: Certificates
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
-    assert await problem(server, certificates.files("envoy")) == ""
+    assert await problem(server, folder.tls("envoy")) == ""
 
 
 async def test_any_other_is_not(
-    server: RpcServer, certificates: Certificates, tmp_path: Path
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
 ) -> None:
     theirs = Authority.new("other")
-    ours = certificates.files("envoy")
+    ours = folder.tls("envoy")
     stranger = role_files(tmp_path / "stranger", theirs, "envoy", trusts=ours.authority)
     signer = certificates.signing_authority()
     expired = role_files(
@@ -92,7 +98,7 @@ async def test_any_other_is_not(
         trusts=ours.authority,
         ends=datetime.now(UTC) - timedelta(seconds=1),
     )
-    no_client = certificates.files("edge")
+    no_client = folder.tls("edge")
     for refused in (stranger, expired, no_client, None):
         assert await problem(server, refused) == "UNAVAILABLE"
     only_roots = grpc.ssl_channel_credentials(ours.authority.read_bytes())
@@ -106,15 +112,15 @@ async def test_any_other_is_not(
 
 
 async def test_a_server_with_another_role_is_not_asked(
-    server: RpcServer, certificates: Certificates
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
-    assert await problem(server, certificates.files("control"), "candidate") == "UNAVAILABLE"
+    assert await problem(server, folder.tls("control"), "candidate") == "UNAVAILABLE"
 
 
 async def test_a_renewed_certificate_is_shown_without_a_restart(
-    server: RpcServer, certificates: Certificates
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
-    client, files = certificates.files("control"), certificates.files("ranking")
+    client, files = folder.tls("control"), folder.tls("ranking")
     before = serial(files)
     assert await asyncio.to_thread(shown_serial, server.port, client) == before
     certificates.renew([])
@@ -123,10 +129,10 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
 
 
 async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
-    server: RpcServer, certificates: Certificates
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
-    files = certificates.files("ranking")
-    client = certificates.files("control")
+    files = folder.tls("ranking")
+    client = folder.tls("control")
     before = serial(files)
     kept = files.certificate.rename(files.certificate.with_suffix(".kept"))
     assert await asyncio.to_thread(shown_serial, server.port, client) == before
@@ -134,10 +140,13 @@ async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
 
 
 async def test_a_lasting_channel_takes_up_a_renewed_certificate_and_loses_no_call(
-    server: RpcServer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    server: RpcServer,
+    folder: SecurityFolder,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.rpc.renewed_channel._LOOK_SECONDS", 0)
-    channel = RenewedChannel(f"127.0.0.1:{server.port}", certificates.files("control"), "ranking")
+    channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -150,13 +159,15 @@ async def test_a_lasting_channel_takes_up_a_renewed_certificate_and_loses_no_cal
         if generation < 2:
             certificates.renew([])
             await check(health_pb2.HealthCheckRequest(), timeout=5)
-    shutil.rmtree(certificates.current.resolve())
+    shutil.rmtree(folder.current.resolve())
     assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status
     await channel.close()
 
 
-async def test_a_file_that_is_missing_at_the_start_is_named(certificates: Certificates) -> None:
-    files = certificates.files("ranking")
+async def test_a_file_that_is_missing_at_the_start_is_named(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    files = folder.tls("ranking")
     server = RpcServer(
         rpc_settings(
             tls_certificate=Path("/nowhere.crt"), tls_key=files.key, tls_ca=files.authority
@@ -166,6 +177,8 @@ async def test_a_file_that_is_missing_at_the_start_is_named(certificates: Certif
         await server.start()
 
 
-def test_some_of_the_files_alone_are_refused(certificates: Certificates) -> None:
+def test_some_of_the_files_alone_are_refused(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
     with pytest.raises(ValueError, match="VIREO_TLS_KEY"):
-        rpc_settings(tls_certificate=certificates.files("ranking").certificate)
+        rpc_settings(tls_certificate=folder.tls("ranking").certificate)
