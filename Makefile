@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clean
+.PHONY: help setup demo test certificates chaos lint breaking protos protos-baseline oip-env clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,6 +25,9 @@ STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/t
 test: setup ## Run every test: two files at a time, then those of whole stacks
 	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%)
 	$(BIN)/pytest $(STACKS)
+
+certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
+	$(BIN)/vireo certificates
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)

@@ -14,6 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from server.home import Home
+from server.security.folder import SecurityFolder
+
 if TYPE_CHECKING:
     from server.stack.state import ProcessState, StackState
 
@@ -114,8 +117,25 @@ def show_endpoints(state: StackState) -> None:
     host, _, port = state.edge.rpartition(":")
     edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
     vireo, grpcurl, python = map(_as_typed, ("vireo", "grpcurl", "python"))
-    typer.echo(f"""
-Ready. gRPC, gRPC-Web and REST answer at {edge}; Envoy's admin at 127.0.0.1:{state.admin_port}.
+    logs = f"Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.\n"
+    admin = f"; Envoy's admin at 127.0.0.1:{state.admin_port}" if state.admin_port else ""
+    ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
+    if state.secure:
+        ca = SecurityFolder(Home.current().security).authority
+        typer.echo(f"""{ready}
+They speak TLS, and all but health checks need a token.
+
+  export VIREO_CA={ca} VIREO_TOKEN=$({vireo} token --scope vireo.read)
+  {vireo} recommend --viewer 1 --target {edge}
+  curl --cacert $VIREO_CA -H "authorization: Bearer $VIREO_TOKEN" \\
+    'https://{edge}/v1/viewers/1/recommendations?page_size=10'
+  {grpcurl} -cacert $VIREO_CA -H 'authorization: Bearer ${{VIREO_TOKEN}}' -expand-headers \\
+    -import-path protos -proto vireo/v1/recommendation.proto \\
+    -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+
+{logs}""")
+        return
+    typer.echo(f"""{ready}
 
   {vireo} recommend --viewer 1
   curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
@@ -126,8 +146,7 @@ from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 stub = recommendation_pb2_grpc.RecommendationServiceStub(grpc.insecure_channel("{edge}"))
 print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout=1))'
 
-Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.
-""")
+{logs}""")
 
 
 def _as_typed(program: str) -> str:

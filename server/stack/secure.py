@@ -35,7 +35,7 @@ def secure(settings: StackSettings) -> None:
 def write_envoy_secrets(folder: SecurityFolder) -> None:
     """Writes the files that tell Envoy where its certificates are, one a secret."""
     folder.secrets.mkdir(parents=True, exist_ok=True)
-    values = {"certificates": folder.current, "watched": folder.certificates}
+    values = {"certificates": str(folder.current), "watched": str(folder.certificates)}
     for name, secret in filled("secrets", values).items():
         document = {"resources": [{"@type": _SECRET, "name": name, **secret}]}
         fresh = folder.secrets / f"{name}.new"
