@@ -96,7 +96,9 @@ class TlsFiles:
             return _configuration(fresh)
 
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(contents), newest, require_client_authentication=True
+            _configuration(contents),
+            newest,  # type: ignore[arg-type] # the stubs leave out that it may be None
+            require_client_authentication=True,
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:

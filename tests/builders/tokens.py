@@ -49,7 +49,7 @@ class Tokens:
             "never expires": jwt.encode(never_ends, key, "ES256", kid),
             "wrong audience": self.good(audience="others"),
             "wrong issuer": self.good(issuer="others"),
-            "alg none": jwt.encode(claims, None, "none", kid),
+            "alg none": jwt.encode(claims, "", "none", kid),
             "shared secret": jwt.encode(claims, _as_secret(public), "HS256", kid),
             "another key": jwt.encode(
                 claims, ec.generate_private_key(ec.SECP256R1()), "ES256", kid
