@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +45,7 @@ class Edge:
     """host:port."""
     ca: Path | None = None
     """The authority of its certificate; None where it speaks plain text."""
-    token: str = ""
+    token: str = field(default="", repr=False)
 
     def channel(self) -> grpc.Channel:
         """A channel to it; raises VireoError where the authority can't be read."""
