@@ -21,7 +21,6 @@ import grpc
 import grpc.aio
 import pytest
 import urllib3
-from cryptography import x509
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -31,7 +30,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.rpc.tls import TlsFiles, open_blocking_channel, tls_name
 from server.security.certificates import Authority, Certificates
 from server.security.folder import SecurityFolder
-from tests.builders.certificates import role_files
+from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from tests.builders.tokens import Tokens
@@ -355,9 +354,10 @@ def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost
     places = [(name.partition("-")[0], secured.port(name)) for name in names]
     places.append(("edge", secured.port("envoy")))
     places.append(("envoy", int(secured.stack.environment["VIREO_PORT_BASE"]) + 1))
+    operator = secured.folder.tls("operator")
     pids = {each.name: each.pid for each in secured.stack.state().processes}
     before = {role: serial(secured.folder.tls(role)) for role, _ in places}
-    assert {role: shown(secured, port, role) for role, port in places} == before
+    assert {role: shown_serial(port, role, operator) for role, port in places} == before
     subprocess.run(["vireo", "certificates"], env=secured.stack.environment, check=True)
     wanted = {role: serial(secured.folder.tls(role)) for role, _ in places}
     assert not set(wanted.values()) & set(before.values())
@@ -366,7 +366,7 @@ def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost
     with secured.channel() as channel:
         while True:
             assert not secured.recommend(token, channel).degradations
-            now = {role: shown(secured, port, role) for role, port in places}
+            now = {role: shown_serial(port, role, operator) for role, port in places}
             if now == wanted:
                 break
             assert time.monotonic() < deadline, (now, wanted)
@@ -375,27 +375,3 @@ def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost
         for _ in range(5):
             assert not secured.recommend(token, channel).degradations
     assert {each.name: each.pid for each in secured.stack.state().processes} == pids
-
-
-def serial(files: TlsFiles) -> int:
-    return x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
-
-
-def shown(secured: Secured, port: int, role: str) -> int:
-    """The serial number of the certificate that a port shows to the operator."""
-    files = secured.folder.tls("operator")
-    command = [
-        "openssl",
-        "s_client",
-        "-connect",
-        f"127.0.0.1:{port}",
-        "-servername",
-        tls_name(role),
-    ]
-    command += ["-cert", str(files.certificate), "-key", str(files.key), "-alpn", "h2"]
-    done = subprocess.run(
-        [*command, "-CAfile", str(files.authority)], input=b"", capture_output=True, check=False
-    )
-    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
-    pem = done.stdout[done.stdout.index(begin) : done.stdout.index(end) + len(end)]
-    return x509.load_pem_x509_certificate(pem).serial_number

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
-import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +12,6 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
-from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
@@ -24,7 +21,7 @@ from server.rpc.server import RpcServer
 from server.rpc.tls import TlsFiles, tls_name
 from server.security.certificates import Authority, Certificates
 from server.security.folder import SecurityFolder
-from tests.builders.certificates import role_files
+from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.rpc import rpc_settings
 
 SERVICE = "vireo.v1.RankingService"
@@ -58,24 +55,6 @@ async def server(folder: SecurityFolder, certificates: Certificates) -> AsyncIte
 
 async def problem(server: RpcServer, tls: TlsFiles | None, role: str = "ranking") -> str:
     return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 5, tls, role)
-
-
-def shown_serial(port: int, client: TlsFiles) -> int:
-    """The serial number of the certificate that a port shows."""
-    context = ssl.create_default_context(cafile=client.authority)
-    context.load_cert_chain(client.certificate, client.key)
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
-        context.wrap_socket(plain, server_hostname=tls_name("ranking")) as connection,
-    ):
-        shown = connection.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown).serial_number
-
-
-def serial(files: TlsFiles) -> int:
-    return x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
 
 
 async def test_a_client_that_the_authority_has_signed_is_answered(
@@ -122,10 +101,10 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
 ) -> None:
     client, files = folder.tls("control"), folder.tls("ranking")
     before = serial(files)
-    assert await asyncio.to_thread(shown_serial, server.port, client) == before
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == before
     certificates.renew([])
     assert serial(files) != before
-    assert await asyncio.to_thread(shown_serial, server.port, client) == serial(files)
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == serial(files)
 
 
 async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
@@ -135,7 +114,7 @@ async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
     client = folder.tls("control")
     before = serial(files)
     kept = files.certificate.rename(files.certificate.with_suffix(".kept"))
-    assert await asyncio.to_thread(shown_serial, server.port, client) == before
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == before
     kept.rename(files.certificate)
 
 
