@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import psutil
 import pytest
 import urllib3
 from google.rpc import error_details_pb2
@@ -334,17 +335,21 @@ def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: Secur
     assert not found
 
 
-def test_what_is_for_operators_is_on_loopback_alone(secured: Secured) -> None:
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = {
-        int(local.rpartition(":")[2], 16): local.partition(":")[0]
-        for _, local, _, state, *_ in sockets
-        if state == "0A"
-    }
+def test_every_port_of_every_process_is_on_loopback_alone(secured: Secured) -> None:
     state = secured.stack.state()
-    metrics = [each.port + 1000 for each in state.processes if each.pool or each.name == "control"]
-    for port in (state.admin_port, *metrics, *(each.port for each in state.processes)):
-        assert listening[port] == "0100007F", port
+    listening = {
+        socket.laddr.port: socket.laddr.ip.removeprefix("::ffff:")
+        for process in state.processes
+        for socket in psutil.Process(process.pid).net_connections("tcp")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    metrics = {each.port + 1000 for each in state.processes if each.pool or each.name == "control"}
+    assert listening.keys() >= {
+        state.admin_port,
+        *metrics,
+        *(each.port for each in state.processes),
+    }
+    assert set(listening.values()) == {"127.0.0.1"}
 
 
 def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost(
