@@ -56,6 +56,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def security(self) -> Path:
+        """Certificates of a stack that is secured, and the key that signs tokens for it."""
+        return self.root / "security"
+
+    @property
     def stack(self) -> Path:
         """State of the running stack: process ids, ports, rendered configuration."""
         return self.root / "stack"

@@ -18,6 +18,7 @@ from clients.cli import (
     features,
     recommend,
     release,
+    security,
     status,
     train,
     up,
@@ -40,6 +41,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)
+app.command("certificates")(security.certificates)
+app.command("token")(security.token)
 app.add_typer(control.app, name="control", help="Run the control plane of Envoy, and show it.")
 app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
@@ -60,6 +63,7 @@ _MISSING_EXTRA = {
     },
     "serving": {"onnxruntime", "faiss", "minio", "feast"},
     "control": {"envoy", "yaml"},
+    "security": {"cryptography", "jwt"},
 }
 
 _DISK_ERRORS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.edge import operator_tls
 from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
+    from server.rpc.tls import TlsFiles
     from server.stack.state import StackState
 
 app = typer.Typer(no_args_is_help=True)
@@ -73,10 +76,19 @@ def snapshot(
     target: Annotated[
         str, typer.Option(help="host:port of the control plane; by default the running stack's.")
     ] = "",
+    certificate: Annotated[
+        Path | None, typer.Option(help="With --target: our certificate, PEM, for mutual TLS.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Its authority, and the target's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show what each Envoy has: a version for each kind, what it took, what it refused and why."""
-    envoys = envoys_of(target or _stack_target())
+    if target:
+        envoys = envoys_of(target, _files(certificate, key, ca))
+    else:
+        state = _stack()
+        envoys = envoys_of(control_target(state), operator_tls(state))
     if as_json:
         import json
 
@@ -90,11 +102,25 @@ def snapshot(
         Console().print(_table(envoy))
 
 
-def envoys_of(target: str) -> list[EnvoyStatus]:
-    """What the control plane at `target` tells of each of its clients.
+def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    from server.rpc.tls import TlsFiles
+
+    if certificate and key and ca:
+        return TlsFiles(certificate, key, ca)
+    if certificate or key or ca:
+        raise VireoError("--certificate, --key and --ca go together")
+    return None
+
+
+def envoys_of(target: str, tls: TlsFiles | None = None) -> list[EnvoyStatus]:
+    """What a control plane tells of each of its clients.
+
+    Args:
+        target: its host:port.
+        tls: our own files, where it speaks mutual TLS.
 
     Raises:
-        VireoError: nothing answers there.
+        VireoError: nothing answers there, or a TLS file can't be read.
     """
     import grpc
     from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
@@ -103,9 +129,10 @@ def envoys_of(target: str) -> list[EnvoyStatus]:
 
     from server.control.csds import CONNECTED, VARIANT
     from server.control.snapshot import KINDS, version_of
+    from server.rpc.tls import open_blocking_channel
 
     request = ClientStatusRequest(exclude_resource_contents=True)
-    with grpc.insecure_channel(target) as channel:
+    with open_blocking_channel(target, tls, "control") as channel:
         try:
             answer = ClientStatusDiscoveryServiceStub(channel).FetchClientStatus(
                 request, timeout=_TIMEOUT
@@ -170,7 +197,7 @@ def summary(envoys: Sequence[EnvoyStatus]) -> str:
     return "\n".join(lines)
 
 
-def _stack_target() -> str:
+def _stack() -> StackState:
     from server.stack.state import running_stack
 
     state = running_stack(Home.current())
@@ -179,7 +206,7 @@ def _stack_target() -> str:
             f"no stack runs on {Home.current().root}; start it with: vireo up, "
             "or name a control plane with --target"
         )
-    return control_target(state)
+    return state
 
 
 def _table(envoy: EnvoyStatus) -> Table:

@@ -45,7 +45,7 @@ def demo(
 
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")
-        _show_slate(state.edge)
+        _show_slate()
         if once:
             # The stack's own handler ends it, as it would on a terminal's Ctrl-C.
             signal.raise_signal(signal.SIGINT)
@@ -57,10 +57,11 @@ def demo(
     typer.echo("stopped; everything is kept, so that the next demo starts at once")
 
 
-def _show_slate(edge: str) -> None:
+def _show_slate() -> None:
     from vireo.v1 import recommendation_pb2
 
+    from clients.cli.edge import edge_of
     from clients.cli.recommend import ask, print_slate
 
     request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
-    print_slate(ask(request, edge))
+    print_slate(ask(request, edge_of()))

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from clients.cli.edge import CaOption, TokenOption, edge_of
 from clients.cli.studies import print_studies
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def evaluate(
             help="With --served: host:port of the edge; the stack of VIREO_HOME if absent."
         ),
     ] = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
     concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="With --served: requests at a time.")
     ] = 8,
@@ -105,7 +108,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure on each viewer's held-out watch, beside popularity and EASE."""
-    from clients.cli.recommend import edge_of_stack
     from server.errors import VireoError
     from server.home import Home
     from training.evaluation import commands
@@ -138,7 +140,10 @@ def evaluate(
     beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
-        options = commands.ServedOptions(target or edge_of_stack(), path, concurrency, deadline)
+        edge = edge_of(target, ca, token)
+        options = commands.ServedOptions(
+            edge.target, path, concurrency, deadline, edge.credentials()
+        )
         evaluated = commands.evaluate_served(home, data, options, errors, baselines=beside)
     elif lists is not None:
         raise VireoError("--lists writes what the stack answers: give --served too")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
 from server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def recommend(
     target: Annotated[
         str, typer.Option(help="host:port to ask; the stack of VIREO_HOME if absent.")
     ] = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
 ) -> None:
     """Show what a viewer should watch next."""
     from google.protobuf.json_format import MessageToJson
@@ -43,33 +46,23 @@ def recommend(
         raise VireoError(
             f"that can't be asked ({error}); ids are UTF-8 text, a page has 1 to 500 videos"
         ) from error
-    response = ask(request, target or edge_of_stack())
+    response = ask(request, edge_of(target, ca, token))
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))
     else:
         print_slate(response)
 
 
-def edge_of_stack() -> str:
-    """host:port of the stack that runs on this home, or of the settings where none does."""
-    from server.home import Home
-    from server.stack.settings import StackSettings
-    from server.stack.state import running_stack
-
-    state = running_stack(Home.current())
-    return state.edge if state else StackSettings.load().edge
-
-
-def ask(request: pb.RecommendRequest, target: str) -> pb.RecommendResponse:
-    """The answer of the gateway at `target`; raises VireoError that says what is wrong."""
+def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
+    """The answer of a gateway behind `edge`; raises VireoError that says what is wrong."""
     import grpc
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-    with grpc.insecure_channel(target) as channel:
+    with edge.channel() as channel:
         try:
             return RecommendationServiceStub(channel).Recommend(request, timeout=5)
         except grpc.RpcError as error:
-            raise VireoError(_explain(cast("grpc.Call", error), target)) from error
+            raise VireoError(_explain(cast("grpc.Call", error), edge.target)) from error
 
 
 def _explain(error: grpc.Call, target: str) -> str:
@@ -86,7 +79,13 @@ def _explain(error: grpc.Call, target: str) -> str:
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return (
             f"nothing serves at {target} ({error.details()}); "
-            "start the stack with: vireo up, or name another with --target"
+            "start the stack with: vireo up, or name another with --target; one that is secured "
+            "needs --ca"
+        )
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return (
+            f"{target} answered {error.code().name}: {error.details()}; set VIREO_TOKEN to a token "
+            "with the scope vireo.read"
         )
     return f"{target} answered {error.code().name}: {error.details()}"
 

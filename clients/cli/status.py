@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.edge import operator_tls
 from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
     from clients.cli.control import EnvoyStatus
+    from server.rpc.tls import TlsFiles
     from server.stack.state import ProcessState, StackState
 
 
@@ -39,8 +41,9 @@ def status(
             f"no stack runs on {Home.current().root}; start it with: vireo up, "
             "or set VIREO_HOME to that of the one you mean"
         )
+    tls = operator_tls(state)
     releases = {
-        process.name: _release_of(process.port)
+        process.name: _release_of(process.name, process.port, tls)
         for process in state.processes
         if process.pid is not None and process.name not in ("s3", "control", "envoy")
     }
@@ -56,18 +59,21 @@ def _envoys_of(state: StackState) -> list[EnvoyStatus]:
     from clients.cli.control import control_target, envoys_of
 
     try:
-        return envoys_of(control_target(state))
+        return envoys_of(control_target(state), operator_tls(state))
     except VireoError:
         return []  # the table shows how the control plane is
 
 
-def _release_of(port: int) -> Release | None:
-    """What the pod on a port serves; None when it doesn't answer."""
+def _release_of(name: str, port: int, tls: TlsFiles | None) -> Release | None:
+    """What the pod of this name on a port serves; None when it doesn't answer."""
     import grpc
     from vireo.v1.release_pb2 import GetServingReleaseRequest
     from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    from server.rpc.tls import open_blocking_channel
+
+    role = name.partition("-")[0]
+    with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
         try:
             answer = ReleaseServiceStub(channel).GetServingRelease(
                 GetServingReleaseRequest(), timeout=2

@@ -6,13 +6,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from server.home import Home
+from server.security.folder import SecurityFolder
 
 if TYPE_CHECKING:
     from server.stack.state import ProcessState, StackState
@@ -26,24 +29,39 @@ _STYLES = {
 }
 
 
-def up() -> None:
+def up(
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure",
+            help="Demand certificates of every process and tokens of every caller; made here.",
+        ),
+    ] = False,
+) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
     Ports and numbers of pods are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
-    run_stack_in_terminal(ready=show_endpoints)
+    run_stack_in_terminal(ready=show_endpoints, secure=secure)
     typer.echo("stopped")
 
 
-def run_stack_in_terminal(ready: Callable[[StackState], None]) -> None:
-    """Runs a stack until a signal, with a line a process; `ready` is called once it serves."""
+def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool = False) -> None:
+    """Runs a stack until a signal, with a line a process.
+
+    Args:
+        ready: called once it serves.
+        secure: whether it is secured, whatever the settings say.
+    """
     import asyncio
 
     from server.stack.settings import StackSettings
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
+    if secure:
+        settings = settings.model_copy(update={"secure": True})
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -99,8 +117,25 @@ def show_endpoints(state: StackState) -> None:
     host, _, port = state.edge.rpartition(":")
     edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
     vireo, grpcurl, python = map(_as_typed, ("vireo", "grpcurl", "python"))
-    typer.echo(f"""
-Ready. gRPC, gRPC-Web and REST answer at {edge}; Envoy's admin at 127.0.0.1:{state.admin_port}.
+    logs = f"Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.\n"
+    admin = f"; Envoy's admin at 127.0.0.1:{state.admin_port}" if state.admin_port else ""
+    ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
+    if state.secure:
+        ca = SecurityFolder(Home.current().security).authority
+        typer.echo(f"""{ready}
+They speak TLS, and all but health checks need a token.
+
+  export VIREO_CA={ca} VIREO_TOKEN=$({vireo} token --scope vireo.read)
+  {vireo} recommend --viewer 1 --target {edge}
+  curl --cacert $VIREO_CA -H "authorization: Bearer $VIREO_TOKEN" \\
+    'https://{edge}/v1/viewers/1/recommendations?page_size=10'
+  {grpcurl} -cacert $VIREO_CA -H 'authorization: Bearer ${{VIREO_TOKEN}}' -expand-headers \\
+    -import-path protos -proto vireo/v1/recommendation.proto \\
+    -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+
+{logs}""")
+        return
+    typer.echo(f"""{ready}
 
   {vireo} recommend --viewer 1
   curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
@@ -111,8 +146,7 @@ from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 stub = recommendation_pb2_grpc.RecommendationServiceStub(grpc.insecure_channel("{edge}"))
 print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout=1))'
 
-Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.
-""")
+{logs}""")
 
 
 def _as_typed(program: str) -> str:

@@ -12,6 +12,7 @@ from server.control.discovery.source import Discovery
 from server.control.membership import Counts, Membership, Patience
 from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
 from server.rpc.health import health_problem
+from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
@@ -29,6 +30,7 @@ class Admission:
         interval: float,
         first_seconds: float,
         changed: Callable[[Mapping[Pool, Members]], None],
+        tls: TlsFiles | None = None,
     ) -> None:
         """Takes where pods are found and whom to tell.
 
@@ -38,11 +40,13 @@ class Admission:
             interval: seconds between the checks of a pod that has not been healthy yet.
             first_seconds: how long to wait at first until all pods of production are healthy.
             changed: called with all members at first, after that, and on each change.
+            tls: with which to check pods that speak mutual TLS.
         """
         self._discovery = discovery
         self._interval = interval
         self._first_seconds = first_seconds
         self._changed = changed
+        self._tls = tls
         # A canary or shadow pool is not worth calls to pods that nobody has seen healthy:
         # production answers for the one, nobody misses the other.
         self._pools = {
@@ -114,7 +118,9 @@ class Admission:
     async def _admit_if_healthy(self, pool: Pool, endpoint: Endpoint) -> None:
         async with self._checks:
             service = GRPC_SERVICES[pool.service]
-            if not await health_problem(str(endpoint), service, _CHECK_SECONDS):
+            if not await health_problem(
+                str(endpoint), service, _CHECK_SECONDS, self._tls, pool.service
+            ):
                 log.info("pod admitted", pool=pool.cluster, endpoint=str(endpoint))
                 self._pools[pool].admit(endpoint)
 

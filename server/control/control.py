@@ -18,6 +18,7 @@ from server.control.canary import Channels, follow_share
 from server.control.csds import StatusServicer
 from server.control.discovery.file import FileDiscovery
 from server.control.discovery.source import Discovery, StaticDiscovery
+from server.control.keys import follow_keys
 from server.control.membership import Patience
 from server.control.mesh import Members, Mesh, Pool
 from server.control.metrics import ControlCollector
@@ -52,6 +53,7 @@ class Control:
         """What is known now; told once both members and share are."""
         self._members = asyncio.Event()
         self._share = asyncio.Event()
+        self._keys = asyncio.Event()
         self._complete = False
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
         self.admission = Admission(
@@ -60,6 +62,7 @@ class Control:
             settings.admission_interval,
             settings.first_admission_seconds,
             self._members_changed,
+            settings.tls,
         )
 
     async def run(self, server: RpcServer) -> None:
@@ -71,6 +74,14 @@ class Control:
                     self._channels, self._settings.canary_poll_seconds, self._share_changed
                 )
             )
+            if self._settings.jwks:
+                group.create_task(
+                    follow_keys(
+                        self._settings.jwks, self._settings.jwks_seconds, self._keys_changed
+                    )
+                )
+                # Without keys every token would be refused, by Envoys that have them too.
+                await self._keys.wait()
             await self._members.wait()
             try:
                 await asyncio.wait_for(self._share.wait(), _SHARE_SECONDS)
@@ -88,6 +99,11 @@ class Control:
     def _share_changed(self, share: float) -> None:
         self.mesh = replace(self.mesh, canary_share=share)
         self._share.set()
+        self._publish()
+
+    def _keys_changed(self, jwks: str) -> None:
+        self.mesh = replace(self.mesh, jwks=jwks)
+        self._keys.set()
         self._publish()
 
     def _publish(self) -> None:

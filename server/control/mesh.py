@@ -70,6 +70,8 @@ class Mesh:
     members: Mapping[Pool, Members] = field(default_factory=dict)
     canary_share: float = 0.0
     """Share of the viewers that the canary pools answer, 0 to 1."""
+    jwks: str = ""
+    """The public keys that callers' tokens are checked by, as JSON."""
 
     def of(self, pool: Pool) -> Members:
         """The members of a pool; none where it is unknown."""

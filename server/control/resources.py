@@ -14,6 +14,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
+from server.control import access
 from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
@@ -31,13 +32,12 @@ def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
 
 def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
     for pool in POOLS:
-        yield _cluster(pool)
+        yield _cluster(pool, settings)
         yield _load_assignment(pool, mesh)
-    yield message(Listener, filled("edge_listener", _edge_values(settings)))
-    yield message(RouteConfiguration, filled("edge_routes", _edge_values(settings)))
+    yield _edge_listener(settings, mesh)
+    yield _edge_routes(settings)
     for service in INNER:
-        port = getattr(settings, f"{service}_port")
-        yield message(Listener, filled("inner_listener", {"name": service, "port": port}))
+        yield _inner_listener(service, settings)
         yield _inner_routes(service, mesh)
         names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
         yield message(Listener, filled("xds_listener", names))
@@ -62,9 +62,30 @@ def _packaged(name: str) -> str:
     return base64.b64encode((importlib.resources.files("vireo") / name).read_bytes()).decode()
 
 
-def _cluster(pool: Pool) -> Message:
+def _edge_listener(settings: ControlSettings, mesh: Mesh) -> Message:
+    document = filled("edge_listener", _edge_values(settings))
+    access.guard_edge(document, settings, mesh.jwks)
+    return message(Listener, document)
+
+
+def _edge_routes(settings: ControlSettings) -> Message:
+    document = filled("edge_routes", _edge_values(settings))
+    access.guard_edge_routes(document, settings)
+    return message(RouteConfiguration, document)
+
+
+def _inner_listener(service: Service, settings: ControlSettings) -> Message:
+    port = getattr(settings, f"{service}_port")
+    document = filled("inner_listener", {"name": service, "port": port})
+    access.guard_inner(document, settings)
+    return message(Listener, document)
+
+
+def _cluster(pool: Pool, settings: ControlSettings) -> Message:
     values = {"name": pool.cluster, "service": GRPC_SERVICES[pool.service]}
-    return message(Cluster, filled("cluster", values))
+    document = filled("cluster", values)
+    access.guard_cluster(document, pool.service, settings)
+    return message(Cluster, document)
 
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:

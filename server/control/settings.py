@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from server.control.discovery.document import EndpointsDocument
 from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.keys import check_source
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings
 
@@ -34,6 +35,24 @@ class ControlSettings(RpcSettings):
     default_deadline: float = Field(default=1.0, gt=0)
     """Seconds that the edge gives a caller which sets no deadline."""
 
+    envoy_secrets: Path | None = None
+    """Folder, on Envoy's machine, with the files that say where its certificates are; with it the
+    edge speaks TLS, and Envoy mutual TLS with pods and gateways."""
+    jwks: str = ""
+    """File, or https URL, of the public keys that callers' tokens are checked by; without it none
+    needs a token."""
+    jwks_seconds: float = Field(default=60.0, gt=0)
+    """How often to look at the URL."""
+    jwt_issuer: str = "vireo"
+    """Who must have issued a token: its `iss`."""
+    jwt_audience: str = "vireo"
+    """Whom a token must be for: its `aud`."""
+    rate_limit: int = Field(default=0, ge=0)
+    """Calls a second that one caller may make on each Envoy, by the subject of its token, or by its
+    address without one; 0 for any number."""
+    rate_burst: int = Field(default=0, ge=0)
+    """Calls that a caller who has been silent may make at once; 0 for those of a second."""
+
     discovery: Literal["list", "kubernetes"] = "list"
     """Where pods are found: in the list or the file that follows, or in a Kubernetes cluster."""
     endpoints: EndpointsDocument | None = None
@@ -54,3 +73,18 @@ class ControlSettings(RpcSettings):
     """How pods are found in a Kubernetes cluster."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where channels are stored."""
+
+    @field_validator("jwks")
+    @classmethod
+    def _check_jwks(cls, source: str) -> str:
+        check_source(source)
+        return source
+
+    @model_validator(mode="after")
+    def _check_both_ends(self) -> Self:
+        if (self.tls is None) != (self.envoy_secrets is None):
+            raise ValueError(
+                "pods speak mutual TLS or they don't: set VIREO_ENVOY_SECRETS together with "
+                "VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and VIREO_TLS_CA, or none of them"
+            )
+        return self

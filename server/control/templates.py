@@ -23,7 +23,10 @@ _EXTENSIONS = (
     "filters.http.cors.v3.cors_pb2",
     "filters.http.grpc_json_transcoder.v3.transcoder_pb2",
     "filters.http.grpc_web.v3.grpc_web_pb2",
+    "filters.http.jwt_authn.v3.config_pb2",
+    "filters.http.local_ratelimit.v3.local_rate_limit_pb2",
     "filters.http.lua.v3.lua_pb2",
+    "filters.http.rbac.v3.rbac_pb2",
     "filters.http.router.v3.router_pb2",
     "filters.network.http_connection_manager.v3.http_connection_manager_pb2",
     "load_balancing_policies.least_request.v3.least_request_pb2",
@@ -31,6 +34,7 @@ _EXTENSIONS = (
     "request_id.uuid.v3.uuid_pb2",
     "retry.host.previous_hosts.v3.previous_hosts_pb2",
     "retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
+    "transport_sockets.tls.v3.tls_pb2",
     "upstreams.http.v3.http_protocol_options_pb2",
 )
 

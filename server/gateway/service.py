@@ -37,6 +37,7 @@ from server.rpc.errors import not_found
 from server.rpc.guard import request_id
 from server.rpc.pod import Pod
 from server.rpc.release_service import served
+from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import trace_context
 from server.rpc.worker import Worker
 
@@ -118,8 +119,10 @@ for _degradation in viewer_pb2.Degradation.values():
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     """The gateway. Make it in the event loop that is to serve it."""
-    candidate = grpc.aio.insecure_channel(settings.candidate_target, _CHANNEL_OPTIONS)
-    ranking = grpc.aio.insecure_channel(settings.ranking_target, _CHANNEL_OPTIONS)
+    candidate, ranking = (
+        lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
+        for target in (settings.candidate_target, settings.ranking_target)
+    )
     inner = InnerPods(
         [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
     )

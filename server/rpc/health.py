@@ -6,19 +6,43 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.errors import VireoError
+from server.rpc.tls import TlsFiles, open_channel
+
 # Without a pool of its own, a new channel to an address inherits the old one's back-off.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
-async def health_problem(address: str, service: str, timeout: float) -> str:  # noqa: ASYNC109
+async def health_problem(
+    address: str,
+    service: str,
+    timeout: float,  # noqa: ASYNC109
+    tls: TlsFiles | None = None,
+    role: str = "",
+) -> str:
     """Why a service isn't SERVING; an empty string when it is.
 
     Args:
         address: host:port, an IPv6 host in brackets.
         service: its full name.
         timeout: most seconds to wait for the answer.
+        tls: this process's own files for mutual TLS, where the other one speaks it.
+        role: what the other process is, which its certificate must name.
     """
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+    try:
+        channel = open_channel(address, tls, role, _OPTIONS)
+    except VireoError as error:
+        return str(error)
+    return await channel_problem(channel, service, timeout)
+
+
+async def channel_problem(
+    channel: grpc.aio.Channel,
+    service: str,
+    timeout: float,  # noqa: ASYNC109
+) -> str:
+    """The same of what is behind a channel, which is closed in the end."""
+    async with channel:
         stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         try:
             response = await stub.Check(

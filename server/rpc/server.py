@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
+import grpc
 import grpc.aio
 import structlog
 from google.protobuf.descriptor import FileDescriptor
@@ -31,7 +32,6 @@ _AGED_CALLS_MS = 30_000
 _MOST_METADATA_BYTES = 80 << 10
 """More than the 60 KiB of headers that the edge takes: REST's path goes along as one. Beyond 8 KiB,
 gRPC's own limit would refuse one request and take the next."""
-_STANDARD = (health_pb2, channelz_pb2)
 
 
 class RpcServer:
@@ -63,7 +63,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
-        self._described = [module.DESCRIPTOR for module in _STANDARD]
+        self._described = [health_pb2.DESCRIPTOR]
         self.port = 0
         """The port it listens on, once started."""
         self.serving = False
@@ -102,18 +102,23 @@ class RpcServer:
         """Binds and begins to answer.
 
         Raises:
-            VireoError: an address can't be bound, because another process has it, say.
+            VireoError: an address can't be bound, because another process has it, say; or a TLS
+                file can't be read.
         """
         await self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
-        channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
-        shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        add_reflection(self._server, shown, self._described)
+        if self._settings.channelz:
+            channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
+            self._described.append(channelz_pb2.DESCRIPTOR)
+            shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
+        if self._settings.reflection:
+            add_reflection(self._server, shown, self._described)
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
+        credentials = self._settings.tls.server_credentials() if self._settings.tls else None
         try:
-            self.port = self._server.add_insecure_port(f"{address}:{self._settings.port}")
+            self.port = self._bind(f"{address}:{self._settings.port}", credentials)
         except RuntimeError as error:
             raise VireoError(
                 f"can't listen on {address}:{self._settings.port}: the port is taken or the "
@@ -125,6 +130,11 @@ class RpcServer:
             )
         await self._server.start()
         log.info("listening", address=f"{address}:{self.port}", services=self._names)
+
+    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        if credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, credentials)
 
     async def drain(self) -> None:
         """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.

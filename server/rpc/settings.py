@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import VireoError
+from server.rpc.tls import TlsFiles
 
 
 class RpcSettings(BaseSettings):
@@ -30,6 +32,17 @@ class RpcSettings(BaseSettings):
     """Port of Prometheus' /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"
     """Address that it is shown on; 0.0.0.0 lets other machines ask."""
+    tls_certificate: Path | None = None
+    """This process's certificate, PEM; with it the port speaks nothing but mutual TLS."""
+    tls_key: Path | None = None
+    """Its private key, PEM."""
+    tls_ca: Path | None = None
+    """The authority, PEM, that must have signed the certificates of all that it calls, or is called
+    by."""
+    reflection: bool = True
+    """Whether callers may ask which services there are."""
+    channelz: bool = True
+    """Whether they may ask for the server's connections and their counters."""
     pod_name: str = Field(default="", max_length=128)
     """Name of this process in logs and ReleaseService; made of service and port if empty."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)
@@ -46,6 +59,22 @@ class RpcSettings(BaseSettings):
     """Least important lines that are logged."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of calls that get a log line; calls that fail with INTERNAL always do."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        files = (self.tls_certificate, self.tls_key, self.tls_ca)
+        if any(files) and not all(files):
+            raise ValueError(
+                "set all of VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and VIREO_TLS_CA, or none"
+            )
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files for mutual TLS; None for plain connections."""
+        if self.tls_certificate is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_ca)
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import yaml
 
+from server.control.access import upstream_tls
 from server.control.templates import filled
 from server.errors import VireoError
 from server.stack.settings import StackSettings
@@ -29,6 +30,11 @@ def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
             "xds_api": xds_api,
         },
     )
+    if settings.secure:
+        [control] = document["static_resources"]["clusters"]
+        control["transport_socket"] = upstream_tls(str(settings.security.secrets), "control")
+    if not settings.admin_port:
+        del document["admin"]
     return yaml.safe_dump(document, sort_keys=False)
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from server.releases.s3 import S3Settings
 from server.rpc.health import health_problem
+from server.rpc.tls import TlsFiles
 from server.stack.s3 import answers, stores
 
 Probe: TypeAlias = Callable[[], Awaitable[str]]
@@ -16,11 +17,25 @@ Probe: TypeAlias = Callable[[], Awaitable[str]]
 _TIMEOUT = 2.0
 
 
-def grpc_probe(port: int, service: str, host: str = "127.0.0.1") -> Probe:
-    """Asks grpc.health.v1 for a service by its full name; an IPv6 host in brackets."""
+def grpc_probe(
+    port: int,
+    service: str,
+    host: str = "127.0.0.1",
+    tls: TlsFiles | None = None,
+    role: str = "",
+) -> Probe:
+    """Asks grpc.health.v1 for a service.
+
+    Args:
+        port: where.
+        service: its full name.
+        host: of the port; IPv6 in brackets.
+        tls: our own files, where mutual TLS is spoken.
+        role: what answers there, which its certificate must name.
+    """
 
     async def probe() -> str:
-        problem = await health_problem(f"{host}:{port}", service, _TIMEOUT)
+        problem = await health_problem(f"{host}:{port}", service, _TIMEOUT, tls, role)
         return f"{service} on port {port}: {problem}" if problem else ""
 
     return probe

@@ -12,6 +12,7 @@ from pathlib import Path
 from server.control.discovery.document import EndpointsDocument
 from server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from server.releases.s3 import S3Settings
+from server.rpc.tls import TlsFiles
 from server.stack.envoy import envoy_command
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import s3_command
@@ -63,7 +64,9 @@ def _pod_process(
         name=name,
         command=[sys.executable, "-m", f"server.{pool.service}"],
         port=port,
-        probe=grpc_probe(port, GRPC_SERVICES[pool.service]),
+        probe=grpc_probe(
+            port, GRPC_SERVICES[pool.service], tls=operator_tls(settings), role=pool.service
+        ),
         pool=pool.name,
         # The channel of another pool may name no release yet; that holds up nothing.
         awaited=pool.name == "production",
@@ -79,10 +82,41 @@ def _pod_process(
             "VIREO_FEATURES": str(home.root / "features"),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
+            **_tls(settings, pool.service),
             # A pod has one core: threads of its libraries would only fight over it.
             "OMP_NUM_THREADS": "1",
         },
     )
+
+
+def operator_tls(settings: StackSettings) -> TlsFiles | None:
+    """With what this machine's operator asks pods, the control plane and the edge."""
+    return settings.security.tls("operator") if settings.secure else None
+
+
+def _tls(settings: StackSettings, role: str) -> dict[str, str]:
+    """The certificate of a process, in a stack that is secured."""
+    if not settings.secure:
+        return {}
+    files = settings.security.tls(role)
+    return {
+        "VIREO_TLS_CERTIFICATE": str(files.certificate),
+        "VIREO_TLS_KEY": str(files.key),
+        "VIREO_TLS_CA": str(files.authority),
+    }
+
+
+def _edge_access(settings: StackSettings) -> dict[str, str]:
+    """What the edge of a stack that is secured asks of callers, for the control plane."""
+    if not settings.secure:
+        return {"VIREO_JWKS": "", "VIREO_RATE_LIMIT": "0"}  # meant for one that is
+    return {
+        "VIREO_ENVOY_SECRETS": str(settings.security.secrets),
+        "VIREO_JWKS": settings.jwks or str(settings.security.jwks),
+        "VIREO_JWT_ISSUER": settings.jwt_issuer,
+        "VIREO_JWT_AUDIENCE": settings.jwt_audience,
+        "VIREO_RATE_LIMIT": str(settings.rate_limit),
+    }
 
 
 def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
@@ -129,7 +163,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
         name="control",
         command=[sys.executable, "-m", "server.control"],
         port=settings.control_port,
-        probe=grpc_probe(settings.control_port, ADS),
+        probe=grpc_probe(settings.control_port, ADS, tls=operator_tls(settings), role="control"),
         environment={
             **server.environment(),
             "VIREO_HOST": "127.0.0.1",
@@ -143,6 +177,8 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
             "VIREO_RANKING_PORT": str(settings.ranking_port),
             "VIREO_CORS_ORIGINS": settings.cors_origins,
+            **_tls(settings, "control"),
+            **_edge_access(settings),
         },
     )
 
@@ -153,5 +189,11 @@ def envoy_process(settings: StackSettings, bootstrap: Path) -> ProcessSpec:
         name="envoy",
         command=envoy_command(bootstrap, settings),
         port=settings.edge_port,
-        probe=grpc_probe(settings.edge_port, GRPC_SERVICES["gateway"], settings.edge_reached_at),
+        probe=grpc_probe(
+            settings.edge_port,
+            GRPC_SERVICES["gateway"],
+            settings.edge_reached_at,
+            operator_tls(settings),
+            "edge",
+        ),
     )

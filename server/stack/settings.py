@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
 from server.home import Home
+from server.security.folder import SecurityFolder
 
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
@@ -49,7 +50,7 @@ class StackSettings(BaseSettings):
     port_base: int = Field(default=8100, ge=1024, le=50000)
     """First of the ports that the others default to."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
-    """Envoy's admin interface."""
+    """Envoy's admin interface, always on loopback; 0 for none."""
     candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
     """Inner listener before the candidate pods."""
     ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
@@ -83,6 +84,17 @@ class StackSettings(BaseSettings):
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the answered requests that gateways repeat on shadow pods, where there are any."""
 
+    secure: bool = False
+    """Whether to demand certificates and tokens everywhere, as `vireo up --secure` does."""
+    jwks: str = ""
+    """Where the keys are by which a secured edge checks tokens: a file or https URL; by default
+    those of `vireo token`."""
+    jwt_issuer: str = "vireo"
+    """Who must have issued a token: its `iss`."""
+    jwt_audience: str = "vireo"
+    """Whom a token must be for: its `aud`."""
+    rate_limit: int = Field(default=1000, ge=0)
+    """Calls a second that one caller of a secured edge may make; 0 for any number."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
     inner: Literal["envoy", "xds"] = "envoy"
@@ -108,6 +120,11 @@ class StackSettings(BaseSettings):
     def home_folder(self) -> Home:
         """The home that holds the stack's state."""
         return Home(self.home)
+
+    @property
+    def security(self) -> SecurityFolder:
+        """Where certificates and keys are, in a stack that is secured."""
+        return SecurityFolder(self.home_folder.security)
 
     @property
     def edge_reached_at(self) -> str:
@@ -142,6 +159,7 @@ class StackSettings(BaseSettings):
         groups = [
             (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
             for name in ("admin", "candidate", "ranking", "control")
+            if name != "admin" or self.admin_port
         ]
         pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
         pods += [

@@ -26,6 +26,7 @@ from server.stack.processes import (
     s3_process,
 )
 from server.stack.s3 import access, external_endpoint, lock_path, prepare
+from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from server.stack.state import StackState, running_stack, stack_lock
 from server.stack.supervisor import Supervisor
@@ -73,6 +74,7 @@ class Stack:
             channel=settings.channel,
             edge=settings.edge,
             admin_port=settings.admin_port,
+            secure=settings.secure,
         )
 
     async def run(self) -> None:
@@ -103,6 +105,8 @@ class Stack:
         settings = self._settings
         server = await self._start_s3()
         await asyncio.to_thread(_check_release, settings, server)
+        if settings.secure:
+            await asyncio.to_thread(secure, settings)
         config = self._home.stack / "envoy.yaml"
         config.write_text(bootstrap(settings))
         endpoints = self._home.stack / "endpoints.json"

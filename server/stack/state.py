@@ -57,6 +57,9 @@ class StackState(BaseModel):
     edge: str
     """host:port that callers use."""
     admin_port: int
+    """Envoy's admin interface; 0 for none."""
+    secure: bool = False
+    """Whether certificates and tokens are asked for."""
     processes: tuple[ProcessState, ...] = ()
 
     def with_statuses(self, statuses: Sequence[ProcessStatus], *, ready: bool) -> StackState:

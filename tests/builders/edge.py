@@ -31,7 +31,8 @@ from server.rpc.server import RpcServer
 from server.rpc.shedding import waited_seconds
 from server.stack.envoy import XdsApi, bootstrap, envoy_command
 from server.stack.probes import grpc_probe
-from server.stack.processes import endpoints_document
+from server.stack.processes import endpoints_document, operator_tls
+from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.control import ControlPlane, running_control
 from tests.builders.rpc import rpc_settings
@@ -159,7 +160,7 @@ async def running_edge(
         xds_api: the protocol between Envoy and the control plane.
         control: settings of the control plane to change.
         pod: settings of the candidate pods to change.
-        changes: settings of the stack to change.
+        changes: settings of the stack to change; `secure` for mutual TLS, without tokens.
     """
     base = free_port_base()
     settings = StackSettings(
@@ -176,17 +177,21 @@ async def running_edge(
         for pool in POOLS
         if pool.service == "candidate"
     }
+    if settings.secure:
+        secure(settings)
     config = folder / "envoy.yaml"
     config.write_text(bootstrap(settings, xds_api))
     async with AsyncExitStack() as stack:
         for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
-            server = _server(port)
+            server = _server(port, **_tls(settings, "gateway"))
             server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
             await start_server(server, stack)
         for pool, members in pods.items():
             ports = settings.pod_ports(pool.service, pool.name)
             for each, port in zip(members, ports, strict=True):
-                await serve_candidate(each, port, stack, **(pod or {}))
+                await serve_candidate(
+                    each, port, stack, **_tls(settings, "candidate"), **(pod or {})
+                )
         for port in settings.pod_ports("ranking", "canary"):
             await serve_ranking(port, stack)
         plane = await stack.enter_async_context(
@@ -195,6 +200,8 @@ async def running_edge(
                 **{
                     "port": settings.control_port,
                     **{name: getattr(settings, name) for name in _SHARED_SETTINGS},
+                    **_tls(settings, "control"),
+                    **({"envoy_secrets": settings.security.secrets} if settings.secure else {}),
                     **(control or {}),
                 },
             )
@@ -227,6 +234,18 @@ async def serve_ranking(port: int, stack: AsyncExitStack) -> None:
     await start_server(server, stack)
 
 
+def _tls(settings: StackSettings, role: str) -> dict[str, Path]:
+    """The TLS settings of a process with a role, in a stack that is secured."""
+    if not settings.secure:
+        return {}
+    files = settings.security.tls(role)
+    return {
+        "tls_certificate": files.certificate,
+        "tls_key": files.key,
+        "tls_ca": files.authority,
+    }
+
+
 def _server(port: int, **settings: Any) -> RpcServer:
     return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20, **settings))
 
@@ -239,7 +258,8 @@ async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
 
 
 async def _until_serving(settings: StackSettings) -> None:
-    probe = grpc_probe(settings.edge_port, GATEWAY, settings.edge_reached_at)
+    tls = operator_tls(settings)
+    probe = grpc_probe(settings.edge_port, GATEWAY, settings.edge_reached_at, tls, "edge")
     async with asyncio.timeout(30):
         while await probe():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(0.05)

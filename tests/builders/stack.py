@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ def running_stack(
     folder: Path | None = None,
     settings: Mapping[str, str] | None = None,
     programs: Path = BIN,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Stack]:
     """A stack that serves; stopped by Ctrl-C in the end, which must free everything.
 
@@ -76,6 +77,7 @@ def running_stack(
         folder: where to run them; the current one if None.
         settings: further `VIREO_…` variables.
         programs: folder of the `vireo` command to use; this environment's by default.
+        arguments: further ones of `vireo up`.
     """
     environment = {**stack_environment(home, programs), **(settings or {})}
     if prepare:
@@ -83,7 +85,7 @@ def running_stack(
             ["bash", "-euo", "pipefail", "-c", prepare], cwd=folder, env=environment, check=True
         )
     process = subprocess.Popen(
-        [programs / "vireo", "up"],
+        [programs / "vireo", "up", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

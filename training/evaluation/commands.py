@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import grpc
 import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
@@ -65,6 +66,8 @@ class ServedOptions:
     concurrency: int = 8
     deadline: float = 5.0
     """Seconds that each request may take."""
+    credentials: grpc.ChannelCredentials | None = None
+    """For an edge that speaks TLS."""
 
 
 def evaluate_staged(
@@ -134,7 +137,7 @@ def evaluate_served(
     Raises:
         VireoError: nothing answers, or what is served can't be tested on this data set.
     """
-    release_id = serving_release(options.target, options.deadline)
+    release_id = serving_release(options.target, options.deadline, options.credentials)
     manifest = find_manifest(home, dataset, release_id)
     check_dataset(manifest, dataset)
     check_split(manifest, Split.load(home, dataset))
@@ -176,6 +179,7 @@ def _asked(
                 concurrency=options.concurrency,
                 deadline=options.deadline,
                 answered=lambda: progress.advance(task),
+                credentials=options.credentials,
             )
         )
 

@@ -54,13 +54,24 @@ class Agreement:
         return Agreement(float(same.mean()), int((~same).sum()))
 
 
-def serving_release(target: str, deadline: float) -> str:
+def serving_release(
+    target: str, deadline: float, credentials: grpc.ChannelCredentials | None = None
+) -> str:
     """Id of the release that the stack at host:port serves.
+
+    Args:
+        target: host:port of the edge.
+        deadline: seconds to wait for the answer.
+        credentials: for an edge that speaks TLS.
 
     Raises:
         VireoError: nothing answers there, or no release is loaded yet.
     """
-    with grpc.insecure_channel(target) as channel:
+    with (
+        grpc.secure_channel(target, credentials)
+        if credentials is not None
+        else grpc.insecure_channel(target)
+    ) as channel:
         stub = release_pb2_grpc.ReleaseServiceStub(channel)
         try:
             state = stub.GetServingRelease(release_pb2.GetServingReleaseRequest(), timeout=deadline)
@@ -108,6 +119,7 @@ async def ask_viewers(
     concurrency: int,
     deadline: float,
     answered: Callable[[], None] = lambda: None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> list[ServedAnswer]:
     """The SLATE best of each viewer, in the order of `viewer_ids`.
 
@@ -117,9 +129,14 @@ async def ask_viewers(
         concurrency: how many requests are under way at a time.
         deadline: seconds that each may take.
         answered: called after each answer.
+        credentials: for an edge that speaks TLS.
     """
     free = asyncio.Semaphore(concurrency)
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with (
+        grpc.aio.secure_channel(target, credentials)
+        if credentials is not None
+        else grpc.aio.insecure_channel(target)
+    ) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
 
         async def ask(viewer_id: str) -> ServedAnswer:

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.edge import operator_tls
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
 from server.home import Home
 
 if TYPE_CHECKING:
     from server.releases.channels import Channel
+    from server.rpc.tls import TlsFiles
 
 _SECONDS = 2.0
 _AT_ONCE = 16
@@ -57,19 +59,23 @@ def _pods() -> dict[str, dict[str, Any] | None] | None:
     if state is None:
         return None
     pods = [each for each in state.processes if each.name.startswith(_PODS)]
+    tls = operator_tls(state)
     # All at once: one that hangs takes its whole deadline.
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        answers = threads.map(_asked, [pod.port for pod in pods])
+        answers = threads.map(lambda pod: _asked(pod.name, pod.port, tls), pods)
         return {pod.name: answer for pod, answer in zip(pods, answers, strict=True)}
 
 
-def _asked(port: int) -> dict[str, Any] | None:
+def _asked(name: str, port: int, tls: TlsFiles | None) -> dict[str, Any] | None:
     import grpc
     from google.protobuf.json_format import MessageToDict
     from vireo.v1.release_pb2 import GetServingReleaseRequest
     from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    from server.rpc.tls import open_blocking_channel
+
+    role = name.partition("-")[0]
+    with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
         try:
             answer = ReleaseServiceStub(channel).GetServingRelease(
                 GetServingReleaseRequest(), timeout=_SECONDS

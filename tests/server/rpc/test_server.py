@@ -221,3 +221,19 @@ async def test_background_work_that_just_ends_is_a_failure_too() -> None:
 
     with pytest.raises(RuntimeError, match="has ended"):
         await RpcServer(rpc_settings()).run(end())
+
+
+async def test_reflection_and_channelz_can_be_switched_off(release_folder: Path) -> None:
+    settings = rpc_settings(reflection=False, channelz=False)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+        for call in (
+            reflection_of(channel).ServerReflectionInfo(
+                iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            ),
+            channelz_of(channel).GetServers(channelz_pb2.GetServersRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (call.read() if hasattr(call, "read") else call)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        answer = await health_of(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == SERVING

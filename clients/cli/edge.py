@@ -1,0 +1,128 @@
+"""How commands reach an edge, plain or secured, and the processes behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.errors import VireoError
+from server.home import Home
+
+if TYPE_CHECKING:
+    import grpc
+
+    from server.rpc.tls import TlsFiles
+    from server.stack.state import StackState
+
+_LOCAL_SECONDS = 3600
+_LOCAL_SCOPES = ("vireo.read", "vireo.admin")
+
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VIREO_CA",
+        help="Authority, PEM, that the edge's certificate comes from; the edge then speaks TLS.",
+    ),
+]
+TokenOption = Annotated[
+    str,
+    typer.Option(
+        envvar="VIREO_TOKEN",
+        show_envvar=True,
+        help="Bearer token. Set the variable rather: others can see a command's options.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge, and how to come in."""
+
+    target: str
+    """host:port."""
+    ca: Path | None = None
+    """The authority of its certificate; None where it speaks plain text."""
+    token: str = field(default="", repr=False)
+
+    def channel(self) -> grpc.Channel:
+        """A channel to it; raises VireoError where the authority can't be read."""
+        import grpc
+
+        credentials = self.credentials()
+        if credentials is None:
+            return grpc.insecure_channel(self.target)
+        return grpc.secure_channel(self.target, credentials)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Those of its channels, None where it speaks plain text.
+
+        Raises:
+            VireoError: the authority can't be read, or a token would travel in plain text.
+        """
+        import grpc
+
+        if self.ca is None:
+            if self.token:
+                raise VireoError(
+                    "a token would travel in plain text; name the authority of the edge's "
+                    "certificate with --ca or VIREO_CA"
+                )
+            return None
+        try:
+            credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
+        except OSError as error:
+            raise VireoError(f"{self.ca}: {error.strerror}; it is to be a PEM file") from error
+        if self.token:
+            token = grpc.access_token_call_credentials(self.token)
+            credentials = grpc.composite_channel_credentials(credentials, token)
+        return credentials
+
+
+def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
+    """The edge that is meant.
+
+    Args:
+        target: host:port; by default that of the stack which runs on this home, or of the settings
+            where none does. A secured stack of this home is asked with its own authority, and a
+            token made here.
+        ca: the authority of its certificate.
+        token: the token to send along.
+    """
+    from server.stack.settings import StackSettings
+    from server.stack.state import running_stack
+
+    if target:
+        return Edge(target, ca, token)
+    state = running_stack(Home.current())
+    settings = StackSettings.load()
+    if not (state.secure if state else settings.secure):
+        return Edge(state.edge if state else settings.edge, ca, token)
+    return Edge(
+        state.edge if state else settings.edge,
+        ca or settings.security.authority,
+        token or _local_token(),
+    )
+
+
+def operator_tls(state: StackState) -> TlsFiles | None:
+    """With what to ask the processes of a stack; None where it isn't secured."""
+    from server.security.folder import SecurityFolder
+
+    return SecurityFolder(Home.current().security).tls("operator") if state.secure else None
+
+
+def _local_token() -> str:
+    from server.security.tokens import TokenSigner
+    from server.stack.settings import StackSettings
+
+    settings = StackSettings.load()
+    return TokenSigner(settings.security).token(
+        subject="operator",
+        scopes=_LOCAL_SCOPES,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        seconds=_LOCAL_SECONDS,
+    )

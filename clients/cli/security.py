@@ -1,0 +1,60 @@
+"""`vireo certificates` and `vireo token`: what a stack that is secured needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.errors import VireoError
+from server.home import Home
+from server.security.folder import SecurityFolder
+
+
+def certificates(
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address by which callers reach the edge, besides localhost."),
+    ] = None,
+) -> None:
+    """Make certificates for `vireo up --secure`, or renew them while it runs.
+
+    A certificate for each kind of process, signed by an authority of this home. Processes that
+    run take up renewed ones by themselves. Keys are readable by their owner alone.
+    """
+    from server.security.certificates import DAYS, Certificates
+    from server.security.tokens import TokenSigner
+    from server.stack.secure import write_envoy_secrets
+
+    folder = SecurityFolder(Home.current().security)
+    try:
+        Certificates(folder).renew(host or [])
+    except ValueError as error:
+        raise VireoError(f"that is no host name or address: {error}") from error
+    TokenSigner(folder).ensure()
+    write_envoy_secrets(folder)
+    typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
+
+
+def token(
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What the caller may do: vireo.read, vireo.admin.")
+    ] = None,
+    subject: Annotated[str, typer.Option(help="Who calls; the edge counts calls by it.")] = "local",
+    minutes: Annotated[float, typer.Option(min=0, help="How long it lasts.")] = 60.0,
+    issuer: Annotated[str, typer.Option(help="By default the stack's VIREO_JWT_ISSUER.")] = "",
+    audience: Annotated[str, typer.Option(help="By default the stack's VIREO_JWT_AUDIENCE.")] = "",
+) -> None:
+    """Print a token for this home's secured stack: `export VIREO_TOKEN=$(vireo token)`."""
+    from server.security.tokens import TokenSigner
+    from server.stack.settings import StackSettings
+
+    settings = StackSettings.load()
+    made = TokenSigner(settings.security).token(
+        subject=subject,
+        scopes=scope or ["vireo.read"],
+        issuer=issuer or settings.jwt_issuer,
+        audience=audience or settings.jwt_audience,
+        seconds=60 * minutes,
+    )
+    typer.echo(made)

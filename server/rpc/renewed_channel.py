@@ -1,0 +1,85 @@
+"""A lasting channel to a process of ours that is made anew once the certificate is renewed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import grpc.aio
+import structlog
+
+from server.errors import VireoError
+from server.rpc.tls import Options, TlsFiles, open_channel
+
+log = structlog.get_logger()
+
+_LOOK_SECONDS = 1.0
+
+
+class RenewedChannel:
+    """What stubs take for a channel; gRPC's own keep the certificate that they began with.
+
+    The channel before the last renewal is kept, so that calls on it end well. Use it from one
+    event loop.
+    """
+
+    def __init__(self, target: str, tls: TlsFiles, role: str, options: Options = ()) -> None:
+        """Takes what `open_channel` takes, and raises what it raises."""
+        self._target, self._tls, self._role, self._options = target, tls, role, options
+        self._stamp = tls.stamp()
+        self._channel = open_channel(target, tls, role, options)
+        self._before: grpc.aio.Channel | None = None
+        self._looked = time.monotonic()
+        self.generation = 0
+        """How often it was made anew."""
+
+    def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
+        """A method that is called on the channel as it is at the time."""
+        made = (self.generation, self._channel.unary_unary(method, *arguments, **further))
+
+        def call(request: Any, **how: Any) -> Any:
+            nonlocal made
+            self._look()
+            if made[0] != self.generation:
+                made = (
+                    self.generation,
+                    self._channel.unary_unary(method, *arguments, **further),
+                )
+            return made[1](request, **how)
+
+        return call
+
+    async def close(self) -> None:
+        """Ends it, with the calls that are under way."""
+        for channel in (self._before, self._channel):
+            if channel is not None:
+                await channel.close()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            stamp = self._tls.stamp()
+            if stamp == self._stamp:
+                return
+            fresh = open_channel(self._target, self._tls, self._role, self._options)
+        except (OSError, VireoError) as error:
+            # Declared policy: what is open goes on until the files are whole again.
+            log.warning("the certificate can't be read anew", reason=str(error))
+            return
+        self._before, self._channel, self._stamp = self._channel, fresh, stamp
+        self.generation += 1
+        log.info("channel made anew", target=self._target)
+
+
+def lasting_channel(
+    target: str, tls: TlsFiles | None, role: str, options: Options = ()
+) -> grpc.aio.Channel:
+    """A channel for the unary calls of stubs, as long as the process lasts; see `open_channel`."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options)
+    # Of a channel, stubs of services that have unary methods alone call nothing else.
+    return cast("grpc.aio.Channel", RenewedChannel(target, tls, role, options))

@@ -1,0 +1,1 @@
+"""What makes certificates and tokens; what is served with them needs nothing of it."""

@@ -1,0 +1,224 @@
+"""Certificates for the processes of a stack on this machine, and the authority that signs them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from server.rpc.tls import tls_name
+from server.security.folder import SecurityFolder
+
+Key: TypeAlias = ec.EllipticCurvePrivateKey
+
+_SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+ROLES: Mapping[str, tuple[x509.ObjectIdentifier, ...]] = {
+    "edge": (_SERVER,),
+    "envoy": (_SERVER, _CLIENT),
+    "gateway": (_SERVER, _CLIENT),
+    "candidate": (_SERVER,),
+    "ranking": (_SERVER,),
+    "control": (_SERVER, _CLIENT),
+    "operator": (_CLIENT,),
+}
+"""What there is a certificate for, and whether as a server, a client or both: `edge` is what
+callers see, `operator` is for the command line and for whoever looks after the processes."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+AUTHORITY_DAYS = 3650
+DAYS = 90
+"""How long a certificate of a role lasts."""
+_RENEW_BEFORE = timedelta(days=DAYS / 3)
+_EARLIER = timedelta(minutes=5)
+"""Clocks differ: a certificate begins to be good this long before it is made."""
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Who signs."""
+
+    certificate: x509.Certificate
+    key: Key
+
+    @staticmethod
+    def new(name: str = "vireo", days: int = AUTHORITY_DAYS) -> Authority:
+        """A fresh one, signed by itself."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
+        now = datetime.now(UTC)
+        usage = x509.KeyUsage(
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        certificate = (
+            x509.CertificateBuilder(subject, subject, key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _EARLIER)
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(_identifier(key), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return Authority(certificate, key)
+
+    def issue(
+        self,
+        role: str,
+        hosts: Sequence[str] = (),
+        *,
+        ends: datetime | None = None,
+    ) -> tuple[bytes, bytes]:
+        """A certificate for a role and its key, as PEM.
+
+        Args:
+            role: one of ROLES.
+            hosts: further names and IP addresses, besides that of the role.
+            ends: when it expires; after DAYS by default.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        ends = ends or datetime.now(UTC) + timedelta(days=DAYS)
+        begins = min(datetime.now(UTC), ends - _EARLIER) - _EARLIER
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(role))])
+        certificate = (
+            x509.CertificateBuilder(self.certificate.subject, name, key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begins)
+            .not_valid_after(ends)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(ROLES[role]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    map(_alternative, dict.fromkeys([tls_name(role), *hosts]))
+                ),
+                critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
+            .add_extension(_identifier(key), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        return _pem(certificate), key_pem(key)
+
+
+class Certificates:
+    """Makes the certificates of a folder: the authority, and those of the roles in use.
+
+    The latter are in a folder of their own that `current` leads to. All are renewed at once by a
+    rename of that link, which whoever watches the folder sees.
+    """
+
+    def __init__(self, folder: SecurityFolder) -> None:
+        """Takes the folder; nothing is read or made yet."""
+        self._current = folder.current
+        self._folder = folder.certificates
+
+    def ensure(self, hosts: Sequence[str]) -> bool:
+        """Makes them where they are missing, soon expire or lack a host; returns whether it did."""
+        try:
+            ends, names = self._state()
+        except FileNotFoundError:
+            pass
+        else:
+            if ends > datetime.now(UTC) + _RENEW_BEFORE and set(hosts) <= set(names):
+                return False
+        self.renew(hosts)
+        return True
+
+    def renew(self, hosts: Sequence[str]) -> None:
+        """Makes a certificate for each role anew; the authority only where there is none.
+
+        Args:
+            hosts: names and addresses by which callers reach the edge, besides those of loopback
+                and those that it has a certificate for already.
+        """
+        authority = self.signing_authority()
+        try:
+            _, known = self._state()
+        except FileNotFoundError:
+            known = ()
+        made = self._folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        made.mkdir(mode=0o700, parents=True)
+        (made / "ca.crt").write_bytes(_pem(authority.certificate))
+        for role in ROLES:
+            # Only the edge is reached by address: no other process could pass for it.
+            names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
+            certificate, key = authority.issue(role, names)
+            (made / f"{role}.crt").write_bytes(certificate)
+            write_private(made / f"{role}.key", key)
+        link = self._folder / "current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(made.name)
+        link.replace(self._current)
+        # A process may be about to read those before.
+        for old in sorted(self._folder.glob("2*T*"))[:-_KEPT]:
+            shutil.rmtree(old)
+
+    def signing_authority(self) -> Authority:
+        """Who signs; made where there is none yet."""
+        certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
+        if not key.exists():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = Authority.new()
+            certificate.write_bytes(_pem(fresh.certificate))
+            write_private(key, key_pem(fresh.key))
+            return fresh
+        loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey), "nothing else was written"
+        return Authority(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)
+
+    def _state(self) -> tuple[datetime, tuple[str, ...]]:
+        """When the edge's certificate expires, as all others do, and the hosts that it is for."""
+        edge = x509.load_pem_x509_certificate((self._current / "edge.crt").read_bytes())
+        names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
+
+
+def write_private(path: Path, contents: bytes) -> None:
+    """Writes a new file that its owner alone may read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(contents)
+
+
+def key_pem(key: Key) -> bytes:
+    """A private key as PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _identifier(key: Key) -> x509.SubjectKeyIdentifier:
+    return x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,87 @@
+"""Tokens for local use: a key that signs them, its public half for the edge, and the tokens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from server.errors import VireoError
+from server.security.certificates import Key, key_pem, write_private
+from server.security.folder import SecurityFolder
+
+ALGORITHM = "ES256"
+
+
+class TokenSigner:
+    """Signs tokens with the key of a folder, and publishes its public half beside it."""
+
+    def __init__(self, folder: SecurityFolder) -> None:
+        """Takes the folder; nothing is read or made yet."""
+        self._key = folder.signing_key
+        self._jwks = folder.jwks
+
+    def ensure(self) -> None:
+        """Makes the key where there is none."""
+        if not self._key.exists():
+            self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
+        fresh = self._jwks.with_suffix(".new")
+        fresh.write_text(json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n")
+        fresh.replace(self._jwks)
+
+    def token(
+        self, *, subject: str, scopes: Sequence[str], issuer: str, audience: str, seconds: float
+    ) -> str:
+        """A signed token.
+
+        Args:
+            subject: who calls: the edge counts calls by it.
+            scopes: what the caller may do, "vireo.read" say.
+            issuer: who the edge is told has signed it.
+            audience: whom it is for.
+            seconds: how long it lasts.
+
+        Raises:
+            VireoError: there is no key.
+        """
+        now = int(time.time())
+        claims = {
+            "sub": subject,
+            "scope": " ".join(scopes),
+            "iss": issuer,
+            "aud": audience,
+            "iat": now,
+            "exp": now + int(seconds),
+        }
+        key = self._load()
+        return jwt.encode(claims, key, ALGORITHM, headers={"kid": public_jwk(key)["kid"]})
+
+    def _load(self) -> Key:
+        try:
+            loaded = serialization.load_pem_private_key(self._key.read_bytes(), None)
+        except FileNotFoundError as error:
+            raise VireoError(
+                f"{self._key} is not there to sign with; make it with: vireo certificates"
+            ) from error
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise VireoError(
+                f"{self._key} is no key on an elliptic curve; remove it to have one made"
+            )
+        return loaded
+
+
+def public_jwk(key: Key) -> dict[str, Any]:
+    """The public half of a key as a JSON Web Key; its id is a digest of it (RFC 7638)."""
+    jwk: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
+    digest = hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode())
+    kid = base64.urlsafe_b64encode(digest.digest()).decode().rstrip("=")
+    return {**members, "kid": kid, "alg": ALGORITHM, "use": "sig"}

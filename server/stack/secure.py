@@ -1,0 +1,43 @@
+"""Makes what a stack that is secured needs: certificates, a key for tokens, and Envoy's view."""
+
+from __future__ import annotations
+
+import yaml
+
+from server.control.templates import filled
+from server.errors import VireoError
+from server.security.folder import SecurityFolder
+from server.stack.settings import StackSettings
+
+_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105
+
+
+def secure(settings: StackSettings) -> None:
+    """Makes what is missing or soon over; the rest stays as it is.
+
+    Raises:
+        VireoError: the settings can't be secured.
+    """
+    # Here, since a stack that isn't secured needs neither.
+    from server.security.certificates import Certificates
+    from server.security.tokens import TokenSigner
+
+    if settings.inner == "xds":
+        raise VireoError(
+            "VIREO_INNER=xds has gateways call pods without certificates; leave it at envoy in a "
+            "stack that is secured"
+        )
+    Certificates(settings.security).ensure([settings.edge_reached_at.strip("[]")])
+    TokenSigner(settings.security).ensure()
+    write_envoy_secrets(settings.security)
+
+
+def write_envoy_secrets(folder: SecurityFolder) -> None:
+    """Writes the files that tell Envoy where its certificates are, one a secret."""
+    folder.secrets.mkdir(parents=True, exist_ok=True)
+    values = {"certificates": str(folder.current), "watched": str(folder.certificates)}
+    for name, secret in filled("secrets", values).items():
+        document = {"resources": [{"@type": _SECRET, "name": name, **secret}]}
+        fresh = folder.secrets / f"{name}.new"
+        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
+        fresh.replace(folder.secrets / f"{name}.yaml")

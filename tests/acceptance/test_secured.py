@@ -1,0 +1,382 @@
+"""A whole stack under `vireo up --secure`: who is let in, who is refused, how, and what is counted.
+
+All in one stack, in the order of the file: the last test renews its certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import psutil
+import pytest
+import urllib3
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.rpc.tls import TlsFiles, open_blocking_channel, tls_name
+from server.security.certificates import Authority, Certificates
+from server.security.folder import SecurityFolder
+from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.stack import Stack, running_stack
+from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.builders.tokens import Tokens
+
+RATE = 20
+SETTINGS = {
+    **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
+    "VIREO_RATE_LIMIT": str(RATE),
+}
+_SECONDS = 20.0
+
+
+@dataclass
+class Secured:
+    """A stack that is secured, its files, and what it refused."""
+
+    stack: Stack
+    folder: SecurityFolder
+    tokens: Tokens
+    refusals: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Case, place, what was answered, and the counter that went up."""
+
+    def channel(self) -> grpc.Channel:
+        """A channel to the edge, as callers open it."""
+        roots = self.folder.authority.read_bytes()
+        return grpc.secure_channel(self.stack.edge, grpc.ssl_channel_credentials(roots))
+
+    def recommend(self, token: str | None, channel: grpc.Channel | None = None) -> Any:
+        request = pb.RecommendRequest(viewer_id="1", page_size=10)
+        if channel is not None:
+            stub = RecommendationServiceStub(channel)
+            return stub.Recommend(request, timeout=_SECONDS, metadata=bearer(token))
+        with self.channel() as fresh:
+            return self.recommend(token, fresh)
+
+    def code(self, token: str | None) -> grpc.StatusCode:
+        try:
+            self.recommend(token)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    def rest(self, token: str | None) -> urllib3.BaseHTTPResponse:
+        with urllib3.PoolManager(ca_certs=str(self.folder.authority)) as pool:
+            return pool.request(
+                "GET",
+                f"https://{self.stack.edge}/v1/viewers/1/recommendations?page_size=10",
+                headers=dict(bearer(token)),
+            )
+
+    def count(self, pattern: str) -> int:
+        """The sum of Envoy's counters whose names match."""
+        url = f"http://127.0.0.1:{self.stack.state().admin_port}/stats?filter={pattern}"
+        with urllib.request.urlopen(url) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(int(line.rpartition(":")[2]) for line in lines)
+
+    def health(self, port: int, tls: TlsFiles | None, role: str) -> grpc.StatusCode:
+        """What a process of the stack answers to whoever has these files."""
+        with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
+            return asked(channel)
+
+    def port(self, name: str) -> int:
+        [port] = [each.port for each in self.stack.state().processes if each.name == name]
+        return port
+
+
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token is not None else ()
+
+
+def asked(channel: grpc.Channel) -> grpc.StatusCode:
+    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    home = build_tiny_home(tmp_path_factory.mktemp("secured"))
+    folder = SecurityFolder(home.security)
+    with running_stack(
+        home.root,
+        prepare=f"vireo release publish --data {DATASET}",
+        arguments=["--secure"],
+        settings=SETTINGS,
+    ) as stack:
+        yield Secured(stack, folder, Tokens(folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(secured: Secured, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Prints what was refused, whatever becomes of the output of tests."""
+    yield
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    head = ("refused", "at", "answer", "counted by Envoy")
+    rows = [head, *secured.refusals]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    with capture.global_and_fixture_disabled():
+        for row in rows:
+            cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+            sys.stdout.write("\n" + "  ".join(cells).rstrip())
+        sys.stdout.write("\n")
+
+
+def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: Secured) -> None:
+    answer = secured.recommend(secured.tokens.good(subject="good"))
+    assert len(answer.items) == 10
+    assert not answer.degradations, "all hops work"
+    rest = secured.rest(secured.tokens.good(subject="good"))
+    assert rest.status == 200, rest.data
+    assert [item["videoId"] for item in rest.json()["items"]] == [
+        item.video_id for item in answer.items
+    ]
+
+
+def test_commands_find_their_way_in(secured: Secured) -> None:
+    environment = secured.stack.environment
+
+    def vireo(*arguments: str, **further: str) -> str:
+        done = subprocess.run(
+            ["vireo", *arguments],
+            env={**environment, **further},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    status = json.loads(vireo("status", "--json"))
+    releases = [each["release"] for each in status["processes"] if each["name"] != "s3"]
+    assert sum(release is not None for release in releases) == 3
+    assert status["envoys"][0]["connected"]
+    assert len(json.loads(vireo("recommend", "--viewer", "1", "--json"))["items"]) == 10
+    token = vireo("token", "--scope", "vireo.read").strip()
+    further = {"VIREO_TOKEN": token, "VIREO_CA": str(secured.folder.authority)}
+    slate = vireo("recommend", "--viewer", "1", "--json", "--target", secured.stack.edge, **further)
+    assert len(json.loads(slate)["items"]) == 10
+
+
+def test_plain_text_gets_nowhere(secured: Secured) -> None:
+    with grpc.insecure_channel(secured.stack.edge) as channel:
+        assert asked(channel) is grpc.StatusCode.UNAVAILABLE
+    for name in ("gateway-1", "candidate-1", "ranking-1", "control"):
+        assert secured.health(secured.port(name), None, "") is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "no token",
+        "expired",
+        "wrong audience",
+        "wrong issuer",
+        "alg none",
+        "tampered",
+        "shared secret",
+        "another key",
+    ],
+)
+def test_a_caller_that_nobody_vouches_for_is_unauthenticated(secured: Secured, reason: str) -> None:
+    token = None if reason == "no token" else secured.tokens.refused()[reason]
+    before = secured.count("^http.edge.jwt_authn.denied$")
+    code, rest = secured.code(token), secured.rest(token)
+    counted = secured.count("^http.edge.jwt_authn.denied$") - before
+    secured.refusals.append(
+        (f"{reason}", "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
+    )
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert (rest.status, rest.json()["code"]) == (401, 16)
+    assert counted == 2
+
+
+def test_a_caller_without_the_scope_is_denied(secured: Secured) -> None:
+    token = secured.tokens.good("vireo.admin", subject="scope")
+    before = secured.count("^http.edge.rbac.denied$")
+    code, rest = secured.code(token), secured.rest(token)
+    counted = secured.count("^http.edge.rbac.denied$") - before
+    secured.refusals.append(
+        ("wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}")
+    )
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert (rest.status, rest.json()["code"]) == (403, 7)
+    assert counted == 2
+
+
+def test_processes_take_only_those_with_a_certificate_of_ours(
+    secured: Secured, tmp_path: Path
+) -> None:
+    ours, roots = secured.folder.tls("operator"), secured.folder.authority
+    signer = Certificates(secured.folder).signing_authority()
+    expired = datetime.now(UTC) - timedelta(seconds=1)
+    theirs = Authority.new("other")
+    files = {
+        "certificate of another authority": role_files(
+            tmp_path / "other", theirs, "operator", trusts=roots
+        ),
+        "certificate expired": role_files(
+            tmp_path / "expired", signer, "operator", trusts=roots, ends=expired
+        ),
+    }
+    only_roots = grpc.ssl_channel_credentials(roots.read_bytes())
+    inner = secured.stack.environment["VIREO_PORT_BASE"]
+    places = [
+        *((name, secured.port(name)) for name in ("candidate-1", "ranking-1", "gateway-1")),
+        ("control", secured.port("control")),
+        ("envoy", int(inner) + 1),
+    ]
+    for place, port in places:
+        role = place.partition("-")[0]
+        # Envoy's own hops, or a listener's, tell that it is not simply gone.
+        if place != "envoy":
+            assert secured.health(port, ours, role) is grpc.StatusCode.OK
+        for case, stranger in {**files, "no certificate": None}.items():
+            stat = "fail_verify_no_cert" if stranger is None else "fail_verify_error"
+            pattern = f"^listener.*_{port}.ssl.({stat}|connection_error)$"
+            before = secured.count(pattern)
+            if stranger is None:
+                options = [("grpc.ssl_target_name_override", tls_name(role))]
+                with grpc.secure_channel(f"127.0.0.1:{port}", only_roots, options) as channel:
+                    code = asked(channel)
+            else:
+                code = secured.health(port, stranger, role)
+            counted = secured.count(pattern) - before if place == "envoy" else 0
+            note = f"ssl.{stat} +{counted}" if place == "envoy" else "(not its port)"
+            secured.refusals.append((case, place, code.name, note))
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert counted > 0 or place != "envoy"
+
+
+def test_who_asks_too_often_is_told_so_and_nobody_else_notices(secured: Secured) -> None:
+    busy, other = (secured.tokens.good(subject=name) for name in ("busy", "other"))
+    pattern = "^edge.http_local_rate_limit.rate_limited$"
+    before = secured.count(pattern)
+
+    async def flood() -> list[grpc.aio.AioRpcError]:
+        """Calls that cost little: what they ask is refused by the gateway."""
+        roots = grpc.ssl_channel_credentials(secured.folder.authority.read_bytes())
+        async with grpc.aio.secure_channel(secured.stack.edge, roots) as channel:
+            stub = RecommendationServiceStub(channel)
+            request = pb.RecommendRequest(viewer_id="")
+            calls = (
+                stub.Recommend(request, timeout=_SECONDS, metadata=bearer(busy))
+                for _ in range(20 * RATE)
+            )
+            return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
+
+    errors = asyncio.run(flood())
+    codes = [error.code() for error in errors]
+    limited = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    counted = secured.count(pattern) - before
+    secured.refusals.append(
+        ("too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}")
+    )
+    assert limited
+    assert counted == limited
+    for error in errors:
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+            retry = error_details_pb2.RetryInfo()
+            assert status.details[0].Unpack(retry)
+            assert retry.retry_delay.ToSeconds() == 1
+    assert codes.count(grpc.StatusCode.INVALID_ARGUMENT) == len(codes) - limited
+    assert secured.code(other) is grpc.StatusCode.OK
+    assert secured.rest(other).status == 200
+
+
+def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: Secured) -> None:
+    home = secured.stack.home
+    identity = json.loads((home.s3 / "s3.json").read_text())["identities"][0]
+    token = secured.tokens.good(subject="secret")
+    secured.recommend(token)
+    secrets = {
+        "S3 key": identity["credentials"][0]["secretKey"].encode(),
+        "token": token.encode(),
+        "signature": token.rpartition(".")[2].encode(),
+    }
+    for key in secured.folder.root.rglob("*.key"):
+        assert key.stat().st_mode & 0o777 == 0o600, key
+        secrets[f"{key.name}"] = key.read_bytes().splitlines()[1]
+    texts = {
+        str(path): path.read_bytes()
+        for folder in (home.logs, home.stack)
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+    for process in secured.stack.state().processes:
+        command = Path(f"/proc/{process.pid}/cmdline")
+        texts[f"command line of {process.name}"] = command.read_bytes()
+    admin = f"http://127.0.0.1:{secured.stack.state().admin_port}/config_dump"
+    with urllib.request.urlopen(admin) as answer:
+        texts["Envoy's own dump"] = answer.read()
+    assert len(texts) > 12
+    found = {
+        (where, what) for where, text in texts.items() for what in secrets if secrets[what] in text
+    }
+    assert not found
+
+
+def test_every_port_of_every_process_is_on_loopback_alone(secured: Secured) -> None:
+    state = secured.stack.state()
+    listening = {
+        socket.laddr.port: socket.laddr.ip.removeprefix("::ffff:")
+        for process in state.processes
+        for socket in psutil.Process(process.pid).net_connections("tcp")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    metrics = {each.port + 1000 for each in state.processes if each.pool or each.name == "control"}
+    assert listening.keys() >= {
+        state.admin_port,
+        *metrics,
+        *(each.port for each in state.processes),
+    }
+    assert set(listening.values()) == {"127.0.0.1"}
+
+
+def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost(
+    secured: Secured,
+) -> None:
+    names = ("gateway-1", "candidate-1", "ranking-1", "control")
+    places = [(name.partition("-")[0], secured.port(name)) for name in names]
+    places.append(("edge", secured.port("envoy")))
+    places.append(("envoy", int(secured.stack.environment["VIREO_PORT_BASE"]) + 1))
+    operator = secured.folder.tls("operator")
+    pids = {each.name: each.pid for each in secured.stack.state().processes}
+    before = {role: serial(secured.folder.tls(role)) for role, _ in places}
+    assert {role: shown_serial(port, role, operator) for role, port in places} == before
+    subprocess.run(["vireo", "certificates"], env=secured.stack.environment, check=True)
+    wanted = {role: serial(secured.folder.tls(role)) for role, _ in places}
+    assert not set(wanted.values()) & set(before.values())
+    token = secured.tokens.good(subject="renewal")
+    deadline = time.monotonic() + 60
+    with secured.channel() as channel:
+        while True:
+            assert not secured.recommend(token, channel).degradations
+            now = {role: shown_serial(port, role, operator) for role, port in places}
+            if now == wanted:
+                break
+            assert time.monotonic() < deadline, (now, wanted)
+        # Connections made anew, with the new certificates at both ends.
+        time.sleep(1.5)
+        for _ in range(5):
+            assert not secured.recommend(token, channel).degradations
+    assert {each.name: each.pid for each in secured.stack.state().processes} == pids

@@ -1,0 +1,252 @@
+"""Whom the edge lets in: by token, by scope, and so often a second."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.security.folder import SecurityFolder
+from server.security.tokens import TokenSigner
+from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.tokens import Tokens
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+RATE = 20
+REFUSED = [
+    "expired",
+    "never expires",
+    "wrong audience",
+    "wrong issuer",
+    "alg none",
+    "shared secret",
+    "another key",
+    "tampered",
+    "no signature",
+    "no token at all",
+]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """An edge that asks for tokens, and who makes them."""
+
+    edge: Edge
+    channel: grpc.aio.Channel
+    tokens: Tokens
+
+    async def recommend(self, token: str | None) -> pb.RecommendResponse:
+        stub = RecommendationServiceStub(self.channel)
+        return await stub.Recommend(
+            pb.RecommendRequest(viewer_id="1"), timeout=10, metadata=bearer(token)
+        )
+
+    async def code(self, token: str | None) -> grpc.StatusCode:
+        try:
+            await self.recommend(token)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async def raw_code(self, method: str, token: str) -> grpc.StatusCode:
+        """What a method answers, whichever it is, to an empty request."""
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(method)
+        return await call(b"", metadata=bearer(token), timeout=10).code()
+
+    async def rest(self, token: str | None, path: str = "/v1/viewers/1/recommendations") -> Any:
+        """Status, headers and JSON of an answer."""
+
+        def send() -> tuple[int, dict[str, str], Any]:
+            connection = http.client.HTTPConnection(self.edge.address, timeout=30)
+            connection.request("GET", path, headers=dict(bearer(token)))
+            response = connection.getresponse()
+            answer = (
+                response.status,
+                {name.lower(): text for name, text in response.getheaders()},
+                json.loads(response.read()),
+            )
+            connection.close()
+            return answer
+
+        return await asyncio.to_thread(send)
+
+    async def count(self, stat: str) -> int:
+        """One of Envoy's counters."""
+        url = f"http://127.0.0.1:{self.edge.settings.admin_port}/stats?filter=^{stat}$"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        return int(text.rpartition(":")[2] or 0)
+
+
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token is not None else ()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    folder = SecurityFolder(tmp_path_factory.mktemp("security"))
+    TokenSigner(folder).ensure()
+    control = {"jwks": str(folder.jwks), "rate_limit": RATE}
+    async with (
+        running_edge(tmp_path_factory.mktemp("edge"), 1, control=control) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        yield Guarded(edge, channel, Tokens(folder))
+
+
+async def test_a_good_token_is_let_in_and_goes_no_further(guarded: Guarded) -> None:
+    assert (await guarded.recommend(guarded.tokens.good(subject="good"))).items
+    assert "authorization" not in guarded.edge.gateways[0].metadata
+    status, _, body = await guarded.rest(guarded.tokens.good(subject="good"))
+    assert (status, len(body["items"])) == (200, 1)
+
+
+async def test_without_a_token_callers_are_unauthenticated(guarded: Guarded) -> None:
+    assert await guarded.code(None) is grpc.StatusCode.UNAUTHENTICATED
+    status, headers, body = await guarded.rest(None)
+    assert (status, body["code"]) == (401, 16)
+    assert headers["content-type"] == "application/json"
+    assert headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_a_token_that_says_nothing_is_unauthenticated_and_counted(
+    guarded: Guarded, reason: str
+) -> None:
+    token = guarded.tokens.refused()[reason]
+    asked = len(guarded.edge.gateways[0].requests)
+    denied = await guarded.count("http.edge.jwt_authn.denied")
+    assert await guarded.code(token) is grpc.StatusCode.UNAUTHENTICATED
+    status, _, body = await guarded.rest(token)
+    assert (status, body["code"], body["details"]) == (401, 16, [])
+    assert await guarded.count("http.edge.jwt_authn.denied") == denied + 2
+    assert len(guarded.edge.gateways[0].requests) == asked
+
+
+async def test_no_reason_is_left_out(guarded: Guarded) -> None:
+    assert guarded.tokens.refused().keys() == set(REFUSED)
+
+
+@pytest.mark.parametrize("scope", ["vireo.admin", "vireo.readable", "vireo", ""])
+async def test_a_token_without_the_scope_is_denied_and_counted(
+    guarded: Guarded, scope: str
+) -> None:
+    token = guarded.tokens.good(scope, subject="scopes")
+    denied = await guarded.count("http.edge.rbac.denied")
+    assert await guarded.code(token) is grpc.StatusCode.PERMISSION_DENIED
+    status, _, body = await guarded.rest(token)
+    assert (status, body["code"]) == (403, 7)
+    assert "scope" in body["message"]
+    assert await guarded.count("http.edge.rbac.denied") == denied + 2
+
+
+async def test_one_scope_of_several_is_enough(guarded: Guarded) -> None:
+    token = guarded.tokens.good("other", "vireo.read", "vireo.admin", subject="scopes")
+    assert await guarded.code(token) is grpc.StatusCode.OK
+
+
+async def test_reflection_and_releases_need_the_scope_of_operators(guarded: Guarded) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)  # type: ignore[no-untyped-call]
+
+    def ask(token: str | None) -> Any:
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        return stub.ServerReflectionInfo(iter([request]), timeout=10, metadata=bearer(token))
+
+    assert await ask(None).code() is grpc.StatusCode.UNAUTHENTICATED
+    reader = guarded.tokens.good("vireo.read", subject="admin")
+    assert await ask(reader).code() is grpc.StatusCode.PERMISSION_DENIED
+    answer = await ask(guarded.tokens.good("vireo.admin", subject="admin")).read()
+    assert GATEWAY in [each.name for each in answer.list_services_response.service]
+    release = "/vireo.v1.ReleaseService/GetServingRelease"
+    assert await guarded.raw_code(release, reader) is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_what_nobody_is_named_for_is_denied(guarded: Guarded) -> None:
+    token = guarded.tokens.good("vireo.read", "vireo.admin", subject="admin")
+    unknown = "/vireo.v1.EveryoneService/Remove"
+    assert await guarded.raw_code(unknown, token) is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_health_needs_no_token(guarded: Guarded) -> None:
+    stub = health_pb2_grpc.HealthStub(guarded.channel)  # type: ignore[no-untyped-call]
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_browsers_may_send_a_token_along(guarded: Guarded) -> None:
+    def preflight() -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(guarded.edge.address, timeout=30)
+        headers = {
+            "origin": "http://localhost:3000",
+            "access-control-request-method": "GET",
+            "access-control-request-headers": "authorization",
+        }
+        connection.request("OPTIONS", "/v1/viewers/1/recommendations", headers=headers)
+        return connection.getresponse()
+
+    response = await asyncio.to_thread(preflight)
+    assert response.status == 200
+    assert "authorization" in (response.getheader("access-control-allow-headers") or "")
+
+
+async def test_who_asks_too_often_is_told_when_to_ask_again_and_others_notice_nothing(
+    guarded: Guarded,
+) -> None:
+    busy, other = (guarded.tokens.good(subject=name) for name in ("busy", "other"))
+    limited = await guarded.count("edge.http_local_rate_limit.rate_limited")
+    calls = await asyncio.gather(
+        *(guarded.recommend(busy) for _ in range(4 * RATE)), return_exceptions=True
+    )
+    refused = [call for call in calls if isinstance(call, grpc.aio.AioRpcError)]
+    assert len(refused) >= RATE
+    assert await guarded.count("edge.http_local_rate_limit.rate_limited") == limited + len(refused)
+    for error in refused:
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+        retry = error_details_pb2.RetryInfo()
+        assert status.details[0].Unpack(retry)
+        assert retry.retry_delay.ToSeconds() == 1
+    assert await guarded.code(other) is grpc.StatusCode.OK
+    answers = await asyncio.gather(*(guarded.rest(busy) for _ in range(2 * RATE)))
+    headers, body = next((each[1], each[2]) for each in answers if each[0] == 429)
+    assert headers["retry-after"] == "1"
+    assert body["code"] == 8
+    assert body["details"] == [
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+    ]
+    assert (await guarded.rest(other))[0] == 200
+
+
+async def test_new_keys_are_followed_and_old_ones_forgotten(guarded: Guarded) -> None:
+    folder = guarded.tokens.folder
+    before = guarded.tokens.good(subject="keys")
+    folder.signing_key.unlink()
+    folder.jwks.write_text("{}")  # what is unfit changes nothing
+    await asyncio.sleep(1)
+    assert await guarded.code(before) is grpc.StatusCode.OK
+    TokenSigner(folder).ensure()
+
+    async def taken(token: str) -> bool:
+        return await guarded.code(token) is grpc.StatusCode.OK
+
+    async with asyncio.timeout(30):
+        while not await taken(guarded.tokens.good(subject="new keys")):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        while await taken(before):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert await guarded.code(before) is grpc.StatusCode.UNAUTHENTICATED

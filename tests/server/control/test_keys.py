@@ -1,0 +1,137 @@
+"""The keys that tokens are checked by: from a file or a URL, followed, and never secret ones."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from server.control.keys import KeysError, checked, follow_keys
+from server.control.settings import ControlSettings
+from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import until
+
+KEY = {"kty": "EC", "crv": "P-256", "x": "x", "y": "y", "kid": "first"}
+
+
+def jwks(*keys: object) -> str:
+    return json.dumps({"keys": keys})
+
+
+class KeyServer:
+    """An identity provider as far as its keys go."""
+
+    def __init__(self) -> None:
+        self.status, self.body = 200, jwks(KEY)
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(outer.status)
+                self.end_headers()
+                self.wfile.write(outer.body.encode())
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/keys"
+
+
+@pytest.fixture
+def key_server() -> Iterator[KeyServer]:
+    served = KeyServer()
+    thread = threading.Thread(target=served.server.serve_forever)
+    thread.start()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+    thread.join()
+
+
+@asynccontextmanager
+async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
+    """What was told of a source that is looked at all the time."""
+    monkeypatch.setattr("server.control.keys._FILE_SECONDS", 0.02)
+    told: list[str] = []
+    task = asyncio.create_task(follow_keys(source, 0.02, told.append))
+    yield told
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nothing", "no JSON Web Key Set"),
+        ("[]", "no JSON Web Key Set"),
+        ('{"keys": [{}]}', "no JSON Web Key Set"),
+        ('{"keys": ["key"]}', "no JSON Web Key Set"),
+        (jwks(), "no keys"),
+        (jwks({"kty": "oct", "k": "c2VjcmV0"}), "isn't public"),
+        (jwks(KEY, {"kty": "oct"}), "isn't public"),
+        (jwks({**KEY, "d": "private"}), "isn't public"),
+    ],
+)
+def test_only_public_keys_are_taken(text: str, why: str) -> None:
+    with pytest.raises(KeysError, match=why):
+        checked(text.encode(), "somewhere")
+
+
+def test_the_same_keys_are_told_the_same_whatever_their_form() -> None:
+    turned = json.dumps({"keys": [dict(reversed(KEY.items()))]}, indent=3)
+    assert checked(turned.encode(), "a") == checked(jwks(KEY).encode(), "b")
+
+
+async def test_a_file_is_followed_and_what_is_unfit_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jwks.json"
+    async with following(str(path), monkeypatch) as told:
+        await asyncio.sleep(0.1)
+        assert told == []
+        path.write_text(jwks(KEY))
+        await until(lambda: len(told) == 1)
+        path.write_text(jwks({"kty": "oct", "k": "c2VjcmV0"}))
+        await asyncio.sleep(0.1)
+        assert len(told) == 1
+        path.write_text(jwks({**KEY, "kid": "second"}))
+        await until(lambda: len(told) == 2)
+        assert "second" in told[1]
+
+
+async def test_a_url_is_followed_and_its_failures_change_nothing(
+    key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_server.status = 503
+    async with following(key_server.url, monkeypatch) as told:
+        await asyncio.sleep(0.1)
+        assert told == []
+        key_server.status = 200
+        await until(lambda: len(told) == 1)
+        for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):
+            key_server.status, key_server.body = status, body
+            await asyncio.sleep(0.1)
+        assert len(told) == 1
+        key_server.status, key_server.body = 200, jwks({**KEY, "kid": "second"})
+        await until(lambda: len(told) == 2)
+
+
+@pytest.mark.parametrize("url", ["http://keys.example/jwks", "ftp://127.0.0.1/jwks"])
+def test_keys_that_anyone_could_have_put_there_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="https"):
+        ControlSettings(jwks=url, s3=unreachable_s3())
+
+
+def test_pods_and_envoy_speak_mutual_tls_together_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="VIREO_ENVOY_SECRETS"):
+        ControlSettings(envoy_secrets=tmp_path, s3=unreachable_s3())

@@ -1,0 +1,163 @@
+"""Mutual TLS between processes of ours, and files that are renewed while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.errors import VireoError
+from server.rpc.health import health_problem
+from server.rpc.renewed_channel import RenewedChannel
+from server.rpc.server import RpcServer
+from server.rpc.tls import TlsFiles, tls_name
+from server.security.certificates import Authority, Certificates
+from server.security.folder import SecurityFolder
+from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.rpc import rpc_settings
+
+SERVICE = "vireo.v1.RankingService"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SecurityFolder:
+    return SecurityFolder(tmp_path / "security")
+
+
+@pytest.fixture
+def certificates(folder: SecurityFolder) -> Certificates:
+    made = Certificates(folder)
+    made.renew([])
+    return made
+
+
+@pytest_asyncio.fixture
+async def server(folder: SecurityFolder, certificates: Certificates) -> AsyncIterator[RpcServer]:
+    """A ranking pod, as far as health goes."""
+    files = folder.tls("ranking")
+    server = RpcServer(
+        rpc_settings(tls_certificate=files.certificate, tls_key=files.key, tls_ca=files.authority)
+    )
+    server.add(SERVICE, lambda _: None)
+    await server.start()
+    await server.set_serving(True)
+    yield server
+    await server.drain()
+
+
+async def problem(server: RpcServer, tls: TlsFiles | None, role: str = "ranking") -> str:
+    return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 5, tls, role)
+
+
+async def test_a_client_that_the_authority_has_signed_is_answered(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
+) -> None:
+    assert await problem(server, folder.tls("envoy")) == ""
+
+
+async def test_any_other_is_not(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+) -> None:
+    theirs = Authority.new("other")
+    ours = folder.tls("envoy")
+    stranger = role_files(tmp_path / "stranger", theirs, "envoy", trusts=ours.authority)
+    signer = certificates.signing_authority()
+    expired = role_files(
+        tmp_path / "expired",
+        signer,
+        "envoy",
+        trusts=ours.authority,
+        ends=datetime.now(UTC) - timedelta(seconds=1),
+    )
+    no_client = folder.tls("edge")
+    for refused in (stranger, expired, no_client, None):
+        assert await problem(server, refused) == "UNAVAILABLE"
+    only_roots = grpc.ssl_channel_credentials(ours.authority.read_bytes())
+    options = [("grpc.ssl_target_name_override", tls_name("ranking"))]
+    async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", only_roots, options) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await problem(server, ours) == ""
+
+
+async def test_a_server_with_another_role_is_not_asked(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
+) -> None:
+    assert await problem(server, folder.tls("control"), "candidate") == "UNAVAILABLE"
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
+) -> None:
+    client, files = folder.tls("control"), folder.tls("ranking")
+    before = serial(files)
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == before
+    certificates.renew([])
+    assert serial(files) != before
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == serial(files)
+
+
+async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates
+) -> None:
+    files = folder.tls("ranking")
+    client = folder.tls("control")
+    before = serial(files)
+    kept = files.certificate.rename(files.certificate.with_suffix(".kept"))
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == before
+    kept.rename(files.certificate)
+
+
+async def test_a_lasting_channel_takes_up_a_renewed_certificate_and_loses_no_call(
+    server: RpcServer,
+    folder: SecurityFolder,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.rpc.renewed_channel._LOOK_SECONDS", 0)
+    channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    for generation in range(3):
+        assert channel.generation == generation
+        answer = await check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        if generation < 2:
+            certificates.renew([])
+            await check(health_pb2.HealthCheckRequest(), timeout=5)
+    shutil.rmtree(folder.current.resolve())
+    assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status
+    await channel.close()
+
+
+async def test_a_file_that_is_missing_at_the_start_is_named(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    files = folder.tls("ranking")
+    server = RpcServer(
+        rpc_settings(
+            tls_certificate=Path("/nowhere.crt"), tls_key=files.key, tls_ca=files.authority
+        )
+    )
+    with pytest.raises(VireoError, match=r"/nowhere\.crt.*vireo certificates"):
+        await server.start()
+
+
+def test_some_of_the_files_alone_are_refused(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    with pytest.raises(ValueError, match="VIREO_TLS_KEY"):
+        rpc_settings(tls_certificate=folder.tls("ranking").certificate)

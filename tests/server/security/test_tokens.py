@@ -1,0 +1,67 @@
+"""Tokens for local use, and the key that they are signed with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jwt
+import pytest
+
+from server.errors import VireoError
+from server.security.folder import SecurityFolder
+from server.security.tokens import TokenSigner
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SecurityFolder:
+    return SecurityFolder(tmp_path)
+
+
+@pytest.fixture
+def signer(folder: SecurityFolder) -> TokenSigner:
+    signer = TokenSigner(folder)
+    signer.ensure()
+    return signer
+
+
+def token(signer: TokenSigner, seconds: float = 60) -> str:
+    return signer.token(
+        subject="someone",
+        scopes=["vireo.read", "vireo.admin"],
+        issuer="here",
+        audience="there",
+        seconds=seconds,
+    )
+
+
+def test_a_token_is_good_by_the_published_key_and_says_what_was_asked(
+    signer: TokenSigner, folder: SecurityFolder
+) -> None:
+    [key] = jwt.PyJWKSet.from_json(folder.jwks.read_text()).keys
+    made = token(signer)
+    assert jwt.get_unverified_header(made)["kid"] == key.key_id
+    claims = jwt.decode(made, key, ["ES256"], audience="there", issuer="here")
+    assert (claims["sub"], claims["scope"]) == ("someone", "vireo.read vireo.admin")
+    assert claims["exp"] - claims["iat"] == 60
+
+
+def test_the_key_stays_and_is_for_the_owner_alone(
+    signer: TokenSigner, folder: SecurityFolder
+) -> None:
+    published = folder.jwks.read_text()
+    signer.ensure()
+    assert folder.jwks.read_text() == published
+    assert folder.signing_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_published_holds_nothing_secret(
+    signer: TokenSigner, folder: SecurityFolder
+) -> None:
+    [key] = json.loads(folder.jwks.read_text())["keys"]
+    assert key.keys() == {"kty", "crv", "x", "y", "kid", "alg", "use"}
+
+
+def test_without_a_key_the_command_that_makes_it_is_named(folder: SecurityFolder) -> None:
+    with pytest.raises(VireoError, match="vireo certificates"):
+        token(TokenSigner(folder))
