@@ -38,7 +38,6 @@ def _content_type(random: Random, headers: Headers, body: bytes) -> bytes:
 
 
 def _verb(random: Random, headers: Headers, body: bytes) -> bytes:
-    # Any further one is an internal error to gRPC's core, before a server's code hears of it.
     headers[":method"] = random.choice(("GET", "PUT"))
     return body
 
@@ -74,7 +73,24 @@ def _timeout(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
-SPOILT: Mapping[str, Callable[[Random, Headers, bytes], bytes]] = {
+def _any_verb(random: Random, headers: Headers, body: bytes) -> bytes:
+    headers[":method"] = random.choice(("DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"))
+    return body
+
+
+def _no_timeout(random: Random, headers: Headers, body: bytes) -> bytes:
+    headers["grpc-timeout"] = random.choice(("", "soon", "1", "-1S", "123456789S"))
+    return body
+
+
+def _encoding(random: Random, headers: Headers, body: bytes) -> bytes:
+    headers["grpc-encoding"] = random.choice(("", "snappy", "x" * 500))
+    return body
+
+
+Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
+
+SPOILT: Mapping[str, Spoil] = {
     "content type": _content_type,
     "verb": _verb,
     "path": _path,
@@ -85,11 +101,20 @@ SPOILT: Mapping[str, Callable[[Random, Headers, bytes], bytes]] = {
     "timeout": _timeout,
 }
 """What each does to the headers, and the body that it makes of the right one."""
+SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
+    **SPOILT,
+    "any verb": _any_verb,
+    "no timeout": _no_timeout,
+    "encoding": _encoding,
+}
+"""With what Envoy refuses, and what gRPC's core would answer INTERNAL to before a server's code
+hears of it."""
 
 
 async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
     """One request on a connection of its own: how it was spoilt, and how it ended."""
-    how = random.choice(list(SPOILT))
+    ways = SPOILT_AT_THE_EDGE if method.place == "edge" else SPOILT
+    how = random.choice(list(ways))
     message = valid(random, method.descriptor.input_type).SerializeToString()
     headers: Headers = {
         ":method": "POST",
@@ -100,7 +125,7 @@ async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
         "te": "trailers",
         "grpc-timeout": "5S",
     }
-    body = SPOILT[how](random, headers, struct.pack(">BI", 0, len(message)) + message)
+    body = ways[how](random, headers, struct.pack(">BI", 0, len(message)) + message)
     try:
         async with asyncio.timeout(_PATIENCE):
             return how, await _exchange(method.address, headers, body)

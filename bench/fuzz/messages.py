@@ -105,9 +105,10 @@ def _changed(random: Random, message: Message) -> bytes:
 
 
 def _change(random: Random, message: Message) -> None:
-    if not message.DESCRIPTOR.fields:
+    fields: Any = message.DESCRIPTOR.fields  # to its types, of either of two implementations
+    if not fields:
         return
-    field: FieldDescriptor = random.choice(list(message.DESCRIPTOR.fields))
+    field: FieldDescriptor = random.choice(fields)
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry or random.random() < 0.1:
             message.ClearField(field.name)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from inference import open_inference_pb2
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2
 
-from server.stack.settings import StackSettings
-
-_EVERYWHERE = (release_pb2, health_pb2, reflection_pb2)
-_PODS = (*_EVERYWHERE, open_inference_pb2, channelz_pb2)
+from server.rpc.reflection import v1_file
+from server.stack.settings import POD_KINDS, StackSettings
 
 
 @dataclass(frozen=True)
 class Method:
     """A method at one place."""
 
+    place: str
+    """What is there: the edge, or a kind of pod."""
     address: str
     """host:port"""
-    edge: bool
-    """Whether Envoy's edge is there, which has REST too."""
     descriptor: MethodDescriptor
 
     @property
@@ -35,32 +34,48 @@ class Method:
 
     @property
     def name(self) -> str:
-        """The method's name in results: the place, the service and the method."""
-        service = self.descriptor.containing_service.name
-        return f"{'edge' if self.edge else 'pod'} {service}.{self.descriptor.name}"
+        """Its name in results: the place, the service and the method."""
+        return f"{self.place} {self.path[1:]}"
 
 
-def methods(edge: str, candidate: str, ranking: str) -> list[Method]:
-    """All methods of an edge, a candidate pod and a ranking pod, by their addresses."""
-    places: Sequence[tuple[str, bool, Sequence[object]]] = (
-        (edge, True, (recommendation_pb2, *_EVERYWHERE)),
-        (candidate, False, (candidate_pb2, *_PODS)),
-        (ranking, False, (ranking_pb2, *_PODS)),
+def methods(addresses: Mapping[str, str]) -> list[Method]:
+    """All methods of an edge and of pods.
+
+    Args:
+        addresses: host:port of `edge`, `gateway`, `candidate` and `ranking`.
+    """
+    everywhere = (
+        release_pb2.DESCRIPTOR,
+        health_pb2.DESCRIPTOR,
+        reflection_pb2.DESCRIPTOR,
+        _reflection_v1(),
     )
+    with_model = (*everywhere, channelz_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
+    served: Mapping[str, Sequence[FileDescriptor]] = {
+        "edge": (recommendation_pb2.DESCRIPTOR, *everywhere),
+        "gateway": (recommendation_pb2.DESCRIPTOR, *everywhere, channelz_pb2.DESCRIPTOR),
+        "candidate": (candidate_pb2.DESCRIPTOR, *with_model),
+        "ranking": (ranking_pb2.DESCRIPTOR, *with_model),
+    }
     return [
-        Method(address, is_edge, method)
-        for address, is_edge, modules in places
-        for module in modules
-        for service in _services(module)
+        Method(place, addresses[place], method)
+        for place, files in served.items()
+        for file in files
+        for service in file.services_by_name.values()
         for method in service.methods
     ]
 
 
 def methods_of(settings: StackSettings) -> list[Method]:
     """Those of a stack: its edge, and the first pod of each kind."""
-    pods = [f"127.0.0.1:{settings.pod_ports(kind)[0]}" for kind in ("candidate", "ranking")]
-    return methods(settings.edge, *pods)
+    addresses = {"edge": settings.edge}
+    for kind in POD_KINDS:
+        addresses[kind] = f"127.0.0.1:{settings.pod_ports(kind)[0]}"
+    return methods(addresses)
 
 
-def _services(module: object) -> list[ServiceDescriptor]:
-    return list(module.DESCRIPTOR.services_by_name.values())  # type: ignore[attr-defined]
+def _reflection_v1() -> FileDescriptor:
+    """Its file, which no package has, and so in a pool of its own."""
+    pool = DescriptorPool()
+    pool.AddSerializedFile(v1_file())
+    return pool.FindFileContainingSymbol("grpc.reflection.v1.ServerReflection")

@@ -77,10 +77,12 @@ class Guard(grpc.aio.ServerInterceptor):
             return self._guarded[method]
         handler = await continuation(handler_call_details)
         if handler is not None and method.startswith(standard.PREFIX):
-            return standard.explained(handler)
-        if handler is None or not method.startswith(_PACKAGES) or handler.unary_unary is None:
+            guarded = standard.explained(handler)
+        elif handler is not None and method.startswith(_PACKAGES) and handler.unary_unary:
+            guarded = self._guard(method, handler)
+        else:
             return handler
-        guarded = self._guarded[method] = self._guard(method, handler)
+        self._guarded[method] = guarded
         return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:

@@ -33,15 +33,6 @@ async def health_problem(
         channel = open_channel(address, tls, role, _OPTIONS)
     except VireoError as error:
         return str(error)
-    return await channel_problem(channel, service, timeout)
-
-
-async def channel_problem(
-    channel: grpc.aio.Channel,
-    service: str,
-    timeout: float,  # noqa: ASYNC109
-) -> str:
-    """The same of what is behind a channel, which is closed in the end."""
     async with channel:
         stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         try:

@@ -35,7 +35,7 @@ def add_reflection(
         files: the protos that have them, where they aren't ours.
     """
     pool = descriptor_pool(*files, reflection_pb2.DESCRIPTOR)
-    pool.AddSerializedFile(_v1_file())
+    pool.AddSerializedFile(v1_file())
     names = [*services, f"{_ALPHA}.{_SERVICE}", f"{_V1}.{_SERVICE}"]
     servicer = reflection.ReflectionServicer(names, pool=pool)  # type: ignore[no-untyped-call]
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ def add_reflection(
     server.add_generic_rpc_handlers((handler,))
 
 
-def _v1_file() -> bytes:
+def v1_file() -> bytes:
     """The proto of v1, which Python's package lacks: that of v1alpha by other names."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)

@@ -238,6 +238,37 @@ async def test_a_timeout_that_is_none_is_invalid(edge: Edge, unfit: str) -> None
     assert answer.json["message"].startswith("grpc-timeout: ")
 
 
+GRPC_PATHS = (f"/{GATEWAY}/Recommend", "/grpc.health.v1.Health/Check", "/a.B/C")
+
+
+@pytest.mark.parametrize("path", GRPC_PATHS)
+@pytest.mark.parametrize(
+    ("header", "unfit", "code"),
+    [
+        ("grpc-timeout", "soon", grpc.StatusCode.INVALID_ARGUMENT),
+        ("grpc-encoding", "snappy", grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+async def test_a_header_that_a_grpc_server_would_call_its_own_error_is_the_callers(
+    edge: Edge, path: str, header: str, unfit: str, code: grpc.StatusCode
+) -> None:
+    headers = {"content-type": "application/grpc", header: unfit}
+    answer = await ask(edge, path, b"\0" * 5, headers=headers)
+    assert answer.headers["grpc-status"] == str(code.value[0])
+    assert answer.headers["grpc-message"].startswith(f"{header}: ")
+
+
+@pytest.mark.parametrize("path", GRPC_PATHS)
+@pytest.mark.parametrize("kind", ["grpc", "grpc+proto", "grpc-web+proto", "grpc-web-text"])
+async def test_grpc_by_another_verb_reaches_no_gateway(edge: Edge, path: str, kind: str) -> None:
+    # A gateway would reset GET and PUT: two of them, and Envoy would leave it out for a while.
+    headers = {"content-type": f"application/{kind}"}
+    for verb in ("GET", "PUT", "DELETE", "PATCH"):
+        answer = await ask(edge, path, b"AAAAAAA=", verb, headers)
+        assert answer.headers["grpc-status"] == str(grpc.StatusCode.UNIMPLEMENTED.value[0])
+        assert answer.headers["grpc-message"] == "gRPC is asked by POST"
+
+
 async def test_a_body_over_a_mebibyte_is_a_413(edge: Edge) -> None:
     answer = await ask(edge, "/v1/recommendations", json.dumps({"viewer_id": "x" * (1 << 20)}))
     assert answer.status == 413
