@@ -182,6 +182,18 @@ async def test_what_nobody_is_named_for_is_denied(guarded: Guarded) -> None:
     assert await guarded.raw_code(unknown, token) is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_the_openapi_document_is_for_every_caller_that_the_edge_knows(
+    guarded: Guarded,
+) -> None:
+    document = "/v1/openapi.json"
+    assert (await guarded.rest(None, document))[0] == 401
+    assert (await guarded.rest(guarded.tokens.good("other", subject="api"), document))[0] == 403
+    for scope in ("vireo.read", "vireo.admin"):
+        status, _, body = await guarded.rest(guarded.tokens.good(scope, subject="api"), document)
+        assert status == 200
+        assert "/v1/viewers/{viewer_id}/recommendations" in body["paths"]
+
+
 async def test_health_needs_no_token(guarded: Guarded) -> None:
     stub = health_pb2_grpc.HealthStub(guarded.channel)  # type: ignore[no-untyped-call]
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=10)
