@@ -145,6 +145,7 @@ async def test_over_tls_a_browser_sends_a_token_to_whom_it_trusts(
     ):
         refused = await browser.recommend(Target(address, stranger, "a.b.c"), "1")
         assert refused.code == 1
+        assert "ERR_CERT_AUTHORITY_INVALID" in refused.errors
         assert not edge.gateways[0].requests
         slate = (await browser.recommend(Target(address, root.certificate, "a.b.c"), "1")).slate
         assert slate["release_id"] == "gateway-0"

@@ -43,6 +43,8 @@ async function ask(address: string, options: Options): Promise<void> {
   });
   try {
     const page = await browser.newPage();
+    // A page is told no more than that it failed; the browser knows why.
+    page.on("requestfailed", (request) => console.error(`${request.url()}: ${request.failure()?.errorText}`));
     await page.goto(address);
     const scheme = options.authority ? "https" : "http";
     const filled = {
