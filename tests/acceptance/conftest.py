@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,8 +22,8 @@ REFUSED = "refused"
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Ends the output with a table of what a secured stack refused, in whichever process."""
-    rows = [
-        row
+    rows: list[tuple[str, ...]] = [
+        cast("tuple[str, ...]", row)
         for reports in terminalreporter.stats.values()
         for report in reports
         if isinstance(report, pytest.TestReport) and report.when == "call"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from clients.cli.up import show_endpoints
 from server.rpc.tls import tls_name
 from server.security.certificates import Authority, Certificates
-from tests.acceptance.conftest import REFUSED
+from tests.acceptance.conftest import CHECKOUT, REFUSED
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.secured_stack import (
     SECONDS,
@@ -88,6 +90,27 @@ def test_commands_find_their_way_in(secured: SecuredStack) -> None:
         "recommend", "--viewer", "1", "--json", "--target", secured.stack.edge, **further
     )
     assert len(json.loads(slate)["items"]) == 10
+
+
+def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
+    secured: SecuredStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(secured.stack.home.root))
+    show_endpoints(secured.stack.state())
+    pasted = capsys.readouterr().out.split("\n\n")[1]
+    answers = subprocess.run(
+        ["bash", "-euc", pasted],
+        cwd=CHECKOUT,
+        env={name: secured.stack.environment[name] for name in ("PATH", "VIREO_HOME")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answers.returncode == 0, answers.stderr
+    first = secured.recommend(secured.tokens.good(subject="pasted")).items[0].video_id
+    assert answers.stdout.count(f" {first} ") == 1, "vireo"
+    assert answers.stdout.count(f'"videoId":"{first}"') == 1, "curl"
+    assert answers.stdout.count(f'"videoId": "{first}"') == 1, "grpcurl"
 
 
 def test_plain_text_gets_nowhere(secured: SecuredStack, told: Tell) -> None:
