@@ -108,7 +108,7 @@ def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
     )
     assert answers.returncode == 0, answers.stderr
     first = secured.recommend(secured.tokens.good(subject="pasted")).items[0].video_id
-    assert answers.stdout.count(f" {first} ") == 1, "vireo"
+    assert answers.stdout.count(f"│ {first} ") == 1, "vireo"
     assert answers.stdout.count(f'"videoId":"{first}"') == 1, "curl"
     assert answers.stdout.count(f'"videoId": "{first}"') == 1, "grpcurl"
 
