@@ -113,6 +113,13 @@ async def test_a_token_never_travels_in_plain_text(client: ExampleClient) -> Non
     assert "secret" not in answer.errors
 
 
+async def test_a_command_line_that_makes_no_sense_is_told(client: ExampleClient) -> None:
+    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
+        answer = await client.recommend(Target("127.0.0.1:1"), "1", *flags)
+        assert (answer.code, answer.output) == (2, "")
+        assert answer.errors
+
+
 @pytest.fixture(scope="module")
 def browser() -> ExampleClient:
     BROWSER.build()

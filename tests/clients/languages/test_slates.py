@@ -99,15 +99,6 @@ async def test_all_tell_when_a_token_is_refused(client: ExampleClient, edge: Tar
         assert answer.errors.startswith("UNAUTHENTICATED: ")
 
 
-async def test_all_tell_a_command_line_that_makes_no_sense(
-    client: ExampleClient, edge: Target
-) -> None:
-    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
-        answer = await client.recommend(edge, "1", *flags)
-        assert (answer.code, answer.output) == (2, "")
-        assert answer.errors
-
-
 def test_the_readmes_tell_the_commands_that_these_tests_run(client: ExampleClient) -> None:
     document = (CHECKOUT / client.document).read_text()
     assert f"{' '.join(client.command)} 127.0.0.1:8080 1" in document
