@@ -35,6 +35,7 @@ from tests.builders.secured_stack import (
     bearer,
     running_secured_stack,
 )
+from tests.builders.tiny_home import DATASET, build_tiny_home
 
 RATE = 20
 
@@ -43,8 +44,10 @@ Tell = Callable[[str, str, str, str], None]
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
+    home = build_tiny_home(tmp_path_factory.mktemp("secured"))
+    publish = f"vireo release publish --data {DATASET}"
     settings = {"VIREO_RATE_LIMIT": str(RATE)}
-    with running_secured_stack(tmp_path_factory.mktemp("secured"), settings) as secured:
+    with running_secured_stack(home, prepare=publish, settings=settings) as secured:
         yield secured
 
 
@@ -212,18 +215,21 @@ def test_who_asks_too_often_is_told_so_and_nobody_else_notices(
     before = secured.count(pattern)
 
     async def flood() -> list[grpc.aio.AioRpcError]:
-        """Calls that cost little: what they ask is refused by the gateway."""
+        """Calls that cost little, the other's last: what they ask is refused by the gateway."""
         roots = grpc.ssl_channel_credentials(secured.folder.authority.read_bytes())
         async with grpc.aio.secure_channel(secured.stack.edge, roots) as channel:
             stub = RecommendationServiceStub(channel)
             request = pb.RecommendRequest(viewer_id="")
             calls = (
-                stub.Recommend(request, timeout=SECONDS, metadata=bearer(busy))
-                for _ in range(20 * RATE)
+                stub.Recommend(request, timeout=SECONDS, metadata=bearer(token))
+                for token, count in ((busy, 20 * RATE), (other, RATE // 2))
+                for _ in range(count)
             )
             return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
 
     errors = asyncio.run(flood())
+    others = {error.code() for error in errors[20 * RATE :]}
+    assert others == {grpc.StatusCode.INVALID_ARGUMENT}, "as without a flood"
     codes = [error.code() for error in errors]
     limited = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
     counted = secured.count(pattern) - before

@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,10 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from server.home import Home
 from server.rpc.tls import TlsFiles, open_blocking_channel
 from server.security.folder import SecurityFolder
 from tests.builders.stack import Stack, running_stack
-from tests.builders.tiny_home import DATASET, build_tiny_home
 from tests.builders.tokens import Tokens
 
 ONE_POD_EACH = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
@@ -108,19 +107,19 @@ class SecuredStack:
 
 @contextmanager
 def running_secured_stack(
-    root: Path, settings: Mapping[str, str] | None = None
+    home: Home, *, prepare: str = "", settings: Mapping[str, str] | None = None
 ) -> Iterator[SecuredStack]:
-    """One that serves a tiny release from a home made at `root`.
+    """A stack that serves from this home, secured.
 
     Args:
-        root: its VIREO_HOME.
+        home: its VIREO_HOME.
+        prepare: shell commands to run before.
         settings: further `VIREO_…` variables.
     """
-    home = build_tiny_home(root)
     folder = SecurityFolder(home.security)
     with running_stack(
         home.root,
-        prepare=f"vireo release publish --data {DATASET}",
+        prepare=prepare,
         arguments=["--secure"],
         settings={**ONE_POD_EACH, **(settings or {})},
     ) as stack:

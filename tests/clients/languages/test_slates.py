@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,27 +15,32 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from clients.cli.edge import Edge
+from server.home import Home
 from tests.builders.example_clients import CHECKOUT, ExampleClient, Target
 from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
-from tests.builders.stack import running_stack
+from tests.builders.stack import BIN, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """One with a release that is published."""
+    home = build_tiny_home(tmp_path_factory.mktemp("languages"))
+    publish = [str(BIN / "vireo"), "release", "publish", "--data", DATASET]
+    subprocess.run(publish, env=stack_environment(home.root), check=True)
+    return home
+
+
 @pytest.fixture(scope="module", params=["plain", "secure"])
-def edge(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Target]:
+def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
     """What clients are told of the edge of a stack; the same release is behind both."""
-    root = tmp_path_factory.mktemp(f"languages-{request.param}")
     if request.param == "plain":
-        home = build_tiny_home(root)
-        publish = f"vireo release publish --data {DATASET}"
-        with running_stack(home.root, prepare=publish, settings=ONE_POD_EACH) as stack:
+        with running_stack(home.root, settings=ONE_POD_EACH) as stack:
             yield Target(stack.edge)
     else:
-        with running_secured_stack(root) as secured:
+        with running_secured_stack(home) as secured:
             token = secured.vireo("token", "--scope", "vireo.read").strip()
             yield Target(secured.stack.edge, secured.folder.authority, token)
 
