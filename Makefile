@@ -72,8 +72,8 @@ clients: clients-go clients-java clients-typescript ## Build the clients of othe
 clients-go clients-java clients-typescript: clients-%: setup
 	$(MAKE) -C clients $*
 
-clients-test: setup ## Have every language's client ask a stack through Envoy
-	$(BIN)/pytest $(LANGUAGES)
+clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
+	$(BIN)/pytest -n 2 --dist loadfile $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches and all run-time state
 	$(MAKE) -C clients clean

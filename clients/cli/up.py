@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,6 +123,8 @@ def show_endpoints(state: StackState) -> None:
     ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
+        # Not by reflection, for which the token would need another scope.
+        descriptors = _from_here(Path(str(files("vireo") / "descriptors.binpb")))
         typer.echo(f"""{ready}
 They speak TLS, and all but health checks need a token.
 
@@ -130,8 +133,8 @@ They speak TLS, and all but health checks need a token.
   curl --cacert $VIREO_CA -H "authorization: Bearer $VIREO_TOKEN" \\
     'https://{edge}/v1/viewers/1/recommendations?page_size=10'
   {grpcurl} -cacert $VIREO_CA -H 'authorization: Bearer ${{VIREO_TOKEN}}' -expand-headers \\
-    -import-path protos -proto vireo/v1/recommendation.proto \\
-    -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+    -protoset {descriptors} -d '{{"viewer_id": "1"}}' \\
+    {edge} vireo.v1.RecommendationService/Recommend
 
 {logs}""")
         return
@@ -155,5 +158,10 @@ def _as_typed(program: str) -> str:
     found = shutil.which(program)
     if not beside.exists() or (found and Path(found) == beside):
         return program
+    return _from_here(beside)
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is typed in the current folder."""
     here = Path.cwd()
-    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

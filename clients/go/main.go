@@ -28,8 +28,8 @@ type item struct {
 func main() {
 	pageSize := flag.Int("page-size", 10, "how many videos, 1 to 500")
 	timeout := flag.Float64("timeout", 1, "seconds for the call, all tries included")
-	authority := flag.String("tls-ca", "", "use TLS and trust the authorities in this PEM `file` (or VIREO_CLIENT_CA)")
-	token := flag.String("token", "", "bearer `token` to send; needs TLS (or VIREO_CLIENT_TOKEN)")
+	authority := flag.String("tls-ca", "", "use TLS and trust the authorities in this PEM `file` (or VIREO_CA)")
+	token := flag.String("token", "", "bearer `token` to send; needs TLS (or VIREO_TOKEN)")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: recommend [flags] HOST:PORT VIEWER")
 		flag.PrintDefaults()
@@ -42,8 +42,8 @@ func main() {
 
 	target := Target{
 		Address:   flag.Arg(0),
-		Authority: orElse(*authority, os.Getenv("VIREO_CLIENT_CA")),
-		Token:     orElse(*token, os.Getenv("VIREO_CLIENT_TOKEN")),
+		Authority: orElse(*authority, os.Getenv("VIREO_CA")),
+		Token:     orElse(*token, os.Getenv("VIREO_TOKEN")),
 	}
 	// One connection serves any number of calls at a time: a server makes it once and keeps it.
 	connection, err := target.Connect()

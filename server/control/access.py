@@ -54,7 +54,7 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
 
 
 def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
-    """Has the edge's routes say whom a call is counted for, and browsers send tokens along."""
+    """Has the edge's routes say whom a call is counted for, and pages see when to ask again."""
     for host in routes["virtual_hosts"]:
         if settings.rate_limit:
             for route in host["routes"]:
@@ -62,10 +62,8 @@ def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
                     known = settings.jwks and route["name"] != _OPEN
                     action = _caller() if known else _ADDRESS
                     route["route"]["rate_limits"] = [{"actions": [action]}]
-        policy = host["typed_per_filter_config"]["envoy.filters.http.cors"]
-        if settings.jwks:
-            policy["allow_headers"] += ", authorization"
         if settings.rate_limit:
+            policy = host["typed_per_filter_config"]["envoy.filters.http.cors"]
             policy["expose_headers"] += ", retry-after"
 
 

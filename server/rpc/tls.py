@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 import structlog
+from prometheus_client import Counter
 
 from server.errors import VireoError
 
 log = structlog.get_logger()
+
+HANDSHAKES = Counter(
+    "vireo_tls_handshakes",
+    "Connections that began at this process's port where it speaks TLS, refused ones among them: "
+    "gRPC doesn't tell which.",
+)
 
 Options = Sequence[tuple[str, Any]]
 
@@ -84,6 +91,7 @@ class TlsFiles:
 
         def newest() -> grpc.ServerCertificateConfiguration | None:
             """Called before each handshake; None where nothing is new."""
+            HANDSHAKES.inc()
             try:
                 if self.stamp() == known[0]:
                     return None

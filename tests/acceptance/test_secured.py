@@ -8,140 +8,69 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import psutil
 import pytest
-import urllib3
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.rpc.tls import TlsFiles, open_blocking_channel, tls_name
+from clients.cli.up import show_endpoints
+from server.rpc.tls import tls_name
 from server.security.certificates import Authority, Certificates
-from server.security.folder import SecurityFolder
+from tests.acceptance.conftest import CHECKOUT, REFUSED
 from tests.builders.certificates import role_files, serial, shown_serial
-from tests.builders.stack import Stack, running_stack
+from tests.builders.secured_stack import (
+    SECONDS,
+    SecuredStack,
+    asked,
+    bearer,
+    running_secured_stack,
+)
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from tests.builders.tokens import Tokens
 
 RATE = 20
-SETTINGS = {
-    **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
-    "VIREO_RATE_LIMIT": str(RATE),
-}
-_SECONDS = 20.0
 
-
-@dataclass
-class Secured:
-    """A stack that is secured, its files, and what it refused."""
-
-    stack: Stack
-    folder: SecurityFolder
-    tokens: Tokens
-    refusals: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Case, place, what was answered, and the counter that went up."""
-
-    def channel(self) -> grpc.Channel:
-        """A channel to the edge, as callers open it."""
-        roots = self.folder.authority.read_bytes()
-        return grpc.secure_channel(self.stack.edge, grpc.ssl_channel_credentials(roots))
-
-    def recommend(self, token: str | None, channel: grpc.Channel | None = None) -> Any:
-        request = pb.RecommendRequest(viewer_id="1", page_size=10)
-        if channel is not None:
-            stub = RecommendationServiceStub(channel)
-            return stub.Recommend(request, timeout=_SECONDS, metadata=bearer(token))
-        with self.channel() as fresh:
-            return self.recommend(token, fresh)
-
-    def code(self, token: str | None) -> grpc.StatusCode:
-        try:
-            self.recommend(token)
-        except grpc.RpcError as error:
-            return error.code()
-        return grpc.StatusCode.OK
-
-    def rest(self, token: str | None) -> urllib3.BaseHTTPResponse:
-        with urllib3.PoolManager(ca_certs=str(self.folder.authority)) as pool:
-            return pool.request(
-                "GET",
-                f"https://{self.stack.edge}/v1/viewers/1/recommendations?page_size=10",
-                headers=dict(bearer(token)),
-            )
-
-    def count(self, pattern: str) -> int:
-        """The sum of Envoy's counters whose names match."""
-        url = f"http://127.0.0.1:{self.stack.state().admin_port}/stats?filter={pattern}"
-        with urllib.request.urlopen(url) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(line.rpartition(":")[2]) for line in lines)
-
-    def health(self, port: int, tls: TlsFiles | None, role: str) -> grpc.StatusCode:
-        """What a process of the stack answers to whoever has these files."""
-        with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
-            return asked(channel)
-
-    def port(self, name: str) -> int:
-        [port] = [each.port for each in self.stack.state().processes if each.name == name]
-        return port
-
-
-def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"),) if token is not None else ()
-
-
-def asked(channel: grpc.Channel) -> grpc.StatusCode:
-    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    try:
-        stub.Check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-    except grpc.RpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
+Tell = Callable[[str, str, str, str], None]
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
     home = build_tiny_home(tmp_path_factory.mktemp("secured"))
-    folder = SecurityFolder(home.security)
-    with running_stack(
-        home.root,
-        prepare=f"vireo release publish --data {DATASET}",
-        arguments=["--secure"],
-        settings=SETTINGS,
-    ) as stack:
-        yield Secured(stack, folder, Tokens(folder))
+    publish = f"vireo release publish --data {DATASET}"
+    settings = {"VIREO_RATE_LIMIT": str(RATE)}
+    with running_secured_stack(home, prepare=publish, settings=settings) as secured:
+        yield secured
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(secured: Secured, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Prints what was refused, whatever becomes of the output of tests."""
-    yield
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    head = ("refused", "at", "answer", "counted by Envoy")
-    rows = [head, *secured.refusals]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    with capture.global_and_fixture_disabled():
-        for row in rows:
-            cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-            sys.stdout.write("\n" + "  ".join(cells).rstrip())
-        sys.stdout.write("\n")
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Tell:
+    """Puts a row into the table of refusals that ends the tests' output."""
+
+    def tell(refused: str, place: str, answer: str, counted: str) -> None:
+        record_property(REFUSED, (refused, place, answer, counted))
+
+    return tell
 
 
-def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: Secured) -> None:
+def counter_at(
+    secured: SecuredStack, place: str, port: int, stat: str
+) -> tuple[str, Callable[[], int]]:
+    """What counts handshakes that fail at a port of Envoy, or that begin at a process of ours."""
+    if place in ("edge", "envoy"):
+        return f"ssl.{stat}", lambda: secured.count(f"^listener.*_{port}.ssl.{stat}$")
+    return "vireo_tls_handshakes", lambda: secured.handshakes(port)
+
+
+def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: SecuredStack) -> None:
     answer = secured.recommend(secured.tokens.good(subject="good"))
     assert len(answer.items) == 10
     assert not answer.degradations, "all hops work"
@@ -152,35 +81,51 @@ def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: Secured) -> None:
     ]
 
 
-def test_commands_find_their_way_in(secured: Secured) -> None:
-    environment = secured.stack.environment
-
-    def vireo(*arguments: str, **further: str) -> str:
-        done = subprocess.run(
-            ["vireo", *arguments],
-            env={**environment, **further},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
-
-    status = json.loads(vireo("status", "--json"))
+def test_commands_find_their_way_in(secured: SecuredStack) -> None:
+    status = json.loads(secured.vireo("status", "--json"))
     releases = [each["release"] for each in status["processes"] if each["name"] != "s3"]
     assert sum(release is not None for release in releases) == 3
     assert status["envoys"][0]["connected"]
-    assert len(json.loads(vireo("recommend", "--viewer", "1", "--json"))["items"]) == 10
-    token = vireo("token", "--scope", "vireo.read").strip()
+    assert len(json.loads(secured.vireo("recommend", "--viewer", "1", "--json"))["items"]) == 10
+    token = secured.vireo("token", "--scope", "vireo.read").strip()
     further = {"VIREO_TOKEN": token, "VIREO_CA": str(secured.folder.authority)}
-    slate = vireo("recommend", "--viewer", "1", "--json", "--target", secured.stack.edge, **further)
+    slate = secured.vireo(
+        "recommend", "--viewer", "1", "--json", "--target", secured.stack.edge, **further
+    )
     assert len(json.loads(slate)["items"]) == 10
 
 
-def test_plain_text_gets_nowhere(secured: Secured) -> None:
-    with grpc.insecure_channel(secured.stack.edge) as channel:
-        assert asked(channel) is grpc.StatusCode.UNAVAILABLE
-    for name in ("gateway-1", "candidate-1", "ranking-1", "control"):
-        assert secured.health(secured.port(name), None, "") is grpc.StatusCode.UNAVAILABLE
+def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
+    secured: SecuredStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(secured.stack.home.root))
+    show_endpoints(secured.stack.state())
+    pasted = capsys.readouterr().out.split("\n\n")[1]
+    answers = subprocess.run(
+        ["bash", "-euc", pasted],
+        cwd=CHECKOUT,
+        env={name: secured.stack.environment[name] for name in ("PATH", "VIREO_HOME")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answers.returncode == 0, answers.stderr
+    first = secured.recommend(secured.tokens.good(subject="pasted")).items[0].video_id
+    assert answers.stdout.count(f"│ {first} ") == 1, "vireo"
+    assert answers.stdout.count(f'"videoId":"{first}"') == 1, "curl"
+    assert answers.stdout.count(f'"videoId": "{first}"') == 1, "grpcurl"
+
+
+def test_plain_text_gets_nowhere(secured: SecuredStack, told: Tell) -> None:
+    for place in ("edge", "gateway-1", "candidate-1", "ranking-1", "control"):
+        port = secured.port("envoy" if place == "edge" else place)
+        counter, count = counter_at(secured, place, port, "connection_error")
+        before = count()
+        code = secured.health(port, None, "")
+        counted = count() - before
+        told("plain text", place, code.name, f"{counter} +{counted}")
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert counted > 0
 
 
 @pytest.mark.parametrize(
@@ -196,34 +141,32 @@ def test_plain_text_gets_nowhere(secured: Secured) -> None:
         "another key",
     ],
 )
-def test_a_caller_that_nobody_vouches_for_is_unauthenticated(secured: Secured, reason: str) -> None:
+def test_a_caller_that_nobody_vouches_for_is_unauthenticated(
+    secured: SecuredStack, reason: str, told: Tell
+) -> None:
     token = None if reason == "no token" else secured.tokens.refused()[reason]
     before = secured.count("^http.edge.jwt_authn.denied$")
     code, rest = secured.code(token), secured.rest(token)
     counted = secured.count("^http.edge.jwt_authn.denied$") - before
-    secured.refusals.append(
-        (f"{reason}", "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
-    )
+    told(reason, "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert (rest.status, rest.json()["code"]) == (401, 16)
     assert counted == 2
 
 
-def test_a_caller_without_the_scope_is_denied(secured: Secured) -> None:
+def test_a_caller_without_the_scope_is_denied(secured: SecuredStack, told: Tell) -> None:
     token = secured.tokens.good("vireo.admin", subject="scope")
     before = secured.count("^http.edge.rbac.denied$")
     code, rest = secured.code(token), secured.rest(token)
     counted = secured.count("^http.edge.rbac.denied$") - before
-    secured.refusals.append(
-        ("wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}")
-    )
+    told("wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}")
     assert code is grpc.StatusCode.PERMISSION_DENIED
     assert (rest.status, rest.json()["code"]) == (403, 7)
     assert counted == 2
 
 
 def test_processes_take_only_those_with_a_certificate_of_ours(
-    secured: Secured, tmp_path: Path
+    secured: SecuredStack, told: Tell, tmp_path: Path
 ) -> None:
     ours, roots = secured.folder.tls("operator"), secured.folder.authority
     signer = Certificates(secured.folder).signing_authority()
@@ -238,11 +181,10 @@ def test_processes_take_only_those_with_a_certificate_of_ours(
         ),
     }
     only_roots = grpc.ssl_channel_credentials(roots.read_bytes())
-    inner = secured.stack.environment["VIREO_PORT_BASE"]
     places = [
         *((name, secured.port(name)) for name in ("candidate-1", "ranking-1", "gateway-1")),
         ("control", secured.port("control")),
-        ("envoy", int(inner) + 1),
+        ("envoy", secured.inner_port()),
     ]
     for place, port in places:
         role = place.partition("-")[0]
@@ -251,45 +193,47 @@ def test_processes_take_only_those_with_a_certificate_of_ours(
             assert secured.health(port, ours, role) is grpc.StatusCode.OK
         for case, stranger in {**files, "no certificate": None}.items():
             stat = "fail_verify_no_cert" if stranger is None else "fail_verify_error"
-            pattern = f"^listener.*_{port}.ssl.({stat}|connection_error)$"
-            before = secured.count(pattern)
+            counter, count = counter_at(secured, place, port, stat)
+            before = count()
             if stranger is None:
                 options = [("grpc.ssl_target_name_override", tls_name(role))]
                 with grpc.secure_channel(f"127.0.0.1:{port}", only_roots, options) as channel:
                     code = asked(channel)
             else:
                 code = secured.health(port, stranger, role)
-            counted = secured.count(pattern) - before if place == "envoy" else 0
-            note = f"ssl.{stat} +{counted}" if place == "envoy" else "(not its port)"
-            secured.refusals.append((case, place, code.name, note))
+            counted = count() - before
+            told(case, place, code.name, f"{counter} +{counted}")
             assert code is grpc.StatusCode.UNAVAILABLE
-            assert counted > 0 or place != "envoy"
+            assert counted > 0
 
 
-def test_who_asks_too_often_is_told_so_and_nobody_else_notices(secured: Secured) -> None:
+def test_who_asks_too_often_is_told_so_and_nobody_else_notices(
+    secured: SecuredStack, told: Tell
+) -> None:
     busy, other = (secured.tokens.good(subject=name) for name in ("busy", "other"))
     pattern = "^edge.http_local_rate_limit.rate_limited$"
     before = secured.count(pattern)
 
     async def flood() -> list[grpc.aio.AioRpcError]:
-        """Calls that cost little: what they ask is refused by the gateway."""
+        """Calls that cost little, the other's last: what they ask is refused by the gateway."""
         roots = grpc.ssl_channel_credentials(secured.folder.authority.read_bytes())
         async with grpc.aio.secure_channel(secured.stack.edge, roots) as channel:
             stub = RecommendationServiceStub(channel)
             request = pb.RecommendRequest(viewer_id="")
             calls = (
-                stub.Recommend(request, timeout=_SECONDS, metadata=bearer(busy))
-                for _ in range(20 * RATE)
+                stub.Recommend(request, timeout=SECONDS, metadata=bearer(token))
+                for token, count in ((busy, 20 * RATE), (other, RATE // 2))
+                for _ in range(count)
             )
             return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
 
     errors = asyncio.run(flood())
+    others = {error.code() for error in errors[20 * RATE :]}
+    assert others == {grpc.StatusCode.INVALID_ARGUMENT}, "as without a flood"
     codes = [error.code() for error in errors]
     limited = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
     counted = secured.count(pattern) - before
-    secured.refusals.append(
-        ("too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}")
-    )
+    told("too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}")
     assert limited
     assert counted == limited
     for error in errors:
@@ -303,7 +247,7 @@ def test_who_asks_too_often_is_told_so_and_nobody_else_notices(secured: Secured)
     assert secured.rest(other).status == 200
 
 
-def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: Secured) -> None:
+def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: SecuredStack) -> None:
     home = secured.stack.home
     identity = json.loads((home.s3 / "s3.json").read_text())["identities"][0]
     token = secured.tokens.good(subject="secret")
@@ -335,7 +279,7 @@ def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: Secur
     assert not found
 
 
-def test_every_port_of_every_process_is_on_loopback_alone(secured: Secured) -> None:
+def test_every_port_of_every_process_is_on_loopback_alone(secured: SecuredStack) -> None:
     state = secured.stack.state()
     listening = {
         socket.laddr.port: socket.laddr.ip.removeprefix("::ffff:")
@@ -353,17 +297,17 @@ def test_every_port_of_every_process_is_on_loopback_alone(secured: Secured) -> N
 
 
 def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost(
-    secured: Secured,
+    secured: SecuredStack,
 ) -> None:
     names = ("gateway-1", "candidate-1", "ranking-1", "control")
     places = [(name.partition("-")[0], secured.port(name)) for name in names]
     places.append(("edge", secured.port("envoy")))
-    places.append(("envoy", int(secured.stack.environment["VIREO_PORT_BASE"]) + 1))
+    places.append(("envoy", secured.inner_port()))
     operator = secured.folder.tls("operator")
     pids = {each.name: each.pid for each in secured.stack.state().processes}
     before = {role: serial(secured.folder.tls(role)) for role, _ in places}
     assert {role: shown_serial(port, role, operator) for role, port in places} == before
-    subprocess.run(["vireo", "certificates"], env=secured.stack.environment, check=True)
+    secured.vireo("certificates")
     wanted = {role: serial(secured.folder.tls(role)) for role, _ in places}
     assert not set(wanted.values()) & set(before.values())
     token = secured.tokens.good(subject="renewal")

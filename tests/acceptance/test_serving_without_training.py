@@ -85,7 +85,7 @@ def test_candidate_and_ranking_pods_have_loaded_no_torch_pandas_or_arrow(
 ) -> None:
     loaded = Path(f"/proc/{serving.pid(name)}/maps").read_text()
     assert "onnxruntime" in loaded, "this is the process that answers"
-    for library in ("torch", "pandas", "pyarrow", "feast"):
+    for library in ("torch", "pandas", "pyarrow", "feast", "cryptography"):
         assert f"/{library}/" not in loaded, library
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,9 +74,14 @@ class ExampleClient:
         if self.goal is not None:
             buf = Path(sys.executable).with_name("buf")
             make = ["make", "-C", "clients", self.goal, f"BUF={buf}"]
-            done = subprocess.run(
-                make, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS
-            )
+            # Tests that run side by side build one after the other.
+            with (Path(tempfile.gettempdir()) / f"vireo-clients-{os.getuid()}.lock").open(
+                "w"
+            ) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                done = subprocess.run(
+                    make, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS
+                )
             assert done.returncode == 0, done.stdout + done.stderr
 
     async def recommend(self, target: Target, viewer: str, *flags: str) -> Answer:
@@ -88,13 +95,14 @@ class ExampleClient:
         flags = ("--timeout", str(TIMEOUT), "--page-size", "20", *flags)
         if target.authority is not None:
             flags = (*flags, "--tls-ca", str(target.authority))
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
         own = {"PYTHONPATH": str(CHECKOUT / "clients" / "python")}
         if target.token is not None:
-            own["VIREO_CLIENT_TOKEN"] = target.token
+            own["VIREO_TOKEN"] = target.token
         process = await asyncio.create_subprocess_exec(
             *(program, *arguments, *flags, target.address, viewer),
             cwd=CHECKOUT,
-            env={**os.environ, **own},
+            env={**kept, **own},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -104,6 +112,7 @@ class ExampleClient:
 
 
 _BUILD_SECONDS = 600
+_BUILDING = Path(tempfile.gettempdir()) / f"vireo-clients-{os.getuid()}.lock"
 
 
 def _there(path: str) -> bool:

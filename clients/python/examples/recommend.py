@@ -33,17 +33,17 @@ def options() -> Options:
     parser.add_argument(
         "--tls-ca",
         metavar="FILE",
-        help="use TLS and trust the authorities in this PEM file (or VIREO_CLIENT_CA)",
+        help="use TLS and trust the authorities in this PEM file (or VIREO_CA)",
     )
-    parser.add_argument("--token", help="bearer token; needs TLS (or VIREO_CLIENT_TOKEN)")
+    parser.add_argument("--token", help="bearer token; needs TLS (or VIREO_TOKEN)")
     given = parser.parse_args()
     return Options(
         address=given.address,
         viewer=given.viewer,
         page_size=given.page_size,
         timeout=given.timeout,
-        authority=given.tls_ca or os.environ.get("VIREO_CLIENT_CA") or None,
-        token=given.token or os.environ.get("VIREO_CLIENT_TOKEN") or None,
+        authority=given.tls_ca or os.environ.get("VIREO_CA") or None,
+        token=given.token or os.environ.get("VIREO_TOKEN") or None,
     )
 
 

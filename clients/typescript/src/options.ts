@@ -46,8 +46,8 @@ function parsed(): Options {
     viewer,
     pageSize: numberOf("page-size", values["page-size"]),
     timeout: numberOf("timeout", values.timeout),
-    authority: values["tls-ca"] || process.env["VIREO_CLIENT_CA"] || undefined,
-    token: values.token || process.env["VIREO_CLIENT_TOKEN"] || undefined,
+    authority: values["tls-ca"] || process.env["VIREO_CA"] || undefined,
+    token: values.token || process.env["VIREO_TOKEN"] || undefined,
   };
   if (options.token && !options.authority) {
     throw new Error("a token must not travel in plain text: give --tls-ca, too");

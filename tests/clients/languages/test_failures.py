@@ -113,6 +113,13 @@ async def test_a_token_never_travels_in_plain_text(client: ExampleClient) -> Non
     assert "secret" not in answer.errors
 
 
+async def test_a_command_line_that_makes_no_sense_is_told(client: ExampleClient) -> None:
+    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
+        answer = await client.recommend(Target("127.0.0.1:1"), "1", *flags)
+        assert (answer.code, answer.output) == (2, "")
+        assert answer.errors
+
+
 @pytest.fixture(scope="module")
 def browser() -> ExampleClient:
     BROWSER.build()
@@ -145,6 +152,7 @@ async def test_over_tls_a_browser_sends_a_token_to_whom_it_trusts(
     ):
         refused = await browser.recommend(Target(address, stranger, "a.b.c"), "1")
         assert refused.code == 1
+        assert "ERR_CERT_AUTHORITY_INVALID" in refused.errors
         assert not edge.gateways[0].requests
         slate = (await browser.recommend(Target(address, root.certificate, "a.b.c"), "1")).slate
         assert slate["release_id"] == "gateway-0"

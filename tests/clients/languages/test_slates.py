@@ -1,8 +1,10 @@
-"""Clients of every language get the same slate of a whole stack, through Envoy."""
+"""Clients of every language get one slate through Envoy, of a plain and of a secured stack."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -12,36 +14,51 @@ from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from clients.cli.edge import Edge
+from server.home import Home
 from tests.builders.example_clients import CHECKOUT, ExampleClient, Target
-from tests.builders.stack import running_stack
+from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
+from tests.builders.stack import BIN, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a stack that serves."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """One with a release that is published."""
     home = build_tiny_home(tmp_path_factory.mktemp("languages"))
-    publish = f"vireo release publish --data {DATASET}"
-    with running_stack(home.root, prepare=publish) as stack:
-        yield stack.edge
+    publish = [str(BIN / "vireo"), "release", "publish", "--data", DATASET]
+    subprocess.run(publish, env=stack_environment(home.root), check=True)
+    return home
 
 
-@pytest.fixture(scope="module", params=["plain"])
-def edge(request: pytest.FixtureRequest, stack: str) -> Target:
-    """What clients are told of the stack's edge."""
-    return {"plain": Target(stack)}[request.param]
+@pytest.fixture(scope="module", params=["plain", "secure"])
+def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
+    """What clients are told of the edge of a stack; the same release is behind both."""
+    if request.param == "plain":
+        with running_stack(home.root, settings=ONE_POD_EACH) as stack:
+            yield Target(stack.edge)
+    else:
+        with running_secured_stack(home) as secured:
+            token = secured.vireo("token", "--scope", "vireo.read").strip()
+            yield Target(secured.stack.edge, secured.folder.authority, token)
 
 
 @pytest.fixture(scope="module")
-def stub(stack: str) -> Iterator[RecommendationServiceStub]:
-    with grpc.insecure_channel(stack) as channel:
+def stub(edge: Target) -> Iterator[RecommendationServiceStub]:
+    with Edge(edge.address, edge.authority, edge.token or "").channel() as channel:
         yield RecommendationServiceStub(channel)
 
 
+@pytest.fixture(scope="module")
+def slates() -> list[Any]:
+    """Those that all clients have got of both stacks."""
+    return []
+
+
 async def test_all_get_the_same_slate(
-    client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+    client: ExampleClient, edge: Target, stub: RecommendationServiceStub, slates: list[Any]
 ) -> None:
     slate = (await client.recommend(edge, VIEWER)).slate
     expected = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=20), timeout=60)
@@ -57,6 +74,8 @@ async def test_all_get_the_same_slate(
             for item in expected.items
         ],
     }
+    slates.append(slate)
+    assert slate == slates[0]
 
 
 async def test_all_tell_what_is_wrong_with_a_request(
@@ -77,13 +96,13 @@ async def test_all_tell_what_is_wrong_with_a_request(
     assert {each.field for each in bad.field_violations} == {"viewer_id", "page_size"}
 
 
-async def test_all_tell_a_command_line_that_makes_no_sense(
-    client: ExampleClient, edge: Target
-) -> None:
-    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
-        answer = await client.recommend(edge, "1", *flags)
-        assert (answer.code, answer.output) == (2, "")
-        assert answer.errors
+@pytest.mark.parametrize("edge", ["secure"], indirect=True)
+async def test_all_tell_when_a_token_is_refused(client: ExampleClient, edge: Target) -> None:
+    forged = Target(edge.address, edge.authority, "rubbish")
+    for refused in (forged, Target(edge.address, edge.authority)):
+        answer = await client.recommend(refused, VIEWER)
+        assert (answer.code, answer.output) == (1, "")
+        assert answer.errors.startswith("UNAUTHENTICATED: ")
 
 
 def test_the_readmes_tell_the_commands_that_these_tests_run(client: ExampleClient) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from server.errors import VireoError
 from server.rpc.health import health_problem
@@ -57,6 +60,10 @@ async def problem(server: RpcServer, tls: TlsFiles | None, role: str = "ranking"
     return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 5, tls, role)
 
 
+def handshakes() -> float:
+    return REGISTRY.get_sample_value("vireo_tls_handshakes_total") or 0
+
+
 async def test_a_client_that_the_authority_has_signed_is_answered(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
@@ -79,7 +86,9 @@ async def test_any_other_is_not(
     )
     no_client = folder.tls("edge")
     for refused in (stranger, expired, no_client, None):
+        before = handshakes()
         assert await problem(server, refused) == "UNAVAILABLE"
+        assert handshakes() > before
     only_roots = grpc.ssl_channel_credentials(ours.authority.read_bytes())
     options = [("grpc.ssl_target_name_override", tls_name("ranking"))]
     async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", only_roots, options) as channel:
@@ -161,3 +170,24 @@ def test_some_of_the_files_alone_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="VIREO_TLS_KEY"):
         rpc_settings(tls_certificate=folder.tls("ranking").certificate)
+
+
+@pytest.mark.parametrize("process", ["candidate", "ranking", "gateway", "control"])
+def test_no_process_that_serves_needs_what_makes_certificates_and_tokens(
+    process: str, folder: SecurityFolder, certificates: Certificates
+) -> None:
+    files = folder.tls(process)
+    script = f"""
+import sys
+from pathlib import Path
+
+sys.modules.update(cryptography=None, jwt=None)
+import server.{process}.__main__
+from server.rpc.tls import TlsFiles
+
+files = TlsFiles(*map(Path, sys.argv[1:]))
+assert files.server_credentials() and files.channel_credentials()
+"""
+    paths = map(str, (files.certificate, files.key, files.authority))
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,6 +12,9 @@ import { optionsOf } from "../options.js";
 import { slateJson } from "../slate.js";
 import { RecommendationClient } from "./client.js";
 
+// Where an address is all that it is given, grpc-js tells it as the server's name, which Node warns of.
+process.noDeprecation = true;
+
 const options = optionsOf("recommend");
 const client = new RecommendationClient(options.address, options.authority, options.token);
 const { viewer: viewerId, pageSize } = options;

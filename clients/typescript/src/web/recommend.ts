@@ -43,6 +43,13 @@ async function ask(address: string, options: Options): Promise<void> {
   });
   try {
     const page = await browser.newPage();
+    // A page is told no more than that it can't fetch; the browser knows why. What the page gives up isn't told.
+    page.on("requestfailed", (request) => {
+      const reason = request.failure()?.errorText ?? "";
+      if (reason !== "net::ERR_ABORTED") {
+        console.error(`${request.url()}: ${reason}`);
+      }
+    });
     await page.goto(address);
     const scheme = options.authority ? "https" : "http";
     const filled = {

@@ -15,8 +15,8 @@ final class Options {
   private final List<String> positional = new ArrayList<>();
   private int pageSize = 10;
   private double seconds = 1;
-  private String authority = System.getenv("VIREO_CLIENT_CA");
-  private String token = System.getenv("VIREO_CLIENT_TOKEN");
+  private String authority = System.getenv("VIREO_CA");
+  private String token = System.getenv("VIREO_TOKEN");
 
   private Options() {}
 

@@ -1,0 +1,141 @@
+"""A whole stack that is secured, as its callers, its operators and strangers see it."""
+
+from __future__ import annotations
+
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import urllib3
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.home import Home
+from server.rpc.tls import TlsFiles, open_blocking_channel
+from server.security.folder import SecurityFolder
+from tests.builders.stack import Stack, running_stack
+from tests.builders.tokens import Tokens
+
+ONE_POD_EACH = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
+SECONDS = 20.0
+"""For a call: of a busy machine."""
+
+
+@dataclass(frozen=True)
+class SecuredStack:
+    """A stack that `vireo up --secure` runs, its files, and tokens by its key."""
+
+    stack: Stack
+    folder: SecurityFolder
+    tokens: Tokens
+
+    def vireo(self, *arguments: str, **variables: str) -> str:
+        """What a `vireo` command for this stack prints; fails where the command does."""
+        done = subprocess.run(
+            ["vireo", *arguments],
+            env={**self.stack.environment, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def channel(self) -> grpc.Channel:
+        """A channel to the edge, as callers open it."""
+        roots = self.folder.authority.read_bytes()
+        return grpc.secure_channel(self.stack.edge, grpc.ssl_channel_credentials(roots))
+
+    def recommend(self, token: str | None, channel: grpc.Channel | None = None) -> Any:
+        """A slate of ten, over a channel of its own where none is given."""
+        request = pb.RecommendRequest(viewer_id="1", page_size=10)
+        if channel is not None:
+            stub = RecommendationServiceStub(channel)
+            return stub.Recommend(request, timeout=SECONDS, metadata=bearer(token))
+        with self.channel() as fresh:
+            return self.recommend(token, fresh)
+
+    def code(self, token: str | None) -> grpc.StatusCode:
+        """With what status such a call ends."""
+        try:
+            self.recommend(token)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    def rest(self, token: str | None) -> urllib3.BaseHTTPResponse:
+        """The same by REST."""
+        with urllib3.PoolManager(ca_certs=str(self.folder.authority)) as pool:
+            return pool.request(
+                "GET",
+                f"https://{self.stack.edge}/v1/viewers/1/recommendations?page_size=10",
+                headers=dict(bearer(token)),
+            )
+
+    def count(self, pattern: str) -> int:
+        """The sum of Envoy's counters whose names match."""
+        url = f"http://127.0.0.1:{self.stack.state().admin_port}/stats?filter={pattern}"
+        with urllib.request.urlopen(url) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(int(line.rpartition(":")[2]) for line in lines)
+
+    def health(self, port: int, tls: TlsFiles | None, role: str) -> grpc.StatusCode:
+        """What a process of the stack answers to whoever has these files."""
+        with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
+            return asked(channel)
+
+    def port(self, name: str) -> int:
+        """The port of one of its processes."""
+        [port] = [each.port for each in self.stack.state().processes if each.name == name]
+        return port
+
+    def handshakes(self, port: int) -> int:
+        """How many began at the port of a process, by its own metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{port + 1000}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        [count] = [line for line in lines if line.startswith("vireo_tls_handshakes_total ")]
+        return int(float(count.rpartition(" ")[2]))
+
+    def inner_port(self) -> int:
+        """Envoy's, before the candidate pods."""
+        return int(self.stack.environment["VIREO_PORT_BASE"]) + 1
+
+
+@contextmanager
+def running_secured_stack(
+    home: Home, *, prepare: str = "", settings: Mapping[str, str] | None = None
+) -> Iterator[SecuredStack]:
+    """A stack that serves from this home, secured.
+
+    Args:
+        home: its VIREO_HOME.
+        prepare: shell commands to run before.
+        settings: further `VIREO_…` variables.
+    """
+    folder = SecurityFolder(home.security)
+    with running_stack(
+        home.root,
+        prepare=prepare,
+        arguments=["--secure"],
+        settings={**ONE_POD_EACH, **(settings or {})},
+    ) as stack:
+        yield SecuredStack(stack, folder, Tokens(folder))
+
+
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    """A token as metadata or headers; none where there is no token."""
+    return (("authorization", f"Bearer {token}"),) if token is not None else ()
+
+
+def asked(channel: grpc.Channel) -> grpc.StatusCode:
+    """With what status a health check ends."""
+    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
