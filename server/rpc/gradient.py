@@ -40,10 +40,16 @@ _RETURN = 0.98
 _QUICKER, _SLOWER = 0.2, 0.0001
 """Weights of an interval in the usual time, which is that of calls which meet no others: what is
 slower counts only after minutes."""
-_HANG_SECONDS = 0.25
+_HANG_SECONDS, _HANG_TIMES = 0.1, 10
+"""A call hangs that takes longer than this, and than so many times the usual, while others don't
+take long."""
+_LONG = 4
+"""Times the usual that even the quickest call takes where a queue, or the machine, makes it."""
+_STANDSTILL_SECONDS = 0.25
 """Where no call has ended for so long, their number isn't what they wait for."""
 _SETTLED = 60
-"""Intervals at the least limit after which what calls take then counts as usual."""
+"""Intervals at the least limit after which what calls take then counts as usual; and in which all
+calls hung, after which they are slow instead."""
 
 
 class GradientLimit:
@@ -62,7 +68,9 @@ class GradientLimit:
         self.flooded = False
         """Whether far more calls come than can be worked on."""
         self._ratio = 0.0
-        self._at_least = 0
+        self._slow = False
+        """Whether even the quickest calls were slow of late."""
+        self._at_least = self._all_hung = 0
         self._last_end: float | None = None
         self._begin(0.0)
 
@@ -73,18 +81,26 @@ class GradientLimit:
         self._quickest = math.inf
         self._reached = False
 
-    def admits(self, now: float, under_way: int) -> bool:
-        """Whether a call may join so many."""
-        if under_way >= int(self.calls):
+    @property
+    def hanging(self) -> float:
+        """Seconds after which a call hangs: it isn't the number of calls that it waits for."""
+        if self.usual is None or self.flooded or self._slow:
+            return math.inf
+        return max(_HANG_SECONDS, _HANG_TIMES * self.usual)
+
+    def admits(self, now: float, under_way: int, hanging: int = 0) -> bool:
+        """Whether a call may join so many, of which some hang."""
+        counted = under_way - hanging
+        if counted >= int(self.calls):
             self._reached = True
-            if not self._hangs(now):
+            if not self._stands_still(now):
                 return False
-            self.calls = min(self._most, max(_NEEDED * self.calls, under_way + 1.0))
-        self._peak = max(self._peak, under_way + 1)
+            self.calls = min(self._most, max(_NEEDED * self.calls, counted + 1.0))
+        self._peak = max(self._peak, counted + 1)
         return under_way < self._most
 
-    def _hangs(self, now: float) -> bool:
-        return self._last_end is not None and now - self._last_end > _HANG_SECONDS
+    def _stands_still(self, now: float) -> bool:
+        return self._last_end is not None and now - self._last_end > _STANDSTILL_SECONDS
 
     def refused(self) -> None:
         """Takes up that a call has been refused."""
@@ -108,11 +124,14 @@ class GradientLimit:
     def _set(self, took: float) -> None:
         """Sets the limit after an interval whose quickest call took so long, if known."""
         flooded = self._floods()
-        if math.isinf(took):
+        # Where all hang for long it is no pod's doing.
+        self._all_hung = self._all_hung + 1 if self.hanging <= took < math.inf else 0
+        if math.isinf(took) or 0 < self._all_hung < _SETTLED:
             self.calls = self.calls if flooded else self._at_rest(quick=True)
             return
         usual = took if self.usual is None else self.usual
         gradient = _TOLERANCE * usual / took
+        self._slow = took > _LONG * usual
         if not flooded:
             usual += (_QUICKER if took < usual else _SLOWER) * (took - usual)
             self.calls = self._at_rest(quick=gradient >= 1)

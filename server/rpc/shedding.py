@@ -98,8 +98,7 @@ class Shedder:
 
     @asynccontextmanager
     async def _turn(self, turns: Turns) -> AsyncIterator[Callable[[Message], None]]:
-        await turns.take()
-        begun, took = time.monotonic(), None
+        begun, took = await turns.take(), None
 
         def answered(response: Message) -> None:
             nonlocal took
@@ -109,7 +108,7 @@ class Shedder:
         try:
             yield answered
         finally:
-            turns.give_back(took)
+            turns.give_back(begun, took)
 
     def refusal(self, now: float, waited: float | None, left: float) -> ShedReason | None:
         """Why a call is shed, if it is.

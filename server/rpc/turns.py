@@ -1,16 +1,22 @@
-"""Calls that take turns: as many at a time as a limit lets in, a few others after them in order."""
+"""Calls that take turns: as many at a time as a limit lets in, a few others after them in order.
+
+A call that waits for a pod that hangs keeps its turn, but no other from having one: others are as
+quick as ever, so that it isn't the number of calls that it waits for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import deque
 
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.gradient import GradientLimit
 
-ROOM = 10
-"""Calls that may wait for their turn: a burst, and no more than are soon worked off."""
+ROOM, MORE_ROOM = 10, 40
+"""Calls that may wait for their turn: a burst, and no more than are soon worked off; and while some
+hang, which end many at a time."""
 
 
 class Turns:
@@ -23,44 +29,55 @@ class Turns:
         """Takes the most calls that may ever have their turn at a time."""
         self.limit = GradientLimit(most)
         """How many have their turn at a time."""
-        self.taken = 0
+        self._begun: list[float] = []
+        """When each turn began that was not given back, in order."""
+        self._waiting: deque[asyncio.Future[float]] = deque()
+
+    @property
+    def taken(self) -> int:
         """Calls that have their turn."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        return len(self._begun)
 
     @property
     def waiting(self) -> int:
         """Calls that have yet to have theirs."""
         return len(self._waiting)
 
-    async def take(self) -> None:
-        """Returns when it is a call's turn, which must then be given back.
+    async def take(self) -> float:
+        """Returns when it is a call's turn, with the time, which must then be given back.
 
         Raises:
             ShedError: too many are before it.
         """
         now = time.monotonic()
         self._next(now)  # first come, first served
-        if not self._waiting and self.limit.admits(now, self.taken):
-            self.taken += 1
-            return
-        if self.limit.flooded or len(self._waiting) >= ROOM:
+        if not self._waiting and self._admits(now):
+            self._begun.append(now)
+            return now
+        room = MORE_ROOM if self._hanging(now) else ROOM
+        if self.limit.flooded or len(self._waiting) >= room:
             self.limit.refused()
             raise ShedError(ShedReason.LIMIT)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn.cancelled() and turn.exception() is None:
-                self.give_back(None)  # it had its turn at the same moment
+                self.give_back(turn.result(), None)  # it had its turn at the same moment
             raise
 
-    def give_back(self, took: float | None) -> None:
-        """Ends a turn; `took` is how many seconds the call took, None where that tells nothing."""
+    def give_back(self, begun: float, took: float | None) -> None:
+        """Ends the turn that began then.
+
+        Args:
+            begun: what `take` returned.
+            took: how many seconds the call took, None where that tells nothing.
+        """
         now = time.monotonic()
-        self.taken -= 1
+        del self._begun[bisect_left(self._begun, begun)]
         self.limit.ended(now, took)
         if self.limit.flooded:
             while self._waiting:
@@ -69,6 +86,12 @@ class Turns:
         self._next(now)
 
     def _next(self, now: float) -> None:
-        while self._waiting and self.limit.admits(now, self.taken):
-            self.taken += 1
-            self._waiting.popleft().set_result(None)
+        while self._waiting and self._admits(now):
+            self._begun.append(now)
+            self._waiting.popleft().set_result(now)
+
+    def _admits(self, now: float) -> bool:
+        return self.limit.admits(now, self.taken, self._hanging(now))
+
+    def _hanging(self, now: float) -> int:
+        return bisect_left(self._begun, now - self.limit.hanging)

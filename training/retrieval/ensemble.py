@@ -7,7 +7,8 @@ those is the sum of the members' dot products, so that serving knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
@@ -73,14 +75,40 @@ def train_towers(
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> Towers:
-    """Trains `config.members` pairs of towers one after the other, each from a seed of its own.
+    """Trains `config.members` pairs of towers, each from a seed of its own.
 
-    Arguments and errors are those of `train_retrieval`. The first one's checkpoint and learning
-    curve are in `checkpoints`, the others' in folders below.
+    As many at once as there are cores for their threads; torchrun's processes, which share the
+    work on each, take one after the other. Arguments and errors are those of `train_retrieval`.
+    The first one's checkpoint and learning curve are in `checkpoints`, the others' in folders
+    below.
     """
+    members = [
+        Member(
+            replace(config, members=1, seed=config.seed + number * _SEED_STEP),
+            checkpoints / f"member-{number + 1}" if number else checkpoints,
+        )
+        for number in range(config.members)
+    ]
+    alone = processes is None or processes.count == 1
+    at_once = max(1, _cores() // config.threads) if alone and config.threads else 1
     trained = []
-    for number in range(config.members):
-        own = replace(config, members=1, seed=config.seed + number * _SEED_STEP)
-        folder = checkpoints / f"member-{number + 1}" if number else checkpoints
-        trained.append(train_retrieval(data, own, folder, console, processes))
+    for round_ in _batched(members, at_once):
+        with trained_aside(data, round_[1:]) as aside:
+            first = train_retrieval(data, round_[0].config, round_[0].folder, console, processes)
+            aside.wait(console)
+        # Each goes on from what its process has left, which as a rule is the end.
+        rest = [
+            train_retrieval(data, member.config, member.folder, console, processes)
+            for member in round_[1:]
+        ]
+        trained += [first, *rest]
     return trained[0] if config.members == 1 else SummedTowers(trained).eval()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _batched(members: Sequence[Member], size: int) -> Iterator[Sequence[Member]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]

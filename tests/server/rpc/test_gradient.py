@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.rpc.gradient import LEAST, REST, GradientLimit
-from server.rpc.turns import ROOM
+from server.rpc.turns import MORE_ROOM, ROOM
 
 MOST = 100
 
@@ -104,6 +104,39 @@ def test_the_quickest_call_counts_where_others_wait_for_a_pod_that_hangs() -> No
     calls = Calls()
     calls.intervals(5, 0.01)
     assert calls.intervals(20, 0.01, others=0.25, refused=9, under_way=8) > REST
+
+
+def test_calls_that_hang_keep_nobody_out() -> None:
+    limit = GradientLimit(MOST)
+    assert not limit.admits(0, REST)
+    assert limit.admits(0, REST, hanging=1)
+    assert limit.admits(0, MOST - 1, hanging=MOST - 1)
+    assert not limit.admits(0, MOST, hanging=MOST), "but there is a most of all"
+
+
+def test_a_call_hangs_that_takes_far_longer_than_others_which_are_quick() -> None:
+    calls = Calls()
+    assert calls.limit.hanging == math.inf, "nobody knows yet what is long"
+    calls.intervals(1, 0.002)
+    assert calls.limit.hanging == 0.1
+    calls = Calls()
+    calls.intervals(20, 0.05, others=9.0)
+    assert calls.limit.hanging == pytest.approx(0.5, rel=0.01)
+    calls.intervals(1, 0.25, under_way=3)
+    assert calls.limit.hanging == math.inf, "all are slow"
+    calls.intervals(1, 0.05)
+    assert calls.limit.hanging == pytest.approx(0.5, rel=0.01)
+    calls.intervals(3, 0.05, refused=9, under_way=8)
+    assert calls.limit.hanging == math.inf, "there is a flood"
+
+
+def test_an_interval_of_calls_that_hung_tells_nothing_unless_there_are_many() -> None:
+    calls = Calls()
+    calls.intervals(20, 0.01)
+    calls.intervals(20, 0.25, under_way=3)
+    assert calls.limit.hanging == pytest.approx(0.1, rel=0.01)
+    calls.intervals(60, 0.25, under_way=3)
+    assert calls.limit.hanging == math.inf
 
 
 def test_where_no_call_ends_at_all_more_are_let_in() -> None:
@@ -211,3 +244,33 @@ def test_a_load_that_is_hardly_too_much_is_worked_off_as_far_as_it_can_be() -> N
     slightly = simulate(1.2)
     assert len(slightly.took) / slightly.seconds > 0.8 * 200
     assert math.isfinite(slightly.p99)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_while_a_host_hangs_that_half_of_the_calls_meet_nobody_is_refused(seed: int) -> None:
+    chance, limit = random.Random(seed), GradientLimit(500)
+    waiting, running, step = 0, list[tuple[float, float]](), 0.001  # when each began and ends
+
+    def hanging(now: float) -> int:
+        return sum(begun < now - limit.hanging for begun, _ in running)
+
+    def begin(now: float) -> None:
+        lasts = chance.uniform(0.006, 0.016)
+        cut = 5 <= now < 5.8 and chance.random() < 0.5
+        running.append((now, now + lasts + 0.5 * cut))
+
+    for tick in range(8000):
+        now = tick * step
+        if chance.random() < 40 * step:
+            if not waiting and limit.admits(now, len(running), hanging(now)):
+                begin(now)
+            else:
+                assert not limit.flooded
+                assert waiting < (MORE_ROOM if hanging(now) else ROOM)
+                waiting += 1
+        for each in [each for each in running if each[1] <= now]:
+            running.remove(each)
+            limit.ended(now, now - each[0])
+            while waiting and limit.admits(now, len(running), hanging(now)):
+                waiting -= 1
+                begin(now)

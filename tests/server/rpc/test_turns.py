@@ -18,11 +18,11 @@ async def test_a_burst_takes_turns_in_the_order_in_which_it_came() -> None:
 
     async def call(number: int) -> None:
         nonlocal most_at_once
-        await turns.take()
+        begun = await turns.take()
         order.append(number)
         most_at_once = max(most_at_once, turns.taken)
         await asyncio.sleep(0.001)
-        turns.give_back(None)
+        turns.give_back(begun, None)
 
     await asyncio.gather(*map(call, range(REST + ROOM)))
     assert order == [*range(REST + ROOM)]
@@ -30,42 +30,42 @@ async def test_a_burst_takes_turns_in_the_order_in_which_it_came() -> None:
     assert (turns.taken, turns.waiting) == (0, 0)
 
 
-async def full(turns: Turns) -> list[asyncio.Task[None]]:
+async def full(turns: Turns) -> tuple[list[float], list[asyncio.Task[float]]]:
     """Takes all turns that there are, and fills the room with those that wait for one."""
-    for _ in range(REST):
-        await turns.take()
+    turns.limit.usual = 60.0  # that none hangs meanwhile
+    begun = [await turns.take() for _ in range(REST)]
     waiting = [asyncio.create_task(turns.take()) for _ in range(ROOM)]
     await until(lambda: turns.waiting == ROOM)
-    return waiting
+    return begun, waiting
 
 
 async def test_beyond_those_that_may_wait_calls_are_shed() -> None:
     turns = Turns(MOST)
-    waiting = await full(turns)
+    begun, waiting = await full(turns)
     with pytest.raises(ShedError) as raised:
         await turns.take()
     assert raised.value.reason is ShedReason.LIMIT
-    for _ in range(REST + ROOM):
-        turns.give_back(None)
-        await asyncio.sleep(0)
-    await asyncio.gather(*waiting)
+    for each in begun:
+        turns.give_back(each, None)
+    for task in waiting:
+        turns.give_back(await task, None)
     assert (turns.taken, turns.waiting) == (0, 0)
 
 
 async def test_in_a_flood_nobody_waits() -> None:
     turns = Turns(MOST)
-    turns.limit.usual = 0.001
-    waiting = await full(turns)
+    begun, waiting = await full(turns)
+    turns.limit.usual = 0.02
     for _ in range(100):
         with pytest.raises(ShedError):
             await turns.take()
     async with asyncio.timeout(20):
         while not turns.limit.flooded:
-            turns.give_back(0.1)
+            turns.give_back(begun.pop(), 0.1)
             await asyncio.sleep(0.05)  # an interval of the limit
             turns.limit.refused()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert {type(each) for each in outcomes} <= {type(None), ShedError}
+    assert {type(each) for each in outcomes} <= {float, ShedError}
     assert isinstance(outcomes[-1], ShedError)
     assert turns.waiting == 0
     with pytest.raises(ShedError):
@@ -75,11 +75,11 @@ async def test_in_a_flood_nobody_waits() -> None:
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_its_place() -> None:
     turns = Turns(MOST)
-    waiting = await full(turns)
+    begun, waiting = await full(turns)
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
     assert turns.waiting == ROOM - 1
-    turns.give_back(None)
+    turns.give_back(begun[0], None)
     await waiting[1]
     assert not waiting[2].done()
     for each in waiting[2:]:
@@ -90,8 +90,8 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_its_place() -> Non
 
 async def test_a_call_that_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
     turns = Turns(MOST)
-    waiting = await full(turns)
-    turns.give_back(None)  # the first has its turn now, and doesn't know yet
+    begun, waiting = await full(turns)
+    turns.give_back(begun[0], None)  # the first has its turn now, and doesn't know yet
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
     await waiting[1]
@@ -101,13 +101,26 @@ async def test_a_call_that_is_cancelled_as_its_turn_comes_gives_it_back() -> Non
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_where_no_turn_ends_those_who_wait_have_theirs_all_the_same() -> None:
+async def test_turns_that_hang_keep_nobody_from_having_one() -> None:
     turns = Turns(MOST)
+    turns.limit.usual = 0.001
+    begun = [await turns.take() for _ in range(REST)]
+    waiting = asyncio.create_task(turns.take())
+    await until(lambda: turns.waiting == 1)
+    await until(lambda: time.monotonic() - begun[-1] > turns.limit.hanging)
     await turns.take()
-    turns.give_back(0.01)
-    ended = time.monotonic()
-    waiting = await full(turns)
-    await until(lambda: time.monotonic() - ended > 0.3)
-    await turns.take()
-    await asyncio.gather(*waiting)
-    assert turns.taken == REST + ROOM + 1
+    await waiting
+    assert (turns.taken, turns.waiting) == (REST + 2, 0)
+
+
+async def test_while_some_hang_more_may_wait() -> None:
+    turns = Turns(MOST)
+    begun, waiting = await full(turns)
+    await until(lambda: time.monotonic() - begun[-1] > 0.11)
+    turns.limit.usual = 0.001
+    turns.limit.calls = 0
+    waiting.append(asyncio.create_task(turns.take()))
+    await until(lambda: turns.waiting == ROOM + 1)
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

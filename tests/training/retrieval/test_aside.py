@@ -1,0 +1,87 @@
+"""Members that are trained in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from rich.console import Console
+
+from training.retrieval import ensemble
+from training.retrieval.aside import Member, trained_aside
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.ensemble import train_towers
+from training.retrieval.train import CHECKPOINT, CURVE
+
+QUIET = Console(quiet=True)
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Returns once `holds`."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def endless(small: RetrievalConfig, tmp_path: Path) -> Member:
+    """A training that a test ends."""
+    config = replace(small, epochs=1_000_000, validate_every=1_000_000, threads=1)
+    return Member(config, tmp_path / "endless")
+
+
+def test_members_trained_at_once_are_those_trained_one_after_the_other(
+    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(small, members=3, epochs=2, threads=1)
+    made = []
+    for cores in (1, 2):
+        monkeypatch.setattr(ensemble, "_cores", lambda cores=cores: cores)
+        made.append(train_towers(ring, config, tmp_path / str(cores), QUIET))
+    assert torch.equal(made[0].video_vectors(), made[1].video_vectors())
+
+
+def test_one_that_is_not_done_when_the_others_stop_keeps_what_it_did(
+    ring: RetrievalData, endless: Member
+) -> None:
+    with trained_aside(ring, [endless]) as aside:
+        until((endless.folder / CURVE).exists)
+    assert (endless.folder / CHECKPOINT).exists()
+    assert aside.processes[0].exitcode == 128 + signal.SIGTERM
+
+
+def test_one_that_dies_is_told_of_and_holds_nothing_up(
+    ring: RetrievalData, endless: Member, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trained_aside(ring, [endless]) as aside:
+        until((endless.folder / CURVE).exists)
+        aside.processes[0].kill()
+        aside.wait()
+    assert "ended with -9: going on with it here" in capsys.readouterr().err
+
+
+def test_one_ends_with_the_process_that_began_it(ring: RetrievalData, endless: Member) -> None:
+    parent = get_context("spawn").Process(target=_hold, args=(ring, endless))
+    parent.start()
+    assert parent.pid is not None
+    until((endless.folder / CURVE).exists)
+    aside = psutil.Process(parent.pid).children()
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    assert not psutil.wait_procs(aside, timeout=60)[1]
+    assert (endless.folder / CHECKPOINT).exists()
+
+
+def _hold(data: RetrievalData, member: Member) -> None:
+    with trained_aside(data, [member]):
+        time.sleep(600)
