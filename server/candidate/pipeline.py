@@ -46,6 +46,8 @@ SCORES = {
     viewer_pb2.SOURCE_EASE: EaseScorer.name,
 }
 """The scorer behind each source that has one: what fails there is missing, too."""
+_BITS = tuple(np.uint32(1 << source.source) for source in SOURCES)
+"""Of each source in a mask."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,14 @@ class CandidatePipeline:
         """
         outcome = self._pipeline.run(Retrieval.of(self.release, query), caller)
         selected, failures = outcome.selected, outcome.failures()
+        masks = selected.source_masks
         reports = tuple(
             SourceCount(
                 source.source,
-                int(np.count_nonzero(selected.source_masks & np.uint32(1 << source.source))),
+                int(np.count_nonzero(masks & bit)),
                 failures.get(source.name) or failures.get(SCORES.get(source.source, ""), ""),
             )
-            for source in SOURCES
+            for source, bit in zip(SOURCES, _BITS, strict=True)
         )
         return RetrievedCandidates(
             keys=selected.keys,
