@@ -46,7 +46,7 @@ SCORES = {
     viewer_pb2.SOURCE_EASE: EaseScorer.name,
 }
 """The scorer behind each source that has one: what fails there is missing, too."""
-_BITS = tuple(np.uint32(1 << source.source) for source in SOURCES)
+_BITS = {source.source: np.uint32(1 << source.source) for source in SOURCES}
 """Of each source in a mask."""
 
 
@@ -127,10 +127,10 @@ class CandidatePipeline:
         reports = tuple(
             SourceCount(
                 source.source,
-                int(np.count_nonzero(masks & bit)),
+                int(np.count_nonzero(masks & _BITS[source.source])),
                 failures.get(source.name) or failures.get(SCORES.get(source.source, ""), ""),
             )
-            for source, bit in zip(SOURCES, _BITS, strict=True)
+            for source in SOURCES
         )
         return RetrievedCandidates(
             keys=selected.keys,

@@ -40,8 +40,8 @@ class Candidates:
                 self._refuse()
 
     def _refuse(self) -> NoReturn:
-        columns = {"rows": self.rows, "source_masks": self.source_masks, **self.scores}
-        lengths = {name: len(column) for name, column in columns.items()}
+        lengths = {"rows": len(self.rows), "source_masks": len(self.source_masks)}
+        lengths |= {name: len(column) for name, column in self.scores.items()}
         name = next(name for name, length in lengths.items() if length != len(self.keys))
         raise ValueError(
             f"column {name} has {lengths[name]} values for {len(self.keys)} candidates"
