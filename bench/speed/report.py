@@ -39,7 +39,7 @@ def write_report(rows: Sequence[Row], dataset: str, folder: Path) -> None:
         machine=machine,
         load=load,
         rows=rows,
-        bounds=bounds_figure([row for row in rows if row.bound is not None]),
+        bounds=bounds_figure([row for row in rows if row.bound]),  # nothing is a multiple of 0
         parts=parts_figure([row for row in rows if row.measure.endswith(", ms")]),
     )
     found = {"dataset": dataset, "machine": machine, "load_average": load, "rows": documents}

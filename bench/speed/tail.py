@@ -59,7 +59,7 @@ async def tail_rows(
     shots = await checked_shots(running.edge, questions, running.home.root)
     quarter = plan.requests // 4
     await _fire(running, shots[: plan.callers], plan, quarter)  # what is slow only once
-    ratios, p50, p99, rates = [], [], [], []
+    ratios, p50, p99, rates, wrong = [], [], [], [], []
     for number in range(1, plan.rounds + 1):
         first = number * plan.callers
         turn = [shots[(first + place) % len(shots)] for place in range(plan.callers)]
@@ -70,10 +70,13 @@ async def tail_rows(
         p50.append(1000 * median)
         p99.append(1000 * slow)
         rates.append(sustained)
+        wrong.append(volley.wrong / volley.requests)
         console.print(f"round {number} of {plan.rounds} done")
     load = f"{plan.callers} callers at {plan.share:.0%} of the sustained rate"
     return [
         Row.over_rounds(f"p99 over p50, {load}", ratios, _BOUND),
+        # Something else that takes the cores meanwhile can make answers late beyond all limits.
+        Row.over_rounds(f"share of wrong answers, {load}", wrong, 0.0),
         Row.over_rounds(f"p50, {load}, ms", p50),
         Row.over_rounds(f"p99, {load}, ms", p99),
         Row.over_rounds(f"sustained rate of {plan.callers} callers, answers a second", rates),
@@ -95,6 +98,6 @@ async def _fire(
         requests=requests,
         rate=rate,
     )
-    if volley.wrong:
+    if volley.wrong and rate is None:
         raise VireoError(f"{volley.wrong} answers are not those that they must be")
     return volley

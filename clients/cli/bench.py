@@ -100,12 +100,17 @@ def every(
     """Measure all of chain, tail and rank."""
     from bench.speed.every import EveryPlan, measure_all
 
-    rows = list(measure_all(Home.current(), data, EveryPlan.of(rounds), _progress()))
+    rows = []
+    for row in measure_all(Home.current(), data, EveryPlan.of(rounds), _progress()):
+        rows.append(row)
+        if as_json:  # at once: what comes later may fail
+            typer.echo(json.dumps(row.document()))
+    if not as_json:
+        _show(rows, as_json)
     if report is not None:
         from bench.speed.report import write_report
 
         write_report(rows, data, report)
-    _show(rows, as_json)
 
 
 def _progress() -> Console:

@@ -52,6 +52,7 @@ def test_a_row_holds_up_to_its_bound(
 
 def test_a_page_has_each_row(tmp_path: Path) -> None:
     rows = [Row("CPU over floor", 1.5, (1.4, 1.6), 1.75), Row("CPU, gateway, ms", 0.7)]
+    rows.append(Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0))
     write_report(rows, DATASET, tmp_path)
     page = (tmp_path / "speed.html").read_text()
     assert page.count("<svg") == 2
@@ -73,5 +74,7 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     """Answers are held against the same release's in process: a wrong one raises."""
     home = build_tiny_home(tmp_path)
     rows = {row.measure: row for row in measure_all(home, DATASET, SMALL, Console(quiet=True))}
-    assert sum(row.bound is not None for row in rows.values()) == 6
-    assert all(row.figure > 0 for row in rows.values())
+    assert sum(row.bound is not None for row in rows.values()) == 7
+    shares = {row.figure for row in rows.values() if row.measure.startswith("share of wrong")}
+    assert shares == {0.0}
+    assert all(row.figure > 0 for row in rows.values() if row.figure not in shares)
