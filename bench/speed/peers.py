@@ -6,12 +6,13 @@ import base64
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -31,6 +32,7 @@ from server.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
 _START_SECONDS = 240.0
+_STOP_SECONDS = 10.0
 _OIP_PATH = "/inference.GRPCInferenceService/ModelInfer"
 _TYPES = {"int64": "INT64", "float32": "FP32", "uint32": "UINT32", "uint8": "UINT8"}
 
@@ -129,11 +131,12 @@ def serving(
         _await_port(port, process, peer, log)
         yield port
     finally:
-        os.killpg(process.pid, 15)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        with suppress(ProcessLookupError):  # workers may outlive the one that was waited for
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def shot(
