@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -34,6 +34,20 @@ rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenA
 
 certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 	$(BIN)/vireo certificates
+
+bench: setup h2load bench-peers ## Measure speed, over the models alone and beside peers (JSON=1: a line a row)
+	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
+
+# The load generator: it takes a hundredth of the processor time that the servers do.
+h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
+	@command -v h2load >/dev/null || { apt-get update -qq && apt-get install -y -qq nghttp2-client; }
+
+PEERS := mlserver kserve bentoml litserve
+bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the servers to compare with, an environment each
+.vireo/peers/%/.done: bench/peers/%.txt
+	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)

@@ -19,7 +19,7 @@ from server.stack.state import running_stack
 
 VIREO = (sys.executable, "-m", "clients.cli")
 """The `vireo` command of this environment."""
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 
 

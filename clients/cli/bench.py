@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +15,13 @@ from rich.text import Text
 
 from server.errors import VireoError
 from server.home import Home
+
+if TYPE_CHECKING:
+    from bench.speed.row import Row
+
+_Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
+_Rounds = Annotated[int, typer.Option(min=1, help="How often to measure each in turn.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON a row, for programs.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -50,6 +59,78 @@ def swap(
             f"{result.failed} requests failed and {mixed} answers were mixed, "
             f"{result.mixed_undeclared} of them without saying so"
         )
+
+
+@app.command()
+def chain(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+    """Measure what the whole chain costs over its models alone, directly and through Envoy."""
+    from bench.speed.chain import ChainPlan, measure_chain
+
+    plan = ChainPlan(rounds=rounds)
+    _show(measure_chain(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command()
+def tail(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+    """Measure how much longer than usual the slowest answers take at a load that is sustained."""
+    from bench.speed.tail import TailPlan, measure_tail
+
+    plan = TailPlan(rounds=rounds)
+    _show(measure_tail(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command()
+def rank(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+    """Measure a ranking pod over its model alone, and beside the peers of `make bench-peers`."""
+    from bench.speed.rank import RankPlan, measure_rank
+
+    plan = RankPlan(rounds=rounds)
+    _show(measure_rank(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command("all")
+def every(
+    data: _Data = "ml-100k",
+    rounds: _Rounds = 5,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write speed.json and the page speed.html to.")
+    ] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure all of chain, tail and rank."""
+    from bench.speed.every import EveryPlan, measure_all
+
+    rows = []
+    for row in measure_all(Home.current(), data, EveryPlan.of(rounds), _progress()):
+        rows.append(row)
+        if as_json:  # at once: what comes later may fail
+            typer.echo(json.dumps(row.document()))
+    if not as_json:
+        _show(rows, as_json)
+    if report is not None:
+        from bench.speed.report import write_report
+
+        write_report(rows, data, report)
+
+
+def _progress() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _show(rows: Sequence[Row], as_json: bool) -> None:
+    """Prints rows; a bound that isn't kept is told in its row, and not an error."""
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row.document()))
+        return
+    table = Table("measure", "figure", "least", "most", "bound", "holds")
+    for row in rows:
+        low, high = row.spread or (None, None)
+        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
+        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
+        spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, holds)
+    Console().print(table)
 
 
 @app.command()

@@ -46,6 +46,8 @@ SCORES = {
     viewer_pb2.SOURCE_EASE: EaseScorer.name,
 }
 """The scorer behind each source that has one: what fails there is missing, too."""
+_BITS = {source.source: np.uint32(1 << source.source) for source in SOURCES}
+"""Of each source in a mask."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,11 @@ class CandidatePipeline:
         """
         outcome = self._pipeline.run(Retrieval.of(self.release, query), caller)
         selected, failures = outcome.selected, outcome.failures()
+        masks = selected.source_masks
         reports = tuple(
             SourceCount(
                 source.source,
-                int(np.count_nonzero(selected.source_masks & np.uint32(1 << source.source))),
+                int(np.count_nonzero(masks & _BITS[source.source])),
                 failures.get(source.name) or failures.get(SCORES.get(source.source, ""), ""),
             )
             for source in SOURCES

@@ -65,6 +65,8 @@ class CandidateRelease:
     """float32[n, k]."""
     fresh_rows: Int64Array
     """Rows of new and hardly watched videos, int64[m]."""
+    fresh_vectors: Float32Array
+    """The vectors of these, float32[m, d]."""
     popular_rows: Int64Array
     """Rows by popularity, most popular first, ties by key, int64[n]."""
     vocabulary: Mapping[str, int]
@@ -88,6 +90,8 @@ class CandidateRelease:
             folder, layout.CO_WATCH_ROWS, np.int32, (count, None), videos=count, lowest=-1
         )
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
+        fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
+        vectors = read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size))
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
@@ -95,14 +99,15 @@ class CandidateRelease:
             index=_read_index(folder / layout.VIDEO_INDEX, count, size),
             keys=keys,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
-            vectors=read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size)),
+            vectors=vectors,
             co_watch_rows=co_watch_rows,
             co_watch_weights=read_table(
                 folder, layout.CO_WATCH_WEIGHTS, np.float32, co_watch_rows.shape
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
-            fresh_rows=read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count),
+            fresh_rows=fresh_rows,
+            fresh_vectors=vectors[fresh_rows],
             popular_rows=np.lexsort((keys, -popularity)),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),

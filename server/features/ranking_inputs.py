@@ -32,6 +32,8 @@ MATCH_FEATURES = ("content_match",)
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
 """Columns of the viewer's dense features, in this order."""
 
+_SOURCES = np.arange(1, 6, dtype=np.uint32)
+
 Float32Array = npt.NDArray[np.float32]
 LIKE_PRIOR_COUNT = 5.0
 """Weight, in watches, of the prior in every like rate."""
@@ -81,9 +83,10 @@ def retrieval_features(
     source_masks: npt.NDArray[np.uint32],
 ) -> Float32Array:
     """RETRIEVAL_FEATURES of n candidates, float32[n, 8]; bit s of a mask is Source s."""
-    sources = range(1, 6)
-    bits = [((source_masks >> np.uint32(source)) & 1).astype(np.float32) for source in sources]
-    return np.stack([two_tower, co_watch, ease, *bits], axis=-1).astype(np.float32)
+    features = np.empty((len(two_tower), len(RETRIEVAL_FEATURES)), np.float32)
+    features[:, 0], features[:, 1], features[:, 2] = two_tower, co_watch, ease
+    features[:, 3:] = (source_masks[:, None] >> _SOURCES) & 1
+    return features
 
 
 def match_features(

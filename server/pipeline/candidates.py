@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +32,20 @@ class Candidates:
     """Columns that scorers added, by name, float32[n] each."""
 
     def __post_init__(self) -> None:
-        columns: dict[str, npt.NDArray[Any]] = {
-            "rows": self.rows,
-            "source_masks": self.source_masks,
-            **self.scores,
-        }
-        for name, column in columns.items():
-            if len(column) != len(self.keys):
-                raise ValueError(
-                    f"column {name} has {len(column)} values for {len(self.keys)} candidates"
-                )
+        count = len(self.keys)
+        if len(self.rows) != count or len(self.source_masks) != count:
+            self._refuse()
+        for column in self.scores.values():
+            if len(column) != count:
+                self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        lengths = {"rows": len(self.rows), "source_masks": len(self.source_masks)}
+        lengths |= {name: len(column) for name, column in self.scores.items()}
+        name = next(name for name, length in lengths.items() if length != len(self.keys))
+        raise ValueError(
+            f"column {name} has {lengths[name]} values for {len(self.keys)} candidates"
+        )
 
     def __len__(self) -> int:
         return len(self.keys)

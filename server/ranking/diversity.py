@@ -54,7 +54,6 @@ def diverse_order(
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    cosines = unit @ unit.T
     # The logarithm of the least float is far below that of any probability, and finite.
     worth = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
     nearest = np.full(len(scores), -np.inf, np.float32)
@@ -64,5 +63,6 @@ def diverse_order(
         best = int(np.argmax(value))
         chosen[place] = best
         worth[best] = -np.inf
-        np.maximum(nearest, cosines[best], out=nearest)
+        # Of the chosen alone: a page is short, and most pairs are never asked for.
+        np.maximum(nearest, unit @ unit[best], out=nearest)
     return chosen

@@ -49,10 +49,10 @@ class RankerScorer:
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Watch and like probability of each candidate."""
         release = query.release
-        tasks = np.zeros((len(candidates), 2), np.float32)
         known = candidates.rows >= 0
+        tasks = np.zeros((len(candidates), 2), np.float32)
         if known.any():
-            retrieved = candidates.take(known)
+            retrieved = candidates if known.all() else candidates.take(known)
             history = release.rows.find(query.viewer.history_keys)
             inputs = ranking_inputs(
                 query.viewer,

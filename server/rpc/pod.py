@@ -56,6 +56,9 @@ class PodSettings(RpcSettings):
     queue_target: float = Field(default=TARGET, gt=0)
     """Seconds that calls may wait for the worker of a candidate or ranking pod all the time; where
     they wait longer, some are shed."""
+    shedding: bool = True
+    """Whether calls are shed that would wait for too long. Without it only those beyond max_calls
+    are: for measurements that keep more calls under way than a machine is meant to."""
     max_calls: int = Field(default=500, ge=1)
     """Most calls under way, for the memory that they take; fewer are by how long they take."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
@@ -123,9 +126,11 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    worker = pod_worker(pod, settings.queue_target)
+    worker = pod_worker(pod, settings.queue_target if settings.shedding else math.inf)
     server = RpcServer(settings)
-    shedder = add_pod_service(server, pod, loader, worker, settings.max_calls)
+    shedder = add_pod_service(
+        server, pod, loader, worker, settings.max_calls, by_wait=settings.shedding
+    )
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
     REGISTRY.register(LoadCollector(shedder, worker))
@@ -150,12 +155,30 @@ def pod_worker(pod: Pod[Any], queue_target: float = TARGET) -> Worker:
 
 
 def add_pod_service(
-    server: RpcServer, pod: Pod[T], loader: ReleaseLoader[T], worker: Worker, max_calls: int
+    server: RpcServer,
+    pod: Pod[T],
+    loader: ReleaseLoader[T],
+    worker: Worker,
+    max_calls: int,
+    *,
+    by_wait: bool = True,
 ) -> Shedder:
-    """Adds a pod's own service to a server with what sheds its calls, and its model's."""
-    shedder = Shedder(
-        max_calls, worker=worker if pod.telling is None else None, telling=pod.telling
-    )
+    """Adds a pod's own service to a server with what sheds its calls, and its model's.
+
+    Args:
+        server: the server.
+        pod: the kind of pod.
+        loader: of its releases.
+        worker: on which its calls run.
+        max_calls: the most under way.
+        by_wait: whether calls are shed by how long they would wait, too.
+    """
+    if by_wait:
+        shedder = Shedder(
+            max_calls, worker=worker if pod.telling is None else None, telling=pod.telling
+        )
+    else:
+        shedder = Shedder(max_calls, math.inf)
     server.add(
         pod.service,
         lambda grpc_server: pod.register(loader, worker, grpc_server),

@@ -6,11 +6,12 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from server.errors import VireoError
 from server.features.keys import video_keys
-from server.gateway.features import FeatureReader
+from server.gateway.features import FEATURE_SERVICE, FeatureReader, viewer_from_row
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 
 
@@ -27,6 +28,23 @@ def test_an_unknown_viewer_has_the_defaults(features: Path) -> None:
     viewer = FeatureReader(features / DATASET, 1.0).read("nobody")
     assert len(viewer.history_keys) == len(viewer.watched_keys) == len(viewer.attributes) == 0
     assert viewer.watch_count == viewer.like_count == 0
+
+
+@pytest.mark.parametrize("viewer_id", [VIEWER, "nobody", ""])
+def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str) -> None:
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(features / DATASET))
+    response = store.get_online_features(
+        features=store.get_feature_service(FEATURE_SERVICE), entity_rows=[{"viewer_id": viewer_id}]
+    )
+    wanted = viewer_from_row({name: values[0] for name, values in response.to_dict().items()})
+    got = FeatureReader(features / DATASET, 1.0).read(viewer_id)
+    for column in ("history_keys", "history_times", "watched_keys"):
+        assert getattr(got, column).dtype == np.int64
+        assert getattr(got, column).tolist() == getattr(wanted, column).tolist()
+    assert got.attributes == wanted.attributes
+    assert (got.watch_count, got.like_count) == (wanted.watch_count, wanted.like_count)
 
 
 def test_missing_features_are_told_with_the_command_that_builds_them(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What every peer serves: the ranking pipeline of a release, over plain arrays.
+
+The peers' environments have neither our stubs nor Feast, faiss or torch: this imports none.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from server.features.viewer import ViewerFeatures
+from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+
+RELEASE = "VIREO_BENCH_RELEASE"
+"""Environment variable with the release's folder."""
+PORT = "VIREO_BENCH_PORT"
+"""The port to answer at; one more is free too."""
+PAGE = 10
+_SEPARATOR = "\n"
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+def load() -> RankingPipeline:
+    """The pipeline of the release that the environment names."""
+    return RankingPipeline(RankingRelease.load(Path(os.environ[RELEASE])))
+
+
+def arrays_of(query: RankingQuery) -> dict[str, npt.NDArray[np.generic]]:
+    """A request for peers: a query as arrays of one dimension."""
+    viewer = query.viewer
+    text = _SEPARATOR.join(viewer.attributes).encode()
+    return {
+        "keys": query.keys,
+        "scores": query.two_tower,
+        "co_watch_scores": query.co_watch,
+        "ease_scores": query.ease,
+        "source_masks": query.source_masks,
+        "history_keys": viewer.history_keys,
+        "history_times": viewer.history_times,
+        "counts": np.array([viewer.watch_count, viewer.like_count], np.int64),
+        "attributes": np.frombuffer(text, np.uint8),
+    }
+
+
+def unpacked(text: str) -> Arrays:
+    """Arrays that came in JSON, from the servers that take nothing else: base64 of a pickle."""
+    arrays: Arrays = pickle.loads(base64.b64decode(text))  # noqa: S301 - our own load generator's
+    return arrays
+
+
+def rank(pipeline: RankingPipeline, arrays: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+    """The page: `keys` int64[10], and `scores`, `watch_scores` and `like_scores` float32[10]."""
+    text = arrays["attributes"].tobytes().decode()
+    watches, likes = arrays["counts"].tolist()
+    ranked = pipeline.rank(
+        RankingQuery(
+            viewer=ViewerFeatures(
+                history_keys=arrays["history_keys"].astype(np.int64, copy=False),
+                history_times=arrays["history_times"].astype(np.int64, copy=False),
+                attributes=tuple(text.split(_SEPARATOR)) if text else (),
+                watch_count=watches,
+                like_count=likes,
+            ),
+            keys=arrays["keys"].astype(np.int64, copy=False),
+            two_tower=arrays["scores"].astype(np.float32, copy=False),
+            co_watch=arrays["co_watch_scores"].astype(np.float32, copy=False),
+            ease=arrays["ease_scores"].astype(np.float32, copy=False),
+            source_masks=arrays["source_masks"].astype(np.uint32, copy=False),
+            page_size=PAGE,
+        )
+    )
+    return {
+        "keys": ranked.keys,
+        "scores": ranked.scores,
+        "watch_scores": ranked.watch,
+        "like_scores": ranked.like,
+    }

@@ -1,0 +1,1 @@
+"""How fast a stack answers, over the least that its models take and beside its peers."""

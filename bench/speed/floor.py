@@ -1,0 +1,221 @@
+"""The floor: what the models of a release take, in one process and without a call between.
+
+Viewer tower, search, gathering the ranking model's inputs, ranking, and the ids of the best: the
+least from which a ranked page can be had. `pipelines` is what the two services do in between their
+calls: all sources, filters, quotas and diversity, too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+from vireo.v1 import candidate_pb2, viewer_pb2
+
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.candidate.service import decode
+from server.features.co_watch import co_watch_scores
+from server.features.ease import ease_scores
+from server.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.features.viewer import ViewerFeatures
+from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+
+Answer: TypeAlias = Callable[[], list[str]]
+"""Answers one request by a page of ids, best first."""
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A release's both halves in this process."""
+
+    candidate: CandidatePipeline
+    ranking: RankingPipeline
+
+    @staticmethod
+    def load(folder: Path) -> InProcess:
+        """Loads a release from its folder."""
+        return InProcess(
+            CandidatePipeline(CandidateRelease.load(folder)),
+            RankingPipeline(RankingRelease.load(folder)),
+        )
+
+    def models(self, query: CandidateQuery, page: int) -> list[str]:
+        """The best of the nearest unwatched videos by the ranking model."""
+        release = self.candidate.release
+        viewer = query.viewer
+        vector = release.viewer_vector(viewer)
+        rows = release.nearest(vector, query.count + len(viewer.watched_keys))
+        watched = np.zeros(len(release.keys), np.bool_)
+        known = release.rows.find(viewer.watched_keys)
+        watched[known[known >= 0]] = True
+        rows = rows[~watched[rows]][: query.count]
+        history = release.rows.find(viewer.history_keys)
+        history = history[history >= 0]
+        retrieval = retrieval_features(
+            release.vectors[rows] @ vector,
+            co_watch_scores(history, release.co_watch_rows, release.co_watch_weights)[rows],
+            ease_scores(history, release.ease_rows, release.ease_weights)[rows],
+            np.full(len(rows), 1 << viewer_pb2.SOURCE_TWO_TOWER, np.uint32),
+        )
+        return self._best(viewer, history, rows, retrieval, page)
+
+    def ranking_query(self, query: CandidateQuery, page: int) -> RankingQuery:
+        """What the ranking service is asked after the candidate service has answered."""
+        found = self.candidate.retrieve(query)
+        return RankingQuery(
+            viewer=query.viewer,
+            keys=found.keys,
+            two_tower=found.two_tower,
+            co_watch=found.co_watch,
+            ease=found.ease,
+            source_masks=found.source_masks,
+            page_size=page,
+            seed_key=query.seed_key,
+        )
+
+    def rank_raw(self, query: RankingQuery) -> list[str]:
+        """The best of a query's candidates by the ranking model: gather, one run, and their ids."""
+        ranker = self.ranking.release
+        rows = ranker.rows.find(query.keys)
+        history = ranker.rows.find(query.viewer.history_keys)
+        retrieval = retrieval_features(
+            query.two_tower, query.co_watch, query.ease, query.source_masks
+        )
+        return self._best(query.viewer, history[history >= 0], rows, retrieval, query.page_size)
+
+    def _best(
+        self,
+        viewer: ViewerFeatures,
+        history: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
+        retrieval: npt.NDArray[np.float32],
+        page: int,
+    ) -> list[str]:
+        ranker = self.ranking.release
+        inputs = ranking_inputs(viewer, history, rows, retrieval, ranker.table, ranker.vocabulary)
+        watch, like = ranker.ranker.run(inputs)[0].T
+        weights = ranker.manifest.score_weights
+        best = rows[np.argsort(-(watch**weights.watch * like**weights.like))[:page]]
+        return [ranker.ids[row] for row in best.tolist()]
+
+    def pipelines(self, query: CandidateQuery, page: int) -> list[str]:
+        """The slate that the services give between them."""
+        ranked = self.slate(query, page)
+        ids = self.ranking.release.ids
+        return [ids[row] for row in ranked.rows.tolist()]
+
+    def slate(self, query: CandidateQuery, page: int) -> RankedCandidates:
+        """The same with its scores."""
+        return self.ranking.rank(self.ranking_query(query, page))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long requests took, one after the other."""
+
+    cpu: float
+    """Processor seconds of a request, on average."""
+    p50: float
+    """Seconds of a request, the median."""
+
+
+class FloorProcess:
+    """A process that answers requests by itself and times it. Use it as a context."""
+
+    def __init__(
+        self,
+        folder: Path,
+        requests: Sequence[bytes],
+        page: int,
+        cores: Collection[int] | None = None,
+    ) -> None:
+        """Takes what to answer.
+
+        Args:
+            folder: the release's.
+            requests: RetrieveCandidatesRequests, which it answers in turn.
+            page: videos of each answer.
+            cores: to run on; any by default.
+        """
+        spawn = get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(
+            target=_answer, args=(theirs, folder, list(requests), page, cores), daemon=True
+        )
+
+    def __enter__(self) -> FloorProcess:
+        """Begins; returns once the release is loaded."""
+        self._process.start()
+        self._pipe.recv()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+    def begin(self, way: str, requests: int) -> None:
+        """Has it answer so many requests by `models` or `pipelines`, or only `rank`."""
+        self._pipe.send((way, requests))
+
+    def result(self) -> Timing:
+        """Waits for the timing."""
+        timing: Timing = self._pipe.recv()
+        return timing
+
+
+def _answer(
+    pipe: Connection,
+    folder: Path,
+    bodies: list[bytes],
+    page: int,
+    cores: Collection[int] | None,
+) -> None:
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+    # As pods do: threads of these libraries would only fight over the cores.
+    threadpool_limits(1)
+    threadpool_limits(1)  # as in pods: threads of these libraries would only fight over cores
+    parse = candidate_pb2.RetrieveCandidatesRequest.FromString
+    queries = [decode(parse(body)) for body in bodies]
+    chain = InProcess.load(folder)
+    ways: dict[str, list[Answer]] = {
+        "models": [partial(chain.models, query, page) for query in queries],
+        "pipelines": [partial(chain.pipelines, query, page) for query in queries],
+        "rank": [partial(chain.rank_raw, chain.ranking_query(query, page)) for query in queries],
+    }
+    for answers in ways.values():
+        for answer in answers:
+            answer()  # what is slow only once
+    pipe.send(None)
+    while True:
+        name, requests = pipe.recv()
+        pipe.send(_timed(ways[name], requests))
+
+
+def _timed(answers: Sequence[Answer], requests: int) -> Timing:
+    took = []
+    began = time.process_time()
+    for number in range(requests):
+        start = time.perf_counter()
+        answers[number % len(answers)]()
+        took.append(time.perf_counter() - start)
+    return Timing((time.process_time() - began) / requests, float(np.median(took)))

@@ -1,0 +1,146 @@
+"""Load by h2load, which sends one prepared request over and over for next to no time of its own.
+
+h2load knows nothing of gRPC: an error is a success to it, since HTTP's status is 200. So an answer
+to each request is decoded and checked beforehand, and in every run the answers together must have
+exactly as many bytes as so many of that one. Any other answer, an error or a slate that is less
+than full, has another length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import VireoError
+
+_WINDOW_BITS = 24
+_REQUESTS = re.compile(
+    r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, "
+    r"(\d+) failed, (\d+) errored, (\d+) timeout"
+)
+_TRAFFIC = re.compile(r"traffic: .*\((\d+)\) data")
+_FINISHED = re.compile(r"finished in ([\d.]+)(us|ms|s|m)")
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_GRPC = ("content-type: application/grpc", "te: trailers")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One request, prepared, and what comes back for it."""
+
+    body: Path
+    """File with what is posted."""
+    answer_bytes: int
+    """Length of the right answer's body."""
+    headers: tuple[str, ...] = _GRPC
+    """`name: value` of each."""
+
+
+@dataclass(frozen=True)
+class Volley:
+    """What one run came to."""
+
+    requests: int
+    wrong: int
+    """Requests that failed, or were answered by something else than the right answer."""
+    seconds: float
+    """From the first request to the last answer."""
+    latencies: npt.NDArray[np.float64]
+    """Seconds, float64[requests]."""
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds
+
+
+def frame(message: bytes) -> bytes:
+    """A gRPC message as it goes over the wire: uncompressed, its length before it."""
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+async def fire(
+    url: str,
+    shots: Sequence[Shot],
+    folder: Path,
+    *,
+    callers: int,
+    requests: int,
+    rate: float | None = None,
+    http2: bool = True,
+) -> Volley:
+    """Sends requests, a process of h2load for each shot, all at once.
+
+    Args:
+        url: http://host:port/path.
+        shots: the requests; each has as many callers as every other.
+        folder: where to keep the log of each.
+        callers: who ask one request after the other, all together; they share a connection a shot.
+        requests: how many to send, all together.
+        http2: without TLS, by prior knowledge; else HTTP/1.1, a connection for each caller.
+        rate: requests a second, all together, that leave whether or not answers come back; None
+            sends each caller's next one at its answer.
+
+    Raises:
+        VireoError: h2load is missing or failed.
+    """
+    if shutil.which("h2load") is None:
+        raise VireoError("h2load is missing; install it with: make h2load")
+    each, of_shot = max(1, callers // len(shots)), max(1, requests // len(shots))
+    shape = [f"--requests={of_shot}", "--clients=1", f"--max-concurrent-streams={each}"]
+    if not http2:
+        shape = [f"--requests={of_shot}", f"--clients={each}", "--h1"]
+    if rate is not None:
+        shape = [f"--requests={of_shot}", "--clients=1", "--max-concurrent-streams=500"]
+        shape.append(f"--rps={max(1, round(rate / len(shots)))}")
+    logs = [folder / f"h2load-{number}.log" for number in range(len(shots))]
+    for log in logs:  # h2load adds to one that is there
+        log.unlink(missing_ok=True)
+    done = await asyncio.gather(
+        *(_one(url, shot, log, shape) for shot, log in zip(shots, logs, strict=True))
+    )
+    began = min(float(log[0, 0]) for log, _ in done)
+    ended = max(float((log[:, 0] + log[:, 2]).max()) for log, _ in done)
+    return Volley(
+        requests=of_shot * len(shots),
+        wrong=sum(wrong for _, wrong in done),
+        seconds=(ended - began) / 1e6,
+        latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
+    )
+
+
+async def _one(
+    url: str, shot: Shot, log: Path, shape: list[str]
+) -> tuple[npt.NDArray[np.float64], int]:
+    """One process's log, float64[requests, 3] (start and latency in µs), and its wrong answers."""
+    process = await asyncio.create_subprocess_exec(
+        "h2load",
+        *shape,
+        f"--window-bits={_WINDOW_BITS}",
+        f"--connection-window-bits={_WINDOW_BITS}",
+        f"--data={shot.body}",
+        f"--log-file={log}",
+        *[f"--header={header}" for header in shot.headers],
+        url,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await process.communicate())[0].decode()
+    counted, traffic = _REQUESTS.search(output), _TRAFFIC.search(output)
+    if process.returncode or counted is None or traffic is None:
+        raise VireoError(f"h2load failed on {url}: {output.strip()[-300:]}")
+    total, succeeded = int(counted[1]), int(counted[4])
+    if not succeeded:
+        raise VireoError(f"h2load failed on {url}: nothing was answered")
+    lacking = abs(total * shot.answer_bytes - int(traffic[1]))
+    # A wrong answer may be a byte off as well as missing: so many there are at least.
+    wrong = max(total - succeeded, -(-lacking // max(1, shot.answer_bytes)))
+    return np.loadtxt(log, np.float64, ndmin=2, usecols=(0, 1, 2)), wrong

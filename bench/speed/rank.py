@@ -1,0 +1,248 @@
+"""What serving the ranking model costs over running it, and beside other model servers.
+
+    vireo bench rank
+
+A ranking pod alone, on one core, with the load generator on the others. The raw run is the same
+model, gather and answer in a process of its own on that same core, one request after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+from rich.console import Console
+from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
+
+from bench.speed.asked import PAGE, Asked, asked, prepared
+from bench.speed.floor import FloorProcess, InProcess
+from bench.speed.h2load import Shot, Volley, fire
+from bench.speed.peers import PEERS, Peer, serving, shot
+from bench.speed.row import Row
+from bench.stack import free_port_base
+from server.candidate.service import decode
+from server.errors import VireoError
+from server.home import Home
+from server.ranking.pipeline import RankingQuery
+from server.ranking.service import NAME
+from server.releases.store import ReleaseStore
+from server.rpc.health import health_problem
+from server.stack.s3 import embedded_s3
+from server.stack.settings import StackSettings
+from training.features.watches import load_watches
+
+_OWN = "ranking pod"
+_RAW_BOUND = 1.25
+_PATH = "/vireo.v1.RankingService/RankCandidates"
+_HEADERS = ("content-type: application/grpc", "te: trailers", "x-request-id: bench")
+_SENDERS = 4
+_CHANNEL = "production"
+_START_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """How much to do."""
+
+    rounds: int = 5
+    requests: int = 800
+    """Of each server in each round at saturation."""
+    alone: int = 200
+    """Of the pod and the raw run in each round with one caller."""
+    callers: int = 16
+    """At saturation; each has one request under way."""
+    viewers: int = 20
+    peers: bool = True
+    """Whether peers take part; those whose environment isn't made are left out and told."""
+
+
+def measure_rank(home: Home, dataset: str, plan: RankPlan, console: Console) -> list[Row]:
+    """Runs the whole measurement.
+
+    Raises:
+        VireoError: nothing was trained, a server does not start, or an answer is wrong.
+    """
+    own = Home(home.root / "bench" / "rank")
+    staged = home.staged_release(dataset)
+    if not staged.exists():
+        raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
+    shutil.rmtree(own.root, ignore_errors=True)
+    own.logs.mkdir(parents=True)
+    peers = [peer for peer in PEERS if plan.peers and peer.python(home).exists()]
+    for peer in PEERS:
+        if plan.peers and peer not in peers:
+            console.print(f"{peer.name} is left out; make its environment with: make bench-peers")
+    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
+    questions = asked(staged, home.features(dataset), viewers.tolist())
+    core = [min(os.sched_getaffinity(0))]
+    with ExitStack() as servers:
+        port = servers.enter_context(_pod(own, staged, core))
+        ports = {
+            peer: servers.enter_context(
+                serving(peer, home, staged, core, own.logs / f"{peer.name}.log")
+            )
+            for peer in peers
+        }
+        bodies = [question.candidates for question in questions]
+        raw = servers.enter_context(FloorProcess(staged, bodies, PAGE, core))
+        targets = _targets(own.root, InProcess.load(staged), questions, port, ports)
+        return asyncio.run(_measure(raw, targets, own.root, plan, console))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A server, and the requests for it."""
+
+    name: str
+    url: str
+    shots: Sequence[Shot]
+    bound: float | None = None
+    http2: bool = True
+
+
+def _targets(
+    folder: Path,
+    chain: InProcess,
+    questions: Sequence[Asked],
+    port: int,
+    ports: Mapping[Peer, int],
+) -> list[_Target]:
+    """The pod first, then its peers; every question has been asked and answered right."""
+    parse = candidate_pb2.RetrieveCandidatesRequest.FromString
+    queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
+    shots = []
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = ranking_pb2_grpc.RankingServiceStub(channel)
+        for number, (query, question) in enumerate(zip(queries, questions, strict=True)):
+            request = _message(query, question)
+            answer = stub.RankCandidates(request, timeout=10)
+            if list(answer.ids) != question.ids:
+                raise VireoError(f"the ranking pod gave {answer.ids} instead of {question.ids}")
+            shots.append(prepared(folder / f"own-{number}", request, answer, _HEADERS))
+    targets = [_Target(_OWN, f"http://127.0.0.1:{port}{_PATH}", shots)]
+    for peer, at in ports.items():
+        theirs = [
+            shot(peer, at, query, chain.ranking.rank(query).keys, folder / f"{peer.name}-{number}")
+            for number, query in enumerate(queries)
+        ]
+        url = f"http://127.0.0.1:{at}{peer.question(queries[0]).path}"
+        targets.append(_Target(peer.name, url, theirs, peer.bound, peer.http2))
+    return targets
+
+
+def _message(query: RankingQuery, question: Asked) -> ranking_pb2.RankCandidatesRequest:
+    retrieval = candidate_pb2.RetrieveCandidatesRequest.FromString(question.candidates)
+    retrieval.viewer.ClearField("watched_keys")
+    return ranking_pb2.RankCandidatesRequest(
+        viewer=retrieval.viewer,
+        keys=query.keys.tolist(),
+        scores=query.two_tower.tolist(),
+        co_watch_scores=query.co_watch.tolist(),
+        ease_scores=query.ease.tolist(),
+        source_masks=query.source_masks.tolist(),
+        page_size=query.page_size,
+    )
+
+
+async def _measure(
+    raw: FloorProcess,
+    targets: Sequence[_Target],
+    folder: Path,
+    plan: RankPlan,
+    console: Console,
+) -> list[Row]:
+    own = targets[0]
+    raw_p50, own_p50 = [], []
+    rates: dict[str, list[float]] = defaultdict(list)
+    for number in range(plan.rounds + 1):
+        first = number * _SENDERS
+        alone, many = (plan.alone, plan.requests) if number else (_SENDERS, 4 * plan.callers)
+        raw.begin("rank", alone)
+        timing = await asyncio.to_thread(raw.result)
+        took = [
+            (await _fire(own, [first + place], folder, 1, alone // _SENDERS)).latencies
+            for place in range(_SENDERS)
+        ]
+        if number:  # the first round is for what is slow only once
+            raw_p50.append(timing.p50)
+            own_p50.append(float(np.median(np.concatenate(took))))
+        turn = range(first, first + _SENDERS)
+        for target in targets:
+            volley = await _fire(target, turn, folder, plan.callers, many)
+            if number:
+                rates[target.name].append(volley.rate)
+        if number:
+            console.print(f"round {number} of {plan.rounds} done")
+    over = [one / other for one, other in zip(own_p50, raw_p50, strict=True)]
+    rows = [Row.over_rounds("p50 of 1 caller, ranking pod over the raw run", over, _RAW_BOUND)]
+    for target in targets[1:]:
+        ratios = [a / b for a, b in zip(rates[_OWN], rates[target.name], strict=True)]
+        measure = f"requests a second, ranking pod over {target.name}"
+        rows.append(Row.over_rounds(measure, ratios, target.bound, at_least=True))
+    rows.append(Row.over_rounds("p50 of 1 caller, raw run, ms", [1000 * each for each in raw_p50]))
+    for name, found in rates.items():
+        rows.append(Row.over_rounds(f"requests a second, {name}", found))
+    return rows
+
+
+async def _fire(
+    target: _Target, places: Iterable[int], folder: Path, callers: int, requests: int
+) -> Volley:
+    volley = await fire(
+        target.url,
+        [target.shots[place % len(target.shots)] for place in places],
+        folder,
+        callers=callers,
+        requests=requests,
+        http2=target.http2,
+    )
+    if volley.wrong:
+        raise VireoError(f"{volley.wrong} answers of {target.name} are wrong")
+    return volley
+
+
+@contextmanager
+def _pod(own: Home, staged: Path, cores: Sequence[int]) -> Iterator[int]:
+    """The port of a ranking pod that serves a release on some cores until the block ends."""
+    base = free_port_base()
+    settings = StackSettings(home=own.root, port_base=base, edge_port=base + 3)
+    port = settings.ranking_pod_port
+    log = own.logs / "ranking.log"
+    with embedded_s3(settings) as server, log.open("w") as output:
+        store = ReleaseStore(server)
+        release_id = store.publish(staged).release_id
+        store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.ranking"],
+            env={
+                **{name: text for name, text in os.environ.items() if name[:6] != "VIREO_"},
+                **server.environment(),
+                "VIREO_HOME": str(own.root),
+                "VIREO_PORT": str(port),
+                "VIREO_SHEDDING": "false",
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        try:
+            until = time.monotonic() + _START_SECONDS
+            while asyncio.run(health_problem(f"127.0.0.1:{port}", NAME, 2.0)):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise VireoError(f"the ranking pod did not start; see {log}")
+                time.sleep(0.2)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()

@@ -1,0 +1,162 @@
+"""The stack that is measured: one pod of each kind, and a second gateway that needs no Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.stack import served, stack_environment
+from server.control.mesh import GRPC_SERVICES
+from server.errors import VireoError
+from server.home import Home
+from server.releases.store import ReleaseStore
+from server.rpc.health import health_problem
+from server.stack.processes import pod_processes
+from server.stack.s3 import access, embedded_s3
+from server.stack.settings import StackSettings
+from server.stack.state import running_stack
+
+_CHANNEL = "production"
+_DIRECT_OFFSET = 5
+"""The second gateway's port, after the first."""
+_START_SECONDS = 240.0
+_SETTINGS = {
+    "VIREO_CANDIDATE_PODS": "1",
+    "VIREO_RANKING_PODS": "1",
+    "VIREO_GATEWAY_PODS": "1",
+    # 32 callers on two cores would have some calls shed: here every one is to be answered in full.
+    "VIREO_SHEDDING": "false",
+    "VIREO_START_TIMEOUT": "240",
+    # For the same reason no stage is given up, nor asked for less, where the machine is busy with
+    # something else.
+    "VIREO_LEAST_CANDIDATES": "300",
+    "VIREO_FEATURES_TIMEOUT": "5",
+    "VIREO_RETRIEVAL_TIMEOUT": "5",
+    "VIREO_RANKING_TIMEOUT": "5",
+}
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A stack that runs."""
+
+    home: Home
+    release: Path
+    """Folder of the release that it serves."""
+    features: Path
+    """Feast repository of the viewers."""
+    edge: str
+    """host:port of Envoy's edge."""
+    gateway: str
+    """host:port of the gateway whose calls go through Envoy."""
+    direct: str
+    """host:port of the gateway that calls the pods itself; empty where there is none."""
+    ranking: str
+    """host:port of the ranking pod."""
+    pids: Mapping[str, int]
+    """Process ids: envoy, gateway, candidate, ranking, and direct where there is such a gateway."""
+
+
+@contextmanager
+def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterator[Stand]:
+    """Serves the newest release that was trained on a data set until the block ends.
+
+    Args:
+        home: where it was trained.
+        dataset: the data set.
+        name: of a folder for it, below the home.
+        direct: whether there is a gateway that calls the pods without Envoy.
+
+    Raises:
+        VireoError: nothing was trained on the data set, or the stack does not start.
+    """
+    own = Home(home.root / "bench" / name)
+    staged = home.staged_release(dataset)
+    if not staged.exists():
+        raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
+    shutil.rmtree(own.root, ignore_errors=True)
+    own.root.mkdir(parents=True)
+    for part in ("data", "features"):
+        (own.root / part).symlink_to(home.root / part, target_is_directory=True)
+    environment = {**stack_environment(own), **_SETTINGS}
+    settings = StackSettings(
+        home=own.root,
+        port_base=int(environment["VIREO_PORT_BASE"]),
+        edge_port=int(environment["VIREO_EDGE_PORT"]),
+        candidate_pods=1,
+        ranking_pods=1,
+        gateway_pods=1,
+    )
+    with embedded_s3(settings) as server:
+        store = ReleaseStore(server)
+        release_id = store.publish(staged).release_id
+        store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
+    with served(own, environment), ExitStack() as extra:
+        pids, at = {}, ""
+        if direct:
+            port, pids["direct"] = extra.enter_context(_direct_gateway(settings, environment))
+            at = f"127.0.0.1:{port}"
+        state = running_stack(own)
+        assert state is not None, "it is served"
+        running = {each.name: each.pid for each in state.processes if each.pid is not None}
+        yield Stand(
+            home=own,
+            release=staged,
+            features=home.features(dataset),
+            edge=state.edge,
+            gateway=f"127.0.0.1:{settings.gateway_pod_port}",
+            direct=at,
+            ranking=f"127.0.0.1:{settings.ranking_pod_port}",
+            pids={
+                **pids,
+                "envoy": running["envoy"],
+                "gateway": running["gateway-1"],
+                "candidate": running["candidate-1"],
+                "ranking": running["ranking-1"],
+            },
+        )
+
+
+@contextmanager
+def _direct_gateway(
+    settings: StackSettings, environment: Mapping[str, str]
+) -> Iterator[tuple[int, int]]:
+    """Port and process id of a gateway that calls the pods of a stack without an Envoy."""
+    server = access(settings)
+    assert server is not None, "the stack runs its own S3 server"
+    [spec] = [each for each in pod_processes(settings, server) if each.name == "gateway-1"]
+    port = settings.gateway_pod_port + _DIRECT_OFFSET
+    log = settings.home_folder.logs / "gateway-direct.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            spec.command,
+            env={
+                **os.environ,
+                **environment,
+                **spec.environment,
+                "VIREO_PORT": str(port),
+                "VIREO_POD_NAME": "gateway-direct",
+                "VIREO_METRICS_PORT": "0",
+                "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_pod_port}",
+                "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_pod_port}",
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until = time.monotonic() + _START_SECONDS
+        while asyncio.run(health_problem(f"127.0.0.1:{port}", GRPC_SERVICES["gateway"], 2.0)):
+            if process.poll() is not None or time.monotonic() > until:
+                raise VireoError(f"the gateway without Envoy did not start; see {log}")
+            time.sleep(0.2)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()

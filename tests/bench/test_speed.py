@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.speed.chain import ChainPlan
+from bench.speed.every import EveryPlan, measure_all
+from bench.speed.h2load import Shot, fire, frame
+from bench.speed.rank import RankPlan
+from bench.speed.report import write_report
+from bench.speed.row import Row
+from bench.speed.tail import TailPlan
+from server.errors import VireoError
+from tests.builders.tiny_home import DATASET, build_tiny_home
+
+needs_h2load = pytest.mark.skipif(
+    shutil.which("h2load") is None, reason="h2load is missing: make h2load"
+)
+SMALL = EveryPlan(
+    ChainPlan(rounds=1, requests=64, alone=16, viewers=4),
+    TailPlan(rounds=1, requests=64, viewers=4),
+    RankPlan(rounds=1, requests=64, alone=16, viewers=4, peers=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("bound", "at_least", "holds"),
+    [
+        (None, False, None),
+        (2.0, False, True),
+        (1.9, False, False),
+        (2.1, True, False),
+        (2, True, True),
+    ],
+)
+def test_a_row_holds_up_to_its_bound(
+    bound: float | None, at_least: bool, holds: bool | None
+) -> None:
+    row = Row.over_rounds("ratio", [1.0, 2.0, 5.0], bound, at_least=at_least)
+    assert row.document() == {
+        "measure": "ratio",
+        "figure": 2.0,
+        "spread": (1.0, 5.0),
+        "bound": bound,
+        "at_least": at_least,
+        "holds": holds,
+    }
+
+
+def test_a_page_has_each_row(tmp_path: Path) -> None:
+    rows = [Row("CPU over floor", 1.5, (1.4, 1.6), 1.75), Row("CPU, gateway, ms", 0.7)]
+    rows.append(Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0))
+    write_report(rows, DATASET, tmp_path)
+    page = (tmp_path / "speed.html").read_text()
+    assert page.count("<svg") == 2
+    for row in rows:
+        assert row.measure in page
+
+
+@needs_h2load
+async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(frame(b""))
+    with pytest.raises(VireoError, match="h2load failed"):
+        await fire("http://127.0.0.1:1/x", [Shot(body, 5)], tmp_path, callers=1, requests=1)
+
+
+@needs_h2load
+@pytest.mark.integration
+def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
+    """Answers are held against the same release's in process: a wrong one raises."""
+    home = build_tiny_home(tmp_path)
+    rows = {row.measure: row for row in measure_all(home, DATASET, SMALL, Console(quiet=True))}
+    assert sum(row.bound is not None for row in rows.values()) == 7
+    shares = {row.figure for row in rows.values() if row.measure.startswith("share of wrong")}
+    assert shares == {0.0}
+    assert all(row.figure > 0 for row in rows.values() if row.figure not in shares)
