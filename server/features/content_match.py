@@ -16,14 +16,15 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def content_match(
-    history_rows: Int64Array, candidate_rows: Int64Array, content: Float32Array
+    history_rows: Int64Array, candidate_rows: Int64Array, content: npt.NDArray[np.floating]
 ) -> Float32Array:
     """The match of some videos, from -1 to 1; 0 where either side's content is unknown.
 
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
         candidate_rows: rows of the videos to match, int64[m].
-        content: content vectors of length 1, or 0 where nothing is known, float32[n, c].
+        content: content vectors of length 1, or 0 where nothing is known, float16[n, c]; more
+            precision is as good.
 
     Returns:
         float32[m]: the cosine of the video's content vector and the mean of the last
@@ -32,9 +33,9 @@ def content_match(
     recent = history_rows[-CONTENT_HISTORY:]
     steps_back = np.arange(len(recent) - 1, -1, -1)
     decay = (0.5 ** (steps_back / CONTENT_HALF_LIFE)).astype(np.float32)
-    taste = decay @ content[recent]
+    taste = decay @ content[recent].astype(np.float32)
     length = np.linalg.norm(taste)
     if length > 0:
         taste = taste / length
-    matches: Float32Array = content[candidate_rows] @ taste
+    matches: Float32Array = content[candidate_rows].astype(np.float32) @ taste
     return matches

@@ -47,8 +47,8 @@ class VideoTable:
     """Video tower output, float32[n, d]."""
     features: Float32Array
     """VIDEO_FEATURES, float32[n, f]."""
-    content: Float32Array
-    """The video tower's content part at length 1, or 0 where nothing is known, float32[n, c]."""
+    content: npt.NDArray[np.floating]
+    """The video tower's content part at length 1, or 0 where nothing is known, float16[n, c]."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -89,7 +89,7 @@ def retrieval_features(
 def match_features(
     history_rows: npt.NDArray[np.int64],
     candidate_rows: npt.NDArray[np.int64],
-    content: Float32Array,
+    content: npt.NDArray[np.floating],
 ) -> Float32Array:
     """MATCH_FEATURES of n candidates, float32[n, 1]; arguments as of `content_match`."""
     return content_match(history_rows, candidate_rows, content)[:, None]

@@ -135,7 +135,7 @@ def build_ranking_set(
     columns = viewer_columns(viewers, rows, release.vocabulary)
     held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
     columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
-    content = read_table(release.folder, layout.CONTENT_VECTORS, np.float32, (None, None))
+    content = read_table(release.folder, layout.CONTENT_VECTORS, np.float16, (None, None))
     labelled = rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
@@ -183,7 +183,7 @@ def _watch_lists(
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
-    content: Float32Array,
+    content: npt.NDArray[np.floating],
     count: int,
 ) -> WatchLists:
     """Draws `count` candidates for each label."""
@@ -208,7 +208,9 @@ def _watch_lists(
     )
 
 
-def _matches(viewers: ViewerColumns, rows: Int64Array, content: Float32Array) -> Float32Array:
+def _matches(
+    viewers: ViewerColumns, rows: Int64Array, content: npt.NDArray[np.floating]
+) -> Float32Array:
     """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, 1]; 0 where row < 0."""
     matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):

@@ -216,6 +216,10 @@ class RetrievalData:
 
     def video_rows(self) -> VideoRows:
         """Finds rows by key, as a release does."""
+        return self._video_rows
+
+    @cached_property
+    def _video_rows(self) -> VideoRows:
         return VideoRows(self.keys)
 
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -55,10 +56,17 @@ class SummedTowers(nn.Module):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`."""
-        tables = torch.split(table, self.config.dimension, dim=1)
+        watched = F.embedding(history, table)
+        return self.viewer_vectors_after(watched, gaps, lengths, attributes)
+
+    def viewer_vectors_after(
+        self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given the vectors of the videos watched, of all members."""
+        parts = torch.split(watched, self.config.dimension, dim=2)
         vectors = [
-            member.viewer_vectors_over(own, history, gaps, lengths, attributes)
-            for member, own in zip(self._towers(), tables, strict=True)
+            member.viewer_vectors_after(own, gaps, lengths, attributes)
+            for member, own in zip(self._towers(), parts, strict=True)
         ]
         return torch.cat(vectors, 1)
 

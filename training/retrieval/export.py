@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
+import torch.nn.functional as F  # noqa: N812
+from onnx import TensorProto
 from torch import Tensor, nn
 from torch.export import Dim
 
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from server.releases import layout
 from training.retrieval.model import Towers, readable
 
 TOLERANCE = 1e-4
@@ -32,24 +36,30 @@ class ExportError(VireoError):
 
 
 class _ViewerTowerWithVideos(nn.Module):
-    """The viewer tower with every video's vector at hand, computed once."""
+    """The viewer tower with the videos' vectors at hand."""
 
-    table: Tensor
+    videos: Tensor
 
-    def __init__(self, model: Towers) -> None:
+    def __init__(self, model: Towers, size: int) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("table", readable(model.video_vectors()))
+        # A few stand for all: how many there are is no part of the graph.
+        self.register_buffer("videos", torch.zeros(2, size))
 
     def forward(self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
-        return self.model.viewer_vectors_over(self.table, history, gaps, lengths, attributes)
+        known = (history > 0)[:, :, None]
+        watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
+        return self.model.viewer_vectors_after(watched, gaps, lengths, attributes)
 
 
 def export_viewer_tower(model: Towers, path: Path) -> None:
-    """Writes the viewer tower to `path`, weights and video vectors inside.
+    """Writes the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
     Inputs are those of `tower_inputs`, batch and history length free; the output is
     `viewer_vector` float32[b, d].
+
+    The vectors, float32[n, d], are .npy under the name of `layout.VIDEO_VECTORS`: ONNX Runtime
+    maps them into memory, and so does whoever else needs them, once for all processes.
 
     Raises:
         ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
@@ -57,8 +67,12 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
+    vectors = path.with_name(Path(layout.VIDEO_VECTORS).name)
+    with torch.no_grad():
+        table = model.video_vectors().numpy().astype(np.float32)
+    np.save(vectors, table)
     with torch.no_grad(), _quiet_exporter():
-        tower = _ViewerTowerWithVideos(model).eval()
+        tower = _ViewerTowerWithVideos(model, table.shape[1]).eval()
         example = trial_batches(model)["a batch of two"]
         batch, length = Dim("batch"), Dim("length")
         torch.onnx.export(
@@ -77,11 +91,29 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
                 {0: batch},
             ),
         )
+    _refer(path, vectors, table)
     try:
         check_export(model, path)
     except ExportError:
         path.unlink()
         raise
+
+
+def _refer(path: Path, vectors: Path, table: npt.NDArray[np.float32]) -> None:
+    """Has the model at `path` read its videos from the .npy file `vectors` beside it."""
+    model = onnx.load(str(path))
+    [videos] = [part for part in model.graph.initializer if part.name == "videos"]
+    videos.ClearField("raw_data")
+    videos.dims[:] = table.shape
+    videos.data_location = TensorProto.EXTERNAL
+    offset = vectors.stat().st_size - table.nbytes
+    for key, value in (("location", vectors.name), ("offset", offset), ("length", table.nbytes)):
+        videos.external_data.add(key=key, value=str(value))
+    # The exporter notes shapes of what it has seen, which hold for the few alone.
+    for value in list(model.graph.value_info):
+        if value.name == "videos":
+            model.graph.value_info.remove(value)
+    onnx.save(model, str(path))
 
 
 @contextmanager
@@ -108,11 +140,13 @@ def check_export(model: Towers, path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        table = readable(model.video_vectors())
     for name, inputs in trial_batches(model).items():
         (answer,) = session.run([OUTPUT], inputs)
         with torch.no_grad():
             tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
-            expected = model.viewer_vectors(**tensors).numpy()
+            expected = model.viewer_vectors_over(table, **tensors).numpy()
         difference = float(np.abs(answer - expected).max())
         # Written so that not-a-number fails too.
         if not difference <= TOLERANCE:

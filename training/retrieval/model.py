@@ -44,6 +44,11 @@ class Towers(Protocol):
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
 
+    def viewer_vectors_after(
+        self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given the vectors of the videos watched, float32[b, l, d]."""
+
 
 class VideoTower(nn.Module):
     """A video's vector: an embedding of its id plus one of its content.
@@ -221,7 +226,14 @@ class TwoTower(nn.Module):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
-        states: Tensor = self.viewer_tower(F.embedding(history, table), gaps, attributes, lengths)
+        watched = F.embedding(history, table)
+        return self.viewer_vectors_after(watched, gaps, lengths, attributes)
+
+    def viewer_vectors_after(
+        self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """As `viewer_vectors`, given the vectors of the videos watched, float32[b, l, d]."""
+        states: Tensor = self.viewer_tower(watched, gaps, attributes, lengths)
         return states[:, 0]
 
 

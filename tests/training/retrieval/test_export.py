@@ -30,8 +30,19 @@ def exported(
     return model.eval(), path
 
 
-def test_one_file_holds_everything(exported: tuple[TwoTower, Path]) -> None:
-    assert [path.name for path in exported[1].parent.iterdir()] == ["model.onnx"]
+def test_the_videos_lie_beside_the_model_and_not_in_it(exported: tuple[TwoTower, Path]) -> None:
+    model, path = exported
+    files = sorted(file.name for file in path.parent.iterdir())
+    assert files == ["model.onnx", "vectors.npy"]
+    vectors = np.load(path.with_name("vectors.npy"))
+    assert np.array_equal(vectors, model.video_vectors().detach().numpy())
+    [videos] = [
+        part
+        for part in onnx.load(path, load_external_data=False).graph.initializer
+        if part.name == "videos"
+    ]
+    assert not videos.raw_data
+    assert {entry.key: entry.value for entry in videos.external_data}["location"] == "vectors.npy"
 
 
 def test_serving_inputs_go_in_as_they_are(
