@@ -119,7 +119,7 @@ def train_all(
         run.mark_draft(for_retrieval)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(run, watches, repo, release, settings.ranking, for_ranking)
-    check_made(watches, data, run.draft, ranking_set)
+    check_made(watches, data, run.draft, ranking_set, settings.ranking.viewers)
     console.rule("4 of 5  the ranker")
     vectors, attributes = release.vectors, len(data.vocabulary)
     ranker = train_ranker(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -49,13 +50,21 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; columns as in `training.data.schema`."""
+    """A data set in memory; columns as in `training.data.schema`.
+
+    Its interactions, by far the largest part, are read when they are first asked for.
+    """
 
     name: str
-    interactions: pd.DataFrame
+    folder: Path
     videos: pd.DataFrame
     viewers: pd.DataFrame
     fingerprint: str
+
+    @cached_property
+    def interactions(self) -> pd.DataFrame:
+        """Who watched what when; raises VireoError where the file can't be read."""
+        return _read(self.folder / "interactions.parquet")
 
 
 def check_name(name: str) -> str:
@@ -103,7 +112,7 @@ def load_dataset(home: Home, name: str) -> Dataset:
     folder = home.data(name)
     return Dataset(
         name=name,
-        interactions=_read(folder / "interactions.parquet"),
+        folder=folder,
         videos=_read(folder / "videos.parquet"),
         viewers=_read(folder / "viewers.parquet"),
         fingerprint=info.fingerprint,

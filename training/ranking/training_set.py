@@ -116,6 +116,15 @@ def is_held_out(viewer_id: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
 
 
+def chosen_viewers(viewer_ids: Sequence[str], limit: int) -> npt.NDArray[np.bool_]:
+    """Whose watches are label events, bool[n]: at most `limit`, by the hash of the id."""
+    if len(viewer_ids) <= limit:
+        return np.ones(len(viewer_ids), np.bool_)
+    hashes = [xxhash.xxh3_64_intdigest(viewer.encode(), seed=16) for viewer in viewer_ids]
+    numbers = np.array(hashes, np.uint64)
+    return numbers <= np.partition(numbers, limit - 1)[limit - 1]
+
+
 def build_ranking_set(
     watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
 ) -> RankingSet:
@@ -128,6 +137,10 @@ def build_ranking_set(
         config: sizes and shares.
     """
     past = watches[watches["part"] != "test"]
+    everyone = past["viewer_id"].unique()
+    chosen = pd.Index(everyone[chosen_viewers(everyone, config.viewers)])
+    if len(chosen) < len(everyone):
+        past = past[past["viewer_id"].isin(chosen)]
     labels = past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
     labels = labels.assign(time=labels["time"] - _JUST_BEFORE)
     viewers = viewer_features_at(repo, _moments(labels, "viewer_id"))
@@ -144,11 +157,11 @@ def build_ranking_set(
         match=_matches(columns, labelled[:, None], content)[:, 0],
         liked=labels["liked"].to_numpy(bool),
     )
-    chosen = np.flatnonzero(labels["part"] == "validation")
+    listed = np.flatnonzero(labels["part"] == "validation")
     lists = _watch_lists(
-        labels.iloc[chosen],
-        [viewers[place] for place in chosen],
-        columns.take(chosen),
+        labels.iloc[listed],
+        [viewers[place] for place in listed],
+        columns.take(listed),
         repo,
         release,
         content,

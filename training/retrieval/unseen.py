@@ -101,12 +101,12 @@ def best_scores(
 
 
 def ridge(
-    content: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], known: Float64Array
+    content: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], known: Float64Array
 ) -> Float64Array:
     """Embeddings of the videos without watches, from those of the others, float64[u, d].
 
     Args:
-        content: token ids, 0-padded, the commonest the smallest, int64[n, c].
+        content: token ids, 0-padded, the commonest the smallest, int[n, c].
         counts: watches of each video, int64[n].
         known: embeddings of the videos with watches, float64[n - u, d]; one weighs by the
             logarithm of its watches.

@@ -36,8 +36,8 @@ def file(
 
 
 def opened(file: Path, probes: int = 0) -> VideoIndex:
-    kind = file.parent.name.rstrip("0123456789")
-    description = IndexDescription(kind=kind, probes=probes)  # type: ignore[arg-type]
+    approximate = file.parent.name.startswith("ivf_fp16")
+    description = IndexDescription(kind="ivf_fp16" if approximate else "exact", probes=probes)
     return VideoIndex.read(file, description, COUNT, SIZE)
 
 

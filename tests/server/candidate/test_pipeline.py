@@ -173,9 +173,7 @@ def _index_of_other_vectors() -> faiss.Index:
 
 
 def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> None:
-    broken = replace(
-        release, index=VideoIndex(faiss.IndexFlatIP(3), IndexDescription())
-    )  # asked for 8 dimensions, it raises
+    broken = replace(release, index=VideoIndex(_index_of_other_vectors(), IndexDescription()))
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30, "popular fills what two-tower would have given"
     assert not (found.source_masks & TWO_TOWER).any()
