@@ -63,7 +63,7 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
 
     Raises:
         ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
-            for some batch of `trial_batches`; the file is not left behind.
+            for some batch of `trial_batches`; no file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -96,6 +96,7 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
         check_export(model, path)
     except ExportError:
         path.unlink()
+        vectors.unlink()
         raise
 
 

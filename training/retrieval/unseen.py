@@ -141,8 +141,9 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
     places = fixed.shape[1]
 
     def held(lift: float) -> float:
-        best = torch.cat([fixed, lifted + lift * slopes], dim=1).topk(places, dim=1).indices
-        return float((best >= places).float().mean())
+        best = torch.cat([fixed, lifted + lift * slopes], dim=1).topk(places, dim=1)
+        of_lifted = (best.indices >= places) & best.values.isfinite()
+        return float(of_lifted.float().mean())
 
     if held(0.0) >= share:
         return 0.0
