@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
-from training.retrieval.model import Towers, TwoTower, readable
+from training.retrieval.model import Towers, TwoTower, ViewerSide, readable
 from training.retrieval.train import train_retrieval
 
 _SEED_STEP = 7919
@@ -56,19 +56,12 @@ class SummedTowers(nn.Module):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`."""
-        watched = F.embedding(history, table)
-        return self.viewer_vectors_after(watched, gaps, lengths, attributes)
+        vectors: Tensor = self.viewer_side()(F.embedding(history, table), gaps, lengths, attributes)
+        return vectors
 
-    def viewer_vectors_after(
-        self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
-    ) -> Tensor:
-        """As `viewer_vectors`, given the vectors of the videos watched, of all members."""
-        parts = torch.split(watched, self.config.dimension, dim=2)
-        vectors = [
-            member.viewer_vectors_after(own, gaps, lengths, attributes)
-            for member, own in zip(self._towers(), parts, strict=True)
-        ]
-        return torch.cat(vectors, 1)
+    def viewer_side(self) -> ViewerSide:
+        """The part that a viewer's vector takes besides the videos' vectors."""
+        return ViewerSide([member.viewer_tower for member in self._towers()])
 
     def _towers(self) -> list[TwoTower]:
         return [member for member in self.members if isinstance(member, TwoTower)]

@@ -42,14 +42,15 @@ class _ViewerTowerWithVideos(nn.Module):
 
     def __init__(self, model: Towers, size: int) -> None:
         super().__init__()
-        self.model = model
+        self.viewer_side = model.viewer_side()
         # A few stand for all: how many there are is no part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
     def forward(self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        return self.model.viewer_vectors_after(watched, gaps, lengths, attributes)
+        vectors: Tensor = self.viewer_side(watched, gaps, lengths, attributes)
+        return vectors
 
 
 def export_viewer_tower(model: Towers, path: Path) -> None:

@@ -41,8 +41,10 @@ def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32
     viewers = [one.viewer for one in data.validation[::step]][:QUERIES]
     model.eval()
     with torch.inference_mode():
-        table = readable(model.video_vectors())
-        return np.asarray(_vectors(model, data, table, viewers).numpy(), np.float32)
+        vectors = model.video_vectors()
+        if not viewers:
+            return np.empty((0, vectors.shape[1]), np.float32)
+        return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
 
 
 def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64]:
