@@ -77,11 +77,12 @@ class VideoIndex:
         return rows[rows >= 0]
 
     def _search(self, vector: Float32Array, limit: int, probes: int, selector: Any) -> Int64Array:
-        chosen = {} if selector is None else {"sel": selector}
+        chosen: dict[str, Any] = {} if selector is None else {"sel": selector}
+        kind: Any = faiss.SearchParameters
         if self._cells:
-            parameters = faiss.SearchParametersIVF(nprobe=probes, **chosen)
-        else:
-            parameters = faiss.SearchParameters(**chosen)
+            chosen["nprobe"] = probes
+            kind = faiss.SearchParametersIVF
+        parameters = kind(**chosen)
         rows: Int64Array = self._index.search(vector[None], limit, params=parameters)[1][0]
         return rows
 
@@ -97,7 +98,8 @@ def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint
         return None, bits
     bits = np.full((total + 7) // 8, 255, np.uint8)
     np.bitwise_and.at(bits, excluded >> 3, ~(1 << (excluded & 7)).astype(np.uint8))
-    return faiss.IDSelectorBitmap(bits), bits
+    selector: Any = faiss.IDSelectorBitmap
+    return selector(bits), bits
 
 
 def _check_ids(file: Path, index: Any, count: int) -> None:
@@ -105,7 +107,7 @@ def _check_ids(file: Path, index: Any, count: int) -> None:
     if isinstance(index, faiss.IndexIDMap):
         check_rows(file, faiss.vector_to_array(index.id_map), count)
     if isinstance(index, faiss.IndexIVF):
-        lists = index.invlists
+        lists: Any = index.invlists
         for number in range(index.nlist):
             if lists.list_size(number):
                 ids = faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))

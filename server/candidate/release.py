@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.candidate.index import VideoIndex
+from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import VideoRows, tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
@@ -17,7 +18,13 @@ from server.inference.model import Model
 from server.inference.signature import tower_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
-from server.releases.tables import read_ids, read_rows, read_table, read_vocabulary
+from server.releases.tables import (
+    VECTOR_TYPES,
+    read_ids,
+    read_rows,
+    read_table,
+    read_vocabulary,
+)
 from server.releases.texts import Texts
 
 Float32Array = npt.NDArray[np.float32]
@@ -55,8 +62,8 @@ class CandidateRelease:
     keys: Int64Array
     """int64[n]."""
     ids: Texts
-    vectors: Float32Array
-    """float32[n, d]."""
+    vectors: Vectors
+    """float32[n, d] or, in a large catalogue, float16[n, d]."""
     co_watch_rows: npt.NDArray[np.int32]
     """int32[n, k]."""
     co_watch_weights: Float32Array
@@ -67,6 +74,8 @@ class CandidateRelease:
     """float32[n, k]."""
     fresh_rows: Int64Array
     """Rows of new and hardly watched videos, int64[m]."""
+    fresh_vectors: Float32Array
+    """Their vectors, which every request is scored with, float32[m, d]."""
     popular_rows: Int64Array
     """Rows of the MOST_POPULAR by popularity, most popular first, ties by key, int64[p]."""
     vocabulary: Mapping[str, int]
@@ -90,21 +99,25 @@ class CandidateRelease:
             folder, layout.CO_WATCH_ROWS, np.int32, (count, None), videos=count, lowest=-1
         )
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
+        vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
+        fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
+        tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {layout.VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
-            tower=Model(folder / layout.VIEWER_TOWER, tower_signature(size)),
+            tower=tower,
             index=VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size),
             keys=keys,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
-            vectors=read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size)),
+            vectors=vectors,
             co_watch_rows=co_watch_rows,
             co_watch_weights=read_table(
                 folder, layout.CO_WATCH_WEIGHTS, np.float32, co_watch_rows.shape
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
-            fresh_rows=read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count),
+            fresh_rows=fresh_rows,
+            fresh_vectors=looked_up(vectors, fresh_rows),
             popular_rows=_most_popular(popularity, keys),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),

@@ -16,7 +16,7 @@ from server.inference.model import Model
 from server.inference.signature import ranker_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
-from server.releases.tables import read_ids, read_table, read_vocabulary
+from server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
 from server.releases.texts import Texts, read_mapped_texts
 
 FILES = (
@@ -59,11 +59,11 @@ class RankingRelease:
         size = manifest.feature_schema.vector_size
         keys: npt.NDArray[np.int64] = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
         count = len(keys)
-        vectors = read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size))
+        vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         features = read_table(
             folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
         )
-        content = read_table(folder, layout.CONTENT_VECTORS, np.float16, (count, None))
+        content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
         return RankingRelease(
             folder=folder,
             manifest=manifest,

@@ -20,8 +20,11 @@ VIDEO_IDS = "videos/ids.bin"
 VIDEO_TITLES = "videos/titles.bin"
 """n titles, likewise."""
 VIDEO_VECTORS = "viewer_tower/1/vectors.npy"
-"""float32[n, d], output of the video tower. It lies beside the viewer tower, which maps it into
-memory for the history: ONNX Runtime reads no file outside of a model's folder."""
+"""float32[n, d], or float16[n, d] in a large catalogue: output of the video tower. It lies beside
+the viewer tower, which looks the history up in it: ONNX Runtime reads no file outside of a
+model's folder."""
+VIDEOS = "videos"
+"""Name of these in the viewer tower's graph."""
 VIDEO_FEATURE_TABLE = "videos/features.npy"
 """float32[n, f], VIDEO_FEATURES."""
 VIDEO_INDEX = "videos/index.faiss"
@@ -37,7 +40,8 @@ EASE_WEIGHTS = "videos/ease_weights.npy"
 FRESH_ROWS = "videos/fresh_rows.npy"
 """int64[m]: rows of new and hardly watched videos, at most 2,000, the freshest first."""
 CONTENT_VECTORS = "videos/content_vectors.npy"
-"""float16[n, c]: the video tower's content part alone at length 1, 0 where nothing is known."""
+"""float32[n, c], or float16[n, c] in a large catalogue: the video tower's content part alone at
+length 1, 0 where nothing is known."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"

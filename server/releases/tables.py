@@ -21,13 +21,20 @@ _TEXTS = TypeAdapter(list[str])
 _NUMBERS = TypeAdapter(dict[str, int])
 
 
+VECTOR_TYPES = (np.float32, np.float16)
+"""Of vectors: those of a large catalogue are in half precision."""
+
+
 def read_table(
-    folder: Path, path: str, dtype: type[np.generic], shape: tuple[int | None, ...]
+    folder: Path,
+    path: str,
+    dtype: type[np.generic] | tuple[type[np.generic], ...],
+    shape: tuple[int | None, ...],
 ) -> npt.NDArray[Any]:
     """The .npy table at `path` below `folder`, read-only and mapped.
 
     Raises:
-        ReleaseError: it can't be read, or its dtype or shape (None: any) is another.
+        ReleaseError: it can't be read, or its dtype (one of those) or shape (None: any) is another.
     """
     file = folder / path
     try:
@@ -39,17 +46,20 @@ def read_table(
     fits = len(table.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, table.shape, strict=True)
     )
-    if table.dtype != np.dtype(dtype) or not fits:
+    types = dtype if isinstance(dtype, tuple) else (dtype,)
+    if table.dtype not in types or not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ReleaseError(
-            f"{file}: is {table.dtype}{list(table.shape)}, not {np.dtype(dtype)}[{wanted}]"
-        )
-    if table.dtype.kind == "f":
-        # NaN passes through both.
-        ends = [(part.min(), part.max()) for part in _parts(file, table)]
-        if not np.isfinite(np.array(ends)).all():
-            raise ReleaseError(f"{file}: has values that aren't finite")
+        kinds = " or ".join(str(np.dtype(kind)) for kind in types)
+        raise ReleaseError(f"{file}: is {table.dtype}{list(table.shape)}, not {kinds}[{wanted}]")
+    if table.dtype.kind == "f" and not all(map(_is_finite, _parts(file, table))):
+        raise ReleaseError(f"{file}: has values that aren't finite")
     return table
+
+
+def _is_finite(values: npt.NDArray[Any]) -> bool:
+    if values.dtype == np.float16:  # By its bits: NumPy is slow with halves.
+        return bool((values.view(np.uint16) & 0x7C00).max() < 0x7C00)
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))  # NaN passes through.
 
 
 def _parts(file: Path, table: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -113,7 +113,7 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
         layout.EASE_ROWS: np.maximum(before, 0).astype(np.int32),
         layout.EASE_WEIGHTS: strengths,
         layout.FRESH_ROWS: np.arange(count)[-FRESH_LIMIT:],
-        layout.CONTENT_VECTORS: content.astype(np.float16),
+        layout.CONTENT_VECTORS: content.astype(np.float32),
         layout.VIDEO_KEYS: unique_video_keys(ids),
         layout.VIDEO_VECTORS: vectors,
         layout.VIDEO_FEATURE_TABLE: random.random((count, len(VIDEO_FEATURES)), np.float32),

@@ -90,9 +90,13 @@ class DatasetWriter:
         for name in _SCHEMAS:
             with (self._folder / f"{name}.parquet").open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        assert self._first is not None
+        assert self._last is not None
         return DatasetInfo(
             **known,
-            **{name: self._rows[name] for name in _SCHEMAS},
+            interactions=self._rows["interactions"],
+            videos=self._rows["videos"],
+            viewers=self._rows["viewers"],
             events=dict(self._events),
             first=self._first,
             last=self._last,

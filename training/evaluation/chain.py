@@ -117,7 +117,7 @@ def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -
         )
         for start in range(0, len(viewers), _TOWER_BATCH)
     ]
-    return np.concatenate(vectors) @ release.vectors.T
+    return np.concatenate(vectors) @ release.vectors.T.astype(np.float32, copy=False)
 
 
 def run_chain(

@@ -55,8 +55,9 @@ class Snapshots:
     def values(self, snapshot: int) -> Float64Array:
         """_COLUMNS of every video at a snapshot, float64[n, 4]; _UNKNOWN where it isn't known."""
         found = np.tile(np.array(_UNKNOWN), (len(self._ids), 1))
-        groups = np.flatnonzero(self._groups == self.moments[snapshot]) if snapshot >= 0 else []
-        for group in groups:
+        if snapshot < 0:
+            return found
+        for group in np.flatnonzero(self._groups == self.moments[snapshot]):
             table = self._file.read_row_group(int(group), ["video_id", *_COLUMNS])
             rows = self._ids.get_indexer(pd.Index(table["video_id"].to_pandas()))
             columns = [table[name].to_numpy().astype(np.float64) for name in _COLUMNS]

@@ -9,7 +9,7 @@ candidates are drawn, since retrieval was trained on them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import xxhash
 
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
+from server.features.looked_up import Vectors
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
@@ -30,7 +31,7 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import VideoRows, attribute_ids
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
-from server.releases.tables import read_table
+from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewer_features_at
 from training.features.statistics import video_features_at, video_features_of_rows_at
@@ -116,13 +117,14 @@ def is_held_out(viewer_id: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
 
 
-def chosen_viewers(viewer_ids: Sequence[str], limit: int) -> npt.NDArray[np.bool_]:
+def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> npt.NDArray[np.bool_]:
     """Whose watches are label events, bool[n]: at most `limit`, by the hash of the id."""
-    if len(viewer_ids) <= limit:
-        return np.ones(len(viewer_ids), np.bool_)
     hashes = [xxhash.xxh3_64_intdigest(viewer.encode(), seed=16) for viewer in viewer_ids]
     numbers = np.array(hashes, np.uint64)
-    return numbers <= np.partition(numbers, limit - 1)[limit - 1]
+    chosen = np.ones(len(numbers), np.bool_)
+    if len(numbers) > limit:
+        chosen = numbers <= np.partition(numbers, limit - 1)[limit - 1]
+    return chosen
 
 
 def build_ranking_set(
@@ -148,7 +150,7 @@ def build_ranking_set(
     columns = viewer_columns(viewers, rows, release.vocabulary)
     held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
     columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
-    content = read_table(release.folder, layout.CONTENT_VECTORS, np.float16, (None, None))
+    content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
     labelled = rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
@@ -196,7 +198,7 @@ def _watch_lists(
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
-    content: npt.NDArray[np.floating],
+    content: Vectors,
     count: int,
 ) -> WatchLists:
     """Draws `count` candidates for each label."""
@@ -221,9 +223,7 @@ def _watch_lists(
     )
 
 
-def _matches(
-    viewers: ViewerColumns, rows: Int64Array, content: npt.NDArray[np.floating]
-) -> Float32Array:
+def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Float32Array:
     """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, 1]; 0 where row < 0."""
     matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):

@@ -57,11 +57,13 @@ def build_index(
     neighbours = min(NEIGHBOURS, count)
     wanted = faiss.knn(queries, vectors, neighbours, faiss.METRIC_INNER_PRODUCT)[1]
 
+    kind: Any = faiss.SearchParametersIVF
+
     def recall(probes: int) -> float:
-        parameters = faiss.SearchParametersIVF(nprobe=probes)
+        parameters = kind(nprobe=probes)
         found = approximate.search(queries, neighbours, params=parameters)[1]
         hits = [len(np.intersect1d(*pair)) for pair in zip(wanted, found, strict=True)]
-        return float(np.mean(hits)) / neighbours
+        return float(np.mean(hits) / neighbours)
 
     probes = fewest(recall, recall_wanted, cells)
     approximate.nprobe = probes

@@ -31,7 +31,7 @@ from training.ranking.export import export_ranker
 from training.ranking.model import Ranker
 from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
-from training.release.index import build_index
+from training.release.index import EXACT_LIMIT, build_index
 from training.release.triton import write_triton_config
 from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
 from training.retrieval.data import RetrievalData
@@ -80,8 +80,9 @@ def stage_retrieval(
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
     ids = list(data.video_ids)
-    export_viewer_tower(model, folder / layout.VIEWER_TOWER)
-    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    precision = np.float16 if len(ids) > EXACT_LIMIT else np.float32
+    export_viewer_tower(model, folder / layout.VIEWER_TOWER, precision)
+    vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
@@ -98,7 +99,7 @@ def stage_retrieval(
         layout.EASE_ROWS: model_rows,
         layout.EASE_WEIGHTS: model_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
-        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).half().numpy(),
+        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(precision),
         layout.POPULARITY: popularity,
     }
     for path, table in tables.items():
@@ -113,7 +114,7 @@ def stage_retrieval(
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
     golden = folder / layout.GOLDEN_VIEWER_TOWER
-    write_tower_goldens(model, golden_viewers(data), data, golden)
+    write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     schema = FeatureSchema.ours(
         history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
     )

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F  # noqa: N812
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -53,14 +54,16 @@ class _ViewerTowerWithVideos(nn.Module):
         return vectors
 
 
-def export_viewer_tower(model: Towers, path: Path) -> None:
+def export_viewer_tower(
+    model: Towers, path: Path, precision: type[np.float32 | np.float16] = np.float32
+) -> None:
     """Writes the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
     Inputs are those of `tower_inputs`, batch and history length free; the output is
     `viewer_vector` float32[b, d].
 
-    The vectors, float32[n, d], are .npy under the name of `layout.VIDEO_VECTORS`: ONNX Runtime
-    maps them into memory, and so does whoever else needs them, once for all processes.
+    The vectors, [n, d] of this precision, are .npy under the name of `layout.VIDEO_VECTORS`: pods
+    map them into memory, once for all processes.
 
     Raises:
         ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
@@ -70,7 +73,7 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
     model.eval()
     vectors = path.with_name(Path(layout.VIDEO_VECTORS).name)
     with torch.no_grad():
-        table = model.video_vectors().numpy().astype(np.float32)
+        table = model.video_vectors().numpy().astype(precision)
     np.save(vectors, table)
     with torch.no_grad(), _quiet_exporter():
         tower = _ViewerTowerWithVideos(model, table.shape[1]).eval()
@@ -101,21 +104,29 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
         raise
 
 
-def _refer(path: Path, vectors: Path, table: npt.NDArray[np.float32]) -> None:
+def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
     """Has the model at `path` read its videos from the .npy file `vectors` beside it."""
     model = onnx.load(str(path))
-    [videos] = [part for part in model.graph.initializer if part.name == "videos"]
+    [videos] = [part for part in model.graph.initializer if part.name == layout.VIDEOS]
     videos.ClearField("raw_data")
     videos.dims[:] = table.shape
     videos.data_location = TensorProto.EXTERNAL
     offset = vectors.stat().st_size - table.nbytes
     for key, value in (("location", vectors.name), ("offset", offset), ("length", table.nbytes)):
         videos.external_data.add(key=key, value=str(value))
-    # The exporter notes shapes of what it has seen, which hold for the few alone.
-    for value in list(model.graph.value_info):
-        if value.name == "videos":
-            model.graph.value_info.remove(value)
+    if table.dtype == np.float16:
+        videos.data_type = TensorProto.FLOAT16
+        _widen(model.graph)
     onnx.save(model, str(path))
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Turns what is looked up of the videos into float32."""
+    [place] = [at for at, node in enumerate(graph.node) if layout.VIDEOS in node.input]
+    found = graph.node[place].output[0]
+    graph.node[place].output[0] = f"{found}_half"
+    cast = helper.make_node("Cast", [f"{found}_half"], [found], to=TensorProto.FLOAT)
+    graph.node.insert(place + 1, cast)
 
 
 @contextmanager
@@ -134,7 +145,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def check_export(model: Towers, path: Path) -> None:
-    """Compares ONNX Runtime on the file at `path` with `model`.
+    """Compares ONNX Runtime on the file at `path`, and the vectors beside it, with `model`.
 
     Raises:
         ExportError: they differ; the message names the batch and by how much.
@@ -142,8 +153,8 @@ def check_export(model: Towers, path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    with torch.no_grad():
-        table = readable(model.video_vectors())
+    vectors = np.load(path.with_name(Path(layout.VIDEO_VECTORS).name))
+    table = readable(torch.from_numpy(vectors.astype(np.float32)))
     for name, inputs in trial_batches(model).items():
         (answer,) = session.run([OUTPUT], inputs)
         with torch.no_grad():

@@ -21,5 +21,5 @@ class FreshSource:
     def propose(self, query: Retrieval) -> Candidates:
         """The release's fresh videos, nearest first."""
         rows = query.release.fresh_rows
-        scores = query.release.vectors[rows] @ query.vector
+        scores = query.release.fresh_vectors @ query.vector
         return query.proposed(query.best(rows, scores), self.source)

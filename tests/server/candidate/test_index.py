@@ -23,7 +23,8 @@ def vectors() -> np.ndarray:
 def file(
     request: pytest.FixtureRequest, vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    index = flat = faiss.IndexFlatIP(SIZE)
+    flat = faiss.IndexFlatIP(SIZE)
+    index: faiss.Index = flat
     if request.param == "ivf_fp16":
         index = faiss.IndexIVFScalarQuantizer(
             flat, SIZE, 32, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +21,8 @@ SECOND = 1_000_000
 @pytest.fixture(scope="module")
 def watches() -> pd.DataFrame:
     interactions = random_interactions()
+    moments = interactions["timestamp"].astype("datetime64[us, UTC]")
+    interactions["timestamp"] = moments
     split = split_watches(interactions, "last")
     return split[split["part"] != "test"]
 
@@ -29,15 +32,14 @@ def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]
     rows = []
     for viewer, mine in watches.groupby("viewer_id", sort=False):
         events: list[tuple[int, Watch | None]] = []
-        for watch in mine.itertuples():
-            time = watch.time.value // 1000
-            liked = watch.liked_time.value // 1000 if watch.liked else -1
-            events.append((time, Watch(watch.video_id, time // SECOND, liked == time)))
+        times, likes = (mine[name].astype("int64").tolist() for name in ("time", "liked_time"))
+        for video_id, time, liked in zip(mine["video_id"], times, likes, strict=True):
+            events.append((time, Watch(video_id, time // SECOND, liked == time)))
             if liked > time:
                 events.append((liked, None))
         events.sort(key=lambda event: event[0])
         complete = len(mine) <= offline.ROWS_KEPT
-        kept = since if complete else mine["time"].iloc[-offline.ROWS_KEPT].value // 1000
+        kept = since if complete else times[-offline.ROWS_KEPT]
         activity = Activity()
         after = {since: activity} if complete else {}
         for time, happened in events:
@@ -50,11 +52,12 @@ def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]
 
 def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[str, int, Activity]]:
     offline.write_viewer_activity(watches, since, path, lambda _done, _total: None)
-    table = pq.read_table(path).to_pylist()
+    table = pq.read_table(path)
+    times = table["event_timestamp"].cast(pa.int64()).to_pylist()
     return [
         (
             row["viewer_id"],
-            pd.Timestamp(row["event_timestamp"]).value // 1000,
+            time,
             Activity(
                 tuple(row["history_ids"]),
                 tuple(row["history_times"]),
@@ -63,7 +66,7 @@ def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[st
                 row["viewer_like_count"],
             ),
         )
-        for row in table
+        for row, time in zip(table.drop_columns("event_timestamp").to_pylist(), times, strict=True)
     ]
 
 

@@ -150,7 +150,8 @@ class World:
         for table in range(REGIONS + 1):
             own = tables == table
             topics[own] = np.searchsorted(self.topic_draws[table], shares[own], side="right")
-        return np.minimum(topics, self.topic_draws.shape[1] - 1)
+        last: int = self.topic_draws.shape[1] - 1
+        return np.asarray(np.minimum(topics, last), np.int64)
 
     def drawn_videos(
         self, topics: Int64Array, times: Int64Array, random: np.random.Generator
@@ -159,7 +160,7 @@ class World:
         sizes = np.diff(self.starts)[topics]
         spread = np.log((sizes + HEAD) / HEAD)
         videos = np.empty(len(topics), np.int64)
-        left = np.arange(len(topics))
+        left: Int64Array = np.arange(len(topics))
         for _ in range(_TRIES):
             ranks = HEAD * np.exp(random.random(len(left)) * spread[left]) - HEAD
             ranks = np.minimum(ranks.astype(np.int64), sizes[left] - 1)
@@ -189,7 +190,8 @@ _REGION_SHARES = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
 def hashed(seed: int, purpose: int, one: Int64Array, other: Int64Array) -> UInt64Array:
     """A number for each pair that looks random, uint64[m] (splitmix64's finaliser)."""
     with np.errstate(over="ignore"):
-        mixed = np.uint64(seed * 1_000_003 + purpose) * np.uint64(0x9E3779B97F4A7C15)
+        start = np.array([seed * 1_000_003 + purpose], np.uint64)
+        mixed: UInt64Array = start * np.uint64(0x9E3779B97F4A7C15)
         for values in (one, other):
             mixed = mixed ^ values.astype(np.int64).view(np.uint64)
             mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
