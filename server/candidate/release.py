@@ -66,8 +66,8 @@ class CandidateRelease:
     """float32[n, d] or, in a large catalogue, float16[n, d]."""
     co_watch_rows: npt.NDArray[np.int32]
     """int32[n, k]."""
-    co_watch_weights: Float32Array
-    """float32[n, k]."""
+    co_watch_weights: Vectors
+    """float32[n, k] or float16[n, k]."""
     ease_rows: npt.NDArray[np.int32]
     """int32[n, k]; k is 0 where the catalogue is too large for EASE."""
     ease_weights: Float32Array
@@ -112,7 +112,7 @@ class CandidateRelease:
             vectors=vectors,
             co_watch_rows=co_watch_rows,
             co_watch_weights=read_table(
-                folder, layout.CO_WATCH_WEIGHTS, np.float32, co_watch_rows.shape
+                folder, layout.CO_WATCH_WEIGHTS, VECTOR_TYPES, co_watch_rows.shape
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),

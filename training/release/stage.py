@@ -95,7 +95,7 @@ def stage_retrieval(
         layout.VIDEO_KEYS: data.keys,
         layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
         layout.CO_WATCH_ROWS: rows,
-        layout.CO_WATCH_WEIGHTS: weights,
+        layout.CO_WATCH_WEIGHTS: weights.astype(precision),
         layout.EASE_ROWS: model_rows,
         layout.EASE_WEIGHTS: model_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),

@@ -58,7 +58,7 @@ def _require_same(
     data: RetrievalData,
 ) -> None:
     """Raises LeakError where a table's weights aren't those that the train part gives."""
-    wrong = ~np.isclose(given[1], expected[1], rtol=1e-3, atol=1e-5)
+    wrong = ~np.isclose(given[1].astype(np.float32), expected[1], rtol=1e-3, atol=1e-5)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise LeakError(
