@@ -15,7 +15,7 @@ from server.features.tower_inputs import VideoRows, tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model
-from server.inference.signature import tower_signature
+from server.inference.signature import VIDEOS, tower_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
 from server.releases.tables import (
@@ -101,7 +101,7 @@ class CandidateRelease:
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
-        tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {layout.VIDEOS: vectors})
+        tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,
             manifest=manifest,

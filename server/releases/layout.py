@@ -23,8 +23,6 @@ VIDEO_VECTORS = "viewer_tower/1/vectors.npy"
 """float32[n, d], or float16[n, d] in a large catalogue: output of the video tower. It lies beside
 the viewer tower, which looks the history up in it: ONNX Runtime reads no file outside of a
 model's folder."""
-VIDEOS = "videos"
-"""Name of these in the viewer tower's graph."""
 VIDEO_FEATURE_TABLE = "videos/features.npy"
 """float32[n, f], VIDEO_FEATURES."""
 VIDEO_INDEX = "videos/index.faiss"

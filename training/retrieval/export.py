@@ -21,6 +21,7 @@ from torch.export import Dim
 
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from server.inference.signature import VIDEOS
 from server.releases import layout
 from training.retrieval.model import Towers, readable
 
@@ -107,7 +108,7 @@ def export_viewer_tower(
 def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
     """Has the model at `path` read its videos from the .npy file `vectors` beside it."""
     model = onnx.load(str(path))
-    [videos] = [part for part in model.graph.initializer if part.name == layout.VIDEOS]
+    [videos] = [part for part in model.graph.initializer if part.name == VIDEOS]
     videos.ClearField("raw_data")
     videos.dims[:] = table.shape
     videos.data_location = TensorProto.EXTERNAL
@@ -122,7 +123,7 @@ def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
 
 def _widen(graph: onnx.GraphProto) -> None:
     """Turns what is looked up of the videos into float32."""
-    [place] = [at for at, node in enumerate(graph.node) if layout.VIDEOS in node.input]
+    [place] = [at for at, node in enumerate(graph.node) if VIDEOS in node.input]
     found = graph.node[place].output[0]
     graph.node[place].output[0] = f"{found}_half"
     cast = helper.make_node("Cast", [f"{found}_half"], [found], to=TensorProto.FLOAT)

@@ -162,8 +162,8 @@ class World:
         videos = np.empty(len(topics), np.int64)
         left: Int64Array = np.arange(len(topics))
         for _ in range(_TRIES):
-            ranks = HEAD * np.exp(random.random(len(left)) * spread[left]) - HEAD
-            ranks = np.minimum(ranks.astype(np.int64), sizes[left] - 1)
+            drawn = HEAD * np.exp(random.random(len(left)) * spread[left]) - HEAD
+            ranks = np.minimum(drawn.astype(np.int64), sizes[left] - 1)
             videos[left] = self.members[self.starts[topics[left]] + ranks]
             left = left[self.published[videos[left]] > times[left]]
             if not len(left):
