@@ -91,7 +91,7 @@ def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint
     """What lets a search pass all rows but some, None where it is to pass all; and its memory.
 
     A bit a row: with 200 excluded rows as fast as to find that many more and drop them, and with
-    5,000 a quarter of its time.
+    5,000 a fraction of its time.
     """
     bits = np.empty(0, np.uint8)
     if not len(excluded):
