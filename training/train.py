@@ -12,6 +12,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -119,9 +120,9 @@ def train_all(
         run.mark_draft(for_retrieval)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(run, watches, repo, release, settings.ranking, for_ranking)
-    check_made(watches, data, run.draft, ranking_set)
+    check_made(watches, data, run.draft, ranking_set, settings.ranking.viewers)
     console.rule("4 of 5  the ranker")
-    vectors, attributes = release.vectors, len(data.vocabulary)
+    vectors, attributes = release.vectors.astype(np.float32, copy=False), len(data.vocabulary)
     ranker = train_ranker(
         ranking_set, vectors, attributes, settings.ranking, run.checkpoints, for_ranking, console
     )

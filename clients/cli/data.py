@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli import data_synth
 from server.home import Home
 
 if TYPE_CHECKING:
     from training.data.dataset import DatasetInfo
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(data_synth.synth)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

@@ -69,6 +69,13 @@ class Retrieval:
         return self.query.count + blocked
 
     @cached_property
+    def blocked_rows(self) -> Int64Array:
+        """Rows of the watched and the excluded videos that the release has, int64[b]."""
+        blocked = np.concatenate([self.viewer.watched_keys, self.query.excluded_keys])
+        rows = self.release.rows.find(blocked)
+        return rows[rows >= 0]
+
+    @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
         return self.release.viewer_vector(self.viewer)

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from server.candidate.index import VideoIndex
+from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import VideoRows, tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model
-from server.inference.signature import tower_signature
+from server.inference.signature import VIDEOS, tower_signature
 from server.releases import layout
-from server.releases.manifest import Manifest, ReleaseError
-from server.releases.tables import check_rows, read_ids, read_rows, read_table, read_vocabulary
+from server.releases.manifest import Manifest
+from server.releases.tables import (
+    VECTOR_TYPES,
+    read_ids,
+    read_rows,
+    read_table,
+    read_vocabulary,
+)
+from server.releases.texts import Texts
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -40,6 +47,9 @@ FILES = (
 )
 """The files of a release that the candidate service needs."""
 
+MOST_POPULAR = 10_000
+"""Enough for the largest answer to a viewer who has watched all that is remembered of one."""
+
 
 @dataclass(frozen=True)
 class CandidateRelease:
@@ -48,17 +58,16 @@ class CandidateRelease:
     folder: Path
     manifest: Manifest
     tower: Model
-    index: Any
-    """faiss index over the vectors; its ids are rows."""
+    index: VideoIndex
     keys: Int64Array
     """int64[n]."""
-    ids: list[str]
-    vectors: Float32Array
-    """float32[n, d]."""
+    ids: Texts
+    vectors: Vectors
+    """float32[n, d] or, in a large catalogue, float16[n, d]."""
     co_watch_rows: npt.NDArray[np.int32]
     """int32[n, k]."""
-    co_watch_weights: Float32Array
-    """float32[n, k]."""
+    co_watch_weights: Vectors
+    """float32[n, k] or float16[n, k]."""
     ease_rows: npt.NDArray[np.int32]
     """int32[n, k]; k is 0 where the catalogue is too large for EASE."""
     ease_weights: Float32Array
@@ -66,9 +75,9 @@ class CandidateRelease:
     fresh_rows: Int64Array
     """Rows of new and hardly watched videos, int64[m]."""
     fresh_vectors: Float32Array
-    """The vectors of these, float32[m, d]."""
+    """Their vectors, which every request is scored with, float32[m, d]."""
     popular_rows: Int64Array
-    """Rows by popularity, most popular first, ties by key, int64[n]."""
+    """Rows of the MOST_POPULAR by popularity, most popular first, ties by key, int64[p]."""
     vocabulary: Mapping[str, int]
     rows: VideoRows
 
@@ -90,25 +99,26 @@ class CandidateRelease:
             folder, layout.CO_WATCH_ROWS, np.int32, (count, None), videos=count, lowest=-1
         )
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
+        vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
-        vectors = read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size))
+        tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
-            tower=Model(folder / layout.VIEWER_TOWER, tower_signature(size)),
-            index=_read_index(folder / layout.VIDEO_INDEX, count, size),
+            tower=tower,
+            index=VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size),
             keys=keys,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
             vectors=vectors,
             co_watch_rows=co_watch_rows,
             co_watch_weights=read_table(
-                folder, layout.CO_WATCH_WEIGHTS, np.float32, co_watch_rows.shape
+                folder, layout.CO_WATCH_WEIGHTS, VECTOR_TYPES, co_watch_rows.shape
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
             fresh_rows=fresh_rows,
-            fresh_vectors=vectors[fresh_rows],
-            popular_rows=np.lexsort((keys, -popularity)),
+            fresh_vectors=looked_up(vectors, fresh_rows),
+            popular_rows=_most_popular(popularity, keys),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
         )
@@ -126,51 +136,12 @@ class CandidateRelease:
         vector: Float32Array = vectors[0]
         return vector
 
-    def nearest(self, vector: Float32Array, limit: int) -> Int64Array:
-        """Rows of the `limit` videos nearest to `vector` by inner product, best first.
 
-        Fewer only where the catalogue has fewer: an approximate index that finds too few
-        is answered by exact search.
-        """
-        limit = min(limit, len(self.keys))
-        if limit == 0:
-            return np.empty(0, np.int64)
-        rows: Int64Array = self.index.search(vector[None], limit)[1][0]
-        if (rows < 0).any():
-            exact = self.vectors @ vector
-            rows = np.lexsort((self.keys, -exact))[:limit]
-        return rows
-
-
-def _read_index(file: Path, count: int, size: int) -> Any:
-    try:
-        index = faiss.read_index(str(file))
-    except RuntimeError as error:
-        raise ReleaseError(f"{file}: faiss can't read the index: {error}") from error
-    if index.d != size:
-        raise ReleaseError(
-            f"{file}: has vectors of {index.d} dimensions, "
-            f"feature_schema.vector_size of the release is {size}"
-        )
-    if index.ntotal != count:
-        raise ReleaseError(f"{file}: has {index.ntotal} vectors, the release has {count} videos")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise ReleaseError(f"{file}: the index must search by inner product")
-    check_rows(file, _ids_of(index), count)
-    return index
-
-
-def _ids_of(index: Any) -> Int64Array:
-    """The ids that an index stores, int64[m]; none where it numbers its vectors itself."""
-    if isinstance(index, faiss.IndexIDMap):
-        mapped: Int64Array = faiss.vector_to_array(index.id_map)
-        return mapped
-    lists = index.invlists if isinstance(index, faiss.IndexIVF) else None
-    if lists is None:
-        return np.empty(0, np.int64)
-    stored = [
-        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
-        for number in range(index.nlist)
-        if lists.list_size(number)
-    ]
-    return np.concatenate(stored) if stored else np.empty(0, np.int64)
+def _most_popular(popularity: Float32Array, keys: Int64Array) -> Int64Array:
+    if len(keys) > MOST_POPULAR:
+        least = np.partition(popularity, -MOST_POPULAR)[-MOST_POPULAR]
+        rows = np.flatnonzero(popularity >= least)
+    else:
+        rows = np.arange(len(keys))
+    order = np.lexsort((keys[rows], -popularity[rows]))
+    return rows[order[:MOST_POPULAR]]

@@ -25,7 +25,7 @@ def co_watched(
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
         neighbour_rows: videos that follow each video most, int32[n, k], -1 where fewer.
-        weights: how strongly, float32[n, k], 0 where the row is -1.
+        weights: how strongly, float32[n, k] or float16[n, k], 0 where the row is -1.
 
     Returns:
         Their rows, ascending, int64[m], and scores above 0, float32[m]: the sum over the

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from server.features.looked_up import Vectors, looked_up
+
 CONTENT_HISTORY = 50
 """How many of the last watched videos count: no more than RANKER_HISTORY, which is all that the
 ranker's training set keeps."""
@@ -16,14 +18,15 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def content_match(
-    history_rows: Int64Array, candidate_rows: Int64Array, content: Float32Array
+    history_rows: Int64Array, candidate_rows: Int64Array, content: Vectors
 ) -> Float32Array:
     """The match of some videos, from -1 to 1; 0 where either side's content is unknown.
 
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
         candidate_rows: rows of the videos to match, int64[m].
-        content: content vectors of length 1, or 0 where nothing is known, float32[n, c].
+        content: content vectors of length 1, or 0 where nothing is known, float32[n, c] or
+            float16[n, c].
 
     Returns:
         float32[m]: the cosine of the video's content vector and the mean of the last
@@ -32,9 +35,9 @@ def content_match(
     recent = history_rows[-CONTENT_HISTORY:]
     steps_back = np.arange(len(recent) - 1, -1, -1)
     decay = (0.5 ** (steps_back / CONTENT_HALF_LIFE)).astype(np.float32)
-    taste = decay @ content[recent]
+    taste = decay @ looked_up(content, recent)
     length = np.linalg.norm(taste)
     if length > 0:
         taste = taste / length
-    matches: Float32Array = content[candidate_rows] @ taste
+    matches: Float32Array = looked_up(content, candidate_rows) @ taste
     return matches

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.features.content_match import content_match
+from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import attribute_ids
 from server.features.viewer import ViewerFeatures
 
@@ -45,12 +46,13 @@ LIKE_PRIOR = 0.5
 class VideoTable:
     """What a release knows of each video, by row."""
 
-    vectors: Float32Array
-    """Video tower output, float32[n, d]."""
+    vectors: Vectors
+    """Video tower output, float32[n, d] or float16[n, d]."""
     features: Float32Array
     """VIDEO_FEATURES, float32[n, f]."""
-    content: Float32Array
-    """The video tower's content part at length 1, or 0 where nothing is known, float32[n, c]."""
+    content: Vectors
+    """The video tower's content part at length 1, or 0 where nothing is known, float32[n, c] or
+    float16[n, c]."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -92,7 +94,7 @@ def retrieval_features(
 def match_features(
     history_rows: npt.NDArray[np.int64],
     candidate_rows: npt.NDArray[np.int64],
-    content: Float32Array,
+    content: Vectors,
 ) -> Float32Array:
     """MATCH_FEATURES of n candidates, float32[n, 1]; arguments as of `content_match`."""
     return content_match(history_rows, candidate_rows, content)[:, None]
@@ -128,11 +130,13 @@ def ranking_inputs(
         `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
     """
     recent = history_rows[-RANKER_HISTORY:]
-    history = table.vectors[recent] if len(recent) else np.zeros_like(table.vectors[:1])
+    history = looked_up(table.vectors, recent)
+    if not len(recent):
+        history = np.zeros((1, table.vectors.shape[1]), np.float32)
     if candidate_features is None:
         candidate_features = table.features[candidate_rows]
     return {
-        "candidate_vectors": table.vectors[candidate_rows][None],
+        "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
         "candidate_features": candidate_features[None],
         "retrieval_features": retrieval[None],
         "match_features": match_features(history_rows, candidate_rows, table.content)[None],

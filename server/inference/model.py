@@ -39,8 +39,18 @@ class Model:
     pool would burn the core's time in waiting. Safe to run from several threads.
     """
 
-    def __init__(self, path: Path, signature: Signature) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature,
+        constants: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
         """Loads the model at `path`, which must have `signature`.
+
+        Args:
+            path: the file.
+            signature: what this build feeds and reads.
+            constants: by name, for those that the model doesn't hold itself. They aren't copied.
 
         Raises:
             ReleaseError: the file isn't a model that this build can run, or one with other
@@ -53,6 +63,12 @@ class Model:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Only what is fatal: all else is raised, and inputs that callers make shouldn't fill logs.
         options.log_severity_level = 4
+        self._constants = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            for name, array in (constants or {}).items()
+        }
+        for name, value in self._constants.items():
+            options.add_initializer(name, value)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

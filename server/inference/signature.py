@@ -20,6 +20,8 @@ BATCH = "batch"
 """The size that is the number of viewers."""
 CANDIDATES = "candidates"
 """The size that is the number of candidates of each."""
+VIDEOS = "videos"
+"""The viewer tower's constant that it doesn't hold itself: the vectors of all videos."""
 HISTORY = "history"
 """The size that is the number of videos in each history."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server.features.looked_up import looked_up
 from server.pipeline.candidates import Candidates
 from server.ranking.query import Ranking
 from server.ranking.stages import SCORE
@@ -32,7 +33,7 @@ class DiverseBest:
         if strength > 0:
             best = order[:RERANK_WINDOW]
             best = best[candidates.rows[best] >= 0]
-            vectors = query.release.table.vectors[candidates.rows[best]]
+            vectors = looked_up(query.release.table.vectors, candidates.rows[best])
             chosen = diverse_order(scores[best], vectors, strength, min(page, len(best)))
             order = np.concatenate([best[chosen], order[len(best) :]])
         return candidates.take(order[:page])

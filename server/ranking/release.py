@@ -16,7 +16,8 @@ from server.inference.model import Model
 from server.inference.signature import ranker_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
-from server.releases.tables import read_ids, read_table, read_texts, read_vocabulary
+from server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
+from server.releases.texts import Texts, read_mapped_texts
 
 FILES = (
     layout.RANKER,
@@ -40,8 +41,8 @@ class RankingRelease:
     manifest: Manifest
     ranker: Model
     table: VideoTable
-    ids: list[str]
-    titles: list[str]
+    ids: Texts
+    titles: Texts
     vocabulary: Mapping[str, int]
     rows: VideoRows
 
@@ -58,18 +59,18 @@ class RankingRelease:
         size = manifest.feature_schema.vector_size
         keys: npt.NDArray[np.int64] = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
         count = len(keys)
-        vectors = read_table(folder, layout.VIDEO_VECTORS, np.float32, (count, size))
+        vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         features = read_table(
             folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
         )
-        content = read_table(folder, layout.CONTENT_VECTORS, np.float32, (count, None))
+        content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
         return RankingRelease(
             folder=folder,
             manifest=manifest,
             ranker=Model(folder / layout.RANKER, ranker_signature(size)),
             table=VideoTable(vectors, features, content),
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
-            titles=read_texts(folder, layout.VIDEO_TITLES, count),
+            titles=read_mapped_texts(folder / layout.VIDEO_TITLES, count),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
         )

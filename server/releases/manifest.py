@@ -19,7 +19,7 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 
@@ -127,6 +127,25 @@ class ScoreWeights(BaseModel):
     """Strength of the diversity among the best, 0 for none; see `server.ranking.diversity`."""
 
 
+class IndexDescription(BaseModel):
+    """How the index of video vectors searches, and how well, as measured when it was built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["exact", "ivf_fp16"] = "exact"
+    """Every vector, or those of the nearest cells, in half precision."""
+    cells: int = Field(default=0, ge=0)
+    probes: int = Field(default=0, ge=0)
+    """How many of the cells are searched; 0 where there are none."""
+    neighbours: int = Field(default=0, ge=0)
+    """How many nearest videos the recall is of; 0 where nothing was measured."""
+    queries: int = Field(default=0, ge=0)
+    """Viewers that it was measured with."""
+    recall_wanted: float = Field(default=1.0, ge=0, le=1)
+    recall: float = Field(default=1.0, ge=0, le=1)
+    """Share of the exact nearest that the search finds."""
+
+
 class Manifest(BaseModel):
     """Everything of one release; immutable once published."""
 
@@ -146,6 +165,8 @@ class Manifest(BaseModel):
     feature_schema: FeatureSchema
     quotas: Quotas = Quotas()
     """How training drew its candidates, and serving and evaluation therefore do."""
+    index: IndexDescription = IndexDescription()
+    """How the two-tower source searches."""
     score_weights: ScoreWeights
     metrics: dict[str, float]
     files: dict[str, FileEntry]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,64 @@ from pydantic import TypeAdapter, ValidationError
 
 from server.features.keys import video_key
 from server.releases.manifest import ReleaseError
+from server.releases.texts import Texts, read_mapped_texts
 
 _COMPARED_IDS = 1000
+_CHECKED_AT_A_TIME = 1 << 20
 _TEXTS = TypeAdapter(list[str])
 _NUMBERS = TypeAdapter(dict[str, int])
 
 
+VECTOR_TYPES = (np.float32, np.float16)
+"""Of vectors: those of a large catalogue are in half precision."""
+
+
 def read_table(
-    folder: Path, path: str, dtype: type[np.generic], shape: tuple[int | None, ...]
+    folder: Path,
+    path: str,
+    dtype: type[np.generic] | tuple[type[np.generic], ...],
+    shape: tuple[int | None, ...],
 ) -> npt.NDArray[Any]:
     """The .npy table at `path` below `folder`, read-only and mapped.
 
     Raises:
-        ReleaseError: it can't be read, or its dtype or shape (None: any) is another.
+        ReleaseError: it can't be read, or its dtype (one of those) or shape (None: any) is another.
     """
     file = folder / path
     try:
+        mapped = np.load(file, mmap_mode="r", allow_pickle=False)
         # A plain view of the mapping: np.memmap itself is slow to index.
-        table = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        table = np.asarray(mapped)
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{file}: can't be read as a table: {error}") from error
     fits = len(table.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, table.shape, strict=True)
     )
-    if table.dtype != np.dtype(dtype) or not fits:
+    types = dtype if isinstance(dtype, tuple) else (dtype,)
+    if table.dtype not in types or not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ReleaseError(
-            f"{file}: is {table.dtype}{list(table.shape)}, not {np.dtype(dtype)}[{wanted}]"
-        )
-    if table.dtype.kind == "f" and not np.isfinite(table).all():
+        kinds = " or ".join(str(np.dtype(kind)) for kind in types)
+        raise ReleaseError(f"{file}: is {table.dtype}{list(table.shape)}, not {kinds}[{wanted}]")
+    if table.dtype.kind == "f" and not all(map(_is_finite, _parts(file, table))):
         raise ReleaseError(f"{file}: has values that aren't finite")
     return table
+
+
+def _is_finite(values: npt.NDArray[Any]) -> bool:
+    if values.dtype == np.float16:  # By its bits: NumPy is slow with halves.
+        return bool((values.view(np.uint16) & 0x7C00).max() < 0x7C00)
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))  # NaN passes through.
+
+
+def _parts(file: Path, table: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The values of a table that is at the end of its file, some at a time.
+
+    They are read: looking at all of a mapping leaves all of it in the process's memory.
+    """
+    offset = file.stat().st_size - table.nbytes
+    for start in range(0, table.size, _CHECKED_AT_A_TIME):
+        count = min(_CHECKED_AT_A_TIME, table.size - start)
+        yield np.fromfile(file, table.dtype, count, offset=offset + start * table.itemsize)
 
 
 def read_rows(
@@ -60,7 +88,8 @@ def read_rows(
         ReleaseError: see `read_table`; or it names a row that the release hasn't got.
     """
     rows = read_table(folder, path, dtype, shape)
-    check_rows(folder / path, rows, videos, lowest)
+    for part in _parts(folder / path, rows):
+        check_rows(folder / path, part, videos, lowest)
     return rows
 
 
@@ -71,23 +100,21 @@ def check_rows(file: Path, rows: npt.NDArray[Any], videos: int, lowest: int = 0)
         raise ReleaseError(f"{file}: names row {wrong}, the release has rows 0 to {videos - 1}")
 
 
-def read_ids(folder: Path, path: str, keys: npt.NDArray[np.int64]) -> list[str]:
+def read_ids(folder: Path, path: str, keys: npt.NDArray[np.int64]) -> Texts:
     """The ids at `path`, one for each of `keys`, int64[n]; raises ReleaseError if not.
 
     Only some are compared with their keys: hashing all of a large catalogue takes a second.
     """
-    ids = read_texts(folder, path, len(keys))
+    ids = read_mapped_texts(folder / path, len(keys))
     for row in range(0, len(ids), max(1, len(ids) // _COMPARED_IDS)):
         if video_key(ids[row]) != keys[row]:
             raise ReleaseError(f"{folder / path}: {ids[row]!r} doesn't have the key of row {row}")
     return ids
 
 
-def read_texts(folder: Path, path: str, count: int | None = None) -> list[str]:
-    """The JSON list of `count` (None: any) texts at `path`; raises ReleaseError if not."""
+def read_texts(folder: Path, path: str) -> list[str]:
+    """The JSON list of texts at `path`; raises ReleaseError if it isn't one."""
     texts: list[str] = _read_json(folder / path, _TEXTS)
-    if count not in (None, len(texts)):
-        raise ReleaseError(f"{folder / path}: has {len(texts)} texts for {count} videos")
     return texts
 
 

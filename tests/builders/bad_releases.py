@@ -111,7 +111,9 @@ BAD_RELEASES = (
         r"ranker/1/model\.onnx of release .* isn't the file that the manifest describes "
         r"\(\d+ bytes instead of \d+\)",
     ),
-    BadRelease("flipped_byte", _flip, r"videos/vectors\.npy of release .* \(another SHA-256\)"),
+    BadRelease(
+        "flipped_byte", _flip, r"viewer_tower/1/vectors\.npy of release .* \(another SHA-256\)"
+    ),
     BadRelease("missing_file", _remove, r"golden/ranker\.npz isn't in bucket"),
     BadRelease(
         "lie_about_a_size",

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from server.home import Home
-from training.data.dataset import Tables, write_dataset
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from training.data.writing import Tables, write_dataset
 
 VIEWER_COUNT, VIDEO_COUNT = 40, 60
 START = pd.Timestamp("2024-01-01", tz="UTC")

@@ -28,6 +28,7 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
+from server.releases.texts import write_texts
 from training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
@@ -123,13 +124,13 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     for path, table in tables.items():
         np.save(folder / path, table)
     texts = {
-        layout.VIDEO_IDS: ids,
-        layout.VIDEO_TITLES: [f"Title of {video_id}" for video_id in ids],
         layout.POPULAR_IDS: ids[:1000],
         layout.VOCABULARY: VOCABULARY,
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text))
+    write_texts(folder / layout.VIDEO_IDS, ids)
+    write_texts(folder / layout.VIDEO_TITLES, [f"Title of {video_id}" for video_id in ids])
     index = faiss.IndexFlatIP(VECTOR_SIZE)
     index.add(vectors)
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))

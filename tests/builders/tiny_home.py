@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from server.home import Home
 from tests.builders.releases import build_release, video_ids
-from training.data.dataset import Tables, write_dataset
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from training.data.writing import Tables, write_dataset
 from training.features.build import build_features
 
 DATASET = "tiny"

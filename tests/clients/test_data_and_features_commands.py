@@ -88,3 +88,13 @@ def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
 def test_wrong_usage_exits_with_2(files: list[str]) -> None:
     assert vireo("data", "import", "--videos", "v.csv").exit_code == 2
     assert vireo("features", "build", "mine", "--holdout", "first").exit_code == 2
+
+
+def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:
+    sizes = ["--viewers", "20", "--videos", "30", "--events", "400"]
+    done = vireo("data", "synth", *sizes)
+    assert done.exit_code == 0, done.output
+    assert "synth: 400 interactions of 20 viewers with 30 videos." in done.output
+    assert vireo("features", "build", "synth").exit_code == 0
+    assert "pass --force" in str(vireo("data", "synth", *sizes).exception)
+    assert "region" in vireo("data", "synth", "--help").output

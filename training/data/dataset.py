@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import VireoError
-from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
-from training.data.folder import replaced_folder
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 
 DESCRIPTION = "dataset.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -54,22 +50,21 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; columns as in `training.data.schema`."""
+    """A data set in memory; columns as in `training.data.schema`.
+
+    Its interactions, by far the largest part, are read when they are first asked for.
+    """
 
     name: str
-    interactions: pd.DataFrame
+    folder: Path
     videos: pd.DataFrame
     viewers: pd.DataFrame
     fingerprint: str
 
-
-@dataclass(frozen=True)
-class Tables:
-    """A data set's three tables, not yet on disk; schemas as in `training.data.schema`."""
-
-    interactions: pa.Table
-    videos: pa.Table
-    viewers: pa.Table
+    @cached_property
+    def interactions(self) -> pd.DataFrame:
+        """Who watched what when; raises VireoError where the file can't be read."""
+        return _read(self.folder / "interactions.parquet")
 
 
 def check_name(name: str) -> str:
@@ -80,48 +75,6 @@ def check_name(name: str) -> str:
             "'-' and '_', beginning with a letter or digit"
         )
     return name
-
-
-def write_dataset(
-    home: Home, name: str, tables: Tables, source: str, terms: str, problems: Mapping[str, int]
-) -> DatasetInfo:
-    """Writes a data set in place of any earlier one of that name, whole or not at all.
-
-    Raises:
-        VireoError: the disk refuses, or two video ids have the same key.
-    """
-    try:
-        unique_video_keys(tables.videos["video_id"].to_pylist())
-    except KeyCollisionError as error:
-        raise VireoError(str(error)) from error
-    times = tables.interactions["timestamp"]
-    with replaced_folder(home.data(check_name(name))) as folder:
-        digest = hashlib.sha256()
-        for table, schema, stem in (
-            (tables.interactions, INTERACTIONS, "interactions"),
-            (tables.videos, VIDEOS, "videos"),
-            (tables.viewers, VIEWERS, "viewers"),
-        ):
-            path = folder / f"{stem}.parquet"
-            pq.write_table(table.cast(schema), path, compression="zstd")
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        events = tables.interactions["event"].value_counts().to_pylist()
-        info = DatasetInfo(
-            name=name,
-            source=source,
-            terms=terms,
-            interactions=tables.interactions.num_rows,
-            videos=tables.videos.num_rows,
-            viewers=tables.viewers.num_rows,
-            events={entry["values"]: entry["counts"] for entry in events},
-            first=min(times[0].as_py(), times[-1].as_py()),
-            last=max(times[0].as_py(), times[-1].as_py()),
-            problems={what: count for what, count in problems.items() if count},
-            fingerprint=digest.hexdigest(),
-        )
-        (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
-    return info
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
@@ -159,7 +112,7 @@ def load_dataset(home: Home, name: str) -> Dataset:
     folder = home.data(name)
     return Dataset(
         name=name,
-        interactions=_read(folder / "interactions.parquet"),
+        folder=folder,
         videos=_read(folder / "videos.parquet"),
         viewers=_read(folder / "viewers.parquet"),
         fingerprint=info.fingerprint,

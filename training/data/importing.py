@@ -17,11 +17,12 @@ from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.home import Home
 from training.data.columns import ATTRIBUTE_BYTES, Checked, ids, numbers, tags, texts, times
-from training.data.dataset import DatasetInfo, Tables, check_name, write_dataset
+from training.data.dataset import DatasetInfo, check_name
 from training.data.files import present, read_user_file
 from training.data.problems import Int64Array, Problems
 from training.data.schema import EVENTS, INTERACTIONS, VIDEOS, VIEWERS, WATCH_EVENTS
 from training.data.split import FEWEST_WATCHES
+from training.data.writing import Tables, write_dataset
 
 FEWEST_VIDEOS = 2
 """With fewer there is nothing to choose from."""

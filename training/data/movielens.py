@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import DatasetInfo, Tables, describe_dataset, write_dataset
+from training.data.dataset import DatasetInfo, describe_dataset
 from training.data.packages import PackagedFile, read_packaged_files
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from training.data.writing import Tables, write_dataset
 
 TERMS = (
     "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "

@@ -184,6 +184,7 @@ def study_ablations(
     """
     check_names(without)
     ranks: dict[str, Int64Array] = {}
+    vectors = release.vectors.astype(np.float32, copy=False)
     for name in (FULL, *without):
         console.rule(f"ranker, {'in full' if name == FULL else f'without {name}'}")
         fitted = ranking_set if name == FULL else ablate(ranking_set, name)
@@ -191,14 +192,14 @@ def study_ablations(
         with tempfile.TemporaryDirectory() as folder:
             trained = train_ranker(
                 fitted,
-                release.vectors,
+                vectors,
                 len(release.vocabulary),
                 config,
                 Path(folder),
                 name,
                 console,
             )
-        ranks[name] = ranks_of(trained.model, asked.watches, release.vectors)
+        ranks[name] = ranks_of(trained.model, asked.watches, vectors)
     measured = {
         name: {measure: float(of(places).mean()) for measure, of in PER_VIEWER.items()}
         for name, places in ranks.items()

@@ -63,6 +63,17 @@ class ChainAnswers:
         return self.ranked[:, :SLATE]
 
 
+def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """The watches of a split, but of `limit` test watches alone, drawn alike in every run."""
+    test = np.flatnonzero(watches["part"] == "test")
+    if len(test) <= limit:
+        return watches
+    kept = np.random.default_rng(0).choice(test, limit, replace=False)
+    dropped = np.zeros(len(watches), np.bool_)
+    dropped[np.setdiff1d(test, kept)] = True
+    return watches[~dropped]
+
+
 def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestViewers:
     """The test viewers of a split; rows are places in `video_ids`."""
     test = watches[watches["part"] == "test"]
@@ -106,7 +117,7 @@ def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -
         )
         for start in range(0, len(viewers), _TOWER_BATCH)
     ]
-    return np.concatenate(vectors) @ release.vectors.T
+    return np.concatenate(vectors) @ release.vectors.T.astype(np.float32, copy=False)
 
 
 def run_chain(

@@ -163,7 +163,7 @@ def study_diversity(
         `chosen`: the release's strength; `viewers`; `points`: a Point each.
     """
     lists = _served_lists(candidates, ranking, held_out, count)
-    curve = diversity_curve(lists, ranking.table.vectors)
+    curve = diversity_curve(lists, ranking.table.vectors.astype(np.float32, copy=False))
     return {
         "chosen": ranking.manifest.score_weights.diversity,
         "viewers": len(lists.rows),

@@ -120,7 +120,8 @@ class Studies:
         tables = load_dataset(self.home, self.dataset)
         data = RetrievalData.build(self._watches, tables.videos, tables.viewers)
         check_inputs(self._watches, data, self._repo)
-        check_made(self._watches, data, self.run.release, self._ranking_set())
+        viewers = load_profile(self.profile).ranking.viewers
+        check_made(self._watches, data, self.run.release, self._ranking_set(), viewers)
 
     def _ranking_set(self) -> RankingSet:
         data = load_ranking_set(self.run.ranking_set, self.run.finished_inputs())

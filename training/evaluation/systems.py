@@ -89,10 +89,12 @@ def best_unwatched(scores: Float32Array, watched: Sequence[Int64Array]) -> Int64
     """Rows of the SLATE best that each viewer hasn't watched, int64[v, SLATE], -1 for none."""
     slates = np.full((len(scores), SLATE), -1, np.int64)
     for place, rows in enumerate(watched):
-        own = scores[place].astype(np.float64)
+        own = np.array(scores[place])
         own[rows] = -np.inf
-        best = np.argsort(-own, kind="stable")[:SLATE]
-        best = best[np.isfinite(own[best])]
+        # Sorting all takes several times as long as finding the last score that counts.
+        least = np.partition(own, -SLATE)[-SLATE] if len(own) > SLATE else -np.inf
+        reached = np.flatnonzero((own >= least) & np.isfinite(own))
+        best = reached[np.argsort(-own[reached], kind="stable")][:SLATE]
         slates[place, : len(best)] = best
     return slates
 

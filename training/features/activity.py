@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.features.activity import Activity, Watch
+from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from server.features.keys import video_keys
 from training.data.schema import TIME
 
 ROWS_KEPT = 12
 """How many of each viewer's last watches are followed by a row: labels are drawn from these."""
-_VIEWERS_AT_A_TIME = 512
+_VIEWERS_AT_A_TIME = 2048
 _MICROS = 1_000_000
 
 VIEWER_ACTIVITY = pa.schema(
@@ -34,8 +35,6 @@ VIEWER_ACTIVITY = pa.schema(
 )
 
 Int64Array = npt.NDArray[np.int64]
-Row = tuple[int, Activity]
-"""An activity and the moment since when it holds, Unix microseconds."""
 
 
 def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> None:
@@ -55,7 +54,8 @@ def write_viewer_activity(
 ) -> None:
     """Writes a row after each of every viewer's last ROWS_KEPT watches that aren't for test.
 
-    A viewer whose watches all have a row gets one more, the empty activity that holds
+    A row holds what `server.features.activity.Activity` holds after the same events, which tests
+    compare. A viewer whose watches all have a row gets one more, the empty activity that holds
     before the first of them, from `since` on.
 
     Args:
@@ -65,78 +65,95 @@ def write_viewer_activity(
         progress: told how many viewers are done, and of how many.
     """
     start = int(since.timestamp() * _MICROS)
-    total = watches["viewer_id"].nunique()
+    # Rows are sorted by viewer, then time.
+    viewer, names = pd.factorize(watches["viewer_id"])
+    video, video_ids = pd.factorize(watches["video_id"])
+    ids, keys = pa.array(video_ids, pa.string()), video_keys(list(video_ids))
+    times = np.asarray(watches["time"].astype("int64"), np.int64)
+    # Null is the smallest number.
+    liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)
+    offsets = np.searchsorted(viewer, np.arange(len(names) + 1))
     with pq.ParquetWriter(path, VIEWER_ACTIVITY, compression="zstd") as writer:
-        everyone = _all_rows(watches, start)
-        for done in range(0, total, _VIEWERS_AT_A_TIME):
-            progress(done, total)
-            some = list(itertools.islice(everyone, _VIEWERS_AT_A_TIME))
-            ids = [viewer_id for viewer_id, rows in some for _ in rows]
-            writer.write_batch(_batch(ids, [row for _, rows in some for row in rows]))
-        progress(total, total)
+        for first in range(0, len(names), _VIEWERS_AT_A_TIME):
+            progress(first, len(names))
+            last = min(first + _VIEWERS_AT_A_TIME, len(names))
+            part = slice(offsets[first], offsets[last])
+            rows = activity_rows(
+                offsets[first : last + 1] - offsets[first], times[part], liked[part], start
+            )
+            own = video[part]
+            history = _spans(rows.begin, rows.seen, HISTORY_LIMIT)
+            watched = _spans(rows.begin, rows.seen, WATCHED_LIMIT)
+            columns = [
+                pa.array(names[first + rows.viewer], pa.string()),
+                pa.array(rows.time, TIME),
+                pa.ListArray.from_arrays(history[0], ids.take(pa.array(own[history[1]]))),
+                pa.ListArray.from_arrays(history[0], pa.array(times[part][history[1]] // _MICROS)),
+                pa.ListArray.from_arrays(watched[0], pa.array(keys[own[watched[1]]])),
+                pa.array(rows.seen),
+                pa.array(rows.likes),
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VIEWER_ACTIVITY))
+        progress(len(names), len(names))
+
+
+@dataclass(frozen=True)
+class ActivityRows:
+    """What some viewers had done by the moments that rows hold from; by viewer, then time."""
+
+    viewer: Int64Array
+    """Number of the viewer among them, int64[r]."""
+    time: Int64Array
+    """Since when the row holds, Unix microseconds, int64[r]."""
+    begin: Int64Array
+    """Place of the viewer's first watch, int64[r]."""
+    seen: Int64Array
+    """How many videos the viewer has watched by then, int64[r]."""
+    likes: Int64Array
+    """How many of them the viewer has liked by then, int64[r]."""
 
 
 def activity_rows(
-    video_ids: list[str], times: Int64Array, liked_times: Int64Array, start: int
-) -> list[Row]:
-    """The rows of one viewer, in order of time.
+    offsets: Int64Array, times: Int64Array, liked_times: Int64Array, start: int
+) -> ActivityRows:
+    """The rows of some viewers.
 
     Args:
-        video_ids: the videos watched, in order.
-        times: when, Unix microseconds, increasing, int64[n].
-        liked_times: since when each is known to be liked, -1 where it isn't, int64[n].
+        offsets: viewer i's watches are at `offsets[i]` to `offsets[i + 1]`, int64[viewers + 1].
+        times: when, Unix microseconds, increasing within a viewer, int64[w].
+        liked_times: since when each is known to be liked, negative where it isn't, int64[w].
         start: since when the empty activity holds, Unix microseconds.
     """
+    counts = np.diff(offsets)
+    viewer = np.repeat(np.arange(len(counts)), counts)
+    complete = counts <= ROWS_KEPT
+    first_kept = np.where(complete, start, times[np.maximum(offsets[1:] - ROWS_KEPT, offsets[:-1])])
     # Likes that came with the watch are part of it; later ones are events of their own.
     late = np.flatnonzero(liked_times > times)
-    events: list[tuple[int, Watch | None]] = [
-        (time, Watch(video_id, time // _MICROS, liked == time))
-        for video_id, time, liked in zip(
-            video_ids, times.tolist(), liked_times.tolist(), strict=True
-        )
-    ]
-    if len(late):
-        events += [(time, None) for time in liked_times[late].tolist()]
-        events.sort(key=lambda event: event[0])
-    complete = len(times) <= ROWS_KEPT
-    first_kept = start if complete else int(times[-ROWS_KEPT])
-    activity = Activity()
-    rows: list[Row] = [(start, activity)] if complete else []
-    for time, watch in events:
-        activity = activity.after_like() if watch is None else activity.after(watch)
-        if time >= first_kept:
-            if rows and rows[-1][0] == time:
-                rows.pop()
-            rows.append((time, activity))
-    return rows
+    empty = np.flatnonzero(complete)
+    who = np.concatenate([empty, viewer, viewer[late]])
+    when = np.concatenate([np.full(len(empty), start), times, liked_times[late]])
+    zeros = np.zeros(len(empty), np.int64)
+    watch = np.concatenate([zeros, np.ones(len(times), np.int64), np.zeros(len(late), np.int64)])
+    like = np.concatenate(
+        [zeros, (liked_times == times).astype(np.int64), np.ones(len(late), np.int64)]
+    )
+    order = np.lexsort((when, who))
+    who, when = who[order], when[order]
+    seen, likes = np.cumsum(watch[order]), np.cumsum(like[order])
+    # Of several events at one moment, the row after the last of them.
+    row = np.ones(len(who), np.bool_)
+    row[:-1] = (who[1:] != who[:-1]) | (when[1:] != when[:-1])
+    row &= when >= first_kept[who]
+    before = np.concatenate([[0], likes])[np.searchsorted(who, who[row])]
+    begin = offsets[who[row]]
+    return ActivityRows(who[row], when[row], begin, seen[row] - begin, likes[row] - before)
 
 
-def _all_rows(watches: pd.DataFrame, start: int) -> Iterator[tuple[str, list[Row]]]:
-    """Each viewer and their rows; watches are sorted by viewer, then time."""
-    viewers = watches["viewer_id"].to_numpy()
-    videos = watches["video_id"].to_numpy()
-    times = np.asarray(watches["time"].astype("int64"), np.int64)
-    liked = np.asarray(
-        watches["liked_time"].astype("int64"), np.int64
-    )  # null is the smallest number
-    bounds = np.flatnonzero(viewers[1:] != viewers[:-1]) + 1
-    for first, end in zip([0, *bounds], [*bounds, len(viewers)], strict=True):
-        part = slice(first, end)
-        yield viewers[first], activity_rows(videos[part].tolist(), times[part], liked[part], start)
-
-
-def _batch(ids: list[str], rows: list[Row]) -> pa.RecordBatch:
-    activities = [activity for _, activity in rows]
-    columns = [
-        ids,
-        [time for time, _ in rows],
-        [activity.history_ids for activity in activities],
-        [activity.history_times for activity in activities],
-        [activity.watched_keys for activity in activities],
-        [activity.watch_count for activity in activities],
-        [activity.like_count for activity in activities],
-    ]
-    arrays = [
-        pa.array(column, field.type) for column, field in zip(columns, VIEWER_ACTIVITY, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=VIEWER_ACTIVITY)
+def _spans(begin: Int64Array, seen: Int64Array, limit: int) -> tuple[pa.Array, Int64Array]:
+    """The places of each row's last `limit` watches: offsets of its list, and all of them."""
+    lengths = np.minimum(seen, limit)
+    ends = np.cumsum(lengths)
+    first = np.repeat(begin + seen - ends, lengths)
+    places = first + np.arange(int(ends[-1]) if len(ends) else 0)
+    return pa.array(np.concatenate([[0], ends]).astype(np.int32)), places

@@ -18,7 +18,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.data.folder import replaced_folder
 from training.data.split import VALIDATION_WATCHES, Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
-from training.features.definitions import VIEWS
+from training.features.definitions import ONLINE_VIEWS
 from training.features.online_store import (
     OnlineStoreSettings,
     forget_online_rows,
@@ -27,7 +27,7 @@ from training.features.online_store import (
 from training.features.repository import (
     CONFIGURATION,
     apply_definitions,
-    materialize,
+    fill_online,
     open_repository,
     write_configuration,
 )
@@ -81,8 +81,7 @@ def build_features(
         first = seen["time"].min().to_pydatetime() - timedelta(seconds=1)
         _write_tables(dataset, seen, first, folder, progress)
         write_configuration(folder, name, settings)
-        known = seen[["time", "liked_time"]].max().max().to_pydatetime()
-        _fill_online_store(folder, first, known + timedelta(seconds=1), progress)
+        _fill_online_store(folder, progress)
 
 
 def _write_tables(
@@ -101,23 +100,23 @@ def _write_tables(
     )
 
 
-def _fill_online_store(folder: Path, first: datetime, last: datetime, progress: Progress) -> None:
-    """Applies the definitions and materializes every view; leaves nothing when it fails."""
+def _fill_online_store(folder: Path, progress: Progress) -> None:
+    """Applies the definitions and fills what requests read; leaves nothing when it fails."""
     store = open_repository(folder)
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, store)
         try:
             apply_definitions(store)
-            for position, view in enumerate(VIEWS):
-                progress("online store", position, len(VIEWS))
-                materialize(store, view, first, last)
+            for position, view in enumerate(ONLINE_VIEWS):
+                progress("online store", position, len(ONLINE_VIEWS))
+                fill_online(store, view, folder / f"{view}.parquet")
         except store_errors() as error:
             kind = store.config.online_store.type
             raise VireoError(
                 f"the online store ({kind}) refuses the features: {error}; "
                 + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
             ) from error
-        progress("online store", len(VIEWS), len(VIEWS))
+        progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
         undo.pop_all()
 
 

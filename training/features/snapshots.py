@@ -16,6 +16,9 @@ from training.data.schema import TIME
 
 SNAPSHOTS = 64
 """How many moments, evenly spread over the watches, besides the last one."""
+ROWS = 16_000_000
+"""At most so many rows, more or less: of a large catalogue there are fewer snapshots."""
+FEWEST_SNAPSHOTS = 8
 HALF_LIFE_DAYS = 30.0
 """After so long a watch counts half in the recent count."""
 _DAY = 86_400 * 1_000_000  # microseconds
@@ -65,7 +68,7 @@ def write_video_statistics(
     recent = np.zeros(len(ids))
     first_watch = np.full(len(ids), _NEVER)
     before, seen, liked = int(times[0]), 0, 0
-    moments = snapshot_moments(times)
+    moments = snapshot_moments(times, len(ids))
     with pq.ParquetWriter(path, VIDEO_STATISTICS, compression="zstd") as writer:
         for done, moment in enumerate(moments, start=1):
             end = int(np.searchsorted(times, moment, side="right"))
@@ -96,11 +99,13 @@ def write_video_statistics(
             progress(done, len(moments))
 
 
-def snapshot_moments(times: Int64Array) -> list[int]:
+def snapshot_moments(times: Int64Array, videos: int) -> list[int]:
     """The moments of the snapshots, increasing, the last watch's the last of them.
 
     Args:
         times: when watches happened, Unix microseconds, in order, int64[n], n >= 1.
+        videos: size of the catalogue.
     """
-    positions = np.arange(SNAPSHOTS) * len(times) // SNAPSHOTS
+    count = max(FEWEST_SNAPSHOTS, min(SNAPSHOTS, ROWS // max(videos, 1)))
+    positions = np.arange(count) * len(times) // count
     return [int(moment) for moment in np.unique(np.append(times[positions], times[-1]))]

@@ -1,4 +1,9 @@
-"""Videos' features as they were at given moments, by Feast's point-in-time join."""
+"""Videos' features as they were at given moments.
+
+Statistics change at snapshots alone, and the file has a part for each: the newest values that are
+no newer than a moment are those of the last snapshot before it. Feast's point-in-time join finds
+the same, but pairs each moment with all snapshots of its video before it chooses.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,53 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from server.features.ranking_inputs import LIKE_PRIOR, video_features
-from training.features.point_in_time import TIMESTAMP, joined_at
-from training.features.repository import open_repository
 
-_FEATURES = [
-    "video_statistics:video_watch_count",
-    "video_statistics:video_recent_watch_count",
-    "video_statistics:video_like_rate",
-    "video_statistics:video_age_days",
-]
-_ROWS_AT_A_TIME = 50_000  # Feast pairs each with all snapshots of its video before it chooses
+TIMESTAMP = "event_timestamp"
+_COLUMNS = (
+    "video_watch_count",
+    "video_recent_watch_count",
+    "video_like_rate",
+    "video_age_days",
+)
+_UNKNOWN = (0.0, 0.0, LIKE_PRIOR, 0.0)
+"""The values of a video that nobody knew at the moment."""
 
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+
+class Snapshots:
+    """The file of the view video_statistics, one snapshot at a time."""
+
+    def __init__(self, repo: Path, video_ids: Sequence[str]) -> None:
+        """Takes a folder of features, and the ids of the videos by row."""
+        self._file = pq.ParquetFile(repo / "video_statistics.parquet")
+        self._ids = pd.Index(list(video_ids))
+        column = self._file.schema_arrow.get_field_index(TIMESTAMP)
+        starts = [
+            self._file.metadata.row_group(group).column(column).statistics.min
+            for group in range(self._file.num_row_groups)
+        ]
+        self._groups = pd.DatetimeIndex(starts).as_unit("us")
+        self.moments: pd.DatetimeIndex = self._groups.unique().sort_values()
+        """When the snapshots are of, in order."""
+
+    def before(self, moments: pd.DatetimeIndex) -> Int64Array:
+        """The last snapshot no newer than each moment, by number, -1 for none, int64[m]."""
+        return np.asarray(self.moments.searchsorted(moments, side="right") - 1, np.int64)
+
+    def values(self, snapshot: int) -> Float64Array:
+        """_COLUMNS of every video at a snapshot, float64[n, 4]; _UNKNOWN where it isn't known."""
+        found = np.tile(np.array(_UNKNOWN), (len(self._ids), 1))
+        if snapshot < 0:
+            return found
+        for group in np.flatnonzero(self._groups == self.moments[snapshot]):
+            table = self._file.read_row_group(int(group), ["video_id", *_COLUMNS])
+            rows = self._ids.get_indexer(pd.Index(table["video_id"].to_pandas()))
+            columns = [table[name].to_numpy().astype(np.float64) for name in _COLUMNS]
+            found[rows[rows >= 0]] = np.stack(columns, axis=1)[rows >= 0]
+        return found
 
 
 def video_features_at(repo: Path, moments: pd.DataFrame) -> Float32Array:
@@ -35,16 +75,18 @@ def video_features_at(repo: Path, moments: pd.DataFrame) -> Float32Array:
     Returns:
         The features; of a video nobody knew at the moment: counts 0, the prior like rate, age 0.
     """
-    return _features(_statistics_at(repo, moments))
+    rows, ids = pd.factorize(moments["video_id"])
+    times = pd.DatetimeIndex(moments[TIMESTAMP])
+    return _features_at(Snapshots(repo, list(ids)), rows.astype(np.int64), times)
 
 
 def video_features_of_rows_at(
     repo: Path,
     video_ids: Sequence[str],
-    rows: npt.NDArray[np.int64],
+    rows: Int64Array,
     moments: npt.NDArray[np.datetime64],
 ) -> Float32Array:
-    """As `video_features_at`, for millions of rows: each distinct value is joined once.
+    """As `video_features_at`, of videos by place.
 
     Args:
         repo: a folder of features.
@@ -52,74 +94,33 @@ def video_features_of_rows_at(
         rows: places in the catalogue, int64[n].
         moments: when, datetime64[us] in UTC, [n].
     """
-    snapshots = _snapshots(repo)
-    # Before the first snapshot nothing is known.
-    times = snapshots.insert(0, snapshots[0] - pd.Timedelta(1, "us"))
-    place = times[1:].tz_localize(None).searchsorted(moments, side="right")
-    pairs, places = np.unique(place * len(video_ids) + rows, return_inverse=True)
-    distinct = {
-        "video_id": np.asarray(video_ids, object)[pairs % len(video_ids)],
-        TIMESTAMP: times[pairs // len(video_ids)],
-    }
-    return video_features_at(repo, pd.DataFrame(distinct))[places]
+    return _features_at(Snapshots(repo, video_ids), rows, pd.DatetimeIndex(moments, tz="UTC"))
 
 
 def latest_video_features(repo: Path, video_ids: Sequence[str]) -> Float32Array:
     """VIDEO_FEATURES of videos at the last snapshot, float32[n, 4]."""
-    return _features(_statistics_at(repo, _latest(repo, video_ids)))
+    return _features(_latest(repo, video_ids))
 
 
 def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
     """Time-decayed watches of videos at the last snapshot, float32[n]."""
-    statistics = _statistics_at(repo, _latest(repo, video_ids))
-    return statistics["video_recent_watch_count"].to_numpy(np.float32)
+    values: Float32Array = _latest(repo, video_ids)[:, 1].astype(np.float32)
+    return values
 
 
-def _latest(repo: Path, video_ids: Sequence[str]) -> pd.DataFrame:
-    moment = _snapshots(repo)[-1]
-    return pd.DataFrame({"video_id": list(video_ids), TIMESTAMP: moment})
+def _latest(repo: Path, video_ids: Sequence[str]) -> Float64Array:
+    snapshots = Snapshots(repo, video_ids)
+    return snapshots.values(len(snapshots.moments) - 1)
 
 
-def _snapshots(repo: Path) -> pd.DatetimeIndex:
-    """The moments of the snapshots, in order."""
-    column = pq.read_table(repo / "video_statistics.parquet", columns=[TIMESTAMP])[TIMESTAMP]
-    return pd.DatetimeIndex(column.unique().to_pandas()).sort_values()
+def _features_at(snapshots: Snapshots, rows: Int64Array, moments: pd.DatetimeIndex) -> Float32Array:
+    before = snapshots.before(moments)
+    features = np.empty((len(rows), len(_COLUMNS)), np.float32)
+    for snapshot in np.unique(before).tolist():
+        own = before == snapshot
+        features[own] = _features(snapshots.values(snapshot)[rows[own]])
+    return features
 
 
-def _statistics_at(repo: Path, moments: pd.DataFrame) -> pd.DataFrame:
-    """The view's columns at each moment, defaults filled in."""
-    # Values change at snapshots alone, so every moment between two of them is one to Feast.
-    snapshots = _snapshots(repo)
-    times = pd.DatetimeIndex(moments[TIMESTAMP])
-    last_before = snapshots.searchsorted(times, side="right") - 1
-    rows = pd.DataFrame(
-        {
-            "video_id": moments["video_id"].to_numpy(),
-            TIMESTAMP: times.where(last_before < 0, snapshots[last_before]),
-        }
-    )
-    distinct = rows.drop_duplicates(ignore_index=True)
-    store = open_repository(repo)
-    parts = [
-        joined_at(store, _FEATURES, "video_id", distinct[start : start + _ROWS_AT_A_TIME])[0]
-        for start in range(0, max(1, len(distinct)), _ROWS_AT_A_TIME)
-    ]
-    values = pd.concat(parts, ignore_index=True)
-    joined = rows.merge(values, how="left", on=["video_id", TIMESTAMP])
-    return joined.fillna(
-        {
-            "video_watch_count": 0,
-            "video_recent_watch_count": 0.0,
-            "video_like_rate": LIKE_PRIOR,
-            "video_age_days": 0.0,
-        }
-    )
-
-
-def _features(statistics: pd.DataFrame) -> Float32Array:
-    return video_features(
-        statistics["video_watch_count"],
-        statistics["video_recent_watch_count"],
-        statistics["video_like_rate"],
-        statistics["video_age_days"],
-    )
+def _features(values: Float64Array) -> Float32Array:
+    return video_features(*values.T)

@@ -12,6 +12,8 @@ class RankingConfig:
     seed: int = 1
     candidates: int = 300
     """How many candidates are drawn for each label event: as many as the gateway has ranked."""
+    viewers: int = 100_000
+    """Viewers whose watches are label events, at most; of more, so many are drawn."""
     holdout_share: float = 0.15
     """Share of viewers kept from fitting, to choose the model and calibrate it."""
     hidden: int = 32

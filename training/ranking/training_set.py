@@ -9,7 +9,7 @@ candidates are drawn, since retrieval was trained on them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import xxhash
 
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
+from server.features.looked_up import Vectors
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
@@ -30,7 +31,7 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import VideoRows, attribute_ids
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
-from server.releases.tables import read_table
+from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewer_features_at
 from training.features.statistics import video_features_at, video_features_of_rows_at
@@ -116,6 +117,16 @@ def is_held_out(viewer_id: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
 
 
+def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> npt.NDArray[np.bool_]:
+    """Whose watches are label events, bool[n]: at most `limit`, by the hash of the id."""
+    hashes = [xxhash.xxh3_64_intdigest(viewer.encode(), seed=16) for viewer in viewer_ids]
+    numbers = np.array(hashes, np.uint64)
+    chosen = np.ones(len(numbers), np.bool_)
+    if len(numbers) > limit:
+        chosen = numbers <= np.partition(numbers, limit - 1)[limit - 1]
+    return chosen
+
+
 def build_ranking_set(
     watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
 ) -> RankingSet:
@@ -128,6 +139,10 @@ def build_ranking_set(
         config: sizes and shares.
     """
     past = watches[watches["part"] != "test"]
+    everyone = past["viewer_id"].unique()
+    chosen = pd.Index(everyone[chosen_viewers(everyone, config.viewers)])
+    if len(chosen) < len(everyone):
+        past = past[past["viewer_id"].isin(chosen)]
     labels = past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
     labels = labels.assign(time=labels["time"] - _JUST_BEFORE)
     viewers = viewer_features_at(repo, _moments(labels, "viewer_id"))
@@ -135,7 +150,7 @@ def build_ranking_set(
     columns = viewer_columns(viewers, rows, release.vocabulary)
     held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
     columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
-    content = read_table(release.folder, layout.CONTENT_VECTORS, np.float32, (None, None))
+    content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
     labelled = rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
@@ -144,11 +159,11 @@ def build_ranking_set(
         match=_matches(columns, labelled[:, None], content)[:, 0],
         liked=labels["liked"].to_numpy(bool),
     )
-    chosen = np.flatnonzero(labels["part"] == "validation")
+    listed = np.flatnonzero(labels["part"] == "validation")
     lists = _watch_lists(
-        labels.iloc[chosen],
-        [viewers[place] for place in chosen],
-        columns.take(chosen),
+        labels.iloc[listed],
+        [viewers[place] for place in listed],
+        columns.take(listed),
         repo,
         release,
         content,
@@ -183,7 +198,7 @@ def _watch_lists(
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
-    content: Float32Array,
+    content: Vectors,
     count: int,
 ) -> WatchLists:
     """Draws `count` candidates for each label."""
@@ -208,7 +223,7 @@ def _watch_lists(
     )
 
 
-def _matches(viewers: ViewerColumns, rows: Int64Array, content: Float32Array) -> Float32Array:
+def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Float32Array:
     """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, 1]; 0 where row < 0."""
     matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):

@@ -24,7 +24,7 @@ from server.features.viewer import ViewerFeatures
 from training.ranking.export import torch_scores
 from training.ranking.model import Ranker
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import Towers
+from training.retrieval.model import Towers, readable
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -42,15 +42,23 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
 
 
 def write_tower_goldens(
-    model: Towers, viewers: Sequence[ViewerFeatures], data: RetrievalData, path: Path
+    model: Towers,
+    vectors: npt.NDArray[np.float32],
+    viewers: Sequence[ViewerFeatures],
+    data: RetrievalData,
+    path: Path,
 ) -> None:
-    """Writes one batch of requests to the viewer tower, and what PyTorch answers."""
+    """Writes one batch of requests to the viewer tower, and what PyTorch answers.
+
+    `vectors` are the release's, float32[n, d].
+    """
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
     model.eval()
     with torch.no_grad():
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        vectors = model.viewer_vectors(**tensors).numpy()
-    save_golden(path, inputs, {"viewer_vector": vectors})
+        table = readable(torch.from_numpy(vectors))
+        answers = model.viewer_vectors_over(table, **tensors).numpy()
+    save_golden(path, inputs, {"viewer_vector": answers})
 
 
 def write_ranker_goldens(

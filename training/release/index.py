@@ -2,59 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from server.releases.manifest import IndexDescription
+
 EXACT_LIMIT = 50_000
 """Up to so many videos exact search takes under half a millisecond."""
 RECALL_WANTED = 0.95
 """Share of the exact nearest NEIGHBOURS that an approximate index must find."""
 NEIGHBOURS = 500
-_QUERIES = 200
-_TRAINING_ROWS_PER_CELL = 64
+_TRAINING_ROWS_PER_CELL = 40
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 
-def build_index(vectors: Float32Array, exact_limit: int = EXACT_LIMIT) -> Any:
-    """A faiss inner-product index of float32[n, d]; its ids are rows."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    if len(vectors) <= exact_limit:
+def build_index(
+    vectors: Float32Array,
+    queries: Float32Array,
+    *,
+    exact_limit: int = EXACT_LIMIT,
+    recall_wanted: float = RECALL_WANTED,
+) -> tuple[Any, IndexDescription]:
+    """A faiss inner-product index whose ids are rows, and how to search it.
+
+    Args:
+        vectors: of the videos, float32[n, d].
+        queries: vectors of viewers, which recall is measured with, float32[q, d].
+        exact_limit: larger catalogues are searched approximately.
+        recall_wanted: of the nearest NEIGHBOURS; so many cells are searched as it takes.
+    """
+    count, size = vectors.shape
+    index = faiss.IndexFlatIP(size)
+    if count <= exact_limit:
         index.add(vectors)
-        return index
-    cells = int(2 ** np.round(np.log2(4 * np.sqrt(len(vectors)))))
+        return index, IndexDescription()
+    cells = int(2 ** np.round(np.log2(4 * np.sqrt(count))))
     approximate = faiss.IndexIVFScalarQuantizer(
-        index,
-        vectors.shape[1],
-        cells,
-        faiss.ScalarQuantizer.QT_fp16,
-        faiss.METRIC_INNER_PRODUCT,
+        index, size, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
     random = np.random.default_rng(0)
-    sample = random.permutation(len(vectors))[: cells * _TRAINING_ROWS_PER_CELL]
+    if not len(queries):
+        # Viewers' vectors lie among the videos that they like.
+        queries = vectors[random.integers(count, size=(200, 3))].mean(1)
+    sample = random.permutation(count)[: cells * _TRAINING_ROWS_PER_CELL]
+    approximate.cp.min_points_per_centroid = 1  # It would only warn.
     approximate.train(vectors[sample])
     approximate.add(vectors)
-    approximate.nprobe = _enough_probes(approximate, vectors, random)
-    return approximate
+    neighbours = min(NEIGHBOURS, count)
+    wanted = faiss.knn(queries, vectors, neighbours, faiss.METRIC_INNER_PRODUCT)[1]
 
+    kind: Any = faiss.SearchParametersIVF
 
-def _enough_probes(index: Any, vectors: Float32Array, random: np.random.Generator) -> int:
-    """The fewest cells (a power of two) to search for RECALL_WANTED; saved with the index."""
-    # Viewer vectors lie among the videos that they like: noisy sums of a few of these.
-    picks = random.integers(len(vectors), size=(_QUERIES, 3))
-    queries = vectors[picks].mean(1)
-    exact = faiss.IndexFlatIP(vectors.shape[1])
-    exact.add(vectors)
-    _, wanted = exact.search(queries, NEIGHBOURS)
-    probes = 1
-    while probes < index.nlist:
-        index.nprobe = probes
-        _, found = index.search(queries, NEIGHBOURS)
+    def recall(probes: int) -> float:
+        parameters = kind(nprobe=probes)
+        found = approximate.search(queries, neighbours, params=parameters)[1]
         hits = [len(np.intersect1d(*pair)) for pair in zip(wanted, found, strict=True)]
-        if np.mean(hits) >= RECALL_WANTED * NEIGHBOURS:
-            break
-        probes = min(2 * probes, index.nlist)
-    return probes
+        return float(np.mean(hits) / neighbours)
+
+    probes = fewest(recall, recall_wanted, cells)
+    approximate.nprobe = probes
+    return approximate, IndexDescription(
+        kind="ivf_fp16",
+        cells=cells,
+        probes=probes,
+        neighbours=neighbours,
+        queries=len(queries),
+        recall_wanted=recall_wanted,
+        recall=recall(probes),
+    )
+
+
+def fewest(recall: Callable[[int], float], wanted: float, most: int) -> int:
+    """The fewest probes with a recall of `wanted`, within a sixteenth; `most` where none has."""
+    high = 1
+    while high < most and recall(high) < wanted:
+        high = min(2 * high, most)
+    low = high // 2
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2
+        low, high = (middle, high) if recall(middle) < wanted else (low, middle)
+    return high

@@ -23,6 +23,7 @@ from server.features.ranking_inputs import VideoTable
 from server.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
+from server.releases.texts import write_texts
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
@@ -30,16 +31,15 @@ from training.ranking.export import export_ranker
 from training.ranking.model import Ranker
 from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
-from training.release.index import build_index
+from training.release.index import EXACT_LIMIT, build_index
 from training.release.triton import write_triton_config
-from training.retrieval.co_watch import co_watch_table
+from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
 from training.retrieval.model import Towers
+from training.retrieval.validation import viewer_queries
 
-CO_WATCH_NEIGHBOURS = 64
-"""How many following videos the co-watch table keeps of each video."""
 POPULAR_LIMIT = 1000
 DRAFT = "draft"
 """Release id of a release that isn't finished."""
@@ -79,40 +79,42 @@ def stage_retrieval(
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
-    export_viewer_tower(model, folder / layout.VIEWER_TOWER)
-    write_triton_config(folder / layout.VIEWER_TOWER)
     ids = list(data.video_ids)
-    vectors = model.video_vectors().detach().numpy().astype(np.float32)
+    precision = np.float16 if len(ids) > EXACT_LIMIT else np.float32
+    export_viewer_tower(model, folder / layout.VIEWER_TOWER, precision)
+    vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
+    write_triton_config(folder / layout.VIEWER_TOWER)
+    index, description = build_index(vectors, viewer_queries(model, data))
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+    del index
     popularity = latest_popularity(repo, ids)
-    rows, weights = co_watch_table(data, CO_WATCH_NEIGHBOURS)
+    rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
     model_rows, model_weights = ease_table(data)
     content = model.content_vectors().detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
-        layout.VIDEO_VECTORS: vectors,
         layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
         layout.CO_WATCH_ROWS: rows,
-        layout.CO_WATCH_WEIGHTS: weights,
+        layout.CO_WATCH_WEIGHTS: weights.astype(precision),
         layout.EASE_ROWS: model_rows,
         layout.EASE_WEIGHTS: model_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
-        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy(),
+        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(precision),
         layout.POPULARITY: popularity,
     }
     for path, table in tables.items():
         np.save(folder / path, table)
-    faiss.write_index(build_index(vectors), str(folder / layout.VIDEO_INDEX))
+    write_texts(folder / layout.VIDEO_IDS, ids)
+    write_texts(folder / layout.VIDEO_TITLES, dataset.videos["title"].fillna(""))
     popular = np.lexsort((data.keys, -popularity))[:POPULAR_LIMIT]
     texts = {
-        layout.VIDEO_IDS: ids,
-        layout.VIDEO_TITLES: dataset.videos["title"].fillna("").tolist(),
         layout.POPULAR_IDS: [ids[row] for row in popular],
         layout.VOCABULARY: data.vocabulary,
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
     golden = folder / layout.GOLDEN_VIEWER_TOWER
-    write_tower_goldens(model, golden_viewers(data), data, golden)
+    write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     schema = FeatureSchema.ours(
         history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
     )
@@ -126,6 +128,7 @@ def stage_retrieval(
         holdout=origin.holdout,
         feature_schema=schema,
         quotas=quotas or Quotas(),
+        index=description,
         score_weights=ScoreWeights(),
         metrics={},
         files={},

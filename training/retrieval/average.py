@@ -26,7 +26,9 @@ class MovingAverage:
 
     def __init__(self, model: TwoTower, rows: Sequence[nn.Parameter]) -> None:
         """Takes the model, and those of its parameters that change row by row."""
-        self.model = deepcopy(model).requires_grad_(False)
+        # Buffers are what is known of the catalogue: both models may have the same.
+        shared = {id(buffer): buffer for buffer in model.buffers()}
+        self.model = deepcopy(model, shared).requires_grad_(False)
         """The averages; those of rows as of `settle`."""
         self._pairs: list[tuple[Tensor, nn.Parameter]] = []
         self._rows: list[tuple[Tensor, nn.Parameter]] = []

@@ -7,11 +7,11 @@ import numpy.typing as npt
 from scipy import sparse
 
 
-def weighted_bags(content: npt.NDArray[np.int64]) -> sparse.csr_array:
+def weighted_bags(content: npt.NDArray[np.integer]) -> sparse.csr_array:
     """Rows of unit length over the tokens, weighted by inverse document frequency (tf-idf).
 
     Args:
-        content: token ids of each video, 0-padded, int64[n, c]; no token twice in a row.
+        content: token ids of each video, 0-padded, int[n, c]; no token twice in a row.
 
     Returns:
         float64[n, tokens + 1], sparse; a row without tokens is 0.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -16,45 +18,82 @@ POPULARITY_DAMPING = 0.1
 """Power of a follower's own watches that divides its weight: 0 favours the popular."""
 
 
+NEIGHBOURS = 64
+"""How many followers are kept of each video."""
+CELLS = 16_000_000
+"""Followers of all videos together: of a catalogue of more than CELLS / NEIGHBOURS videos, most of
+which hardly anyone watches, fewer are kept of each."""
+PAIRS_AT_A_TIME = 8_000_000
+"""Bounds the memory: some 100 bytes for each."""
+
+
+def co_watch_neighbours(videos: int) -> int:
+    """How many followers to keep of each of so many videos."""
+    return max(8, min(NEIGHBOURS, CELLS // max(videos, 1)))
+
+
 def co_watch_table(
-    data: RetrievalData, k: int
+    data: RetrievalData, k: int, videos: range | None = None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The k videos that most follow each video in the train part, the closest first.
 
     The weight is the chance of the follower among the next STEPS watches, nearer steps
     counting more, over its popularity to the power POPULARITY_DAMPING.
 
+    Args:
+        data: the train part.
+        k: how many.
+        videos: which videos, by row; all if None.
+
     Returns:
         Rows int32[n, k], -1 where fewer follow, and weights float32[n, k], 0 there.
     """
-    n = data.video_count
-    follows = _follow_counts(data)
+    videos = range(data.video_count) if videos is None else videos
+    rows = np.full((len(videos), k), -1, np.int32)
+    table = np.zeros((len(videos), k), np.float32)
     watches = np.maximum(data.watch_counts(), 1).astype(np.float64)
-    video = np.repeat(np.arange(n), np.diff(follows.indptr))
-    weights = follows.data / watches[video] / watches[follows.indices] ** POPULARITY_DAMPING
-
-    rows = np.full((n, k), -1, np.int32)
-    table = np.zeros((n, k), np.float32)
-    # By video, then weight, then row: equal weights always come in the same order.
-    order = np.lexsort((follows.indices, -weights, video))
-    place = np.arange(len(order)) - follows.indptr[video]
-    kept = place < k
-    rows[video[kept], place[kept]] = follows.indices[order][kept]
-    table[video[kept], place[kept]] = weights[order][kept]
+    for part in _parts(data.watch_counts(), videos):
+        follows = _follow_counts(data, part)
+        video = np.repeat(np.arange(len(part)), np.diff(follows.indptr))
+        weights = (
+            follows.data
+            / watches[part.start + video]
+            / watches[follows.indices] ** POPULARITY_DAMPING
+        )
+        # By video, then weight, then row: equal weights always come in the same order.
+        order = np.lexsort((follows.indices, -weights, video))
+        place = np.arange(len(order)) - follows.indptr[video]
+        kept = place < k
+        at = part.start - videos.start + video[kept]
+        rows[at, place[kept]] = follows.indices[order][kept]
+        table[at, place[kept]] = weights[order][kept]
     return rows, table
 
 
-def _follow_counts(data: RetrievalData) -> sparse.csr_array:
-    """How often each video (column) followed each (row), nearer steps counting more."""
-    viewer = np.repeat(np.arange(data.viewer_count), np.diff(data.offsets))
+def _parts(watches: npt.NDArray[np.int64], videos: range) -> Iterator[range]:
+    """The videos in parts of about PAIRS_AT_A_TIME pairs."""
+    pairs = np.cumsum(watches[videos.start : videos.stop]) * STEPS
+    start = videos.start
+    while start < videos.stop:
+        before = pairs[start - videos.start - 1] if start > videos.start else 0
+        fit = int(np.searchsorted(pairs, before + PAIRS_AT_A_TIME, side="right"))
+        stop = min(max(videos.start + fit, start + 1), videos.stop)
+        yield range(start, stop)
+        start = stop
+
+
+def _follow_counts(data: RetrievalData, videos: range) -> sparse.csr_array:
+    """How often each video (column) followed each of some (row), nearer steps counting more."""
+    places = np.flatnonzero((data.rows >= videos.start) & (data.rows < videos.stop))
+    ends = data.offsets[np.searchsorted(data.offsets, places, side="right")]
     before, after, weights = [], [], []
     for step in range(1, STEPS + 1):
-        same = viewer[:-step] == viewer[step:]
-        before.append(data.rows[:-step][same])
-        after.append(data.rows[step:][same])
-        weights.append(np.full(np.count_nonzero(same), STEP_DECAY ** (step - 1)))
+        same = places[places + step < ends]
+        before.append(data.rows[same] - videos.start)
+        after.append(data.rows[same + step])
+        weights.append(np.full(len(same), STEP_DECAY ** (step - 1)))
     pairs = (np.concatenate(before), np.concatenate(after))
     counts: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
-        (np.concatenate(weights), pairs), shape=(data.video_count, data.video_count)
+        (np.concatenate(weights), pairs), shape=(len(videos), data.video_count)
     )
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -36,7 +37,8 @@ def content_tokens(
     if duration is not None and duration > 0:
         tokens.append(f"duration={round(2 * math.log2(duration))}")
     tokens += [f"word={word}" for word in re.findall(r"\w+", title.lower())]
-    return list(dict.fromkeys(tokens))
+    # Many videos share them.
+    return [sys.intern(token) for token in dict.fromkeys(tokens)]
 
 
 def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
@@ -61,9 +63,9 @@ def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:
 
 def content_ids(
     bags: Sequence[Sequence[str]], vocabulary: Mapping[str, int]
-) -> npt.NDArray[np.int64]:
-    """Ids of the known tokens of each video, 0-padded, int64[n, CONTENT_LIMIT]."""
-    ids = np.zeros((len(bags), CONTENT_LIMIT), np.int64)
+) -> npt.NDArray[np.int32]:
+    """Ids of the known tokens of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
+    ids = np.zeros((len(bags), CONTENT_LIMIT), np.int32)
     for row, bag in enumerate(bags):
         known = [vocabulary[token] for token in bag if token in vocabulary][:CONTENT_LIMIT]
         ids[row, : len(known)] = known

@@ -58,8 +58,8 @@ class RetrievalData:
     """Each video's key, int64[n]."""
     content_vocabulary: dict[str, int]
     """Content token to id, from 1."""
-    content: Int64Array
-    """Content token ids of each video, 0-padded, int64[n, CONTENT_LIMIT]."""
+    content: npt.NDArray[np.int32]
+    """Content token ids of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     vocabulary: dict[str, int]
     """Attribute to id, from 1."""
     sequences: SequenceFile
@@ -216,6 +216,10 @@ class RetrievalData:
 
     def video_rows(self) -> VideoRows:
         """Finds rows by key, as a release does."""
+        return self._video_rows
+
+    @cached_property
+    def _video_rows(self) -> VideoRows:
         return VideoRows(self.keys)
 
     def fingerprint(self) -> str:

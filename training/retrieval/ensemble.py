@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
-from training.retrieval.model import Towers, TwoTower, readable
+from training.retrieval.model import Towers, TwoTower, ViewerSide, readable
 from training.retrieval.train import train_retrieval
 
 _SEED_STEP = 7919
@@ -57,12 +58,12 @@ class SummedTowers(nn.Module):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`."""
-        tables = torch.split(table, self.config.dimension, dim=1)
-        vectors = [
-            member.viewer_vectors_over(own, history, gaps, lengths, attributes)
-            for member, own in zip(self._towers(), tables, strict=True)
-        ]
-        return torch.cat(vectors, 1)
+        vectors: Tensor = self.viewer_side()(F.embedding(history, table), gaps, lengths, attributes)
+        return vectors
+
+    def viewer_side(self) -> ViewerSide:
+        """The part that a viewer's vector takes besides the videos' vectors."""
+        return ViewerSide([member.viewer_tower for member in self._towers()])
 
     def _towers(self) -> list[TwoTower]:
         return [member for member in self.members if isinstance(member, TwoTower)]

@@ -7,16 +7,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
+import torch.nn.functional as F  # noqa: N812
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.export import Dim
 
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from server.inference.signature import VIDEOS
+from server.releases import layout
 from training.retrieval.model import Towers, readable
 
 TOLERANCE = 1e-4
@@ -32,33 +38,46 @@ class ExportError(VireoError):
 
 
 class _ViewerTowerWithVideos(nn.Module):
-    """The viewer tower with every video's vector at hand, computed once."""
+    """The viewer tower with the videos' vectors at hand."""
 
-    table: Tensor
+    videos: Tensor
 
-    def __init__(self, model: Towers) -> None:
+    def __init__(self, model: Towers, size: int) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("table", readable(model.video_vectors()))
+        self.viewer_side = model.viewer_side()
+        # A few stand for all: how many there are is no part of the graph.
+        self.register_buffer("videos", torch.zeros(2, size))
 
     def forward(self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
-        return self.model.viewer_vectors_over(self.table, history, gaps, lengths, attributes)
+        known = (history > 0)[:, :, None]
+        watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
+        vectors: Tensor = self.viewer_side(watched, gaps, lengths, attributes)
+        return vectors
 
 
-def export_viewer_tower(model: Towers, path: Path) -> None:
-    """Writes the viewer tower to `path`, weights and video vectors inside.
+def export_viewer_tower(
+    model: Towers, path: Path, precision: type[np.float32 | np.float16] = np.float32
+) -> None:
+    """Writes the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
     Inputs are those of `tower_inputs`, batch and history length free; the output is
     `viewer_vector` float32[b, d].
 
+    The vectors, [n, d] of this precision, are .npy under the name of `layout.VIDEO_VECTORS`: pods
+    map them into memory, once for all processes.
+
     Raises:
         ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
-            for some batch of `trial_batches`; the file is not left behind.
+            for some batch of `trial_batches`; no file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
+    vectors = path.with_name(Path(layout.VIDEO_VECTORS).name)
+    with torch.no_grad():
+        table = model.video_vectors().numpy().astype(precision)
+    np.save(vectors, table)
     with torch.no_grad(), _quiet_exporter():
-        tower = _ViewerTowerWithVideos(model).eval()
+        tower = _ViewerTowerWithVideos(model, table.shape[1]).eval()
         example = trial_batches(model)["a batch of two"]
         batch, length = Dim("batch"), Dim("length")
         torch.onnx.export(
@@ -77,11 +96,38 @@ def export_viewer_tower(model: Towers, path: Path) -> None:
                 {0: batch},
             ),
         )
+    _refer(path, vectors, table)
     try:
         check_export(model, path)
     except ExportError:
         path.unlink()
+        vectors.unlink()
         raise
+
+
+def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
+    """Has the model at `path` read its videos from the .npy file `vectors` beside it."""
+    model = onnx.load(str(path))
+    [videos] = [part for part in model.graph.initializer if part.name == VIDEOS]
+    videos.ClearField("raw_data")
+    videos.dims[:] = table.shape
+    videos.data_location = TensorProto.EXTERNAL
+    offset = vectors.stat().st_size - table.nbytes
+    for key, value in (("location", vectors.name), ("offset", offset), ("length", table.nbytes)):
+        videos.external_data.add(key=key, value=str(value))
+    if table.dtype == np.float16:
+        videos.data_type = TensorProto.FLOAT16
+        _widen(model.graph)
+    onnx.save(model, str(path))
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Turns what is looked up of the videos into float32."""
+    [place] = [at for at, node in enumerate(graph.node) if VIDEOS in node.input]
+    found = graph.node[place].output[0]
+    graph.node[place].output[0] = f"{found}_half"
+    cast = helper.make_node("Cast", [f"{found}_half"], [found], to=TensorProto.FLOAT)
+    graph.node.insert(place + 1, cast)
 
 
 @contextmanager
@@ -100,7 +146,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def check_export(model: Towers, path: Path) -> None:
-    """Compares ONNX Runtime on the file at `path` with `model`.
+    """Compares ONNX Runtime on the file at `path`, and the vectors beside it, with `model`.
 
     Raises:
         ExportError: they differ; the message names the batch and by how much.
@@ -108,11 +154,13 @@ def check_export(model: Towers, path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    vectors = np.load(path.with_name(Path(layout.VIDEO_VECTORS).name))
+    table = readable(torch.from_numpy(vectors.astype(np.float32)))
     for name, inputs in trial_batches(model).items():
         (answer,) = session.run([OUTPUT], inputs)
         with torch.no_grad():
             tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
-            expected = model.viewer_vectors(**tensors).numpy()
+            expected = model.viewer_vectors_over(table, **tensors).numpy()
         difference = float(np.abs(answer - expected).max())
         # Written so that not-a-number fails too.
         if not difference <= TOLERANCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, Self, cast
 
 import torch
@@ -43,6 +44,9 @@ class Towers(Protocol):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
+
+    def viewer_side(self) -> ViewerSide:
+        """The part that a viewer's vector takes besides the videos' vectors."""
 
 
 class VideoTower(nn.Module):
@@ -188,6 +192,30 @@ class ViewerTower(nn.Module):
         return attributes * kept
 
 
+class ViewerSide(nn.Module):
+    """Viewer towers side by side, each of which reads its own part of the videos' vectors."""
+
+    def __init__(self, towers: Sequence[ViewerTower]) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+
+    def forward(self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
+        """Viewers' vectors, float32[b, towers x d].
+
+        Args:
+            watched: vectors of the videos watched, oldest first, float32[b, l, towers x d].
+            gaps: int64[b, l].
+            lengths: int64[b].
+            attributes: int64[b, a].
+        """
+        parts = watched.chunk(len(self.towers), dim=2)
+        states = [
+            tower(part, gaps, attributes, lengths)[:, 0]
+            for tower, part in zip(self.towers, parts, strict=True)
+        ]
+        return torch.cat(states, 1)
+
+
 class TwoTower(nn.Module):
     """Both towers; the viewer tower reads the video tower's vectors."""
 
@@ -221,8 +249,12 @@ class TwoTower(nn.Module):
         self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
-        states: Tensor = self.viewer_tower(F.embedding(history, table), gaps, attributes, lengths)
-        return states[:, 0]
+        vectors: Tensor = self.viewer_side()(F.embedding(history, table), gaps, lengths, attributes)
+        return vectors
+
+    def viewer_side(self) -> ViewerSide:
+        """The part that a viewer's vector takes besides the videos' vectors."""
+        return ViewerSide([self.viewer_tower])
 
 
 def readable(vectors: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ EXPOSURE = 1.5
 """Times the share of videos that are unseen: places to find out what they are worth."""
 MOST_SHARE = 0.08
 """Of the places, however many of the videos are unseen."""
+SCORES_AT_ONCE = 16_000_000
+"""Bounds the memory of scores, videos x viewers."""
 _VIEWERS = 512
 """So many viewers say where viewers are."""
 _STEPS = 20
@@ -65,20 +67,46 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     mean = states.mean(0)
     step = mean / mean.square().sum().clamp(min=1e-12)
     share = min(EXPOSURE * float(unseen.float().mean()), MOST_SHARE)
-    scores = states @ model.video_vectors().T
-    for place, rows in enumerate(watched):
-        scores[place, torch.from_numpy(rows)] = -torch.inf
-    lift = fair_lift(scores, (states @ step)[:, None], unseen, share)
+    vectors = model.video_vectors()
+    known_best, unseen_best = (
+        best_scores(states, vectors, some, watched) for some in (~unseen, unseen)
+    )
+    lift = fair_lift(known_best, unseen_best, (states @ step)[:, None], share)
     tower.id_embedding.weight[unseen] += lift * step
 
 
+def best_scores(
+    states: Tensor,
+    vectors: Tensor,
+    some: Tensor,
+    watched: Sequence[npt.NDArray[np.int64]],
+) -> Tensor:
+    """The PLACES best scores of some videos for each viewer, float32[v, at most PLACES].
+
+    Args:
+        states: of the viewers, float32[v, d].
+        vectors: of all videos, float32[n, d].
+        some: which of them, bool[n].
+        watched: rows that each viewer watched, whose scores don't count: minus infinity.
+    """
+    size = max(1, SCORES_AT_ONCE // len(vectors))
+    parts = []
+    for start in range(0, len(states), size):
+        scores = states[start : start + size] @ vectors.T
+        scores[:, ~some] = -torch.inf
+        for place, rows in enumerate(watched[start : start + size]):
+            scores[place, torch.from_numpy(rows)] = -torch.inf
+        parts.append(scores.topk(min(PLACES, len(vectors)), dim=1).values)
+    return torch.cat(parts)
+
+
 def ridge(
-    content: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], known: Float64Array
+    content: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], known: Float64Array
 ) -> Float64Array:
     """Embeddings of the videos without watches, from those of the others, float64[u, d].
 
     Args:
-        content: token ids, 0-padded, the commonest the smallest, int64[n, c].
+        content: token ids, 0-padded, the commonest the smallest, int[n, c].
         counts: watches of each video, int64[n].
         known: embeddings of the videos with watches, float64[n - u, d]; one weighs by the
             logarithm of its watches.
@@ -95,23 +123,27 @@ def ridge(
     return np.asarray(mean + bags[~seen] @ effects, np.float64)
 
 
-def fair_lift(scores: Tensor, slopes: Tensor, lifted: Tensor, share: float) -> float:
+def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> float:
     """The least that, times a viewer's slope, must be added to some videos' scores.
 
+    A lift moves all of a viewer's lifted scores alike, so that only the best can matter.
+
     Args:
-        scores: float32[v, n], minus infinity where a video can't be in the list.
+        fixed: the best scores of the other videos, float32[v, p], the best first; minus infinity
+            where there are fewer.
+        lifted: those of the videos to lift, float32[v, p].
         slopes: float32[v, 1].
-        lifted: which videos are lifted, bool[n].
-        share: of each viewer's best PLACES that those must hold on average.
+        share: of each viewer's p best that the lifted must hold on average.
 
     Returns:
         0 where they hold it already; at most _FARTHEST.
     """
-    places = min(PLACES, scores.shape[1])
+    places = fixed.shape[1]
 
     def held(lift: float) -> float:
-        best = (scores + lift * slopes * lifted).topk(places, dim=1).indices
-        return float(lifted[best].float().mean())
+        best = torch.cat([fixed, lifted + lift * slopes], dim=1).topk(places, dim=1)
+        of_lifted = (best.indices >= places) & best.values.isfinite()
+        return float(of_lifted.float().mean())
 
     if held(0.0) >= share:
         return 0.0

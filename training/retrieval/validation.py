@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
@@ -17,6 +18,12 @@ SCORES_AT_ONCE = 8_000_000
 """Bounds the memory of scores, videos x viewers."""
 
 
+SCORES = 2_000_000_000
+"""Bounds the time: of a large catalogue fewer viewers are asked for."""
+QUERIES = 500
+"""Viewers that an index is measured with."""
+
+
 def viewer_scores(
     model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> npt.NDArray[np.float32]:
@@ -24,27 +31,52 @@ def viewer_scores(
     model.eval()
     with torch.inference_mode():
         vectors = model.video_vectors()
-        table = readable(vectors)
-        inputs = tower_inputs(
-            viewers, data.video_rows(), data.vocabulary, model.config.history_limit
-        )
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        scores = model.viewer_vectors_over(table, **tensors) @ vectors.T
+        scores = _vectors(model, data, readable(vectors), viewers) @ vectors.T
         return np.asarray(scores.numpy(), np.float32)
 
 
+def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32]:
+    """Vectors of QUERIES viewers of the validation part, or of all if fewer, float32[v, d]."""
+    step = max(1, len(data.validation) // QUERIES)
+    viewers = [one.viewer for one in data.validation[::step]][:QUERIES]
+    model.eval()
+    with torch.inference_mode():
+        vectors = model.video_vectors()
+        if not viewers:
+            return np.empty((0, vectors.shape[1]), np.float32)
+        return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
+
+
 def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64]:
-    """Rank of each viewer's last validation watch given all before it, int64[v]."""
+    """Rank of each viewer's last validation watch given all before it, int64[v].
+
+    Of so many viewers that no more than SCORES are worked out.
+    """
+    step = -(-len(data.validation) * data.video_count // SCORES) or 1
     # Alike lengths together: a batch is padded to its longest.
-    held_out = sorted(data.validation, key=lambda one: len(one.watched))
+    held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
-    for start in range(0, len(held_out), size):
-        part = held_out[start : start + size]
-        scores = viewer_scores(model, data, [one.viewer for one in part])
-        targets = np.array([one.target for one in part])
-        ranks.append(full_ranking(scores, [one.watched for one in part], targets))
+    model.eval()
+    with torch.inference_mode():
+        vectors = model.video_vectors()
+        table = readable(vectors)
+        for start in range(0, len(held_out), size):
+            part = held_out[start : start + size]
+            viewers = _vectors(model, data, table, [one.viewer for one in part])
+            scores = np.asarray((viewers @ vectors.T).numpy(), np.float32)
+            targets = np.array([one.target for one in part])
+            ranks.append(full_ranking(scores, [one.watched for one in part], targets))
     return np.concatenate(ranks)
+
+
+def _vectors(
+    model: Towers, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
+) -> Tensor:
+    """Viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
+    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return model.viewer_vectors_over(table, **tensors)
 
 
 def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:

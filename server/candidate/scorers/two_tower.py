@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.candidate.query import Retrieval
+from server.features.looked_up import looked_up
 from server.pipeline.candidates import Candidates
 
 COLUMN = "two_tower"
@@ -26,4 +27,4 @@ class TwoTowerScorer:
         self, query: Retrieval, candidates: Candidates
     ) -> Mapping[str, npt.NDArray[np.float32]]:
         """The dot product of each candidate."""
-        return {COLUMN: query.release.vectors[candidates.rows] @ query.vector}
+        return {COLUMN: looked_up(query.release.vectors, candidates.rows) @ query.vector}

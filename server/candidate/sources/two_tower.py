@@ -12,12 +12,13 @@ from server.pipeline.candidates import Candidates
 
 @dataclass(frozen=True)
 class TwoTowerSource:
-    """Proposes by index search. Over-fetching and masking is as fast as excluding inside it."""
+    """Proposes by index search, in which watched and excluded videos are passed over."""
 
     name: str = "two_tower"
     source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_TWO_TOWER
     fail_open: bool = True
 
     def propose(self, query: Retrieval) -> Candidates:
-        """The nearest videos, nearest first; the whole catalogue where it is no larger."""
-        return query.proposed(query.release.nearest(query.vector, query.wanted), self.source)
+        """The nearest videos, nearest first; all that are left where there are no more."""
+        rows = query.release.index.nearest(query.vector, query.query.count, query.blocked_rows)
+        return query.proposed(rows, self.source)

@@ -114,10 +114,10 @@ class Bucket:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (truncated, "bad: videos/vectors.npy has 1,401 bytes, the manifest says 1,408"),
+        (truncated, "bad: viewer_tower/1/vectors.npy has 1,401 bytes, the manifest says 1,408"),
         (flipped_byte, "bad: ranker/1/model.onnx has another SHA-256 than the manifest says"),
-        (missing, "bad: videos/titles.json is missing from the store"),
-        (lying_size, "bad: videos/ids.json has"),
+        (missing, "bad: videos/titles.bin is missing from the store"),
+        (lying_size, "bad: videos/ids.bin has"),
         (unknown_version, "format_version is 99, this build serves"),
         (no_manifest, "bad: release bad isn't in the store: no manifest.json"),
         (path_out_of_the_folder, "bad: ../escaped leaves the release's folder"),
@@ -220,7 +220,10 @@ def no_list(folder: Path) -> None:
         (other_input, "as a candidate pod: "),
         (other_input_type, "as a candidate pod: "),
         (nan_weights, "as a ranking pod: golden/ranker.npz: replay failed"),
-        (nan_vectors, "as a candidate pod: videos/vectors.npy: has values that aren't finite"),
+        (
+            nan_vectors,
+            "as a candidate pod: viewer_tower/1/vectors.npy: has values that aren't finite",
+        ),
         (golden_mismatch, "as a ranking pod: golden/ranker.npz: replay differs"),
         (no_list, "as a gateway pod: popular.json"),
     ],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vireo.v1 import viewer_pb2
 
+from server.candidate.index import VideoIndex
 from server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
@@ -20,7 +21,7 @@ from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
-from server.releases.manifest import Quotas
+from server.releases.manifest import IndexDescription, Quotas
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 
@@ -164,8 +165,15 @@ def test_same_query_gives_the_same_answer_on_every_load(release_folder: Path) ->
     np.testing.assert_array_equal(answers[0].source_masks, answers[1].source_masks)
 
 
+def _index_of_other_vectors() -> faiss.Index:
+    """One that raises, asked for 8 dimensions."""
+    index = faiss.IndexFlatIP(3)
+    index.add(np.zeros((VIDEOS, 3), np.float32))
+    return index
+
+
 def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> None:
-    broken = replace(release, index=faiss.IndexFlatIP(3))  # asked for 8 dimensions, it raises
+    broken = replace(release, index=VideoIndex(_index_of_other_vectors(), IndexDescription()))
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30, "popular fills what two-tower would have given"
     assert not (found.source_masks & TWO_TOWER).any()
@@ -195,24 +203,6 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     assert found.rows.tolist() == [11, 12, 9, 0]
     assert not found.two_tower.any()
     assert "isn't finite" in found.reports[0].failure
-
-
-def test_approximate_index_that_finds_too_few_is_completed_exactly(
-    tmp_path: Path, release: CandidateRelease
-) -> None:
-    folder = build_release(tmp_path)
-    quantizer = faiss.IndexFlatIP(release.vectors.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, release.vectors.shape[1], 8, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.array(release.vectors))
-    index.add(np.array(release.vectors))
-    index.nprobe = 1
-    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
-    approximate = CandidateRelease.load(folder)
-    vector = release.viewer_vector(viewer_of_rows(1))
-    assert (index.search(vector[None], VIDEOS)[1] < 0).any(), "the index alone falls short"
-    np.testing.assert_array_equal(
-        approximate.nearest(vector, VIDEOS), release.nearest(vector, VIDEOS)
-    )
 
 
 def test_popular_videos_of_equal_popularity_come_by_key(tmp_path: Path) -> None:

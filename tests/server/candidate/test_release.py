@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from server.candidate.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import ReleaseError
+from server.releases.texts import write_texts
 from tests.builders.releases import build_release
 
 
@@ -80,7 +80,7 @@ def fresh_beyond(folder: Path) -> None:
 
 
 def ids_of_other_videos(folder: Path) -> None:
-    (folder / layout.VIDEO_IDS).write_text(json.dumps([f"other-{row}" for row in range(40)]))
+    write_texts(folder / layout.VIDEO_IDS, [f"other-{row}" for row in range(40)])
 
 
 def euclidean_index(folder: Path) -> None:
@@ -102,27 +102,18 @@ def pickled_keys(folder: Path) -> None:
 
 
 def too_few_ids(folder: Path) -> None:
-    (folder / layout.VIDEO_IDS).write_text(json.dumps(["only one"]))
+    write_texts(folder / layout.VIDEO_IDS, ["only one"])
 
 
-def numbers_for_ids(folder: Path) -> None:
-    (folder / layout.VIDEO_IDS).write_text(json.dumps(list(range(40))))
-
-
-def test_approximate_index_with_the_rows_as_ids_is_taken(tmp_path: Path) -> None:
-    folder = build_release(tmp_path)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(8), 8, 2, faiss.METRIC_INNER_PRODUCT)
-    vectors = np.load(folder / layout.VIDEO_VECTORS)
-    index.train(vectors)
-    index.add(vectors)
-    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
-    assert CandidateRelease.load(folder).index.ntotal == 40
+def ids_cut_short(folder: Path) -> None:
+    file = folder / layout.VIDEO_IDS
+    file.write_bytes(file.read_bytes()[:-3])
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (short_vectors, r"vectors\.npy: is float32\[39, 8\], not float32\[40, 8\]"),
+        (short_vectors, r"vectors\.npy: is float32\[39, 8\], not float32 or float16\[40, 8\]"),
         (double_popularity, r"popularity\.npy: is float64\[40\], not float32\[40\]"),
         (infinite_vectors, r"vectors\.npy: has values that aren't finite"),
         (small_index, r"index\.faiss: has 3 vectors, the release has 40 videos"),
@@ -132,13 +123,13 @@ def test_approximate_index_with_the_rows_as_ids_is_taken(tmp_path: Path) -> None
         (co_watch_beyond, r"co_watch_rows\.npy: names row 40, the release has rows 0 to 39"),
         (ease_before, r"ease_rows\.npy: names row -1, the release has rows 0 to 39"),
         (fresh_beyond, r"fresh_rows\.npy: names row 77, the release has rows 0 to 39"),
-        (ids_of_other_videos, r"ids\.json: 'other-0' doesn't have the key of row 0"),
+        (ids_of_other_videos, r"ids\.bin: 'other-0' doesn't have the key of row 0"),
         (euclidean_index, r"index\.faiss: the index must search by inner product"),
         (garbage_index, r"index\.faiss: faiss can't read the index"),
         (missing_keys, r"keys\.npy: can't be read as a table: .*No such file"),
         (pickled_keys, r"keys\.npy: can't be read as a table"),
-        (too_few_ids, r"ids\.json: has 1 texts for 40 videos"),
-        (numbers_for_ids, r"ids\.json: can't be read"),
+        (too_few_ids, r"ids\.bin: has 1 texts for 40 videos"),
+        (ids_cut_short, r"ids\.bin: can't be read as texts: its offsets don't fit its size"),
     ],
 )
 def test_damaged_release_is_refused_by_the_file(

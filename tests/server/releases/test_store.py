@@ -79,7 +79,7 @@ def test_release_that_differs_from_its_manifest_is_not_published(
         (folder / layout.VIDEO_IDS).unlink()
     else:
         (folder / layout.VIDEO_IDS).write_text("[]")
-    with pytest.raises(ReleaseError, match=r"videos/ids\.json is"):
+    with pytest.raises(ReleaseError, match=r"videos/ids\.bin is"):
         store.publish(folder)
     with pytest.raises(NotInStoreError):
         store.manifest(name)

@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_the_earlier_data_set(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(VireoError, match=r"cannot write .*mine: No space left on device"):
         imported(home, folder, INTERACTIONS + "b,0,9\n", force=True)
     assert describe_dataset(home, "mine") == before

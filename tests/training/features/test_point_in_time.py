@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pytest
 
@@ -16,7 +15,9 @@ from server.home import Home
 from training.data.dataset import load_dataset
 from training.features.history import viewer_features_at
 from training.features.online import read_online
+from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
+from training.features.snapshots import snapshot_moments
 from training.features.statistics import (
     latest_popularity,
     latest_video_features,
@@ -207,7 +208,30 @@ def test_a_video_nobody_knew_yet_has_only_priors(repo: Path, watches: pd.DataFra
     assert video_features_at(repo, moments[:0]).shape == (0, 4)
 
 
-def test_the_latest_statistics_are_those_online(
+def test_statistics_are_those_that_feast_joins(home: Home, repo: Path) -> None:
+    random = np.random.default_rng(1)
+    known = snapshots(repo)
+    moments = pd.DataFrame(
+        {
+            "video_id": [f"v{n}" for n in random.integers(0, 60, 80)],
+            "event_timestamp": [
+                known[int(n)] + pd.Timedelta(microseconds=int(n) * 5)
+                for n in random.integers(0, len(known), 80)
+            ],
+        }
+    )
+    store = open_repository(repo)
+    names = ("video_watch_count", "video_like_rate")
+    features = [f"video_statistics:{name}" for name in names]
+    joined, _ = joined_at(store, features, "video_id", moments)
+    found = video_features_at(repo, moments)
+    counts = joined["video_watch_count"].fillna(0).to_numpy(np.float64)
+    np.testing.assert_allclose(found[:, 0], np.log1p(counts), rtol=1e-6)
+    rates = joined["video_like_rate"].fillna(0.5).to_numpy(np.float64)
+    np.testing.assert_allclose(found[:, 2], rates, rtol=1e-6)
+
+
+def test_the_latest_statistics_are_those_of_the_last_snapshot(
     home: Home, repo: Path, watches: pd.DataFrame
 ) -> None:
     ids = [f"v{n}" for n in range(60)]
@@ -215,16 +239,12 @@ def test_the_latest_statistics_are_those_online(
     found = latest_video_features(repo, ids)
     expected = [statistics_recomputed(home, watches, video, last) for video in ids]
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-5)
-    store = open_repository(repo)
-    online = store.get_online_features(
-        features=store.get_feature_service("video_statistics"),
-        entity_rows=[{"video_id": video} for video in ids],
-    ).to_dict()
-
-    def values(name: str) -> npt.NDArray[np.float64]:
-        return np.array([value or 0 for value in online[name]], np.float64)
-
-    np.testing.assert_allclose(found[:, 0], np.log1p(values("video_watch_count")), rtol=1e-6)
     popularity = latest_popularity(repo, ids)
-    np.testing.assert_allclose(popularity, values("video_recent_watch_count"), rtol=1e-6)
     np.testing.assert_allclose(found[:, 1], np.log1p(popularity), rtol=1e-6)
+
+
+def test_a_large_catalogue_has_fewer_snapshots() -> None:
+    times = np.arange(1_000)
+    assert len(snapshot_moments(times, 1_000)) == 65
+    assert len(snapshot_moments(times, 1_000_000)) == 17
+    assert len(snapshot_moments(times, 50_000_000)) == 9

@@ -6,36 +6,71 @@ import faiss
 import numpy as np
 import pytest
 
-from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index
+from server.candidate.index import VideoIndex
+from server.releases.manifest import IndexDescription
+from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, fewest
+
+
+def sample(count: int, seed: int) -> np.ndarray:
+    centres = np.random.default_rng(0).normal(size=(40, 16))
+    random = np.random.default_rng(seed)
+    points = centres[random.integers(40, size=count)] + 0.5 * random.normal(size=(count, 16))
+    return points.astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    random = np.random.default_rng(0)
-    centres = random.normal(size=(40, 16))
-    points = centres[random.integers(40, size=6000)] + 0.5 * random.normal(size=(6000, 16))
-    return points.astype(np.float32)
+    return sample(6000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def approximate(vectors: np.ndarray) -> tuple[faiss.Index, IndexDescription]:
+    return build_index(vectors, sample(100, seed=2), exact_limit=1000)
 
 
 def test_a_small_catalogue_is_searched_exactly(vectors: np.ndarray) -> None:
-    index = build_index(vectors)
+    index, description = build_index(vectors, sample(5, seed=2))
     query = vectors[:5] * 0.3
     _, rows = index.search(query, 10)
     assert np.array_equal(rows, np.argsort(-(query @ vectors.T), axis=1, kind="stable")[:, :10])
+    assert (description.kind, description.recall) == ("exact", 1.0)
 
 
 def test_a_large_catalogue_is_searched_with_the_recall_that_was_wanted(
-    vectors: np.ndarray, tmp_path: Path
+    vectors: np.ndarray, approximate: tuple[faiss.Index, IndexDescription], tmp_path: Path
 ) -> None:
-    path = str(tmp_path / "index.faiss")
-    faiss.write_index(build_index(vectors, exact_limit=1000), path)
-    index = faiss.read_index(path)
+    index, description = approximate
     assert isinstance(index, faiss.IndexIVFScalarQuantizer)
-    assert index.metric_type == faiss.METRIC_INNER_PRODUCT
-    assert 1 <= index.nprobe < index.nlist, "it must search less than everything"
-    random = np.random.default_rng(9)
-    queries = vectors[random.integers(len(vectors), size=(100, 3))].mean(1)
-    _, found = index.search(queries, NEIGHBOURS)
+    assert (description.kind, description.cells) == ("ivf_fp16", index.nlist)
+    assert 1 <= description.probes < index.nlist, "it must search less than everything"
+    assert description.recall >= RECALL_WANTED
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    served = VideoIndex.read(tmp_path / "index.faiss", description, *vectors.shape)
+    queries, none = sample(100, seed=3), np.empty(0, np.int64)
     exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :NEIGHBOURS]
+    found = [served.nearest(query, NEIGHBOURS, none) for query in queries]
     recall = np.mean([len(np.intersect1d(*pair)) for pair in zip(exact, found, strict=True)])
     assert recall / NEIGHBOURS > RECALL_WANTED - 0.03
+
+
+def test_more_recall_takes_more_probes(vectors: np.ndarray) -> None:
+    probes = [
+        build_index(vectors, sample(50, seed=2), exact_limit=1000, recall_wanted=wanted)[1].probes
+        for wanted in (0.5, 0.9, 0.99)
+    ]
+    assert probes == sorted(set(probes))
+
+
+def test_without_viewers_recall_is_measured_near_videos(vectors: np.ndarray) -> None:
+    none = np.empty((0, vectors.shape[1]), np.float32)
+    assert build_index(vectors, none, exact_limit=1000)[1].queries == 200
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3, 37, 96, 500])
+def test_the_fewest_probes_are_found_within_a_sixteenth(needed: int) -> None:
+    found = fewest(lambda probes: float(probes >= needed), 1.0, 1024)
+    assert needed <= found <= needed + max(1, found // 16)
+
+
+def test_all_cells_are_searched_where_nothing_less_does() -> None:
+    assert fewest(lambda _: 0.0, 0.9, 24) == 24

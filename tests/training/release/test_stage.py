@@ -14,6 +14,7 @@ from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import Manifest, Quotas, ReleaseError, describe_files
+from server.releases.texts import read_mapped_texts
 from training.data.dataset import load_dataset
 from training.features.statistics import latest_popularity, latest_video_features
 from training.release.stage import DRAFT, finish_release
@@ -52,8 +53,9 @@ def test_both_services_load_it_and_answer_as_pytorch_did(folder: Path) -> None:
 def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Home) -> None:
     videos = load_dataset(trained_home, "trained").videos
     ids, repo = videos["video_id"].tolist(), trained_home.features("trained")
-    assert json.loads((folder / layout.VIDEO_IDS).read_text()) == ids
-    assert json.loads((folder / layout.VIDEO_TITLES).read_text()) == videos["title"].tolist()
+    assert list(read_mapped_texts(folder / layout.VIDEO_IDS, len(ids))) == ids
+    titles = read_mapped_texts(folder / layout.VIDEO_TITLES, len(ids))
+    assert list(titles) == videos["title"].tolist()
     table = np.load(folder / layout.VIDEO_FEATURE_TABLE)
     assert np.array_equal(table, latest_video_features(repo, ids))
     popularity = latest_popularity(repo, ids)
@@ -78,7 +80,8 @@ def test_tables_of_the_sources_name_videos_of_the_catalogue(
 
 
 def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
-    lengths = np.linalg.norm(np.load(folder / layout.CONTENT_VECTORS), axis=1)
+    content = np.load(folder / layout.CONTENT_VECTORS)
+    lengths = np.linalg.norm(content, axis=1)
     assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
     assert lengths.any()
 

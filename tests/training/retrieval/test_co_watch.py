@@ -5,7 +5,13 @@ import pytest
 
 from server.features.co_watch import co_watch_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval.co_watch import POPULARITY_DAMPING, STEP_DECAY, STEPS, co_watch_table
+from training.retrieval.co_watch import (
+    POPULARITY_DAMPING,
+    STEP_DECAY,
+    STEPS,
+    co_watch_neighbours,
+    co_watch_table,
+)
 from training.retrieval.data import RetrievalData
 
 
@@ -83,3 +89,23 @@ def test_the_table_leads_around_the_ring(ring: RetrievalData) -> None:
     scores = co_watch_scores(history, rows, weights)
 
     assert np.argmax(scores) == 6
+
+
+def test_the_table_is_the_same_however_little_of_it_is_made_at_a_time(
+    ring: RetrievalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = co_watch_table(ring, k=6)
+
+    monkeypatch.setattr("training.retrieval.co_watch.PAIRS_AT_A_TIME", 25)
+    parted = co_watch_table(ring, k=6)
+    some = co_watch_table(ring, k=6, videos=range(3, 8))
+
+    for table, same, part in zip(whole, parted, some, strict=True):
+        assert np.array_equal(table, same)
+        assert np.array_equal(table[3:8], part)
+
+
+def test_a_large_catalogue_keeps_fewer_followers_of_each_video() -> None:
+    assert co_watch_neighbours(100) == co_watch_neighbours(250_000) == 64
+    assert co_watch_neighbours(1_000_000) == 16
+    assert co_watch_neighbours(100_000_000) == 8

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,19 @@ def exported(
     return model.eval(), path
 
 
-def test_one_file_holds_everything(exported: tuple[TwoTower, Path]) -> None:
-    assert [path.name for path in exported[1].parent.iterdir()] == ["model.onnx"]
+def test_the_videos_lie_beside_the_model_and_not_in_it(exported: tuple[TwoTower, Path]) -> None:
+    model, path = exported
+    files = sorted(file.name for file in path.parent.iterdir())
+    assert files == ["model.onnx", "vectors.npy"]
+    vectors = np.load(path.with_name("vectors.npy"))
+    assert np.array_equal(vectors, model.video_vectors().detach().numpy())
+    [videos] = [
+        part
+        for part in onnx.load(path, load_external_data=False).graph.initializer
+        if part.name == "videos"
+    ]
+    assert not videos.raw_data
+    assert {entry.key: entry.value for entry in videos.external_data}["location"] == "vectors.npy"
 
 
 def test_serving_inputs_go_in_as_they_are(
@@ -67,13 +79,14 @@ def test_a_file_that_answers_otherwise_fails_the_export(
     exported: tuple[TwoTower, Path], tmp_path: Path
 ) -> None:
     model, path = exported
-    broken = onnx.load(path)
+    broken = onnx.load(path, load_external_data=False)
     weights = next(
         tensor for tensor in broken.graph.initializer if tensor.name.endswith("norm.weight")
     )
     values = numpy_helper.to_array(weights) * np.float32(1.01)
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
     onnx.save(broken, tmp_path / "model.onnx")
+    shutil.copy(path.with_name("vectors.npy"), tmp_path)
 
     with pytest.raises(ExportError, match=r"differ by .* on a batch of one"):
         check_export(model, tmp_path / "model.onnx")
@@ -100,3 +113,25 @@ def test_a_data_set_of_ids_alone_exports(small: RetrievalConfig, tmp_path: Path)
     export_viewer_tower(TwoTower(data, small), tmp_path / "model.onnx")
 
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_half_precision_is_of_the_videos_alone(
+    exported: tuple[TwoTower, Path], ring: RetrievalData, tmp_path: Path
+) -> None:
+    model, _ = exported
+    path = tmp_path / "model.onnx"
+    export_viewer_tower(model, path, np.float16)
+    vectors = np.load(path.with_name("vectors.npy"))
+    assert vectors.dtype == np.float16
+    check_export(model, path)
+    viewers = [ring.viewer_features(viewer) for viewer in range(5)]
+    inputs = tower_inputs(viewers, ring.video_rows(), ring.vocabulary, model.config.history_limit)
+    options = onnxruntime.SessionOptions()
+    halves = onnxruntime.OrtValue.ortvalue_from_numpy(vectors)
+    options.add_initializer("videos", halves)
+    session = onnxruntime.InferenceSession(path, options)
+    answer = np.asarray(session.run(["viewer_vector"], inputs)[0])
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    expected = model.viewer_vectors(**tensors).detach().numpy()
+    assert answer.dtype == np.float32
+    assert np.abs(answer - expected).max() < 0.02

@@ -12,7 +12,7 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.train import train_retrieval
-from training.retrieval.unseen import fair_lift, fill_unseen, ridge
+from training.retrieval.unseen import best_scores, fair_lift, fill_unseen, ridge
 from training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
@@ -81,10 +81,31 @@ def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
         best = (scores + lift * slopes * lifted).topk(100, dim=1).indices
         return float(lifted[best].float().mean())
 
-    lift = fair_lift(scores, slopes, lifted, 0.05)
+    def parts(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = [scores.masked_fill(some, -torch.inf) for some in (lifted, ~lifted)]
+        fixed, lower = (own.topk(100, dim=1).values for own in hidden)
+        return fixed, lower
+
+    lift = fair_lift(*parts(scores), slopes, 0.05)
     assert held(lift) == pytest.approx(0.05, abs=0.001)
     assert held(lift - 0.05) < 0.05
-    assert fair_lift(scores + 6 * lifted, slopes, lifted, 0.05) == 0
+    assert fair_lift(*parts(scores + 6 * lifted), slopes, 0.05) == 0
+
+
+def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = torch.Generator().manual_seed(1)
+    states, vectors = (torch.randn((count, 6), generator=random) for count in (7, 300))
+    some = torch.arange(300) % 2 == 0
+    watched = [np.arange(viewer, viewer + 20) for viewer in range(7)]
+    whole = best_scores(states, vectors, some, watched)
+    monkeypatch.setattr("training.retrieval.unseen.SCORES_AT_ONCE", 900)
+    assert torch.allclose(best_scores(states, vectors, some, watched), whole, atol=1e-5)
+    scores = states @ vectors.T
+    free = sorted(set(range(0, 300, 2)) - set(watched[3].tolist()))
+    expected = scores[3, free].topk(100).values
+    assert torch.allclose(whole[3], expected, atol=1e-5)
 
 
 def test_a_video_without_content_is_left_alone(small: RetrievalConfig) -> None:

@@ -11,6 +11,7 @@ from training.evaluation.leaks.labels import check_ranking_set
 from training.evaluation.leaks.sequences import check_retrieval_data, check_split
 from training.evaluation.leaks.tables import check_tables
 from training.evaluation.leaks.timeline import LeakError, Timeline
+from training.ranking.config import RankingConfig
 from training.ranking.training_set import RankingSet
 from training.retrieval.data import RetrievalData
 
@@ -37,7 +38,11 @@ def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None
 
 
 def check_made(
-    watches: pd.DataFrame, data: RetrievalData, release: Path, ranking_set: RankingSet | None
+    watches: pd.DataFrame,
+    data: RetrievalData,
+    release: Path,
+    ranking_set: RankingSet | None,
+    viewers: int = RankingConfig.viewers,
 ) -> None:
     """Checks what training made: a release's tables, and the ranker's training set.
 
@@ -46,6 +51,7 @@ def check_made(
         data: what the towers learned from.
         release: its folder, the ranker not needed.
         ranking_set: drawn from it; None where it is gone.
+        viewers: most viewers of the ranking set, see `RankingConfig`.
 
     Raises:
         LeakError: as `check_inputs`.
@@ -53,4 +59,4 @@ def check_made(
     timeline = Timeline(watches, data.video_ids)
     check_tables(timeline, data, release)
     if ranking_set is not None:
-        check_ranking_set(timeline, ranking_set)
+        check_ranking_set(timeline, ranking_set, viewers)

@@ -8,18 +8,24 @@ import numpy.typing as npt
 from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from training.evaluation.leaks.features import likes_of
 from training.evaluation.leaks.timeline import LeakError, Timeline
-from training.ranking.training_set import LIKE_WATCHES, RankingSet, ViewerColumns
+from training.ranking.training_set import (
+    LIKE_WATCHES,
+    RankingSet,
+    ViewerColumns,
+    chosen_viewers,
+)
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 
-def check_ranking_set(timeline: Timeline, data: RankingSet) -> None:
+def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> None:
     """No label is of the test part, and all beside a label is older than it.
 
-    The labels are the last watches of each viewer before the test, as the timeline has them.
+    The labels are the last watches of each viewer before the test, as the timeline has them; of
+    more than `viewers` viewers, those of the chosen.
     """
-    labels = label_places(timeline)
+    labels = label_places(timeline, viewers)
     lists = labels[timeline.parts[labels] == "validation"]
     for name, given, wanted in (
         ("like labels", len(data.likes.rows), len(labels)),
@@ -55,9 +61,14 @@ def check_ranking_set(timeline: Timeline, data: RankingSet) -> None:
     )
 
 
-def label_places(timeline: Timeline) -> Int64Array:
-    """Places of the watches that label likes: each viewer's last before the test, int64[m]."""
+def label_places(timeline: Timeline, most_viewers: int) -> Int64Array:
+    """Places of the watches that label likes: chosen viewers' last before the test, int64[m]."""
     past = np.flatnonzero(~timeline.test)
+    numbers = np.unique(timeline.viewers[past])
+    ids = timeline.viewer_ids
+    chosen = np.zeros(len(ids), np.bool_)
+    chosen[numbers] = chosen_viewers([ids[number] for number in numbers], most_viewers)
+    past = past[chosen[timeline.viewers[past]]]
     viewers = timeline.viewers[past]
     stops = np.searchsorted(viewers, viewers, side="right")
     return past[stops - np.arange(len(past)) <= LIKE_WATCHES]

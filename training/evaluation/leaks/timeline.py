@@ -79,6 +79,11 @@ class Timeline:
         """How many videos the catalogue has."""
         return len(self._videos)
 
+    @property
+    def viewer_ids(self) -> list[str]:
+        """The id of each viewer, by number."""
+        return list(self._names)
+
     def viewer_numbers(self, ids: Sequence[str] | pd.Series) -> Int64Array:
         """The number of each viewer, -1 for an unknown one, int64[m]."""
         return np.asarray(self._names.get_indexer(pd.Index(ids)), np.int64)

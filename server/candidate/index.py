@@ -1,0 +1,114 @@
+"""The index of video vectors: the nearest of them, without some, from a file that is mapped.
+
+Which kind it is, and how many cells it searches, the release's manifest says: `training/release`
+chose them by measured recall.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from server.releases.manifest import IndexDescription, ReleaseError
+from server.releases.tables import check_rows
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class VideoIndex:
+    """A faiss inner-product index whose ids are rows. Safe to use from several threads."""
+
+    def __init__(self, index: Any, description: IndexDescription) -> None:
+        """Takes the index, and how to search it."""
+        self._index = index
+        self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
+        self._probes = min(description.probes or self._cells, self._cells)
+
+    @staticmethod
+    def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
+        """The index of `count` vectors of `size` dimensions in `file`.
+
+        Its vectors are mapped: they are in memory as they are searched, once for all processes
+        of the machine.
+
+        Raises:
+            ReleaseError: it can't be read, or is of something else.
+        """
+        try:
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ReleaseError(f"{file}: faiss can't read the index: {error}") from error
+        if index.d != size:
+            raise ReleaseError(
+                f"{file}: has vectors of {index.d} dimensions, "
+                f"feature_schema.vector_size of the release is {size}"
+            )
+        if index.ntotal != count:
+            raise ReleaseError(
+                f"{file}: has {index.ntotal} vectors, the release has {count} videos"
+            )
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ReleaseError(f"{file}: the index must search by inner product")
+        _check_ids(file, index, count)
+        return VideoIndex(index, description)
+
+    def nearest(self, vector: Float32Array, limit: int, excluded: Int64Array) -> Int64Array:
+        """Rows of the videos with the largest inner products, best first.
+
+        Args:
+            vector: float32[d].
+            limit: how many; fewer come only where there are no more.
+            excluded: rows that must not come, int64[e].
+        """
+        total = self._index.ntotal
+        limit = min(limit, total)
+        if limit == 0:
+            return np.empty(0, np.int64)
+        selector, _bits = _all_but(excluded, total)
+        rows = self._search(vector, limit, self._probes, selector)
+        if rows[-1] < 0 and self._probes < self._cells:
+            # The cells that are searched hold too few.
+            rows = self._search(vector, limit, self._cells, selector)
+        return rows[rows >= 0]
+
+    def _search(self, vector: Float32Array, limit: int, probes: int, selector: Any) -> Int64Array:
+        chosen: dict[str, Any] = {} if selector is None else {"sel": selector}
+        kind: Any = faiss.SearchParameters
+        if self._cells:
+            chosen["nprobe"] = probes
+            kind = faiss.SearchParametersIVF
+        parameters = kind(**chosen)
+        rows: Int64Array = self._index.search(vector[None], limit, params=parameters)[1][0]
+        return rows
+
+
+def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint8]]:
+    """What lets a search pass all rows but some, None where it is to pass all; and its memory.
+
+    A bit a row: with 200 excluded rows as fast as to find that many more and drop them, and with
+    5,000 a fraction of its time.
+    """
+    bits = np.empty(0, np.uint8)
+    if not len(excluded):
+        return None, bits
+    bits = np.full((total + 7) // 8, 255, np.uint8)
+    np.bitwise_and.at(bits, excluded >> 3, ~(1 << (excluded & 7)).astype(np.uint8))
+    selector: Any = faiss.IDSelectorBitmap
+    return selector(bits), bits
+
+
+def _check_ids(file: Path, index: Any, count: int) -> None:
+    """Raises ReleaseError where an id that the index stores is no row; most store none."""
+    if isinstance(index, faiss.IndexIDMap):
+        check_rows(file, faiss.vector_to_array(index.id_map), count)
+    if isinstance(index, faiss.IndexIVF):
+        lists: Any = index.invlists
+        for number in range(index.nlist):
+            if lists.list_size(number):
+                ids = faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+                check_rows(file, ids, count)

@@ -1,0 +1,89 @@
+"""The offline rows, made by column, against the activity that each event leaves behind."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from server.features.activity import Activity, Watch
+from tests.builders.datasets import random_interactions
+from training.data.split import split_watches
+from training.features import activity as offline
+
+SECOND = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def watches() -> pd.DataFrame:
+    interactions = random_interactions()
+    moments = interactions["timestamp"].astype("datetime64[us, UTC]")
+    interactions["timestamp"] = moments
+    split = split_watches(interactions, "last")
+    return split[split["part"] != "test"]
+
+
+def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]:
+    """Every row, one event after the other."""
+    rows = []
+    for viewer, mine in watches.groupby("viewer_id", sort=False):
+        events: list[tuple[int, Watch | None]] = []
+        times, likes = (mine[name].astype("int64").tolist() for name in ("time", "liked_time"))
+        for video_id, time, liked in zip(mine["video_id"], times, likes, strict=True):
+            events.append((time, Watch(video_id, time // SECOND, liked == time)))
+            if liked > time:
+                events.append((liked, None))
+        events.sort(key=lambda event: event[0])
+        complete = len(mine) <= offline.ROWS_KEPT
+        kept = since if complete else times[-offline.ROWS_KEPT]
+        activity = Activity()
+        after = {since: activity} if complete else {}
+        for time, happened in events:
+            activity = activity.after(happened) if happened else activity.after_like()
+            if time >= kept:
+                after[time] = activity
+        rows += [(str(viewer), time, state) for time, state in after.items()]
+    return rows
+
+
+def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[str, int, Activity]]:
+    offline.write_viewer_activity(watches, since, path, lambda _done, _total: None)
+    table = pq.read_table(path)
+    times = table["event_timestamp"].cast(pa.int64()).to_pylist()
+    return [
+        (
+            row["viewer_id"],
+            time,
+            Activity(
+                tuple(row["history_ids"]),
+                tuple(row["history_times"]),
+                tuple(row["watched_keys"]),
+                row["viewer_watch_count"],
+                row["viewer_like_count"],
+            ),
+        )
+        for row, time in zip(table.drop_columns("event_timestamp").to_pylist(), times, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("at_a_time", [7, 2048])
+@pytest.mark.parametrize("limits", [(200, 5000), (4, 9)])
+def test_each_row_is_the_activity_after_all_that_happened_by_then(
+    watches: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_a_time: int,
+    limits: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(offline, "_VIEWERS_AT_A_TIME", at_a_time)
+    for module in ("server.features.activity", "training.features.activity"):
+        monkeypatch.setattr(f"{module}.HISTORY_LIMIT", limits[0])
+        monkeypatch.setattr(f"{module}.WATCHED_LIMIT", limits[1])
+    since = (watches["time"].min() - pd.Timedelta(seconds=1)).to_pydatetime()
+    expected = folded(watches, int(since.timestamp() * SECOND))
+    assert written(watches, since, tmp_path / "activity.parquet") == expected
+    assert any(activity.like_count for *_, activity in expected)

@@ -1,0 +1,165 @@
+"""A made-up world as tables: ids, titles, tags and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
+from training.data.synth.events import HIDE, KINDS, Events
+from training.data.synth.world import REGIONS, SERIES, World, hashed
+
+VIDEOS_AT_A_TIME = 131_072
+WORDS_PER_TOPIC = 12
+_SYLLABLES = [
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gu",
+    "ha",
+    "je",
+    "ki",
+    "lo",
+    "mu",
+    "na",
+    "pe",
+    "ri",
+    "so",
+    "tu",
+    "va",
+    "we",
+    "xi",
+    "yo",
+    "zu",
+]
+_COUNTRIES = ("CH", "BR", "IN", "JP", "NG")
+_PLANS = ("free", "family", "premium")
+_AGES = ("16-24", "25-34", "35-49", "50+")
+_FORMATS = ("short", "clip", "feature")
+_MICROS = 1_000_000
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def video_ids(count: int) -> pa.Array:
+    """The id of each video by row: "v0000000" and so on."""
+    return _numbered("v", np.arange(count))
+
+
+def viewer_ids(count: int) -> pa.Array:
+    """The id of each viewer by number: "u0000000" and so on."""
+    return _numbered("u", np.arange(count))
+
+
+def video_parts(world: World) -> Iterator[pa.Table]:
+    """The catalogue in parts; schema VIDEOS.
+
+    A title has two words of the topic's own, the series' number and the episode's; tags are the
+    topic, its region and how long the video is.
+    """
+    ids = video_ids(world.config.videos)
+    for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
+        part = slice(start, start + VIDEOS_AT_A_TIME)
+        topic = world.topic[part].astype(np.int64)
+        series, episode = np.divmod(world.rank[part].astype(np.int64), SERIES)
+        draw = hashed(world.config.seed, 9, topic, series)
+        words = [
+            _WORDS.take(pa.array(_word(world.config.seed, topic, draw >> np.uint64(shift))))
+            for shift in (0, 8)
+        ]
+        title = pc.binary_join_element_wise(
+            *words, _text(series), pa.scalar("part"), _text(episode + 1), " "
+        )
+        length = np.searchsorted([120.0, 900.0], world.duration[part])
+        tags = [
+            _numbered("topic-", topic, 4),
+            _numbered("region-", topic % REGIONS, 1),
+            pa.array(_FORMATS).take(pa.array(length)),
+        ]
+        yield pa.table(
+            {
+                "video_id": ids.slice(start, len(topic)),
+                "title": title,
+                "tags": _lists(tags),
+                "published": pa.array(world.published[part] * _MICROS, TIME),
+                "duration": pa.array(world.duration[part]),
+            },
+            schema=VIDEOS,
+        )
+
+
+def viewer_table(world: World) -> pa.Table:
+    """The viewers; schema VIEWERS. The country tells the region; plan and age tell nothing."""
+    count = world.config.viewers
+    random = world.config.random(10)
+    attributes = [
+        _named("country", _COUNTRIES, world.region),
+        _named("plan", _PLANS, random.integers(0, len(_PLANS), count)),
+        _named("age", _AGES, random.integers(0, len(_AGES), count)),
+    ]
+    return pa.table({"viewer_id": viewer_ids(count), "attributes": _lists(attributes)}, VIEWERS)
+
+
+def interaction_table(
+    events: Events, first_row: int, viewers: pa.Array, videos: pa.Array
+) -> pa.Table:
+    """Events as INTERACTIONS, numbered from `first_row`.
+
+    Args:
+        events: in order of time.
+        first_row: number of the first of them among all.
+        viewers: ids by number.
+        videos: ids by row.
+    """
+    count = len(events.time)
+    fraction = pa.array(events.fraction, mask=events.kind == HIDE)
+    return pa.table(
+        {
+            "viewer_id": viewers.take(pa.array(events.viewer)),
+            "video_id": videos.take(pa.array(events.video)),
+            "timestamp": pa.array(events.time, TIME),
+            "row": pa.array(np.arange(first_row, first_row + count)),
+            "event": pa.array(KINDS).take(pa.array(events.kind)),
+            "watched_fraction": fraction,
+            "rating": pa.nulls(count, pa.float32()),
+            "held_out": pa.array(np.zeros(count, np.bool_)),
+        },
+        schema=INTERACTIONS,
+    )
+
+
+def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Array:
+    """A word of each topic's own, as a place in _WORDS."""
+    chosen = (draw % np.uint64(WORDS_PER_TOPIC)).astype(np.int64)
+    return (hashed(seed, 11, topic, chosen) % np.uint64(len(_WORDS))).astype(np.int64)
+
+
+_WORDS = pa.array([a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES[:10]])
+
+
+def _numbered(prefix: str, numbers: Int64Array, width: int = 7) -> pa.Array:
+    return pc.binary_join_element_wise(
+        pa.scalar(prefix), pc.utf8_lpad(_text(numbers), width, "0"), ""
+    )
+
+
+def _text(numbers: Int64Array) -> pa.Array:
+    return pa.array(np.asarray(numbers, np.int64)).cast(pa.string())
+
+
+def _named(name: str, values: tuple[str, ...], places: npt.NDArray[np.integer]) -> pa.Array:
+    return pa.array([f"{name}={value}" for value in values]).take(pa.array(places))
+
+
+def _lists(columns: list[pa.Array]) -> pa.Array:
+    """A list a row, of one value of each column."""
+    count, width = len(columns[0]), len(columns)
+    every = pa.concat_arrays(columns)
+    order = np.arange(count * width).reshape(width, count).T.ravel()
+    offsets = np.arange(0, count * width + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), every.take(pa.array(order)))

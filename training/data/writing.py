@@ -1,0 +1,141 @@
+"""Writes a data set part by part, so that its interactions never need to be in memory at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from server.errors import VireoError
+from server.features.keys import KeyCollisionError, unique_video_keys
+from server.home import Home
+from training.data.dataset import DESCRIPTION, DatasetInfo, check_name, describe_dataset
+from training.data.folder import replaced_folder
+from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+
+_SCHEMAS = {"interactions": INTERACTIONS, "videos": VIDEOS, "viewers": VIEWERS}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A data set's three tables, not yet on disk; schemas as in `training.data.schema`."""
+
+    interactions: pa.Table
+    videos: pa.Table
+    viewers: pa.Table
+
+
+class DatasetWriter:
+    """Takes a data set's tables in parts; each part becomes a row group of its file."""
+
+    def __init__(self, folder: Path, files: ExitStack) -> None:
+        """Opens the three files in `folder`, which `files` closes."""
+        self._folder = folder
+        self._files = {
+            name: files.enter_context(
+                pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
+            )
+            for name, schema in _SCHEMAS.items()
+        }
+        self._rows: Counter[str] = Counter()
+        self._events: Counter[str] = Counter()
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+        self._video_ids: list[str] = []
+
+    def add_videos(self, part: pa.Table) -> None:
+        """Appends videos, in the order of the catalogue."""
+        self._video_ids += part["video_id"].to_pylist()
+        self._add("videos", part)
+
+    def add_viewers(self, part: pa.Table) -> None:
+        """Appends viewers."""
+        self._add("viewers", part)
+
+    def add_interactions(self, part: pa.Table) -> None:
+        """Appends interactions, no earlier than those before."""
+        for entry in part["event"].value_counts().to_pylist():
+            self._events[entry["values"]] += entry["counts"]
+        if part.num_rows:
+            span = pc.min_max(part["timestamp"]).as_py()
+            self._first = min(span["min"], self._first or span["min"])
+            self._last = max(span["max"], self._last or span["max"])
+        self._add("interactions", part)
+
+    def _add(self, name: str, part: pa.Table) -> None:
+        self._files[name].write_table(part.cast(_SCHEMAS[name]))
+        self._rows[name] += part.num_rows
+
+    def check(self) -> None:
+        """Raises VireoError where two video ids have the same key, or there is no interaction."""
+        try:
+            unique_video_keys(self._video_ids)
+        except KeyCollisionError as error:
+            raise VireoError(str(error)) from error
+        if self._first is None:
+            raise VireoError("a data set needs at least one interaction")
+
+    def described(self, **known: Any) -> DatasetInfo:
+        """The description of what was written, once the files are closed."""
+        digest = hashlib.sha256()
+        for name in _SCHEMAS:
+            with (self._folder / f"{name}.parquet").open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        assert self._first is not None
+        assert self._last is not None
+        return DatasetInfo(
+            **known,
+            interactions=self._rows["interactions"],
+            videos=self._rows["videos"],
+            viewers=self._rows["viewers"],
+            events=dict(self._events),
+            first=self._first,
+            last=self._last,
+            fingerprint=digest.hexdigest(),
+        )
+
+
+@contextmanager
+def dataset_writer(
+    home: Home, name: str, source: str, terms: str = "", problems: Mapping[str, int] | None = None
+) -> Iterator[DatasetWriter]:
+    """Yields what writes a data set in place of any earlier one of that name, whole or not at all.
+
+    Args:
+        home: where it goes.
+        name: what to call it.
+        source: where it comes from, in words.
+        terms: what its use is bound to.
+        problems: what was mended in it, and how often.
+
+    Raises:
+        VireoError: the name is unfit, the disk refuses, or see `DatasetWriter.check`.
+    """
+    with replaced_folder(home.data(check_name(name))) as folder:
+        with ExitStack() as files:
+            writer = DatasetWriter(folder, files)
+            yield writer
+            writer.check()
+        mended = {what: count for what, count in (problems or {}).items() if count}
+        info = writer.described(name=name, source=source, terms=terms, problems=mended)
+        (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
+
+
+def write_dataset(
+    home: Home, name: str, tables: Tables, source: str, terms: str, problems: Mapping[str, int]
+) -> DatasetInfo:
+    """Writes a data set that is in memory; arguments and errors as of `dataset_writer`."""
+    with dataset_writer(home, name, source, terms, problems) as writer:
+        writer.add_videos(tables.videos)
+        writer.add_viewers(tables.viewers)
+        writer.add_interactions(tables.interactions)
+    return describe_dataset(home, name)
