@@ -57,11 +57,8 @@ class InProcess:
         release = self.candidate.release
         viewer = query.viewer
         vector = release.viewer_vector(viewer)
-        rows = release.nearest(vector, query.count + len(viewer.watched_keys))
-        watched = np.zeros(len(release.keys), np.bool_)
-        known = release.rows.find(viewer.watched_keys)
-        watched[known[known >= 0]] = True
-        rows = rows[~watched[rows]][: query.count]
+        watched = release.rows.find(viewer.watched_keys)
+        rows = release.index.nearest(vector, query.count, watched[watched >= 0])
         history = release.rows.find(viewer.history_keys)
         history = history[history >= 0]
         retrieval = retrieval_features(
