@@ -15,7 +15,7 @@ from clients.cli.release.promote import PromotionRefusedError
 from server.errors import VireoError
 from server.home import Home
 from server.releases.channels import Change
-from server.releases.manifest import Manifest
+from server.releases.manifest import FORMAT_VERSION, Manifest
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
@@ -188,7 +188,7 @@ def test_where_one_only_serves_the_gate_says_what_to_install(
         (b"{torn", "isn't a manifest"),
         (b'{"format_version": 99}', "format_version is 99"),
         (b'{"format_version": true}', "format_version is True"),
-        (b'{"format_version": 3}', "manifest field release_id"),
+        (b'{"format_version": %d}' % FORMAT_VERSION, "manifest field release_id"),
     ],
 )
 def test_after_a_current_release_that_cannot_be_read_one_has_to_say_why(

@@ -84,7 +84,7 @@ def test_release_opens_without_the_store_once_fetched(
     with pytest.raises(CacheError, match=f"release {name} isn't in the cache"):
         cache.open(name, FILES)
     assert cache.fetch(store, name, FILES) == cache.open(name, FILES)
-    with pytest.raises(CacheError, match=r"videos/titles\.json of release .* is missing"):
+    with pytest.raises(CacheError, match=r"videos/titles\.bin of release .* is missing"):
         cache.open(name, (layout.VIDEO_TITLES,))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from server.releases.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ReleaseError
 from tests.builders.releases import build_release
 
 Document = dict[str, Any]
@@ -58,8 +58,11 @@ def negative_size(document: Document) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (another_format, r"format_version is 99, this build serves 3; train the release again"),
-        (no_format, "format_version is None, this build serves 3"),
+        (
+            another_format,
+            f"format_version is 99, this build serves {FORMAT_VERSION}; train the release again",
+        ),
+        (no_format, f"format_version is None, this build serves {FORMAT_VERSION}"),
         (
             another_half_life,
             r"feature_schema\.constants\[co_watch\.half_life\] is 4\.5, this build computes "
