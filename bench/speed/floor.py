@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.candidate.service import decode
+from server.errors import VireoError
 from server.features.co_watch import co_watch_scores
 from server.features.ease import ease_scores
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
@@ -148,15 +149,20 @@ class FloorProcess:
             cores: to run on; any by default.
         """
         spawn = get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
+        self._pipe, self._theirs = spawn.Pipe()
         self._process = spawn.Process(
-            target=_answer, args=(theirs, folder, list(requests), page, cores), daemon=True
+            target=_answer, args=(self._theirs, folder, list(requests), page, cores), daemon=True
         )
 
     def __enter__(self) -> FloorProcess:
-        """Begins; returns once the release is loaded."""
+        """Begins; returns once the release is loaded.
+
+        Raises:
+            VireoError: the process has ended; it said why on the standard error.
+        """
         self._process.start()
-        self._pipe.recv()
+        self._theirs.close()  # else a process that dies would be waited for for ever
+        self._received()
         return self
 
     def __exit__(
@@ -174,9 +180,15 @@ class FloorProcess:
         self._pipe.send((way, requests))
 
     def result(self) -> Timing:
-        """Waits for the timing."""
-        timing: Timing = self._pipe.recv()
+        """Waits for the timing; raises VireoError where the process has ended."""
+        timing: Timing = self._received()
         return timing
+
+    def _received(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError as error:
+            raise VireoError("the process that measures the floor has ended") from error
 
 
 def _answer(
@@ -190,7 +202,6 @@ def _answer(
         os.sched_setaffinity(0, cores)
     # As pods do: threads of these libraries would only fight over the cores.
     threadpool_limits(1)
-    threadpool_limits(1)  # as in pods: threads of these libraries would only fight over cores
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString
     queries = [decode(parse(body)) for body in bodies]
     chain = InProcess.load(folder)

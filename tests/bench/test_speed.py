@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bench.speed.chain import ChainPlan
 from bench.speed.every import EveryPlan, measure_all
+from bench.speed.floor import FloorProcess
 from bench.speed.h2load import Shot, fire, frame
 from bench.speed.rank import RankPlan
 from bench.speed.report import write_report
@@ -58,6 +59,12 @@ def test_a_page_has_each_row(tmp_path: Path) -> None:
     assert page.count("<svg") == 2
     for row in rows:
         assert row.measure in page
+
+
+def test_a_floor_that_cannot_load_the_release_is_told_of(tmp_path: Path) -> None:
+    floor = FloorProcess(tmp_path / "missing", [], page=10)
+    with pytest.raises(VireoError, match="has ended"):
+        floor.__enter__()
 
 
 @needs_h2load

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,8 +22,6 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.ensemble import train_towers
 from training.retrieval.train import CHECKPOINT, CURVE
-
-QUIET = Console(quiet=True)
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -44,11 +43,14 @@ def test_members_trained_at_once_are_those_trained_one_after_the_other(
     ring: RetrievalData, small: RetrievalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(small, members=3, epochs=2, threads=1)
-    made = []
+    made, taken_over = [], []
     for cores in (1, 2):
         monkeypatch.setattr(ensemble, "_cores", lambda cores=cores: cores)
-        made.append(train_towers(ring, config, tmp_path / str(cores), QUIET))
+        told = StringIO()
+        made.append(train_towers(ring, config, tmp_path / str(cores), Console(file=told)))
+        taken_over.append(told.getvalue().count("from the checkpoint, 100% done"))
     assert torch.equal(made[0].video_vectors(), made[1].video_vectors())
+    assert taken_over == [0, 1], "of three members on two cores one is trained aside"
 
 
 def test_one_that_is_not_done_when_the_others_stop_keeps_what_it_did(
