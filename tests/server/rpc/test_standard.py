@@ -67,4 +67,5 @@ async def test_health_and_channelz_answer_as_ever(channel: grpc.aio.Channel) -> 
     assert raised.value.code() == grpc.StatusCode.NOT_FOUND
     channelz = channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[no-untyped-call]
     servers = await channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=10)
-    assert servers.server[0].data.calls_started >= 1
+    # Of a process's servers those of earlier tests may still be among them.
+    assert max(server.data.calls_started for server in servers.server) >= 1
