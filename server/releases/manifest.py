@@ -132,8 +132,8 @@ class IndexDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["exact", "ivf_fp16"] = "exact"
-    """Every vector, or those of the nearest cells, in half precision."""
+    kind: Literal["exact", "ivf_int8"] = "exact"
+    """Every vector, or those of the nearest cells, in 8 bits a dimension."""
     cells: int = Field(default=0, ge=0)
     probes: int = Field(default=0, ge=0)
     """How many of the cells are searched; 0 where there are none."""

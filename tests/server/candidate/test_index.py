@@ -19,15 +19,15 @@ def vectors() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(COUNT, SIZE)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["exact", "ivf_fp16"])
+@pytest.fixture(scope="module", params=["exact", "ivf_int8"])
 def file(
     request: pytest.FixtureRequest, vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     flat = faiss.IndexFlatIP(SIZE)
     index: faiss.Index = flat
-    if request.param == "ivf_fp16":
+    if request.param == "ivf_int8":
         index = faiss.IndexIVFScalarQuantizer(
-            flat, SIZE, 32, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+            flat, SIZE, 32, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
         )
         index.train(vectors)
     index.add(vectors)
@@ -37,8 +37,8 @@ def file(
 
 
 def opened(file: Path, probes: int = 0) -> VideoIndex:
-    approximate = file.parent.name.startswith("ivf_fp16")
-    description = IndexDescription(kind="ivf_fp16" if approximate else "exact", probes=probes)
+    approximate = file.parent.name.startswith("ivf_int8")
+    description = IndexDescription(kind="ivf_int8" if approximate else "exact", probes=probes)
     return VideoIndex.read(file, description, COUNT, SIZE)
 
 
@@ -76,7 +76,7 @@ def test_a_few_probes_search_less(tmp_path: Path, vectors: np.ndarray) -> None:
     index.train(vectors)
     index.add(vectors)
     few, all_cells = (
-        VideoIndex(index, IndexDescription(kind="ivf_fp16", probes=probes)) for probes in (1, 0)
+        VideoIndex(index, IndexDescription(kind="ivf_int8", probes=probes)) for probes in (1, 0)
     )
     query = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
     assert all_cells.nearest(query, 30, NONE).tolist() == best(vectors, query, NONE)[:30]
