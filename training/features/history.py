@@ -1,13 +1,20 @@
-"""Viewers' features as they were at given moments, by Feast's point-in-time join."""
+"""Viewers' features as they were at given moments.
+
+Profiles come by Feast's point-in-time join. Of the activity, which is long lists, only the rows
+that held at the moments are read: Feast finds the same ones, but has Dask pickle the lists of all
+viewers several times over for it, which for some two million rows doesn't end.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from server.errors import VireoError
@@ -17,11 +24,20 @@ from training.features.activity import ROWS_KEPT
 from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
 
-_COUNTS = ["viewer_watch_count", "viewer_like_count"]
-_ROW = ["viewer_id", *_COUNTS]
-"""What tells a row of viewer_activity from every other: counts grow with each of a viewer's."""
+_KEY, _MOMENT, _PLACE = "viewer_id", "event_timestamp", "file_row"
+_COLUMNS = (
+    "history_ids",
+    "history_times",
+    "watched_keys",
+    "viewer_watch_count",
+    "viewer_like_count",
+)
+
+_FILE = "viewer_activity.parquet"
 
 Int64Array = npt.NDArray[np.int64]
+_Activity: TypeAlias = tuple[Int64Array, Int64Array, Int64Array, int, int]
+"""Keys and times of the history, keys of all that was watched, and how many watches and likes."""
 
 
 def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
@@ -41,78 +57,80 @@ def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures
     """
     store = open_repository(repo)
     profiles, _ = joined_at(store, ["viewer_profile:attributes"], "viewer_id", moments)
-    # Feast says which row of the activity held at each moment, by its counts. The lists of
-    # that row are read here: through Feast, Dask would pickle them dozens of times over.
-    names = [f"viewer_activity:{name}" for name in _COUNTS]
-    counts, found = joined_at(store, names, "viewer_id", moments)
-    if not found.all():
-        first = moments[~found].iloc[0]
-        raise VireoError(
-            f"the activity of viewer {first['viewer_id']!r} at {first['event_timestamp']} wasn't "
-            f"kept: only what holds after each of the last {ROWS_KEPT} watches is"
-        )
-    rows, activities = _activities(repo / "viewer_activity.parquet", counts)
+    rows = _rows_at(repo / _FILE, moments)
+    activities = _activities(repo / _FILE, rows)
     return [
-        _viewer(activities.get(row), watches, likes, attributes)
-        for row, watches, likes, attributes in zip(
-            rows.tolist(),
-            counts["viewer_watch_count"].tolist(),
-            counts["viewer_like_count"].tolist(),
-            profiles["attributes"].tolist(),
-            strict=True,
-        )
+        _viewer(activities.get(row), attributes)
+        for row, attributes in zip(rows.tolist(), profiles["attributes"].tolist(), strict=True)
     ]
 
 
 def _viewer(
-    activity: tuple[Int64Array, Int64Array, Int64Array] | None,
-    watches: float,
-    likes: float,
-    attributes: npt.NDArray[np.object_] | float | None,
+    activity: _Activity | None, attributes: npt.NDArray[np.object_] | float | None
 ) -> ViewerFeatures:
-    """One viewer; counts and attributes are NaN or None where nobody knows them."""
+    """One viewer; attributes are NaN or None where nobody knows them."""
     # Feast returns lists as arrays, and NaN or None where there is no row.
     profile = tuple(attributes) if isinstance(attributes, np.ndarray) else ()
     if activity is None:
         return ViewerFeatures(attributes=profile)
-    history_keys, history_times, watched_keys = activity
+    history_keys, history_times, watched_keys, watches, likes = activity
     return ViewerFeatures(
         history_keys=history_keys,
         history_times=history_times,
         watched_keys=watched_keys,
         attributes=profile,
-        watch_count=int(watches),
-        like_count=int(likes),
+        watch_count=watches,
+        like_count=likes,
     )
 
 
-def _activities(
-    path: Path, counts: pd.DataFrame
-) -> tuple[Int64Array, dict[int, tuple[Int64Array, Int64Array, Int64Array]]]:
-    """The lists of the rows that `counts` names.
+def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
+    """The file's row that held at each moment, -1 for viewers who have none, int64[n].
 
-    Returns:
-        For each of `counts` its row of the file, -1 where there is none, int64[n]; and by row
-        its history_keys, history_times and watched_keys.
+    Raises:
+        VireoError: all rows that are kept of a viewer are newer.
     """
-    index = pq.read_table(path, columns=_ROW).to_pandas()
-    index["file_row"] = np.arange(len(index))
-    wanted = counts[_ROW].merge(index, how="left", on=_ROW)["file_row"]
-    rows = wanted.fillna(-1).to_numpy(np.int64)
+    if moments.empty:
+        return np.empty(0, np.int64)
+    index = pq.read_table(path, columns=[_KEY, _MOMENT])
+    index = index.append_column(_PLACE, pa.array(np.arange(len(index))))
+    asked = pa.array(moments[_KEY].unique())
+    kept = index.filter(pc.is_in(index[_KEY], value_set=asked)).to_pandas()
+    wanted = moments[[_KEY, _MOMENT]].assign(asked=np.arange(len(moments)))
+    wanted[_MOMENT] = wanted[_MOMENT].astype(kept[_MOMENT].dtype)
+    joined = pd.merge_asof(
+        wanted.sort_values(_MOMENT),
+        kept.sort_values(_MOMENT, kind="stable"),
+        on=_MOMENT,
+        by=_KEY,
+    ).sort_values("asked")
+    early = joined[_PLACE].isna() & joined[_KEY].isin(kept[_KEY])
+    if early.any():
+        first = joined[early].iloc[0]
+        raise VireoError(
+            f"the activity of viewer {first[_KEY]!r} at {first[_MOMENT]} wasn't "
+            f"kept: only what holds after each of the last {ROWS_KEPT} watches is"
+        )
+    return joined[_PLACE].fillna(-1).to_numpy(np.int64)
+
+
+def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
+    """What the file has in some of its rows, by row; -1 has nothing."""
     needed = np.unique(rows[rows >= 0])
-    found: dict[int, tuple[Int64Array, Int64Array, Int64Array]] = {}
+    found: dict[int, _Activity] = {}
     start = 0
     file = pq.ParquetFile(path)
-    columns = ["history_ids", "history_times", "watched_keys"]
     for group in range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows
         inside = needed[np.searchsorted(needed, start) : np.searchsorted(needed, end)]
         if len(inside):
-            table = file.read_row_group(group, columns).take(inside - start).combine_chunks()
-            lists = zip(*(_lists(table[name].chunk(0)) for name in columns), strict=True)
-            found.update(zip(inside.tolist(), lists, strict=True))
+            table = file.read_row_group(group, list(_COLUMNS)).take(inside - start)
+            columns = [table.combine_chunks()[name].chunk(0) for name in _COLUMNS]
+            lists = [_lists(column) for column in columns[:3]]
+            counts = [column.to_pylist() for column in columns[3:]]
+            found.update(zip(inside.tolist(), zip(*lists, *counts, strict=True), strict=True))
         start = end
-    return rows, found
+    return found
 
 
 def _lists(column: pa.ListArray) -> list[Int64Array]:

@@ -150,6 +150,16 @@ def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd
         viewer_features_at(repo, moments_before(many.groupby("viewer_id").head(3)))
 
 
+def test_the_activity_is_that_which_feast_joins(repo: Path, watches: pd.DataFrame) -> None:
+    moments = moments_before(watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=1))
+    features = ["viewer_activity:viewer_watch_count", "viewer_activity:viewer_like_count"]
+    joined, _ = joined_at(open_repository(repo), features, "viewer_id", moments)
+    found = viewer_features_at(repo, moments)
+    watched, liked = (joined[name.partition(":")[2]].fillna(0).tolist() for name in features)
+    assert [features.watch_count for features in found] == watched
+    assert [features.like_count for features in found] == liked
+
+
 def statistics_recomputed(
     home: Home, watches: pd.DataFrame, video: str, moment: pd.Timestamp
 ) -> list[float]:
