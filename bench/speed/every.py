@@ -1,5 +1,7 @@
 """All measurements of speed, one after the other; chain and tail on one stack.
 
+What a large catalogue costs is measured on data sets of their own, where they were trained.
+
 vireo bench all
 """
 
@@ -12,9 +14,12 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from bench.speed.asked import asked
+from bench.speed.catalogue import CataloguePlan, measure_catalogue
 from bench.speed.chain import ChainPlan, chain_rows
+from bench.speed.pods import PodsPlan, measure_pods
 from bench.speed.rank import RankPlan, measure_rank
 from bench.speed.row import Row
+from bench.speed.search import SearchPlan, measure_search
 from bench.speed.stand import stand
 from bench.speed.tail import TailPlan, tail_rows
 from server.home import Home
@@ -28,15 +33,35 @@ class EveryPlan:
     chain: ChainPlan = field(default_factory=ChainPlan)
     tail: TailPlan = field(default_factory=TailPlan)
     rank: RankPlan = field(default_factory=RankPlan)
+    search: SearchPlan = field(default_factory=SearchPlan)
+    pods: PodsPlan = field(default_factory=PodsPlan)
+    catalogue: CataloguePlan = field(default_factory=CataloguePlan)
 
     @staticmethod
     def of(rounds: int) -> EveryPlan:
         """Everything as by default, so many times."""
-        return EveryPlan(ChainPlan(rounds=rounds), TailPlan(rounds=rounds), RankPlan(rounds=rounds))
+        return EveryPlan(
+            ChainPlan(rounds=rounds),
+            TailPlan(rounds=rounds),
+            RankPlan(rounds=rounds),
+            SearchPlan(rounds=rounds),
+            PodsPlan(rounds=rounds),
+            CataloguePlan(rounds=rounds),
+        )
 
 
-def measure_all(home: Home, dataset: str, plan: EveryPlan, console: Console) -> Iterator[Row]:
+def measure_all(
+    home: Home, dataset: str, large: str, small: str, plan: EveryPlan, console: Console
+) -> Iterator[Row]:
     """The rows of each measurement as it ends.
+
+    Args:
+        home: where everything was trained.
+        dataset: whose release the chain and the ranking pod serve.
+        large: data set with a large catalogue; without a release of it, nothing is said of it.
+        small: data set with a small one, to compare with.
+        plan: how much to do of each.
+        console: where progress is shown.
 
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.
@@ -47,3 +72,9 @@ def measure_all(home: Home, dataset: str, plan: EveryPlan, console: Console) -> 
         yield from asyncio.run(chain_rows(running, questions, plan.chain, console))
         yield from asyncio.run(tail_rows(running, questions, plan.tail, console))
     yield from measure_rank(home, dataset, plan.rank, console)
+    if not home.staged_release(large).exists():
+        console.print(f"no release of {large}: what a large catalogue costs is left out")
+        return
+    yield from measure_search(home, large, plan.search, console)
+    yield from measure_pods(home, large, plan.pods, console)
+    yield from measure_catalogue(home, large, small, plan.catalogue, console)

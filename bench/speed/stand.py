@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.speed.another_pod import another_pod
 from bench.stack import served, stack_environment
-from server.control.mesh import GRPC_SERVICES
 from server.errors import VireoError
 from server.home import Home
 from server.releases.store import ReleaseStore
-from server.rpc.health import health_problem
-from server.stack.processes import pod_processes
+from server.stack.processes import ProcessSpec, pod_processes
 from server.stack.s3 import access, embedded_s3
 from server.stack.settings import StackSettings
 from server.stack.state import running_stack
 
 _CHANNEL = "production"
-_DIRECT_OFFSET = 5
-"""The second gateway's port, after the first."""
-_START_SECONDS = 240.0
 _SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
     "VIREO_RANKING_PODS": "1",
@@ -48,6 +40,7 @@ class Stand:
     """A stack that runs."""
 
     home: Home
+    dataset: str
     release: Path
     """Folder of the release that it serves."""
     features: Path
@@ -60,6 +53,10 @@ class Stand:
     """host:port of the gateway that calls the pods itself; empty where there is none."""
     ranking: str
     """host:port of the ranking pod."""
+    pods: Mapping[str, ProcessSpec]
+    """How each pod was started: candidate-1, ranking-1, gateway-1."""
+    environment: Mapping[str, str]
+    """What all of them get besides."""
     pids: Mapping[str, int]
     """Process ids: envoy, gateway, candidate, ranking, and direct where there is such a gateway."""
 
@@ -99,21 +96,33 @@ def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterat
         release_id = store.publish(staged).release_id
         store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
     with served(own, environment), ExitStack() as extra:
+        access_to = access(settings)
+        assert access_to is not None, "the stack runs its own S3 server"
+        pods = {spec.name: spec for spec in pod_processes(settings, access_to)}
         pids, at = {}, ""
         if direct:
-            port, pids["direct"] = extra.enter_context(_direct_gateway(settings, environment))
-            at = f"127.0.0.1:{port}"
+            around_envoy = {
+                "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_pod_port}",
+                "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_pod_port}",
+            }
+            gateway = extra.enter_context(
+                another_pod(pods["gateway-1"], "gateway", {**environment, **around_envoy}, own.logs)
+            )
+            pids["direct"], at = gateway.pid, gateway.address
         state = running_stack(own)
         assert state is not None, "it is served"
         running = {each.name: each.pid for each in state.processes if each.pid is not None}
         yield Stand(
             home=own,
+            dataset=dataset,
             release=staged,
             features=home.features(dataset),
             edge=state.edge,
             gateway=f"127.0.0.1:{settings.gateway_pod_port}",
             direct=at,
             ranking=f"127.0.0.1:{settings.ranking_pod_port}",
+            pods=pods,
+            environment=environment,
             pids={
                 **pids,
                 "envoy": running["envoy"],
@@ -122,41 +131,3 @@ def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterat
                 "ranking": running["ranking-1"],
             },
         )
-
-
-@contextmanager
-def _direct_gateway(
-    settings: StackSettings, environment: Mapping[str, str]
-) -> Iterator[tuple[int, int]]:
-    """Port and process id of a gateway that calls the pods of a stack without an Envoy."""
-    server = access(settings)
-    assert server is not None, "the stack runs its own S3 server"
-    [spec] = [each for each in pod_processes(settings, server) if each.name == "gateway-1"]
-    port = settings.gateway_pod_port + _DIRECT_OFFSET
-    log = settings.home_folder.logs / "gateway-direct.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            spec.command,
-            env={
-                **os.environ,
-                **environment,
-                **spec.environment,
-                "VIREO_PORT": str(port),
-                "VIREO_POD_NAME": "gateway-direct",
-                "VIREO_METRICS_PORT": "0",
-                "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_pod_port}",
-                "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_pod_port}",
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until = time.monotonic() + _START_SECONDS
-        while asyncio.run(health_problem(f"127.0.0.1:{port}", GRPC_SERVICES["gateway"], 2.0)):
-            if process.poll() is not None or time.monotonic() > until:
-                raise VireoError(f"the gateway without Envoy did not start; see {log}")
-            time.sleep(0.2)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()

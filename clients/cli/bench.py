@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.speed.row import Row
 
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
+_Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="How often to measure each in turn.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON a row, for programs.")]
 
@@ -88,20 +89,54 @@ def rank(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False)
     _show(measure_rank(Home.current(), data, plan, _progress()), as_json)
 
 
+@app.command()
+def search(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+    """Measure what the index of a large catalogue finds, and takes, against exact search."""
+    from bench.speed.search import SearchPlan, measure_search
+
+    plan = SearchPlan(rounds=rounds)
+    _show(measure_search(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command()
+def pods(data: _Data = "million", rounds: _Rounds = 3, as_json: _AsJson = False) -> None:
+    """Measure how long pods take to start from a warm cache, and their memory."""
+    from bench.speed.pods import PodsPlan, measure_pods
+
+    plan = PodsPlan(rounds=rounds)
+    _show(measure_pods(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command()
+def catalogue(
+    data: _Data = "million",
+    small: _Small = "thousands",
+    rounds: _Rounds = 5,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure a whole chain over a large catalogue beside the same over a small one."""
+    from bench.speed.catalogue import CataloguePlan, measure_catalogue
+
+    plan = CataloguePlan(rounds=rounds)
+    _show(measure_catalogue(Home.current(), data, small, plan, _progress()), as_json)
+
+
 @app.command("all")
 def every(
     data: _Data = "ml-100k",
+    large: Annotated[str, typer.Option(help="Data set with a large catalogue.")] = "million",
+    small: _Small = "thousands",
     rounds: _Rounds = 5,
     report: Annotated[
         Path | None, typer.Option(help="Folder to write speed.json and the page speed.html to.")
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Measure all of chain, tail and rank."""
+    """Measure chain, tail and rank; also search, pods and catalogue, if a large one was trained."""
     from bench.speed.every import EveryPlan, measure_all
 
-    rows = []
-    for row in measure_all(Home.current(), data, EveryPlan.of(rounds), _progress()):
+    rows, home = [], Home.current()
+    for row in measure_all(home, data, large, small, EveryPlan.of(rounds), _progress()):
         rows.append(row)
         if as_json:  # at once: what comes later may fail
             typer.echo(json.dumps(row.document()))

@@ -3,19 +3,27 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 from rich.console import Console
 
+from bench.speed.catalogue import CataloguePlan
 from bench.speed.chain import ChainPlan
 from bench.speed.every import EveryPlan, measure_all
 from bench.speed.floor import FloorProcess
 from bench.speed.h2load import Shot, fire, frame
+from bench.speed.pods import PodsPlan
 from bench.speed.rank import RankPlan
 from bench.speed.report import write_report
 from bench.speed.row import Row
+from bench.speed.search import SearchPlan, measure_search
 from bench.speed.tail import TailPlan
 from server.errors import VireoError
+from server.releases import layout
+from server.releases.manifest import Manifest
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from training.release.index import build_index
 
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"
@@ -24,6 +32,9 @@ SMALL = EveryPlan(
     ChainPlan(rounds=1, requests=64, alone=16, viewers=4),
     TailPlan(rounds=1, requests=64, viewers=4),
     RankPlan(rounds=1, requests=64, alone=16, viewers=4, peers=False),
+    SearchPlan(rounds=1, viewers=4),
+    PodsPlan(rounds=1, viewers=4),
+    CataloguePlan(rounds=1, requests=16, viewers=4),
 )
 
 
@@ -67,6 +78,22 @@ def test_a_floor_that_cannot_load_the_release_is_told_of(tmp_path: Path) -> None
         floor.__enter__()
 
 
+def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    folder = home.staged_release(DATASET)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    index, described = build_index(
+        vectors, np.empty((0, vectors.shape[1]), np.float32), exact_limit=1
+    )
+    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+    manifest = Manifest.read(folder).model_copy(update={"index": described})
+    manifest.write(folder)
+    plan = SearchPlan(rounds=1, viewers=1)
+    recall, over_exact, _ = measure_search(home, DATASET, plan, Console(quiet=True))
+    assert recall.figure == pytest.approx(1.0, abs=0.1)
+    assert over_exact.figure > 0
+
+
 @needs_h2load
 async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     body = tmp_path / "body"
@@ -80,8 +107,9 @@ async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     """Answers are held against the same release's in process: a wrong one raises."""
     home = build_tiny_home(tmp_path)
-    rows = {row.measure: row for row in measure_all(home, DATASET, SMALL, Console(quiet=True))}
-    assert sum(row.bound is not None for row in rows.values()) == 7
+    found = measure_all(home, DATASET, DATASET, DATASET, SMALL, Console(quiet=True))
+    rows = {row.measure: row for row in found}
+    assert sum(row.bound is not None for row in rows.values()) == 7 + 6 + 1
     shares = {row.figure for row in rows.values() if row.measure.startswith("share of wrong")}
     assert shares == {0.0}
     assert all(row.figure > 0 for row in rows.values() if row.figure not in shares)
