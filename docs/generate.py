@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from server.candidate.service import CandidateSettings
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.settings import ControlSettings
 from server.gateway.settings import GatewaySettings
@@ -39,6 +40,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("`vireo up`: the stack on one machine", StackSettings, None),
     ("The S3 server that holds releases", S3Settings, None),
     ("Every pod", PodSettings, None),
+    ("The candidate pod, besides", CandidateSettings, PodSettings),
     ("The gateway, besides", GatewaySettings, PodSettings),
     ("The control plane", ControlSettings, RpcSettings),
     ("The control plane in a Kubernetes cluster", KubernetesSettings, None),

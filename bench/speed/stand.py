@@ -32,6 +32,8 @@ _SETTINGS = {
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",
+    # The same few viewers are asked for over and over: the viewer tower is to run each time.
+    "VIREO_VIEWERS_KEPT": "0",
 }
 
 

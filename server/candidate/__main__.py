@@ -5,15 +5,16 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.candidate.service import CANDIDATE_POD
-from server.rpc.pod import PodSettings, serve_pod
+from server.candidate.service import CandidateSettings, candidate_pod
+from server.rpc.pod import serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 
 
 async def main() -> None:
     """Serves until told to stop."""
-    await serve_pod(CANDIDATE_POD, load_settings(PodSettings, sys.argv[1:]))
+    settings = load_settings(CandidateSettings, sys.argv[1:])
+    await serve_pod(candidate_pod(settings.viewers_kept), settings)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.candidate.index import VideoIndex
+from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import VideoRows, tower_inputs
 from server.features.viewer import ViewerFeatures
@@ -80,12 +81,15 @@ class CandidateRelease:
     """Rows of the MOST_POPULAR by popularity, most popular first, ties by key, int64[p]."""
     vocabulary: Mapping[str, int]
     rows: VideoRows
+    viewers: ViewerVectors
+    """Of the viewers who were asked for last."""
 
     @staticmethod
-    def load(folder: Path) -> CandidateRelease:
+    def load(folder: Path, viewers_kept: int = 0) -> CandidateRelease:
         """Loads the release in `folder`: its manifest and FILES, goldens excepted.
 
-        Digests aren't checked here: the cache does that when it hands out the folder.
+        The vectors of `viewers_kept` viewers are kept for their next request. Digests aren't
+        checked here: the cache does that when it hands out the folder.
 
         Raises:
             ReleaseError: a file is missing or unfit; the message names it.
@@ -121,6 +125,7 @@ class CandidateRelease:
             popular_rows=_most_popular(popularity, keys),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
+            viewers=ViewerVectors(viewers_kept),
         )
 
     def replay_goldens(self) -> None:
@@ -130,10 +135,11 @@ class CandidateRelease:
     def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
         """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""
         limit = self.manifest.feature_schema.history_limit
-        vectors: Float32Array = self.tower.run(
-            tower_inputs([viewer], self.rows, self.vocabulary, limit)
-        )
-        vector: Float32Array = vectors[0]
+        inputs = tower_inputs([viewer], self.rows, self.vocabulary, limit)
+        return self.viewers.of(inputs, self._run_tower)
+
+    def _run_tower(self, inputs: Mapping[str, Int64Array]) -> Float32Array:
+        vector: Float32Array = self.tower.run(inputs)[0]
         return vector
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import numpy as np
+from pydantic import Field
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2
 
 from server.candidate.pipeline import (
@@ -23,7 +25,7 @@ from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
-from server.rpc.pod import Pod
+from server.rpc.pod import Pod, PodSettings
 from server.rpc.release_service import served
 from server.rpc.viewer import decode_viewer
 from server.rpc.worker import Worker
@@ -88,14 +90,22 @@ def encode(
     )
 
 
-def _build(folder: Path) -> CandidatePipeline:
-    return CandidatePipeline(CandidateRelease.load(folder))
+def _build(folder: Path, viewers_kept: int = 0) -> CandidatePipeline:
+    return CandidatePipeline(CandidateRelease.load(folder, viewers_kept))
 
 
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
     history = pipeline.release.manifest.feature_schema.history_limit
     sizes = {BATCH: MOST_BATCH, HISTORY: history}
     return ServedModel(pipeline.release.tower, Limits(sizes, product=MOST_BATCH * history))
+
+
+class CandidateSettings(PodSettings):
+    """Settings of the candidate pod."""
+
+    viewers_kept: int = Field(default=10_000, ge=0)
+    """How many viewers' vectors are kept for their next request, of those asked for last; 0 runs
+    the viewer tower each time."""
 
 
 CANDIDATE_POD = Pod(
@@ -112,3 +122,8 @@ CANDIDATE_POD = Pod(
     inference=partial(add_inference_service, model_of=_served_model),
 )
 """The candidate pod."""
+
+
+def candidate_pod(viewers_kept: int) -> Pod[CandidatePipeline]:
+    """The candidate pod that keeps so many viewers' vectors."""
+    return replace(CANDIDATE_POD, build=partial(_build, viewers_kept=viewers_kept))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from server.candidate.release import CandidateRelease
+from server.candidate.viewer_vectors import ViewerVectors
+from server.features.viewer import ViewerFeatures
+
+
+class Tower:
+    """Counts its runs; a vector is the sum of the history."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.runs += 1
+        return np.array([inputs["history"].sum()], np.float32)
+
+
+def inputs(*history: int, gap: int = 1) -> dict[str, np.ndarray]:
+    return {"history": np.array([history], np.int64), "gaps": np.full((1, len(history)), gap)}
+
+
+def test_a_viewer_who_comes_back_takes_no_run() -> None:
+    vectors, tower = ViewerVectors(10), Tower()
+    assert [float(vectors.of(inputs(1, 2), tower)[0]) for _ in range(3)] == [3.0] * 3
+    assert tower.runs == 1
+
+
+@pytest.mark.parametrize("changed", [inputs(1, 2, 3), inputs(2, 1), inputs(1, 2, gap=4), inputs()])
+def test_whatever_the_tower_reads_makes_another_vector(changed: dict[str, np.ndarray]) -> None:
+    vectors, tower = ViewerVectors(10), Tower()
+    vectors.of(inputs(1, 2), tower)
+    vectors.of(changed, tower)
+    assert tower.runs == 2
+
+
+def test_who_was_asked_for_least_recently_is_forgotten() -> None:
+    vectors, tower = ViewerVectors(2), Tower()
+    for viewer in (1, 2, 1, 3, 1):
+        vectors.of(inputs(viewer), tower)
+    assert tower.runs == 3
+    vectors.of(inputs(2), tower)
+    assert tower.runs == 4
+
+
+def test_none_is_kept_where_none_is_to_be() -> None:
+    vectors, tower = ViewerVectors(0), Tower()
+    for _ in range(2):
+        vectors.of(inputs(1), tower)
+    assert tower.runs == 2
+
+
+def test_a_failed_run_is_not_kept() -> None:
+    vectors = ViewerVectors(2)
+
+    def fails(_: Mapping[str, np.ndarray]) -> np.ndarray:
+        raise ValueError("no vector")
+
+    with pytest.raises(ValueError, match="no vector"):
+        vectors.of(inputs(1), fails)
+    assert vectors.of(inputs(1), Tower())[0] == 1
+
+
+def test_a_release_answers_alike_with_kept_vectors(release: CandidateRelease) -> None:
+    keeps = replace(release, viewers=ViewerVectors(5))
+    viewer = ViewerFeatures(history_keys=release.keys[:4], history_times=np.arange(4) * 60)
+    for _ in range(2):
+        assert np.array_equal(keeps.viewer_vector(viewer), release.viewer_vector(viewer))
