@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-peers h2load clean
+.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -37,6 +37,13 @@ certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 
 bench: setup h2load bench-peers ## Measure speed, over the models alone and beside peers (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
+
+# Both data sets and their releases take a quarter of an hour, and are kept.
+bench-data: setup ## Make and train the large and the small catalogue that `make bench` compares
+	test -e .vireo/data/million || $(BIN)/vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
+	test -e .vireo/data/thousands || $(BIN)/vireo data synth --viewers 20000 --videos 10000 --events 1000000 --name thousands
+	test -e .vireo/runs/million/release || $(BIN)/vireo train --data million --profile bench
+	test -e .vireo/runs/thousands/release || $(BIN)/vireo train --data thousands --profile bench
 
 # The load generator: it takes a hundredth of the processor time that the servers do.
 h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
