@@ -2,9 +2,9 @@
 
     vireo bench pods
 
-They start from a warm cache, as pods do that are started again. Memory is counted with every page
-of the release's files that a pod has mapped, read already or not. Those are in memory once for all
-pods of a machine, so a second pod adds only what is its own.
+They start from a warm cache, as pods do that are started again. A pod's memory is what it has
+resident, and every page of the release's files that it has mapped but not read yet. Files and
+libraries are in memory once for all pods of a machine: a second pod adds only what no file backs.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class PodsPlan:
 class Memory:
     """Of one process, in megabytes of 1,000,000 bytes."""
 
+    whole: float
+    """Resident, with the whole of the release's files."""
     own: float
-    """Without the files of releases."""
-    files: float
-    """The files of releases that it has mapped, whole."""
+    """What no file backs."""
 
 
 def measure_pods(home: Home, dataset: str, plan: PodsPlan, console: Console) -> list[Row]:
@@ -76,7 +76,7 @@ def _rows(running: Stand, service: Inner, plan: PodsPlan) -> list[Row]:
             starts.append(pod.started)
     return [
         Row.over_rounds(f"start of a {service} pod to SERVING, s", starts, _START_SECONDS),
-        Row(f"memory of a {service} pod, MB", memory.own + memory.files, bound=_MEGABYTES[service]),
+        Row(f"memory of a {service} pod, MB", memory.whole, bound=_MEGABYTES[service]),
         Row(f"memory that a second {service} pod adds, MB", memory.own, bound=_OWN_MEGABYTES),
     ]
 
@@ -84,7 +84,8 @@ def _rows(running: Stand, service: Inner, plan: PodsPlan) -> list[Row]:
 def memory_of(pid: int, cache: Path) -> Memory:
     """The memory of a process that has mapped files below `cache`."""
     process = psutil.Process(pid)
-    resident = process.memory_info().rss
-    mapped = [area for area in process.memory_maps() if area.path.startswith(str(cache))]
-    in_files = sum(area.rss for area in mapped)
-    return Memory((resident - in_files) / 1e6, sum(area.size for area in mapped) / 1e6)
+    areas = process.memory_maps()
+    files = [area for area in areas if area.path.startswith(str(cache))]
+    unread = sum(area.size - area.rss for area in files)
+    own = sum(area.anonymous for area in areas)
+    return Memory((process.memory_info().rss + unread) / 1e6, own / 1e6)

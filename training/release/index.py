@@ -77,7 +77,7 @@ def _in_cells(vectors: Float32Array, sample: Int64Array, cells: int) -> Any:
     """The vectors in 8 bits a dimension, in cells by where they are, not by direction alone.
 
     The largest inner products are with long vectors. faiss's own cells for inner products tell
-    directions apart, not lengths: eight times as many had to be searched among a million videos
+    directions apart, not lengths: ten times as many had to be searched among a million videos
     for the same recall. Here k-means is by distance, and so is each video's cell; a viewer's
     cells are those whose centres have the largest inner products.
 

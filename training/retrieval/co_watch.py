@@ -20,7 +20,7 @@ POPULARITY_DAMPING = 0.1
 
 NEIGHBOURS = 64
 """How many followers are kept of each video."""
-CELLS = 16_000_000
+CELLS = 12_000_000
 """Followers of all videos together: of a catalogue of more than CELLS / NEIGHBOURS videos, most of
 which hardly anyone watches, fewer are kept of each."""
 PAIRS_AT_A_TIME = 8_000_000

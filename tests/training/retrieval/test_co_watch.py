@@ -106,6 +106,6 @@ def test_the_table_is_the_same_however_little_of_it_is_made_at_a_time(
 
 
 def test_a_large_catalogue_keeps_fewer_followers_of_each_video() -> None:
-    assert co_watch_neighbours(100) == co_watch_neighbours(250_000) == 64
-    assert co_watch_neighbours(1_000_000) == 16
+    assert co_watch_neighbours(100) == co_watch_neighbours(187_500) == 64
+    assert co_watch_neighbours(1_000_000) == 12
     assert co_watch_neighbours(100_000_000) == 8
