@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -216,6 +218,15 @@ async def running_edge(
         finally:
             envoy.terminate()
             await envoy.wait()
+
+
+async def counter(edge: Edge, cluster: str, name: str) -> int:
+    """One of Envoy's counters of a cluster."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=cluster.{cluster}.{name}"
+    with await asyncio.to_thread(urllib.request.urlopen, url) as response:
+        text = response.read().decode()
+    [count] = re.findall(rf"cluster\.{cluster}\.{name}: (\d+)", text)
+    return int(count)
 
 
 async def serve_candidate(

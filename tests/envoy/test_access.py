@@ -235,11 +235,13 @@ async def test_who_asks_too_often_is_told_when_to_ask_again_and_others_notice_no
 ) -> None:
     busy, other = (guarded.tokens.good(subject=name) for name in ("busy", "other"))
     limited = await guarded.count("edge.http_local_rate_limit.rate_limited")
-    calls = await asyncio.gather(
-        *(guarded.recommend(busy) for _ in range(4 * RATE)), return_exceptions=True
-    )
-    refused = [call for call in calls if isinstance(call, grpc.aio.AioRpcError)]
-    assert len(refused) >= RATE
+    refused: list[grpc.aio.AioRpcError] = []
+    async with asyncio.timeout(60):
+        while not refused:  # the slower the machine, the more of them are let in meanwhile
+            calls = await asyncio.gather(
+                *(guarded.recommend(busy) for _ in range(4 * RATE)), return_exceptions=True
+            )
+            refused = [call for call in calls if isinstance(call, grpc.aio.AioRpcError)]
     assert await guarded.count("edge.http_local_rate_limit.rate_limited") == limited + len(refused)
     for error in refused:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -248,8 +250,15 @@ async def test_who_asks_too_often_is_told_when_to_ask_again_and_others_notice_no
         assert status.details[0].Unpack(retry)
         assert retry.retry_delay.ToSeconds() == 1
     assert await guarded.code(other) is grpc.StatusCode.OK
-    answers = await asyncio.gather(*(guarded.rest(busy) for _ in range(2 * RATE)))
-    headers, body = next((each[1], each[2]) for each in answers if each[0] == 429)
+    limited_by_rest: list[tuple[dict[str, str], Any]] = []
+    async with asyncio.timeout(60):
+        while not limited_by_rest:
+            await asyncio.gather(
+                *(guarded.recommend(busy) for _ in range(2 * RATE)), return_exceptions=True
+            )
+            answers = await asyncio.gather(*(guarded.rest(busy) for _ in range(RATE)))
+            limited_by_rest = [(each[1], each[2]) for each in answers if each[0] == 429]
+    headers, body = limited_by_rest[0]
     assert headers["retry-after"] == "1"
     assert body["code"] == 8
     assert body["details"] == [

@@ -17,7 +17,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from tests.builders.edge import Edge, running_edge
+from tests.builders.edge import Edge, counter, running_edge
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +53,10 @@ async def test_calls_that_gateways_shed_go_back_with_a_hint_and_are_not_retried(
     [hint] = status_pb2.Status.FromString(details).details
     assert hint.Unpack(error_details_pb2.RetryInfo())
     assert len(errors) == CALLS
-    assert sum(len(gateway.requests) for gateway in edge.gateways) == CALLS
+    # A gateway that is slow for a moment has the other asked as well: that is another matter.
+    slow = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
+    assert await counter(edge, "gateway", "upstream_rq_retry") <= slow
+    assert sum(len(gateway.requests) for gateway in edge.gateways) <= CALLS + slow
 
 
 async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(edge: Edge) -> None:
