@@ -178,7 +178,7 @@ async def test_beyond_the_hard_limit_of_the_server_calls_are_refused(release_fol
 
 async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Path) -> None:
     worker = Worker()
-    settings = rpc_settings(drain_seconds=1.0, grace_seconds=60)
+    settings = rpc_settings(drain_seconds=3.0, grace_seconds=60)
     async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
         server,
         channel,
@@ -187,8 +187,9 @@ async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Pa
         async with busy(worker):
             under_way = stub.RankCandidates(request())
             await until(lambda: worker.limit.queued == 2)
-            draining = asyncio.create_task(server.drain())
             await until(lambda: worker.refusal(math.inf) is ShedReason.QUEUE)
+            draining = asyncio.create_task(server.drain())
+            await until(lambda: not server.serving)
             codes = [(await failure_of(stub.RankCandidates(request()))).code()]
             async with asyncio.timeout(20):
                 while codes[-1] is not grpc.StatusCode.UNAVAILABLE:
