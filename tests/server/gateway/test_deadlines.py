@@ -81,9 +81,11 @@ async def test_without_candidates_in_time_no_ranking_pod_is_asked(
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
         gateway(release, features, candidates_at, ranking_at, default_deadline=1.0) as stub,
+        asyncio.timeout(60),
     ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert list(response.degradations) == [POPULAR]
+        while not candidate.requests:  # or the machine was too busy to ask for any
+            response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+            assert response.degradations[-1] == POPULAR
     assert not ranking.requests
 
 

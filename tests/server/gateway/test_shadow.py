@@ -87,7 +87,7 @@ async def recommend_until(
 ) -> ShadowComparison:
     """Asks for full slates until the comparison is as wished."""
     stub = RecommendationServiceStub(channel)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition(shadow := await shadow_of(channel)):
             await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
             await asyncio.sleep(0.02)
