@@ -107,7 +107,7 @@ def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
         env={name: secured.stack.environment[name] for name in ("PATH", "VIREO_HOME")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert answers.returncode == 0, answers.stderr
     first = secured.recommend(secured.tokens.good(subject="pasted")).items[0].video_id

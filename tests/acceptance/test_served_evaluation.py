@@ -25,7 +25,7 @@ def test_the_served_chain_beats_ease_and_popularity(
         env=stack.environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=840,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -54,7 +54,7 @@ class Guarded:
     async def recommend(self, token: str | None) -> pb.RecommendResponse:
         stub = RecommendationServiceStub(self.channel)
         return await stub.Recommend(
-            pb.RecommendRequest(viewer_id="1"), timeout=10, metadata=bearer(token)
+            pb.RecommendRequest(viewer_id="1"), timeout=30, metadata=bearer(token)
         )
 
     async def code(self, token: str | None) -> grpc.StatusCode:
@@ -71,7 +71,7 @@ class Guarded:
     async def raw_code(self, method: str, token: str) -> grpc.StatusCode:
         """What a method answers, whichever it is, to an empty request."""
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(method)
-        return await call(b"", metadata=bearer(token), timeout=10).code()
+        return await call(b"", metadata=bearer(token), timeout=30).code()
 
     async def rest(self, token: str | None, path: str = "/v1/viewers/1/recommendations") -> Any:
         """Status, headers and JSON of an answer."""
@@ -175,7 +175,7 @@ async def test_reflection_and_releases_need_the_scope_of_operators(guarded: Guar
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             try:
                 [answer] = stub.ServerReflectionInfo(
-                    iter([request]), timeout=10, metadata=bearer(token)
+                    iter([request]), timeout=30, metadata=bearer(token)
                 )
             except grpc.RpcError as error:
                 return error.code()
@@ -210,7 +210,7 @@ async def test_the_openapi_document_is_for_every_caller_that_the_edge_knows(
 
 async def test_health_needs_no_token(guarded: Guarded) -> None:
     stub = health_pb2_grpc.HealthStub(guarded.channel)  # type: ignore[no-untyped-call]
-    answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=10)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

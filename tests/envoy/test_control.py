@@ -26,7 +26,7 @@ from tests.builders.waiting import until
 pytestmark = pytest.mark.integration
 
 PATIENT = ("x-envoy-upstream-rq-per-try-timeout-ms", "60000")
-"""Or pods that are slow for a moment, as all of this process are, would be taken for ones that hang."""
+"""Or pods that are slow for a moment, all of this process, would be taken for ones that hang."""
 REQUEST = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 CANDIDATE = Pool("candidate")
 

@@ -118,7 +118,7 @@ async def test_the_inner_hop_tells_which_pod_has_answered(edge: Edge) -> None:
     pods = {pod.name: f"127.0.0.1:{port}" for pod, port in zip(edge.candidates, ports, strict=True)}
     told: dict[str, str] = {}
     target = f"127.0.0.1:{edge.settings.candidate_port}"
-    async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(20):
+    async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
         while len(told) < len(pods):
             call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES)
             answer = await call

@@ -331,7 +331,7 @@ async def test_a_slice_without_the_port_is_reported_once_beside_those_that_have_
 
 async def test_it_stops_at_once_while_the_api_hangs(api: RecordedApi, tmp_path: Path) -> None:
     api.list_fault = "hang"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with following(quick(api, tmp_path, request_seconds=300)):
             await until(lambda: bool(api.asked))
 

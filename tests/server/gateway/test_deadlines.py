@@ -115,9 +115,9 @@ async def test_a_caller_who_hangs_up_takes_the_pods_work_along(
     ):
         call = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
         asked = asyncio.ensure_future(candidate.asked.wait())
-        await asyncio.wait_for(asked, 20)
+        await asyncio.wait_for(asked, 60)
         call.cancel()
-        await asyncio.wait_for(candidate.cancelled.wait(), 20)
+        await asyncio.wait_for(candidate.cancelled.wait(), 60)
         with pytest.raises(asyncio.CancelledError):
             await call
 

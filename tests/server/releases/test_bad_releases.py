@@ -71,7 +71,7 @@ async def answer_of(pod: RunningPod, kind: str) -> str:
     viewer = viewer_pb2.ViewerFeatures(watch_count=0)
     if kind == "candidate":
         asked = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=5)
-        found = await CandidateServiceStub(pod.channel).RetrieveCandidates(asked, timeout=10)
+        found = await CandidateServiceStub(pod.channel).RetrieveCandidates(asked, timeout=30)
         return found.release_id
     ranked = await RankingServiceStub(pod.channel).RankCandidates(
         ranking_pb2.RankCandidatesRequest(

@@ -111,7 +111,7 @@ async def test_a_connection_that_has_reached_its_age_is_made_anew(release_folder
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
         check = health_of(channel).Check
         await check(health_pb2.HealthCheckRequest())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while channel.get_state() == grpc.ChannelConnectivity.READY:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
@@ -149,7 +149,7 @@ async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
                 return error.code() is grpc.StatusCode.UNAVAILABLE
             return False
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await refused(0.5):  # the drain begins
                 pass
         assert not draining.done()

@@ -47,7 +47,7 @@ def vireo(
     environment: dict[str, str], *arguments: str, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        ["vireo", *arguments], env=environment, capture_output=True, text=True, timeout=120
+        ["vireo", *arguments], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done
     return done
