@@ -286,9 +286,10 @@ def test_second_signal_ends_the_process_at_once(
     process = start("server.ranking", tmp_path / "log", slow, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
-        wait_for_health(channel, SERVING)
+        health = health_of(channel)
+        wait_for_status(health, SERVING)
         process.send_signal(signal.SIGTERM)
-        wait_for_health(channel, NOT_SERVING)
+        wait_for_status(health, NOT_SERVING)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
 
