@@ -271,6 +271,6 @@ async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
 async def _until_serving(settings: StackSettings) -> None:
     tls = operator_tls(settings)
     probe = grpc_probe(settings.edge_port, GATEWAY, settings.edge_reached_at, tls, "edge")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await probe():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(0.05)
