@@ -46,8 +46,7 @@ Tell = Callable[[str, str, str, str], None]
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
     home = build_tiny_home(tmp_path_factory.mktemp("secured"))
     publish = f"vireo release publish --data {DATASET}"
-    # Gateways of a busy machine would turn some of a flood away by themselves.
-    settings = {"VIREO_RATE_LIMIT": str(RATE), "VIREO_SHEDDING": "false"}
+    settings = {"VIREO_RATE_LIMIT": str(RATE)}
     with running_secured_stack(home, prepare=publish, settings=settings) as secured:
         yield secured
 
