@@ -21,6 +21,7 @@ _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 BIN = Path(sys.executable).parent
 PATIENT = {
+    "VIREO_START_TIMEOUT": "240",
     "VIREO_DEFAULT_DEADLINE": "9",
     "VIREO_SHEDDING": "false",
     **{f"VIREO_{stage}_TIMEOUT": "5" for stage in ("FEATURES", "RETRIEVAL", "RANKING")},
