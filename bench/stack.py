@@ -32,11 +32,15 @@ _reservations: deque[TextIO] = deque()
 
 
 def stack_environment(home: Home) -> dict[str, str]:
-    """This process's environment for commands on `home`, with ports that are free now."""
+    """This process's environment for commands on `home`, with ports that are free now.
+
+    A busy machine may take minutes to start a stack, which isn't what is measured.
+    """
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     base = free_port_base()
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
-    return {**kept, **ports, "VIREO_HOME": str(home.root)}
+    patience = {"VIREO_START_TIMEOUT": "240"}
+    return {**kept, **ports, **patience, "VIREO_HOME": str(home.root)}
 
 
 @contextmanager
