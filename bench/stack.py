@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from server.errors import VireoError
 from server.home import Home
@@ -21,14 +26,21 @@ VIREO = (sys.executable, "-m", "clients.cli")
 """The `vireo` command of this environment."""
 _START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
+_RESERVATIONS = 8
+_reservations: deque[TextIO] = deque()
+"""Locks on the bases given last in this process; by the time that one goes its ports are bound."""
 
 
 def stack_environment(home: Home) -> dict[str, str]:
-    """This process's environment for commands on `home`, with ports that are free now."""
+    """This process's environment for commands on `home`, with ports that are free now.
+
+    A busy machine may take minutes to start a stack, which isn't what is measured.
+    """
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     base = free_port_base()
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
-    return {**kept, **ports, "VIREO_HOME": str(home.root)}
+    patience = {"VIREO_START_TIMEOUT": "240"}
+    return {**kept, **ports, **patience, "VIREO_HOME": str(home.root)}
 
 
 @contextmanager
@@ -68,6 +80,20 @@ def served(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
             process.kill()
 
 
+def _reserved(base: int) -> bool:
+    """Whether nobody was given this base just now: until its ports are bound they look free."""
+    file = (Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{base}").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    if len(_reservations) == _RESERVATIONS:
+        _reservations.popleft().close()
+    _reservations.append(file)
+    return True
+
+
 def free_port_base() -> int:
     """A VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
     for _ in range(100):
@@ -78,5 +104,6 @@ def free_port_base() -> int:
             check_ports_free(settings.ports(embedded_s3=True))
         except PortTakenError:
             continue
-        return base
+        if _reserved(base):
+            return base
     raise VireoError("no free ports for a stack from 11000 to 21000")

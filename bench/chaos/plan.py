@@ -74,6 +74,7 @@ SHORT = ChaosPlan(
     quiet=1.0,
     settle=1.0,
     timed=False,
+    patience=180.0,
     killed_requests=60,
     killed_pods=("candidate-1", "ranking-1"),
     restarted_pods=("gateway-1",),

@@ -25,7 +25,6 @@ _SETTINGS = {
     "VIREO_GATEWAY_PODS": "1",
     # 32 callers on two cores would have some calls shed: here every one is to be answered in full.
     "VIREO_SHEDDING": "false",
-    "VIREO_START_TIMEOUT": "240",
     # For the same reason no stage is given up, nor asked for less, where the machine is busy with
     # something else.
     "VIREO_LEAST_CANDIDATES": "300",

@@ -10,6 +10,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.gradient import GradientLimit
@@ -25,8 +26,9 @@ class Turns:
     In a flood nobody waits: those who do already would be answered late, and are shed.
     """
 
-    def __init__(self, most: int) -> None:
-        """Takes the most calls that may ever have their turn at a time."""
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes the most calls that may ever have their turn at a time; `clock` gives seconds."""
+        self._clock = clock
         self.limit = GradientLimit(most)
         """How many have their turn at a time."""
         self._begun: list[float] = []
@@ -49,7 +51,7 @@ class Turns:
         Raises:
             ShedError: too many are before it.
         """
-        now = time.monotonic()
+        now = self._clock()
         self._next(now)  # first come, first served
         if not self._waiting and self._admits(now):
             self._begun.append(now)
@@ -76,7 +78,7 @@ class Turns:
             begun: what `take` returned.
             took: how many seconds the call took, None where that tells nothing.
         """
-        now = time.monotonic()
+        now = self._clock()
         del self._begun[bisect_left(self._begun, begun)]
         self.limit.ended(now, took)
         if self.limit.flooded:

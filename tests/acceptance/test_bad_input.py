@@ -15,6 +15,9 @@ from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from tests.builders.stack import Stack
 
+SECONDS = 20.0
+"""For a call: of a busy machine."""
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no viewer": ({"viewer_id": ""}, "viewer_id"),
     "viewer over 128 bytes": ({"viewer_id": "é" * 65}, "viewer_id"),
@@ -40,7 +43,7 @@ def test_grpc_names_the_field(
 ) -> None:
     fields, violated = BAD[name]
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Recommend(recommendation_pb2.RecommendRequest(**fields), timeout=5)
+        stub.Recommend(recommendation_pb2.RecommendRequest(**fields), timeout=SECONDS)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
     bad = error_details_pb2.BadRequest()
@@ -80,7 +83,7 @@ def test_bytes_that_are_no_request_are_invalid_not_a_crash(stack: Stack) -> None
             "/vireo.v1.RecommendationService/Recommend"
         )
         with pytest.raises(grpc.RpcError) as caught:
-            call(b"\xff\xff\xff", timeout=5)
+            call(b"\xff\xff\xff", timeout=SECONDS)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -91,7 +94,7 @@ def test_a_seed_that_nobody_knows_is_not_found(
         viewer_id="1", surface=recommendation_pb2.SURFACE_UP_NEXT, seed_video_id="no such video"
     )
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Recommend(request, timeout=5)
+        stub.Recommend(request, timeout=SECONDS)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -100,7 +103,7 @@ def test_a_viewer_that_nobody_knows_gets_a_full_slate(
     stack: Stack, stub: recommendation_pb2_grpc.RecommendationServiceStub, viewer_id: str
 ) -> None:
     request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=20)
-    response = stub.Recommend(request, timeout=5)
+    response = stub.Recommend(request, timeout=SECONDS)
     assert len(response.items) == 20
     assert not response.degradations
     url = f"http://{stack.edge}/v1/viewers/{quote(viewer_id, safe='')}/recommendations?page_size=20"

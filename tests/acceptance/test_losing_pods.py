@@ -32,7 +32,7 @@ class Load:
             viewer = viewer % 900 + 1
             request = recommendation_pb2.RecommendRequest(viewer_id=str(viewer), page_size=10)
             try:
-                response = await stub.Recommend(request, timeout=5)
+                response = await stub.Recommend(request, timeout=20)
             except grpc.aio.AioRpcError as error:
                 self.failures.append(f"{error.code().name}: {error.details()}")
                 continue
@@ -47,7 +47,7 @@ async def until_sent_to(stack: Stack, name: str, *, not_pid: int | None = None) 
 
     Until then the other one is the only one: to kill it would be to lose both.
     """
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(200):
         while True:
             state = stack.state()
             [process] = [each for each in state.processes if each.name == name]

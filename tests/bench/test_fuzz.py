@@ -84,7 +84,7 @@ def test_unclear_statuses_are_kept_with_what_was_sent() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     result = run_fuzz(home, DATASET, 3000, 1, Console())

@@ -84,7 +84,7 @@ def shown_serial(port: int, role: str, client: TlsFiles) -> int:
     context.load_cert_chain(client.certificate, client.key)
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        socket.create_connection(("127.0.0.1", port), 30) as plain,
         context.wrap_socket(plain, server_hostname=tls_name(role)) as connection,
     ):
         shown = connection.getpeercert(binary_form=True)

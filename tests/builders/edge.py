@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -218,6 +220,15 @@ async def running_edge(
             await envoy.wait()
 
 
+async def counter(edge: Edge, cluster: str, name: str) -> int:
+    """One of Envoy's counters of a cluster."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=cluster.{cluster}.{name}"
+    with await asyncio.to_thread(urllib.request.urlopen, url) as response:
+        text = response.read().decode()
+    [count] = re.findall(rf"cluster\.{cluster}\.{name}: (\d+)", text)
+    return int(count)
+
+
 async def serve_candidate(
     pod: CandidatePod, port: int, stack: AsyncExitStack, **settings: Any
 ) -> None:
@@ -260,6 +271,6 @@ async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
 async def _until_serving(settings: StackSettings) -> None:
     tls = operator_tls(settings)
     probe = grpc_probe(settings.edge_port, GATEWAY, settings.edge_reached_at, tls, "edge")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await probe():  # noqa: ASYNC110 - another process's state has no event
             await asyncio.sleep(0.05)

@@ -32,7 +32,7 @@ class RunningPod:
     async def state(self) -> GetServingReleaseResponse:
         """What its ReleaseService tells."""
         stub = ReleaseServiceStub(self.channel)
-        return await stub.GetServingRelease(GetServingReleaseRequest(), timeout=10)
+        return await stub.GetServingRelease(GetServingReleaseRequest(), timeout=30)
 
 
 @asynccontextmanager

@@ -35,10 +35,21 @@ def watched_channel(port: int) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def wait_for_health(channel: grpc.Channel, status: int, seconds: float = 60) -> None:
-    """Returns once the process behind `channel` reports `status`."""
+def health_of(channel: grpc.Channel, seconds: float = 120) -> Iterator[int]:
+    """What the process behind `channel` reports of itself, once it is there: at first and anew."""
     stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
     for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=seconds, wait_for_ready=True):
-        if answer.status == status:
+        yield answer.status
+
+
+def wait_for_status(statuses: Iterator[int], status: int) -> None:
+    """Returns once one of these is `status`."""
+    for each in statuses:
+        if each == status:
             return
     raise AssertionError("the watch has ended")
+
+
+def wait_for_health(channel: grpc.Channel, status: int) -> None:
+    """Returns once the process behind `channel` reports `status`."""
+    wait_for_status(health_of(channel), status)

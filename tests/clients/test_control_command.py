@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from clients.cli.control import envoys_of
 from server.control.snapshot import CLUSTER, ENDPOINTS
@@ -19,7 +20,14 @@ async def test_each_client_is_shown_with_what_it_took_and_refused() -> None:
         await client.taken()
         await client.ask(ENDPOINTS, "gateway")
         await client.refuse(await client.receive(), "no such zone")
-        [envoy] = await asyncio.to_thread(envoys_of, f"127.0.0.1:{control.port}")
+
+        async def refused_of() -> Any:
+            [envoy] = await asyncio.to_thread(envoys_of, f"127.0.0.1:{control.port}")
+            return envoy if any(each.state == "NACKED" for each in envoy.resources) else None
+
+        async with asyncio.timeout(30):
+            while (envoy := await refused_of()) is None:  # it has yet to be heard
+                pass
     assert (envoy.node, envoy.connected) == ("one", True)
     assert envoy.versions.keys() == {"clusters", "endpoints"}
     states = {(each.kind, each.name): each.state for each in envoy.resources}

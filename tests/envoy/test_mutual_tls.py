@@ -41,7 +41,7 @@ async def candidates(edge: Edge, tls: TlsFiles | None) -> grpc.StatusCode:
     """What the inner listener before candidate pods answers."""
     target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with open_channel(target, tls, "envoy") as channel:
-        call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES, timeout=10)
+        call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES, timeout=30)
         return await call.code()
 
 
@@ -50,7 +50,7 @@ async def recommend(edge: Edge) -> grpc.StatusCode:
     credentials = grpc.ssl_channel_credentials(roots)
     async with grpc.aio.secure_channel(edge.address, credentials) as channel:
         stub = RecommendationServiceStub(channel)
-        return await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=10).code()
+        return await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30).code()
 
 
 async def count(edge: Edge, pattern: str) -> int:

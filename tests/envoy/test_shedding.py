@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.integration
 
 CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 CALLS = 30
+HEDGED_SECONDS = 0.5
+"""After which the edge asks another gateway as well: the most of `envoy/per_try_timeout.lua`."""
 ONE_TRY = (("x-envoy-upstream-rq-per-try-timeout-ms", "60000"),)
 """Or a pod that is slow for a moment would be taken for one that hangs."""
 
@@ -45,15 +49,29 @@ async def failures(calls: list[grpc.aio.UnaryUnaryCall[Any, Any]]) -> list[grpc.
 async def test_calls_that_gateways_shed_go_back_with_a_hint_and_are_not_retried(edge: Edge) -> None:
     async with grpc.aio.insecure_channel(edge.address) as channel:
         stub = RecommendationServiceStub(channel)
-        request = pb.RecommendRequest(viewer_id="1")
-        errors = await failures([stub.Recommend(request, timeout=60) for _ in range(CALLS)])
-    assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        errors: list[grpc.aio.AioRpcError] = []
+        async with asyncio.timeout(120):
+            for number in itertools.count():
+                request = pb.RecommendRequest(viewer_id=str(number))
+                began = time.monotonic()
+                [error] = await failures([stub.Recommend(request, timeout=60)])
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                if time.monotonic() - began >= HEDGED_SECONDS:
+                    continue  # of a busy machine the other gateway may have been asked as well
+                assert [*requests(edge)].count(request) == 1
+                errors.append(error)
+                if len(errors) == CALLS:
+                    break
     details = dict(errors[0].trailing_metadata() or ())["grpc-status-details-bin"]
     assert isinstance(details, bytes)
     [hint] = status_pb2.Status.FromString(details).details
     assert hint.Unpack(error_details_pb2.RetryInfo())
-    assert len(errors) == CALLS
-    assert sum(len(gateway.requests) for gateway in edge.gateways) == CALLS
+
+
+def requests(edge: Edge) -> Iterator[pb.RecommendRequest]:
+    """All that any gateway was asked."""
+    for gateway in edge.gateways:
+        yield from gateway.requests
 
 
 async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(edge: Edge) -> None:

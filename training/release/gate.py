@@ -37,8 +37,8 @@ class Margins:
     calibration_error: float = 0.01
     """How much the calibration error of watch probabilities may grow, as it is."""
     inference_p50: float = 0.25
-    """Share by which the median time of viewer tower and ranker may grow: a budget, and wide
-    enough for what a busy machine does to two measurements."""
+    """Share by which the median processor time of viewer tower and ranker may grow: a budget, and
+    wide enough for what a busy machine does to two measurements."""
     inconclusive: float = 3.0
     """How many margins a loss may be that may be chance; a larger one is refused all the same."""
 
@@ -63,7 +63,7 @@ class Measured:
     predictions: Float64Array
     """How many probabilities there are, float64[v]."""
     seconds: Float64Array
-    """Time that viewer tower and ranker took for some of the viewers, float64[t]."""
+    """Processor time of viewer tower and ranker for some of the viewers, float64[t]."""
 
 
 @dataclass(frozen=True)

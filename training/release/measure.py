@@ -144,8 +144,8 @@ def _inference_seconds(
 ) -> list[Float64Array]:
     """Seconds that viewer tower and ranker take for each viewer, float64[t] of each release.
 
-    The releases take turns, and turns at being first, so that whatever else the machine does
-    meets both alike.
+    Of the processor's time, which both take in this thread alone: what else has it doesn't count.
+    The releases take turns, and turns at being first, so that what slows it meets both alike.
     """
     asked = [_timed_call(release, count) for release in releases]
     spent = np.zeros((len(releases), len(features)))
@@ -165,10 +165,10 @@ def _timed_call(release: LoadedRelease, count: int) -> Callable[[ViewerFeatures]
 
     def call(viewer: ViewerFeatures) -> float:
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
-        start = time.perf_counter()
+        start = time.thread_time()
         release.candidates.viewer_vector(viewer)
         if len(found.keys):
             rank_all(ranker, viewer, found)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     return call

@@ -79,7 +79,8 @@ async def test_calls_have_the_deadline_that_is_asked_for(grpc_client: ExampleCli
         answer = await grpc_client.recommend(Target(gateway.address), "1", "--timeout", "5")
     assert answer.code == 1
     assert answer.errors.startswith("DEADLINE_EXCEEDED: ")
-    assert all(seconds <= 5 for seconds in gateway.seconds)
+    # Not exactly five seconds: what travels is rounded, and clocks differ a little.
+    assert all(seconds < 6 for seconds in gateway.seconds)
     assert gateway.requests
 
 

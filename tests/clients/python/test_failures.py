@@ -100,7 +100,7 @@ async def test_no_answer_in_time_is_deadline_exceeded(
     gateway.answers = [None]
     await failure(recommend, DeadlineExceeded, timeout=0.5)
     # Not exactly half a second: gRPC rounds what travels, and clocks differ a little.
-    assert all(seconds < 0.6 for seconds in gateway.seconds)
+    assert all(seconds < 1 for seconds in gateway.seconds)
 
 
 @pytest.mark.parametrize(

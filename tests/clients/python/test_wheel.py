@@ -23,14 +23,14 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.xdist_group("client-wheel"),  # one build, one stack
 ]
 
 
 def run(*command: str | Path, code: int = 0) -> str:
     """Runs a command that must exit with `code`; returns what it prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -53,7 +53,7 @@ def pod(everybody: Barrier) -> Iterator[int]:
 
 def test_pods_are_asked_at_once_and_one_that_is_gone_is_told(vireo: Vireo, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")  # that of the command
-    everybody = Barrier(PODS, timeout=10)
+    everybody = Barrier(PODS, timeout=60)
     with ExitStack() as running:
         ports = {f"gateway-{n}": running.enter_context(pod(everybody)) for n in range(PODS)}
         running.callback(everybody.abort)  # lets go of whoever still waits

@@ -30,7 +30,7 @@ def listing(*ports: int) -> str:
 
 
 async def following(found: AsyncIterator[Endpoints]) -> Endpoints:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await anext(found)
 
 

@@ -203,13 +203,17 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 
 
+def impatience(name: str) -> dict[str, float]:
+    """Of what hangs, that it hangs is to be found soon; all else may take as long as it takes."""
+    return {"request_seconds": 1.5} if name == "hanging" else {}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_list_that_fails_takes_no_pod_away_and_is_reported_until_it_works(
     name: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
     fault, words = FAULTS[name]
-    settings = quick(api, tmp_path, request_seconds=0.5)
-    async with following(settings) as follower:
+    async with following(quick(api, tmp_path, **impatience(name))) as follower:
         await until(lambda: bool(api.open_watches))
         assert follower.told == [LISTED]
         api.list_fault = fault
@@ -229,7 +233,7 @@ async def test_a_watch_that_fails_takes_no_pod_away_and_is_begun_anew(
     name: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
     fault, words = FAULTS[name]
-    async with following(quick(api, tmp_path, request_seconds=0.5)) as follower:
+    async with following(quick(api, tmp_path, **impatience(name))) as follower:
         await until(lambda: bool(api.open_watches))
         api.watch_fault = fault
         api.tell(recorded_lines("watch.jsonl")[1])
@@ -292,7 +296,7 @@ async def test_a_watch_that_neither_speaks_nor_ends_is_given_up(
         api.listing = recorded("list_later.json")
         await until(lambda: len(follower.told) == 2)
     assert follower.told == [LISTED, LISTED_LATER]
-    assert follower.failures == 1
+    assert follower.failures >= 1, "and perhaps the next one, silent too, as well"
 
 
 async def test_an_api_that_is_gone_is_found_when_it_is_back(tmp_path: Path) -> None:
@@ -327,7 +331,7 @@ async def test_a_slice_without_the_port_is_reported_once_beside_those_that_have_
 
 async def test_it_stops_at_once_while_the_api_hangs(api: RecordedApi, tmp_path: Path) -> None:
     api.list_fault = "hang"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with following(quick(api, tmp_path, request_seconds=300)):
             await until(lambda: bool(api.asked))
 

@@ -23,7 +23,7 @@ from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
-from tests.server.rpc.test_metrics import free_port, page
+from tests.server.rpc.test_metrics import page
 
 CANDIDATE = Pool("candidate")
 
@@ -185,7 +185,8 @@ async def test_a_list_has_nothing_that_could_fail() -> None:
 async def test_a_process_that_follows_kubernetes_shows_them_all_and_stops_when_told(
     tmp_path: Path,
 ) -> None:
-    port, metrics_port = free_port(), free_port()
+    port = free_port_base()
+    metrics_port = port + 1
     async with recorded_api() as api:
         environment = {
             "VIREO_PORT": str(port),

@@ -100,7 +100,7 @@ async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain
     await chain.stub.Recommend(REQUEST)
 
     compared = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not compared:
             state = await chain.releases.GetServingRelease(GetServingReleaseRequest())
             compared = state.shadow.compared

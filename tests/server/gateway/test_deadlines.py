@@ -81,9 +81,11 @@ async def test_without_candidates_in_time_no_ranking_pod_is_asked(
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
         gateway(release, features, candidates_at, ranking_at, default_deadline=1.0) as stub,
+        asyncio.timeout(60),
     ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert list(response.degradations) == [POPULAR]
+        while not candidate.requests:  # or the machine was too busy to ask for any
+            response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+            assert response.degradations[-1] == POPULAR
     assert not ranking.requests
 
 
@@ -113,9 +115,9 @@ async def test_a_caller_who_hangs_up_takes_the_pods_work_along(
     ):
         call = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
         asked = asyncio.ensure_future(candidate.asked.wait())
-        await asyncio.wait_for(asked, 20)
+        await asyncio.wait_for(asked, 60)
         call.cancel()
-        await asyncio.wait_for(candidate.cancelled.wait(), 20)
+        await asyncio.wait_for(candidate.cancelled.wait(), 60)
         with pytest.raises(asyncio.CancelledError):
             await call
 

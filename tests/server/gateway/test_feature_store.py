@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 from server.features.viewer import ViewerFeatures
+from server.gateway.circuit import PAUSE_SECONDS
 from server.gateway.deadline import Deadline
 from server.gateway.features import FeatureReader
 from server.gateway.last_features import LastFeatures
@@ -60,6 +62,11 @@ async def ask_until(
 def waited(response: pb.RecommendResponse) -> bool:
     """Whether this request waited for the store until it gave up."""
     return response.explanation.features_time.ToTimedelta().total_seconds() >= TIMEOUT
+
+
+def tries_since(began: float, seconds: float) -> float:
+    """How many reads that take so long may have been tried: three, then one after each pause."""
+    return 4 + (time.monotonic() - began) / (PAUSE_SECONDS + seconds)
 
 
 def names(response: pb.RecommendResponse) -> list[str]:
@@ -168,9 +175,11 @@ async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
         await ask_until(stub, [])
         with locked(own_features):
             await asyncio.gather(*(ask(stub) for _ in range(10)))
+            began = time.monotonic()
             responses = [await ask(stub, viewer) for viewer in (VIEWER, "nobody") * 30]
+            most = tries_since(began, TIMEOUT)
         assert [list(each.degradations) for each in responses] == [[STALE], [MISSING]] * 30
-        assert sum(map(waited, responses)) <= 20, "the read that hangs holds up no others"
+        assert sum(map(waited, responses)) <= most, "the read that hangs holds up no others"
         response = await ask_until(stub, [])
         assert response.explanation.history_length == len(WATCHED)
 
@@ -191,10 +200,10 @@ async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
             query = "SELECT name FROM sqlite_master WHERE type = 'table'"
             for (name,) in connection.execute(query).fetchall():
                 connection.execute(f'ALTER TABLE "{name}" RENAME TO "away_{name}"')
-        before = len(reads)
+        before, began = len(reads), time.monotonic()
         for _ in range(60):
             assert list((await ask(stub)).degradations) == [STALE]
-        assert len(reads) - before <= 20
+        assert len(reads) - before <= tries_since(began, 0)
         with sqlite3.connect(online) as connection:
             for (name,) in connection.execute(query).fetchall():
                 connection.execute(f'ALTER TABLE "{name}" RENAME TO "{name.removeprefix("away_")}"')
@@ -270,9 +279,10 @@ async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
         stale = await ask(stub)
         assert list(stale.degradations) == [STALE]
         assert names(stale) == names(whole)
+        began = time.monotonic()
         responses = [await ask(stub, "nobody") for _ in range(60)]
         assert all(list(each.degradations) == [MISSING] for each in responses)
-        assert sum(map(waited, responses)) <= 20
+        assert sum(map(waited, responses)) <= tries_since(began, TIMEOUT)
         bring_back(redis)
         assert names(await ask_until(stub, [])) == names(whole)
 
@@ -289,4 +299,14 @@ def test_a_reader_opens_without_redis_and_reads_once_it_is_there(
         reader.read(VIEWER)  # and not without end
     redis.kill()
     redis.start()
-    assert len(reader.read(VIEWER).history_keys) == len(WATCHED)
+
+    def read() -> int:
+        try:
+            return len(reader.read(VIEWER).history_keys)
+        except (client.ConnectionError, client.TimeoutError):  # of a busy machine
+            return 0
+
+    end = time.monotonic() + 30
+    while not (found := read()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert found == len(WATCHED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def test_a_seed_is_followed_on_up_next_alone() -> None:
     assert up_next.seed_key == video_key("v")
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes between two lines."""
+    monkeypatch.setattr("server.gateway.deadline.time", SimpleNamespace(monotonic=lambda: 50.0))
+
+
+@pytest.mark.usefixtures("still")
 def test_a_budget_is_the_stages_limit_or_its_share_of_what_is_left() -> None:
     assert Deadline.after(100).budget(0.5, 0.5) == 0.5
     assert 4.9 < Deadline.after(10).budget(100, 0.5) < 5
@@ -43,6 +51,7 @@ def test_a_budget_is_the_stages_limit_or_its_share_of_what_is_left() -> None:
     assert Deadline.after(-1).budget(100) == 0
 
 
+@pytest.mark.usefixtures("still")
 def test_the_answers_own_time_is_kept_back() -> None:
     deadline = Deadline.after(10)
     assert deadline.budget(100) < deadline.left()

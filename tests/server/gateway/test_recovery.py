@@ -37,7 +37,7 @@ async def ask_until(
     stub: RecommendationServiceAsyncStub, degradations: Degradations
 ) -> pb.RecommendResponse:
     """The first answer with exactly these degradations."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             response = await stub.Recommend(REQUEST, timeout=60)
             assert len(response.items) == 10
@@ -88,14 +88,13 @@ async def test_slow_pods_are_asked_for_fewer_candidates_and_quick_ones_for_all_a
         async with gateway(release, features, **targets, **changes) as stub:
             whole = await ask_until(stub, [])
             assert whole.explanation.candidates == 30
-            assert factor() == 1
+            await until(lambda: factor() == 1)
+            # Answers that are late, and come all the same: of a busy machine not each of them.
             relay.delay = lambda _: 0.7 * limit
-            for _ in range(8):
-                response = await stub.Recommend(REQUEST, timeout=60)
-                assert set(response.degradations) <= {REDUCED}
-            assert list(response.degradations) == [REDUCED]
-            assert 12 <= response.explanation.candidates < 30
-            assert factor() < 1
+            async with asyncio.timeout(60):
+                while factor() == 1:
+                    fewer = await ask_until(stub, [REDUCED])
+            assert 12 <= fewer.explanation.candidates < 30
             relay.delay = lambda _: 0.0
             whole = await ask_until(stub, [])
             assert whole.explanation.candidates == 30

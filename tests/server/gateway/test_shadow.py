@@ -87,7 +87,7 @@ async def recommend_until(
 ) -> ShadowComparison:
     """Asks for full slates until the comparison is as wished."""
     stub = RecommendationServiceStub(channel)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition(shadow := await shadow_of(channel)):
             await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
             await asyncio.sleep(0.02)
@@ -103,7 +103,7 @@ async def test_repeated_requests_are_compared_and_shown(
         for _ in range(5):
             assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items
         shadow = await shadow_of(channel)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while shadow.compared + shadow.dropped < 5:
                 await asyncio.sleep(0.05)
                 shadow = await shadow_of(channel)

@@ -89,7 +89,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
 
     def promote(release_id: str) -> str | None:
         seen = store.read_channel(name)
-        start.wait(10)
+        start.wait(60)
         try:
             store.set_channel(name, release_id, seen, updated_by=release_id)
         except ChannelChangedError:
@@ -141,7 +141,7 @@ def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
     publish(f"{name}-a")
     publish(f"{name}-b")
     store.set_channel(name, f"{name}-a", None)
-    with faulty_s3(s3, read_timeout=1.0) as proxy:
+    with faulty_s3(s3, read_timeout=2.0) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         through = ReleaseStore(proxy.settings)
         made = through.set_channel(name, f"{name}-b", through.read_channel(name))

@@ -22,7 +22,8 @@ from tests.builders.s3 import client_of
 pytestmark = pytest.mark.integration
 BIG = "videos/big.bin"
 SIZE = 3_000_000
-IMPATIENT: dict[str, Any] = {"read_timeout": 0.5, "retries": 0}
+IMPATIENT: dict[str, Any] = {"read_timeout": 2.0, "retries": 0}
+"""As long as a busy machine may take for an answer, and no longer."""
 
 
 @pytest.fixture

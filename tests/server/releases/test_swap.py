@@ -326,7 +326,7 @@ async def test_loader_that_is_stopped_in_mid_download_leaves_no_thread(
     publish(name)
     point(store, name, name)
     before = set(threading.enumerate())
-    with faulty_s3(store.settings, read_timeout=0.5, retries=0) as proxy:
+    with faulty_s3(store.settings, read_timeout=2.0, retries=0) as proxy:
         proxy.fault, proxy.only = "hangs", b"ranker"
         loader = loader_of(ReleaseStore(proxy.settings), tmp_path / "cache", name)
         async with running(loader):

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.releases.manifest import ReleaseError
 from server.releases.texts import read_mapped_texts, write_texts
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_texts_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]

@@ -14,21 +14,15 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from bench.stack import free_port_base
 from server.errors import VireoError
 from server.ranking.service import RANKING_POD
 from server.rpc.metrics import MetricsEndpoint
 from tests.builders.rpc import rpc_settings, serving
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def page(port: int, host: str = "127.0.0.1") -> str:
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -50,7 +44,7 @@ async def test_calls_are_counted_by_method_and_code(release_folder: Path) -> Non
 
 
 async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folder: Path) -> None:
-    port = free_port()
+    port = free_port_base()
     settings = rpc_settings(metrics_port=port)
     async with serving(RANKING_POD, release_folder, settings=settings):
         assert "# TYPE vireo_rpcs_total counter" in page(port)
@@ -61,7 +55,7 @@ async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folde
 
 
 async def test_endpoint_answers_other_machines_where_it_is_told_to(release_folder: Path) -> None:
-    port = free_port()
+    port = free_port_base()
     settings = rpc_settings(metrics_port=port, metrics_host="127.0.0.2")
     async with serving(RANKING_POD, release_folder, settings=settings):
         assert "vireo_rpcs_total" in page(port, "127.0.0.2")

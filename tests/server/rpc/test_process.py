@@ -19,11 +19,18 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+from bench.stack import free_port_base
 from server.features.keys import video_keys
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
-from tests.builders.process import start, wait_for_health, watched_channel
+from tests.builders.process import (
+    health_of,
+    start,
+    wait_for_health,
+    wait_for_status,
+    watched_channel,
+)
 from tests.builders.releases import build_release
 from tests.builders.s3 import unreachable_s3
 
@@ -35,10 +42,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    """One that is free, with those next to it, and that no client is given before it is bound."""
+    return free_port_base()
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +82,12 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "log"
-    process = start(module, log, environment, "--port", str(port), "--pod-name", "pod-7")
+    settings = {**environment, "VIREO_DRAIN_SECONDS": "2"}  # for as long as it can be seen to drain
+    process = start(module, log, settings, "--port", str(port), "--pod-name", "pod-7")
     processes.append(process)
     with watched_channel(port) as channel:
-        wait_for_health(channel, SERVING)
+        health = health_of(channel)
+        wait_for_status(health, SERVING)
         state = ReleaseServiceStub(channel).GetServingRelease(
             release_pb2.GetServingReleaseRequest()
         )
@@ -93,8 +100,8 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
         assert state.state == release_pb2.RELEASE_STATE_SERVING
         assert state.serving_since.seconds > 0
         process.send_signal(signal.SIGTERM)
-        wait_for_health(channel, NOT_SERVING)
-    assert process.wait(20) == 0
+        wait_for_status(health, NOT_SERVING)
+    assert process.wait(60) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
     assert events == ["starting", "listening", "serving release", "stopping", "draining", "stopped"]
@@ -104,14 +111,14 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
 
 
 def test_candidates_then_ranking_make_a_slate(
-    environment: dict[str, str], processes: list[subprocess.Popen[bytes]], tmp_path: Path
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
 ) -> None:
-    ports = []
-    for module in MODULES:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-        processes.append(start(module, tmp_path / module, environment, "--port", str(ports[-1])))
+    ports = [port, port + 1]
+    for module, each in zip(MODULES, ports, strict=True):
+        processes.append(start(module, tmp_path / module, environment, "--port", str(each)))
     watched = video_keys(["video-3", "video-4"]).tolist()
     viewer = ViewerFeatures(
         history_keys=watched, history_times=[1, 2], watched_keys=watched, watch_count=2
@@ -165,7 +172,7 @@ def test_process_without_s3_serves_from_the_cache_of_one_before(
     with watched_channel(port) as channel:
         wait_for_health(channel, SERVING)
     first.terminate()
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
     without_s3 = {**environment, **unreachable_s3().environment()}
     processes.append(start("server.ranking", tmp_path / "log", without_s3, "--port", str(port)))
     with watched_channel(port) as channel:
@@ -184,9 +191,7 @@ def test_process_without_s3_and_cache_says_why_and_recovers_by_itself(
     port: int,
     tmp_path: Path,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        later = probe.getsockname()[1]
+    later = port + 1
     settings = {
         **environment,
         "VIREO_S3_ENDPOINT": f"127.0.0.1:{later}",
@@ -200,7 +205,7 @@ def test_process_without_s3_and_cache_says_why_and_recovers_by_itself(
             request = release_pb2.GetServingReleaseRequest()
             return stub.GetServingRelease(request, timeout=30, wait_for_ready=True)
 
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (found := state()).last_failure and time.monotonic() < deadline:
             time.sleep(0.05)
         assert found.state == release_pb2.RELEASE_STATE_LOADING
@@ -217,15 +222,13 @@ def test_process_shows_its_release_to_prometheus(
     port: int,
     tmp_path: Path,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        metrics = probe.getsockname()[1]
+    metrics = port + 1
     shown = {**environment, "VIREO_METRICS_PORT": str(metrics)}
     process = start("server.candidate", tmp_path / "log", shown, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
         wait_for_health(channel, SERVING)
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=60) as answer:
         page = answer.read().decode()
     assert (
         'vireo_release_info{channel="processes",origin="s3",release="of-processes",role="serving"}'
@@ -233,7 +236,7 @@ def test_process_shows_its_release_to_prometheus(
     ) in page
     assert 'vireo_release_load_stage{stage="serving"}' in page
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
@@ -242,7 +245,7 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
     port: int,
     tmp_path: Path,
 ) -> None:
-    settings = {**environment, "VIREO_DRAIN_SECONDS": "1"}
+    settings = {**environment, "VIREO_DRAIN_SECONDS": "4"}
     process = start("server.ranking", tmp_path / "log", settings, "--port", str(port))
     processes.append(process)
     keys = video_keys([f"video-{number}" for number in range(40)]).tolist()
@@ -256,11 +259,12 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
         page_size=10,
     )
     with watched_channel(port) as channel:
-        wait_for_health(channel, SERVING)
+        health = health_of(channel)
+        wait_for_status(health, SERVING)
         stub = RankingServiceStub(channel)
         stub.RankCandidates(request, timeout=30)
         process.send_signal(signal.SIGTERM)
-        wait_for_health(channel, NOT_SERVING)
+        wait_for_status(health, NOT_SERVING)
         answered = 0
         with pytest.raises(grpc.RpcError) as caught:  # noqa: PT012 (one call too many)
             while True:
@@ -269,7 +273,7 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
     # The latter where it came as gRPC's server stopped; Envoy repeats both (envoy/shared.yaml).
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert answered > 0
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_second_signal_ends_the_process_at_once(
@@ -282,18 +286,19 @@ def test_second_signal_ends_the_process_at_once(
     process = start("server.ranking", tmp_path / "log", slow, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
-        wait_for_health(channel, SERVING)
+        health = health_of(channel)
+        wait_for_status(health, SERVING)
         process.send_signal(signal.SIGTERM)
-        wait_for_health(channel, NOT_SERVING)
+        wait_for_status(health, NOT_SERVING)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
+    assert process.wait(60) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
 
 
 def test_bad_settings_end_the_process_with_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     process = start("server.candidate", tmp_path / "log", environment, "--port", "many")
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     [line] = (tmp_path / "log").read_text().splitlines()
     assert line.startswith("error: bad settings: VIREO_PORT or --port: Input should be")
 
@@ -306,7 +311,7 @@ def test_port_that_is_taken_ends_the_process_with_one_line(
         taken.listen()
         number = str(taken.getsockname()[1])
         process = start("server.candidate", tmp_path / "log", environment, "--port", number)
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last.startswith(f"error: can't listen on 127.0.0.1:{number}: the port is taken")
 

@@ -105,7 +105,7 @@ async def test_calls_that_wait_long_to_be_taken_up_are_shed_until_they_no_longer
     async with serving(RANKING_POD, release_folder) as (_, channel):
         stub = RankingServiceStub(channel)
         taken = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while shed("late") == before:
                 try:
                     await stub.RankCandidates(request(), timeout=100, metadata=late)
@@ -178,7 +178,7 @@ async def test_beyond_the_hard_limit_of_the_server_calls_are_refused(release_fol
 
 async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Path) -> None:
     worker = Worker()
-    settings = rpc_settings(drain_seconds=1.0, grace_seconds=60)
+    settings = rpc_settings(drain_seconds=3.0, grace_seconds=60)
     async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
         server,
         channel,
@@ -187,10 +187,11 @@ async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Pa
         async with busy(worker):
             under_way = stub.RankCandidates(request())
             await until(lambda: worker.limit.queued == 2)
-            draining = asyncio.create_task(server.drain())
             await until(lambda: worker.refusal(math.inf) is ShedReason.QUEUE)
+            draining = asyncio.create_task(server.drain())
+            await until(lambda: not server.serving)
             codes = [(await failure_of(stub.RankCandidates(request()))).code()]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while codes[-1] is not grpc.StatusCode.UNAVAILABLE:
                     codes.append((await failure_of(stub.RankCandidates(request()))).code())
         assert (await under_way).ids

@@ -57,15 +57,15 @@ async def test_a_call_that_says_nothing_is_invalid_and_not_left_open(
 async def test_health_and_channelz_answer_as_ever(channel: grpc.aio.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
     service = "vireo.v1.CandidateService"
-    answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    watch = health.Watch(health_pb2.HealthCheckRequest(service="none such"), timeout=10)
+    watch = health.Watch(health_pb2.HealthCheckRequest(service="none such"), timeout=30)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await health.Check(health_pb2.HealthCheckRequest(service="none such"), timeout=10)
+        await health.Check(health_pb2.HealthCheckRequest(service="none such"), timeout=30)
     assert raised.value.code() == grpc.StatusCode.NOT_FOUND
     channelz = channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[no-untyped-call]
-    servers = await channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=10)
+    servers = await channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=30)
     # Of a process's servers those of earlier tests may still be among them.
     assert max(server.data.calls_started for server in servers.server) >= 1

@@ -57,7 +57,7 @@ async def server(folder: SecurityFolder, certificates: Certificates) -> AsyncIte
 
 
 async def problem(server: RpcServer, tls: TlsFiles | None, role: str = "ranking") -> str:
-    return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 5, tls, role)
+    return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 30, tls, role)
 
 
 def handshakes() -> float:
@@ -94,7 +94,7 @@ async def test_any_other_is_not(
     async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", only_roots, options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert await problem(server, ours) == ""
 
@@ -142,13 +142,13 @@ async def test_a_lasting_channel_takes_up_a_renewed_certificate_and_loses_no_cal
     )
     for generation in range(3):
         assert channel.generation == generation
-        answer = await check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = await check(health_pb2.HealthCheckRequest(), timeout=30)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         if generation < 2:
             certificates.renew([])
-            await check(health_pb2.HealthCheckRequest(), timeout=5)
+            await check(health_pb2.HealthCheckRequest(), timeout=30)
     shutil.rmtree(folder.current.resolve())
-    assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status
+    assert (await check(health_pb2.HealthCheckRequest(), timeout=30)).status
     await channel.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -73,9 +74,10 @@ async def test_work_whose_call_is_cancelled_while_it_waits_is_never_begun() -> N
 
 async def test_work_is_not_begun_past_its_callers_deadline() -> None:
     worker, ran, counts = Worker(PATIENT), list[str](), Counts()
-    caller = Caller(left=0.2)
     async with busy(worker):
+        caller = Caller(left=1.0)  # time enough to join those that wait
         late = asyncio.create_task(worker.run(lambda: ran.append("late"), caller))
+        await until(lambda: worker.limit.queued == 2)
         await until(lambda: caller.gone)
     with pytest.raises(RpcError) as raised:
         await late
@@ -112,20 +114,21 @@ async def shed_for(call: Awaitable[object]) -> ShedReason:
 
 
 @pytest.mark.parametrize(
-    ("fill", "caller", "reason"),
+    ("fill", "left", "reason"),
     [
-        (lambda worker: worker.limit.ran(10), Caller(), ShedReason.QUEUE),
-        (lambda worker: worker.limit.ran(10), Caller(left=5), ShedReason.DEADLINE),
+        (lambda worker: worker.limit.ran(10), None, ShedReason.QUEUE),
+        (lambda worker: worker.limit.ran(10), 60.0, ShedReason.DEADLINE),
     ],
 )
 async def test_a_call_that_would_wait_too_long_is_shed_at_once_and_never_run(
-    fill: Callable[[Worker], None], caller: Caller, reason: ShedReason
+    fill: Callable[[Worker], None], left: float | None, reason: ShedReason
 ) -> None:
     worker, ran, counts = Worker(), list[str](), Counts()
     async with busy(worker):
         fill(worker)
         worker.limit.queued += 10  # as if they came before
-        assert await shed_for(worker.run(lambda: ran.append("shed"), caller)) is reason
+        call = worker.run(lambda: ran.append("shed"), Caller(left))
+        assert await shed_for(call) is reason
         worker.limit.queued -= 10
     assert ran == []
     assert counts.since == (1, 0, 0)
@@ -134,6 +137,10 @@ async def test_a_call_that_would_wait_too_long_is_shed_at_once_and_never_run(
 async def test_calls_that_give_up_while_they_wait_tell_how_long_they_did() -> None:
     worker = Worker(PATIENT)
     async with busy(worker):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(worker.run(lambda: None), 0.05)
-        assert worker.limit.queue.latest >= 0.05
+        waiting = asyncio.create_task(worker.run(lambda: None))
+        await until(lambda: worker.limit.queued == 2)
+        joined = time.monotonic()  # or a little before
+        await until(lambda: time.monotonic() - joined > 0.05)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert worker.limit.queue.latest > 0.05

@@ -30,8 +30,6 @@ POOLS = {
     "VIREO_CANARY_PODS": "1",
     "VIREO_SHADOW_PODS": "1",
     "VIREO_SHADOW_SHARE": "1",
-    # A busy machine is late by itself, which answers would declare.
-    **{f"VIREO_{part}_TIMEOUT": "5" for part in ("FEATURES", "RETRIEVAL", "RANKING")},
 }
 # Made up as they are, the releases can't be tested on the data set.
 FORCE = "--force --reason 'a test'"

@@ -52,7 +52,7 @@ class Watched:
 
     async def until(self, holds: Callable[[ProcessStatus], bool], name: str) -> ProcessStatus:
         """The first status of a process for which `holds`."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 for status in self.supervisor.statuses:
                     if status.name == name and holds(status):

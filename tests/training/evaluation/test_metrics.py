@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.evaluation.metrics import (
@@ -49,6 +49,7 @@ def test_equal_videos_have_no_distance_and_orthogonal_ones_one() -> None:
     assert intra_list_distance(np.array([[0, 1, 2]]), vectors) == pytest.approx(2 / 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
 def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
     scores = np.array([score for score, _ in pairs], float)

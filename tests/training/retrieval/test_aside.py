@@ -24,7 +24,7 @@ from training.retrieval.ensemble import train_towers
 from training.retrieval.train import CHECKPOINT, CURVE
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], seconds: float = 200) -> None:
     """Returns once `holds`."""
     end = time.monotonic() + seconds
     while not holds():
@@ -80,7 +80,7 @@ def test_one_ends_with_the_process_that_began_it(ring: RetrievalData, endless: M
     aside = psutil.Process(parent.pid).children()
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
-    assert not psutil.wait_procs(aside, timeout=60)[1]
+    assert not psutil.wait_procs(aside, timeout=120)[1]
     assert (endless.folder / CHECKPOINT).exists()
 
 

@@ -4,13 +4,15 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 
 import * as esbuild from "esbuild";
-import { chromium } from "playwright-core";
+import { chromium, type Request } from "playwright-core";
 
 import { optionsOf, type Options } from "../options.js";
 
 const PAGE = join(import.meta.dirname, "../../src/web");
+const LAST_WORDS_MS = 5000;
 const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
 
 const options = optionsOf("recommend");
@@ -36,15 +38,22 @@ function trust(authority: string): void {
 }
 
 async function ask(address: string, options: Options): Promise<void> {
+  const patience = options.timeout * 1000 + 30_000;
   const browser = await chromium.launch({
+    timeout: patience,
     executablePath: CHROMIUM,
     env: { ...process.env, HOME: home },
     chromiumSandbox: process.getuid?.() !== 0, // it refuses to run for root
   });
   try {
     const page = await browser.newPage();
+    page.setDefaultTimeout(patience);
+    const open = new Set<Request>();
+    page.on("request", (request) => open.add(request));
+    page.on("requestfinished", (request) => open.delete(request));
     // A page is told no more than that it can't fetch; the browser knows why. What the page gives up isn't told.
     page.on("requestfailed", (request) => {
+      open.delete(request);
       const reason = request.failure()?.errorText ?? "";
       if (reason !== "net::ERR_ABORTED") {
         console.error(`${request.url()}: ${reason}`);
@@ -64,7 +73,11 @@ async function ask(address: string, options: Options): Promise<void> {
     }
     await page.click("button");
     const shown = page.locator("#slate:not(:empty), #failure:not(:empty)");
-    await shown.waitFor({ timeout: options.timeout * 1000 + 30_000 });
+    await shown.waitFor();
+    // The page may know of a failure a little before what the browser knows of it is told here.
+    for (let waited = 0; open.size > 0 && waited < LAST_WORDS_MS; waited += 20) {
+      await setTimeout(20);
+    }
     const text = (await shown.textContent()) ?? "";
     if ((await shown.getAttribute("id")) === "slate") {
       console.log(text);
