@@ -98,7 +98,7 @@ def _in_cells(vectors: Float32Array, sample: Int64Array, cells: int) -> Any:
     index.cp.min_points_per_centroid = 1  # It would only warn.
     index.train(vectors[sample])
     index.add(vectors)
-    centres = faiss.IndexFlatIP(size)
+    centres: Any = faiss.IndexFlatIP(size)
     centres.add(index.quantizer.reconstruct_n(0, cells))
     centres.this.disown()
     index.quantizer, index.own_fields = centres, True
