@@ -6,8 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -19,7 +18,7 @@ from prometheus_client import Counter
 
 from server.rpc import standard
 from server.rpc.errors import RpcError, ShedError, invalid_argument, unavailable
-from server.rpc.shedding import SHED, Shedder
+from server.rpc.shedding import SHED, Metadata, Shedder
 from server.rpc.validation import validate
 
 log = structlog.get_logger()
@@ -93,10 +92,10 @@ class Guard(grpc.aio.ServerInterceptor):
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         shedder = self._shedders.get(method.split("/")[1])
-        take_on = shedder.take_on if shedder is not None else _take_on_any
 
         async def call(_: object, context: Context) -> Message:
-            identity = _caller_id(context) or uuid.uuid4().hex
+            metadata = context.invocation_metadata() or ()
+            identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             started = time.perf_counter()
             self._active += 1
@@ -104,9 +103,15 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 if self._closed:
                     raise unavailable("this server stops; ask another one", timedelta(0))
-                async with take_on(context) as answered_with:
+                if shedder is None:
                     response = await _answer(method, handler, context, identity)
-                    answered_with(response)
+                else:
+                    begun = await shedder.take_on(metadata, context.time_remaining())
+                    told: Message | None = None
+                    try:
+                        response = told = await _answer(method, handler, context, identity)
+                    finally:
+                        shedder.ended(begun, told)
             except RpcError as error:
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
@@ -143,12 +148,6 @@ class Guard(grpc.aio.ServerInterceptor):
             log.info("call", method=method, code=code.name, milliseconds=took)
 
 
-@asynccontextmanager
-async def _take_on_any(context: Context) -> AsyncIterator[Callable[[Message], None]]:  # noqa: ARG001
-    """For services that don't shed."""
-    yield lambda _: None
-
-
 async def _answer(method: str, handler: Handler, context: Context, identity: str) -> Message:
     """What the handler answers to a valid request; anything else becomes an RpcError."""
     try:
@@ -172,9 +171,9 @@ async def _answer(method: str, handler: Handler, context: Context, identity: str
     return response
 
 
-def _caller_id(context: Context) -> str:
+def _caller_id(metadata: Metadata) -> str:
     """The request id that the caller sent; empty where there is none that is fit to log."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_LIMIT:
             return value
     return ""

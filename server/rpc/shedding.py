@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-import grpc.aio
 from google.protobuf.message import Message
 from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
@@ -20,7 +18,7 @@ from server.rpc.errors import ShedError, ShedReason
 from server.rpc.turns import Turns
 from server.rpc.worker import Worker
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Metadata: TypeAlias = Iterable[tuple[str, Any]]
 
 TIMEOUT_HEADER = "x-vireo-timeout"
 """Metadata key of a copy of the call's grpc-timeout, which Envoy makes: see `envoy/shared.yaml`."""
@@ -74,41 +72,39 @@ class Shedder:
         self.under_way = 0
         """Calls that are being answered, or wait for their turn."""
 
-    @asynccontextmanager
-    async def take_on(self, context: Context) -> AsyncIterator[Callable[[Message], None]]:
-        """Counts a call as under way for as long as the block lasts, which tells of the answer.
+    async def take_on(self, metadata: Metadata, left: float | None) -> float:
+        """Counts a call as under way, until `ended` is told of it.
+
+        Args:
+            metadata: the call's.
+            left: seconds until its deadline; None without one.
+
+        Returns:
+            When its turn began, in `time.monotonic` seconds.
 
         Raises:
             ShedError: it is shed.
         """
-        left = context.time_remaining()
-        waited = waited_seconds(context.invocation_metadata() or (), left)
-        reason = self.refusal(time.monotonic(), waited, math.inf if left is None else left)
+        now = time.monotonic()
+        waited = waited_seconds(metadata, left)
+        reason = self.refusal(now, waited, math.inf if left is None else left)
         if reason is not None:
             raise ShedError(reason)
         self.under_way += 1
+        if self.turns is None:
+            return now
         try:
-            if self.turns is None:
-                yield _untold
-            else:
-                async with self._turn(self.turns) as answered:
-                    yield answered
-        finally:
+            return await self.turns.take()
+        except BaseException:  # also a cancellation, while it waits
             self.under_way -= 1
+            raise
 
-    @asynccontextmanager
-    async def _turn(self, turns: Turns) -> AsyncIterator[Callable[[Message], None]]:
-        begun, took = await turns.take(), None
-
-        def answered(response: Message) -> None:
-            nonlocal took
-            if self._telling is not None and self._telling(response):
-                took = time.monotonic() - begun
-
-        try:
-            yield answered
-        finally:
-            turns.give_back(begun, took)
+    def ended(self, begun: float, response: Message | None) -> None:
+        """Takes up that a call has ended, whose turn began then; None where it has no answer."""
+        self.under_way -= 1
+        if self.turns is not None and self._telling is not None:
+            told = response is not None and self._telling(response)
+            self.turns.give_back(begun, time.monotonic() - begun if told else None)
 
     def refusal(self, now: float, waited: float | None, left: float) -> ShedReason | None:
         """Why a call is shed, if it is.
@@ -131,11 +127,7 @@ class Shedder:
         return self.worker.refusal(left) if self.worker is not None else None
 
 
-def _untold(_: Message) -> None:
-    """Where no answer's time tells anything."""
-
-
-def waited_seconds(metadata: Iterable[tuple[str, Any]], left: float | None) -> float | None:
+def waited_seconds(metadata: Metadata, left: float | None) -> float | None:
     """How long ago a call came in, by what was left of its time then and now.
 
     None where the metadata don't tell, or the call has no deadline.
