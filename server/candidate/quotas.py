@@ -54,9 +54,13 @@ class QuotaMerge:
 
 def _union(proposals: Candidates) -> Candidates:
     """One candidate a video, in the order of the first proposals, with the bits of all."""
-    _, places, inverse = np.unique(proposals.rows, return_index=True, return_inverse=True)
-    masks = np.zeros(len(places), np.uint32)
-    np.bitwise_or.at(masks, inverse, proposals.source_masks)
+    if not len(proposals):
+        return proposals
+    by_row = np.argsort(proposals.rows, kind="stable")
+    rows = proposals.rows[by_row]
+    begins = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))  # where another video begins
+    masks = np.bitwise_or.reduceat(proposals.source_masks[by_row], begins)
+    places = by_row[begins]
     order = np.argsort(places)
-    chosen = proposals.take(places[order])
-    return Candidates(chosen.keys, chosen.rows, masks[order])
+    chosen = places[order]
+    return Candidates(proposals.keys[chosen], proposals.rows[chosen], masks[order])

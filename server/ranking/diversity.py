@@ -17,6 +17,7 @@ RERANK_WINDOW = 100
 shorter page is a prefix of a longer one."""
 
 Float32Array = npt.NDArray[np.float32]
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,18 @@ def diverse_order(
         strength: from 0, which gives the order of the scores.
         count: at most n.
     """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    unit = vectors / np.maximum(lengths, _TINY)[:, None]
     # The logarithm of the least float is far below that of any probability, and finite.
-    worth = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    worth = np.log(np.maximum(scores, _TINY))
     nearest = np.full(len(scores), -np.inf, np.float32)
-    chosen = np.empty(count, np.int64)
-    for place in range(count):
-        value = worth - strength * nearest if place else worth
-        best = int(np.argmax(value))
-        chosen[place] = best
+    value = worth
+    chosen = []
+    for _ in range(count):
+        best = value.argmax()
+        chosen.append(best)
         worth[best] = -np.inf
         # Of the chosen alone: a page is short, and most pairs are never asked for.
         np.maximum(nearest, unit @ unit[best], out=nearest)
-    return chosen
+        value = worth - strength * nearest
+    return np.array(chosen, np.int64)

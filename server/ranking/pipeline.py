@@ -65,8 +65,8 @@ class RankingPipeline:
             CallerGoneError: the caller, if there is one, has gone meanwhile.
             ModelOutputError: the model gave a score that isn't finite.
         """
-        selected = self._pipeline.run(Ranking.of(self.release, query), caller).selected
-        unknown = np.count_nonzero(self.release.rows.find(query.keys) < 0)
+        ranking = Ranking.of(self.release, query)
+        selected = self._pipeline.run(ranking, caller).selected
         return RankedCandidates(
             keys=selected.keys,
             rows=selected.rows,
@@ -74,5 +74,5 @@ class RankingPipeline:
             watch=selected.scores[WATCH],
             like=selected.scores[LIKE],
             source_masks=selected.source_masks,
-            unknown=int(unknown),
+            unknown=int(np.count_nonzero(ranking.rows < 0)),
         )

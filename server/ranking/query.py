@@ -45,10 +45,13 @@ class Ranking:
     query: RankingQuery
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
+    rows: npt.NDArray[np.int64]
+    """Rows of the query's keys in the release's tables, int64[n]; -1 for unknown ones."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
         """Prepares `query`."""
+        rows = release.rows.find(query.keys)
         if query.seed_key is None:
-            return Ranking(release, query, query.viewer)
-        return Ranking(release, query, query.viewer.playing(query.seed_key))
+            return Ranking(release, query, query.viewer, rows)
+        return Ranking(release, query, query.viewer.playing(query.seed_key), rows)

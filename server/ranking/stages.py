@@ -32,7 +32,7 @@ class RequestedSource:
         asked = query.query
         return Candidates(
             asked.keys,
-            query.release.rows.find(asked.keys),
+            query.rows,
             asked.source_masks,
             {TWO_TOWER: asked.two_tower, CO_WATCH: asked.co_watch, EASE: asked.ease},
         )

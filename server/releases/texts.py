@@ -26,6 +26,8 @@ class Texts(Sequence[str]):
         """Takes where each begins, int64[n + 1], and all of them in UTF-8, uint8[bytes]."""
         self._offsets = offsets
         self._content = content
+        self._bytes = content.data
+        """The same, of which a slice is made in less time."""
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -41,8 +43,9 @@ class Texts(Sequence[str]):
             return [self[place] for place in range(*row.indices(len(self)))]
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        start, stop = self._offsets[row % len(self) : row % len(self) + 2]
-        return self._content[start:stop].tobytes().decode()
+        first = row % len(self)
+        start, stop = self._offsets[first : first + 2].tolist()
+        return str(self._bytes[start:stop], "utf-8")
 
     def __iter__(self) -> Iterator[str]:
         content, offsets = self._content.tobytes(), self._offsets.tolist()
