@@ -24,20 +24,26 @@ def ranked_items(
     places come those of the candidate pod's first page that the release doesn't know either:
     the candidate pod has named them.
     """
-    places = [place for place, name in enumerate(ranked.ids) if name]
-    titles = ranked.titles or [""] * len(ranked.ids)
+    columns = zip(
+        ranked.ids,
+        ranked.scores,
+        ranked.watch_scores,
+        ranked.like_scores,
+        ranked.source_masks,
+        ranked.titles or [""] * len(ranked.ids),
+        strict=True,
+    )
+    named = (row for row in columns if row[0])
     items = [
         pb.SlateItem(
-            video_id=ranked.ids[place],
-            score=ranked.scores[place],
+            video_id=name,
+            score=score,
             position=position,
-            task_scores=pb.TaskScores(
-                watch=ranked.watch_scores[place], like=ranked.like_scores[place]
-            ),
-            sources=sources_of(ranked.source_masks[place]),
-            title=titles[place],
+            task_scores=pb.TaskScores(watch=watch, like=like),
+            sources=sources_of(mask),
+            title=title,
         )
-        for position, place in enumerate(places, start=1)
+        for position, (name, score, watch, like, mask, title) in enumerate(named, start=1)
     ]
     if len(items) < len(ranked.ids):
         shown = {item.video_id for item in items}

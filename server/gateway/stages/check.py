@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from vireo.v1 import candidate_pb2, ranking_pb2
 
-from server.features.keys import video_keys
+from server.features.keys import video_key, video_keys
 
 _ROUNDING = 1e-5
 """By which a probability may be above 1."""
@@ -47,7 +48,8 @@ def check_candidates(
     if not count:
         return
     keys = np.array(answer.keys, np.int64)
-    _check_names(answer.ids, keys[: len(answer.ids)])
+    if not np.array_equal(video_keys(answer.ids), keys[: len(answer.ids)]):
+        raise BadAnswerError("an id isn't that of its key")
     ascending = np.sort(keys)
     if (ascending[1:] == ascending[:-1]).any():
         raise BadAnswerError("a key occurs twice")
@@ -71,27 +73,29 @@ def check_ranked(
     count = min(request.page_size, len(request.keys))
     _check_length("keys", answer.keys, count)
     _check_release(answer.release_id)
-    _check_scores("scores", answer.scores, count)
+    _check_length("scores", answer.scores, count)
+    if not all(map(math.isfinite, answer.scores)):
+        raise BadAnswerError("scores has a value that isn't finite")
     _check_probabilities("watch_scores", answer.watch_scores, count)
     _check_probabilities("like_scores", answer.like_scores, count)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
-    keys, sent = np.array(answer.keys, np.int64), np.array(request.keys, np.int64)
-    if len(np.unique(keys)) < count:
+    # A page is short: objects take less time than arrays of its length.
+    keys = list(answer.keys)
+    if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
-    order = np.argsort(sent)
-    places = order[_places(sent[order], keys)]
-    if (sent[places] != keys).any():
+    sent = dict(zip(request.keys, request.source_masks, strict=True))
+    if not sent.keys() >= set(keys):
         raise BadAnswerError("a key was not among the candidates")
-    masks = np.array(request.source_masks, np.uint32)[places]
-    if (masks != np.array(answer.source_masks, np.uint32)).any():
+    if [sent[key] for key in keys] != list(answer.source_masks):
         raise BadAnswerError("source_masks are not those that were sent")
-    named = [place for place, name in enumerate(answer.ids) if name]
+    named = [(name, key) for name, key in zip(answer.ids, keys, strict=True) if name]
     same_release = answer.release_id == request.release_id
     if count - len(named) > (0 if same_release else answer.unknown_candidates):
         raise BadAnswerError("a video that the release knows has no id")
-    _check_names([answer.ids[place] for place in named], keys[named])
+    if any(video_key(name) != key for name, key in named):
+        raise BadAnswerError("an id isn't that of its key")
 
 
 def _check_release(release_id: str) -> None:
@@ -112,14 +116,8 @@ def _check_scores(name: str, column: Sequence[float], count: int) -> None:
 
 def _check_probabilities(name: str, column: Sequence[float], count: int) -> None:
     _check_length(name, column, count)
-    values = np.array(column, np.float32)
-    if not ((values >= 0) & (values <= 1 + _ROUNDING)).all():  # false for NaN
+    if not all(0 <= value <= 1 + _ROUNDING for value in column):  # false for NaN
         raise BadAnswerError(f"{name} has a value that is no probability")
-
-
-def _check_names(ids: Sequence[str], keys: Int64Array) -> None:
-    if not np.array_equal(video_keys(ids), keys):
-        raise BadAnswerError("an id isn't that of its key")
 
 
 def _places(ascending: Int64Array, keys: Int64Array) -> Int64Array:

@@ -62,9 +62,8 @@ class ReadFeatures:
         if not self._circuit.admits():
             raise StageSkippedError("the online store failed a moment ago")
         try:
-            viewer = await asyncio.wait_for(
-                self._worker.run(lambda: self._read(reader, query.viewer_id)), budget
-            )
+            async with asyncio.timeout(budget):
+                viewer = await self._worker.run(lambda: self._read(reader, query.viewer_id))
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A caller with little time, or one of many at once, says nothing of the store.
