@@ -31,6 +31,7 @@ _PROBE = "ready"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 4.0
 _POLL_SECONDS = 0.1
+_MOST_VOLUMES = 1000
 
 
 def answers(server: S3Settings) -> bool:
@@ -160,6 +161,8 @@ def s3_command(settings: StackSettings) -> list[str]:
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
+        # Each bucket has a volume of its own; by default there may be one a GiB of free disk.
+        f"-volume.max={_MOST_VOLUMES}",
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
 

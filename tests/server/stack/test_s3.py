@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import stat
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,15 @@ def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) 
         assert not answers(wrong)
     for name in ("s3.json", "endpoint"):
         assert stat.S_IMODE((tmp_path / "s3" / name).stat().st_mode) == 0o600
+
+
+def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, port_base=free_port_base())
+    with embedded_s3(settings):
+        master = f"http://127.0.0.1:{settings.s3_port + 4}/dir/status"
+        with urllib.request.urlopen(master, timeout=30) as response:
+            topology = json.load(response)["Topology"]
+    assert topology["Max"] == 1000
 
 
 def test_a_taken_port_is_told_before_it_is_started(tmp_path: Path) -> None:
