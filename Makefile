@@ -38,7 +38,7 @@ certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 bench: setup h2load bench-peers ## Measure speed, over the models alone and beside peers (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
 
-# Both data sets and their releases take a quarter of an hour, and are kept.
+# Both data sets and their releases take some 20 minutes of one core, and are kept.
 bench-data: setup ## Make and train the large and the small catalogue that `make bench` compares
 	test -e .vireo/data/million || $(BIN)/vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
 	test -e .vireo/data/thousands || $(BIN)/vireo data synth --viewers 20000 --videos 10000 --events 1000000 --name thousands
