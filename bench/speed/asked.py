@@ -26,7 +26,7 @@ from server.rpc.guard import REQUEST_ID
 
 PAGE = 10
 """Videos of a slate."""
-CANDIDATES = 300
+CANDIDATES = 500
 """Candidates that are ranked for it: what gateways ask for by default."""
 _REQUEST_ID = "bench"
 _TOLERANCE = 1e-5

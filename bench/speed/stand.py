@@ -27,7 +27,8 @@ _SETTINGS = {
     "VIREO_SHEDDING": "false",
     # For the same reason no stage is given up, nor asked for less, where the machine is busy with
     # something else.
-    "VIREO_LEAST_CANDIDATES": "300",
+    "VIREO_CANDIDATES": "500",
+    "VIREO_LEAST_CANDIDATES": "500",
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from server.candidate.index import VideoIndex
 from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import Vectors, looked_up
-from server.features.tower_inputs import VideoRows, tower_inputs
+from server.features.tower_inputs import tower_inputs
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 
 ATTRIBUTE_LIMIT = 16
@@ -15,24 +16,6 @@ GAP_BUCKETS = 32
 """Buckets of log2 seconds between consecutive watches; 0 is the first watch or padding."""
 
 Int64Array = npt.NDArray[np.int64]
-
-
-class VideoRows:
-    """Finds the row of a video key in a release's tables."""
-
-    def __init__(self, keys: Int64Array) -> None:
-        """Takes the key of each row, int64[n], all different."""
-        order = np.argsort(keys)
-        self._sorted = keys[order]
-        self._order = order.astype(np.int32)  # half the memory of a large catalogue's
-
-    def find(self, keys: Int64Array) -> Int64Array:
-        """The row of each key, int64[m]; -1 for a key that the release doesn't know."""
-        if not len(self._sorted):
-            return np.full(len(keys), -1, np.int64)
-        place = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
-        rows = np.where(self._sorted[place] == keys, self._order[place], -1)
-        return rows.astype(np.int64)
 
 
 def gap_buckets(times: Int64Array) -> Int64Array:

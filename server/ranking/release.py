@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from server.features.tower_inputs import VideoRows
+from server.features.video_rows import VideoRows
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import ranker_signature

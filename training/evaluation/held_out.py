@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from server.features.keys import video_keys
-from server.features.tower_inputs import VideoRows
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.features.history import viewer_features_at
 

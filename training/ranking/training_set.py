@@ -28,7 +28,8 @@ from server.features.ranking_inputs import (
     match_features,
     viewer_features,
 )
-from server.features.tower_inputs import VideoRows, attribute_ids
+from server.features.tower_inputs import attribute_ids
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table

@@ -19,7 +19,8 @@ from server.features.ranking_inputs import (
     ranking_inputs,
     retrieval_features,
 )
-from server.features.tower_inputs import VideoRows, tower_inputs
+from server.features.tower_inputs import tower_inputs
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.ranking.export import torch_scores
 from training.ranking.model import Ranker

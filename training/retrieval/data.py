@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from server.features.activity import HISTORY_LIMIT
 from server.features.keys import unique_video_keys
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, VideoRows, attribute_ids
+from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.retrieval.content import catalogue_tokens, content_ids, shared_vocabulary
 from training.retrieval.sequences import (

@@ -7,10 +7,10 @@ import numpy as np
 from server.features.tower_inputs import (
     ATTRIBUTE_LIMIT,
     GAP_BUCKETS,
-    VideoRows,
     gap_buckets,
     tower_inputs,
 )
+from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 
 KEYS = np.array([50, -7, 900], np.int64)
@@ -22,15 +22,6 @@ def viewer(keys: list[int], times: list[int], *attributes: str) -> ViewerFeature
         history_times=np.array(times, np.int64),
         attributes=attributes,
     )
-
-
-def test_rows_are_found_and_unknown_keys_are_minus_one() -> None:
-    found = VideoRows(KEYS).find(np.array([900, 1, 50, -7, 10**18], np.int64))
-    np.testing.assert_array_equal(found, [2, -1, 0, 1, -1])
-
-
-def test_an_empty_catalogue_knows_nothing() -> None:
-    np.testing.assert_array_equal(VideoRows(KEYS[:0]).find(KEYS), [-1, -1, -1])
 
 
 def test_gaps_fall_in_log2_buckets_and_never_leave_the_table() -> None:

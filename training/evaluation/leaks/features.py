@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
-from server.features.tower_inputs import VideoRows
+from server.features.video_rows import VideoRows
 from training.evaluation.leaks.timeline import Timeline
 from training.features.snapshots import HALF_LIFE_DAYS
 
