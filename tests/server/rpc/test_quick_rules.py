@@ -1,0 +1,121 @@
+"""Requests that are accepted at once: never one that protovalidate would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import protovalidate
+import pytest
+from google.protobuf.message import Message
+from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
+
+from server.rpc.quick_rules import surely_valid
+
+Change = Callable[[Any], object]
+
+
+def viewer() -> viewer_pb2.ViewerFeatures:
+    return viewer_pb2.ViewerFeatures(
+        history_keys=[1, 2],
+        history_times=[3, 4],
+        watched_keys=[1, 2],
+        attributes=["occupation=artist"],
+        watch_count=2,
+        like_count=1,
+    )
+
+
+def recommend() -> recommendation_pb2.RecommendRequest:
+    return recommendation_pb2.RecommendRequest(viewer_id="1", excluded_video_ids=["video-1"])
+
+
+def retrieve() -> candidate_pb2.RetrieveCandidatesRequest:
+    return candidate_pb2.RetrieveCandidatesRequest(viewer=viewer(), count=300)
+
+
+def rank() -> ranking_pb2.RankCandidatesRequest:
+    return ranking_pb2.RankCandidatesRequest(
+        viewer=viewer(),
+        keys=[1, 2],
+        scores=[0.5, 0.25],
+        co_watch_scores=[0, 0],
+        ease_scores=[0, 0],
+        source_masks=[2, 2],
+        page_size=10,
+    )
+
+
+VALID: list[tuple[Callable[[], Message], Change]] = [
+    (recommend, lambda _: None),
+    (recommend, lambda asked: setattr(asked, "page_size", 500)),
+    (recommend, lambda asked: setattr(asked, "viewer_id", "é" * 64)),
+    (recommend, lambda asked: asked.context.SetInParent()),
+    (recommend, lambda asked: asked.excluded_video_ids.extend(["x" * 128] * 999)),
+    (retrieve, lambda _: None),
+    (retrieve, lambda asked: setattr(asked, "count", 2000)),
+    (retrieve, lambda asked: asked.viewer.Clear() or asked.viewer.SetInParent()),
+    (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(9998))),
+    (rank, lambda _: None),
+    (rank, lambda asked: setattr(asked, "seed_key", -1)),
+]
+
+INVALID: list[tuple[Callable[[], Message], Change]] = [
+    (recommend, lambda asked: asked.ClearField("viewer_id")),
+    (recommend, lambda asked: setattr(asked, "viewer_id", "é" * 65)),
+    (recommend, lambda asked: setattr(asked, "page_size", 0)),
+    (recommend, lambda asked: setattr(asked, "page_size", 501)),
+    (recommend, lambda asked: setattr(asked, "surface", 7)),
+    (recommend, lambda asked: setattr(asked, "surface", 2)),
+    (recommend, lambda asked: setattr(asked, "seed_video_id", "x" * 129)),
+    (recommend, lambda asked: setattr(asked.context, "locale", "x" * 36)),
+    (recommend, lambda asked: asked.excluded_video_ids.append("")),
+    (recommend, lambda asked: asked.excluded_video_ids.append("x" * 129)),
+    (recommend, lambda asked: asked.excluded_video_ids.extend(["x"] * 1000)),
+    (retrieve, lambda asked: asked.ClearField("viewer")),
+    (retrieve, lambda asked: asked.ClearField("count")),
+    (retrieve, lambda asked: setattr(asked, "count", 2001)),
+    (retrieve, lambda asked: setattr(asked, "page_size", -1)),
+    (retrieve, lambda asked: asked.excluded_keys.extend(range(1001))),
+    (retrieve, lambda asked: setattr(asked, "release_id", "x" * 129)),
+    (retrieve, lambda asked: asked.viewer.history_keys.append(3)),
+    (retrieve, lambda asked: setattr(asked.viewer, "watch_count", -1)),
+    (retrieve, lambda asked: setattr(asked.viewer, "like_count", -1)),
+    (retrieve, lambda asked: asked.viewer.attributes.append("x" * 257)),
+    (retrieve, lambda asked: asked.viewer.attributes.extend(["x"] * 64)),
+    (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(10_000))),
+    (rank, lambda asked: asked.ClearField("viewer")),
+    (rank, lambda asked: asked.keys.append(3)),
+    (rank, lambda asked: asked.scores.append(3)),
+    (rank, lambda asked: asked.co_watch_scores.append(3)),
+    (rank, lambda asked: asked.ease_scores.append(3)),
+    (rank, lambda asked: asked.source_masks.append(3)),
+    (rank, lambda asked: setattr(asked, "page_size", 0)),
+    (rank, lambda asked: asked.viewer.history_times.append(3)),
+]
+
+
+@pytest.mark.parametrize(("make", "change"), VALID)
+def test_a_request_that_keeps_the_rules_is_accepted_at_once(
+    make: Callable[[], Message], change: Change
+) -> None:
+    request = make()
+    change(request)
+    assert surely_valid(request)
+    assert protovalidate.collect_violations(request) == []
+
+
+@pytest.mark.parametrize(("make", "change"), INVALID)
+def test_a_request_that_breaks_a_rule_is_left_to_protovalidate(
+    make: Callable[[], Message], change: Change
+) -> None:
+    request = make()
+    change(request)
+    assert protovalidate.collect_violations(request) != []
+    assert not surely_valid(request)
+
+
+@pytest.mark.parametrize("kind", [type(make()) for make in (recommend, retrieve, rank)])
+def test_an_empty_request_is_left_to_protovalidate(kind: type[Message]) -> None:
+    assert protovalidate.collect_violations(kind()) != []
+    assert not surely_valid(kind())
