@@ -23,12 +23,12 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 from vireo.v1 import candidate_pb2, viewer_pb2
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.pipeline import SCORERS, CandidatePipeline, CandidateQuery
+from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
+from server.candidate.scorers import co_watch, ease, two_tower
 from server.candidate.service import decode
 from server.errors import VireoError
-from server.features.co_watch import co_watch_scores
-from server.features.ease import ease_scores
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
@@ -55,20 +55,19 @@ class InProcess:
 
     def models(self, query: CandidateQuery, page: int) -> list[str]:
         """The best of the nearest unwatched videos by the ranking model."""
-        release = self.candidate.release
-        viewer = query.viewer
-        vector = release.viewer_vector(viewer)
-        watched = release.rows.find(viewer.watched_keys)
-        rows = release.index.nearest(vector, query.count, watched[watched >= 0])
-        history = release.rows.find(viewer.history_keys)
-        history = history[history >= 0]
+        asked = Retrieval.of(self.candidate.release, query)
+        rows = asked.release.index.nearest(asked.vector, query.count, asked.blocked_rows)
+        found = asked.proposed(rows, viewer_pb2.SOURCE_TWO_TOWER)
+        scores = {
+            name: column for each in SCORERS for name, column in each.score(asked, found).items()
+        }
         retrieval = retrieval_features(
-            release.vectors[rows] @ vector,
-            co_watch_scores(history, release.co_watch_rows, release.co_watch_weights)[rows],
-            ease_scores(history, release.ease_rows, release.ease_weights)[rows],
-            np.full(len(rows), 1 << viewer_pb2.SOURCE_TWO_TOWER, np.uint32),
+            scores[two_tower.COLUMN],
+            scores[co_watch.COLUMN],
+            scores[ease.COLUMN],
+            found.source_masks,
         )
-        return self._best(viewer, history, rows, retrieval, page)
+        return self._best(query.viewer, asked.history_rows, rows, retrieval, page)
 
     def ranking_query(self, query: CandidateQuery, page: int) -> RankingQuery:
         """What the ranking service is asked after the candidate service has answered."""
