@@ -116,18 +116,15 @@ class Block(nn.Module):
         Returns:
             float32[b, l, d], or float32[b, 1, d] with `at`.
         """
-        positions = torch.arange(x.shape[1])
         normed = queried = self.attention_norm(x)
         key, value = self.key_value(normed).chunk(2, dim=-1)
+        bias = self._bias()[:, :, : x.shape[1]]
         if at is None:
-            wanted = positions[None]
+            bias = bias[None, :, : x.shape[1]]
         else:
-            wanted = at[:, None]
-            places = wanted[:, :, None].expand(-1, -1, x.shape[2])
+            bias = bias[:, at].transpose(0, 1)[:, :, None]
+            places = at[:, None, None].expand(-1, -1, x.shape[2])
             x, queried = x.gather(1, places), normed.gather(1, places)
-        distance = wanted[:, :, None] - positions
-        bias = self.distance_bias(distance.clamp(min=0)).permute(0, 3, 1, 2)
-        bias = bias.masked_fill((distance < 0)[:, None], LATER)
         mixed = F.scaled_dot_product_attention(
             self._split(self.query(queried)),
             self._split(key),
@@ -137,6 +134,18 @@ class Block(nn.Module):
         x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
         inner = F.gelu(self.expand(self.forward_norm(x)))
         return x + cast(Tensor, self.dropout(self.contract(inner)))
+
+    def _bias(self) -> Tensor:
+        """What a position adds to its attention to each, float32[heads, limit + 1, limit + 1].
+
+        Of the longest history: it depends on nothing that is asked, so that the exported model has
+        it as a constant, of which it takes a part. To look it up by distance each time takes half
+        of a long history's time.
+        """
+        positions = torch.arange(self.distance_bias.num_embeddings)
+        distance = positions[:, None] - positions
+        bias = self.distance_bias(distance.clamp(min=0)).permute(2, 0, 1)
+        return cast(Tensor, bias.masked_fill(distance < 0, LATER))
 
     def _split(self, x: Tensor) -> Tensor:
         b, length, d = x.shape
