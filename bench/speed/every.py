@@ -1,6 +1,7 @@
 """All measurements of speed, one after the other; chain and tail on one stack.
 
-What a large catalogue costs is measured on data sets of their own, where they were trained.
+The release of a large catalogue is served where there is one: it is what a slate of production
+costs. What only such a catalogue has is measured then, too.
 
 vireo bench all
 """
@@ -22,6 +23,7 @@ from bench.speed.row import Row
 from bench.speed.search import SearchPlan, measure_search
 from bench.speed.stand import stand
 from bench.speed.tail import TailPlan, tail_rows
+from bench.speed.tower import TowerPlan, measure_tower
 from server.home import Home
 from training.features.watches import load_watches
 
@@ -33,6 +35,7 @@ class EveryPlan:
     chain: ChainPlan = field(default_factory=ChainPlan)
     tail: TailPlan = field(default_factory=TailPlan)
     rank: RankPlan = field(default_factory=RankPlan)
+    tower: TowerPlan = field(default_factory=TowerPlan)
     search: SearchPlan = field(default_factory=SearchPlan)
     pods: PodsPlan = field(default_factory=PodsPlan)
     catalogue: CataloguePlan = field(default_factory=CataloguePlan)
@@ -44,6 +47,7 @@ class EveryPlan:
             ChainPlan(rounds=rounds),
             TailPlan(rounds=rounds),
             RankPlan(rounds=rounds),
+            TowerPlan(rounds=rounds),
             SearchPlan(rounds=rounds),
             PodsPlan(rounds=rounds),
             CataloguePlan(rounds=rounds),
@@ -57,8 +61,8 @@ def measure_all(
 
     Args:
         home: where everything was trained.
-        dataset: whose release the chain and the ranking pod serve.
-        large: data set with a large catalogue; without a release of it, nothing is said of it.
+        dataset: whose release the chain and the ranking pod serve where `large` has none.
+        large: data set with a large catalogue.
         small: data set with a small one, to compare with.
         plan: how much to do of each.
         console: where progress is shown.
@@ -66,13 +70,17 @@ def measure_all(
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.
     """
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.chain.viewers)
-    with stand(home, dataset, "chain") as running:
+    scaled = home.staged_release(large).exists()
+    served = large if scaled else dataset
+    viewers = load_watches(home, served)["viewer_id"].drop_duplicates().head(plan.chain.viewers)
+    with stand(home, served, "chain") as running:
         questions = asked(running.release, running.features, viewers.tolist())
         yield from asyncio.run(chain_rows(running, questions, plan.chain, console))
         yield from asyncio.run(tail_rows(running, questions, plan.tail, console))
-    yield from measure_rank(home, dataset, plan.rank, console)
-    if not home.staged_release(large).exists():
+    yield from measure_rank(home, served, plan.rank, console)
+    towers = dataset if home.staged_release(dataset).exists() else served
+    yield from measure_tower(home, towers, plan.tower, console)
+    if not scaled:
         console.print(f"no release of {large}: what a large catalogue costs is left out")
         return
     yield from measure_search(home, large, plan.search, console)

@@ -63,7 +63,7 @@ def swap(
 
 
 @app.command()
-def chain(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+def chain(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
     """Measure what the whole chain costs over its models alone, directly and through Envoy."""
     from bench.speed.chain import ChainPlan, measure_chain
 
@@ -72,7 +72,7 @@ def chain(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False
 
 
 @app.command()
-def tail(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+def tail(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
     """Measure how much longer than usual the slowest answers take at a load that is sustained."""
     from bench.speed.tail import TailPlan, measure_tail
 
@@ -81,7 +81,7 @@ def tail(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False)
 
 
 @app.command()
-def rank(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+def rank(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
     """Measure a ranking pod over its model alone, and beside the peers of `make bench-peers`."""
     from bench.speed.rank import RankPlan, measure_rank
 
@@ -96,6 +96,15 @@ def search(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = Fals
 
     plan = SearchPlan(rounds=rounds)
     _show(measure_search(Home.current(), data, plan, _progress()), as_json)
+
+
+@app.command()
+def tower(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
+    """Measure what the viewer tower takes for histories of several lengths."""
+    from bench.speed.tower import TowerPlan, measure_tower
+
+    plan = TowerPlan(rounds=rounds)
+    _show(measure_tower(Home.current(), data, plan, _progress()), as_json)
 
 
 @app.command()
@@ -123,7 +132,9 @@ def catalogue(
 
 @app.command("all")
 def every(
-    data: _Data = "ml-100k",
+    data: Annotated[
+        str, typer.Option(help="Data set to measure where no large one was trained.")
+    ] = "ml-100k",
     large: Annotated[str, typer.Option(help="Data set with a large catalogue.")] = "million",
     small: _Small = "thousands",
     rounds: _Rounds = 5,
@@ -132,7 +143,7 @@ def every(
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Measure chain, tail and rank; also search, pods and catalogue, if a large one was trained."""
+    """Measure everything; without a release of the large data set, chain, tail, rank and tower."""
     from bench.speed.every import EveryPlan, measure_all
 
     rows, home = [], Home.current()

@@ -19,6 +19,7 @@ from bench.speed.report import write_report
 from bench.speed.row import Row
 from bench.speed.search import SearchPlan, measure_search
 from bench.speed.tail import TailPlan
+from bench.speed.tower import TowerPlan
 from server.errors import VireoError
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -32,6 +33,7 @@ SMALL = EveryPlan(
     ChainPlan(rounds=1, requests=64, alone=16, viewers=4),
     TailPlan(rounds=1, requests=64, viewers=4),
     RankPlan(rounds=1, requests=64, alone=16, viewers=4, peers=False),
+    TowerPlan(rounds=1, runs=2),
     SearchPlan(rounds=1, viewers=4),
     PodsPlan(rounds=1, viewers=4),
     CataloguePlan(rounds=1, requests=16, viewers=4),
