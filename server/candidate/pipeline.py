@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from vireo.v1 import viewer_pb2
 
-from server.candidate.filters.excluded import ExcludedFilter
-from server.candidate.filters.watched import WatchedFilter
+from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
@@ -107,7 +106,7 @@ class CandidatePipeline:
         self.release = release
         self._pipeline: Pipeline[Retrieval] = Pipeline(
             sources=SOURCES,
-            filters=(WatchedFilter(), ExcludedFilter()),
+            filters=(BlockedFilter(),),
             merge=QuotaMerge(quotas or release.manifest.quotas),
             scorers=SCORERS,
             selector=BestByTwoTower(),

@@ -12,6 +12,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 Computer Programming, vol. 3, section 6.4)."""
 _ROOM = 2
 """The table has two to four places a key, so that few keys have others in their way."""
+_NEXT = np.arange(1, 6)
+"""Places that are looked at at once for keys that weren't in the first: hardly any goes on."""
 
 
 class VideoRows:
@@ -41,17 +43,16 @@ class VideoRows:
             return np.full(len(keys), -1, np.int64)
         places = self._place(keys)
         rows = self._rows[places].astype(np.int64)
-        others = self._held_by_others(rows, keys)
-        while len(others):
-            places[others] = (places[others] + 1) & self._last
-            rows[others] = self._rows[places[others]]
-            others = others[self._held_by_others(rows[others], keys[others])]
+        left = ((rows >= 0) & (self._keys[rows] != keys)).nonzero()[0]
+        while left.size:
+            found = self._rows[(places[left, None] + _NEXT) & self._last]
+            ends = (found < 0) | (self._keys[found] == keys[left, None])
+            first, each = ends.argmax(1), np.arange(left.size)
+            rows[left] = found[each, first]
+            left = left[~ends[each, first]]
+            places[left] += len(_NEXT)
         return rows
 
     def _place(self, keys: Int64Array) -> Int64Array:
         """Where each key is first looked for, int64[m]."""
         return ((keys.view(np.uint64) * _MULTIPLIER) >> self._shift).view(np.int64)
-
-    def _held_by_others(self, rows: Int64Array, keys: Int64Array) -> Int64Array:
-        """Which of the rows that were found are of other keys, int64[o]."""
-        return np.flatnonzero((rows >= 0) & (self._keys[rows] != keys))

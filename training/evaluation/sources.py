@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from server.candidate.filters.watched import WatchedFilter
+from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.pipeline import SOURCES, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.quotas import QuotaMerge
@@ -61,7 +61,7 @@ class Proposals:
         places = np.arange(len(held_out.ids))
         if len(places) > VIEWERS_LIMIT:
             places = np.random.default_rng(0).choice(places, VIEWERS_LIMIT, replace=False)
-        unwatched, proposed = WatchedFilter(), []
+        unwatched, proposed = BlockedFilter(), []
         console = Console(stderr=True)
         for place in track(places, "asking the sources", transient=True, console=console):
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)
