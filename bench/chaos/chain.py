@@ -18,8 +18,8 @@ from bench.chaos.waiting import seconds_until
 from bench.load import SteadyLoad
 from server.control.discovery.document import EndpointsDocument
 from server.errors import VireoError
+from server.rpc.die_with_parent import wrapped
 from server.rpc.health import health_problem
-from server.stack.die_with_parent import wrapped
 from server.stack.processes import ProcessSpec, pod_processes
 from server.stack.s3 import access
 from server.stack.settings import POD_KINDS, PodKind, StackSettings

@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from server.errors import VireoError
 from server.rpc.guard import Guard
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.ports import PortTakenError, address
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.shedding import Shedder
@@ -40,16 +41,22 @@ class RpcServer:
     Every service starts as NOT_SERVING. Use it from one event loop.
     """
 
-    def __init__(self, settings: RpcSettings) -> None:
-        """Makes the server; nothing is bound yet."""
+    def __init__(self, settings: RpcSettings, own_port: int | None = None) -> None:
+        """Makes the server; nothing is bound yet.
+
+        Args:
+            settings: the server's.
+            own_port: where it listens too, if the port of the settings is shared with others.
+        """
         self._settings = settings
+        self._own_port = own_port
         self._guard = Guard(settings.access_log_share)
         self._server = grpc.aio.server(
             interceptors=[self._guard],
             maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
             options=[
                 # Two processes that share a port by mistake would each get half the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(own_port is not None)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -105,7 +112,7 @@ class RpcServer:
             VireoError: an address can't be bound, because another process has it, say; or a TLS
                 file can't be read.
         """
-        await self.set_serving(False)
+        await self.set_serving(self.serving)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
         if self._settings.channelz:
@@ -114,27 +121,24 @@ class RpcServer:
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         if self._settings.reflection:
             add_reflection(self._server, shown, self._described)
-        host = self._settings.host
-        address = f"[{host}]" if ":" in host else host
-        credentials = self._settings.tls.server_credentials() if self._settings.tls else None
-        try:
-            self.port = self._bind(f"{address}:{self._settings.port}", credentials)
-        except RuntimeError as error:
-            raise VireoError(
-                f"can't listen on {address}:{self._settings.port}: the port is taken or the "
-                "address isn't this machine's; stop the other process or set VIREO_PORT"
-            ) from error
-        if self._settings.metrics_port:
-            self._metrics = MetricsEndpoint.open(
-                self._settings.metrics_port, host=self._settings.metrics_host
-            )
+        settings = self._settings
+        credentials = settings.tls.server_credentials() if settings.tls else None
+        self.port = self._bind(settings.port, credentials)
+        if self._own_port is not None:
+            self._bind(self._own_port, credentials)
+        if settings.metrics_port:
+            self._metrics = MetricsEndpoint.open(settings.metrics_port, host=settings.metrics_host)
         await self._server.start()
-        log.info("listening", address=f"{address}:{self.port}", services=self._names)
+        log.info("listening", address=address(settings.host, self.port), services=self._names)
 
-    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
-        if credentials is None:
-            return self._server.add_insecure_port(address)
-        return self._server.add_secure_port(address, credentials)
+    def _bind(self, port: int, credentials: grpc.ServerCredentials | None) -> int:
+        where = address(self._settings.host, port)
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(where)
+            return self._server.add_secure_port(where, credentials)
+        except RuntimeError as error:
+            raise PortTakenError(self._settings.host, port) from error
 
     async def drain(self) -> None:
         """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.
@@ -161,12 +165,13 @@ class RpcServer:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None
 
-    async def run(self, *owned: Awaitable[None]) -> None:
+    async def run(self, *owned: Awaitable[None], late: bool = False) -> None:
         """Serves until SIGTERM or SIGINT, then drains. A second signal exits at once.
 
         Args:
             owned: work that goes on for as long as the server, a release loader's for
                 example. Should one fail, the server drains and its failure is raised.
+            late: whether it is `owned` that starts the server, when there is something to serve.
 
         Raises:
             VireoError: the address can't be bound.
@@ -175,7 +180,8 @@ class RpcServer:
         tasks = [asyncio.ensure_future(work) for work in owned]
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            await self.start()
+            if not late:
+                await self.start()
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await self.drain()
         finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from server.errors import VireoError
-from server.stack.die_with_parent import wrapped
+from server.rpc.die_with_parent import wrapped
 from server.stack.logs import last_lines
 from server.stack.processes import ProcessSpec
 

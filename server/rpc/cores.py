@@ -1,0 +1,60 @@
+"""How many cores this process may keep busy: its container's CPU quota, and where it may run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")
+
+
+def cores(root: Path = _ROOT) -> int:
+    """Whole cores, at least one, by the quota of cgroup v2 and by the processor affinity.
+
+    A part of a core is left out: a process for it would be stopped by the kernel again and again.
+
+    Args:
+        root: below which /proc and /sys are.
+    """
+    allowed = (
+        len(os.sched_getaffinity(0))
+        if sys.platform == "linux"  # nothing else has it, nor cgroups
+        else os.cpu_count() or 1
+    )
+    quota = cpu_quota(root)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """Processor seconds that the cgroup of this process may use each second; None without a limit.
+
+    A group has no more than any that it is in. Where a container sees only its own group, that is
+    the root of what it sees, whatever its path outside.
+    """
+    mount = root / "sys/fs/cgroup"
+    group = _group(root / "proc/self/cgroup")
+    found = [_limit(mount / each / "cpu.max") for each in (group, *group.parents)]
+    return min((limit for limit in found if limit is not None), default=None)
+
+
+def _group(file: Path) -> PurePosixPath:
+    """The path of the process's cgroup below the mount; that of the root where nothing tells it."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return PurePosixPath()
+    for line in lines:
+        hierarchy, _, path = line.partition("::")
+        if hierarchy == "0" and ".." not in path:
+            return PurePosixPath(path.strip("/"))
+    return PurePosixPath()
+
+
+def _limit(file: Path) -> float | None:
+    """The limit of a `cpu.max`, "200000 100000" for two cores; None for "max" or no such file."""
+    try:
+        quota, period = file.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # "max" is no number
+        return None
