@@ -37,6 +37,8 @@ _MOST_SILENT_LOOKS = 30
 """After so many without a word a worker process is taken for stuck, and killed. Counted and not
 timed: where the whole pod stood still, nobody is to blame."""
 
+_MOST_SAID = 1024
+
 RESTARTS = Counter("vireo_worker_restarts", "Worker processes that ended and were started again.")
 SERVING = Gauge("vireo_workers_serving", "Worker processes of this pod that serve.")
 
@@ -132,8 +134,7 @@ class WorkerSupervisor:
                 # Ctrl-C in a terminal is for this process alone, which passes it on.
                 start_new_session=True,
             )
-        link, _ = await asyncio.open_connection(sock=ours)
-        return _WorkerProcess(process, link, self._others_begin.set)
+        return _WorkerProcess(process, ours, self._others_begin.set)
 
 
 class _WorkerProcess:
@@ -142,10 +143,11 @@ class _WorkerProcess:
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        link: asyncio.StreamReader,
+        link: socket.socket,
         on_serving: Callable[[], None],
     ) -> None:
-        """Takes the process, what it tells, and what to call once it serves."""
+        """Takes the process, where it tells how it is, and what to call once it serves."""
+        link.setblocking(False)
         self.serves = False
         self._process = process
         self._link = link
@@ -169,10 +171,12 @@ class _WorkerProcess:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._link.close()
 
     async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(ConnectionError):  # it has ended
-            while said := await self._link.read(1024):
+            while said := await loop.sock_recv(self._link, _MOST_SAID):
                 self._heard = True
                 if SERVES in said:
                     self.serves = True

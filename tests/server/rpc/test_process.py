@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,10 +18,8 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from bench.stack import free_port_base
 from server.features.keys import video_keys
 from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.process import (
     health_of,
@@ -31,46 +28,12 @@ from tests.builders.process import (
     wait_for_status,
     watched_channel,
 )
-from tests.builders.releases import build_release
 from tests.builders.s3 import unreachable_s3
 
 pytestmark = pytest.mark.integration
 MODULES = ("server.candidate", "server.ranking")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.fixture
-def port() -> int:
-    """One that is free, with those next to it, and that no client is given before it is bound."""
-    return free_port_base()
-
-
-@pytest.fixture(scope="module")
-def environment(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings of pods that follow a channel with a release."""
-    store = ReleaseStore(s3)
-    folder = build_release(tmp_path_factory.mktemp("release"), release_id="of-processes")
-    store.publish(folder)
-    store.set_channel("processes", "of-processes", store.read_channel("processes"))
-    cache = tmp_path_factory.mktemp("cache")
-    return {
-        **s3.environment(),
-        "VIREO_CHANNEL": "processes",
-        "VIREO_CACHE": str(cache),
-        "VIREO_DRAIN_SECONDS": "0.1",
-        "VIREO_ACCESS_LOG_SHARE": "0",  # a sampled call would be a line more
-    }
-
-
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes of a test, none of which outlives it."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("module", MODULES)
