@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,9 +83,15 @@ class EndpointSlice(_Part):
         """The Service that it is a part of."""
         return (self.metadata.labels or {}).get(SERVICE_LABEL, "")
 
-    def port(self, name: str) -> int | None:
-        """The port of a name; None where it has none, or one that stands for all ports."""
-        return next((each.port for each in self.ports or () if (each.name or "") == name), None)
+    def answering(self, name: str) -> list[int]:
+        """The ports on which pods answer: that of a name, and of the name, a hyphen and a number.
+
+        Each worker process of a pod may be told by a port of its own. A port without a number
+        stands for all ports, and isn't one.
+        """
+        fits = re.compile(rf"{re.escape(name)}(-[0-9]+)?")
+        named = (each for each in self.ports or () if fits.fullmatch(each.name or ""))
+        return [each.port for each in named if each.port is not None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
     Args:
         slices: all that there are.
         pools: the pool of each Service, by name; other Services are left out.
-        port_name: name of the port on which pods answer.
+        port_name: name of the port on which pods answer; see `EndpointSlice.answering`.
     """
     flaws: set[str] = set()
     pods: dict[tuple[Pool, str], list[_Address]] = defaultdict(list)
@@ -123,11 +130,11 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
         if pool is None or not each.endpoints:
             continue
         where = f"EndpointSlice {each.metadata.name}"
-        port = each.port(port_name)
+        ports = each.answering(port_name)
         if each.family not in _FAMILIES:
             # Names aren't looked up by whom endpoints are told to.
             flaws.add(f"{where}: addresses of the type {each.family}, and only IP addresses serve")
-        elif port is None:
+        elif not ports:
             flaws.add(f"{where}: no port is called {port_name!r}")
         else:
             for endpoint in each.endpoints:
@@ -138,8 +145,9 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
                     continue
                 pod = (endpoint.target and endpoint.target.uid) or host
                 takes_traffic = (endpoint.conditions or Conditions()).takes_traffic
-                address = _Address(each.family, Endpoint(host, port), takes_traffic)
-                pods[pool, pod].append(address)
+                pods[pool, pod] += [
+                    _Address(each.family, Endpoint(host, port), takes_traffic) for port in ports
+                ]
     found: dict[Pool, set[Endpoint]] = {pool: set() for pool in pools.values()}
     for (pool, _), addresses in pods.items():
         if all(address.takes_traffic for address in addresses):
