@@ -36,8 +36,8 @@ _LOOK_SECONDS = 2 * BEAT_SECONDS
 _MOST_SILENT_LOOKS = 30
 """After so many without a word a worker process is taken for stuck, and killed. Counted and not
 timed: where the whole pod stood still, nobody is to blame."""
-
 _MOST_SAID = 1024
+"""Bytes to take at once of what one has told."""
 
 RESTARTS = Counter("vireo_worker_restarts", "Worker processes that ended and were started again.")
 SERVING = Gauge("vireo_workers_serving", "Worker processes of this pod that serve.")
@@ -54,7 +54,8 @@ class WorkerSupervisor:
         self._others_begin = asyncio.Event()
         """Set once one serves, or all are to stop."""
         self._running: dict[int, _WorkerProcess] = {}
-        SERVING.set_function(lambda: sum(each.serves for each in self._running.values()))
+        # A copy, since metrics are asked for from another thread.
+        SERVING.set_function(lambda: sum(each.serves for each in [*self._running.values()]))
 
     async def run(self) -> int:
         """Runs them until told to stop, or until none starts; gives the exit code.
