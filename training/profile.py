@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from server.errors import VireoError
 from training.ranking.config import RankingConfig
+from training.release.config import ReleaseConfig
 from training.retrieval.config import RetrievalConfig
 
 PROFILES = Path(__file__).parent / "profiles"
-Config = TypeVar("Config", RetrievalConfig, RankingConfig)
+Config = TypeVar("Config", RetrievalConfig, RankingConfig, ReleaseConfig)
 
 
 class ProfileError(VireoError):
@@ -25,6 +26,7 @@ class Profile:
 
     retrieval: RetrievalConfig
     ranking: RankingConfig
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
 
 def load_profile(name: str) -> Profile:
@@ -46,13 +48,14 @@ def read_profile(path: Path) -> Profile:
         sections = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{path}: not TOML: {error}") from error
-    allowed = [field.name for field in fields(Profile)]
+    allowed = [each.name for each in fields(Profile)]
     for section in sections:
         if section not in allowed:
             raise ProfileError(f"{path}: unknown section [{section}]; there are {_listed(allowed)}")
     return Profile(
         retrieval=_config(path, "retrieval", RetrievalConfig, sections),
         ranking=_config(path, "ranking", RankingConfig, sections),
+        release=_config(path, "release", ReleaseConfig, sections),
     )
 
 
@@ -68,17 +71,24 @@ def _config(path: Path, section: str, kind: type[Config], sections: dict[str, An
             )
         if not _fits(value, types[name]):
             raise ProfileError(
-                f"{path}: [{section}] {name} is {value!r}, "
-                f"which isn't {getattr(types[name], '__name__', types[name])}"
+                f"{path}: [{section}] {name} is {value!r}, which isn't {_named(types[name])}"
             )
     return kind(**values)
 
 
 def _fits(value: object, wanted: Any) -> bool:
     """Whether a TOML value is of a field's type; 1 passes for 1.0, but true never for 1."""
+    if get_origin(wanted) is Literal:
+        return value in get_args(wanted)
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, wanted) or (isinstance(value, int) and isinstance(0.0, wanted))
+
+
+def _named(wanted: Any) -> str:
+    if get_origin(wanted) is Literal:
+        return f"one of {_listed(list(get_args(wanted)))}"
+    return str(getattr(wanted, "__name__", wanted))
 
 
 def _listed(names: list[str]) -> str:

@@ -131,7 +131,8 @@ class CandidateRelease:
 
     def replay_goldens(self) -> None:
         """Raises ReleaseError unless the viewer tower answers as it did in training."""
-        replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
+        tolerance = self.manifest.precision.viewer_tower.golden_tolerance
+        replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER, tolerance)
 
     def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
         """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""

@@ -77,4 +77,5 @@ class RankingRelease:
 
     def replay_goldens(self) -> None:
         """Raises ReleaseError unless the ranking model answers as it did in training."""
-        replay(self.ranker, self.folder / layout.GOLDEN_RANKER)
+        tolerance = self.manifest.precision.ranker.golden_tolerance
+        replay(self.ranker, self.folder / layout.GOLDEN_RANKER, tolerance)

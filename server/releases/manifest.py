@@ -18,6 +18,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.releases.precision import Precisions
 
 FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
@@ -167,6 +168,8 @@ class Manifest(BaseModel):
     """How training drew its candidates, and serving and evaluation therefore do."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
+    precision: Precisions = Precisions()
+    """Of the models."""
     score_weights: ScoreWeights
     metrics: dict[str, float]
     files: dict[str, FileEntry]

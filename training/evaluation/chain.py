@@ -14,7 +14,6 @@ from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
-from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
@@ -22,7 +21,6 @@ from training.features.history import viewer_features_at
 
 SLATE = 100
 """How many of the best are kept of each viewer."""
-_TOWER_BATCH = 256
 _JUST_BEFORE = pd.Timedelta(1, "us")
 
 Float32Array = npt.NDArray[np.float32]
@@ -107,17 +105,12 @@ def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:
 
 
 def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> Float32Array:
-    """The two-tower score of every video for each viewer, float32[v, n]."""
-    limit = release.manifest.feature_schema.history_limit
-    vectors = [
-        release.tower.run(
-            tower_inputs(
-                viewers[start : start + _TOWER_BATCH], release.rows, release.vocabulary, limit
-            )
-        )
-        for start in range(0, len(viewers), _TOWER_BATCH)
-    ]
-    return np.concatenate(vectors) @ release.vectors.T.astype(np.float32, copy=False)
+    """The two-tower score of every video for each viewer, float32[v, n].
+
+    The tower is asked for one at a time, as serving does: a batch of it rounds otherwise.
+    """
+    vectors = np.stack([release.viewer_vector(viewer) for viewer in viewers])
+    return vectors @ release.vectors.T.astype(np.float32, copy=False)
 
 
 def run_chain(

@@ -32,7 +32,7 @@ ALLOWED_LOSS = 0.005
 """Share of NDCG@10, and of HR@10, that diversity may cost: half of a hundredth."""
 _SLATE = 10
 _LISTS_LIMIT = 4000
-_MISSED = -2
+MISSED = -2
 """Row of a target that is in no list."""
 
 Float32Array = npt.NDArray[np.float32]
@@ -151,7 +151,7 @@ def _lists_of(
         scores[some, : best.shape[1]] = np.maximum(kept, 0)
     label = watches.label[places]
     wanted = watches.rows[places, np.maximum(label, 0)]
-    return ScoredLists(rows, scores, np.where(label >= 0, wanted, _MISSED))
+    return ScoredLists(rows, scores, np.where(label >= 0, wanted, MISSED))
 
 
 def study_diversity(

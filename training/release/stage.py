@@ -29,6 +29,9 @@ from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.export import export_ranker
 from training.ranking.model import Ranker
+from training.ranking.training_set import RankingSet
+from training.release.chosen import choose_ranker, choose_tower
+from training.release.config import PrecisionChoice
 from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
 from training.release.index import EXACT_LIMIT, build_index
@@ -62,6 +65,7 @@ def stage_retrieval(
     repo: Path,
     origin: Origin,
     quotas: Quotas | None = None,
+    precision: PrecisionChoice = "auto",
 ) -> CandidateRelease:
     """Writes all but the ranker, with a draft of the manifest, so that candidates can be drawn.
 
@@ -73,6 +77,7 @@ def stage_retrieval(
         repo: the Feast repository, for the videos' newest features.
         origin: see there.
         quotas: how candidates are drawn; the defaults of Quotas if None.
+        precision: of the viewer tower.
 
     Raises:
         ExportError: the exported viewer tower doesn't answer as the trained one.
@@ -80,8 +85,8 @@ def stage_retrieval(
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
     ids = list(data.video_ids)
-    precision = np.float16 if len(ids) > EXACT_LIMIT else np.float32
-    export_viewer_tower(model, folder / layout.VIEWER_TOWER, precision)
+    stored_as = np.float16 if len(ids) > EXACT_LIMIT else np.float32
+    export_viewer_tower(model, folder / layout.VIEWER_TOWER, stored_as)
     vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))
@@ -95,11 +100,11 @@ def stage_retrieval(
         layout.VIDEO_KEYS: data.keys,
         layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
         layout.CO_WATCH_ROWS: rows,
-        layout.CO_WATCH_WEIGHTS: weights.astype(precision),
+        layout.CO_WATCH_WEIGHTS: weights.astype(stored_as),
         layout.EASE_ROWS: model_rows,
         layout.EASE_WEIGHTS: model_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
-        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(precision),
+        layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(stored_as),
         layout.POPULARITY: popularity,
     }
     for path, table in tables.items():
@@ -133,15 +138,29 @@ def stage_retrieval(
         metrics={},
         files={},
     ).write(folder)
-    release = CandidateRelease.load(folder)
+    CandidateRelease.load(folder).replay_goldens()
+    release = choose_tower(folder, data, precision)
     release.replay_goldens()
     return release
 
 
 def stage_ranker(
-    folder: Path, model: Ranker, data: RetrievalData, weights: ScoreWeights
+    folder: Path,
+    model: Ranker,
+    data: RetrievalData,
+    ranking_set: RankingSet,
+    weights: ScoreWeights,
+    precision: PrecisionChoice = "auto",
 ) -> RankingRelease:
     """Adds the ranker, its goldens and the weights of its tasks.
+
+    Args:
+        folder: the staged release.
+        model: the trained ranker.
+        data: what the towers were trained on.
+        ranking_set: what the ranker was trained on.
+        weights: how the tasks' probabilities make a score.
+        precision: of the ranker.
 
     Raises:
         ExportError: the exported ranker doesn't answer as the trained one.
@@ -158,7 +177,8 @@ def stage_ranker(
     write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
     draft = Manifest.read(folder).model_copy(update={"score_weights": weights})
     draft.write(folder)
-    release = RankingRelease.load(folder)
+    RankingRelease.load(folder).replay_goldens()
+    release = choose_ranker(folder, ranking_set, precision)
     release.replay_goldens()
     return release
 

@@ -19,7 +19,7 @@ def diff(
     after: Annotated[str, typer.Argument(help="Id of the other.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs from one release to another: files, metrics, schema, quotas, weights.
+    """Show what differs from one release to another: files, metrics and settings.
 
     The metrics are those that training noted, each on its own data; `vireo release promote`
     measures both releases on the same.
@@ -32,7 +32,9 @@ def diff(
         typer.echo(json.dumps(found.as_json(), indent=2))
         return
     console = Console(highlight=False)
-    settings = Table("setting", before, after, title="data, code, schema, quotas and weights")
+    settings = Table(
+        "setting", before, after, title="data, code, schema, quotas, precision, weights"
+    )
     for name, (old, new) in found.settings.items():
         settings.add_row(name, Text(str(old)), Text(str(new)))
     metrics = Table("metric", title="metrics")
