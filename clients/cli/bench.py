@@ -130,6 +130,22 @@ def catalogue(
     _show(measure_catalogue(Home.current(), data, small, plan, _progress()), as_json)
 
 
+@app.command()
+def profile(
+    data: _Data = "ml-100k",
+    report: Annotated[
+        Path, typer.Option(help="Folder to write profile.json and the flame graphs to.")
+    ] = Path("bench/report/profile"),
+    seconds: Annotated[int, typer.Option(min=1, help="How long to sample each service.")] = 25,
+) -> None:
+    """Sample each service under load: shares of its functions, threads and libraries."""
+    from bench.speed.profile import ProfilePlan, measure_profile, write_profiles
+
+    plan = ProfilePlan(seconds=seconds)
+    profiles = measure_profile(Home.current(), data, plan, _progress())
+    write_profiles(profiles, data, report)
+
+
 @app.command("all")
 def every(
     data: Annotated[

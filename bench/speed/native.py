@@ -1,0 +1,123 @@
+"""What perf sees of a process below Python: which library the processor is in, on which thread.
+
+perf samples only what runs. It's Debian's package linux-perf; where it's missing or not permitted,
+the reason is told instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+_SAMPLE = re.compile(r"\s*(.*?)\s+(\d+)\s+[0-9a-f]+ (.*) \((.*)\)")
+"""Name of the thread, its id, address, symbol, and file."""
+_LIBRARIES = (
+    (re.compile(r"^\[(?!unknown)|\.ko\b"), "kernel"),
+    (re.compile(r"libpython|/python3?(\.\d+)?$|/lib-dynload/"), "Python interpreter"),
+    (re.compile(r"/grpc/"), "gRPC core"),
+    (re.compile(r"/onnxruntime/"), "ONNX Runtime"),
+    (re.compile(r"/faiss"), "faiss"),
+    (re.compile(r"/numpy"), "numpy"),
+    (re.compile(r"/google/_upb/"), "protobuf"),
+    (re.compile(r"/(lib(c|m|pthread)|ld-linux[^/]*)[.-][^/]*$"), "C library"),
+)
+_UNKNOWN = "[unknown]"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of the samples."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Native:
+    """Shares of a process's processor time, the largest first."""
+
+    samples: int
+    libraries: list[Share]
+    threads: list[Share]
+    symbols: list[Share]
+    """Functions of libraries, as far as these tell their names."""
+
+    @staticmethod
+    def parse(script: str, threads: Mapping[int, str]) -> Native:
+        """Reads what `perf script -F comm,tid,ip,sym,dso` writes.
+
+        Args:
+            script: a line a sample.
+            threads: names of threads by the kernel's id; others go by the kernel's name.
+        """
+        libraries: Counter[str] = Counter()
+        named: Counter[str] = Counter()
+        symbols: Counter[str] = Counter()
+        for found in filter(None, map(_SAMPLE.fullmatch, script.splitlines())):
+            thread, tid, symbol, file = found.groups()
+            library = library_of(file)
+            libraries[library] += 1
+            named[threads.get(int(tid), thread)] += 1
+            if symbol != _UNKNOWN:
+                symbols[f"{symbol.partition('+0x')[0]} ({library})"] += 1
+        total = libraries.total()
+        return Native(total, *(_shares(each, total) for each in (libraries, named, symbols)))
+
+
+def library_of(file: str) -> str:
+    """The library that a file of machine code belongs to, as a person would call it."""
+    for pattern, name in _LIBRARIES:
+        if pattern.search(file):
+            return name
+    parts = PurePath(file).parts
+    if "site-packages" in parts:
+        return parts[parts.index("site-packages") + 1].split(".")[0]
+    return parts[-1] if parts else _UNKNOWN
+
+
+async def sampled_natively(
+    pid: int, seconds: int, rate: int, output: Path, threads: Mapping[int, str]
+) -> Native | str:
+    """Samples a process with perf.
+
+    Args:
+        pid: of the process.
+        seconds: how long.
+        rate: samples a second of each processor that it runs on.
+        output: file for what perf writes; it is gone afterwards.
+        threads: see `Native.parse`.
+
+    Returns:
+        The shares, or why there are none.
+    """
+    if shutil.which("perf") is None:
+        return "perf is missing (Debian's linux-perf)"
+    record = ["record", "-q", "-e", "cpu-clock", f"-F{rate}", f"-p{pid}", f"-o{output}"]
+    code, said = await _perf([*record, "--", "sleep", str(seconds)])
+    if code:
+        return f"perf is not permitted here: {_first(said)}"
+    code, script = await _perf(["script", f"-i{output}", "-F", "comm,tid,ip,sym,dso"])
+    output.unlink()
+    native = Native.parse(script, threads)
+    return native if native.samples else f"perf saw nothing: {_first(script)}"
+
+
+async def _perf(arguments: Iterable[str]) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        "perf", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said = (await process.communicate())[0].decode(errors="replace")
+    return process.returncode, said
+
+
+def _first(said: str) -> str:
+    return " ".join(said.split())[:200] or "it did not say why"
+
+
+def _shares(counts: Counter[str], total: int) -> list[Share]:
+    return [Share(name, count / total) for name, count in counts.most_common()]

@@ -1,0 +1,196 @@
+"""Where each service's processor time goes while the chain is under load.
+
+    vireo bench profile
+
+Each of the gateway, a candidate pod and a ranking pod is sampled in turn, first by py-spy, which
+knows functions of Python, then by perf, which knows libraries. Both count only what runs: a thread
+that waits for a lock, a message or its turn on the interpreter is not in it. To py-spy a thread
+that waits for a core runs, too; so the service that is sampled has one of its own, and all else
+the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from bench.speed.asked import Asked, asked, check_while, checked_shots, recommend_url
+from bench.speed.cpu import cpu_seconds
+from bench.speed.flame import flame_graph
+from bench.speed.h2load import Shot, fire
+from bench.speed.native import Native, sampled_natively
+from bench.speed.stacks import Function, sampled
+from bench.speed.stand import Stand, stand
+from server.errors import VireoError
+from server.home import Home
+from training.features.watches import load_watches
+
+_SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
+"""Each service by the process of the stand that is sampled."""
+_SENDERS = 8
+_TOP_OURS, _TOP_OWN, _TOP_SYMBOLS = 20, 10, 10
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """How much to do."""
+
+    callers: int = 32
+    viewers: int = 40
+    requests: int = 1200
+    """Of a volley of load; one follows the other while processes are sampled."""
+    seconds: int = 25
+    """Of py-spy, of each service."""
+    native_seconds: int = 10
+    """Of perf, of each service."""
+    rate: int = 200
+    """Samples a second of each thread that runs."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of one service."""
+
+    service: str
+    cores: float
+    """That its process kept busy while it was sampled."""
+    samples: int
+    """Of py-spy."""
+    ours: list[Function]
+    """The functions of this project that are in most samples."""
+    own: list[Function]
+    """The functions that run in most samples themselves, or what they call that isn't Python."""
+    native: Native | None
+    """None where perf can't sample."""
+    native_missing: str
+    """Why it can't; empty where it can."""
+    flame: str
+    """SVG of the flame graph."""
+
+    def document(self) -> dict[str, Any]:
+        """The profile for programs, without its picture."""
+        return {name: value for name, value in asdict(self).items() if name != "flame"}
+
+
+def measure_profile(
+    home: Home, dataset: str, plan: ProfilePlan, console: Console
+) -> list[Profile]:
+    """Samples the services of a stack of its own under load.
+
+    Raises:
+        VireoError: nothing was trained, the stack does not start, an answer is wrong, or py-spy
+            may not sample.
+    """
+    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
+    with stand(home, dataset, "profile") as running:
+        questions = asked(running.release, running.features, viewers.tolist())
+        return asyncio.run(_under_load(running, questions, plan, console))
+
+
+def write_profiles(profiles: Sequence[Profile], dataset: str, folder: Path) -> None:
+    """Writes `profile.json`, and `<service>.svg` with the flame graph of each.
+
+    Raises:
+        VireoError: the folder can't be written.
+    """
+    found = {"dataset": dataset, "services": [profile.document() for profile in profiles]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "profile.json").write_text(json.dumps(found, indent=2) + "\n")
+        for profile in profiles:
+            (folder / f"{profile.service}.svg").write_text(profile.flame, encoding="utf-8")
+    except OSError as error:
+        raise VireoError(
+            f"cannot write {folder}: {error.strerror}; give --report another folder"
+        ) from error
+
+
+async def _under_load(
+    running: Stand, questions: Sequence[Asked], plan: ProfilePlan, console: Console
+) -> list[Profile]:
+    shots = await checked_shots(running.direct, questions, running.home.root)
+    await _volley(running, shots, 0, plan)  # what is slow only once
+    done = asyncio.Event()
+    checking = asyncio.create_task(check_while(running.direct, questions, done))
+    loading = asyncio.create_task(_load(running, shots, plan, done))
+    profiles = []
+    try:
+        for service in _SERVICES:
+            with _core_of_its_own(service, running):
+                profiles.append(await _profile(service, running, plan))
+            console.print(f"{service} done, {profiles[-1].samples:,} samples")
+    finally:
+        done.set()
+        await asyncio.gather(checking, loading)
+    return profiles
+
+
+async def _load(
+    running: Stand, shots: Sequence[Shot], plan: ProfilePlan, done: asyncio.Event
+) -> None:
+    """Asks until `done`; raises VireoError where an answer is wrong."""
+    number = 0
+    while not done.is_set():
+        number += 1
+        await _volley(running, shots, number, plan)
+
+
+async def _volley(running: Stand, shots: Sequence[Shot], number: int, plan: ProfilePlan) -> None:
+    turn = [shots[(number * _SENDERS + place) % len(shots)] for place in range(_SENDERS)]
+    volley = await fire(
+        recommend_url(running.direct),
+        turn,
+        running.home.root,
+        callers=plan.callers,
+        requests=plan.requests,
+    )
+    if volley.wrong:
+        raise VireoError(f"{volley.wrong} answers are not those that they must be")
+
+
+async def _profile(service: str, running: Stand, plan: ProfilePlan) -> Profile:
+    folder, pid = running.home.root, running.pids[_SERVICES[service]]
+    before = cpu_seconds({service: pid})[service]
+    stacks = await sampled(pid, plan.seconds, plan.rate, folder / f"{service}.stacks")
+    cores = (cpu_seconds({service: pid})[service] - before) / plan.seconds
+    native = await sampled_natively(
+        pid, plan.native_seconds, plan.rate, folder / f"{service}.perf", stacks.threads
+    )
+    functions = stacks.functions()
+    return Profile(
+        service=service,
+        cores=cores,
+        samples=stacks.samples,
+        ours=[each for each in functions if each.ours][:_TOP_OURS],
+        own=sorted(functions, key=lambda each: -each.own)[:_TOP_OWN],
+        native=native if isinstance(native, Native) else None,
+        native_missing="" if isinstance(native, Native) else native,
+        flame=flame_graph(stacks, f"{service}, {stacks.samples:,} samples"),
+    )
+
+
+@contextmanager
+def _core_of_its_own(service: str, running: Stand) -> Iterator[None]:
+    """Keeps everything else away from the core of a service, where there is more than one."""
+    mine = os.sched_getaffinity(0)
+    first, *others = sorted(mine)
+    if not others:
+        yield
+        return
+    for each, process in _SERVICES.items():
+        for thread in psutil.Process(running.pids[process]).threads():
+            os.sched_setaffinity(thread.id, [first] if each == service else others)
+    os.sched_setaffinity(0, others)  # h2load and the samplers inherit it
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
