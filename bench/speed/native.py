@@ -6,11 +6,11 @@ the reason is told instead.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -27,6 +27,7 @@ _LIBRARIES = (
     (re.compile(r"/(lib(c|m|pthread)|ld-linux[^/]*)[.-][^/]*$"), "C library"),
 )
 _UNKNOWN = "[unknown]"
+_TOP = 10
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Native:
     libraries: list[Share]
     threads: list[Share]
     symbols: list[Share]
-    """Functions of libraries, as far as these tell their names."""
+    """The ten functions of libraries that run most, as far as these tell their names."""
 
     @staticmethod
     def parse(script: str, threads: Mapping[int, str]) -> Native:
@@ -66,7 +67,9 @@ class Native:
             if symbol != _UNKNOWN:
                 symbols[f"{symbol.partition('+0x')[0]} ({library})"] += 1
         total = libraries.total()
-        return Native(total, *(_shares(each, total) for each in (libraries, named, symbols)))
+        return Native(
+            total, _shares(libraries, total), _shares(named, total), _shares(symbols, total, _TOP)
+        )
 
 
 def library_of(file: str) -> str:
@@ -80,7 +83,7 @@ def library_of(file: str) -> str:
     return parts[-1] if parts else _UNKNOWN
 
 
-async def sampled_natively(
+def sampled_natively(
     pid: int, seconds: int, rate: int, output: Path, threads: Mapping[int, str]
 ) -> Native | str:
     """Samples a process with perf.
@@ -98,26 +101,22 @@ async def sampled_natively(
     if shutil.which("perf") is None:
         return "perf is missing (Debian's linux-perf)"
     record = ["record", "-q", "-e", "cpu-clock", f"-F{rate}", f"-p{pid}", f"-o{output}"]
-    code, said = await _perf([*record, "--", "sleep", str(seconds)])
-    if code:
-        return f"perf is not permitted here: {_first(said)}"
-    code, script = await _perf(["script", f"-i{output}", "-F", "comm,tid,ip,sym,dso"])
+    run = _perf([*record, "--", "sleep", str(seconds)])
+    if run.returncode:
+        return f"perf is not permitted here: {_first(run.stderr)}"
+    run = _perf(["script", f"-i{output}", "-F", "comm,tid,ip,sym,dso"])
     output.unlink()
-    native = Native.parse(script, threads)
-    return native if native.samples else f"perf saw nothing: {_first(script)}"
+    native = Native.parse(run.stdout, threads)
+    return native if native.samples else f"perf saw nothing: {_first(run.stderr)}"
 
 
-async def _perf(arguments: Iterable[str]) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        "perf", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said = (await process.communicate())[0].decode(errors="replace")
-    return process.returncode, said
+def _perf(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["perf", *arguments], capture_output=True, text=True, errors="replace")
 
 
 def _first(said: str) -> str:
     return " ".join(said.split())[:200] or "it did not say why"
 
 
-def _shares(counts: Counter[str], total: int) -> list[Share]:
-    return [Share(name, count / total) for name, count in counts.most_common()]
+def _shares(counts: Counter[str], total: int, top: int | None = None) -> list[Share]:
+    return [Share(name, count / total) for name, count in counts.most_common(top)]

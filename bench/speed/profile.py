@@ -12,7 +12,6 @@ the others.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +22,12 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench.speed.asked import Asked, asked, check_while, checked_shots, recommend_url
+from bench.speed.asked import Asked, asked, checked_shots, recommend_url
 from bench.speed.cpu import cpu_seconds
 from bench.speed.flame import flame_graph
-from bench.speed.h2load import Shot, fire
+from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.native import Native, sampled_natively
-from bench.speed.stacks import Function, sampled
+from bench.speed.stacks import Function, Stacks, sampled
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
@@ -37,7 +36,9 @@ from training.features.watches import load_watches
 _SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
 """Each service by the process of the stand that is sampled."""
 _SENDERS = 8
-_TOP_OURS, _TOP_OWN, _TOP_SYMBOLS = 20, 10, 10
+_TOP_OURS, _TOP_OWN = 20, 10
+_WRONG = 0.01
+"""Share of answers that may be late or less than full: what is sampled is still the same work."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class ProfilePlan:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one service."""
+    """Of one service under load."""
 
+    dataset: str
+    """Whose release was served."""
     service: str
-    cores: float
-    """That its process kept busy while it was sampled."""
+    milliseconds: float
+    """Of its processor time an answer, while it was sampled."""
+    answers: int
+    wrong: int
+    """Of these, answers that were late or less than full: something else took the cores."""
     samples: int
     """Of py-spy."""
     ours: list[Function]
@@ -81,9 +87,7 @@ class Profile:
         return {name: value for name, value in asdict(self).items() if name != "flame"}
 
 
-def measure_profile(
-    home: Home, dataset: str, plan: ProfilePlan, console: Console
-) -> list[Profile]:
+def measure_profile(home: Home, dataset: str, plan: ProfilePlan, console: Console) -> list[Profile]:
     """Samples the services of a stack of its own under load.
 
     Raises:
@@ -96,85 +100,81 @@ def measure_profile(
         return asyncio.run(_under_load(running, questions, plan, console))
 
 
-def write_profiles(profiles: Sequence[Profile], dataset: str, folder: Path) -> None:
-    """Writes `profile.json`, and `<service>.svg` with the flame graph of each.
-
-    Raises:
-        VireoError: the folder can't be written.
-    """
-    found = {"dataset": dataset, "services": [profile.document() for profile in profiles]}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "profile.json").write_text(json.dumps(found, indent=2) + "\n")
-        for profile in profiles:
-            (folder / f"{profile.service}.svg").write_text(profile.flame, encoding="utf-8")
-    except OSError as error:
-        raise VireoError(
-            f"cannot write {folder}: {error.strerror}; give --report another folder"
-        ) from error
-
-
 async def _under_load(
     running: Stand, questions: Sequence[Asked], plan: ProfilePlan, console: Console
 ) -> list[Profile]:
     shots = await checked_shots(running.direct, questions, running.home.root)
     await _volley(running, shots, 0, plan)  # what is slow only once
-    done = asyncio.Event()
-    checking = asyncio.create_task(check_while(running.direct, questions, done))
-    loading = asyncio.create_task(_load(running, shots, plan, done))
     profiles = []
-    try:
-        for service in _SERVICES:
-            with _core_of_its_own(service, running):
-                profiles.append(await _profile(service, running, plan))
-            console.print(f"{service} done, {profiles[-1].samples:,} samples")
-    finally:
-        done.set()
-        await asyncio.gather(checking, loading)
+    for service in _SERVICES:
+        with _core_of_its_own(service, running):
+            profiles.append(await _profile(service, running, shots, plan))
+        console.print(f"{service} done, {profiles[-1].samples:,} samples")
     return profiles
 
 
-async def _load(
-    running: Stand, shots: Sequence[Shot], plan: ProfilePlan, done: asyncio.Event
-) -> None:
-    """Asks until `done`; raises VireoError where an answer is wrong."""
-    number = 0
-    while not done.is_set():
-        number += 1
-        await _volley(running, shots, number, plan)
+async def _profile(
+    service: str, running: Stand, shots: Sequence[Shot], plan: ProfilePlan
+) -> Profile:
+    """Samples a service while it is asked.
 
-
-async def _volley(running: Stand, shots: Sequence[Shot], number: int, plan: ProfilePlan) -> None:
-    turn = [shots[(number * _SENDERS + place) % len(shots)] for place in range(_SENDERS)]
-    volley = await fire(
-        recommend_url(running.direct),
-        turn,
-        running.home.root,
-        callers=plan.callers,
-        requests=plan.requests,
-    )
-    if volley.wrong:
-        raise VireoError(f"{volley.wrong} answers are not those that they must be")
-
-
-async def _profile(service: str, running: Stand, plan: ProfilePlan) -> Profile:
-    folder, pid = running.home.root, running.pids[_SERVICES[service]]
+    Raises:
+        VireoError: it can't be sampled, or so many answers are wrong that it's other work.
+    """
+    pid, done = running.pids[_SERVICES[service]], asyncio.Event()
     before = cpu_seconds({service: pid})[service]
-    stacks = await sampled(pid, plan.seconds, plan.rate, folder / f"{service}.stacks")
-    cores = (cpu_seconds({service: pid})[service] - before) / plan.seconds
-    native = await sampled_natively(
-        pid, plan.native_seconds, plan.rate, folder / f"{service}.perf", stacks.threads
-    )
+    loading = asyncio.create_task(_load(running, shots, plan, done))
+    try:
+        stacks, native = await asyncio.to_thread(_sampled, pid, running.home.root / service, plan)
+    finally:
+        done.set()
+        answers, wrong = await loading
+    if wrong > _WRONG * answers:
+        raise VireoError(f"{wrong} of {answers} answers are not those that they must be")
+    used = cpu_seconds({service: pid})[service] - before
     functions = stacks.functions()
     return Profile(
+        dataset=running.dataset,
         service=service,
-        cores=cores,
+        milliseconds=1000 * used / answers,
+        answers=answers,
+        wrong=wrong,
         samples=stacks.samples,
         ours=[each for each in functions if each.ours][:_TOP_OURS],
         own=sorted(functions, key=lambda each: -each.own)[:_TOP_OWN],
         native=native if isinstance(native, Native) else None,
         native_missing="" if isinstance(native, Native) else native,
         flame=flame_graph(stacks, f"{service}, {stacks.samples:,} samples"),
+    )
+
+
+def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Stacks, Native | str]:
+    """What py-spy sees, and after it perf, or why perf sees nothing."""
+    stacks = sampled(pid, plan.seconds, plan.rate, output.with_suffix(".stacks"))
+    return stacks, sampled_natively(
+        pid, plan.native_seconds, plan.rate, output.with_suffix(".perf"), stacks.threads
+    )
+
+
+async def _load(
+    running: Stand, shots: Sequence[Shot], plan: ProfilePlan, done: asyncio.Event
+) -> tuple[int, int]:
+    """Asks until `done`; how many answers there were, and how many of them wrong."""
+    answers = wrong = number = 0
+    while not done.is_set():
+        number += 1
+        volley = await _volley(running, shots, number, plan)
+        answers, wrong = answers + volley.requests, wrong + volley.wrong
+    return answers, wrong
+
+
+async def _volley(running: Stand, shots: Sequence[Shot], number: int, plan: ProfilePlan) -> Volley:
+    return await fire(
+        recommend_url(running.direct),
+        [shots[(number * _SENDERS + place) % len(shots)] for place in range(_SENDERS)],
+        running.home.root,
+        callers=plan.callers,
+        requests=plan.requests,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -97,7 +97,7 @@ class Stacks:
         ]
 
 
-async def sampled(pid: int, seconds: int, rate: int, output: Path) -> Stacks:
+def sampled(pid: int, seconds: int, rate: int, output: Path) -> Stacks:
     """Samples a process without stopping it, which would take as much time as what is measured.
 
     Args:
@@ -112,21 +112,15 @@ async def sampled(pid: int, seconds: int, rate: int, output: Path) -> Stacks:
     spy = Path(sys.executable).with_name("py-spy")
     if not spy.exists():
         raise VireoError(f"{spy} is missing; install it with: make setup")
-    command = [spy, "record", f"--pid={pid}", f"--duration={seconds}", f"--rate={rate}"]
-    command += ["--nonblocking", "--threads", "--function", "--full-filenames"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        "--format=raw",
-        f"--output={output}",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said = (await process.communicate())[0].decode().strip()
-    if process.returncode:
-        raise VireoError(f"py-spy could not sample process {pid} (it may need root): {said[-300:]}")
+    shape = [f"--pid={pid}", f"--duration={seconds}", f"--rate={rate}", "--nonblocking"]
+    written = ["--threads", "--function", "--full-filenames", "--format=raw", f"--output={output}"]
+    run = subprocess.run([spy, "record", *shape, *written], capture_output=True, text=True)
+    said = (run.stdout + run.stderr).strip()[-300:]
+    if run.returncode:
+        raise VireoError(f"py-spy could not sample process {pid} (it may need root): {said}")
     stacks = Stacks.parse(output.read_text())
     if not stacks.samples:
-        raise VireoError(f"py-spy saw process {pid} run in none of {seconds} seconds: {said[-300:]}")
+        raise VireoError(f"py-spy saw process {pid} run in none of {seconds} seconds: {said}")
     return stacks
 
 
