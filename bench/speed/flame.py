@@ -44,9 +44,10 @@ def flame_graph(stacks: Stacks, title: str) -> str:
     height = _ROW * (1 + max(box.depth for box in boxes))
     drawn = "".join(_drawn(box, root.count, height) for box in boxes)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height}" '
-        f'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="10">'
-        f"<style>rect{{stroke:#fff;stroke-width:.6}}text{{pointer-events:none}}</style>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="flame" '
+        f'viewBox="0 0 {_WIDTH:.0f} {height}" '
+        'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="10">'
+        "<style>.flame rect{stroke:#fff;stroke-width:.6}.flame text{pointer-events:none}</style>"
         f"{drawn}</svg>\n"
     )
 

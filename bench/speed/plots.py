@@ -63,6 +63,17 @@ def rates_plot(rates: Mapping[str, Row], ours: str) -> str:
     return as_svg(drawn)
 
 
+def memory_plot(pods: Mapping[str, tuple[float, float]]) -> str:
+    """Memory of pods, in megabytes: of each the whole, and what of it no file backs."""
+    bars = {
+        f"a {pod} pod": {"its own": own, "backed by files": whole - own}
+        for pod, (whole, own) in pods.items()
+    }
+    drawn, axis = _stacked(bars, {"backed by files": _OTHERS})
+    axis.set(xlabel="megabytes")
+    return as_svg(drawn)
+
+
 def libraries_plot(services: Mapping[str, Sequence[Share]]) -> str:
     """Shares of processor time by library, a bar a service; the largest are drawn by themselves."""
     most: dict[str, float] = {}
