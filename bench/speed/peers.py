@@ -148,8 +148,7 @@ def serving(
         yield port
     finally:
         workers = _workers(process.pid)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
         with suppress(ProcessLookupError):  # workers may outlive the one that was waited for

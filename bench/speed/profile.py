@@ -70,7 +70,9 @@ class Profile:
     wrong: int
     """Of these, answers that were late or less than full: something else took the cores."""
     samples: int
-    """Of py-spy."""
+    """Of py-spy, one for each thread that runs or waits for a core."""
+    on_core: float
+    """Share of these in which it had one, by the processor time that it took meanwhile."""
     ours: list[Function]
     """The functions of this project that are in most samples."""
     own: list[Function]
@@ -122,16 +124,18 @@ async def _profile(
         VireoError: it can't be sampled, or so many answers are wrong that it's other work.
     """
     pid, done = running.pids[_SERVICES[service]], asyncio.Event()
-    before = cpu_seconds({service: pid})[service]
+    before = _seconds(pid)
     loading = asyncio.create_task(_load(running, shots, plan, done))
     try:
-        stacks, native = await asyncio.to_thread(_sampled, pid, running.home.root / service, plan)
+        stacks, seconds, native = await asyncio.to_thread(
+            _sampled, pid, running.home.root / service, plan
+        )
     finally:
         done.set()
         answers, wrong = await loading
     if wrong > _WRONG * answers:
         raise VireoError(f"{wrong} of {answers} answers are not those that they must be")
-    used = cpu_seconds({service: pid})[service] - before
+    used = _seconds(pid) - before
     functions = stacks.functions()
     return Profile(
         dataset=running.dataset,
@@ -140,6 +144,7 @@ async def _profile(
         answers=answers,
         wrong=wrong,
         samples=stacks.samples,
+        on_core=min(1.0, seconds * plan.rate / stacks.samples),
         ours=[each for each in functions if each.ours][:_TOP_OURS],
         own=sorted(functions, key=lambda each: -each.own)[:_TOP_OWN],
         native=native if isinstance(native, Native) else None,
@@ -148,12 +153,20 @@ async def _profile(
     )
 
 
-def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Stacks, Native | str]:
-    """What py-spy sees, and after it perf, or why perf sees nothing."""
+def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Stacks, float, Native | str]:
+    """What py-spy sees, processor seconds meanwhile, and what perf sees, or why nothing."""
+    before = _seconds(pid)
     stacks = sampled(pid, plan.seconds, plan.rate, output.with_suffix(".stacks"))
-    return stacks, sampled_natively(
+    seconds = _seconds(pid) - before
+    native = sampled_natively(
         pid, plan.native_seconds, plan.rate, output.with_suffix(".perf"), stacks.threads
     )
+    return stacks, seconds, native
+
+
+def _seconds(pid: int) -> float:
+    """Of processor time that a process has had."""
+    return cpu_seconds({"": pid})[""]
 
 
 async def _load(
