@@ -39,7 +39,6 @@ _STORE_BYTES = 80_000_000
 """Of shared memory for objects, of which there are none: close to the least that Ray takes."""
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
 class Ranker:
     """The ranking pipeline."""
 
@@ -70,7 +69,10 @@ def main() -> None:
         serve.start(
             http_options=HTTPOptions(host="127.0.0.1", port=_PORT + 1), logging_config=quiet
         )
-        serve.run(Ranker.bind(), logging_config=quiet)
+        deployed = serve.deployment(
+            num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
+        )(Ranker)
+        serve.run(deployed.bind(), logging_config=quiet)
         stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         stopped.wait()
