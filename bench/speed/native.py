@@ -1,4 +1,4 @@
-"""What perf sees of a process below Python: which library the processor is in, on which thread.
+"""What perf sees of a process below Python: which library the processor is in.
 
 perf samples only what runs. It's Debian's package linux-perf; where it's missing or not permitted,
 the reason is told instead.
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-_SAMPLE = re.compile(r"\s*(.*?)\s+(\d+)\s+[0-9a-f]+ (.*) \((.*)\)")
-"""Name of the thread, its id, address, symbol, and file."""
+_SAMPLE = re.compile(r"\s*[0-9a-f]+ (.*) \((.*)\)")
+"""Address, symbol and file."""
 _LIBRARIES = (
     (re.compile(r"^\[(?!unknown)|\.ko\b"), "kernel"),
     (re.compile(r"libpython|/python3?(\.\d+)?$|/lib-dynload/"), "Python interpreter"),
@@ -44,32 +44,29 @@ class Native:
 
     samples: int
     libraries: list[Share]
-    threads: list[Share]
     symbols: list[Share]
     """The ten functions of libraries that run most, as far as these tell their names."""
 
     @staticmethod
-    def parse(script: str, threads: Mapping[int, str]) -> Native:
-        """Reads what `perf script -F comm,tid,ip,sym,dso` writes.
-
-        Args:
-            script: a line a sample.
-            threads: names of threads by the kernel's id; others go by the kernel's name.
-        """
+    def parse(script: str) -> Native:
+        """Reads what `perf script -F ip,sym,dso` writes, a line a sample."""
         libraries: Counter[str] = Counter()
-        named: Counter[str] = Counter()
         symbols: Counter[str] = Counter()
         for found in filter(None, map(_SAMPLE.fullmatch, script.splitlines())):
-            thread, tid, symbol, file = found.groups()
+            symbol, file = found.groups()
             library = library_of(file)
             libraries[library] += 1
-            named[threads.get(int(tid), thread)] += 1
             if symbol != _UNKNOWN:
                 symbols[f"{symbol.partition('+0x')[0]} ({library})"] += 1
         total = libraries.total()
-        return Native(
-            total, _shares(libraries, total), _shares(named, total), _shares(symbols, total, _TOP)
-        )
+        return Native(total, shares(libraries), shares(symbols, total)[:_TOP])
+
+
+def shares(amounts: Mapping[str, float], total: float | None = None) -> list[Share]:
+    """Parts of the total, which is that of all unless it is given, the largest first."""
+    whole = sum(amounts.values()) if total is None else total
+    ordered = sorted(amounts.items(), key=lambda each: -each[1])
+    return [Share(name, amount / whole) for name, amount in ordered]
 
 
 def library_of(file: str) -> str:
@@ -83,9 +80,7 @@ def library_of(file: str) -> str:
     return parts[-1] if parts else _UNKNOWN
 
 
-def sampled_natively(
-    pid: int, seconds: int, rate: int, output: Path, threads: Mapping[int, str]
-) -> Native | str:
+def sampled_natively(pid: int, seconds: int, rate: int, output: Path) -> Native | str:
     """Samples a process with perf.
 
     Args:
@@ -93,7 +88,6 @@ def sampled_natively(
         seconds: how long.
         rate: samples a second of each processor that it runs on.
         output: file for what perf writes; it is gone afterwards.
-        threads: see `Native.parse`.
 
     Returns:
         The shares, or why there are none.
@@ -104,9 +98,9 @@ def sampled_natively(
     run = _perf([*record, "--", "sleep", str(seconds)])
     if run.returncode:
         return f"perf is not permitted here: {_first(run.stderr)}"
-    run = _perf(["script", f"-i{output}", "-F", "comm,tid,ip,sym,dso"])
+    run = _perf(["script", f"-i{output}", "-F", "ip,sym,dso"])
     output.unlink()
-    native = Native.parse(run.stdout, threads)
+    native = Native.parse(run.stdout)
     return native if native.samples else f"perf saw nothing: {_first(run.stderr)}"
 
 
@@ -116,7 +110,3 @@ def _perf(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 def _first(said: str) -> str:
     return " ".join(said.split())[:200] or "it did not say why"
-
-
-def _shares(counts: Counter[str], total: int, top: int | None = None) -> list[Share]:
-    return [Share(name, count / total) for name, count in counts.most_common(top)]

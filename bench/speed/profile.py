@@ -3,10 +3,9 @@
     vireo bench profile
 
 Each of the gateway, a candidate pod and a ranking pod is sampled in turn, first by py-spy, which
-knows functions of Python, then by perf, which knows libraries. Both count only what runs: a thread
-that waits for a lock, a message or its turn on the interpreter is not in it. To py-spy a thread
-that waits for a core runs, too; so the service that is sampled has one of its own, and all else
-the others.
+knows functions of Python, then by perf, which knows libraries. A thread that waits for a lock, a
+message or its turn on the interpreter is in neither. To py-spy a thread that waits for a core runs,
+too; so the service that is sampled has one of its own, and all else the others.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from bench.speed.asked import Asked, asked, checked_shots, recommend_url
 from bench.speed.cpu import cpu_seconds
 from bench.speed.flame import flame_graph
 from bench.speed.h2load import Shot, Volley, fire
-from bench.speed.native import Native, sampled_natively
-from bench.speed.stacks import Function, Stacks, sampled
+from bench.speed.native import Native, Share, sampled_natively, shares
+from bench.speed.stacks import Function, Sampled, sampled
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
@@ -73,10 +72,12 @@ class Profile:
     """Of py-spy, one for each thread that runs or waits for a core."""
     on_core: float
     """Share of these in which it had one, by the processor time that it took meanwhile."""
+    threads: list[Share]
+    """Of its processor time."""
     ours: list[Function]
-    """The functions of this project that are in most samples."""
+    """The functions of this project with the largest shares."""
     own: list[Function]
-    """The functions that run in most samples themselves, or what they call that isn't Python."""
+    """Those of all with the largest shares of their own, or of what they call that isn't Python."""
     native: Native | None
     """None where perf can't sample."""
     native_missing: str
@@ -127,15 +128,14 @@ async def _profile(
     before = _seconds(pid)
     loading = asyncio.create_task(_load(running, shots, plan, done))
     try:
-        stacks, seconds, native = await asyncio.to_thread(
-            _sampled, pid, running.home.root / service, plan
-        )
+        found, native = await asyncio.to_thread(_sampled, pid, running.home.root / service, plan)
     finally:
         done.set()
         answers, wrong = await loading
     if wrong > _WRONG * answers:
         raise VireoError(f"{wrong} of {answers} answers are not those that they must be")
     used = _seconds(pid) - before
+    stacks = found.stacks
     functions = stacks.functions()
     return Profile(
         dataset=running.dataset,
@@ -144,7 +144,8 @@ async def _profile(
         answers=answers,
         wrong=wrong,
         samples=stacks.samples,
-        on_core=min(1.0, seconds * plan.rate / stacks.samples),
+        on_core=min(1.0, stacks.total * plan.rate / stacks.samples),
+        threads=shares(found.seconds),
         ours=[each for each in functions if each.ours][:_TOP_OURS],
         own=sorted(functions, key=lambda each: -each.own)[:_TOP_OWN],
         native=native if isinstance(native, Native) else None,
@@ -153,15 +154,10 @@ async def _profile(
     )
 
 
-def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Stacks, float, Native | str]:
-    """What py-spy sees, processor seconds meanwhile, and what perf sees, or why nothing."""
-    before = _seconds(pid)
-    stacks = sampled(pid, plan.seconds, plan.rate, output.with_suffix(".stacks"))
-    seconds = _seconds(pid) - before
-    native = sampled_natively(
-        pid, plan.native_seconds, plan.rate, output.with_suffix(".perf"), stacks.threads
-    )
-    return stacks, seconds, native
+def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Sampled, Native | str]:
+    """What py-spy sees, and after it perf, or why perf sees nothing."""
+    found = sampled(pid, plan.seconds, plan.rate, output.with_suffix(".stacks"))
+    return found, sampled_natively(pid, plan.native_seconds, plan.rate, output.with_suffix(".perf"))
 
 
 def _seconds(pid: int) -> float:

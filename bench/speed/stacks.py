@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+import psutil
+
 import server
+from bench.speed.cpu import thread_seconds
 from server.errors import VireoError
 
 _OURS = Path(server.__file__).parent
@@ -40,30 +43,39 @@ class Frame:
 
 @dataclass(frozen=True)
 class Function:
-    """How much of the samples a function is in."""
+    """What part of the processor time of the threads that run Python a function has."""
 
     name: str
     where: str
     ours: bool
     whole: float
-    """Share of the samples in which it is anywhere on the stack."""
+    """While it is anywhere on the stack."""
     own: float
-    """Share of those in which it is what runs, or has called what isn't Python."""
+    """While it is what runs, or has called what isn't Python."""
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """What was seen: threads that waited aren't."""
+    """Where the processor time of threads went."""
 
-    counts: Mapping[tuple[Frame, ...], int]
-    """Samples of each stack; its thread comes first, what runs last."""
+    seconds: Mapping[tuple[Frame, ...], float]
+    """Of each stack; its thread comes first, what runs last."""
+    samples: int
     threads: Mapping[int, str]
     """Names of the threads that were seen, by the kernel's id."""
 
     @staticmethod
-    def parse(collapsed: str) -> Stacks:
-        """Reads lines of `frame;frame;frame count`, the first frame being the thread."""
-        counts: Counter[tuple[Frame, ...]] = Counter()
+    def parse(collapsed: str, used: Mapping[int, float]) -> Stacks:
+        """Shares out each thread's processor time among the stacks that were seen of it.
+
+        Args:
+            collapsed: lines of `frame;frame;frame count`, the first frame being the thread.
+            used: processor seconds of each thread meanwhile, by the kernel's id.
+
+        Raises:
+            VireoError: a line is not that.
+        """
+        of_thread: dict[int, Counter[tuple[Frame, ...]]] = defaultdict(Counter)
         threads = {}
         for line in collapsed.splitlines():
             stack, _, count = line.rpartition(" ")
@@ -71,34 +83,50 @@ class Stacks:
             thread = _THREAD.fullmatch(first)
             if thread is None:
                 raise VireoError(f"py-spy wrote a line that begins with no thread: {line[:200]}")
-            name = thread[2] or "thread without a name"
-            threads[int(thread[1])] = name
-            counts[Frame(name, ""), *map(Frame.parse, frames)] += int(count)
-        return Stacks(counts, threads)
+            tid, name = int(thread[1]), thread[2] or "thread without a name"
+            threads[tid] = name
+            of_thread[tid][Frame(name, ""), *map(Frame.parse, frames)] += int(count)
+        seconds: dict[tuple[Frame, ...], float] = defaultdict(float)
+        for tid, counts in of_thread.items():
+            for whole, seen in counts.items():
+                seconds[whole] += used.get(tid, 0.0) * seen / counts.total()
+        return Stacks(seconds, sum(each.total() for each in of_thread.values()), threads)
 
     @property
-    def samples(self) -> int:
-        """How many there are."""
-        return sum(self.counts.values())
+    def total(self) -> float:
+        """Seconds of all."""
+        return sum(self.seconds.values())
 
     def functions(self) -> list[Function]:
         """Every function that was seen, that with the largest share first."""
-        whole: Counter[Frame] = Counter()
-        own: Counter[Frame] = Counter()
-        for (_, *frames), count in self.counts.items():
+        whole: dict[Frame, float] = defaultdict(float)
+        own: dict[Frame, float] = defaultdict(float)
+        for (_, *frames), seconds in self.seconds.items():
             for frame in set(frames):  # one that calls itself counts once
-                whole[frame] += count
+                whole[frame] += seconds
             if frames:
-                own[frames[-1]] += count
-        total = max(1, self.samples)
+                own[frames[-1]] += seconds
+        total = self.total
         return [
-            Function(frame.name, frame.where, frame.ours, count / total, own[frame] / total)
-            for frame, count in whole.most_common()
+            Function(frame.name, frame.where, frame.ours, whole[frame] / total, own[frame] / total)
+            for frame in sorted(whole, key=lambda frame: -whole[frame])
         ]
 
 
-def sampled(pid: int, seconds: int, rate: int, output: Path) -> Stacks:
+@dataclass(frozen=True)
+class Sampled:
+    """A process for a while."""
+
+    stacks: Stacks
+    seconds: Mapping[str, float]
+    """Processor seconds of its threads, by name; of those that run no Python, too."""
+
+
+def sampled(pid: int, seconds: int, rate: int, output: Path) -> Sampled:
     """Samples a process without stopping it, which would take as much time as what is measured.
+
+    To py-spy, threads that wait for a core run, too. So what a thread's time is, the kernel says,
+    and samples only say what it was spent on.
 
     Args:
         pid: of a Python process.
@@ -107,21 +135,37 @@ def sampled(pid: int, seconds: int, rate: int, output: Path) -> Stacks:
         output: file for what py-spy writes.
 
     Raises:
-        VireoError: py-spy is missing, or may not read the process.
+        VireoError: py-spy is missing, may not read the process, or it ends.
     """
     spy = Path(sys.executable).with_name("py-spy")
     if not spy.exists():
         raise VireoError(f"{spy} is missing; install it with: make setup")
     shape = [f"--pid={pid}", f"--duration={seconds}", f"--rate={rate}", "--nonblocking"]
     written = ["--threads", "--function", "--full-filenames", "--format=raw", f"--output={output}"]
-    run = subprocess.run([spy, "record", *shape, *written], capture_output=True, text=True)
+    try:
+        before = thread_seconds(pid)
+        run = subprocess.run([spy, "record", *shape, *written], capture_output=True, text=True)
+        used = {tid: each - before.get(tid, 0.0) for tid, each in thread_seconds(pid).items()}
+    except psutil.NoSuchProcess as error:
+        raise VireoError(f"there is no process {pid} to sample; see its log") from error
     said = (run.stdout + run.stderr).strip()[-300:]
     if run.returncode:
         raise VireoError(f"py-spy could not sample process {pid} (it may need root): {said}")
-    stacks = Stacks.parse(output.read_text())
-    if not stacks.samples:
+    stacks = Stacks.parse(output.read_text(), used)
+    if not stacks.total:
         raise VireoError(f"py-spy saw process {pid} run in none of {seconds} seconds: {said}")
-    return stacks
+    named: dict[str, float] = defaultdict(float)
+    for tid, each in used.items():
+        named[stacks.threads.get(tid) or _name(pid, tid)] += each
+    return Sampled(stacks, named)
+
+
+def _name(pid: int, tid: int) -> str:
+    """What the kernel calls a thread."""
+    try:
+        return Path(f"/proc/{pid}/task/{tid}/comm").read_text().strip()
+    except OSError:  # it has ended
+        return "thread that has ended"
 
 
 def _shortened(file: str, *, ours: bool) -> str:
