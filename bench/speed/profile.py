@@ -53,7 +53,9 @@ class ProfilePlan:
     native_seconds: int = 10
     """Of perf, of each service."""
     rate: int = 200
-    """Samples a second of each thread that runs."""
+    """Samples a second of each thread that runs, by py-spy."""
+    native_rate: int = 997
+    """By perf, which takes less."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,9 @@ async def _profile(
 def _sampled(pid: int, output: Path, plan: ProfilePlan) -> tuple[Sampled, Native | str]:
     """What py-spy sees, and after it perf, or why perf sees nothing."""
     found = sampled(pid, plan.seconds, plan.rate, output.with_suffix(".stacks"))
-    return found, sampled_natively(pid, plan.native_seconds, plan.rate, output.with_suffix(".perf"))
+    return found, sampled_natively(
+        pid, plan.native_seconds, plan.native_rate, output.with_suffix(".perf")
+    )
 
 
 def _seconds(pid: int) -> float:
