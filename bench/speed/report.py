@@ -151,6 +151,13 @@ _SECTIONS: tuple[tuple[tuple[str, ...], str, str, str, _Figures], ...] = (
         _rank_figures,
     ),
     (
+        ("tower",),
+        "tower",
+        "The viewer tower",
+        "What it takes for histories of several lengths, on one thread.",
+        _no_figures,
+    ),
+    (
         ("search", "pods", "catalogue"),
         "catalogue",
         "A large catalogue",

@@ -176,12 +176,10 @@ def every(
         from bench.speed.profile import ProfilePlan, measure_profile
         from bench.speed.report import write_report
 
-        write_report(rows, data, report)  # at once, for the same reason
-        profiles = []
-        for dataset in dict.fromkeys((data, large)):
-            if home.staged_release(dataset).exists():
-                profiles += measure_profile(home, dataset, ProfilePlan(), _progress())
-        write_report(rows, data, report, profiles)
+        served = large if home.staged_release(large).exists() else data
+        write_report(rows, served, report)  # at once, for the same reason
+        profiles = measure_profile(home, served, ProfilePlan(), _progress())
+        write_report(rows, served, report, profiles)
 
 
 def _progress() -> Console:

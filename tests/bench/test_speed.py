@@ -126,6 +126,7 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
         "chain",
         "tail",
         "rank",
+        "tower",
         "search",
         "pods",
         "catalogue",
