@@ -64,12 +64,12 @@ def rates_plot(rates: Mapping[str, Row], ours: str) -> str:
 
 
 def memory_plot(pods: Mapping[str, tuple[float, float]]) -> str:
-    """Memory of pods, in megabytes: of each the whole, and what of it no file backs."""
+    """Memory of pods by kind, in megabytes: of one process, and what a second one adds."""
     bars = {
-        f"a {pod} pod": {"its own": own, "backed by files": whole - own}
-        for pod, (whole, own) in pods.items()
+        f"a {pod} pod": {"one process": one, "a second adds": added}
+        for pod, (one, added) in pods.items()
     }
-    drawn, axis = _stacked(bars, {"backed by files": _OTHERS})
+    drawn, axis = _stacked(bars, {"a second adds": _OTHERS})
     axis.set(xlabel="megabytes")
     return as_svg(drawn)
 

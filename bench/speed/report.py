@@ -109,14 +109,14 @@ def _catalogue_figures(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Memory of each pod."""
     found = {row.measure: row.figure for row in rows}
     pods = {
-        pod: (found[whole], found[own])
+        pod: (found[whole], found[added])
         for pod in ("candidate", "ranking")
         if (whole := f"memory of a {pod} pod, MB") in found
-        and (own := f"memory that a second {pod} pod adds, MB") in found
+        and (added := f"memory that a second worker process of a {pod} pod adds, MB") in found
     }
     if not pods:
         return []
-    return [("Memory of pods: a second one on the same machine adds its own", memory_plot(pods))]
+    return [("Memory of a pod, and what a second worker process of it adds", memory_plot(pods))]
 
 
 def _no_figures(rows: Sequence[Row]) -> list[tuple[str, str]]:  # noqa: ARG001

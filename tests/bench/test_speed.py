@@ -71,15 +71,16 @@ def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
         Row("CPU a request, floor, ms", 1.2, section="chain"),
         Row("CPU a request, the chain: gateway, ms", 0.7, section="chain"),
         Row.over_rounds("requests a second, MLServer", [90.0, 110.0]),
-        Row("memory, MB", 512.4, bound=500.0, section="pods"),
+        Row("memory of a ranking pod, MB", 612.4, bound=600.0, section="pods"),
+        Row("memory that a second worker process of a ranking pod adds, MB", 90, section="pods"),
         Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0),
     ]
     write_report(rows, DATASET, tmp_path)
     page = (tmp_path / "speed.html").read_text()
-    assert page.count("<svg") == 2  # bounds, and the chain's processes
+    assert page.count("<svg") == 3  # bounds, the chain's processes, and memory
     assert page.count("<section") == 3
     assert "2 of 3" in page
-    assert "memory, MB: 512, which was to be ≤ 500.0" in page
+    assert "memory of a ranking pod, MB: 612, which was to be ≤ 600.0" in page
     for row in rows:
         assert row.measure in page
 
