@@ -49,7 +49,7 @@ bench-data: setup ## Make and train the large and the small catalogue that `make
 h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
 	@command -v h2load >/dev/null || { apt-get update -qq && apt-get install -y -qq nghttp2-client; }
 
-PEERS := mlserver kserve bentoml litserve
+PEERS := mlserver kserve bentoml litserve rayserve
 bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the servers to compare with, an environment each
 .vireo/peers/%/.done: bench/peers/%.txt
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)

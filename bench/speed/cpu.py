@@ -14,3 +14,8 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
         times = psutil.Process(pid).cpu_times()
         used[name] = times.user + times.system
     return used
+
+
+def thread_seconds(pid: int) -> dict[int, float]:
+    """The same of each thread of a process, by the kernel's id."""
+    return {each.id: each.user_time + each.system_time for each in psutil.Process(pid).threads()}

@@ -9,8 +9,8 @@ vireo bench all
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
@@ -75,14 +75,18 @@ def measure_all(
     viewers = load_watches(home, served)["viewer_id"].drop_duplicates().head(plan.chain.viewers)
     with stand(home, served, "chain") as running:
         questions = asked(running.release, running.features, viewers.tolist())
-        yield from asyncio.run(chain_rows(running, questions, plan.chain, console))
-        yield from asyncio.run(tail_rows(running, questions, plan.tail, console))
-    yield from measure_rank(home, served, plan.rank, console)
+        yield from _of("chain", asyncio.run(chain_rows(running, questions, plan.chain, console)))
+        yield from _of("tail", asyncio.run(tail_rows(running, questions, plan.tail, console)))
+    yield from _of("rank", measure_rank(home, served, plan.rank, console))
     towers = dataset if home.staged_release(dataset).exists() else served
-    yield from measure_tower(home, towers, plan.tower, console)
+    yield from _of("tower", measure_tower(home, towers, plan.tower, console))
     if not scaled:
         console.print(f"no release of {large}: what a large catalogue costs is left out")
         return
-    yield from measure_search(home, large, plan.search, console)
-    yield from measure_pods(home, large, plan.pods, console)
-    yield from measure_catalogue(home, large, small, plan.catalogue, console)
+    yield from _of("search", measure_search(home, large, plan.search, console))
+    yield from _of("pods", measure_pods(home, large, plan.pods, console))
+    yield from _of("catalogue", measure_catalogue(home, large, small, plan.catalogue, console))
+
+
+def _of(section: str, rows: Iterable[Row]) -> Iterator[Row]:
+    return (replace(row, section=section) for row in rows)

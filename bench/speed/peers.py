@@ -22,6 +22,7 @@ from urllib.error import HTTPError
 import grpc
 import numpy as np
 import numpy.typing as npt
+import psutil
 from inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
@@ -57,6 +58,8 @@ class Peer:
     """Arguments of its environment's Python; `{port}` stands for the port."""
     question: Callable[[RankingQuery], Question]
     http2: bool
+    quiet: bool = True
+    """Whether it takes no processor time while nobody asks it."""
 
     def python(self, home: Home) -> Path:
         """Python of its environment, which `make bench-peers` makes."""
@@ -86,6 +89,11 @@ def _json(query: RankingQuery) -> Question:
     return Question(body, ("content-type: application/json",), "/rank")
 
 
+def _pickled(query: RankingQuery) -> Question:
+    body = pickle.dumps(arrays_of(query), protocol=5)
+    return Question(body, ("content-type: application/octet-stream",), "/rank")
+
+
 PEERS = (
     Peer("mlserver", 1.3, ("-m", "bench.peers.mlserver_runtime"), _oip, http2=True),
     Peer("kserve", 1.2, ("-m", "bench.peers.kserve_server"), _oip, http2=True),
@@ -97,6 +105,14 @@ PEERS = (
         http2=False,
     ),
     Peer("litserve", 2.5, ("-m", "bench.peers.litserve_server"), _json, http2=False),
+    Peer(
+        "rayserve",
+        None,
+        ("-m", "bench.peers.rayserve_server"),
+        _pickled,
+        http2=False,
+        quiet=False,
+    ),
 )
 
 
@@ -131,12 +147,24 @@ def serving(
         _await_port(port, process, peer, log)
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        workers = _workers(process.pid)
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
         with suppress(ProcessLookupError):  # workers may outlive the one that was waited for
             os.killpg(process.pid, signal.SIGKILL)
+        for worker in workers:  # Ray's have groups of their own
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         process.wait()
+
+
+def _workers(pid: int) -> list[psutil.Process]:
+    """All that a process has started, and those that these have."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def shot(

@@ -17,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -79,25 +79,41 @@ def measure_rank(home: Home, dataset: str, plan: RankPlan, console: Console) -> 
         raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
     shutil.rmtree(own.root, ignore_errors=True)
     own.logs.mkdir(parents=True)
-    peers = [peer for peer in PEERS if plan.peers and peer.python(home).exists()]
-    for peer in PEERS:
-        if plan.peers and peer not in peers:
-            console.print(f"{peer.name} is left out; make its environment with: make bench-peers")
     viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
     questions = asked(staged, home.features(dataset), viewers.tolist())
     core = [min(os.sched_getaffinity(0))]
-    with ExitStack() as servers:
-        port = servers.enter_context(_pod(own, staged, core))
-        ports = {
-            peer: servers.enter_context(
-                serving(peer, home, staged, core, own.logs / f"{peer.name}.log")
-            )
-            for peer in peers
-        }
+    chain = InProcess.load(staged)
+    parse = candidate_pb2.RetrieveCandidatesRequest.FromString
+    queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
+    with _pod(own, staged, core) as port:
+        pod = _pod_target(own.root, port, queries, questions)
         bodies = [question.candidates for question in questions]
-        raw = servers.enter_context(FloorProcess(staged, bodies, PAGE, core))
-        targets = _targets(own.root, InProcess.load(staged), questions, port, ports)
-        return asyncio.run(_measure(raw, targets, own.root, plan, console))
+        with FloorProcess(staged, bodies, PAGE, core) as raw:
+            rows = asyncio.run(_over_raw(raw, pod, own.root, plan, console))
+        for peers in _turns(home, plan, console):
+            with ExitStack() as servers:
+                ports = {
+                    peer: servers.enter_context(
+                        serving(peer, home, staged, core, own.logs / f"{peer.name}.log")
+                    )
+                    for peer in peers
+                }
+                theirs = _peer_targets(own.root, chain, queries, ports)
+                never_idle = " and ".join(peer.name for peer in peers if not peer.quiet)
+                named = replace(pod, name=f"{_OWN} beside {never_idle}") if never_idle else pod
+                rows += asyncio.run(_beside(named, theirs, own.root, plan, console))
+    return rows
+
+
+def _turns(home: Home, plan: RankPlan, console: Console) -> list[list[Peer]]:
+    """Which peers run at the same time: those that are never idle would take from the others."""
+    if not plan.peers:
+        return [[]]
+    made = [peer for peer in PEERS if peer.python(home).exists()]
+    for peer in PEERS:
+        if peer not in made:
+            console.print(f"{peer.name} is left out; make its environment with: make bench-peers")
+    return [[peer for peer in made if peer.quiet], *([peer] for peer in made if not peer.quiet)]
 
 
 @dataclass(frozen=True)
@@ -111,16 +127,10 @@ class _Target:
     http2: bool = True
 
 
-def _targets(
-    folder: Path,
-    chain: InProcess,
-    questions: Sequence[Asked],
-    port: int,
-    ports: Mapping[Peer, int],
-) -> list[_Target]:
-    """The pod first, then its peers; every question has been asked and answered right."""
-    parse = candidate_pb2.RetrieveCandidatesRequest.FromString
-    queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
+def _pod_target(
+    folder: Path, port: int, queries: Sequence[RankingQuery], questions: Sequence[Asked]
+) -> _Target:
+    """The pod; every question has been asked and answered right."""
     shots = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = ranking_pb2_grpc.RankingServiceStub(channel)
@@ -130,7 +140,14 @@ def _targets(
             if list(answer.ids) != question.ids:
                 raise VireoError(f"the ranking pod gave {answer.ids} instead of {question.ids}")
             shots.append(prepared(folder / f"own-{number}", request, answer, _HEADERS))
-    targets = [_Target(_OWN, f"http://127.0.0.1:{port}{_PATH}", shots)]
+    return _Target(_OWN, f"http://127.0.0.1:{port}{_PATH}", shots)
+
+
+def _peer_targets(
+    folder: Path, chain: InProcess, queries: Sequence[RankingQuery], ports: Mapping[Peer, int]
+) -> list[_Target]:
+    """The peers; every one has answered every question right."""
+    targets = []
     for peer, at in ports.items():
         theirs = [
             shot(peer, at, query, chain.ranking.rank(query).keys, folder / f"{peer.name}-{number}")
@@ -155,42 +172,50 @@ def _message(query: RankingQuery, question: Asked) -> ranking_pb2.RankCandidates
     )
 
 
-async def _measure(
-    raw: FloorProcess,
-    targets: Sequence[_Target],
-    folder: Path,
-    plan: RankPlan,
-    console: Console,
+async def _over_raw(
+    raw: FloorProcess, pod: _Target, folder: Path, plan: RankPlan, console: Console
 ) -> list[Row]:
-    own = targets[0]
-    raw_p50, own_p50 = [], []
-    rates: dict[str, list[float]] = defaultdict(list)
+    """One caller of the pod, and of the model alone."""
+    raw_p50, pod_p50 = [], []
     for number in range(plan.rounds + 1):
-        first = number * _SENDERS
-        alone, many = (plan.alone, plan.requests) if number else (_SENDERS, 4 * plan.callers)
+        alone = plan.alone if number else _SENDERS
         raw.begin("rank", alone)
         timing = await asyncio.to_thread(raw.result)
         took = [
-            (await _fire(own, [first + place], folder, 1, alone // _SENDERS)).latencies
+            (await _fire(pod, [number * _SENDERS + place], folder, 1, alone // _SENDERS)).latencies
             for place in range(_SENDERS)
         ]
         if number:  # the first round is for what is slow only once
             raw_p50.append(timing.p50)
-            own_p50.append(float(np.median(np.concatenate(took))))
-        turn = range(first, first + _SENDERS)
-        for target in targets:
-            volley = await _fire(target, turn, folder, plan.callers, many)
+            pod_p50.append(float(np.median(np.concatenate(took))))
+            console.print(f"round {number} of {plan.rounds} done")
+    over = [one / other for one, other in zip(pod_p50, raw_p50, strict=True)]
+    return [
+        Row.over_rounds("p50 of 1 caller, ranking pod over the raw run", over, _RAW_BOUND),
+        Row.over_rounds("p50 of 1 caller, raw run, ms", [1000 * each for each in raw_p50]),
+    ]
+
+
+async def _beside(
+    pod: _Target, peers: Sequence[_Target], folder: Path, plan: RankPlan, console: Console
+) -> list[Row]:
+    """Many callers of the pod, and of each peer that runs beside it."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    for number in range(plan.rounds + 1):
+        first = number * _SENDERS
+        requests = plan.requests if number else 4 * plan.callers
+        for target in (pod, *peers):
+            turn = range(first, first + _SENDERS)
+            volley = await _fire(target, turn, folder, plan.callers, requests)
             if number:
                 rates[target.name].append(volley.rate)
         if number:
             console.print(f"round {number} of {plan.rounds} done")
-    over = [one / other for one, other in zip(own_p50, raw_p50, strict=True)]
-    rows = [Row.over_rounds("p50 of 1 caller, ranking pod over the raw run", over, _RAW_BOUND)]
-    for target in targets[1:]:
-        ratios = [a / b for a, b in zip(rates[_OWN], rates[target.name], strict=True)]
-        measure = f"requests a second, ranking pod over {target.name}"
-        rows.append(Row.over_rounds(measure, ratios, target.bound, at_least=True))
-    rows.append(Row.over_rounds("p50 of 1 caller, raw run, ms", [1000 * each for each in raw_p50]))
+    rows = []
+    for peer in peers:
+        ratios = [a / b for a, b in zip(rates[pod.name], rates[peer.name], strict=True)]
+        measure = f"requests a second, ranking pod over {peer.name}"
+        rows.append(Row.over_rounds(measure, ratios, peer.bound, at_least=True))
     for name, found in rates.items():
         rows.append(Row.over_rounds(f"requests a second, {name}", found))
     return rows

@@ -22,6 +22,8 @@ class Row:
     """What the figure must not pass; None where it is only told."""
     at_least: bool = False
     """Whether the figure must reach the bound instead of keeping below."""
+    section: str = ""
+    """The measurement that it is of, where several were made: chain, tail, rank and so on."""
 
     @staticmethod
     def over_rounds(

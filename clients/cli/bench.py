@@ -130,6 +130,22 @@ def catalogue(
     _show(measure_catalogue(Home.current(), data, small, plan, _progress()), as_json)
 
 
+@app.command()
+def profile(
+    data: _Data = "ml-100k",
+    report: Annotated[
+        Path, typer.Option(help="Folder to write profile.html, profile.json and SVGs to.")
+    ] = Path("bench/report/profile"),
+    seconds: Annotated[int, typer.Option(min=1, help="How long to sample each service.")] = 25,
+) -> None:
+    """Sample each service under load: shares of its functions, threads and libraries."""
+    from bench.speed.profile import ProfilePlan, measure_profile
+    from bench.speed.report import write_profiles
+
+    plan = ProfilePlan(seconds=seconds)
+    write_profiles(measure_profile(Home.current(), data, plan, _progress()), report)
+
+
 @app.command("all")
 def every(
     data: Annotated[
@@ -139,7 +155,10 @@ def every(
     small: _Small = "thousands",
     rounds: _Rounds = 5,
     report: Annotated[
-        Path | None, typer.Option(help="Folder to write speed.json and the page speed.html to.")
+        Path | None,
+        typer.Option(
+            help="Folder to write speed.json and the page speed.html to; profiles services, too."
+        ),
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
@@ -154,9 +173,13 @@ def every(
     if not as_json:
         _show(rows, as_json)
     if report is not None:
+        from bench.speed.profile import ProfilePlan, measure_profile
         from bench.speed.report import write_report
 
-        write_report(rows, data, report)
+        served = large if home.staged_release(large).exists() else data
+        write_report(rows, served, report)  # at once, for the same reason
+        profiles = measure_profile(home, served, ProfilePlan(), _progress())
+        write_report(rows, served, report, profiles)
 
 
 def _progress() -> Console:

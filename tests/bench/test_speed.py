@@ -60,16 +60,27 @@ def test_a_row_holds_up_to_its_bound(
         "spread": (1.0, 5.0),
         "bound": bound,
         "at_least": at_least,
+        "section": "",
         "holds": holds,
     }
 
 
-def test_a_page_has_each_row(tmp_path: Path) -> None:
-    rows = [Row("CPU over floor", 1.5, (1.4, 1.6), 1.75), Row("CPU, gateway, ms", 0.7)]
-    rows.append(Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0))
+def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
+    rows = [
+        Row("CPU a request, the chain over floor", 1.5, (1.4, 1.6), 1.75, section="chain"),
+        Row("CPU a request, floor, ms", 1.2, section="chain"),
+        Row("CPU a request, the chain: gateway, ms", 0.7, section="chain"),
+        Row.over_rounds("requests a second, MLServer", [90.0, 110.0]),
+        Row("memory of a ranking pod, MB", 612.4, bound=600.0, section="pods"),
+        Row("memory that a second worker process of a ranking pod adds, MB", 90, section="pods"),
+        Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0),
+    ]
     write_report(rows, DATASET, tmp_path)
     page = (tmp_path / "speed.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3  # bounds, the chain's processes, and memory
+    assert page.count("<section") == 3
+    assert "2 of 3" in page
+    assert "memory of a ranking pod, MB: 612, which was to be ≤ 600.0" in page
     for row in rows:
         assert row.measure in page
 
@@ -112,6 +123,9 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     found = measure_all(home, DATASET, DATASET, DATASET, SMALL, Console(quiet=True))
     rows = {row.measure: row for row in found}
     assert sum(row.bound is not None for row in rows.values()) == 7 + 6 + 1
+    # Nothing is said of a search that is exact.
+    sections = {"chain", "tail", "rank", "tower", "pods", "catalogue"}
+    assert {row.section for row in rows.values()} == sections
     shares = {row.figure for row in rows.values() if row.measure.startswith("share of wrong")}
     assert shares == {0.0}
     assert all(row.figure > 0 for row in rows.values() if row.figure not in shares)
