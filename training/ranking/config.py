@@ -32,6 +32,9 @@ class RankingConfig:
     still get better, and the calibration error on held-out viewers of ml-100k rose from .018 to
     .029."""
     learning_rate: float = 1e-2
+    """Of the linear part by itself."""
+    network_learning_rate: float = 1e-3
+    """Of all of the model, which goes on from the linear part."""
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
     watch_weight: float = 1.0

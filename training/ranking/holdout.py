@@ -25,8 +25,13 @@ class HeldOut:
 
     @property
     def loss(self) -> float:
-        """What a phase of training is stopped by."""
+        """Of both tasks."""
         return self.watch_loss + self.like_loss
+
+    def better_than(self, other: HeldOut, floor: float) -> bool:
+        """Whether its NDCG@10 reaches `floor` and the other's doesn't; else, whose loss is less."""
+        reaches, other_reaches = self.ndcg_10 >= floor, other.ndcg_10 >= floor
+        return self.loss < other.loss if reaches == other_reaches else reaches
 
 
 @torch.no_grad()

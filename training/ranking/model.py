@@ -88,11 +88,12 @@ class Ranker(nn.Module):
         self.attribute = nn.Embedding(attribute_count + 1, config.attribute_size, padding_idx=0)
         self.query = nn.Linear(vector_size, hidden)
         self.key = nn.Linear(vector_size, hidden)
+        self.value = nn.Linear(vector_size, hidden, bias=False)
         viewer_size = len(VIEWER_FEATURES) + config.attribute_size + vector_size
         candidate_size = vector_size + _OWN
         self.viewer_layer = nn.Linear(viewer_size, hidden)
         self.candidate_layer = nn.Linear(candidate_size, hidden, bias=False)
-        self.attended_layer = nn.Linear(2 * vector_size, hidden, bias=False)
+        self.attended_layer = nn.Linear(2 * hidden, hidden, bias=False)
         self.signal_layer = nn.Linear(SIGNALS, hidden, bias=False)
         self.dropout = ByteDropout(config.dropout)
         self.watch_hidden = nn.Linear(hidden, hidden)
@@ -166,7 +167,8 @@ class Ranker(nn.Module):
         query, key = self.query(candidates), self.key(history)
         affinity = query @ key.transpose(1, 2) + _MASKED * absent[:, None]
         any_watched = (inputs["history_lengths"] > 0).to(history.dtype)[:, None, None]
-        attended = (affinity.softmax(-1) @ history) * any_watched
+        # Narrow before it is spread over the candidates: of whole vectors it took most of the time.
+        attended = (affinity.softmax(-1) @ self.value(history)) * any_watched
         known = (inputs["attributes"] > 0).to(history.dtype)
         profile = self.attribute(inputs["attributes"]).sum(1)
         profile = profile / known.sum(-1, keepdim=True).clamp(min=1.0)
@@ -175,7 +177,7 @@ class Ranker(nn.Module):
         candidate = torch.cat([candidates, signals[..., len(RETRIEVAL_FEATURES) :]], -1)
         total = self.viewer_layer(self.dropout(viewer))[:, None]
         total = total + self.candidate_layer(self.dropout(candidate))
-        attended = self.attended_layer(torch.cat([attended, attended * candidates], -1))
+        attended = self.attended_layer(torch.cat([attended, attended * query], -1))
         shared: Tensor = total + attended
         return shared
 

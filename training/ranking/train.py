@@ -1,7 +1,8 @@
 """Trains the ranker: first its linear part, then all of it; keeps of each task what helps.
 
-A model that orders held-out viewers' watches worse than retrieval alone is never given: the
-two-tower order is one of the choices.
+A loss can fall while the order among the best gets worse: of a list of hundreds, the loss is mostly
+about those far down. So more of the model orders watches only where held-out viewers' NDCG@10 is no
+less: the two-tower order alone is one of the choices, and the linear part another.
 """
 
 from __future__ import annotations
@@ -88,17 +89,25 @@ class RankingTrainer:
         likes = chunks(self.held_likes, 1024)
         return measure(self.model, self.batches, self.data, lists, likes)
 
-    def phase(self, part: WatchPart, progress: Progress) -> tuple[dict[str, Tensor], HeldOut]:
-        """Trains one part; returns the best weights by held-out loss, and their measures."""
+    def phase(
+        self, part: WatchPart, floor: float, progress: Progress
+    ) -> tuple[dict[str, Tensor], HeldOut]:
+        """Trains one part; returns the weights after its best epoch, and their measures.
+
+        That is the one of least held-out loss among those whose NDCG@10 isn't below `floor`;
+        where all are below it, among all of them, for the sake of the likes.
+        """
         like_part: LikePart = "full" if part == "full" else "linear"
         self.model.watch_part, self.model.like_part = part, like_part
+        config = self.config
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
+            lr=config.network_learning_rate if part == "full" else config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.config.epochs)
-        best, best_state, stale, epoch = self.measure(), self.weights(), 0, 0
+        best: HeldOut | None = None
+        best_state, stale, epoch = self.weights(), 0, 0
         saved = self.checkpoints.read(part)
         if saved:
             self.model.load_state_dict(saved["model"])
@@ -113,7 +122,7 @@ class RankingTrainer:
             now = self.measure()
             epoch += 1
             stale += 1
-            if now.loss < best.loss:
+            if best is None or now.better_than(best, floor):
                 best, best_state, stale = now, self.weights(), 0
             self.curve.append(
                 {"part": part, "epoch": epoch, "watch_loss": watch, "like_loss": like}
@@ -139,7 +148,7 @@ class RankingTrainer:
                 f"{now.watch_loss:.3f}), like {like:.3f} (held out {now.like_loss:.3f})",
             )
         progress.update(task, completed=self.config.epochs)
-        return best_state, best
+        return best_state, best or self.measure()
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the model's weights and constants as they are."""
@@ -215,7 +224,8 @@ def train_ranker(
     )
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         for part in ("linear", "full"):
-            states[part], held_out[part] = trainer.phase(part, progress)
+            floor = max(held.ndcg_10 for held in held_out.values())
+            states[part], held_out[part] = trainer.phase(part, floor, progress)
             model.load_state_dict(states[part])
     choose(model, states, held_out)
     calibrate(model, trainer.batches, data, trainer.held_lists, trainer.held_likes)
@@ -230,12 +240,14 @@ def choose(
 ) -> None:
     """Gives the model, of each task, the part that did best on held-out viewers.
 
-    For watches: the least loss of those whose NDCG@10 isn't below retrieval's.
+    For watches: more of the model where its loss is less and its NDCG@10 isn't.
     """
-    floor = held_out["retrieval"].ndcg_10
-    parts: tuple[WatchPart, ...] = ("retrieval", "linear", "full")
-    fit = [part for part in parts if held_out[part].ndcg_10 >= floor]
-    model.watch_part = min(fit, key=lambda part: held_out[part].watch_loss)
+    model.watch_part = "retrieval"
+    more: tuple[WatchPart, ...] = ("linear", "full")
+    for part in more:
+        before, now = held_out[model.watch_part], held_out[part]
+        if now.watch_loss < before.watch_loss and now.ndcg_10 >= before.ndcg_10:
+            model.watch_part = part
     like_parts: tuple[LikePart, ...] = ("linear", "full")
     model.like_part = min(like_parts, key=lambda part: held_out[part].like_loss)
     state = dict(states["full"])

@@ -96,7 +96,7 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     whole = trained(data, vectors, config, tmp_path / "whole")
     stopped = Interrupted(tmp_path / "stopped", "fingerprint")
     with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
-        RankingTrainer(data, vectors, ATTRIBUTES, config, stopped).phase("linear", progress)
+        RankingTrainer(data, vectors, ATTRIBUTES, config, stopped).phase("linear", 0.0, progress)
     resumed = trained(data, vectors, config, tmp_path / "stopped")
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
