@@ -3,14 +3,14 @@
 The towers stay as they are. The ranker is trained again on the run's own ranking set, from which
 the source's candidates or the input are taken, and ranks the test lists, from which they are
 taken too. A source is taken out whole: the candidates that it alone proposed (no other source
-fills their places), its bit, and its score.
+fills their places), its bit, and its score. Each training leaves its checkpoints, so that a study
+that was stopped goes on, and one that asks for more trains what is new.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks
 from training.ranking.config import RankingConfig
 from training.ranking.model import Ranker
-from training.ranking.train import train_ranker
+from training.ranking.train import fit_ranker
 from training.ranking.training_set import (
     LikeLabels,
     RankingSet,
@@ -42,6 +42,7 @@ from training.ranking.training_set import (
     WatchLists,
     build_ranking_set,
 )
+from training.run import fingerprint
 
 ABLATIONS_FILE = "ablations.json"
 FULL = "full"
@@ -173,9 +174,21 @@ def study_ablations(
     test: RankingSet,
     release: CandidateRelease,
     config: RankingConfig,
+    checkpoints: Path,
+    made_of: str,
     console: Console,
 ) -> dict[str, Any]:
     """Trains the ranker in full and without each, and compares them on the test lists.
+
+    Args:
+        without: what to leave out, of `ablation_names`.
+        ranking_set: what the released ranker was trained on.
+        test: the test lists, `lists_of_test`.
+        release: the release, for its video vectors.
+        config: how to train.
+        checkpoints: gets a folder for each training, that is gone on with when it is interrupted.
+        made_of: the fingerprint of what the release was made of.
+        console: where progress is shown.
 
     Returns:
         `viewers`; `full`: the measures of the whole chain; `without`: those without each;
@@ -185,21 +198,21 @@ def study_ablations(
     check_names(without)
     ranks: dict[str, Int64Array] = {}
     vectors = release.vectors.astype(np.float32, copy=False)
-    for name in (FULL, *without):
-        console.rule(f"ranker, {'in full' if name == FULL else f'without {name}'}")
+    for number, name in enumerate((FULL, *without), 1):
+        left_out = "in full" if name == FULL else f"without {name}"
+        console.rule(f"{number} of {len(without) + 1}  ranker, {left_out}")
         fitted = ranking_set if name == FULL else ablate(ranking_set, name)
         asked = test if name == FULL else ablate(test, name)
-        with tempfile.TemporaryDirectory() as folder:
-            trained = train_ranker(
-                fitted,
-                vectors,
-                len(release.vocabulary),
-                config,
-                Path(folder),
-                name,
-                console,
-            )
-        ranks[name] = ranks_of(trained.model, asked.watches, vectors)
+        trainer, _ = fit_ranker(
+            fitted,
+            vectors,
+            len(release.vocabulary),
+            config,
+            checkpoints / name.replace(":", "_"),
+            fingerprint(made_of, asdict(config), name),
+            console,
+        )
+        ranks[name] = ranks_of(trainer.model, asked.watches, vectors)
     measured = {
         name: {measure: float(of(places).mean()) for measure, of in PER_VIEWER.items()}
         for name, places in ranks.items()

@@ -95,7 +95,14 @@ class Studies:
         config = load_profile(self.profile).ranking
         test = lists_of_test(self._watches, self._repo, self._release, config)
         found = study_ablations(
-            without, self._ranking_set(), test, self._release, config, self.console
+            without,
+            self._ranking_set(),
+            test,
+            self._release,
+            config,
+            self.run.checkpoints / "ablations",
+            self.run.finished_inputs(),
+            self.console,
         )
         return self._written(ABLATIONS_FILE, found)
 

@@ -198,16 +198,40 @@ def train_ranker(
     fingerprint: str,
     console: Console | None = None,
 ) -> TrainedRanker:
-    """Trains, chooses and calibrates the ranker; writes CURVE beside its checkpoints.
+    """Trains, chooses and calibrates the ranker; arguments as of `fit_ranker`."""
+    trainer, held_out = fit_ranker(
+        data, vectors, attribute_count, config, checkpoints, fingerprint, console
+    )
+    model = trainer.model
+    calibrate(model, trainer.batches, data, trainer.held_lists, trainer.held_likes)
+    held_out["chosen"] = trainer.measure()
+    return TrainedRanker(model.eval(), held_out, calibration_errors(model, trainer.batches, data))
+
+
+@torch_threads(1)
+def fit_ranker(
+    data: RankingSet,
+    vectors: npt.NDArray[np.float32],
+    attribute_count: int,
+    config: RankingConfig,
+    checkpoints: Path,
+    fingerprint: str,
+    console: Console | None = None,
+) -> tuple[RankingTrainer, dict[str, HeldOut]]:
+    """Trains the parts and chooses of them, without calibration, which changes no order.
 
     Args:
         data: the training set.
         vectors: video vectors, float32[n, d].
         attribute_count: size of the attribute vocabulary.
         config: sizes and recipe.
-        checkpoints: folder of the checkpoints; training goes on where it was interrupted.
+        checkpoints: folder of the checkpoints, which gets CURVE too; training goes on where it was
+            interrupted.
         fingerprint: of all that goes in; checkpoints of another one are ignored.
         console: where progress is shown.
+
+    Returns:
+        The trainer, whose model has what was chosen; and each part's measures.
     """
     trainer = RankingTrainer(
         data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
@@ -228,11 +252,9 @@ def train_ranker(
             states[part], held_out[part] = trainer.phase(part, floor, progress)
             model.load_state_dict(states[part])
     choose(model, states, held_out)
-    calibrate(model, trainer.batches, data, trainer.held_lists, trainer.held_likes)
-    held_out["chosen"] = trainer.measure()
     lines = [json.dumps(line) for line in trainer.curve]
     (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
-    return TrainedRanker(model.eval(), held_out, calibration_errors(model, trainer.batches, data))
+    return trainer, held_out
 
 
 def choose(

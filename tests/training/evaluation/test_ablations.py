@@ -7,6 +7,7 @@ from server.errors import VireoError
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.evaluation.ablations import ablate, ablation_names, check_names
 from training.evaluation.studies import Studies
+from training.ranking.train import RankingTrainer
 from training.ranking.training_set import RankingSet
 
 
@@ -44,3 +45,21 @@ def test_an_ablation_is_compared_with_the_whole_chain(studies: Studies) -> None:
     for name, measures in found["without"].items():
         lost = found["tests"][name]["ndcg_10"]["value"]
         assert lost == pytest.approx(found["full"]["ndcg_10"] - measures["ndcg_10"])
+
+
+def test_what_was_trained_for_a_study_is_not_trained_again(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    epoch = RankingTrainer._epoch
+
+    def counted(self: RankingTrainer, *arguments: object) -> tuple[float, float]:
+        trained.append(self.checkpoints.folder.name)
+        return epoch(self, *arguments)  # type: ignore[arg-type]
+
+    first = studies.ablations(["ease"])
+    monkeypatch.setattr(RankingTrainer, "_epoch", counted)
+    more = studies.ablations(["ease", "video:like_rate"])
+    assert set(trained) == {"video_like_rate"}
+    assert more["full"] == first["full"]
+    assert more["without"]["ease"] == first["without"]["ease"]

@@ -15,8 +15,9 @@ from server.errors import VireoError
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, ranking_set
 from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
+from training.ranking.holdout import HeldOut
 from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import CURVE, RankingTrainer, TrainedRanker, train_ranker
+from training.ranking.train import CURVE, RankingTrainer, TrainedRanker, choose, train_ranker
 from training.ranking.training_set import RankingSet
 
 
@@ -42,6 +43,52 @@ def test_it_never_orders_worse_than_retrieval(
     wild = replace(config, learning_rate=3.0)
     ranker = trained(ranking_set("two_tower"), vectors, wild, tmp_path)
     assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["retrieval"].ndcg_10
+
+
+def test_all_of_it_never_orders_worse_than_its_linear_part(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    wild = replace(config, network_learning_rate=0.3)
+    ranker = trained(ranking_set("co_watch"), vectors, wild, tmp_path)
+    assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["linear"].ndcg_10
+
+
+@pytest.mark.parametrize(
+    ("full", "watch_part", "like_part"),
+    [
+        (HeldOut(4.0, 0.5, 0.21), "full", "full"),
+        (HeldOut(4.0, 0.7, 0.21), "full", "linear"),
+        (HeldOut(4.0, 0.5, 0.19), "linear", "full"),
+        (HeldOut(4.2, 0.5, 0.21), "linear", "full"),
+    ],
+)
+def test_more_of_the_model_orders_where_loss_and_order_are_better(
+    vectors: np.ndarray,
+    config: RankingConfig,
+    tmp_path: Path,
+    full: HeldOut,
+    watch_part: str,
+    like_part: str,
+) -> None:
+    held_out = {"retrieval": HeldOut(4.5, 0.6, 0.18), "linear": HeldOut(4.1, 0.6, 0.2)}
+    trainer = RankingTrainer(
+        ranking_set("co_watch"), vectors, ATTRIBUTES, config, Checkpoints(tmp_path, "")
+    )
+    states = {}
+    for part in ("retrieval", "linear", "full"):
+        torch.nn.init.constant_(trainer.model.watch_linear.weight, len(part))
+        states[part] = trainer.weights()
+    choose(trainer.model, states, held_out | {"full": full})
+    assert (trainer.model.watch_part, trainer.model.like_part) == (watch_part, like_part)
+    assert (trainer.model.watch_linear.weight == len(watch_part)).all()
+
+
+def test_an_epoch_that_orders_worse_than_the_floor_is_no_better_for_its_loss() -> None:
+    reaches, falls_short = HeldOut(4.2, 0.5, 0.2), HeldOut(4.0, 0.5, 0.19)
+    assert reaches.better_than(falls_short, 0.2)
+    assert not falls_short.better_than(reaches, 0.2)
+    assert falls_short.better_than(reaches, 0.1)
+    assert falls_short.better_than(reaches, 0.3)
 
 
 def test_likes_follow_the_like_rate_and_are_calibrated(
