@@ -45,12 +45,23 @@ def test_it_never_orders_worse_than_retrieval(
     assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["retrieval"].ndcg_10
 
 
-def test_all_of_it_never_orders_worse_than_its_linear_part(
+def test_a_phase_gives_the_epoch_that_reaches_the_floor_before_the_one_of_least_loss(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
-    wild = replace(config, network_learning_rate=0.3)
-    ranker = trained(ranking_set("co_watch"), vectors, wild, tmp_path)
-    assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["linear"].ndcg_10
+    data, wild = ranking_set("two_tower"), replace(config, network_learning_rate=0.03)
+
+    def phase(floor: float) -> tuple[HeldOut, list[dict[str, Any]]]:
+        checkpoints = Checkpoints(tmp_path / str(floor), "")
+        trainer = RankingTrainer(data, vectors, ATTRIBUTES, wild, checkpoints)
+        with Progress(disable=True) as progress:
+            _, held_out = trainer.phase("full", floor, progress)
+        return held_out, trainer.curve
+
+    by_loss, curve = phase(0.0)
+    best = max(point["held_out_ndcg_10"] for point in curve)
+    assert by_loss.ndcg_10 < best
+    by_order, _ = phase(best)
+    assert by_order.ndcg_10 == best
 
 
 @pytest.mark.parametrize(
