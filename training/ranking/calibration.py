@@ -60,7 +60,11 @@ def fit_offset(logits: Tensor, labels: Tensor, scale: float) -> float:
     scaled, wanted = logits * scale, float(labels.mean())
     # Even the most extreme logit comes to 0 or 1 within these ends.
     end = float(scaled.abs().max()) + 40.0
-    found: float = brentq(lambda by: float(torch.sigmoid(scaled + by).mean()) - wanted, -end, end)
+
+    def excess(offset: float) -> float:
+        return float(torch.sigmoid(scaled + offset).mean()) - wanted
+
+    found: float = brentq(excess, -end, end)  # type: ignore[no-untyped-call]
     return found
 
 
