@@ -34,10 +34,10 @@ class RankingConfig:
     learning_rate: float = 1e-2
     """Of the linear part by itself."""
     network_learning_rate: float = 1e-3
-    """Of all of the model, which goes on from the linear part. On ml-100k, held-out viewers' NDCG@10
-    was .150 and their like loss .598 at the linear part's rate, .153 and .592 at this one: means of
-    two seeds and three choices of those viewers, before and after what is attended to was narrowed
-    to `hidden`."""
+    """Of all of the model, which goes on from the linear part. On ml-100k held-out viewers'
+    NDCG@10 was .150 and their like loss .598 at the linear part's rate, .153 and .592 at this one:
+    means of two seeds and three choices of those viewers, before and after what is attended to was
+    narrowed to `hidden`."""
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
     watch_weight: float = 1.0
