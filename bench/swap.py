@@ -125,9 +125,7 @@ def measure_swaps(home: Home, dataset: str, plan: SwapPlan, console: Console) ->
             does not end.
     """
     own = Home(home.root / "bench" / "swap")
-    staged = home.staged_release(dataset)
-    if not staged.exists():
-        raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
+    staged = home.trained_release(dataset)
     _prepare(home, own)
     environment = {
         **stack_environment(own),

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.errors import VireoError
+
 
 @dataclass(frozen=True)
 class Home:
@@ -39,6 +41,15 @@ class Home:
     def staged_release(self, dataset: str) -> Path:
         """The release that training wrote and `vireo release publish` uploads."""
         return self.run(dataset) / "release"
+
+    def trained_release(self, dataset: str) -> Path:
+        """The same; raises VireoError where nothing was trained."""
+        folder = self.staged_release(dataset)
+        if not folder.exists():
+            raise VireoError(
+                f"{folder} is missing; make a release with: vireo train --data {dataset}"
+            )
+        return folder
 
     @property
     def cache(self) -> Path:

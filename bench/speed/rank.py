@@ -74,9 +74,7 @@ def measure_rank(home: Home, dataset: str, plan: RankPlan, console: Console) -> 
         VireoError: nothing was trained, a server does not start, or an answer is wrong.
     """
     own = Home(home.root / "bench" / "rank")
-    staged = home.staged_release(dataset)
-    if not staged.exists():
-        raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
+    staged = home.trained_release(dataset)
     shutil.rmtree(own.root, ignore_errors=True)
     own.logs.mkdir(parents=True)
     viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)

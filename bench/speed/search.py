@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 
 from bench.speed.row import Row
 from server.candidate.release import CandidateRelease
-from server.errors import VireoError
 from server.gateway.features import FeatureReader
 from server.home import Home
 from training.features.watches import load_watches
@@ -49,9 +48,7 @@ def measure_search(home: Home, dataset: str, plan: SearchPlan, console: Console)
     Raises:
         VireoError: nothing was trained.
     """
-    folder = home.staged_release(dataset)
-    if not folder.exists():
-        raise VireoError(f"{folder} is missing; make a release with: vireo train --data {dataset}")
+    folder = home.trained_release(dataset)
     release = CandidateRelease.load(folder)
     if not release.manifest.index.cells:
         console.print(f"{len(release.keys):,} videos are searched exactly: nothing to compare")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bench.speed.another_pod import another_pod
 from bench.stack import served, stack_environment
-from server.errors import VireoError
 from server.home import Home
 from server.releases.store import ReleaseStore
 from server.stack.processes import ProcessSpec, pod_processes
@@ -77,9 +76,7 @@ def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterat
         VireoError: nothing was trained on the data set, or the stack does not start.
     """
     own = Home(home.root / "bench" / name)
-    staged = home.staged_release(dataset)
-    if not staged.exists():
-        raise VireoError(f"{staged} is missing; make a release with: vireo train --data {dataset}")
+    staged = home.trained_release(dataset)
     shutil.rmtree(own.root, ignore_errors=True)
     own.root.mkdir(parents=True)
     for part in ("data", "features"):

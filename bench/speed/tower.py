@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 
 from bench.speed.row import Row
 from server.candidate.release import CandidateRelease
-from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.home import Home
 
@@ -39,9 +38,7 @@ def measure_tower(home: Home, dataset: str, plan: TowerPlan, console: Console) -
     Raises:
         VireoError: nothing was trained.
     """
-    folder = home.staged_release(dataset)
-    if not folder.exists():
-        raise VireoError(f"{folder} is missing; make a release with: vireo train --data {dataset}")
+    folder = home.trained_release(dataset)
     release = CandidateRelease.load(folder)
     longest = release.manifest.feature_schema.history_limit
     lengths = [events for events in _EVENTS if events < longest] + [longest]

@@ -45,13 +45,3 @@ def co_watched(
     found, place = np.unique(rows, return_inverse=True)
     scores = np.bincount(place, parts, minlength=len(found))
     return found.astype(np.int64), scores.astype(np.float32)
-
-
-def co_watch_scores(
-    history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
-) -> Float32Array:
-    """The score of every video, float32[n]: that of `co_watched`, 0 for the others."""
-    scores = np.zeros(len(neighbour_rows), np.float32)
-    rows, found = co_watched(history_rows, neighbour_rows, weights)
-    scores[rows] = found
-    return scores

@@ -36,9 +36,7 @@ def publish(
 
     wish = Wish(channel, share, force, reason, viewers)
     home = Home.current()
-    folder = home.staged_release(data or _only_run(home))
-    if not folder.exists():
-        raise VireoError(f"{folder} is missing; make a release with: vireo train --data {data}")
+    folder = home.trained_release(data or _only_run(home))
     size = sum(entry.size for entry in Manifest.read(folder).files.values())
     with open_store(needed_bytes=size) as store:
         bar = Progress(TextColumn("uploading"), BarColumn(), DownloadColumn())

@@ -7,9 +7,9 @@ from server.features import co_watch
 from server.features.co_watch import (
     CO_WATCH_HALF_LIFE,
     CO_WATCH_HISTORY,
-    co_watch_scores,
     co_watched,
 )
+from tests.builders.co_watch import co_watch_scores
 
 ROWS = np.array([[1, 2], [2, -1], [0, -1], [-1, -1]], np.int32)
 WEIGHTS = np.array([[0.5, 0.25], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features.co_watch import co_watch_scores
+from tests.builders.co_watch import co_watch_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.co_watch import (
     POPULARITY_DAMPING,
