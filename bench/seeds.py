@@ -175,6 +175,7 @@ def _link(home: Home, own: Home) -> None:
     """Gives a seed's home the data and features of the main one."""
     own.root.mkdir(parents=True, exist_ok=True)
     for name in ("data", "features"):
+        (home.root / name).mkdir(parents=True, exist_ok=True)  # the first seed builds features
         link = own.root / name
         if not link.is_symlink():
             link.symlink_to(home.root / name, target_is_directory=True)

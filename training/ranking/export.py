@@ -23,6 +23,7 @@ from server.inference.model import Model
 from server.inference.signature import ranker_signature
 from server.releases.layout import GOLDEN_TOLERANCE
 from training.ranking.model import Ranker
+from training.ranking.served import ServedRanker
 from training.retrieval.export import ExportError
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -40,7 +41,7 @@ INPUTS = (
 
 
 def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
-    """Writes the ranker to `path`, batch, candidates and history being of any size.
+    """Writes the ranker to `path` as ServedRanker has it, for any batch, candidates and history.
 
     Raises:
         ExportError: it differs from PyTorch by more than GOLDEN_TOLERANCE somewhere.
@@ -62,7 +63,7 @@ def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter's own deprecations.
         torch.onnx.export(
-            model,
+            ServedRanker(model).eval(),
             tuple(torch.from_numpy(example[name]) for name in INPUTS),
             str(path),
             input_names=list(INPUTS),

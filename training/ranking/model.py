@@ -37,7 +37,10 @@ _TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
 _CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
 _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
 _VIEWER_LIKE_RATE = VIEWER_FEATURES.index("like_rate")
-_MASKED = -1e4
+MASKED = -1e4
+"""Added to what a candidate has to do with places of a history where nothing is."""
+LEAST_RATE = 1e-3
+"""Like rates nearer to 0 or 1 count as this far from it."""
 
 
 class Standardise(nn.Module):
@@ -137,7 +140,7 @@ class Ranker(nn.Module):
         )
         candidates = nn.functional.normalize(inputs["candidate_vectors"], dim=-1)
         history = nn.functional.normalize(inputs["history_vectors"], dim=-1)
-        back = _steps_back(inputs["history_lengths"], history.shape[1])
+        back = steps_back(inputs["history_lengths"], history.shape[1])
         present = (back >= 0).to(history.dtype)
         weights = torch.pow(RECENT_DECAY, back.clamp(min=0).to(history.dtype)) * present
         recent = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
@@ -163,9 +166,9 @@ class Ranker(nn.Module):
         """
         history = nn.functional.normalize(inputs["history_vectors"], dim=-1)
         candidates = nn.functional.normalize(inputs["candidate_vectors"], dim=-1)
-        absent = (_steps_back(inputs["history_lengths"], history.shape[1]) < 0).to(history.dtype)
+        absent = (steps_back(inputs["history_lengths"], history.shape[1]) < 0).to(history.dtype)
         query, key = self.query(candidates), self.key(history)
-        affinity = query @ key.transpose(1, 2) + _MASKED * absent[:, None]
+        affinity = query @ key.transpose(1, 2) + MASKED * absent[:, None]
         any_watched = (inputs["history_lengths"] > 0).to(history.dtype)[:, None, None]
         # Narrow before it is spread over the candidates: of whole vectors it took most of the time.
         attended = (affinity.softmax(-1) @ self.value(history)) * any_watched
@@ -198,7 +201,7 @@ class Ranker(nn.Module):
             -1,
         )
         watch = self.watch_linear(signals)
-        like = self.like_linear(torch.logit(rates, eps=1e-3))
+        like = self.like_linear(torch.logit(rates, eps=LEAST_RATE))
         if self.watch_part == "full" or self.like_part == "full":
             trunk = self._trunk(inputs, signals, recent)
         if self.watch_part == "full":
@@ -250,7 +253,7 @@ class Ranker(nn.Module):
         return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
 
 
-def _steps_back(lengths: Tensor, width: int) -> Tensor:
+def steps_back(lengths: Tensor, width: int) -> Tensor:
     """How many steps before the last watch each place of the history is, [b, width].
 
     Negative on padding.

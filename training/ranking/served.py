@@ -1,0 +1,224 @@
+"""The ranking model as it is served: the same probabilities, of fewer and larger operations.
+
+What a pod spends in a small model is mostly what lies between its products: copies, sums and
+constants. Here those are part of the products' weights, and both similarity means are one product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
+from training.ranking.model import (
+    LEAST_RATE,
+    MASKED,
+    RECENT_DECAY,
+    SIGNALS,
+    Ranker,
+    Standardise,
+    steps_back,
+)
+
+_CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
+_TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
+_VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
+_VIEWER_LIKE_RATE = VIEWER_FEATURES.index("like_rate")
+_TINY = 1e-12
+
+
+class ServedRanker(nn.Module):
+    """Scores as the trained model that it is made of; `forward` takes and gives the same.
+
+    The signals of a candidate are here the retrieval features, the logarithm of the co-watch
+    score, its own signals, and a 1 for constants: a row for each candidate of each viewer.
+    """
+
+    def __init__(self, trained: Ranker) -> None:
+        """Takes the trained model, which isn't changed."""
+        super().__init__()
+        self.watch_full = trained.watch_part == "full"
+        self.like_full = trained.like_part == "full"
+        self.attribute = trained.attribute
+        self.query, self.value = trained.query, trained.value
+        self.watch_hidden, self.like_hidden = trained.watch_hidden, trained.like_hidden
+        self.co_watch_unit = float(trained.co_watch_unit)
+        self.video_rate = float(trained.like_linear.weight[0, 0] * trained.calibration[1, 0])
+        for name, weight in {**_places(), **_layers(trained), **_heads(trained)}.items():
+            self.register_buffer(name, weight.detach().clone())
+
+    def forward(
+        self,
+        candidate_vectors: Tensor,
+        candidate_features: Tensor,
+        retrieval_features: Tensor,
+        match_features: Tensor,
+        history_vectors: Tensor,
+        history_lengths: Tensor,
+        viewer_features: Tensor,
+        attributes: Tensor,
+    ) -> Tensor:
+        """Probabilities of a watch, and of a like once watched: float32[b, n, 2]; see Ranker.
+
+        Histories are of RANKER_HISTORY at most.
+        """
+        length = history_lengths.clamp(0, RANKER_HISTORY)
+        width = history_vectors.shape[1]
+        # Nothing is like a zero vector, which is what all are where nothing was watched.
+        history = _unit(history_vectors) * self.any_watched[length]
+        absent = self.absent[length][..., :width]
+        tastes = self.tastes[length][..., :width] @ history
+
+        candidates = _unit(candidate_vectors)
+        closest = (candidates @ history.mT + absent).amax(-1, keepdim=True)
+        co_watch = retrieval_features[..., _CO_WATCH : _CO_WATCH + 1] + self.co_watch_unit
+        signals = torch.cat(
+            [
+                retrieval_features,
+                torch.log(co_watch),
+                candidate_features,
+                match_features,
+                candidates @ tastes.mT,
+                closest,
+                torch.ones_like(closest),
+            ],
+            -1,
+        ).flatten(0, 1)
+        viewer = self._viewer(viewer_features, attributes, tastes[:, 1])
+        watch = signals @ self.watch_linear
+        like = _logit(candidate_features[..., _VIDEO_LIKE_RATE : _VIDEO_LIKE_RATE + 1])
+        like = like.flatten(0, 1)
+        if self.watch_full or self.like_full:
+            rows = candidates.flatten(0, 1)
+            query = self.query(rows)
+            value = self.value(history)
+            affinity = query.unflatten(0, candidates.shape[:2]) @ (history @ self.key).mT
+            attention = (affinity + absent).softmax(-1)
+            # Attention adds up to 1, so what is added to all that it averages is added to it.
+            average = torch.addmm(self.viewer_bias, viewer, self.viewer)[:, None]
+            shared = (attention @ (value @ self.attended + average)).flatten(0, 1)
+            matched = (attention @ value).flatten(0, 1) * query
+            shared = torch.addmm(shared, matched, self.matched)
+            shared = torch.addmm(shared, rows, self.candidate)
+        if self.watch_full:
+            layer = torch.addmm(shared, signals, self.watch_signals).relu()
+            watch = torch.addmm(watch, self.watch_hidden(layer).relu(), self.watch_head)
+        if self.like_full:
+            layer = torch.addmm(shared, signals, self.like_signals).relu()
+            layer = self.like_hidden(layer).relu()
+            like = torch.addmm(like, layer, self.like_head, beta=self.video_rate)
+        else:
+            like = like * self.video_rate
+        logits = torch.cat([watch, like], -1).unflatten(0, candidates.shape[:2])
+        level = torch.addmm(self.offset, viewer, self.level)
+        return torch.sigmoid(logits + level[:, None])
+
+    def _viewer(self, features: Tensor, attributes: Tensor, taste: Tensor) -> Tensor:
+        """What is known of each viewer: features, like rate's logit, mean profile, and taste."""
+        known = (attributes > 0).to(features.dtype).sum(-1, keepdim=True)
+        profile = self.attribute(attributes).sum(1) / known.clamp(min=1.0)
+        rate = _logit(features[:, _VIEWER_LIKE_RATE : _VIEWER_LIKE_RATE + 1])
+        return torch.cat([features, rate, profile, taste], -1)
+
+
+def _places() -> dict[str, Tensor]:
+    """What each place of a history counts, by the history's length from 0 to RANKER_HISTORY."""
+    lengths = torch.arange(RANKER_HISTORY + 1)
+    back = steps_back(lengths, RANKER_HISTORY)
+    recent = torch.pow(RECENT_DECAY, back.clamp(min=0)) * (back >= 0)
+    recent = recent / recent.sum(-1, keepdim=True).clamp(min=_TINY)
+    any_watched = (lengths > 0)[:, None]
+    return {
+        "tastes": torch.stack([(back == 0).float(), recent], 1),
+        "absent": MASKED * ((back < 0) & any_watched)[:, None].float(),
+        "any_watched": any_watched[:, None].float(),
+    }
+
+
+def _layers(trained: Ranker) -> dict[str, Tensor]:
+    """Weights of the layers before the heads, [in, out] each."""
+    hidden, vector = trained.query.weight.shape
+    size = len(VIEWER_FEATURES)
+    own = trained.candidate_layer.weight[:, vector:]
+    signals = torch.cat([own.new_zeros(hidden, len(RETRIEVAL_FEATURES)), own], 1)
+    features, bias = _unstandardised(trained.viewer, trained.viewer_layer.weight[:, :size])
+    others = trained.viewer_layer.weight[:, size:]
+    attended = trained.attended_layer.weight
+    return {
+        "candidate": trained.candidate_layer.weight[:, :vector].T,
+        "like_signals": _signals(trained, signals),
+        "watch_signals": _signals(trained, signals + trained.signal_layer.weight),
+        "viewer": torch.cat([features, own.new_zeros(hidden, 1), others], 1).T,
+        "viewer_bias": trained.viewer_layer.bias + bias,
+        # Without its bias, which adds the same to all that the softmax is of.
+        "key": trained.key.weight.T,
+        "attended": attended[:, :hidden].T,
+        "matched": attended[:, hidden:].T,
+    }
+
+
+def _heads(trained: Ranker) -> dict[str, Tensor]:
+    """Weights of what adds up to the logits, calibrated, [in, out] each."""
+    (watch_scale, watch_offset), (like_scale, like_offset) = trained.calibration
+    viewer = trained.viewer_layer.in_features
+    linear = _signals(trained, trained.watch_linear.weight)
+    if trained.watch_part == "retrieval":
+        linear = torch.zeros_like(linear)
+        linear[_TWO_TOWER] = 1.0
+    features, bias = _unstandardised(trained.viewer, trained.watch_viewer.weight)
+    size = len(VIEWER_FEATURES)
+    level = features.new_zeros(viewer + 1, 2)
+    level[:size, :1] = features.T * watch_scale
+    level[size, 1] = trained.like_linear.weight[0, 1] * like_scale
+    return {
+        "watch_linear": linear * watch_scale,
+        "watch_head": trained.watch_head.weight.T * watch_scale,
+        "like_head": trained.like_head.weight.T * like_scale,
+        "level": level,
+        "offset": torch.cat(
+            [
+                (trained.watch_viewer.bias + bias) * watch_scale + watch_offset,
+                trained.like_linear.bias * like_scale + like_offset,
+            ]
+        ),
+    }
+
+
+def _signals(trained: Ranker, weight: Tensor) -> Tensor:
+    """For signals as they are here, the weights [in, out] of a layer that reads a Ranker's.
+
+    Args:
+        trained: has the standardisation.
+        weight: [out, SIGNALS].
+    """
+    weight, bias = _unstandardised(trained.signals, weight)
+    retrieval, own = weight.split([len(RETRIEVAL_FEATURES), SIGNALS - len(RETRIEVAL_FEATURES)], 1)
+    logarithm = retrieval[:, _CO_WATCH : _CO_WATCH + 1]
+    plain = retrieval.clone()
+    plain[:, _CO_WATCH] = 0.0
+    # log(1 + score / unit) is log(score + unit) - log(unit).
+    bias = bias[:, None] - logarithm * trained.co_watch_unit.log()
+    return torch.cat([plain, logarithm, own, bias], 1).T
+
+
+def _unstandardised(standardise: Standardise, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [out, in] and bias [out] for plain values of a layer that reads standardised ones."""
+    plain = weight / standardise.scale
+    return plain, -(plain @ standardise.mean)
+
+
+def _logit(rate: Tensor) -> Tensor:
+    rate = rate.clamp(LEAST_RATE, 1.0 - LEAST_RATE)
+    return torch.log(rate / (1.0 - rate))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors at length 1; 0 stays 0."""
+    # Two thirds of the time of torch.linalg.vector_norm's operator, and nothing is written out to
+    # the vectors' size first, as by nn.functional.normalize.
+    return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clamp(min=_TINY)
