@@ -134,7 +134,7 @@ def ranking_inputs(
     if not len(recent):
         history = np.zeros((1, table.vectors.shape[1]), np.float32)
     if candidate_features is None:
-        candidate_features = table.features[candidate_rows]
+        candidate_features = table.features.take(candidate_rows, axis=0)
     return {
         "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
         "candidate_features": candidate_features[None],

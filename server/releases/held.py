@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
+from server.releases.loading_threads import LoadingThreads
 from server.releases.memory import return_memory
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class HeldReleases(Generic[T]):
     The one before is kept so that calls that are pinned to it, and a rollback, find it.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, keep_previous_seconds: float) -> None:
+    def __init__(self, threads: LoadingThreads, keep_previous_seconds: float) -> None:
         """Takes threads in which to give memory back, and how long to keep the one before."""
         self.serving: Serving[T] | None = None
         """What is served; None until a release is loaded."""
@@ -58,7 +58,7 @@ class HeldReleases(Generic[T]):
         """Keeps only what is served; returns once the memory of the other is given back."""
         if self.previous is not None:
             self.previous = None
-            await asyncio.get_running_loop().run_in_executor(self._threads, return_memory)
+            await self._threads.run(return_memory)
 
     async def close(self) -> None:
         """Ends what goes on in the background."""

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
-from prometheus_client import Counter
 
-from server.errors import VireoError
 from server.releases.build_turn import build_turn
 from server.releases.cache import CacheError, ReleaseCache
+from server.releases.failures import LoadFailures
 from server.releases.held import HeldReleases, Origin, Serving
+from server.releases.loading_threads import LoadingThreads
 from server.releases.manifest import ReleaseError
-from server.releases.progress import Failure, LoadProgress, Progress, Stage
+from server.releases.progress import LoadProgress, Progress, Stage
 from server.releases.retries import Retries
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
@@ -35,14 +31,6 @@ __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
 _HASTY_SECONDS = 1.25
 """How long S3 may be silent where waiting for it isn't worth it; once more makes under 3 s."""
-_CLOSE_SECONDS = 1.0
-_NICE = 10
-
-FAILURES = Counter(
-    "vireo_release_load_failures",
-    "Loads of a release, or looks at the channel, that failed, by the stage that did.",
-    ["stage"],
-)
 
 
 class ChannelUnsetError(ReleaseError):
@@ -94,9 +82,8 @@ class ReleaseLoader(Generic[T]):
             keep_previous_seconds: how long a release is kept after the next one took over.
         """
         self.channel = channel
-        self.failure: Failure | None = None
-        """The latest failure, also when all has been well since."""
-        self._failing = False
+        self.failures = LoadFailures(channel)
+        """What went wrong."""
         self._store = store
         # For reads that are small and soon repeated, or that the cache can stand in for.
         self._hasty_store = ReleaseStore(
@@ -118,10 +105,7 @@ class ReleaseLoader(Generic[T]):
         self._noted = ""
         self._retries = Retries(poll_seconds)
         self._note_retries = Retries(poll_seconds)
-        # Failures since the last success that are in the log: each is logged once.
-        self._reported: set[str] = set()
-        # One thread loads, and one gives memory back in the meantime.
-        self._threads = ThreadPoolExecutor(2, "release")
+        self._threads = LoadingThreads()
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
         """What is in memory."""
 
@@ -134,11 +118,6 @@ class ReleaseLoader(Generic[T]):
     def progress(self) -> Progress:
         """How far the load is that goes on now; its stage is SERVING where none does."""
         return self._progress.value
-
-    @property
-    def last_failure(self) -> str:
-        """Why the latest attempt failed; empty when it did not."""
-        return self.failure.reason if self.failure is not None and self._failing else ""
 
     async def run(self, on_first: Callable[[], Awaitable[None]]) -> None:
         """Follows the channel until cancelled; calls `on_first` once a release is served."""
@@ -169,9 +148,8 @@ class ReleaseLoader(Generic[T]):
             serving = self.serving.release_id if self.serving else ""
             self._progress.begin(Stage.SERVING if serving else Stage.LOOKING, serving)
         if settled:
-            self._failing = False
+            self.failures.ended()
             self._retries.succeeded()
-            self._reported.clear()
         return self._poll_seconds
 
     def _delay(self, wanted: str) -> float:
@@ -182,7 +160,7 @@ class ReleaseLoader(Generic[T]):
 
     async def _look(self) -> str:
         """The release that the channel names."""
-        channel = await self._off_loop(lambda: self._hasty_store.read_channel(self.channel))
+        channel = await self._threads.run(lambda: self._hasty_store.read_channel(self.channel))
         if channel is None:
             raise ChannelUnsetError(
                 f"channel {self.channel} names no release yet; publish one with "
@@ -207,7 +185,7 @@ class ReleaseLoader(Generic[T]):
     async def _store_to_load_from(self) -> ReleaseStore:
         """The store, given little time where the cache could serve instead."""
         if self.serving is None:
-            last = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
+            last = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
             return self._store if last is None or self._retries.failures else self._hasty_store
         return self._store
 
@@ -298,8 +276,10 @@ class ReleaseLoader(Generic[T]):
         if self._noted == release_id or self._note_retries.is_put_off(release_id):
             return
         try:
-            await self._off_loop(lambda: self._cache.remember(self._pod, self.channel, release_id))
-            await self._off_loop(self._cache.prune)
+            await self._threads.run(
+                lambda: self._cache.remember(self._pod, self.channel, release_id)
+            )
+            await self._threads.run(self._cache.prune)
         except CacheError as error:
             # Declared policy: it is served all the same. Without the note a pod that starts
             # while S3 is down doesn't find it; so it is tried again.
@@ -322,14 +302,14 @@ class ReleaseLoader(Generic[T]):
                 await self._fall_back()
             except Exception as second:  # noqa: BLE001
                 # The same policy: nothing to serve yet, but the next attempt may succeed.
-                self._report(second, wanted, self.last_failure)
+                self._report(second, wanted, self.failures.reason)
 
     async def _fall_back(self) -> None:
         """Serves the cached release that was served last, where there is one."""
-        release_id = await self._off_loop(lambda: self._cache.last(self._pod, self.channel))
+        release_id = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
         if release_id is not None:
             self._progress.begin(Stage.VERIFYING, release_id)
-            folder = await self._off_loop(
+            folder = await self._threads.run(
                 lambda: self._cache.open(release_id, self._files, self._progress)
             )
             await self._load(release_id, "cache", folder)
@@ -340,59 +320,20 @@ class ReleaseLoader(Generic[T]):
         Not so in a pod that serves nothing yet: the others have its calls, and on a busy machine
         it would hardly get a turn.
         """
-        if self.serving is None:
-            return await self._off_loop(work)
-
-        def run() -> R:
-            _yield_to_answers()
-            return work()
-
-        return await self._off_loop(run)
-
-    async def _off_loop(self, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        run = self._threads.run if self.serving is None else self._threads.run_behind_answers
+        return await run(work)
 
     def _report(self, error: Exception, release_id: str, before: str = "") -> None:
-        reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
         stage = self.progress.stage if release_id else Stage.LOOKING
-        FAILURES.labels(stage).inc()
-        if reason not in self._reported:
-            self._reported.add(reason)
-            still = self.serving.release_id if self.serving else None
-            log.error(
-                "release not loaded",
-                channel=self.channel,
-                stage=stage.value,
-                reason=reason,
-                still_serving=still,
-                exc_info=not isinstance(error, VireoError),
-            )
-        shown = f"{before}; {reason}" if before else reason
-        self.failure = Failure(shown, stage, release_id, datetime.now(UTC))
-        self._failing = True
+        still = self.serving.release_id if self.serving else None
+        self.failures.report(error, stage, release_id, still, before)
 
     async def _close(self) -> None:
         """Ends what is under way: a download at its next chunk, the rest where it can."""
         self._progress.stop()
         await self.held.close()
-        # What S3 holds up ends by its time limit: the process needn't wait for it.
-        ended = asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
-        await asyncio.wait([ended], timeout=_CLOSE_SECONDS)
+        await self._threads.close()
 
 
 async def _at_once() -> None:
     """No turn to wait for."""
-
-
-_thread = threading.local()
-
-
-def _yield_to_answers() -> None:
-    """Lets answers go before this thread from now on, also those of the machine's other pods.
-
-    The cache's threads, which verify and download, are started by it and inherit that.
-    """
-    # On Linux each thread has a priority of its own.
-    if sys.platform == "linux" and not getattr(_thread, "yields", False):
-        os.nice(_NICE)
-        _thread.yields = True

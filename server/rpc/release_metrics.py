@@ -55,6 +55,6 @@ class ReleaseCollector(Collector):
         failing = GaugeMetricFamily(
             "vireo_release_failing",
             "1 while the latest attempt to follow the channel has failed; ReleaseService says why.",
-            value=float(bool(loader.last_failure)),
+            value=float(bool(loader.failures.reason)),
         )
         yield from (info, since, stage, done, total, failing)

@@ -42,7 +42,7 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         response = release_pb2.GetServingReleaseResponse(
             state=release_pb2.RELEASE_STATE_LOADING,
             channel=loader.channel,
-            last_failure=loader.last_failure,
+            last_failure=loader.failures.reason,
             pod=self._pod_name,
         )
         if (serving := loader.held.serving) is not None:
@@ -57,7 +57,7 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
             response.loading.stage = _stage(progress.stage)
             response.loading.bytes_done = progress.bytes_done
             response.loading.bytes_total = progress.bytes_total
-        if (failure := loader.failure) is not None:
+        if (failure := loader.failures.latest) is not None:
             response.latest_failure.reason = failure.reason
             response.latest_failure.stage = _stage(failure.stage)
             response.latest_failure.release_id = failure.release_id
@@ -86,6 +86,6 @@ def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
     if pinned is not None:
         return pinned
     if loader.serving is None:
-        reason = loader.last_failure or "it is being loaded"
+        reason = loader.failures.reason or "it is being loaded"
         raise unavailable(f"no release is loaded yet: {reason}", _RETRY_AFTER)
     return loader.serving

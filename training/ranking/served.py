@@ -19,7 +19,6 @@ from training.ranking.model import (
     LEAST_RATE,
     MASKED,
     RECENT_DECAY,
-    SIGNALS,
     Ranker,
     Standardise,
     steps_back,
@@ -39,6 +38,23 @@ class ServedRanker(nn.Module):
     score, its own signals, and a 1 for constants: a row for each candidate of each viewer.
     """
 
+    any_watched: Tensor
+    absent: Tensor
+    tastes: Tensor
+    watch_linear: Tensor
+    viewer_bias: Tensor
+    viewer: Tensor
+    key: Tensor
+    attended: Tensor
+    matched: Tensor
+    candidate: Tensor
+    watch_signals: Tensor
+    watch_head: Tensor
+    like_signals: Tensor
+    like_head: Tensor
+    offset: Tensor
+    level: Tensor
+
     def __init__(self, trained: Ranker) -> None:
         """Takes the trained model, which isn't changed."""
         super().__init__()
@@ -48,7 +64,7 @@ class ServedRanker(nn.Module):
         self.query, self.value = trained.query, trained.value
         self.watch_hidden, self.like_hidden = trained.watch_hidden, trained.like_hidden
         self.co_watch_unit = float(trained.co_watch_unit)
-        self.video_rate = float(trained.like_linear.weight[0, 0] * trained.calibration[1, 0])
+        self.video_rate = (trained.like_linear.weight[0, 0] * trained.calibration[1, 0]).item()
         for name, weight in {**_places(), **_layers(trained), **_heads(trained)}.items():
             self.register_buffer(name, weight.detach().clone())
 
@@ -74,7 +90,7 @@ class ServedRanker(nn.Module):
         absent = self.absent[length][..., :width]
         tastes = self.tastes[length][..., :width] @ history
 
-        candidates = _unit(candidate_vectors)
+        candidates, count = _unit(candidate_vectors), candidate_vectors.shape[:2]
         closest = (candidates @ history.mT + absent).amax(-1, keepdim=True)
         co_watch = retrieval_features[..., _CO_WATCH : _CO_WATCH + 1] + self.co_watch_unit
         signals = torch.cat(
@@ -97,7 +113,7 @@ class ServedRanker(nn.Module):
             rows = candidates.flatten(0, 1)
             query = self.query(rows)
             value = self.value(history)
-            affinity = query.unflatten(0, candidates.shape[:2]) @ (history @ self.key).mT
+            affinity = query.reshape(*count, -1) @ (history @ self.key).mT
             attention = (affinity + absent).softmax(-1)
             # Attention adds up to 1, so what is added to all that it averages is added to it.
             average = torch.addmm(self.viewer_bias, viewer, self.viewer)[:, None]
@@ -114,7 +130,7 @@ class ServedRanker(nn.Module):
             like = torch.addmm(like, layer, self.like_head, beta=self.video_rate)
         else:
             like = like * self.video_rate
-        logits = torch.cat([watch, like], -1).unflatten(0, candidates.shape[:2])
+        logits = torch.cat([watch, like], -1).reshape(*count, -1)
         level = torch.addmm(self.offset, viewer, self.level)
         return torch.sigmoid(logits + level[:, None])
 
@@ -197,7 +213,7 @@ def _signals(trained: Ranker, weight: Tensor) -> Tensor:
         weight: [out, SIGNALS].
     """
     weight, bias = _unstandardised(trained.signals, weight)
-    retrieval, own = weight.split([len(RETRIEVAL_FEATURES), SIGNALS - len(RETRIEVAL_FEATURES)], 1)
+    retrieval, own = weight[:, : len(RETRIEVAL_FEATURES)], weight[:, len(RETRIEVAL_FEATURES) :]
     logarithm = retrieval[:, _CO_WATCH : _CO_WATCH + 1]
     plain = retrieval.clone()
     plain[:, _CO_WATCH] = 0.0

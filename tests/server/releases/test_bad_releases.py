@@ -101,13 +101,13 @@ async def serving_old(
     publish(f"{name}-old")
     store.set_channel(name, f"{name}-old", None)
     async with running_pod(PODS[kind], through or store, cache, name) as pod:
-        await until(lambda: serves(pod.loader, f"{name}-old") and not pod.loader.last_failure)
+        await until(lambda: serves(pod.loader, f"{name}-old") and not pod.loader.failures.reason)
         yield pod
 
 
 async def assert_refused(pod: RunningPod, kind: str, name: str, bad: str, reason: str) -> None:
     """Waits until the pod tells why it refuses `bad`, while it answers from the old release."""
-    await until(lambda: re.search(reason, pod.loader.last_failure) is not None)
+    await until(lambda: re.search(reason, pod.loader.failures.reason) is not None)
     state = await pod.state()
     assert state.state == release_pb2.RELEASE_STATE_SERVING
     assert state.release_id == f"{name}-old"
@@ -124,7 +124,7 @@ async def assert_refused(pod: RunningPod, kind: str, name: str, bad: str, reason
 
 async def assert_recovers(pod: RunningPod, kind: str, release_id: str) -> None:
     """Waits until the pod serves a release, and has no failure to tell any more."""
-    await until(lambda: serves(pod.loader, release_id) and not pod.loader.last_failure)
+    await until(lambda: serves(pod.loader, release_id) and not pod.loader.failures.reason)
     state = await pod.state()
     assert (state.release_id, state.last_failure) == (release_id, "")
     assert state.latest_failure.reason, "what failed last is still told"
@@ -219,8 +219,10 @@ async def test_disk_that_fills_up_in_a_download_is_told_and_tried_again(
             await assert_refused(pod, "ranking", name, f"{name}-new", reason)
             proxy.before_answer = None
             # By now the room is known to be too small before the download.
-            await until(lambda: "more in" in pod.loader.last_failure)
-            assert re.search(r"needs [\d.]+ MB more in .* left; free some", pod.loader.last_failure)
+            await until(lambda: "more in" in pod.loader.failures.reason)
+            assert re.search(
+                r"needs [\d.]+ MB more in .* left; free some", pod.loader.failures.reason
+            )
             filler.unlink()
             await assert_recovers(pod, "ranking", f"{name}-new")
 
@@ -249,7 +251,7 @@ async def test_pod_without_store_and_cache_says_why_it_serves_nothing_and_recove
         proxy.fault = "silent"
         through = ReleaseStore(proxy.settings)
         async with running_pod(RANKING_POD, through, tmp_path / "cache", name) as pod:
-            await until(lambda: "can't be reached" in pod.loader.last_failure)
+            await until(lambda: "can't be reached" in pod.loader.failures.reason)
             state = await pod.state()
             assert state.state == release_pb2.RELEASE_STATE_LOADING
             assert "can't be reached" in state.last_failure
@@ -285,11 +287,11 @@ async def test_release_that_failed_is_not_fetched_at_every_look(
             # However long a look takes: pauses between attempts grow, those between looks don't.
             await until(lambda: len(attempts) >= 7 and looks() > 2 * len(attempts), seconds=60)
             point(store.settings, name, f"{name}-a")
-            await until(lambda: not pod.loader.last_failure)
+            await until(lambda: not pod.loader.failures.reason)
 
 
 async def test_pod_without_anything_is_not_kept_waiting_by_an_empty_cache(tmp_path: Path) -> None:
     store = ReleaseStore(unreachable_s3())
     async with running_pod(RANKING_POD, store, tmp_path / "cache", "production") as pod:
-        await until(lambda: pod.loader.failure is not None)
+        await until(lambda: pod.loader.failures.latest is not None)
         assert (await pod.state()).latest_failure.release_id == ""

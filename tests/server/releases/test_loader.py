@@ -58,12 +58,12 @@ async def test_loader_waits_for_the_first_release_and_serves_it(
 ) -> None:
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
-        await until(lambda: bool(loader.last_failure))
-        assert f"channel {name} names no release yet; publish one" in loader.last_failure
+        await until(lambda: bool(loader.failures.reason))
+        assert f"channel {name} names no release yet; publish one" in loader.failures.reason
         assert not announced
         publish(name)
         store.set_channel(name, name, None)
-        await until(lambda: announced == [name] and not loader.last_failure)
+        await until(lambda: announced == [name] and not loader.failures.reason)
         assert loader.serving is not None
         assert loader.serving.origin == "s3"
         assert loader.serving.content.release.manifest.release_id == name
@@ -97,11 +97,11 @@ async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
     async with running(loader):
         await until(lambda: serves(loader, f"{name}-a"))
         store.set_channel(name, f"{name}-bad", store.read_channel(name))
-        await until(lambda: "differs from the recorded outputs" in loader.last_failure)
+        await until(lambda: "differs from the recorded outputs" in loader.failures.reason)
         assert serves(loader, f"{name}-a")
         store.set_channel(name, f"{name}-c", store.read_channel(name))
         await until(lambda: serves(loader, f"{name}-c"))
-        await until(lambda: not loader.last_failure)
+        await until(lambda: not loader.failures.reason)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_pod_that_starts_where_its_bucket_is_not_there_serves_from_its_cac
         await until(lambda: announced_again == [name])
         assert again.serving is not None
         assert again.serving.origin == "cache"
-        assert reason in again.last_failure
+        assert reason in again.failures.reason
 
 
 async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
@@ -146,13 +146,13 @@ async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
     again = loader_of(store, tmp_path / "cache", name)
     async with running(again):
         await until(lambda: serves(again, f"{name}-a"))
-        assert "differs from the recorded outputs" in again.last_failure
+        assert "differs from the recorded outputs" in again.failures.reason
 
 
 async def test_pod_without_store_and_cache_serves_nothing_and_says_why(tmp_path: Path) -> None:
     loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", "production")
     async with running(loader) as announced:
-        await until(lambda: "can't be reached" in loader.last_failure)
+        await until(lambda: "can't be reached" in loader.failures.reason)
         assert loader.serving is None
         assert not announced
 
@@ -164,7 +164,7 @@ async def test_a_cache_whose_note_of_the_last_release_is_unreadable_is_told_and_
     note.mkdir(parents=True)  # where a file should be
     loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", "production")
     async with running(loader):
-        await until(lambda: "can't be used" in loader.last_failure)
+        await until(lambda: "can't be used" in loader.failures.reason)
 
 
 async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_later(
@@ -180,7 +180,7 @@ async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_lat
         async with running(loader) as announced:
             await until(lambda: loader._note_retries.failures >= 3)
             assert announced == [name]
-            assert loader.failure is None
+            assert loader.failures.latest is None
             in_the_way.unlink()
             await until(lambda: ReleaseCache(tmp_path / "cache").last("ranking", name) == name)
     warnings = [line for line in logs if line["log_level"] in ("warning", "error")]
@@ -199,8 +199,8 @@ async def test_damaged_cache_is_not_served(
     np.save(folder / layout.VIDEO_VECTORS, -vectors)
     loader = loader_of(ReleaseStore(unreachable_s3()), tmp_path / "cache", name)
     async with running(loader):
-        await until(lambda: "damaged in the cache" in loader.last_failure)
-        assert "can't be reached" in loader.last_failure
+        await until(lambda: "damaged in the cache" in loader.failures.reason)
+        assert "can't be reached" in loader.failures.reason
         assert loader.serving is None
 
 
@@ -235,5 +235,5 @@ async def test_channel_that_names_nothing_is_not_answered_from_the_cache(
     ReleaseCache(tmp_path / "cache").remember("ranking", name, name)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader):
-        await until(lambda: "names no release yet" in loader.last_failure)
+        await until(lambda: "names no release yet" in loader.failures.reason)
         assert loader.serving is None

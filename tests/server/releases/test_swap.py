@@ -254,7 +254,7 @@ async def test_release_that_the_channel_leaves_while_it_waits_is_never_served(
         await until(lambda: loader.progress.stage is Stage.SERVING)
         assert serves(loader, f"{name}-a")
         assert loader.held.previous is None
-        assert loader.failure is None
+        assert loader.failures.latest is None
 
 
 async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
@@ -287,7 +287,7 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             await until(lambda: serves(loader, ids[2]))
             assert built == [ids[0], ids[2]]
             # No load has failed; on a busy machine a look at the channel may have been late.
-            assert loader.failure is None or loader.failure.stage is Stage.LOOKING
+            assert loader.failures.latest is None or loader.failures.latest.stage is Stage.LOOKING
             kept = [part.name for part in (tmp_path / "cache" / "blobs").glob("*.part")]
             # Beside what may have come of its other files by then.
             assert f"{sha256_of(tmp_path / ids[1])}.part" in kept
@@ -317,7 +317,7 @@ async def test_warm_cache_serves_while_s3_accepts_and_never_answers(
             await until(lambda: serves(again, name), seconds=25)
             assert again.serving is not None
             assert again.serving.origin == "cache"
-            assert "ReadTimeoutError" in again.last_failure
+            assert "ReadTimeoutError" in again.failures.reason
 
 
 async def test_loader_that_is_stopped_in_mid_download_leaves_no_thread(

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import pytest
+import torch
+
+from training.ranking.config import RankingConfig
+from training.ranking.export import export_cases, torch_scores
+from training.ranking.model import LikePart, Ranker, WatchPart
+from training.ranking.served import ServedRanker
+
+VECTOR_SIZE = 8
+PARTS = list(product(get_args(WatchPart), get_args(LikePart)))
+
+
+def fitted_ranker() -> Ranker:
+    """No weight, scale or offset of it is what a new one has."""
+    torch.manual_seed(6)
+    model = Ranker(RankingConfig(hidden=8), VECTOR_SIZE, attribute_count=5).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        for part in (model.signals, model.viewer):
+            part.mean.normal_()
+            part.scale.uniform_(0.5, 2.0)
+        model.co_watch_unit.fill_(0.3)
+        model.calibration.copy_(torch.tensor([[1.4, -0.6], [0.7, 0.2]]))
+    return model
+
+
+@pytest.mark.parametrize(("watch_part", "like_part"), PARTS)
+def test_each_part_of_the_model_scores_as_it_was_trained(
+    watch_part: WatchPart, like_part: LikePart
+) -> None:
+    model = fitted_ranker()
+    model.watch_part, model.like_part = watch_part, like_part
+    served = ServedRanker(model)
+    for case, inputs in export_cases(model, VECTOR_SIZE):
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.no_grad():
+            scores = served(**tensors)
+        trained = torch.from_numpy(torch_scores(model, inputs))
+        torch.testing.assert_close(scores, trained, atol=1e-5, rtol=0, msg=case)
+
+
+def test_padding_has_no_part_in_any_score() -> None:
+    model = fitted_ranker()
+    served = ServedRanker(model)
+    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 7"]
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    with torch.no_grad():
+        scores = served(**tensors)
+        for row, length in enumerate(inputs["history_lengths"].tolist()):
+            tensors["history_vectors"][row, length:] = 7.0
+        torch.testing.assert_close(served(**tensors), scores)
+
+
+def test_the_trained_model_stays_as_it_was() -> None:
+    model = fitted_ranker()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    served = ServedRanker(model)
+    for buffer in served.buffers():
+        buffer.fill_(9.0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
