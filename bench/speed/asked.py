@@ -22,7 +22,9 @@ from server.gateway.deadline import Deadline
 from server.gateway.features import FeatureReader
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.retrieve import retrieve_request
+from server.home import Home
 from server.rpc.guard import REQUEST_ID
+from training.features.watches import load_watches
 
 PAGE = 10
 """Videos of a slate."""
@@ -53,6 +55,12 @@ class Asked:
     """The slate that must come back, made by the same pipelines in this process."""
     scores: list[float]
     """Of each video of it."""
+
+
+def first_viewers(home: Home, dataset: str, count: int) -> list[str]:
+    """Ids of the first so many viewers of a data set."""
+    viewers: list[str] = load_watches(home, dataset)["viewer_id"].drop_duplicates().tolist()
+    return viewers[:count]
 
 
 def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:

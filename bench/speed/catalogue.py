@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from bench.speed.asked import asked, checked_shots, recommend_url
+from bench.speed.asked import checked_shots, recommend_url
 from bench.speed.h2load import Shot, fire
 from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
@@ -20,7 +20,6 @@ from server.errors import VireoError
 from server.home import Home
 from server.releases import layout
 from server.releases.tables import read_table
-from training.features.watches import load_watches
 
 _BOUND = 1.5
 
@@ -72,8 +71,7 @@ async def _rows(large: Stand, small: Stand, plan: CataloguePlan, console: Consol
 
 async def _shots(running: Stand, plan: CataloguePlan) -> list[Shot]:
     """A request of each viewer, whose answer is right."""
-    viewers = load_watches(running.home, running.dataset)["viewer_id"].drop_duplicates()
-    questions = asked(running.release, running.features, viewers.head(plan.viewers).tolist())
+    questions = running.questions(plan.viewers)
     return await checked_shots(running.edge, questions, running.home.root)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from rich.console import Console
 
-from bench.speed.asked import PAGE, Asked, asked, check_while, checked_shots, recommend_url
+from bench.speed.asked import PAGE, Asked, check_while, checked_shots, recommend_url
 from bench.speed.cpu import cpu_seconds
 from bench.speed.floor import FloorProcess, Timing
 from bench.speed.h2load import Shot, Volley, fire
@@ -26,7 +26,6 @@ from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
-from training.features.watches import load_watches
 
 _SENDERS = 8
 """Processes of h2load, each of which sends one viewer's request."""
@@ -77,9 +76,8 @@ def measure_chain(home: Home, dataset: str, plan: ChainPlan, console: Console) -
     Raises:
         VireoError: nothing was trained, the stack does not start, or an answer is wrong.
     """
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
     with stand(home, dataset, "chain") as running:
-        questions = asked(running.release, running.features, viewers.tolist())
+        questions = running.questions(plan.viewers)
         return asyncio.run(chain_rows(running, questions, plan, console))
 
 

@@ -23,14 +23,13 @@ from rich.console import Console
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 
 from bench.speed.another_pod import AnotherPod, another_pod
-from bench.speed.asked import PAGE, Asked, asked, checked_shots
+from bench.speed.asked import PAGE, Asked, checked_shots
 from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
 from server.control.mesh import GRPC_SERVICES
 from server.errors import VireoError
 from server.home import Home
 from server.rpc.health import health_problem
-from training.features.watches import load_watches
 
 _START_SECONDS = 3.0
 _MEGABYTES = {"candidate": 500.0, "ranking": 600.0}
@@ -66,9 +65,8 @@ def measure_pods(home: Home, dataset: str, plan: PodsPlan, console: Console) -> 
     Raises:
         VireoError: nothing was trained, a pod does not start, or an answer is wrong.
     """
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
     with stand(home, dataset, "pods", direct=False) as running:
-        questions = asked(running.release, running.features, viewers.tolist())
+        questions = running.questions(plan.viewers)
         asyncio.run(checked_shots(running.edge, questions, running.home.root))
         rows = []
         for service in ("candidate", "ranking"):

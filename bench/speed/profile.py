@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench.speed.asked import Asked, asked, checked_shots, recommend_url
+from bench.speed.asked import Asked, checked_shots, recommend_url
 from bench.speed.cpu import cpu_seconds
 from bench.speed.flame import flame_graph
 from bench.speed.h2load import Shot, Volley, fire
@@ -30,7 +30,6 @@ from bench.speed.stacks import Function, Sampled, sampled
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
-from training.features.watches import load_watches
 
 _SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
 """Each service by the process of the stand that is sampled."""
@@ -99,9 +98,8 @@ def measure_profile(home: Home, dataset: str, plan: ProfilePlan, console: Consol
         VireoError: nothing was trained, the stack does not start, an answer is wrong, or py-spy
             may not sample.
     """
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
     with stand(home, dataset, "profile") as running:
-        questions = asked(running.release, running.features, viewers.tolist())
+        questions = running.questions(plan.viewers)
         return asyncio.run(_under_load(running, questions, plan, console))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
-from bench.speed.asked import PAGE, Asked, asked, prepared
+from bench.speed.asked import PAGE, Asked, asked, first_viewers, prepared
 from bench.speed.floor import FloorProcess, InProcess
 from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.peers import PEERS, Peer, serving, shot
@@ -40,7 +40,6 @@ from server.releases.store import ReleaseStore
 from server.rpc.health import health_problem
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
-from training.features.watches import load_watches
 
 _OWN = "ranking pod"
 _RAW_BOUND = 1.25
@@ -77,8 +76,8 @@ def measure_rank(home: Home, dataset: str, plan: RankPlan, console: Console) -> 
     staged = home.trained_release(dataset)
     shutil.rmtree(own.root, ignore_errors=True)
     own.logs.mkdir(parents=True)
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
-    questions = asked(staged, home.features(dataset), viewers.tolist())
+    viewers = first_viewers(home, dataset, plan.viewers)
+    questions = asked(staged, home.features(dataset), viewers)
     core = [min(os.sched_getaffinity(0))]
     chain = InProcess.load(staged)
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString

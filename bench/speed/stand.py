@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.speed.another_pod import another_pod
+from bench.speed.asked import Asked, asked, first_viewers
 from bench.stack import served, stack_environment
 from server.home import Home
 from server.releases.store import ReleaseStore
@@ -60,6 +61,11 @@ class Stand:
     """What all of them get besides."""
     pids: Mapping[str, int]
     """Process ids: envoy, gateway, candidate, ranking, and direct where there is such a gateway."""
+
+    def questions(self, viewers: int) -> list[Asked]:
+        """A request of each of the data set's first so many viewers, and what must come back."""
+        first = first_viewers(self.home, self.dataset, viewers)
+        return asked(self.release, self.features, first)
 
 
 @contextmanager

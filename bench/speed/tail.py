@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from bench.speed.asked import Asked, asked, checked_shots, recommend_url
+from bench.speed.asked import Asked, checked_shots, recommend_url
 from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
-from training.features.watches import load_watches
 
 _BOUND = 4.0
 
@@ -42,9 +41,8 @@ def measure_tail(home: Home, dataset: str, plan: TailPlan, console: Console) -> 
     Raises:
         VireoError: nothing was trained, the stack does not start, or an answer is wrong.
     """
-    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers)
     with stand(home, dataset, "tail", direct=False) as running:
-        questions = asked(running.release, running.features, viewers.tolist())
+        questions = running.questions(plan.viewers)
         return asyncio.run(tail_rows(running, questions, plan, console))
 
 
