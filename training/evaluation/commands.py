@@ -28,7 +28,7 @@ from training.evaluation.run import Metrics, TestBed, add_systems, compare_syste
 from training.evaluation.served import (
     Agreement,
     ServedAnswer,
-    ask_viewers,
+    ask_in_full,
     check_dataset,
     check_split,
     counts,
@@ -173,7 +173,7 @@ def _asked(
     with Progress(console=console) as progress:
         task = progress.add_task("asking the stack", total=len(viewer_ids))
         return asyncio.run(
-            ask_viewers(
+            ask_in_full(
                 options.target,
                 viewer_ids,
                 concurrency=options.concurrency,

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -23,6 +23,9 @@ from training.features.watches import Split
 
 Int64Array = npt.NDArray[np.int64]
 
+_ATTEMPTS = 3
+"""How many times a viewer is asked for at most."""
+
 
 @dataclass(frozen=True)
 class ServedAnswer:
@@ -35,7 +38,14 @@ class ServedAnswer:
     degradations: tuple[str, ...] = ()
     """Names of what was less than full."""
     failure: str = ""
-    """gRPC status and details where the call failed; then all else is empty."""
+    """gRPC status and details where the call failed; then the lists are empty."""
+    asked: int = 1
+    """How many times it was asked for; this is the last answer."""
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing of it is missing."""
+        return not self.failure and not self.degradations
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,42 @@ async def ask_viewers(
         return list(await asyncio.gather(*map(ask, viewer_ids)))
 
 
+async def ask_in_full(
+    target: str,
+    viewer_ids: Sequence[str],
+    *,
+    concurrency: int,
+    deadline: float,
+    answered: Callable[[], None] = lambda: None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> list[ServedAnswer]:
+    """As `ask_viewers`; who isn't answered in full is asked for again, one after the other.
+
+    A stack that has more to do than it can gives less, which says nothing of the release. What it
+    never gives in full stays as it was given last.
+    """
+    answers = await ask_viewers(
+        target,
+        viewer_ids,
+        concurrency=concurrency,
+        deadline=deadline,
+        answered=answered,
+        credentials=credentials,
+    )
+    for asked in range(2, _ATTEMPTS + 1):
+        places = [place for place, answer in enumerate(answers) if not answer.full]
+        again = await ask_viewers(
+            target,
+            [viewer_ids[place] for place in places],
+            concurrency=1,
+            deadline=deadline,
+            credentials=credentials,
+        )
+        for place, answer in zip(places, again, strict=True):
+            answers[place] = replace(answer, asked=asked)
+    return answers
+
+
 def write_lists(path: Path, answers: Sequence[ServedAnswer]) -> None:
     """Writes one line a viewer, `{"user_id": ..., "items": [...]}`; a failure has no items."""
     lines = (
@@ -192,6 +238,7 @@ def counts(answers: Sequence[ServedAnswer]) -> dict[str, int]:
         "mixed_releases": sum(mixed in answer.degradations for answer in answers),
         "other_release": releases.total() - max(releases.values(), default=0),
         "short": sum(not answer.failure and len(answer.items) < SLATE for answer in answers),
+        "asked_again": sum(answer.asked > 1 for answer in answers),
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.evaluation.commands import find_manifest
 from training.evaluation.served import (
     Agreement,
     ServedAnswer,
+    ask_in_full,
     ask_viewers,
     check_dataset,
     check_split,
@@ -46,10 +48,14 @@ def manifest(**changes: object) -> Manifest:
 
 
 class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
-    """Answers viewer v with "v/0", "v/1", ...; refuses viewer "bad", degrades viewer "half"."""
+    """Answers viewer v with "v/0", "v/1", ...; refuses viewer "bad", degrades viewer "half".
+
+    "busy" is degraded the first time.
+    """
 
     def __init__(self) -> None:
         self.under_way = self.most = 0
+        self.asked: Counter[str] = Counter()
 
     async def Recommend(  # noqa: N802 (the RPC's name)
         self,
@@ -60,6 +66,7 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
     ) -> recommendation_pb2.RecommendResponse:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
+        self.asked[request.viewer_id] += 1
         try:
             if request.viewer_id == "bad":
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "no pod left")
@@ -68,10 +75,12 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
                 for place in range(request.page_size)
             ]
             degraded = [Degradation.DEGRADATION_MIXED_RELEASES]
+            less = request.viewer_id == "half"
+            less |= request.viewer_id == "busy" and self.asked["busy"] == 1
             return recommendation_pb2.RecommendResponse(
                 items=items,
                 release_id="r-2" if request.viewer_id == "half" else "r-1",
-                degradations=degraded if request.viewer_id == "half" else [],
+                degradations=degraded if less else [],
             )
         finally:
             self.under_way -= 1
@@ -113,7 +122,22 @@ async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, s
         "mixed_releases": 1,
         "other_release": 1,
         "short": 0,
+        "asked_again": 0,
     }
+
+
+async def test_who_is_not_answered_in_full_is_asked_for_again_alone(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    viewers = ["a", "busy", "half", "bad", "b"]
+    answers = await ask_in_full(target, viewers, concurrency=5, deadline=10)
+    assert [answer.viewer_id for answer in answers] == viewers
+    assert [answer.full for answer in answers] == [True, True, False, False, True]
+    assert answers[3].failure == "UNAVAILABLE: no pod left"
+    assert servicer.asked == {"a": 1, "busy": 2, "half": 3, "bad": 3, "b": 1}
+    found = counts(answers)
+    assert (found["failed"], found["degraded"], found["asked_again"]) == (1, 1, 3)
 
 
 def test_lists_are_a_line_a_viewer_in_the_data_sets_own_ids(tmp_path: Path) -> None:
