@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from bench.speed.asked import asked
 from bench.speed.catalogue import CataloguePlan, measure_catalogue
 from bench.speed.chain import ChainPlan, chain_rows
 from bench.speed.pods import PodsPlan, measure_pods
@@ -25,7 +24,6 @@ from bench.speed.stand import stand
 from bench.speed.tail import TailPlan, tail_rows
 from bench.speed.tower import TowerPlan, measure_tower
 from server.home import Home
-from training.features.watches import load_watches
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,8 @@ def measure_all(
     """
     scaled = home.staged_release(large).exists()
     served = large if scaled else dataset
-    viewers = load_watches(home, served)["viewer_id"].drop_duplicates().head(plan.chain.viewers)
     with stand(home, served, "chain") as running:
-        questions = asked(running.release, running.features, viewers.tolist())
+        questions = running.questions(plan.chain.viewers)
         yield from _of("chain", asyncio.run(chain_rows(running, questions, plan.chain, console)))
         yield from _of("tail", asyncio.run(tail_rows(running, questions, plan.tail, console)))
     yield from _of("rank", measure_rank(home, served, plan.rank, console))
