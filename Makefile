@@ -38,7 +38,7 @@ certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 bench: setup h2load bench-peers ## Measure speed, over the models alone and beside peers (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
 
-# All of it takes some 25 minutes of one core, and is kept. ml-100k is for its viewer tower, which
+# All of it takes some 40 minutes of one core, and is kept. ml-100k is for its viewer tower, which
 # reads 200 watches.
 bench-data: setup ## Make and train the catalogues that `make bench` measures
 	test -e .vireo/data/ml-100k || $(BIN)/vireo data fetch ml-100k

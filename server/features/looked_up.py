@@ -23,7 +23,7 @@ def looked_up(vectors: Vectors, rows: npt.NDArray[np.int64]) -> Float32Array:
         vectors: finite values, float32[n, d] or float16[n, d].
         rows: int64[m].
     """
-    found = vectors.take(rows, axis=0)  # a third of the time of vectors[rows]
+    found = vectors.take(rows, axis=0)  # half the time of vectors[rows]
     if found.dtype == np.float32:
         return np.asarray(found, np.float32)
     # A fifth of the time of NumPy's cast: a shift puts sign, exponent and fraction where float32

@@ -25,6 +25,10 @@ Int64Array = npt.NDArray[np.int64]
 
 _ATTEMPTS = 3
 """How many times a viewer is asked for at most."""
+_BUSY_SHARE = 0.1
+"""Of the viewers: where more aren't answered in full, that isn't a moment's load."""
+_FAULTS = frozenset({Degradation.Name(Degradation.DEGRADATION_MIXED_RELEASES)})
+"""Degradations that no load explains."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class ServedAnswer:
     """How many times it was asked for; this is the last answer."""
 
     @property
-    def full(self) -> bool:
-        """Whether nothing of it is missing."""
-        return not self.failure and not self.degradations
+    def is_busy(self) -> bool:
+        """Whether something is missing that a stack with less to do may give."""
+        return bool(self.failure or set(self.degradations) - _FAULTS)
 
 
 @dataclass(frozen=True)
@@ -177,10 +181,11 @@ async def ask_in_full(
     answered: Callable[[], None] = lambda: None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> list[ServedAnswer]:
-    """As `ask_viewers`; who isn't answered in full is asked for again, one after the other.
+    """As `ask_viewers`; the few who aren't answered in full are asked for again, one by one.
 
     A stack that has more to do than it can gives less, which says nothing of the release. What it
-    never gives in full stays as it was given last.
+    never gives in full stays as it was given last; and nobody is asked for again where it concerns
+    many, or where asking again helped nobody.
     """
     answers = await ask_viewers(
         target,
@@ -191,7 +196,9 @@ async def ask_in_full(
         credentials=credentials,
     )
     for asked in range(2, _ATTEMPTS + 1):
-        places = [place for place, answer in enumerate(answers) if not answer.full]
+        places = [place for place, answer in enumerate(answers) if answer.is_busy]
+        if len(places) > _BUSY_SHARE * len(answers):
+            break
         again = await ask_viewers(
             target,
             [viewer_ids[place] for place in places],
@@ -201,6 +208,8 @@ async def ask_in_full(
         )
         for place, answer in zip(places, again, strict=True):
             answers[place] = replace(answer, asked=asked)
+        if all(answer.is_busy for answer in again):
+            break
     return answers
 
 

@@ -20,7 +20,6 @@ from training.ranking.model import (
     MASKED,
     RECENT_DECAY,
     Ranker,
-    Standardise,
     steps_back,
 )
 
@@ -35,12 +34,16 @@ class ServedRanker(nn.Module):
     """Scores as the trained model that it is made of; `forward` takes and gives the same.
 
     The signals of a candidate are here the retrieval features, the logarithm of the co-watch
-    score, its own signals, and a 1 for constants: a row for each candidate of each viewer.
+    score, and its own signals, less the training set's means: a row for each candidate of each
+    viewer. Scales are part of weights. Means aren't, since of a column that hardly varies all
+    digits would go into them.
     """
 
     any_watched: Tensor
     absent: Tensor
     tastes: Tensor
+    signal_means: Tensor
+    viewer_means: Tensor
     watch_linear: Tensor
     viewer_bias: Tensor
     viewer: Tensor
@@ -58,12 +61,12 @@ class ServedRanker(nn.Module):
     def __init__(self, trained: Ranker) -> None:
         """Takes the trained model, which isn't changed."""
         super().__init__()
-        self.watch_full = trained.watch_part == "full"
-        self.like_full = trained.like_part == "full"
+        self.watch_part, self.like_part = trained.watch_part, trained.like_part
         self.attribute = trained.attribute
         self.query, self.value = trained.query, trained.value
         self.watch_hidden, self.like_hidden = trained.watch_hidden, trained.like_hidden
         self.co_watch_unit = float(trained.co_watch_unit)
+        self.watch_scale = float(trained.calibration[0, 0])
         self.video_rate = (trained.like_linear.weight[0, 0] * trained.calibration[1, 0]).item()
         for name, weight in {**_places(), **_layers(trained), **_heads(trained)}.items():
             self.register_buffer(name, weight.detach().clone())
@@ -83,8 +86,8 @@ class ServedRanker(nn.Module):
 
         Histories are of RANKER_HISTORY at most.
         """
-        length = history_lengths.clamp(0, RANKER_HISTORY)
         width = history_vectors.shape[1]
+        length = history_lengths.clamp(0, width)
         # Nothing is like a zero vector, which is what all are where nothing was watched.
         history = _unit(history_vectors) * self.any_watched[length]
         absent = self.absent[length][..., :width]
@@ -101,15 +104,19 @@ class ServedRanker(nn.Module):
                 match_features,
                 candidates @ tastes.mT,
                 closest,
-                torch.ones_like(closest),
             ],
             -1,
         ).flatten(0, 1)
+        signals = signals - self.signal_means
         viewer = self._viewer(viewer_features, attributes, tastes[:, 1])
-        watch = signals @ self.watch_linear
+        if self.watch_part == "retrieval":
+            watch = retrieval_features[..., _TWO_TOWER : _TWO_TOWER + 1].flatten(0, 1)
+            watch = watch * self.watch_scale
+        else:
+            watch = signals @ self.watch_linear
         like = _logit(candidate_features[..., _VIDEO_LIKE_RATE : _VIDEO_LIKE_RATE + 1])
         like = like.flatten(0, 1)
-        if self.watch_full or self.like_full:
+        if self.watch_part == "full" or self.like_part == "full":
             rows = candidates.flatten(0, 1)
             query = self.query(rows)
             value = self.value(history)
@@ -121,10 +128,10 @@ class ServedRanker(nn.Module):
             matched = (attention @ value).flatten(0, 1) * query
             shared = torch.addmm(shared, matched, self.matched)
             shared = torch.addmm(shared, rows, self.candidate)
-        if self.watch_full:
+        if self.watch_part == "full":
             layer = torch.addmm(shared, signals, self.watch_signals).relu()
             watch = torch.addmm(watch, self.watch_hidden(layer).relu(), self.watch_head)
-        if self.like_full:
+        if self.like_part == "full":
             layer = torch.addmm(shared, signals, self.like_signals).relu()
             layer = self.like_hidden(layer).relu()
             like = torch.addmm(like, layer, self.like_head, beta=self.video_rate)
@@ -139,7 +146,7 @@ class ServedRanker(nn.Module):
         known = (attributes > 0).to(features.dtype).sum(-1, keepdim=True)
         profile = self.attribute(attributes).sum(1) / known.clamp(min=1.0)
         rate = _logit(features[:, _VIEWER_LIKE_RATE : _VIEWER_LIKE_RATE + 1])
-        return torch.cat([features, rate, profile, taste], -1)
+        return torch.cat([features - self.viewer_means, rate, profile, taste], -1)
 
 
 def _places() -> dict[str, Tensor]:
@@ -162,15 +169,22 @@ def _layers(trained: Ranker) -> dict[str, Tensor]:
     size = len(VIEWER_FEATURES)
     own = trained.candidate_layer.weight[:, vector:]
     signals = torch.cat([own.new_zeros(hidden, len(RETRIEVAL_FEATURES)), own], 1)
-    features, bias = _unstandardised(trained.viewer, trained.viewer_layer.weight[:, :size])
+    features = trained.viewer_layer.weight[:, :size] / trained.viewer.scale
     others = trained.viewer_layer.weight[:, size:]
+    means = trained.signals.mean
+    # log(1 + score / unit) is log(score + unit) - log(unit).
+    logarithm = means[_CO_WATCH : _CO_WATCH + 1] + trained.co_watch_unit.log()
+    retrieval = means[: len(RETRIEVAL_FEATURES)].clone()
+    retrieval[_CO_WATCH] = 0.0
     attended = trained.attended_layer.weight
     return {
+        "signal_means": torch.cat([retrieval, logarithm, means[len(RETRIEVAL_FEATURES) :]]),
+        "viewer_means": trained.viewer.mean,
         "candidate": trained.candidate_layer.weight[:, :vector].T,
         "like_signals": _signals(trained, signals),
         "watch_signals": _signals(trained, signals + trained.signal_layer.weight),
         "viewer": torch.cat([features, own.new_zeros(hidden, 1), others], 1).T,
-        "viewer_bias": trained.viewer_layer.bias + bias,
+        "viewer_bias": trained.viewer_layer.bias,
         # Without its bias, which adds the same to all that the softmax is of.
         "key": trained.key.weight.T,
         "attended": attended[:, :hidden].T,
@@ -182,23 +196,18 @@ def _heads(trained: Ranker) -> dict[str, Tensor]:
     """Weights of what adds up to the logits, calibrated, [in, out] each."""
     (watch_scale, watch_offset), (like_scale, like_offset) = trained.calibration
     viewer = trained.viewer_layer.in_features
-    linear = _signals(trained, trained.watch_linear.weight)
-    if trained.watch_part == "retrieval":
-        linear = torch.zeros_like(linear)
-        linear[_TWO_TOWER] = 1.0
-    features, bias = _unstandardised(trained.viewer, trained.watch_viewer.weight)
     size = len(VIEWER_FEATURES)
-    level = features.new_zeros(viewer + 1, 2)
-    level[:size, :1] = features.T * watch_scale
+    level = trained.watch_viewer.weight.new_zeros(viewer + 1, 2)
+    level[:size, :1] = (trained.watch_viewer.weight / trained.viewer.scale).T * watch_scale
     level[size, 1] = trained.like_linear.weight[0, 1] * like_scale
     return {
-        "watch_linear": linear * watch_scale,
+        "watch_linear": _signals(trained, trained.watch_linear.weight) * watch_scale,
         "watch_head": trained.watch_head.weight.T * watch_scale,
         "like_head": trained.like_head.weight.T * like_scale,
         "level": level,
         "offset": torch.cat(
             [
-                (trained.watch_viewer.bias + bias) * watch_scale + watch_offset,
+                trained.watch_viewer.bias * watch_scale + watch_offset,
                 trained.like_linear.bias * like_scale + like_offset,
             ]
         ),
@@ -212,20 +221,11 @@ def _signals(trained: Ranker, weight: Tensor) -> Tensor:
         trained: has the standardisation.
         weight: [out, SIGNALS].
     """
-    weight, bias = _unstandardised(trained.signals, weight)
+    weight = weight / trained.signals.scale
     retrieval, own = weight[:, : len(RETRIEVAL_FEATURES)], weight[:, len(RETRIEVAL_FEATURES) :]
-    logarithm = retrieval[:, _CO_WATCH : _CO_WATCH + 1]
     plain = retrieval.clone()
     plain[:, _CO_WATCH] = 0.0
-    # log(1 + score / unit) is log(score + unit) - log(unit).
-    bias = bias[:, None] - logarithm * trained.co_watch_unit.log()
-    return torch.cat([plain, logarithm, own, bias], 1).T
-
-
-def _unstandardised(standardise: Standardise, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [out, in] and bias [out] for plain values of a layer that reads standardised ones."""
-    plain = weight / standardise.scale
-    return plain, -(plain @ standardise.mean)
+    return torch.cat([plain, retrieval[:, _CO_WATCH : _CO_WATCH + 1], own], 1).T
 
 
 def _logit(rate: Tensor) -> Tensor:

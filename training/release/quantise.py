@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from training.retrieval.export import ExportError
+
 NARROWEST = 32
 """Fewest rows and columns of a matrix that is multiplied in int8. To round what comes in takes
 longer than a narrower one saves, and the narrow ones add up the final scores."""
@@ -23,6 +25,9 @@ def write_int8(source: Path, target: Path) -> bool:
 
     Matrix products by trained weights are in int8; all else stays, lookups too. What lies in other
     files, as the viewer tower's videos do, stays there.
+
+    Raises:
+        ExportError: a product stayed in float32.
 
     Returns:
         False, and nothing is written, where no matrix is wide enough.
@@ -56,6 +61,12 @@ def write_int8(source: Path, target: Path) -> bool:
         per_channel=True,
     )
     made = onnx.load(str(target), load_external_data=False)
+    products = sum(node.op_type == "MatMulInteger" for node in made.graph.node)
+    if products != len(nodes):
+        raise ExportError(
+            f"{products} of {len(nodes)} products of {source} came out in int8; check by what "
+            "names ONNX Runtime's quantiser knows them"
+        )
     _replace(made.graph, outside)
     del made.graph.value_info[:]
     onnx.save(made, str(target))
@@ -63,15 +74,28 @@ def write_int8(source: Path, target: Path) -> bool:
 
 
 def _wide_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products by a constant matrix at least NARROWEST each way."""
+    """Names of the products by a constant matrix at least NARROWEST each way.
+
+    Not of those that the exporter makes a Gemm of and that have a row a viewer: they take no time,
+    and what is known of a viewer is of very different sizes, for which one scale is too coarse.
+    """
     sizes = {part.name: tuple(part.dims) for part in graph.initializer}
+    rows = {value.name: _first_size(value) for value in (*graph.value_info, *graph.input)}
+    viewers = _first_size(graph.input[0])
     return [
         _QUANTISED_AS[node.op_type].format(node.name)
         for node in graph.node
         if node.op_type in _QUANTISED_AS
         and len(sizes.get(node.input[1], ())) == 2
         and min(sizes[node.input[1]]) >= NARROWEST
+        and not (node.op_type == "Gemm" and rows.get(node.input[0]) == viewers)
     ]
+
+
+def _first_size(value: onnx.ValueInfoProto) -> str | int | None:
+    """Of what has sizes, the first: a name where it isn't always the same."""
+    sizes = value.type.tensor_type.shape.dim
+    return (sizes[0].dim_param or sizes[0].dim_value) if sizes else None
 
 
 def _stand_in(part: onnx.TensorProto) -> onnx.TensorProto:

@@ -74,13 +74,17 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
                 recommendation_pb2.SlateItem(video_id=f"{request.viewer_id}/{place}")
                 for place in range(request.page_size)
             ]
-            degraded = [Degradation.DEGRADATION_MIXED_RELEASES]
-            less = request.viewer_id == "half"
-            less |= request.viewer_id == "busy" and self.asked["busy"] == 1
+            half = request.viewer_id == "half"
+            degraded = (
+                Degradation.DEGRADATION_MIXED_RELEASES
+                if half
+                else Degradation.DEGRADATION_RANKING_SKIPPED
+            )
+            less = half or (request.viewer_id == "busy" and self.asked["busy"] == 1)
             return recommendation_pb2.RecommendResponse(
                 items=items,
-                release_id="r-2" if request.viewer_id == "half" else "r-1",
-                degradations=degraded if less else [],
+                release_id="r-2" if half else "r-1",
+                degradations=[degraded] if less else [],
             )
         finally:
             self.under_way -= 1
@@ -126,18 +130,44 @@ async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, s
     }
 
 
-async def test_who_is_not_answered_in_full_is_asked_for_again_alone(
+async def test_the_few_who_are_not_answered_in_full_are_asked_for_again(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
-    viewers = ["a", "busy", "half", "bad", "b"]
+    viewers = [*map(str, range(30)), "busy", "bad"]
     answers = await ask_in_full(target, viewers, concurrency=5, deadline=10)
     assert [answer.viewer_id for answer in answers] == viewers
-    assert [answer.full for answer in answers] == [True, True, False, False, True]
-    assert answers[3].failure == "UNAVAILABLE: no pod left"
-    assert servicer.asked == {"a": 1, "busy": 2, "half": 3, "bad": 3, "b": 1}
+    assert answers[30].degradations == ()
+    assert answers[31].failure == "UNAVAILABLE: no pod left"
+    assert (servicer.asked["0"], servicer.asked["busy"], servicer.asked["bad"]) == (1, 2, 3)
     found = counts(answers)
-    assert (found["failed"], found["degraded"], found["asked_again"]) == (1, 1, 3)
+    assert (found["failed"], found["degraded"], found["asked_again"]) == (1, 0, 2)
+
+
+async def test_nobody_is_asked_for_again_where_that_helps_nobody(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    await ask_in_full(target, [*map(str, range(30)), "bad"], concurrency=5, deadline=10)
+    assert servicer.asked["bad"] == 2
+
+
+async def test_what_concerns_many_is_no_load_and_is_told_as_it_is(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    answers = await ask_in_full(target, ["a", "b", "busy"], concurrency=5, deadline=10)
+    assert servicer.asked["busy"] == 1
+    assert counts(answers)["degraded"] == 1
+
+
+async def test_a_slate_of_two_releases_is_a_fault_and_not_asked_for_again(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    answers = await ask_in_full(target, [*map(str, range(30)), "half"], concurrency=5, deadline=10)
+    assert servicer.asked["half"] == 1
+    assert counts(answers)["mixed_releases"] == 1
 
 
 def test_lists_are_a_line_a_viewer_in_the_data_sets_own_ids(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from training.ranking.config import RankingConfig
 from training.ranking.export import export_cases, torch_scores
 from training.ranking.model import LikePart, Ranker, WatchPart
@@ -38,11 +39,42 @@ def test_each_part_of_the_model_scores_as_it_was_trained(
     model.watch_part, model.like_part = watch_part, like_part
     served = ServedRanker(model)
     for case, inputs in export_cases(model, VECTOR_SIZE):
+
+        def in_case(text: str, case: str = case) -> str:
+            return f"{case}: {text}"
+
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         with torch.no_grad():
             scores = served(**tensors)
         trained = torch.from_numpy(torch_scores(model, inputs))
-        torch.testing.assert_close(scores, trained, atol=1e-5, rtol=0, msg=case)
+        torch.testing.assert_close(scores, trained, atol=1e-5, rtol=0, msg=in_case)
+
+
+def test_a_column_that_hardly_varies_keeps_its_digits() -> None:
+    model = fitted_ranker()
+    age = len(RETRIEVAL_FEATURES) + VIDEO_FEATURES.index("log_age_days")
+    model.signals.mean[age], model.signals.scale[age] = 8.0, 1e-3
+    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 7"]
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    spread = torch.linspace(-2e-3, 2e-3, tensors["candidate_features"].shape[1])
+    tensors["candidate_features"][..., VIDEO_FEATURES.index("log_age_days")] = 8.0 + spread
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ServedRanker(model)(**tensors), model(**tensors), atol=1e-5, rtol=0
+        )
+
+
+def test_a_history_is_never_longer_than_what_there_is_of_it() -> None:
+    model = fitted_ranker()
+    served = ServedRanker(model)
+    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 2"]
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    width = tensors["history_vectors"].shape[1]
+    with torch.no_grad():
+        tensors["history_lengths"][:] = width
+        wanted = served(**tensors)
+        tensors["history_lengths"][:] = width + 9
+        torch.testing.assert_close(served(**tensors), wanted)
 
 
 def test_padding_has_no_part_in_any_score() -> None:

@@ -8,7 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from training.release import quantise
 from training.release.quantise import NARROWEST, write_int8
+from training.retrieval.export import ExportError
 
 ROWS, WIDTH = 50, 64
 
@@ -124,3 +126,59 @@ def test_a_model_of_narrow_matrices_alone_has_no_variant(tmp_path: Path) -> None
 
     assert not write_int8(model, tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
+
+
+def gemms(path: Path) -> Path:
+    """A row a viewer and a row a candidate, each through a wide Gemm of the same weights."""
+    weight = np.random.default_rng(1).normal(size=(WIDTH, NARROWEST)).astype(np.float32)
+    bias = np.zeros(NARROWEST, np.float32)
+    nodes = [
+        helper.make_node("Gemm", [name, "weight", "bias"], [f"{name}s"], name=f"of_{name}")
+        for name in ("viewer", "candidate")
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "gemms",
+        [
+            helper.make_tensor_value_info("viewer", TensorProto.FLOAT, ["b", WIDTH]),
+            helper.make_tensor_value_info("candidate", TensorProto.FLOAT, ["b*n", WIDTH]),
+        ],
+        [
+            helper.make_tensor_value_info(f"{name}s", TensorProto.FLOAT, [None, NARROWEST])
+            for name in ("viewer", "candidate")
+        ],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))
+    return path
+
+
+def answers(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, inputs)]
+
+
+def test_a_gemm_is_in_int8_unless_it_has_a_row_a_viewer(tmp_path: Path) -> None:
+    model, variant = gemms(tmp_path / "model.onnx"), tmp_path / "int8.onnx"
+    inputs = {
+        "viewer": np.random.default_rng(2).normal(size=(3, WIDTH)).astype(np.float32),
+        "candidate": np.random.default_rng(3).normal(size=(9, WIDTH)).astype(np.float32),
+    }
+
+    assert write_int8(model, variant)
+
+    plain, rounded = answers(model, inputs), answers(variant, inputs)
+    np.testing.assert_allclose(rounded[0], plain[0], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(rounded[1], plain[1], rtol=1e-5, atol=1e-5)
+    assert np.abs(rounded[1] - plain[1]).max() < 0.05 * np.abs(plain[1]).max()
+
+
+def test_a_product_that_the_quantiser_passes_over_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, variant = gemms(tmp_path / "model.onnx"), tmp_path / "int8.onnx"
+    monkeypatch.setitem(quantise._QUANTISED_AS, "Gemm", "{}_of_another_name")
+
+    with pytest.raises(ExportError, match=r"0 of 1 products of .* came out in int8"):
+        write_int8(model, variant)
