@@ -96,6 +96,7 @@ async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain
         waiting = asyncio.ensure_future(call)
         await until(lambda: chain.ranking.limit.queued == 2)
         call.cancel()
+        await until(lambda: chain.ranking.limit.queued == 1)  # before the pod has time for it
         await asyncio.gather(waiting, return_exceptions=True)
     await chain.stub.Recommend(REQUEST)
 
