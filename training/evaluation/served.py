@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -47,7 +48,7 @@ class ServedAnswer:
     """How many times it was asked for; this is the last answer."""
 
     @property
-    def is_busy(self) -> bool:
+    def may_do_better(self) -> bool:
         """Whether something is missing that a stack with less to do may give."""
         return bool(self.failure or set(self.degradations) - _FAULTS)
 
@@ -187,28 +188,16 @@ async def ask_in_full(
     never gives in full stays as it was given last; and nobody is asked for again where it concerns
     many, or where asking again helped nobody.
     """
-    answers = await ask_viewers(
-        target,
-        viewer_ids,
-        concurrency=concurrency,
-        deadline=deadline,
-        answered=answered,
-        credentials=credentials,
-    )
+    ask = partial(ask_viewers, target, deadline=deadline, credentials=credentials)
+    answers = await ask(viewer_ids, concurrency=concurrency, answered=answered)
     for asked in range(2, _ATTEMPTS + 1):
-        places = [place for place, answer in enumerate(answers) if answer.is_busy]
+        places = [place for place, answer in enumerate(answers) if answer.may_do_better]
         if len(places) > _BUSY_SHARE * len(answers):
             break
-        again = await ask_viewers(
-            target,
-            [viewer_ids[place] for place in places],
-            concurrency=1,
-            deadline=deadline,
-            credentials=credentials,
-        )
+        again = await ask([viewer_ids[place] for place in places], concurrency=1)
         for place, answer in zip(places, again, strict=True):
             answers[place] = replace(answer, asked=asked)
-        if all(answer.is_busy for answer in again):
+        if all(answer.may_do_better for answer in again):
             break
     return answers
 
