@@ -15,7 +15,7 @@ class RankingConfig:
     viewers: int = 100_000
     """Viewers whose watches are label events, at most; of more, so many are drawn."""
     holdout_share: float = 0.15
-    """Share of viewers kept from fitting, to choose the model and calibrate it."""
+    """Share of viewers kept from fitting, to choose the model by."""
     hidden: int = 32
     """Width of the hidden layers."""
     attribute_size: int = 8

@@ -81,7 +81,7 @@ class Ranker(nn.Module):
         self.viewer = Standardise(len(VIEWER_FEATURES))
         # Mean co-watch score where there is one: the signal is log(1 + score / unit).
         self.register_buffer("co_watch_unit", torch.ones(()))
-        # Scale and offset of each task's logit, fitted on held-out viewers.
+        # Scale and offset of each task's logit, fitted last.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
         self.watch_linear = nn.Linear(SIGNALS, 1, bias=False)

@@ -203,7 +203,7 @@ def train_ranker(
         data, vectors, attribute_count, config, checkpoints, fingerprint, console
     )
     model = trainer.model
-    calibrate(model, trainer.batches, data, trainer.held_lists, trainer.held_likes)
+    calibrate(model, trainer.batches, data)
     held_out["chosen"] = trainer.measure()
     return TrainedRanker(model.eval(), held_out, calibration_errors(model, trainer.batches, data))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from tests.training.ranking.conftest import ranking_set
 from tests.training.ranking.test_train import trained
 from training.ranking.batches import Batches
-from training.ranking.calibration import calibrate, calibration_errors, fit_offset, fit_platt
+from training.ranking.calibration import calibrate, calibration_errors, fit_platt
 from training.ranking.config import RankingConfig
 
 
@@ -36,26 +37,30 @@ def test_the_fit_finds_scale_and_offset_of_logits_that_were_distorted() -> None:
     assert offset == pytest.approx(-0.5, abs=0.05)
 
 
-def test_the_offset_gives_the_mean_label_whatever_the_scale() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(1000, generator=generator)
-    labels = (torch.arange(1000) < 30).float()
-    for scale in (0.1, 1.0, 5.0):
-        offset = fit_offset(logits, labels, scale)
-        mean = float(torch.sigmoid(logits * scale + offset).mean())
-        assert mean == pytest.approx(0.03, abs=1e-5)
-
-
-def test_held_out_viewers_who_like_more_do_not_raise_the_likes_of_everyone(
+def test_both_tasks_tell_their_mean_label_as_their_mean_probability(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
     data = ranking_set("two_tower")
-    ranker = trained(data, vectors, config, tmp_path)
-    likes = np.flatnonzero(data.likes.liked)[:100].tolist()
-    likes += np.flatnonzero(~data.likes.liked)[:10].tolist()
-    lists = np.flatnonzero(data.watches.viewers.held_out)
-    calibrate(ranker.model, Batches(vectors), data, lists, np.array(likes))
+    batches = Batches(vectors)
+    model = trained(data, vectors, config, tmp_path).model
+    # As of a model that is too sure of itself, and of likes.
+    model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
+    calibrate(model, batches, data)
     with torch.no_grad():
-        inputs = Batches(vectors).like_inputs(data.likes, np.arange(len(data.likes.liked)))
-        like = ranker.model(**inputs)[:, 0, 1]
+        like = model(**batches.like_inputs(data.likes, np.arange(len(data.likes.liked))))[:, 0, 1]
+        inputs, real = batches.watch_inputs(data.watches, np.arange(len(data.watches.rows)))
+        watch = model(**inputs)[..., 0][real]
     assert float(like.mean()) == pytest.approx(data.likes.liked.mean(), abs=1e-3)
+    hits = (data.watches.label >= 0).sum()
+    assert float(watch.mean()) == pytest.approx(hits / int(real.sum()), abs=1e-3)
+
+
+def test_a_task_whose_labels_are_all_alike_stays_as_it_was(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    model = trained(data, vectors, config, tmp_path).model
+    before = model.calibration.clone()
+    none_liked = replace(data.likes, liked=np.zeros_like(data.likes.liked))
+    calibrate(model, Batches(vectors), replace(data, likes=none_liked))
+    assert torch.equal(model.calibration, before)
