@@ -89,14 +89,31 @@ class Proposals:
             found[place] = self.targets[place] in union.rows
         return found
 
+    def pooled(self, count: int) -> tuple[BoolArray, float]:
+        """What a union without a limit would find.
+
+        Returns:
+            Whether the target is among any source's `count` best, bool[v]; and how many videos
+            these are, on average.
+        """
+        found, sizes = np.zeros(len(self.targets), bool), []
+        for place, own in enumerate(self.proposed):
+            pool = np.unique(np.concatenate([one.rows[:count] for one in own.values()]))
+            found[place] = self.targets[place] in pool
+            sizes.append(len(pool))
+        return found, float(np.mean(sizes))
+
 
 def study_sources(proposals: Proposals) -> dict[str, Any]:
     """Recall at CUTOFFS of each source, of the union, and of the union without each.
 
     Returns:
-        `viewers`; `alone`, `without` and `union`: recall by cutoff; `quotas`: the release's.
+        `viewers`; `alone`, `without` and `union`: recall by cutoff; `pooled`: by cutoff, recall of
+        that many of every source, and the mean number of `videos` these are; `quotas`: the
+        release's.
     """
     quotas = proposals.query.release.manifest.quotas
+    pools = {str(count): proposals.pooled(count) for count in CUTOFFS}
     return {
         "viewers": len(proposals.targets),
         "quotas": quotas.model_dump(),
@@ -105,6 +122,10 @@ def study_sources(proposals: Proposals) -> dict[str, Any]:
             for name in NAMES
         },
         "union": {str(count): _share(proposals.merged(quotas, count)) for count in CUTOFFS},
+        "pooled": {
+            count: {"recall": _share(found), "videos": videos}
+            for count, (found, videos) in pools.items()
+        },
         "without": {
             name: {
                 str(count): _share(proposals.merged(quotas, count, without=name))

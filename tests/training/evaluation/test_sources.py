@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 
 from server.candidate.release import CandidateRelease
@@ -28,13 +29,25 @@ def test_the_union_is_what_the_pipeline_retrieves(
     assert alone.tolist() == proposals.alone("two_tower", 20).tolist()
 
 
+def test_a_pool_has_what_any_source_has_and_is_no_larger_than_all_of_them(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    repo = trained_home.features("trained")
+    held_out = last_held_out(trained_watches, repo, release.rows, "validation")
+    proposals = Proposals.gather(release, held_out)
+    found, size = proposals.pooled(5)
+    any_source = np.any([proposals.alone(name, 5) for name in NAMES], axis=0)
+    assert found.tolist() == any_source.tolist()
+    assert 5 < size <= 5 * len(NAMES)
+
+
 def test_sources_are_studied_on_both_parts(studies: Studies, trained_home: Home) -> None:
     found = studies.sources()
     path = trained_home.run("trained") / "report" / "sources.json"
     assert json.loads(path.read_text()) == found
     for part in (found, found["validation"]):
         assert set(part["alone"]) == set(part["without"]) == set(NAMES)
-        assert set(part["union"]) == {str(count) for count in CUTOFFS}
+        assert set(part["union"]) == set(part["pooled"]) == {str(count) for count in CUTOFFS}
 
 
 def test_quotas_are_tried_best_first(studies: Studies) -> None:

@@ -21,7 +21,7 @@ VIDEO_SHARE = 0.05
 CASES_LIMIT = 10_000
 """More watches of unseen videos than this are sampled."""
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
-"""Fewest and most watches that a cold viewer has had."""
+"""Fewest and most watches that are known of a cold viewer."""
 
 BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
@@ -33,8 +33,10 @@ class Cases:
 
     viewers: tuple[ViewerFeatures, ...]
     """As known just before."""
+    known: tuple[Int64Array, ...]
+    """Rows of the watches that are known, oldest first."""
     watched: tuple[Int64Array, ...]
-    """Rows watched before, oldest first."""
+    """Rows of all watches before, known or not: these can't be the answer."""
     targets: Int64Array
     """Row watched, int64[c]."""
 
@@ -43,11 +45,12 @@ class Cases:
 
     def batches(self, size: int) -> Iterator[Cases]:
         """The cases in pieces of at most `size`, alike lengths together."""
-        order = np.argsort([len(rows) for rows in self.watched], kind="stable")
+        order = np.argsort([len(rows) for rows in self.known], kind="stable")
         for start in range(0, len(order), size):
             places = order[start : start + size]
             yield Cases(
                 tuple(self.viewers[place] for place in places),
+                tuple(self.known[place] for place in places),
                 tuple(self.watched[place] for place in places),
                 self.targets[places],
             )
@@ -63,6 +66,10 @@ class ColdSets:
     """Which videos are kept, bool[n]."""
     new_viewers: dict[str, Cases]
     """By GROUPS: the kept viewers' first watches, each predicted from those before it."""
+    late_viewers: dict[str, Cases]
+    """By GROUPS that know any watch: the kept viewers' last watch, predicted from so many just
+    before it, as of viewers who have long been here and of whom little is known. Where a site
+    chooses what new viewers are shown first, their first watches tell its choice, not taste."""
     new_videos: Cases
     """Watches of kept videos by the other viewers."""
 
@@ -90,18 +97,25 @@ def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame
     of_viewer = past["viewer_id"].isin(cold).to_numpy()
     data = RetrievalData.build(past[~of_video & ~of_viewer], videos, viewers)
     profiles = dict(zip(viewers["viewer_id"], viewers["attributes"], strict=True))
-    new_viewers = _Histories(past[of_viewer & ~of_video], data, profiles)
-    groups = {
-        name: new_viewers.cases(
-            np.flatnonzero((new_viewers.position >= least) & (new_viewers.position <= most))
+    kept_viewers = _Histories(past[of_viewer & ~of_video], data, profiles)
+    position = kept_viewers.position
+    new_viewers = {
+        name: kept_viewers.cases(np.flatnonzero((position >= least) & (position <= most)))
+        for name, (least, most) in GROUPS.items()
+    }
+    last = kept_viewers.last[position[kept_viewers.last] > GROUPS["2-5"][1]]
+    late_viewers = {
+        name: kept_viewers.cases(
+            np.repeat(last, most - least + 1), np.tile(range(least, most + 1), len(last))
         )
         for name, (least, most) in GROUPS.items()
+        if least
     }
     others = _Histories(past[~of_viewer], data, profiles)
     wanted = np.flatnonzero(unseen[others.rows])
     if len(wanted) > CASES_LIMIT:
         wanted = np.sort(np.random.default_rng(0).choice(wanted, CASES_LIMIT, replace=False))
-    return ColdSets(data, unseen, groups, others.cases(wanted))
+    return ColdSets(data, unseen, new_viewers, late_viewers, others.cases(wanted))
 
 
 class _Histories:
@@ -118,15 +132,19 @@ class _Histories:
         self._times = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
         self.position = watches.groupby("viewer_id", sort=False).cumcount().to_numpy()
         """How many watches of its viewer came before each, int64[w]."""
+        self.last = np.flatnonzero(~watches["viewer_id"].duplicated(keep="last").to_numpy())
+        """Where each viewer's last watch is."""
 
-    def cases(self, places: npt.NDArray[np.intp]) -> Cases:
-        """The watches at `places` as cases."""
-        viewers, watched = [], []
-        for place in places.tolist():
-            before = slice(place - int(self.position[place]), place)
+    def cases(self, places: npt.NDArray[np.intp], known: Int64Array | None = None) -> Cases:
+        """The watches at `places` as cases, of which all watches before are known, or `known`."""
+        lengths = self.position[places] if known is None else known
+        viewers, histories, watched = [], [], []
+        for place, length in zip(places.tolist(), lengths.tolist(), strict=True):
+            before = slice(place - length, place)
             rows = self.rows[before]
             keys = self._data.keys[rows]
-            watched.append(rows)
+            histories.append(rows)
+            watched.append(self.rows[place - int(self.position[place]) : place])
             viewers.append(
                 ViewerFeatures(
                     history_keys=keys[-HISTORY_LIMIT:],
@@ -136,4 +154,4 @@ class _Histories:
                     watch_count=len(rows),
                 )
             )
-        return Cases(tuple(viewers), tuple(watched), self.rows[places])
+        return Cases(tuple(viewers), tuple(histories), tuple(watched), self.rows[places])

@@ -65,7 +65,7 @@ def measure_cold_start(model: Towers, sets: ColdSets) -> dict[str, object]:
     systems: dict[str, Scorer] = {
         "vireo": lambda cases: viewer_scores(model, data, list(cases.viewers)),
         "popularity": lambda cases: popularity.scores(cases.watched),
-        "content_knn": lambda cases: knn.scores(cases.watched),
+        "content_knn": lambda cases: knn.scores(cases.known),
     }
     return {
         "order": "two_tower",
@@ -77,6 +77,10 @@ def measure_cold_start(model: Towers, sets: ColdSets) -> dict[str, object]:
         "viewers": {
             name: _measured(cases, systems, data.video_count)
             for name, cases in sets.new_viewers.items()
+        },
+        "late_viewers": {
+            name: _measured(cases, systems, data.video_count)
+            for name, cases in sets.late_viewers.items()
         },
         "videos": {
             "videos": int(sets.unseen.sum()),

@@ -85,13 +85,18 @@ def _slice_figures(document: Document) -> list[Figure]:
 
 
 def _cold_viewers(document: Document) -> dict[str, Document]:
-    return {f"{watches} watches": found for watches, found in document["viewers"].items()}
+    new = {f"first {watches} watches": found for watches, found in document["viewers"].items()}
+    late = document.get("late_viewers", {}).items()
+    return new | {f"last {watches} watches": found for watches, found in late}
 
 
 def _cold_figures(document: Document) -> list[Figure]:
     new_videos = {"new videos": document["videos"]}
     return [
-        Figure("NDCG@10 of new viewers", figures.groups(_cold_viewers(document), "ndcg_10")),
+        Figure(
+            "NDCG@10 of viewers of whom little is known",
+            figures.groups(_cold_viewers(document), "ndcg_10"),
+        ),
         Figure("Recall@100 of new videos", figures.groups(new_videos, "recall_100")),
     ]
 
@@ -119,10 +124,12 @@ _PLANS = (
     _Plan(
         "Candidate sources",
         "How many of the held-out videos each source finds by itself, all of them together, and "
-        "all but one.",
+        "all but one, in k candidates; and how many are among the k best of any source, which are "
+        "more candidates than k.",
         SOURCES,
         "vireo evaluate --data DATA --sources",
         lambda document: [Figure("Recall of the candidates", figures.sources(document))],
+        lambda document: [tables.sources(document)],
     ),
     _Plan(
         "Ablations",
@@ -141,8 +148,9 @@ _PLANS = (
     ),
     _Plan(
         "Cold start",
-        "Towers trained for this without some viewers and videos, then asked for those: by number "
-        "of watches known of the viewer, and for videos that nobody has watched.",
+        "Towers trained for this without some viewers and videos, then asked for those: what a "
+        "viewer watches after the first few watches, what a viewer of long standing watches last "
+        "where only the last few before it are known, and videos that nobody has watched.",
         COLD_START,
         "vireo evaluate --data DATA --cold-start",
         _cold_figures,

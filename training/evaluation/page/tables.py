@@ -87,6 +87,21 @@ def ablations(document: Document) -> Table:
     return Table(tuple(headings), tuple(rows))
 
 
+def sources(document: Document) -> Table:
+    """Recall of each source, of the union, and of every source's best together, by k."""
+    alone = {name_of(name): values for name, values in document["alone"].items()}
+    lines = {**alone, "all together": document["union"]}
+    rows = [
+        Row((name, *(f"{value:.3f}" for value in values.values())), name == "all together")
+        for name, values in lines.items()
+    ]
+    pooled = document.get("pooled", {}).values()
+    if pooled:
+        cells = (f"{each['recall']:.3f} in {each['videos']:,.0f}" for each in pooled)
+        rows.append(Row(("k of every source, in how many", *cells)))
+    return Table(("", *(f"Recall@{k}" for k in document["union"])), tuple(rows))
+
+
 def groups(found: Mapping[str, Document]) -> Table:
     """Each system's measures in each group, which has `cases` and `systems`."""
     rows, shown = [], ("hr_10", "ndcg_10", "recall_100")
@@ -108,14 +123,16 @@ def seeds(document: Document) -> Table:
         "seed",
         *(f"{name_of(name)} {MEASURES[measure]}" for name in names for measure in shown),
         "training",
+        "of one core",
     )
+    took = ("train_seconds", "train_cpu_seconds")
     rows = []
     for each in document["seeds"]:
         cells = [f"{each['systems'][name][m]:.4f}" for name in names for m in shown]
-        rows.append(Row((str(each["seed"]), *cells, _minutes(each["train_seconds"]))))
+        rows.append(Row((str(each["seed"]), *cells, *(_minutes(each[name]) for name in took))))
     means = [_mean(document["mean"][name][m]) for name in names for m in shown]
-    seconds = document["train_seconds"]["mean"]
-    rows.append(Row(("mean ± 95%", *means, _minutes(seconds)), True))
+    seconds = (_minutes(document[name]["mean"]) for name in took)
+    rows.append(Row(("mean ± 95%", *means, *seconds), True))
     return Table(headings, tuple(rows))
 
 

@@ -64,6 +64,26 @@ def test_groups_of_viewers_have_as_many_watches_as_they_say(sets: ColdSets) -> N
     for cases in sets.new_viewers.values():
         for viewer, rows in zip(cases.viewers, cases.watched, strict=True):
             assert np.array_equal(viewer.history_keys, sets.data.keys[rows])
+        assert all(map(np.array_equal, cases.known, cases.watched))
+
+
+def test_of_late_viewers_the_last_few_watches_are_known_and_none_is_the_answer(
+    dataset: Dataset, sets: ColdSets
+) -> None:
+    watches = split_watches(dataset.interactions, "last")
+    past = watches[watches["part"] != "test"].groupby("viewer_id")["video_id"].agg(list)
+    ids = np.array(sets.data.video_ids)
+    unseen = set(ids[sets.unseen])
+    whole = {tuple(one for one in list_ if one not in unseen) for list_ in past}
+    assert set(sets.late_viewers) == {"1", "2-5"}
+    assert {len(rows) for rows in sets.late_viewers["1"].known} == {1}
+    assert {len(rows) for rows in sets.late_viewers["2-5"].known} == {2, 3, 4, 5}
+    for cases in sets.late_viewers.values():
+        parts = zip(cases.viewers, cases.known, cases.watched, cases.targets, strict=True)
+        for viewer, known, before, target in parts:
+            assert np.array_equal(viewer.history_keys, sets.data.keys[known])
+            assert np.array_equal(before[-len(known) :], known)
+            assert (*ids[before], ids[target]) in whole
 
 
 def test_content_neighbours_are_the_videos_with_the_same_telling_tokens(sets: ColdSets) -> None:
@@ -84,7 +104,7 @@ def test_the_study_measures_every_system_on_every_group(dataset: Dataset, tmp_pa
     watches = split_watches(dataset.interactions, "last")
     config = load_profile("quick").retrieval
     found: Any = study_cold_start(watches, dataset.videos, dataset.viewers, config, tmp_path)
-    for part in (*found["viewers"].values(), found["videos"]):
+    for part in (*found["viewers"].values(), *found["late_viewers"].values(), found["videos"]):
         assert part["cases"] > 0
         assert set(part["systems"]) == {"vireo", "popularity", "content_knn", "random"}
         for measures in part["systems"].values():

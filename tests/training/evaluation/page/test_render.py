@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,12 @@ def test_what_was_not_measured_is_left_out_with_the_command_that_would(tmp_path:
 def test_every_study_has_its_section(tmp_path: Path) -> None:
     write_small_report(tmp_path)
     by_cutoff = {"100": 0.5, "200": 0.6, "500": 0.9}
-    sources = {"alone": {"ease": by_cutoff}, "union": by_cutoff, "without": {"ease": by_cutoff}}
+    sources: dict[str, Any] = {
+        "alone": {"ease": by_cutoff},
+        "union": by_cutoff,
+        "without": {"ease": by_cutoff},
+    }
+    sources["pooled"] = {"100": {"recall": 0.7, "videos": 123.4}}
     write_json(tmp_path, SOURCES, sources)
     ablated = {
         "full": MEASURES,
@@ -78,10 +84,17 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     curve = {"points": [{**point, "coverage": 0.3}], "chosen": 0.2}
     write_json(tmp_path, DIVERSITY, curve)
     cold = {"cases": 1234, "systems": {"vireo": MEASURES, "random": MEASURES}}
-    write_json(tmp_path, COLD_START, {"viewers": {"2-5": cold}, "videos": cold})
-    one = {"seed": 7, "systems": {"served": MEASURES}, "train_seconds": 125.0}
+    groups = {"viewers": {"2-5": cold}, "late_viewers": {"2-5": cold}, "videos": cold}
+    write_json(tmp_path, COLD_START, groups)
+    one = {
+        "seed": 7,
+        "systems": {"served": MEASURES},
+        "train_seconds": 125.0,
+        "train_cpu_seconds": 183.0,
+    }
     mean = {name: {"mean": value, "low": value - 0.01} for name, value in MEASURES.items()}
     seeds = {"seeds": [one], "mean": {"served": mean}, "train_seconds": {"mean": 125.0}}
+    seeds["train_cpu_seconds"] = {"mean": 183.0}
     write_json(tmp_path, SEEDS, seeds)
 
     page = render_page(tmp_path, MANIFEST)
@@ -91,8 +104,11 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     assert "+10.0%" in page
     assert "<td>.012</td>" in page
     assert "1,234" in page
+    assert "last 2-5 watches" in page
+    assert "0.700 in 123" in page
     assert "0.1300 ± 0.0100" in page
     assert "2:05 min" in page
+    assert "3:03 min" in page
 
 
 def test_the_page_goes_where_it_is_told(tmp_path: Path) -> None:
