@@ -47,7 +47,7 @@ class Retrieval:
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
     history_rows: Int64Array
-    """Rows of the history that co-watch and EASE follow, oldest first: the seed's alone if any."""
+    """Rows of the history that co-watch follows, oldest first: the seed's alone if any."""
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
@@ -76,6 +76,15 @@ class Retrieval:
         return rows[rows >= 0]
 
     @cached_property
+    def watched_rows(self) -> Int64Array:
+        """Rows of all watched videos, which EASE follows, int64[w]: the seed's alone if any."""
+        if self.query.seed_key is not None:
+            return self.history_rows
+        known = np.union1d(self.viewer.history_keys, self.viewer.watched_keys)
+        rows = self.release.rows.find(known)
+        return rows[rows >= 0]
+
+    @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
         return self.release.viewer_vector(self.viewer)
@@ -92,7 +101,7 @@ class Retrieval:
         release = self.release
         if not release.ease_rows.shape[1]:
             return np.empty(0, np.float32)
-        return ease_scores(self.history_rows, release.ease_rows, release.ease_weights)
+        return ease_scores(self.watched_rows, release.ease_rows, release.ease_weights)
 
     def best(self, rows: Int64Array, scores: Float32Array) -> Int64Array:
         """The `wanted` best of `rows` by their `scores`, best first, ties by key."""

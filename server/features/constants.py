@@ -5,7 +5,6 @@ from __future__ import annotations
 from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.co_watch import CO_WATCH_HALF_LIFE, CO_WATCH_HISTORY
 from server.features.content_match import CONTENT_HALF_LIFE, CONTENT_HISTORY
-from server.features.ease import EASE_HALF_LIFE, EASE_HISTORY
 from server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT, RANKER_HISTORY
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 
@@ -24,8 +23,6 @@ def feature_constants() -> dict[str, float]:
         "co_watch.history": CO_WATCH_HISTORY,
         "content_match.half_life": CONTENT_HALF_LIFE,
         "content_match.history": CONTENT_HISTORY,
-        "ease.half_life": EASE_HALF_LIFE,
-        "ease.history": EASE_HISTORY,
         "gaps.buckets": GAP_BUCKETS,
         "like_rate.prior": LIKE_PRIOR,
         "like_rate.prior_count": LIKE_PRIOR_COUNT,

@@ -128,9 +128,9 @@ BAD_RELEASES = (
     BadRelease(
         "other_features",
         _manifest(
-            lambda document: document["feature_schema"]["constants"].update({"ease.history": 7})
+            lambda document: document["feature_schema"]["constants"].update({"co_watch.history": 7})
         ),
-        r"feature_schema\.constants\[ease\.history\] is 7\.0, this build computes with 200",
+        r"feature_schema\.constants\[co_watch\.history\] is 7\.0, this build computes with 20\b",
     ),
     BadRelease(
         "other_dimension",

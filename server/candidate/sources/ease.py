@@ -1,4 +1,4 @@
-"""Videos that an item-to-item model expects after this viewer's recent history."""
+"""Videos that an item-to-item model expects of a viewer of these watches."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class EaseSource:
     fail_open: bool = True
 
     def propose(self, query: Retrieval) -> Candidates:
-        """The videos that the history speaks for, strongest first."""
+        """The videos that what was watched speaks for, strongest first."""
         rows = np.flatnonzero(query.ease_scores > 0)
         return query.proposed(query.best(rows, query.ease_scores[rows]), self.source)

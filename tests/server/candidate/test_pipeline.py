@@ -235,6 +235,23 @@ def test_ease_scores_every_candidate_whatever_proposed_it(release: CandidateRele
     assert [scores[row] for row in (9, 8, 7, 6, 5)] == pytest.approx([0.8, 0.4, 0.2, -0.1, 0])
 
 
+def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) -> None:
+    pipeline = CandidatePipeline(release, NONE)
+
+    def scores(viewer: ViewerFeatures, seed_key: int | None = None) -> dict[int, float]:
+        found = pipeline.retrieve(CandidateQuery(viewer, VIDEOS, seed_key=seed_key))
+        return dict(zip(found.rows.tolist(), found.ease.tolist(), strict=True))
+
+    long_ago = scores(viewer_of_rows(30, watched=[10]))
+    assert [long_ago[row] for row in (9, 8, 7, 6)] == pytest.approx([0.8, 0.4, 0.2, -0.1])
+    again = scores(viewer_of_rows(10, 10, watched=[10]))
+    assert again[9] == pytest.approx(0.8)
+    only_history = scores(replace(viewer_of_rows(10), watched_keys=np.empty(0, np.int64)))
+    assert only_history[9] == pytest.approx(0.8)
+    playing = scores(viewer_of_rows(30, watched=[10]), video_key("video-30"))
+    assert playing[9] == 0, "EASE follows the seed alone"
+
+
 def test_ease_never_proposes_what_the_history_speaks_against(release: CandidateRelease) -> None:
     quotas = Quotas(co_watch=0, ease=1, popular=0, fresh=0)
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))

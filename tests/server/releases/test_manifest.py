@@ -30,7 +30,7 @@ def another_half_life(document: Document) -> None:
 
 
 def lost_constant(document: Document) -> None:
-    del document["feature_schema"]["constants"]["ease.history"]
+    del document["feature_schema"]["constants"]["co_watch.history"]
 
 
 def unknown_constant(document: Document) -> None:
@@ -78,7 +78,7 @@ def negative_tolerance(document: Document) -> None:
             r"feature_schema\.constants\[co_watch\.half_life\] is 4\.5, this build computes "
             r"with 3\.0",
         ),
-        (lost_constant, r"constants\[ease\.history\] is None, this build computes with 200"),
+        (lost_constant, r"constants\[co_watch\.history\] is None, this build computes with 20\b"),
         (unknown_constant, r"constants\[mood\.half_life\] is 1\.0, this build computes with None"),
         (another_order, r"feature_schema\.viewer_features is \['like_rate', .*this build"),
         (lost_features, r"manifest field feature_schema\.video_features: Field required"),
