@@ -18,7 +18,7 @@ from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import FORMAT_VERSION, Manifest, Quotas, ScoreWeights
+from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest, Quotas, ScoreWeights
 from server.releases.precision import ModelPrecision
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import VALIDATION_WATCHES, Holdout
@@ -92,12 +92,14 @@ def train_all(
         repo / "watches.parquet", tables.videos, tables.viewers, run.sequences
     )
     quotas = Quotas()
+    retrieval = settings.retrieval
     for_retrieval = fingerprint(
         FORMAT_VERSION,
+        FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
         quotas.model_dump(),
         split.model_dump(),
         data.fingerprint(),
-        asdict(settings.retrieval),
+        asdict(retrieval),
         asdict(settings.release),
     )
     for_ranking = fingerprint(for_retrieval, asdict(settings.ranking))

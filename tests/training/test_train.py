@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from server.features.constants import feature_constants
 from server.home import Home
 from server.releases.manifest import Manifest
 from training import train as training
 from training.data.dataset import DatasetMissingError
 from training.features.watches import Split
+from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import stage_retrieval
 from training.train import train_all
 
@@ -40,6 +42,23 @@ def test_training_again_with_the_same_settings_does_nothing(
     assert train_all(home, "trained", "quick", console=console) == manifest
     assert f"nothing to do: {manifest.release_id}" in said(console)
     assert "1 of 5" not in said(console)
+
+
+def test_features_that_are_computed_otherwise_make_a_new_training_set(
+    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = feature_constants() | {"co_watch.history": 3.0}
+    monkeypatch.setattr("server.releases.manifest.feature_constants", lambda: constants)
+    drawn = []
+
+    def drawing(*arguments: Any) -> RankingSet:
+        drawn.append(True)
+        return build_ranking_set(*arguments)
+
+    monkeypatch.setattr(training, "build_ranking_set", drawing)
+    assert train_all(home, "trained", "quick", console=console) != manifest
+    assert drawn
+    assert "1 of 5" in said(console)
 
 
 def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
