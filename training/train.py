@@ -95,6 +95,7 @@ def train_all(
     retrieval = settings.retrieval
     for_retrieval = fingerprint(
         FORMAT_VERSION,
+        # Whatever the members are: the retrieval settings below have their number.
         FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
         quotas.model_dump(),
         split.model_dump(),

@@ -39,6 +39,8 @@ Row = tuple[str, Mapping[str, float]]
 def _sources(document: Mapping[str, Any]) -> Iterator[Row]:
     yield from document["alone"].items()
     yield "all together", document["union"]
+    yield "k of each source", {k: pool["recall"] for k, pool in document["pooled"].items()}
+    yield "videos that these are", {k: pool["videos"] for k, pool in document["pooled"].items()}
     for name, recalls in document["without"].items():
         yield f"without {name}", recalls
 
@@ -62,7 +64,8 @@ def _ablations(document: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _cold_start(document: Mapping[str, Any]) -> Iterator[Row]:
-    groups = {f"viewers, {name} events": group for name, group in document["viewers"].items()}
+    groups = {f"viewers, first {name}": group for name, group in document["viewers"].items()}
+    groups |= {f"viewers, last {name}": group for name, group in document["late_viewers"].items()}
     for title, group in (*groups.items(), ("videos", document["videos"])):
         for system, measures in group["systems"].items():
             figures = {name: measures[name] for name in ("hr_10", "ndcg_10", "recall_100")}

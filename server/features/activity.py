@@ -9,7 +9,7 @@ from server.features.keys import video_key
 HISTORY_LIMIT = 200
 """How many of the last watched videos, with times, a viewer's row keeps."""
 WATCHED_LIMIT = 5000
-"""How many watched videos are remembered so as not to be recommended again."""
+"""How many watched videos are remembered, for EASE and so as not to be recommended again."""
 
 
 @dataclass(frozen=True)

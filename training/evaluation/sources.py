@@ -27,7 +27,7 @@ SOURCES_FILE = "sources.json"
 NAMES = tuple(source.name for source in SOURCES)
 GRID: Mapping[str, Sequence[float]] = {
     "co_watch": (0.0, 0.1, 0.2),
-    "ease": (0.0, 0.1, 0.2, 0.3),
+    "ease": (0.0, 0.1, 0.2, 0.3, 0.4),
     "popular": (0.0, 0.05),
     "fresh": (0.0, 0.02, 0.05),
 }

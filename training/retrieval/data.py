@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from server.features.activity import HISTORY_LIMIT
+from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.keys import unique_video_keys
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids
 from server.features.video_rows import VideoRows
@@ -211,7 +211,7 @@ class RetrievalData:
         return ViewerFeatures(
             history_keys=self.keys[rows[-HISTORY_LIMIT:]],
             history_times=times[-HISTORY_LIMIT:],
-            watched_keys=self.keys[rows],
+            watched_keys=self.keys[rows[-WATCHED_LIMIT:]],
             attributes=tuple(self._attribute_texts[number] for number in ids[ids > 0].tolist()),
         )
 

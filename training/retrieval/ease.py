@@ -19,7 +19,8 @@ from scipy import sparse
 from training.retrieval.data import RetrievalData
 
 EASE_LAMBDA = 300.0
-"""Pull of the weights to 0; the best for ML-100K and ML-1M alike."""
+"""Pull of the weights to 0. In a sum with two-tower, on validation of ml-1m, Recall@500 is .915
+with 100, .916 with this, .915 with 1,000 and 3,000."""
 EASE_NEIGHBOURS = 256
 """How many weights are kept of each video, the largest of either sign."""
 EASE_LIMIT = 20_000

@@ -16,7 +16,7 @@ COLUMN = "ease"
 
 @dataclass(frozen=True)
 class EaseScorer:
-    """The EASE score, an input of the ranking model; negative where the history speaks against."""
+    """The EASE score, an input of the ranking model; negative where the watches speak against."""
 
     name: str = "ease_score"
     columns: tuple[str, ...] = (COLUMN,)

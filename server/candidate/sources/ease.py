@@ -13,7 +13,7 @@ from server.pipeline.candidates import Candidates
 
 @dataclass(frozen=True)
 class EaseSource:
-    """Proposes by EASE score; nothing without history, or of a catalogue too large for EASE."""
+    """Proposes by EASE score; nothing without a watch, or of a catalogue too large for EASE."""
 
     name: str = "ease"
     source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_EASE

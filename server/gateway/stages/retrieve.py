@@ -63,13 +63,14 @@ def retrieve_request(
     """The request for a query, pinned to a release if given."""
     message = viewer_message(viewer)
     message.watched_keys.extend(viewer.watched_keys.tolist())
+    excluded = query.excluded_keys.tolist()
     if query.playing_key is not None and query.seed_key is None:
-        # On HOME the playing video leads to nothing, but it is being watched.
-        message.watched_keys.append(query.playing_key)
+        # On HOME the playing video leads to nothing: among the watched ones EASE would go by it.
+        excluded.append(query.playing_key)
     return pb.RetrieveCandidatesRequest(
         viewer=message,
         count=count,
-        excluded_keys=query.excluded_keys.tolist(),
+        excluded_keys=excluded,
         seed_key=query.seed_key,
         page_size=query.page_size,
         release_id=release_id,

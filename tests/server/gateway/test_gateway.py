@@ -86,6 +86,18 @@ async def test_the_playing_video_is_never_returned(whole: RecommendationServiceA
         assert first not in ids(await whole.Recommend(request))
 
 
+async def test_on_home_the_playing_video_leads_to_nothing(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
+    plain = (await whole.Recommend(request)).items
+    request.seed_video_id = "video-20"
+    playing = (await whole.Recommend(request)).items
+    scores = {item.video_id: item.score for item in plain}
+    del scores["video-20"]
+    assert {item.video_id: item.score for item in playing} == scores
+
+
 async def test_an_unknown_playing_video_matters_only_where_the_slate_follows_it(
     whole: RecommendationServiceAsyncStub,
 ) -> None:

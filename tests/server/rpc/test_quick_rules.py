@@ -76,7 +76,7 @@ INVALID: list[tuple[Callable[[], Message], Change]] = [
     (retrieve, lambda asked: asked.ClearField("count")),
     (retrieve, lambda asked: setattr(asked, "count", 2001)),
     (retrieve, lambda asked: setattr(asked, "page_size", -1)),
-    (retrieve, lambda asked: asked.excluded_keys.extend(range(1001))),
+    (retrieve, lambda asked: asked.excluded_keys.extend(range(1002))),
     (retrieve, lambda asked: setattr(asked, "release_id", "x" * 129)),
     (retrieve, lambda asked: asked.viewer.history_keys.append(3)),
     (retrieve, lambda asked: setattr(asked.viewer, "watch_count", -1)),

@@ -55,12 +55,25 @@ def test_both_tasks_tell_their_mean_label_as_their_mean_probability(
     assert float(watch.mean()) == pytest.approx(hits / int(real.sum()), abs=1e-3)
 
 
-def test_a_task_whose_labels_are_all_alike_stays_as_it_was(
+def test_it_is_the_same_whoever_was_held_out(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
     data = ranking_set("two_tower")
     model = trained(data, vectors, config, tmp_path).model
     before = model.calibration.clone()
+    held_out = ~data.likes.viewers.held_out
+    viewers = replace(data.likes.viewers, held_out=held_out)
+    others = replace(data, likes=replace(data.likes, viewers=viewers))
+    calibrate(model, Batches(vectors), others)
+    assert torch.equal(model.calibration, before)
+
+
+def test_a_task_whose_labels_are_all_alike_is_left_as_it_is(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    model = trained(data, vectors, config, tmp_path).model
     none_liked = replace(data.likes, liked=np.zeros_like(data.likes.liked))
     calibrate(model, Batches(vectors), replace(data, likes=none_liked))
-    assert torch.equal(model.calibration, before)
+    assert model.calibration[1].tolist() == [1, 0]
+    assert model.calibration[0].tolist() != [1, 0]

@@ -40,10 +40,10 @@ def test_the_weights_are_those_of_the_regression_of_each_video_on_the_others() -
 
 def test_a_table_of_all_weights_scores_like_the_matrix(ring: RetrievalData) -> None:
     rows, weights = ease_table(ring, k=1000)
-    history = np.array([3])
+    watched = np.array([3])
 
     assert rows.shape == (ring.video_count, ring.video_count)
-    scores = ease_scores(history, rows, weights)
+    scores = ease_scores(watched, rows, weights)
     np.testing.assert_allclose(scores, ease_weights(ring)[3], atol=1e-7)
 
 

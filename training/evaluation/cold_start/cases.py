@@ -68,7 +68,7 @@ class ColdSets:
     """By GROUPS: the kept viewers' first watches, each predicted from those before it."""
     late_viewers: dict[str, Cases]
     """By GROUPS that know any watch: the kept viewers' last watch, predicted from so many just
-    before it, as of viewers who have long been here and of whom little is known. Where a site
+    before it, as of viewers who watched more than that and of whom little is known. Where a site
     chooses what new viewers are shown first, their first watches tell its choice, not taste."""
     new_videos: Cases
     """Watches of kept videos by the other viewers."""

@@ -149,8 +149,8 @@ _PLANS = (
     _Plan(
         "Cold start",
         "Towers trained for this without some viewers and videos, then asked for those: what a "
-        "viewer watches after the first few watches, what a viewer of long standing watches last "
-        "where only the last few before it are known, and videos that nobody has watched.",
+        "viewer watches after the first few watches, what a viewer watches last where only the "
+        "last few before it are known, and videos that nobody has watched.",
         COLD_START,
         "vireo evaluate --data DATA --cold-start",
         _cold_figures,
@@ -181,7 +181,8 @@ _PLANS = (
     _Plan(
         "Seeds",
         "The same training from several seeds, each its own release, tested once. The interval is "
-        "Student's t over seeds; training is the whole command, evaluation included.",
+        "Student's t over seeds; training is the whole command, evaluation included, and of one "
+        "core its processor time.",
         SEEDS,
         "python -m bench.seeds --data DATA",
         tables=lambda document: [tables.seeds(document)],
