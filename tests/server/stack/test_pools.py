@@ -19,7 +19,6 @@ from server.gateway.bucket import BUCKETS, viewer_bucket
 from tests.builders.releases import build_release
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -101,10 +100,19 @@ async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(sta
 async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -> None:
     viewers = VIEWERS[:200]
     before = [list(answer.items) for answer in await ask(stack, viewers)]
-    await until(lambda: "compared" in status(stack)["pods"]["gateway-1"]["shadow"], seconds=60)
-    shadow = status(stack)["pods"]["gateway-1"]["shadow"]
-    assert shadow["release_id"] == "tiny-2"
-    assert 0 <= shadow["mean_overlap_10"] < 1, "two releases can't order everything alike"
+
+    def overlap() -> float:
+        """Of the shadow's slates and those answered; 1 before any was compared."""
+        shadow = status(stack)["pods"]["gateway-1"]["shadow"]
+        assert shadow.get("release_id", "tiny-2") == "tiny-2"
+        return float(shadow.get("mean_overlap_10", 1))
+
+    # A busy stack compares few answers, and of a few viewers two releases may have the same ten
+    # best; of many they can't.
+    async with asyncio.timeout(60):
+        while overlap() == 1:
+            await ask(stack, viewers)
+    assert 0 <= overlap() < 1
 
     for name in ("candidate-shadow-1", "ranking-shadow-1"):
         os.kill(stack.pid(name), signal.SIGKILL)
