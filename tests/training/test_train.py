@@ -14,8 +14,8 @@ from server.releases.manifest import Manifest
 from training import train as training
 from training.data.dataset import DatasetMissingError
 from training.features.watches import Split
-from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import stage_retrieval
+from training.run import Run
 from training.train import train_all
 
 
@@ -49,15 +49,10 @@ def test_features_that_are_computed_otherwise_make_a_new_training_set(
 ) -> None:
     constants = feature_constants() | {"co_watch.history": 3.0}
     monkeypatch.setattr("server.releases.manifest.feature_constants", lambda: constants)
-    drawn = []
-
-    def drawing(*arguments: Any) -> RankingSet:
-        drawn.append(True)
-        return build_ranking_set(*arguments)
-
-    monkeypatch.setattr(training, "build_ranking_set", drawing)
+    ranking_set = Run(home.run("trained")).ranking_set
+    before = ranking_set.stat().st_mtime_ns
     assert train_all(home, "trained", "quick", console=console) != manifest
-    assert drawn
+    assert ranking_set.stat().st_mtime_ns != before
     assert "1 of 5" in said(console)
 
 

@@ -57,8 +57,9 @@ def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> None:
 
     Two numbers a task learn nobody by heart, and the models of ml-100k are hardly surer of viewers
     that they were fitted on. In seven folds of viewers that neither saw, the best scale of the
-    others' likes was 1.02 and that of their own 1.00; that of watches was .82 and .80. A seventh
-    alone gave .79 to 1.14 by who is in it, and likes a loss of .5747 where everyone gives .5737.
+    others' likes was 1.02 and that of their own 1.00. A seventh alone gave .79 to 1.14 by who is in
+    it, and likes a loss of .5747 where everyone gives .5737. Of watches, in one release, the best
+    scale was .82 for those it was fitted on and .80 for the others.
     """
     for task, (logits, labels) in enumerate(_task_logits(model, batches, data)):
         model.calibration[task] = torch.tensor(fit_platt(logits, labels))

@@ -4,23 +4,34 @@ import json
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import Quotas
-from training.evaluation.held_out import last_held_out
+from training.evaluation.held_out import HeldOutWatches, last_held_out
 from training.evaluation.sources import CUTOFFS, NAMES, Proposals
 from training.evaluation.studies import Studies
 
 
-def test_the_union_is_what_the_pipeline_retrieves(
+@pytest.fixture
+def held_out(
     trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> HeldOutWatches:
+    repo = trained_home.features("trained")
+    return last_held_out(trained_watches, repo, release.rows, "validation")
+
+
+@pytest.fixture
+def proposals(release: CandidateRelease, held_out: HeldOutWatches) -> Proposals:
+    return Proposals.gather(release, held_out)
+
+
+def test_the_union_is_what_the_pipeline_retrieves(
+    release: CandidateRelease, held_out: HeldOutWatches, proposals: Proposals
 ) -> None:
     from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 
-    repo = trained_home.features("trained")
-    held_out = last_held_out(trained_watches, repo, release.rows, "validation")
-    proposals = Proposals.gather(release, held_out)
     pipeline = CandidatePipeline(release, fail_open=False)
     drawn = [pipeline.retrieve(CandidateQuery(viewer=one, count=20)) for one in held_out.viewers]
     expected = [target in found.rows for target, found in zip(held_out.targets, drawn, strict=True)]
@@ -30,11 +41,8 @@ def test_the_union_is_what_the_pipeline_retrieves(
 
 
 def test_a_pool_has_what_any_source_has_and_is_no_larger_than_all_of_them(
-    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+    proposals: Proposals,
 ) -> None:
-    repo = trained_home.features("trained")
-    held_out = last_held_out(trained_watches, repo, release.rows, "validation")
-    proposals = Proposals.gather(release, held_out)
     found, size = proposals.pooled(5)
     any_source = np.any([proposals.alone(name, 5) for name in NAMES], axis=0)
     assert found.tolist() == any_source.tolist()
