@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from server.errors import VireoError
 from server.rpc.tls import tls_name
 from server.security.folder import SecurityFolder
 
@@ -94,20 +96,30 @@ class Authority:
             hosts: further names and IP addresses, besides that of the role.
             ends: when it expires; after DAYS by default.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
         ends = ends or datetime.now(UTC) + timedelta(days=DAYS)
+        return self.sign(tls_name(role), hosts, ROLES[role], ends)
+
+    def sign(
+        self,
+        common_name: str,
+        hosts: Sequence[str],
+        usages: Sequence[x509.ObjectIdentifier],
+        ends: datetime,
+    ) -> tuple[bytes, bytes]:
+        """Return a certificate for a name and further hosts, and its key, as PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
         begins = min(datetime.now(UTC), ends - _EARLIER) - _EARLIER
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(role))])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         certificate = (
             x509.CertificateBuilder(self.certificate.subject, name, key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(ROLES[role]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName(
-                    map(_alternative, dict.fromkeys([tls_name(role), *hosts]))
+                    map(_alternative, dict.fromkeys([common_name, *hosts]))
                 ),
                 critical=False,
             )
@@ -118,7 +130,7 @@ class Authority:
             .add_extension(_identifier(key), critical=False)
             .sign(self.key, hashes.SHA256())
         )
-        return _pem(certificate), key_pem(key)
+        return certificate_pem(certificate), key_pem(key)
 
 
 class Certificates:
@@ -140,7 +152,11 @@ class Certificates:
         except FileNotFoundError:
             pass
         else:
-            if ends > datetime.now(UTC) + _RENEW_BEFORE and set(hosts) <= set(names):
+            if (
+                self._complete()
+                and ends > datetime.now(UTC) + _RENEW_BEFORE
+                and set(hosts) <= set(names)
+            ):
                 return False
         self.renew(hosts)
         return True
@@ -159,7 +175,7 @@ class Certificates:
             known = ()
         made = self._folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         made.mkdir(mode=0o700, parents=True)
-        (made / "ca.crt").write_bytes(_pem(authority.certificate))
+        (made / "ca.crt").write_bytes(certificate_pem(authority.certificate))
         for role in ROLES:
             # Only the edge is reached by address: no other process could pass for it.
             names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
@@ -175,21 +191,49 @@ class Certificates:
             shutil.rmtree(old)
 
     def signing_authority(self) -> Authority:
-        """Who signs; made where there is none yet."""
+        """Return who signs, made if there never was one.
+
+        Raises:
+            VireoError: a part of the authority that certificates are in use of is missing or
+                does not fit. Another one in its place would cut all that runs off from each other,
+                and callers from the edge.
+        """
         certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
-        if not key.exists():
+        in_use = self._current / "ca.crt"
+        if not any(path.exists() for path in (certificate, key, in_use)):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh = Authority.new()
-            certificate.write_bytes(_pem(fresh.certificate))
+            certificate.write_bytes(certificate_pem(fresh.certificate))
             write_private(key, key_pem(fresh.key))
             return fresh
-        loaded = serialization.load_pem_private_key(key.read_bytes(), None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey), "nothing else was written"
-        return Authority(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)
+        begin_anew = f"to begin with another authority, stop the stack and remove {self._folder}"
+        for path in (key, certificate):
+            if not path.exists():
+                copy = f" ({in_use} is a copy)" if path == certificate and in_use.exists() else ""
+                raise VireoError(
+                    f"{path} is missing, and without it no certificate can be renewed; put it "
+                    f"back{copy}, or, {begin_anew}"
+                )
+        authority = Authority(_certificate(certificate), load_key(key))
+        if authority.certificate.public_key() != authority.key.public_key():
+            raise VireoError(
+                f"{key} is not the key of {certificate}; put the right one back, or, {begin_anew}"
+            )
+        if in_use.exists() and _certificate(in_use) != authority.certificate:
+            raise VireoError(
+                f"{certificate} is not the authority of the certificates in use ({in_use}); put "
+                f"that one and its key back, or, {begin_anew}"
+            )
+        return authority
+
+    def _complete(self) -> bool:
+        """Whether no file of any role is missing."""
+        names = ["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))]
+        return all((self._current / name).exists() for name in names)
 
     def _state(self) -> tuple[datetime, tuple[str, ...]]:
         """When the edge's certificate expires, as all others do, and the hosts that it is for."""
-        edge = x509.load_pem_x509_certificate((self._current / "edge.crt").read_bytes())
+        edge = _certificate(self._current / "edge.crt")
         names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
 
@@ -209,8 +253,27 @@ def key_pem(key: Key) -> bytes:
     )
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """A certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError as error:
+        raise VireoError(f"{path} is no certificate in PEM ({error}); put it back") from error
+
+
+def load_key(path: Path) -> Key:
+    """Return a private key; raises VireoError if the file holds none that we could have made."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise VireoError(f"{path} can't be read as a private key ({error}); put it back") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise VireoError(f"{path} is no key on an elliptic curve; put the one before back")
+    return key
 
 
 def _identifier(key: Key) -> x509.SubjectKeyIdentifier:

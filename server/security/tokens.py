@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.errors import VireoError
-from server.security.certificates import Key, key_pem, write_private
+from server.security.certificates import Key, key_pem, load_key, write_private
 from server.security.folder import SecurityFolder
 
 ALGORITHM = "ES256"
@@ -29,8 +28,18 @@ class TokenSigner:
         self._jwks = folder.jwks
 
     def ensure(self) -> None:
-        """Makes the key where there is none."""
+        """Make the key if there never was one, and publish its public half.
+
+        Raises:
+            VireoError: the key is missing. Tokens are in use that another one can't replace: the
+                edge would refuse them all.
+        """
         if not self._key.exists():
+            if self._jwks.exists():
+                raise VireoError(
+                    f"{self._key} is missing, and tokens that it signed may be in use; put it "
+                    f"back, or, to begin with another key and refuse those, remove {self._jwks}"
+                )
             self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
         fresh = self._jwks.with_suffix(".new")
@@ -66,16 +75,11 @@ class TokenSigner:
 
     def _load(self) -> Key:
         try:
-            loaded = serialization.load_pem_private_key(self._key.read_bytes(), None)
+            return load_key(self._key)
         except FileNotFoundError as error:
             raise VireoError(
                 f"{self._key} is not there to sign with; make it with: vireo certificates"
             ) from error
-        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-            raise VireoError(
-                f"{self._key} is no key on an elliptic curve; remove it to have one made"
-            )
-        return loaded
 
 
 def public_jwk(key: Key) -> dict[str, Any]:

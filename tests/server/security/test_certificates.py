@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from server.errors import VireoError
 from server.security import certificates as module
 from server.security.certificates import LOOPBACK, ROLES, Certificates
 from server.security.folder import SecurityFolder
@@ -105,3 +108,89 @@ def test_they_are_made_anew_only_when_missing_soon_over_or_short_of_a_host(
     assert ends > datetime.now(UTC) + timedelta(days=module.DAYS - 1)
     monkeypatch.setattr(module, "_RENEW_BEFORE", timedelta(days=module.DAYS + 1))
     assert certificates.ensure([])
+
+
+def files(folder: SecurityFolder) -> dict[Path, bytes]:
+    """What each process and caller reads, and who signs."""
+    return {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+
+
+def lose_the_key(folder: SecurityFolder) -> None:
+    (folder.certificates / "authority.key").unlink()
+
+
+def lose_the_certificate(folder: SecurityFolder) -> None:
+    (folder.certificates / "authority.crt").unlink()
+
+
+def lose_both(folder: SecurityFolder) -> None:
+    lose_the_key(folder)
+    lose_the_certificate(folder)
+
+
+def take_anothers_key(folder: SecurityFolder) -> None:
+    other = SecurityFolder(folder.root.with_name("other"))
+    Certificates(other).renew([])
+    shutil.copy(other.certificates / "authority.key", folder.certificates)
+
+
+def take_anothers_authority(folder: SecurityFolder) -> None:
+    take_anothers_key(folder)
+    other = SecurityFolder(folder.root.with_name("other"))
+    shutil.copy(other.certificates / "authority.crt", folder.certificates)
+
+
+def damage_the_key(folder: SecurityFolder) -> None:
+    (folder.certificates / "authority.key").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lose_the_key, "authority.key is missing.* put it back"),
+        (lose_the_certificate, "authority.crt is missing.*ca.crt is a copy"),
+        (lose_both, "authority.key is missing"),
+        (take_anothers_key, "authority.key is not the key of .*authority.crt"),
+        (take_anothers_authority, "authority.crt is not the authority of the certificates in use"),
+        (damage_the_key, "authority.key can't be read"),
+    ],
+)
+def test_a_renewal_never_changes_the_authority_of_certificates_in_use(
+    folder: SecurityFolder,
+    certificates: Certificates,
+    damage: Callable[[SecurityFolder], None],
+    told: str,
+) -> None:
+    certificates.renew([])
+    damage(folder)
+    before = files(folder)
+    with pytest.raises(VireoError, match=told):
+        certificates.renew([])
+    assert files(folder) == before
+    assert not certificates.ensure([]), "those that there are go on"
+
+
+def test_a_key_that_is_kept_elsewhere_renews_once_it_is_back(
+    folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+) -> None:
+    certificates.renew([])
+    key = folder.certificates / "authority.key"
+    elsewhere = key.rename(tmp_path / "elsewhere.key")
+    with pytest.raises(VireoError, match="to begin with another authority, stop the stack"):
+        certificates.renew([])
+    elsewhere.rename(key)
+    certificates.renew([])
+    shutil.rmtree(folder.certificates)
+    certificates.renew([])
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "ranking.key", "operator.crt", "edge.crt"])
+def test_a_missing_file_of_a_role_is_made_again_by_the_same_authority(
+    folder: SecurityFolder, certificates: Certificates, missing: str
+) -> None:
+    certificates.renew([])
+    authority = folder.authority.read_bytes()
+    (folder.current / missing).unlink()
+    assert certificates.ensure([])
+    assert (folder.current / missing).exists()
+    assert folder.authority.read_bytes() == authority

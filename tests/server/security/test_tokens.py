@@ -65,3 +65,25 @@ def test_what_is_published_holds_nothing_secret(
 def test_without_a_key_the_command_that_makes_it_is_named(folder: SecurityFolder) -> None:
     with pytest.raises(VireoError, match="vireo certificates"):
         token(TokenSigner(folder))
+
+
+def test_a_missing_key_is_told_instead_of_replaced_under_the_tokens_that_it_signed(
+    signer: TokenSigner, folder: SecurityFolder
+) -> None:
+    published = folder.jwks.read_text()
+    folder.signing_key.unlink()
+    with pytest.raises(VireoError, match=r"signing.key is missing.*put it back.*jwks.json"):
+        signer.ensure()
+    assert folder.jwks.read_text() == published
+    assert not folder.signing_key.exists()
+    folder.jwks.unlink()
+    signer.ensure()
+    assert folder.jwks.read_text() != published
+
+
+def test_a_key_that_cant_be_read_is_told_by_its_name(
+    signer: TokenSigner, folder: SecurityFolder
+) -> None:
+    folder.signing_key.write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    with pytest.raises(VireoError, match=r"signing.key can't be read"):
+        token(signer)
