@@ -38,11 +38,19 @@ class ProcessSpec:
     """The pool that a pod belongs to."""
     awaited: bool = True
     """Whether a stack is only ready with it, and ends when it never comes up."""
+    folder: Path | None = None
+    """Its working directory; that of the stack if None."""
 
 
 def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
     """The embedded S3 server."""
-    return ProcessSpec("s3", s3_command(settings), settings.s3_port, s3_probe(server))
+    return ProcessSpec(
+        name="s3",
+        command=s3_command(settings),
+        port=settings.s3_port,
+        probe=s3_probe(server),
+        folder=settings.home_folder.s3,
+    )
 
 
 def pod_processes(settings: StackSettings, server: S3Settings) -> list[ProcessSpec]:

