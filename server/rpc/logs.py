@@ -8,9 +8,11 @@ from typing import Any
 
 import structlog
 
+from server.rpc import log_limit
+
 
 def configure_logs(level: str, **every_line: str) -> None:
-    """Sets up logging for this process.
+    """Set up logging for this process. Warnings and errors are limited by event.
 
     Args:
         level: least level that is logged, for example "info".
@@ -27,14 +29,27 @@ def configure_logs(level: str, **every_line: str) -> None:
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
+
+    def report(event: str, lines: int) -> None:
+        # By a timer's thread, which has no context of its own.
+        structlog.get_logger().warning(
+            log_limit.SUPPRESSED,
+            of=event,
+            lines=lines,
+            seconds=log_limit.WINDOW_SECONDS,
+            **every_line,
+        )
+
+    limit = log_limit.LineLimit(report, log_limit.MAX_LINES, log_limit.WINDOW_SECONDS)
     structlog.configure(
-        processors=[*shared, *rendered],
+        processors=[log_limit.StructlogLimit(limit), *shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # What libraries log, in the same form.
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(log_limit.LoggingFilter(limit))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

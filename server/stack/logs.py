@@ -1,10 +1,20 @@
-"""The end of a process's log, for messages."""
+"""The log files of a stack's processes: bounded in size and number, their end for messages."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger()
+
 _TAIL_BYTES = 16384
+MAX_LOG_BYTES = 8 * 1024 * 1024
+"""Size from which a log is put aside."""
+KEPT_LOGS = 2
+"""How many logs of a process are kept besides the one that it writes."""
 
 
 def last_lines(path: Path, count: int) -> str:
@@ -17,3 +27,45 @@ def last_lines(path: Path, count: int) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
+
+
+def start_log(path: Path) -> None:
+    """Put the log of the run before aside, so that the next one begins with an empty file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.replace(_make_room(path))
+
+
+def bound_log(path: Path) -> None:
+    """Put a log aside that has become large, while its process goes on writing.
+
+    The process holds the file open, so it is copied and emptied. Whoever writes must append
+    (O_APPEND). Lines written between the two steps are lost; they are few, and the alternative, a
+    pipe that the supervisor reads, would stop every process with it.
+    """
+    try:
+        if path.stat().st_size <= MAX_LOG_BYTES:
+            return
+        try:
+            shutil.copyfile(path, _make_room(path))
+        except OSError as error:
+            # The declared policy: on a full disk room is worth more than the lines.
+            numbered(path, 1).unlink(missing_ok=True)
+            log.warning("a log was emptied without a copy", log=str(path), reason=str(error))
+        os.truncate(path, 0)
+    except OSError as error:
+        # The declared policy: a log that can't be bounded stops nothing, and is tried again.
+        log.warning("a log can't be bounded", log=str(path), reason=str(error))
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return where the log that was put aside is: 1 for the last one, 2 for that before."""
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _make_room(path: Path) -> Path:
+    for number in range(KEPT_LOGS, 1, -1):
+        older = numbered(path, number - 1)
+        if older.exists():
+            older.replace(numbered(path, number))
+    return numbered(path, 1)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from server.errors import VireoError
 from server.rpc.die_with_parent import wrapped
-from server.stack.logs import last_lines
+from server.stack.logs import bound_log, last_lines, start_log
 from server.stack.processes import ProcessSpec
 
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
@@ -65,7 +65,7 @@ class SupervisedProcess:
         Raises:
             StartError: it is awaited, and ended before it was ever healthy.
         """
-        self._rotate_log()
+        start_log(self.status.log)
         backoff = _FIRST_BACKOFF
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
@@ -107,6 +107,7 @@ class SupervisedProcess:
                 stdout=file,
                 stderr=file,
                 env={**os.environ, **self.spec.environment},
+                cwd=self.spec.folder,
                 start_new_session=True,
             )
         self._update(state="starting", pid=self._process.pid, problem="not asked yet")
@@ -121,6 +122,7 @@ class SupervisedProcess:
 
     async def _watch_health(self) -> None:
         while True:
+            await asyncio.to_thread(bound_log, self.status.log)
             problem = await self._problem()
             if self._stop.is_set():
                 return
@@ -140,13 +142,6 @@ class SupervisedProcess:
             # The declared policy: a probe that fails says so, and is asked again. Else the
             # process would stay as it was last seen for ever.
             return f"its probe failed ({type(error).__name__}: {error})"
-
-    def _rotate_log(self) -> None:
-        """Keeps the log of the run before under another name."""
-        path = self.status.log
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.replace(path.with_suffix(".log.1"))
 
     def _update(self, **changes: object) -> None:
         fresh = replace(self.status, **changes)  # type: ignore[arg-type]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.stack import logs
 from server.stack.processes import ProcessSpec
 from server.stack.supervisor import ProcessStatus, StartError, Supervisor
+from tests.builders.waiting import until
 
 
 def python(name: str, script: str, healthy_when: Path | None = None) -> ProcessSpec:
@@ -181,7 +185,7 @@ async def test_a_process_that_waits_for_its_restart_is_stopped_at_once(tmp_path:
 
 
 async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
+    folder = tmp_path / "logs"
     for _ in range(2):
         async with watched(tmp_path) as it:
             file = tmp_path / "healthy"
@@ -191,9 +195,9 @@ async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
                 f"pathlib.Path({str(file)!r}).touch(); time.sleep(600)"
             )
             await it.supervisor.start([python("a", script, file)], 30)
-    assert len((logs / "a.log").read_text().splitlines()) == 1
-    assert len((logs / "a.log.1").read_text().splitlines()) == 1
-    assert (logs / "a.log").read_text() != (logs / "a.log.1").read_text()
+    assert len((folder / "a.log").read_text().splitlines()) == 1
+    assert len((folder / "a.log.1").read_text().splitlines()) == 1
+    assert (folder / "a.log").read_text() != (folder / "a.log.1").read_text()
 
 
 def test_children_die_with_a_supervisor_that_is_killed() -> None:
@@ -212,3 +216,47 @@ time.sleep(600)
     parent.wait()
     psutil.wait_procs([child], timeout=30)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_process_that_logs_without_end_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 10_000)
+    # It waits for the supervisor once its log is too large, so that no machine is too slow.
+    script = """
+import os, time, pathlib
+log = os.readlink("/proc/self/fd/1")
+for number in range(1_000_000):
+    print(f"line {number:09}", flush=True)
+    if number % 1000 == 999:
+        while os.path.getsize(log) > 10_000:
+            time.sleep(0.01)
+"""
+    path = tmp_path / "logs" / "a.log"
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([python("a", script)], 30)
+        older = [path, *(logs.numbered(path, number) for number in (1, 2))]
+        await until(lambda: older[-1].exists() and path.stat().st_size > 0, seconds=60)
+        assert not logs.numbered(path, 3).exists()
+        texts = [each.read_text() for each in older]
+    for text in texts:
+        assert len(text) < 50_000
+        assert "\0" not in text, "the process went on at its old offset"
+    first, second = (int(text.split()[1]) for text in texts[1:])
+    assert second < first
+
+
+def test_on_a_full_disk_a_log_is_emptied_without_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_text("a part of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 10)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    log = tmp_path / "a.log"
+    log.write_text("more than ten bytes")
+    logs.bound_log(log)
+    assert log.read_text() == ""
+    assert list(tmp_path.iterdir()) == [log]

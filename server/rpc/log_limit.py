@@ -1,0 +1,121 @@
+"""Bounds how many lines one event may log: an outage must not fill the disk."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import structlog
+from structlog.typing import EventDict
+
+SUPPRESSED = "lines suppressed"
+"""The event of the line that reports how many lines of another event were not logged."""
+_LIMITED = {"warning", "error", "critical", "exception"}
+MAX_LINES = 20
+"""Lines of one event that are logged within a window."""
+WINDOW_SECONDS = 10.0
+
+
+@dataclass
+class _Window:
+    event: str
+    began: float
+    lines: int = 0
+    suppressed: int = 0
+
+
+class LineLimit:
+    """Lets the first lines of an event through, and counts the others.
+
+    Nothing is lost in silence: once a window is over, a report says how many lines of the event
+    were suppressed in it.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[str, int], None],
+        lines: int,
+        seconds: float,
+    ) -> None:
+        """Set the limit.
+
+        Args:
+            report: called with an event and the number of its lines that were suppressed.
+            lines: lines of one event that are let through within a window.
+            seconds: length of a window, which begins with an event's first line.
+        """
+        self._report = report
+        self._lines = lines
+        self._seconds = seconds
+        self._windows: dict[Hashable, _Window] = {}
+        self._lock = threading.Lock()
+        atexit.register(self.flush)
+
+    def admits(self, key: Hashable, event: str) -> bool:
+        """Return whether a line may be logged.
+
+        Args:
+            key: what makes lines the same event; there must be few of them.
+            event: how it is named in the report.
+        """
+        now = time.monotonic()
+        with self._lock:
+            window = self._windows.get(key)
+            # One with suppressed lines ends by its timer, which reports them first.
+            if window is None or (not window.suppressed and now - window.began > self._seconds):
+                window = self._windows[key] = _Window(event, now)
+            window.lines += 1
+            if window.lines <= self._lines:
+                return True
+            window.suppressed += 1
+            first = window.suppressed == 1
+        if first:
+            left = max(0.0, window.began + self._seconds - now)
+            timer = threading.Timer(left, self._end, [key])
+            timer.daemon = True
+            timer.start()
+        return False
+
+    def flush(self) -> None:
+        """End all windows now, and report what they suppressed."""
+        for key in list(self._windows):
+            self._end(key)
+
+    def _end(self, key: Hashable) -> None:
+        with self._lock:
+            window = self._windows.pop(key, None)
+        if window is not None and window.suppressed:
+            self._report(window.event, window.suppressed)
+
+
+class StructlogLimit:
+    """The limit as a processor of structlog; an event's name is what makes lines the same."""
+
+    def __init__(self, limit: LineLimit) -> None:
+        """Apply `limit` to warnings and errors; other levels are sampled where they are logged."""
+        self._limit = limit
+
+    def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
+        """Return the event; raise DropEvent if it is over the limit."""
+        name = str(event.get("event"))
+        if method not in _LIMITED or name == SUPPRESSED or self._limit.admits((method, name), name):
+            return event
+        raise structlog.DropEvent
+
+
+class LoggingFilter(logging.Filter):
+    """The same for what libraries log; the call in the code is what makes lines the same."""
+
+    def __init__(self, limit: LineLimit) -> None:
+        """Apply `limit`."""
+        super().__init__()
+        self._limit = limit
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is within the limit."""
+        key = (record.name, record.pathname, record.lineno)
+        return self._limit.admits(key, f"{record.name}: {record.msg}")

@@ -1,0 +1,68 @@
+"""How many lines of one event reach the log, by a process of its own as pods log."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from server.rpc.log_limit import MAX_LINES, SUPPRESSED, LineLimit
+
+OUTAGE = f"""
+import logging, threading, time
+import structlog
+from server.rpc import log_limit
+log_limit.WINDOW_SECONDS = 600
+from server.rpc.logs import configure_logs
+configure_logs("info", pod="gateway-1")
+log = structlog.get_logger()
+for number in range({MAX_LINES} + 980):
+    log.warning("stage failed", number=number)
+    logging.getLogger("library").error("connection %d lost", number)
+    log.info("call", number=number)
+log.error("another event")
+"""
+
+
+def logged(script: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_an_outage_logs_a_few_lines_an_event_and_how_many_it_did_not() -> None:
+    lines = logged(OUTAGE)
+    events = [line["event"] for line in lines]
+    assert events.count("stage failed") == MAX_LINES
+    assert sum(event.startswith("connection") for event in events) == MAX_LINES
+    assert events.count("another event") == 1
+    reports = {line["of"]: line for line in lines if line["event"] == SUPPRESSED}
+    assert {of: line["lines"] for of, line in reports.items()} == {
+        "stage failed": 980,
+        "library: connection %d lost": 980,
+    }
+    assert {line["pod"] for line in reports.values()} == {"gateway-1"}
+
+
+def test_what_is_sampled_where_it_is_logged_is_not_limited() -> None:
+    events = [line["event"] for line in logged(OUTAGE)]
+    assert events.count("call") == MAX_LINES + 980
+
+
+def test_a_window_ends_with_its_report_though_nothing_is_logged_any_more() -> None:
+    reports: list[tuple[str, int]] = []
+    told = threading.Event()
+
+    def report(event: str, lines: int) -> None:
+        reports.append((event, lines))
+        told.set()
+
+    limit = LineLimit(report, lines=2, seconds=0.2)
+    admitted = [limit.admits("key", "the event") for _ in range(5)]
+    assert admitted == [True, True, False, False, False]
+    assert told.wait(60)
+    assert reports == [("the event", 3)]
+    assert limit.admits("key", "the event")
