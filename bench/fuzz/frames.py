@@ -88,6 +88,16 @@ def _encoding(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
+def _metadata(random: Random, headers: Headers, body: bytes) -> bytes:
+    """Values that go along to other services, as no gRPC client would send them."""
+    headers["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    name = random.choice(("x-request-id", "tracestate", "traceparent", "baggage"))
+    headers[name] = headers.get(name, "") + random.choice(
+        ("-\u00e9\u4e16", "-a\tb", "-\x7f", "-\x01", "-" + "\u00ff" * 200)
+    )
+    return body
+
+
 Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
 
 SPOILT: Mapping[str, Spoil] = {
@@ -99,6 +109,7 @@ SPOILT: Mapping[str, Spoil] = {
     "trailing bytes": _trailing,
     "no te": _no_te,
     "timeout": _timeout,
+    "metadata": _metadata,
 }
 """What each does to the headers, and the body that it makes of the right one."""
 SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
@@ -128,14 +139,20 @@ async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
     body = ways[how](random, headers, struct.pack(">BI", 0, len(message)) + message)
     try:
         async with asyncio.timeout(_PATIENCE):
-            return how, await _exchange(method.address, headers, body)
+            return how, await exchange(method.address, headers, body)
     except TimeoutError:
         return how, "HUNG: no answer"
     except (OSError, h2.exceptions.ProtocolError) as error:
         return how, f"CLOSED: {error}"
 
 
-async def _exchange(address: str, headers: Headers, body: bytes) -> str:
+async def exchange(address: str, headers: Headers, body: bytes) -> str:
+    """Send one request as it is and return how it ended: a gRPC code and message, or else what.
+
+    Raises:
+        OSError: the connection can't be made or breaks.
+        ProtocolError: what comes back isn't HTTP/2.
+    """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     # Nothing is checked here: it is the server that is to say what is wrong.

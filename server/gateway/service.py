@@ -60,8 +60,8 @@ _WHOLE = frozenset(
         viewer_pb2.DEGRADATION_MIXED_RELEASES,
     }
 )
-"""Degradations of answers for which every stage ran to its end. How long others took tells nothing
-of how busy the gateway is: they may have waited in vain for a part, or not at all."""
+"""Degradations of answers for which every stage ran to its end. How long others took doesn't show
+how busy the gateway is: they may have waited in vain for a part, or not at all."""
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
@@ -165,7 +165,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         build=lambda folder: GatewayRelease.load(
             folder, settings.features, settings.features_timeout
         ),
-        telling=lambda response: _WHOLE.issuperset(response.degradations),
+        counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
         background=shadow.run if shadow else None,

@@ -16,6 +16,7 @@ from server.inference.model import Model, ModelInputError, ModelOutputError
 from server.inference.tensors import Limits, metadata, read_inputs, write_output
 from server.pipeline.caller import Caller
 from server.releases.loader import ReleaseLoader
+from server.rpc.admission import Admission
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.release_service import served
 from server.rpc.server import RpcServer
@@ -71,11 +72,21 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         self,
         loader: ReleaseLoader[T],
         worker: Worker,
+        admission: Admission,
         model_of: Callable[[T], ServedModel],
         ready: Callable[[], bool],
     ) -> None:
-        """Takes what tells the model of a release's content, and whether the pod is SERVING."""
+        """Make a servicer.
+
+        Args:
+            loader: of the pod's releases.
+            worker: on which models run.
+            admission: decides which runs of a model to take on.
+            model_of: returns the model of a release's content.
+            ready: whether the pod is SERVING.
+        """
         self._loader = loader
+        self._admission = admission
         self._worker = worker
         self._model_of = model_of
         self._ready = ready
@@ -140,8 +151,13 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
     ) -> pb.ModelInferResponse:
         """One run of the model, in the pod's worker."""
         model, release_id = self._find(request.model_name, request.model_version)
-        caller = Caller(context.time_remaining())
-        return await self._worker.run(lambda: model.infer(request, release_id), caller)
+        left = context.time_remaining()
+        self._admission.check(context.invocation_metadata() or (), left)
+        began = self._admission.enter()
+        try:
+            return await self._worker.run(lambda: model.infer(request, release_id), Caller(left))
+        finally:
+            self._admission.leave(began, None)
 
     def _find(self, name: str, model_version: str) -> tuple[ServedModel, str]:
         """The model of this name and version, empty for any, and the release that it is of.
@@ -165,10 +181,11 @@ def add_inference_service(
     server: RpcServer,
     loader: ReleaseLoader[T],
     worker: Worker,
+    admission: Admission,
     model_of: Callable[[T], ServedModel],
 ) -> None:
-    """Adds the service to a pod's server; ready while that is SERVING."""
-    servicer = InferenceServicer(loader, worker, model_of, lambda: server.serving)
+    """Add the service to a pod's server; ready while that is SERVING."""
+    servicer = InferenceServicer(loader, worker, admission, model_of, lambda: server.serving)
     server.add(
         NAME,
         lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

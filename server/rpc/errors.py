@@ -69,10 +69,10 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
 class ShedReason(enum.Enum):
     """Why a call was shed: what its caller is told. The names are those in metrics."""
 
-    LATE = "this call came to its turn late, as those after it would"
-    QUEUE = "more calls wait than can be answered soon"
-    DEADLINE = "the calls before it take longer than its deadline leaves"
+    QUEUE = "queueing delay exceeded its target"
+    DEADLINE = "the calls ahead take longer than the deadline leaves"
     LIMIT = "too many calls are under way"
+    STREAMS = "too many streams are open"
 
 
 class ShedError(RpcError):

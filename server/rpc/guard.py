@@ -1,4 +1,4 @@
-"""What every call to a service of ours goes through: shed, or parse, validate, answer, explain."""
+"""What every call to a server of ours goes through: shed, or read, parse, validate, answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -17,19 +16,18 @@ from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
 from server.rpc import standard
-from server.rpc.errors import RpcError, ShedError, invalid_argument, unavailable
-from server.rpc.shedding import SHED, Metadata, Shedder
+from server.rpc.admission import SHED, Admission, Metadata
+from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
+from server.rpc.reading import Context, Handler, NoMessageError, only_message
+from server.rpc.standard import StreamLimit
+from server.rpc.trace import sendable
 from server.rpc.validation import validate
 
 log = structlog.get_logger()
 
-Handler: TypeAlias = Any
-"""grpc.RpcMethodHandler, whose stubs don't know that an aio handler is a coroutine."""
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-
 REQUEST_ID = "x-request-id"
 """Metadata key: sent by the caller or made here, returned, and in every log line."""
-_REQUEST_ID_LIMIT = 128
+_MAX_REQUEST_ID_LENGTH = 128
 _PACKAGES = ("/vireo.", "/inference.")
 
 RPCS = Counter(
@@ -44,22 +42,36 @@ def request_id() -> str:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps each unary method of what we serve, and of health and the like only the parsing."""
+    """Wraps each unary method of what we serve, and of health and the like reading and parsing.
 
-    def __init__(self, access_log_share: float) -> None:
-        """Takes the share of calls that get a log line."""
+    Health checks are bounded by nothing but the time that their message may take: they tell whether
+    a server lives, and must be answered whatever callers do.
+    """
+
+    def __init__(self, access_log_share: float, max_calls: int, max_streams: int) -> None:
+        """Make a guard of a server without services.
+
+        Args:
+            access_log_share: share of calls that get a log line.
+            max_calls: maximum calls of our services at a time, those that are yet to be read
+                included.
+            max_streams: maximum streams, health watches for example, at a time.
+        """
         self._access_log_share = access_log_share
+        self._max_calls = max_calls
+        self.streams = StreamLimit(max_streams)
         self._guarded: dict[str, Handler] = {}
-        self._shedders: dict[str, Shedder] = {}
-        self._active = 0
+        self._admissions: dict[str, Admission] = {}
+        self.under_way = 0
+        """Calls of our services that are being read or answered."""
         self._closed = False
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
 
-    def shed(self, service: str, shedder: Shedder) -> None:
-        """Has a shedder decide which calls of a service to take on; all, of a service without."""
-        self._shedders[service] = shedder
+    def admit(self, service: str, admission: Admission) -> None:
+        """Have `admission` decide which calls of a service to take on; by default all are."""
+        self._admissions[service] = admission
 
     def close(self) -> None:
         """From now on new calls get UNAVAILABLE; those that are being answered go on."""
@@ -76,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
             return self._guarded[method]
         handler = await continuation(handler_call_details)
         if handler is not None and method.startswith(standard.PREFIX):
-            guarded = standard.explained(handler)
+            guarded = standard.explained(handler, self.streams)
         elif handler is not None and method.startswith(_PACKAGES) and handler.unary_unary:
             guarded = self._guard(method, handler)
         else:
@@ -85,33 +97,31 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:
-        """The handler with raw bytes as its request, so that parsing is ours to explain.
+        """Return the handler with raw bytes as its request, so that parsing is ours to explain.
 
-        It reads its one message itself, as if there might be several: a call that is shed or
-        refused costs no reading. To the caller it is all the same.
+        It reads its one message itself, as if there might be several: a call that is shed costs no
+        reading, and one that stays silent is given up soon. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
-        shedder = self._shedders.get(method.split("/")[1])
+        admission = self._admissions.get(method.split("/")[1])
 
         async def call(_: object, context: Context) -> Message:
             metadata = context.invocation_metadata() or ()
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             started = time.perf_counter()
-            self._active += 1
+            self.under_way += 1
             self.idle.clear()
             try:
                 if self._closed:
                     raise unavailable("this server stops; ask another one", timedelta(0))
-                if shedder is None:
+                if self.under_way > self._max_calls:
+                    raise ShedError(ShedReason.LIMIT)
+                if admission is None:
                     response = await _answer(method, handler, context, identity)
                 else:
-                    begun = await shedder.take_on(metadata, context.time_remaining())
-                    told: Message | None = None
-                    try:
-                        response = told = await _answer(method, handler, context, identity)
-                    finally:
-                        shedder.ended(begun, told)
+                    admission.check(metadata, context.time_remaining())
+                    response = await _answer(method, handler, context, identity, admission)
             except RpcError as error:
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
@@ -127,8 +137,8 @@ class Guard(grpc.aio.ServerInterceptor):
                 RPCS.labels(method, grpc.StatusCode.CANCELLED.name).inc()
                 raise
             finally:
-                self._active -= 1
-                if not self._active:
+                self.under_way -= 1
+                if not self.under_way:
                     self.idle.set()
             answered.inc()
             self._log_access(method, grpc.StatusCode.OK, started)
@@ -148,19 +158,28 @@ class Guard(grpc.aio.ServerInterceptor):
             log.info("call", method=method, code=code.name, milliseconds=took)
 
 
-async def _answer(method: str, handler: Handler, context: Context, identity: str) -> Message:
-    """What the handler answers to a valid request; anything else becomes an RpcError."""
+async def _answer(
+    method: str,
+    handler: Handler,
+    context: Context,
+    identity: str,
+    admission: Admission | None = None,
+) -> Message:
+    """Return what the handler answers to a valid request; anything else becomes an RpcError."""
     try:
-        raw = await context.read()
-        if raw is grpc.aio.EOF:
-            if context.cancelled():  # before its message was here
-                raise asyncio.CancelledError
-            raise invalid_argument([("", "the call has no message")])
-        request = _parse(handler.request_deserializer, raw)
-        validate(request)
-        response: Message = await handler.unary_unary(request, context)
+        raw = await only_message(context)
+        if admission is None:
+            return await _handle(handler, raw, context)
+        began = admission.enter()
+        response: Message | None = None
+        try:
+            response = await _handle(handler, raw, context)
+        finally:
+            admission.leave(began, response)
     except RpcError:
         raise
+    except NoMessageError as error:
+        raise invalid_argument([("", str(error))]) from error
     except Exception as error:
         # Whatever a handler didn't foresee: the log has the stack, the caller the id.
         log.exception("call failed", method=method)
@@ -171,11 +190,18 @@ async def _answer(method: str, handler: Handler, context: Context, identity: str
     return response
 
 
+async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:
+    request = _parse(handler.request_deserializer, raw)
+    validate(request)
+    response: Message = await handler.unary_unary(request, context)
+    return response
+
+
 def _caller_id(metadata: Metadata) -> str:
-    """The request id that the caller sent; empty where there is none that is fit to log."""
+    """Return the request id that the caller sent; empty if there is none that can be sent on."""
     for key, value in metadata:
-        if key == REQUEST_ID and isinstance(value, str) and len(value) <= _REQUEST_ID_LIMIT:
-            return value
+        if key == REQUEST_ID and sendable(value, _MAX_REQUEST_ID_LENGTH):
+            return str(value)
     return ""
 
 

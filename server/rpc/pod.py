@@ -23,14 +23,13 @@ from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.rpc import release_service
-from server.rpc.codel import TARGET
+from server.rpc.admission import QUEUE_TARGET, Admission, LoadCollector
 from server.rpc.cores import cores
 from server.rpc.logs import configure_logs
 from server.rpc.release_metrics import ReleaseCollector
 from server.rpc.release_service import ReleaseServicer
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
-from server.rpc.shedding import LoadCollector, Shedder
 from server.rpc.worker import Worker
 from server.rpc.worker_place import SupervisorLink, WorkerPlace
 from server.rpc.workers_plan import WorkersPlan, supervise
@@ -59,14 +58,14 @@ class PodSettings(RpcSettings):
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """How long a release stays in memory after the next one took over, for calls pinned to it;
     at most 10 where the channel isn't production."""
-    queue_target: float = Field(default=TARGET, gt=0)
-    """Seconds that calls may wait for the worker of a candidate or ranking pod all the time; where
-    they wait longer, some are shed."""
+    queue_target: float = Field(default=QUEUE_TARGET, gt=0)
+    """Seconds that calls may wait all the time before they are worked on; if they wait longer, some
+    are shed."""
     shedding: bool = True
     """Whether calls are shed that would wait for too long. Without it only those beyond max_calls
     are: for measurements that keep more calls under way than a machine is meant to."""
     max_calls: int = Field(default=500, ge=1)
-    """Most calls under way, for the memory that they take; fewer are by how long they take."""
+    """Maximum calls under way, for the memory that they take."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
 
@@ -104,10 +103,10 @@ class Pod(Generic[T]):
     """Makes what is served out of a release's folder."""
     register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
     """Adds its servicer to the server."""
-    telling: Callable[[Any], bool] | None = None
-    """Whether the time that an answer took tells how busy the pod is. None where no call can do
-    without the worker: then its queue tells."""
-    inference: Callable[[RpcServer, ReleaseLoader[T], Worker], None] | None = None
+    counts_as_latency_sample: Callable[[Any], bool] | None = None
+    """Has the number of calls follow from their latency, if an answer's counts. None if no call can
+    be answered without the worker: then its queue tells how long calls wait."""
+    inference: Callable[[RpcServer, ReleaseLoader[T], Worker, Admission], None] | None = None
     """Adds the Open Inference Protocol's service, where the pod has a model."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built answers the golden requests as recorded."""
@@ -180,16 +179,17 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings, place: WorkerPlace | N
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    worker = pod_worker(pod, settings.queue_target if settings.shedding else math.inf)
+    worker = Worker()
     server = RpcServer(settings, place.own(place.port) if place else None)
     link = SupervisorLink(place.descriptor) if place else None
     late = place is not None and place.late
-    shedder = add_pod_service(
-        server, pod, loader, worker, settings.max_calls, by_wait=settings.shedding
+    admission = pod_admission(
+        pod, worker, settings.max_calls, settings.queue_target if settings.shedding else math.inf
     )
+    add_pod_service(server, pod, loader, worker, admission)
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
-    REGISTRY.register(LoadCollector(shedder, worker))
+    REGISTRY.register(LoadCollector(admission, worker))
 
     async def on_first() -> None:
         # Without this each full collection walks through all that was imported. What was
@@ -212,12 +212,24 @@ def _name(pod: Pod[Any], settings: PodSettings) -> str:
     return settings.pod_name or f"{pod.kind}-{settings.port}"
 
 
-def pod_worker(pod: Pod[Any], queue_target: float = TARGET) -> Worker:
-    """The pod's worker, which sheds nothing where turns bound already how many come to it.
+def pod_admission(
+    pod: Pod[Any], worker: Worker, max_calls: int, queue_target: float = QUEUE_TARGET
+) -> Admission:
+    """Return what decides which calls a pod takes on.
 
-    On a machine that is busy otherwise a few callers would lose a part of their answers.
+    Args:
+        pod: the kind of pod.
+        worker: on which its calls run.
+        max_calls: maximum calls under way.
+        queue_target: seconds that calls may wait all the time.
     """
-    return Worker(queue_target if pod.telling is None else math.inf)
+    sample = pod.counts_as_latency_sample
+    return Admission(
+        max_calls,
+        worker=worker if sample is None else None,
+        counts_as_latency_sample=sample,
+        target=queue_target,
+    )
 
 
 def add_pod_service(
@@ -225,34 +237,24 @@ def add_pod_service(
     pod: Pod[T],
     loader: ReleaseLoader[T],
     worker: Worker,
-    max_calls: int,
-    *,
-    by_wait: bool = True,
-) -> Shedder:
-    """Adds a pod's own service to a server with what sheds its calls, and its model's.
+    admission: Admission,
+) -> None:
+    """Add a pod's own service to a server, and its model's if it has one.
 
     Args:
         server: the server.
         pod: the kind of pod.
         loader: of its releases.
         worker: on which its calls run.
-        max_calls: the most under way.
-        by_wait: whether calls are shed by how long they would wait, too.
+        admission: decides which calls to take on.
     """
-    if by_wait:
-        shedder = Shedder(
-            max_calls, worker=worker if pod.telling is None else None, telling=pod.telling
-        )
-    else:
-        shedder = Shedder(max_calls, math.inf)
     server.add(
         pod.service,
         lambda grpc_server: pod.register(loader, worker, grpc_server),
-        shedder=shedder,
+        admission=admission,
     )
     if pod.inference is not None:
-        pod.inference(server, loader, worker)
-    return shedder
+        pod.inference(server, loader, worker, admission)
 
 
 def add_release_service(

@@ -17,17 +17,20 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
+from server.rpc.admission import Admission
 from server.rpc.guard import Guard
+from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.ports import PortTakenError, address
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
-from server.rpc.shedding import Shedder
 
 log = structlog.get_logger()
 
 _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
+_MAX_CALLS_OF_A_CONNECTION = 1000
+"""As Envoy has it on its side: further ones wait with the caller."""
 _AGED_CALLS_MS = 30_000
 """How long the calls on a connection that has reached its age may go on."""
 _MOST_METADATA_BYTES = 80 << 10
@@ -50,11 +53,14 @@ class RpcServer:
         """
         self._settings = settings
         self._own_port = own_port
-        self._guard = Guard(settings.access_log_share)
+        self._guard = Guard(
+            settings.access_log_share, settings.max_concurrent_rpcs, settings.max_streams
+        )
         self._server = grpc.aio.server(
             interceptors=[self._guard],
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            # No maximum_concurrent_rpcs: it would refuse health checks too. The guard counts.
             options=[
+                ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
                 # Two processes that share a port by mistake would each get half the calls.
                 ("grpc.so_reuseport", int(own_port is not None)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -67,7 +73,7 @@ class RpcServer:
                 *_connection_age(settings),
             ],
         )
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
         self._described = [health_pb2.DESCRIPTOR]
@@ -81,7 +87,7 @@ class RpcServer:
         service: str,
         register: Callable[[grpc.aio.Server], None],
         file: FileDescriptor | None = None,
-        shedder: Shedder | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Adds a service.
 
@@ -89,10 +95,10 @@ class RpcServer:
             service: its full name.
             register: adds its servicer to the server.
             file: the proto that has it, for reflection, where it isn't one of ours.
-            shedder: decides which calls to take on; all by default.
+            admission: decides which calls to take on; all by default.
         """
-        if shedder is not None:
-            self._guard.shed(service, shedder)
+        if admission is not None:
+            self._guard.admit(service, admission)
         register(self._server)
         self._names.append(service)
         if file is not None:
@@ -103,7 +109,7 @@ class RpcServer:
         self.serving = serving
         status = health_pb2.HealthCheckResponse
         for name in ("", *self._names):
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+            self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def start(self) -> None:
         """Binds and begins to answer.
@@ -147,7 +153,7 @@ class RpcServer:
         Metrics are shown until the end.
         """
         self.serving = False
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         log.info("draining", seconds=self._settings.drain_seconds)
         await asyncio.sleep(self._settings.drain_seconds)
         grace = self._settings.grace_seconds

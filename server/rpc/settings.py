@@ -50,7 +50,10 @@ class RpcSettings(BaseSettings):
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
     """After that: how long the calls that are under way may take."""
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
-    """Calls of any kind that are accepted at a time, open health watches included."""
+    """Maximum calls at a time, those included whose message has yet to arrive. Health checks and
+    streams don't count."""
+    max_streams: int = Field(default=200, ge=1)
+    """Maximum streams at a time: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Largest request that is accepted."""
     max_connection_age: float = Field(default=300, ge=0)

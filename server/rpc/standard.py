@@ -1,28 +1,75 @@
-"""Health, reflection and channelz, which gRPC's own packages answer, for requests of any bytes."""
+"""Health, reflection and channelz: requests of any bytes, and a bound on what streams.
+
+Their handlers are gRPC's own packages' or as simple as these. What is said here of a request holds
+for all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from server.rpc.errors import ShedError, ShedReason
+from server.rpc.reading import Context, Handler, NoMessageError, only_message
+
 PREFIX = "/grpc."
 """What the paths of their methods begin with."""
 
-Handler: TypeAlias = Any
-"""grpc.RpcMethodHandler, whose stubs don't know that an aio handler is a coroutine."""
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+MAX_STREAM_SECONDS = 300.0
+"""Maximum seconds of a stream, a health watch for example. Its client opens it anew."""
 
 
-def explained(handler: Handler) -> Handler:
-    """The handler, but with INVALID_ARGUMENT for a request that isn't there or can't be parsed.
+class StreamLimit:
+    """How many streams are open at a time, apart from calls, and for how long."""
+
+    def __init__(self, max_streams: int, max_seconds: float = MAX_STREAM_SECONDS) -> None:
+        """Start with none open."""
+        self.max_streams = max_streams
+        self.max_seconds = max_seconds
+        self.open = 0
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self.open >= self.max_streams:
+            raise ShedError(ShedReason.STREAMS)
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+    @asynccontextmanager
+    async def stream(self, context: Context) -> AsyncIterator[None]:
+        """Count a stream as open until the block ends; end it with OK when its time is over.
+
+        One beyond the limit is aborted with RESOURCE_EXHAUSTED.
+        """
+        try:
+            with self._counted():
+                async with asyncio.timeout(self.max_seconds):
+                    yield
+        except TimeoutError:
+            return
+        except ShedError as error:
+            details = (("grpc-status-details-bin", error.status()),)
+            await context.abort(error.code, error.message, details)
+
+
+def explained(handler: Handler, limit: StreamLimit) -> Handler:
+    """Return the handler, but with INVALID_ARGUMENT for a request that is absent or no message.
 
     By itself gRPC would leave a call without a message open until its deadline, if it has one, and
     answer UNKNOWN to bytes that are no message. As the guard does, this reads the one message of a
-    call itself; to the caller it is all the same.
+    call itself; to the caller it makes no difference.
+
+    Args:
+        handler: of any method of these services.
+        limit: counts it if it streams.
     """
     parse = handler.request_deserializer
 
@@ -35,10 +82,10 @@ def explained(handler: Handler) -> Handler:
         return message
 
     async def only(context: Context) -> Message:
-        raw = await context.read()
-        if raw is grpc.aio.EOF:
-            words = "the call has no message"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, words)
+        try:
+            raw = await only_message(context)
+        except NoMessageError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return await parsed(raw, context)
 
     if handler.unary_unary is not None:
@@ -55,8 +102,9 @@ def explained(handler: Handler) -> Handler:
     if handler.unary_stream is not None:
 
         async def watch(_: object, context: Context) -> None:
-            # Health's writes to the context; it yields nothing.
-            await handler.unary_stream(await only(context), context)
+            async with limit.stream(context):
+                # Health's writes to the context; it yields nothing.
+                await handler.unary_stream(await only(context), context)
 
         return grpc.stream_stream_rpc_method_handler(
             watch,
@@ -64,13 +112,27 @@ def explained(handler: Handler) -> Handler:
             response_serializer=handler.response_serializer,
         )
 
-    async def converse(raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        requests = (await parsed(raw, context) async for raw in raws)
-        async for response in handler.stream_stream(requests, context):
-            yield response
+    async def converse(_: object, context: Context) -> None:
+        async with limit.stream(context):
+            requests = _messages(context)
+            async for response in handler.stream_stream(
+                (await parsed(raw, context) async for raw in requests), context
+            ):
+                await context.write(response)
 
     return grpc.stream_stream_rpc_method_handler(
         converse,
         request_deserializer=None,
         response_serializer=handler.response_serializer,
     )
+
+
+async def _messages(context: Context) -> AsyncIterator[bytes]:
+    """Yield what a caller sends until it ends its side; the first message within a moment."""
+    try:
+        raw = await only_message(context)
+    except NoMessageError:
+        return  # it says nothing, and is told nothing
+    yield raw
+    while (further := await context.read()) is not grpc.aio.EOF:
+        yield further

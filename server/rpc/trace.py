@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeGuard
 
 _PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_MOST_CHARACTERS = 512
-"""Of each of the two; the standard has that many kept of `tracestate` at least."""
+_MAX_LENGTH = 512
+"""Characters of each of the two; the standard has that many kept of `tracestate` at least."""
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+"""What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
+
+
+def sendable(value: object, max_length: int) -> TypeGuard[str]:
+    """Return whether a value of a caller's metadata can be sent on.
+
+    Anything else would fail the call that it is sent with, as if the one who sends it were broken.
+    """
+    return isinstance(value, str) and len(value) <= max_length and bool(_SENDABLE.fullmatch(value))
 
 
 def trace_context(
     metadata: Iterable[tuple[str, str | bytes]] | None,
 ) -> tuple[tuple[str, str], ...]:
-    """The `traceparent` and `tracestate` of a call, for the calls that are made for it.
+    """Return the `traceparent` and `tracestate` of a call, for the calls that are made for it.
 
     They go along as they are: this process adds no span. A parent that isn't one ends the trace, as
-    the standard has it, and its state with it.
+    the standard has it, and its state with it; what can't be sent on is left out.
     """
     found = {
         key: value
         for key, value in metadata or ()
-        if key in ("traceparent", "tracestate")
-        and isinstance(value, str)
-        and len(value) <= _MOST_CHARACTERS
+        if key in ("traceparent", "tracestate") and sendable(value, _MAX_LENGTH)
     }
     if not _PARENT.fullmatch(found.get("traceparent", "")):
         return ()

@@ -1,4 +1,4 @@
-"""One worker thread for model work, with a short queue before it."""
+"""One worker thread for model work, and how long the calls before it make others wait."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import grpc
 from prometheus_client import Counter
 
 from server.pipeline.caller import Caller, CallerGoneError
-from server.rpc.codel import TARGET
-from server.rpc.errors import RpcError, ShedError, ShedReason
-from server.rpc.work_limit import WorkLimit
+from server.rpc.errors import RpcError
 
 Result = TypeVar("Result")
 _Jobs: TypeAlias = SimpleQueue[Callable[[], None] | None]
 """What the thread is to run next, one after the other; None ends it."""
+
+_MEAN_WEIGHT = 0.05
+"""Weight of the latest run in the mean time of a run."""
 
 WORK_RUN = Counter("vireo_work_run", "Work that the worker has run to its end.")
 WORK_ABANDONED = Counter(
@@ -44,53 +45,55 @@ class Worker:
     some 100 µs a call.
     """
 
-    def __init__(self, target: float = TARGET) -> None:
-        """Takes the seconds that calls may wait all the time; see Codel."""
-        self.limit = WorkLimit(target)
-        """How many calls may wait."""
+    def __init__(self) -> None:
+        """Start the thread."""
+        self.queued = 0
+        """Calls that wait or run."""
+        self.mean_run = 0.0
+        """Seconds that work takes, lately."""
+        self.running_since: float | None = None
+        """When the work that runs now began, in `time.monotonic` seconds."""
         self._jobs: _Jobs = SimpleQueue()
         threading.Thread(target=_run_all, args=(self._jobs,), name="model", daemon=True).start()
         weakref.finalize(self, self._jobs.put, None)
 
-    def refusal(self, left: float) -> ShedReason | None:
-        """Why a call would be shed, if so; `left` is until its deadline, in seconds."""
-        return self.limit.refusal(time.monotonic(), left)
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a further call would wait (Little's law)."""
+        if not self.queued:
+            return 0.0
+        # Work that hangs says more than the mean of what ran before it.
+        since = self.running_since
+        elapsed = 0.0 if since is None else time.monotonic() - since
+        return max(self.queued * self.mean_run, elapsed)
 
     async def run(self, work: Callable[[], Result], caller: Caller | None = None) -> Result:
-        """What `work` returns.
+        """Return what `work` returns.
 
         Args:
             work: what to run.
             caller: whom it is for; told of a cancellation, so that `work` can ask between steps.
 
         Raises:
-            RpcError: RESOURCE_EXHAUSTED where it would wait for too long, and nothing was run;
-                DEADLINE_EXCEEDED where the caller's deadline had passed.
+            RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed.
         """
         caller = caller or Caller()
-        refused = self.refusal(caller.left)
-        if refused is not None:
-            raise ShedError(refused)
-        joined = time.monotonic()
-        begun: float | None = None
         turn = threading.Lock()  # whoever has it first: the thread to run the work, or who gives up
 
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
 
         def run() -> None:
-            nonlocal begun
             if not turn.acquire(blocking=False):
                 return
-            begun = time.monotonic()
             try:
-                result = self._run(work, caller, begun)
+                result = self._run(work, caller)
             except Exception as error:  # noqa: BLE001  it is raised where the call waits
                 _tell(loop, answer, partial(answer.set_exception, error))
             else:
                 _tell(loop, answer, partial(answer.set_result, result))
 
-        self.limit.queued += 1
+        self.queued += 1
         # The context carries the request id into the stages' log lines.
         self._jobs.put(partial(contextvars.copy_context().run, run))
         try:
@@ -103,27 +106,27 @@ class Worker:
                 WORK_ABANDONED.labels("waiting").inc()
             raise
         finally:
-            self.limit.queued -= 1
-            # Who gave up while waiting has waited that long at least.
-            now = time.monotonic()
-            self.limit.queue.observe(now, (begun or now) - joined)
+            self.queued -= 1
 
-    def _run(self, work: Callable[[], Result], caller: Caller, begun: float) -> Result:
-        """Runs in the worker's thread, the only one that tells the limit of runs."""
+    def _run(self, work: Callable[[], Result], caller: Caller) -> Result:
+        """Run in the worker's thread, the only one that measures runs."""
         if caller.gone:
             WORK_ABANDONED.labels("waiting").inc()
             raise CallerGoneError("the caller has gone")
-        self.limit.running_since = begun
+        begun = self.running_since = time.monotonic()
         try:
             result = work()
         except CallerGoneError:
             WORK_ABANDONED.labels("running").inc()
             raise
         finally:
-            self.limit.running_since = None
-            self.limit.ran(time.monotonic() - begun)
+            self.running_since = None
+            self._ran(time.monotonic() - begun)
         WORK_RUN.inc()
         return result
+
+    def _ran(self, seconds: float) -> None:
+        self.mean_run += (_MEAN_WEIGHT if self.mean_run else 1.0) * (seconds - self.mean_run)
 
 
 def _run_all(jobs: _Jobs) -> None:

@@ -10,9 +10,6 @@ from contextlib import asynccontextmanager
 from server.rpc.worker import Worker
 from tests.builders.waiting import until
 
-PATIENT = 1000.0
-"""A target of a worker's queue at which it sheds nothing."""
-
 
 @asynccontextmanager
 async def busy(worker: Worker) -> AsyncIterator[None]:
@@ -20,7 +17,7 @@ async def busy(worker: Worker) -> AsyncIterator[None]:
     released = threading.Event()
     blocking = asyncio.create_task(worker.run(released.wait))
     try:
-        await until(lambda: worker.limit.running_since is not None)
+        await until(lambda: worker.running_since is not None)
         yield
     finally:
         released.set()

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from server.rpc.admission import waited_seconds
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
@@ -30,7 +31,6 @@ from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
 from server.rpc.errors import ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
-from server.rpc.shedding import waited_seconds
 from server.stack.envoy import XdsApi, bootstrap, envoy_command
 from server.stack.probes import grpc_probe
 from server.stack.processes import endpoints_document, operator_tls
@@ -70,7 +70,7 @@ class Gateway(RecommendationServiceServicer):
         if self.refuses:
             raise unavailable("draining", timedelta(seconds=1))
         if self.sheds:
-            raise ShedError(ShedReason.LATE)
+            raise ShedError(ShedReason.QUEUE)
         try:
             await asyncio.sleep(math.inf if self.hangs else self.delay)
         except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_worker
+from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_admission
 from server.rpc.server import RpcServer
+from server.rpc.worker import Worker
 from tests.builders.loading import running
 from tests.builders.rpc import rpc_settings
 
@@ -51,7 +53,8 @@ async def running_pod(
     }
     loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
     server = RpcServer(rpc_settings())
-    add_pod_service(server, pod, loader, pod_worker(pod), max_calls=500)
+    worker = Worker()
+    add_pod_service(server, pod, loader, worker, pod_admission(pod, worker, 500, math.inf))
     add_release_service(server, loader, "pod-1")
     await server.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_worker
+from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_admission
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.rpc.worker import Worker
@@ -38,6 +39,7 @@ async def serving(
     settings: RpcSettings | None = None,
     worker: Worker | None = None,
     max_calls: int = 500,
+    queue_target: float = math.inf,
     previous: Path | None = None,
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     """A pod's server without the loader's background work, and a channel to it.
@@ -48,6 +50,8 @@ async def serving(
         settings: the server's; by default `rpc_settings()`.
         worker: the worker that the pod's pipeline runs on.
         max_calls: how many calls it takes on at a time.
+        queue_target: how long calls may wait all the time; by default none is shed for its wait,
+            since a test's machine may be busy.
         previous: the release that it served before and still holds, if any.
     """
     settings = settings or rpc_settings()
@@ -64,7 +68,9 @@ async def serving(
     if previous is not None:
         loader.held.previous = _built(pod, previous)
     server = RpcServer(settings)
-    add_pod_service(server, pod, loader, worker or pod_worker(pod), max_calls)
+    worker = worker or Worker()
+    admission = pod_admission(pod, worker, max_calls, queue_target)
+    add_pod_service(server, pod, loader, worker, admission)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
     background = asyncio.ensure_future(pod.background()) if pod.background else None

@@ -14,7 +14,6 @@ from server.gateway.features import FeatureReader, UnfitRowError
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError, StageSkippedError
-from server.rpc.errors import RpcError
 from server.rpc.worker import Worker
 
 log = structlog.get_logger()
@@ -68,9 +67,6 @@ class ReadFeatures:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A caller with little time, or one of many at once, says nothing of the store.
             raise (self._failed(failure) if self._stuck() else failure) from error
-        except RpcError as error:
-            # Too many wait for the thread; the store has not been asked.
-            raise StageFailedError(error.message) from error
         except UnfitRowError as error:
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error

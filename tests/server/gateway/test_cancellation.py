@@ -20,7 +20,7 @@ from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
 from server.ranking.service import RANKING_POD
 from server.rpc.worker import Worker
-from tests.builders.busy import PATIENT, busy
+from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
@@ -47,12 +47,12 @@ class Chain:
     def idle(self) -> bool:
         """Whether nothing waits or runs anywhere."""
         workers = (self.gateway, self.candidate, self.ranking)
-        return not any(worker.limit.queued or worker.limit.running_since for worker in workers)
+        return not any(worker.queued or worker.running_since for worker in workers)
 
 
 @pytest.fixture
 async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
-    gateway, candidate, ranking = (Worker(PATIENT) for _ in range(3))
+    gateway, candidate, ranking = (Worker() for _ in range(3))
     async with (
         serving(CANDIDATE_POD, release, worker=candidate) as (candidates, _),
         serving(RANKING_POD, release, worker=ranking) as (rankings, _),
@@ -80,9 +80,9 @@ async def test_a_caller_who_goes_takes_the_work_that_waits_for_it_along(
         ran, abandoned = counted("run"), counted("abandoned", when="waiting")
         call = chain.stub.Recommend(REQUEST)
         waiting = asyncio.ensure_future(call)
-        await until(lambda: worker.limit.queued == 2)
+        await until(lambda: worker.queued == 2)
         call.cancel()
-        await until(lambda: worker.limit.queued == 1)
+        await until(lambda: worker.queued == 1)
         await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: chain.idle)
     # What was run is what came before in the chain, and what kept the worker busy.
@@ -94,9 +94,9 @@ async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain
     async with busy(chain.ranking):
         call = chain.stub.Recommend(REQUEST)
         waiting = asyncio.ensure_future(call)
-        await until(lambda: chain.ranking.limit.queued == 2)
+        await until(lambda: chain.ranking.queued == 2)
         call.cancel()
-        await until(lambda: chain.ranking.limit.queued == 1)  # before the pod has time for it
+        await until(lambda: chain.ranking.queued == 1)  # before the pod has time for it
         await asyncio.gather(waiting, return_exceptions=True)
     await chain.stub.Recommend(REQUEST)
 
@@ -119,8 +119,8 @@ async def test_after_a_deadline_of_5_ms_no_work_goes_on(chain: Chain) -> None:
                 outcomes.append(bool(answer.degradations))
             except grpc.aio.AioRpcError as error:
                 outcomes.append(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
-        await until(lambda: chain.candidate.limit.queued == chain.ranking.limit.queued == 1)
-        await until(lambda: chain.gateway.limit.queued == 0)
+        await until(lambda: chain.candidate.queued == chain.ranking.queued == 1)
+        await until(lambda: chain.gateway.queued == 0)
         ran = counted("run")
     await until(lambda: chain.idle)
     assert all(outcomes), "each is degraded or DEADLINE_EXCEEDED"

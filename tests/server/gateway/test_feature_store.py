@@ -19,14 +19,8 @@ from vireo.v1 import viewer_pb2
 
 from server.features.viewer import ViewerFeatures
 from server.gateway.circuit import PAUSE_SECONDS
-from server.gateway.deadline import Deadline
 from server.gateway.features import FeatureReader
-from server.gateway.last_features import LastFeatures
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError, StageSkippedError
-from server.gateway.stages.read_features import ReadFeatures
 from server.home import Home
-from server.rpc.worker import Worker
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from tests.server.gateway.conftest import gateway
@@ -229,19 +223,6 @@ async def test_one_viewer_with_a_bad_row_keeps_the_store_from_nobody_else(
         for _ in range(10):
             assert list((await ask(stub)).degradations) == [STALE]
             assert not (await ask(stub, "nobody")).degradations
-
-
-async def test_a_queue_that_is_full_is_no_fault_of_the_store(features: Path) -> None:
-    reader = FeatureReader(features / DATASET, TIMEOUT)
-    query = RecommendQuery.of(pb.RecommendRequest(viewer_id=VIEWER), "id", Deadline.after(60))
-    worker = Worker()
-    worker.limit.ran(60)
-    worker.limit.queued += 10  # as if they had come before
-    read = ReadFeatures(worker, 20, LastFeatures(1 << 20, 60))
-    for _ in range(10):
-        with pytest.raises(StageFailedError) as raised:
-            await read(query, reader)
-        assert not isinstance(raised.value, StageSkippedError)
 
 
 async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_it(

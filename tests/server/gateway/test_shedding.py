@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,11 +17,9 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
-from server.rpc.errors import ShedReason
-from server.rpc.gradient import REST
-from server.rpc.pod import pod_worker
+from server.rpc.admission import MIN_CALLS_AHEAD, QUEUE_TARGET
 from server.rpc.worker import Worker
-from tests.builders.busy import PATIENT, busy
+from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
@@ -36,34 +33,33 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 
 @asynccontextmanager
 async def gateway_before(
-    worker: Worker, release: Path, features: Path, ranking: str, max_calls: int = 500
+    worker: Worker,
+    release: Path,
+    features: Path,
+    ranking: str,
+    max_calls: int = 500,
+    candidate_calls: int = 500,
 ) -> AsyncIterator[RecommendationServiceAsyncStub]:
     """A gateway before a candidate pod with this worker."""
-    async with serving(CANDIDATE_POD, release, worker=worker) as (server, _):
+    async with serving(CANDIDATE_POD, release, worker=worker, max_calls=candidate_calls) as (
+        server,
+        _,
+    ):
         settings = gateway_settings(features, f"127.0.0.1:{server.port}", ranking)
-        async with serving(gateway_pod(settings), release, max_calls=max_calls) as (_, channel):
+        async with serving(
+            gateway_pod(settings), release, max_calls=max_calls, queue_target=QUEUE_TARGET
+        ) as (_, channel):
             yield RecommendationServiceStub(channel)
-
-
-@pytest.mark.parametrize(("kind", "refused"), [("gateway", None), ("candidate", ShedReason.QUEUE)])
-async def test_reads_of_features_wait_where_runs_of_a_model_are_shed(
-    features: Path, kind: str, refused: ShedReason | None
-) -> None:
-    settings = gateway_settings(features, "127.0.0.1:1", "127.0.0.1:1")
-    worker = pod_worker(gateway_pod(settings) if kind == "gateway" else CANDIDATE_POD)
-    worker.limit.ran(0.1)
-    worker.limit.queued = 10  # as a few callers find it on a machine that is busy otherwise
-    assert worker.refusal(math.inf) is refused
 
 
 async def test_a_call_beyond_the_limit_is_shed(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    worker = Worker(PATIENT)
+    worker = Worker()
     async with gateway_before(worker, release, features, ranking_target, max_calls=1) as stub:
         async with busy(worker):
             under_way = stub.Recommend(REQUEST)
-            await until(lambda: worker.limit.queued == 2)
+            await until(lambda: worker.queued == 2)
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await stub.Recommend(REQUEST)
         assert not (await under_way).degradations
@@ -74,15 +70,15 @@ async def test_a_call_beyond_the_limit_is_shed(
 async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    worker = Worker(PATIENT)
-    calls = 3 * REST
+    worker = Worker()
+    calls = 3 * MIN_CALLS_AHEAD
     async with gateway_before(worker, release, features, ranking_target) as stub:
         await stub.Recommend(REQUEST)
         ended = time.monotonic()
         async with busy(worker):
             await until(lambda: time.monotonic() - ended > 0.3)
             under_way = [stub.Recommend(REQUEST) for _ in range(calls)]
-            await until(lambda: worker.limit.queued == 1 + calls)
+            await until(lambda: worker.queued == 1 + calls)
         answers = await asyncio.gather(*under_way)
     assert not any(answer.degradations for answer in answers)
 
@@ -91,8 +87,11 @@ async def test_where_a_candidate_pod_sheds_the_answer_says_what_it_lacks(
     release: Path, features: Path, ranking_target: str
 ) -> None:
     worker = Worker()
-    async with gateway_before(worker, release, features, ranking_target) as stub, busy(worker):
-        worker.limit.ran(1000)
-        answer = await stub.Recommend(REQUEST)
+    async with gateway_before(worker, release, features, ranking_target, candidate_calls=1) as stub:
+        async with busy(worker):
+            under_way = stub.Recommend(REQUEST)
+            await until(lambda: worker.queued == 2)
+            answer = await stub.Recommend(REQUEST)
+        assert not (await under_way).degradations
     assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     assert answer.items

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -24,10 +23,9 @@ from prometheus_client import REGISTRY
 from server.candidate.service import CANDIDATE_POD
 from server.ranking.service import RANKING_POD
 from server.releases import layout
-from server.rpc.errors import ShedReason
 from server.rpc.pod import Pod
 from server.rpc.worker import Worker
-from tests.builders.busy import PATIENT, busy
+from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
@@ -204,13 +202,13 @@ async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: 
 async def test_after_that_new_calls_are_refused_and_those_under_way_answered(
     release_folder: Path,
 ) -> None:
-    worker = Worker(PATIENT)
+    worker = Worker()
     request = ranker_request(release_folder)
     async with serving(RANKING_POD, release_folder, worker=worker) as (server, channel):
         stub = stub_of(channel)
         async with busy(worker):
             under_way = asyncio.ensure_future(stub.ModelInfer(request))
-            await until(lambda: worker.limit.queued == 2)
+            await until(lambda: worker.queued == 2)
             draining = asyncio.create_task(server.drain())
 
             async def late() -> tuple[grpc.StatusCode, str]:
@@ -559,13 +557,15 @@ async def test_calls_have_request_ids_and_are_counted(release_folder: Path, rank
 
 async def test_a_model_runs_in_the_pods_worker_and_is_shed_with_it(release_folder: Path) -> None:
     worker = Worker()
-    async with serving(RANKING_POD, release_folder, worker=worker) as (_, channel):
+    async with serving(RANKING_POD, release_folder, worker=worker, max_calls=1) as (_, channel):
         stub = stub_of(channel)
         async with busy(worker):
-            await until(lambda: worker.refusal(math.inf) is ShedReason.QUEUE)
+            first = stub.ModelInfer(ranker_request(release_folder))
+            await until(lambda: worker.queued == 2)
             code, _ = await refusal(stub.ModelInfer(ranker_request(release_folder)))
             assert (await stub.ServerReady(pb.ServerReadyRequest())).ready, "others don't wait"
             assert (await stub.ModelMetadata(pb.ModelMetadataRequest(name="ranker"))).inputs
+        assert (await first).outputs
         assert (await stub.ModelInfer(ranker_request(release_folder))).outputs
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -1,10 +1,12 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from server.rpc.cores import cores, cpu_quota
+from server.rpc.cores import allowed_cores, cores, cpu_quota
 
+CHECKOUT = Path(__file__).parents[3]
 TEN = frozenset(range(10))
 
 
@@ -68,5 +70,31 @@ def test_a_machine_without_cgroups_has_no_quota(tmp_path: Path) -> None:
 def test_cores_are_the_whole_ones_of_the_quota_within_those_that_are_allowed(
     limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: TEN)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: TEN, raising=False)
     assert cores(host(tmp_path, "/", _=limit)) == expected
+
+
+def test_where_there_is_no_affinity_all_cores_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert allowed_cores() == [0, 1, 2]
+    assert cores(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "place"),
+    [
+        ("getaffinity", "server/rpc/cores.py"),
+        ("setaffinity", "bench/speed/cpu.py"),
+    ],
+)
+def test_what_only_linux_has_is_called_in_one_guarded_place(function: str, place: str) -> None:
+    called = {
+        str(file.relative_to(CHECKOUT))
+        for folder in ("server", "training", "bench", "clients")
+        for file in (CHECKOUT / folder).rglob("*.py")
+        if "node_modules" not in file.parts and re.search(rf"sched_{function}\b", file.read_text())
+    }
+    assert called == {place}

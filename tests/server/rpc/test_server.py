@@ -18,7 +18,6 @@ from server.features.keys import video_key
 from server.ranking.service import RANKING_POD
 from server.rpc.server import RpcServer
 from server.rpc.worker import Worker
-from tests.builders.busy import PATIENT
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
@@ -176,7 +175,7 @@ async def test_a_server_that_never_listened_is_drained_too() -> None:
 async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
     release_folder: Path,
 ) -> None:
-    worker = Worker(PATIENT)
+    worker = Worker()
     released = threading.Event()
     settings = rpc_settings(grace_seconds=60)
     async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
@@ -185,7 +184,7 @@ async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
     ):
         busy = asyncio.create_task(worker.run(released.wait))
         under_way = RankingServiceStub(channel).RankCandidates(request())
-        await until(lambda: worker.limit.queued == 2)
+        await until(lambda: worker.queued == 2)
         draining = asyncio.create_task(server.drain())
 
         async def refused(seconds: float) -> bool:
@@ -210,7 +209,7 @@ async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
 @pytest.mark.parametrize("busy", [True, False])
 async def test_drain_stops_the_grpc_server_once(release_folder: Path, *, busy: bool) -> None:
     # Two stops that end at the same time have crashed the process, too seldom to wait for it.
-    worker = Worker(PATIENT)
+    worker = Worker()
     released = threading.Event()
     settings = rpc_settings(grace_seconds=0.4)
     async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
@@ -222,7 +221,7 @@ async def test_drain_stops_the_grpc_server_once(release_folder: Path, *, busy: b
         blocking = asyncio.create_task(worker.run(released.wait))
         if busy:
             under_way = RankingServiceStub(channel).RankCandidates(request())
-            await until(lambda: worker.limit.queued == 2)
+            await until(lambda: worker.queued == 2)
         stops = count_stops(server)
         await server.drain()
         assert len(stops) == 1

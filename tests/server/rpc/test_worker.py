@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import grpc
@@ -13,9 +12,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.pipeline.caller import Caller
-from server.rpc.errors import RpcError, ShedError, ShedReason
+from server.rpc.errors import RpcError
 from server.rpc.worker import Worker
-from tests.builders.busy import PATIENT, busy
+from tests.builders.busy import busy
 from tests.builders.waiting import until
 
 
@@ -46,8 +45,8 @@ async def test_work_is_run_in_turn_and_its_time_is_learnt() -> None:
     answers = await asyncio.gather(*(worker.run(partial(str, number)) for number in range(5)))
     assert answers == ["0", "1", "2", "3", "4"]
     assert counts.since == (5, 0, 0)
-    assert worker.limit.mean_run > 0
-    assert worker.limit.queued == 0
+    assert worker.mean_run > 0
+    assert worker.queued == 0
 
 
 async def test_a_failure_is_the_callers_and_leaves_the_worker_fit() -> None:
@@ -55,29 +54,29 @@ async def test_a_failure_is_the_callers_and_leaves_the_worker_fit() -> None:
     with pytest.raises(ZeroDivisionError):
         await worker.run(partial(divmod, 1, 0))
     assert await worker.run(lambda: "fit") == "fit"
-    assert worker.limit.queued == 0
+    assert worker.queued == 0
 
 
 async def test_work_whose_call_is_cancelled_while_it_waits_is_never_begun() -> None:
-    worker, ran = Worker(PATIENT), list[str]()
+    worker, ran = Worker(), list[str]()
     counts = Counts()
     async with busy(worker):
         given_up = asyncio.create_task(worker.run(lambda: ran.append("given up")))
-        await until(lambda: worker.limit.queued == 2)
+        await until(lambda: worker.queued == 2)
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
-        assert worker.limit.queued == 1
+        assert worker.queued == 1
     await worker.run(lambda: ran.append("last"))
     assert ran == ["last"]
     assert counts.since == (2, 1, 0)
 
 
 async def test_work_is_not_begun_past_its_callers_deadline() -> None:
-    worker, ran, counts = Worker(PATIENT), list[str](), Counts()
+    worker, ran, counts = Worker(), list[str](), Counts()
     async with busy(worker):
         caller = Caller(left=1.0)  # time enough to join those that wait
         late = asyncio.create_task(worker.run(lambda: ran.append("late"), caller))
-        await until(lambda: worker.limit.queued == 2)
+        await until(lambda: worker.queued == 2)
         await until(lambda: caller.gone)
     with pytest.raises(RpcError) as raised:
         await late
@@ -87,7 +86,7 @@ async def test_work_is_not_begun_past_its_callers_deadline() -> None:
 
 
 async def test_work_that_runs_when_its_caller_goes_stops_where_it_next_asks() -> None:
-    worker, counts, caller = Worker(PATIENT), Counts(), Caller()
+    worker, counts, caller = Worker(), Counts(), Caller()
     begun, left, steps = threading.Event(), threading.Event(), list[str]()
 
     def work() -> None:
@@ -107,40 +106,16 @@ async def test_work_that_runs_when_its_caller_goes_stops_where_it_next_asks() ->
     assert counts.since == (1, 0, 1)
 
 
-async def shed_for(call: Awaitable[object]) -> ShedReason:
-    with pytest.raises(ShedError) as raised:
-        await call
-    return raised.value.reason
-
-
-@pytest.mark.parametrize(
-    ("fill", "left", "reason"),
-    [
-        (lambda worker: worker.limit.ran(10), None, ShedReason.QUEUE),
-        (lambda worker: worker.limit.ran(10), 60.0, ShedReason.DEADLINE),
-    ],
-)
-async def test_a_call_that_would_wait_too_long_is_shed_at_once_and_never_run(
-    fill: Callable[[Worker], None], left: float | None, reason: ShedReason
-) -> None:
-    worker, ran, counts = Worker(), list[str](), Counts()
+async def test_what_a_further_call_would_wait_follows_from_the_queue() -> None:
+    worker = Worker()
+    assert worker.expected_wait == 0
     async with busy(worker):
-        fill(worker)
-        worker.limit.queued += 10  # as if they came before
-        call = worker.run(lambda: ran.append("shed"), Caller(left))
-        assert await shed_for(call) is reason
-        worker.limit.queued -= 10
-    assert ran == []
-    assert counts.since == (1, 0, 0)
-
-
-async def test_calls_that_give_up_while_they_wait_tell_how_long_they_did() -> None:
-    worker = Worker(PATIENT)
-    async with busy(worker):
-        waiting = asyncio.create_task(worker.run(lambda: None))
-        await until(lambda: worker.limit.queued == 2)
-        joined = time.monotonic()  # or a little before
-        await until(lambda: time.monotonic() - joined > 0.05)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        assert worker.limit.queue.latest > 0.05
+        started = time.monotonic()
+        worker._ran(10.0)
+        assert worker.expected_wait == pytest.approx(10.0)
+        worker.queued += 2
+        assert worker.expected_wait == pytest.approx(30.0)
+        worker.queued -= 2
+        worker.mean_run = 1e-9
+        await until(lambda: time.monotonic() - started > 0.05)
+        assert worker.expected_wait > 0.04, "work that hangs says more than the mean"

@@ -285,6 +285,9 @@ def test_a_pod_without_a_release_says_why_by_one_worker_process(
     assert pod.wait(SECONDS) == 0
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="processes can't be kept to a core"
+)
 def test_a_pod_that_may_use_one_core_is_one_process(
     two: dict[str, str], processes: Processes, port: int, tmp_path: Path
 ) -> None:

@@ -1,0 +1,201 @@
+"""Which calls a service takes on. The others are shed before anything of them is read.
+
+One rule, by how long a call waits before it is worked on: it is shed if it would wait past its own
+deadline, or so long that all who come after it would be late too. Nobody queues here, so that no
+call holds a place which it could fail to give back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from google.protobuf.message import Message
+from prometheus_client import Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from server.rpc.concurrency_limit import ConcurrencyLimit
+from server.rpc.errors import ShedError, ShedReason
+from server.rpc.worker import Worker
+
+Metadata: TypeAlias = Iterable[tuple[str, Any]]
+
+TIMEOUT_HEADER = "x-vireo-timeout"
+"""Metadata key of a copy of the call's grpc-timeout, which Envoy makes: see `envoy/shared.yaml`."""
+
+QUEUE_TARGET = 0.01
+"""Seconds that calls may wait all the time."""
+INTERVAL = 0.1
+"""Seconds for which every wait must exceed the target before the queue counts as standing, and must
+stay below it before it no longer does (CoDel, RFC 8289, section 4.3)."""
+MIN_CALLS_AHEAD = 12
+"""Fewer calls ahead don't make a call late: something else has the processor, and to shed a few
+calls would help nobody."""
+
+SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
+
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_MAX_DIGITS = 8
+
+
+class Admission:
+    """Decides about the calls of one service. Use it from one event loop.
+
+    A call's wait has two parts. A gRPC server takes up calls one after the other: how long a call
+    has waited for that shows in what is left of its timeout. And it will wait for the worker: the
+    length of the queue times the mean time of a run (Little's law).
+
+    While the queue is not standing a call may wait for a whole interval, so that bursts are taken
+    on; while it is, for two targets only (B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+    """
+
+    def __init__(
+        self,
+        max_calls: int,
+        *,
+        worker: Worker | None = None,
+        counts_as_latency_sample: Callable[[Message], bool] | None = None,
+        target: float = QUEUE_TARGET,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with nothing under way.
+
+        Args:
+            max_calls: maximum calls under way, for the memory that they take.
+            worker: what calls wait for, if they can't be answered without it.
+            counts_as_latency_sample: have the number of calls follow from how long they take;
+                returns whether the time of an answer counts.
+            target: seconds that calls may wait all the time; infinite to shed by `max_calls` alone.
+            clock: seconds that never go back.
+        """
+        self.max_calls = max_calls
+        self.target = target
+        self.under_way = 0
+        """Calls that are being answered."""
+        self.standing = False
+        """Whether the queue stays instead of coming and going."""
+        self.latest_wait = 0.0
+        """Seconds that the latest call waits in all."""
+        self.limit: ConcurrencyLimit | None = None
+        """How many calls to work on at a time, learned from their latency."""
+        if counts_as_latency_sample is not None and math.isfinite(target):
+            self.limit = ConcurrencyLimit(max_calls)
+        self._counts = counts_as_latency_sample
+        self._worker = worker
+        self._clock = clock
+        self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
+        self._above_since: float | None = None
+        self._below_since: float | None = None
+
+    def check(self, metadata: Metadata, left: float | None) -> None:
+        """Return if a call may go on, before it is read.
+
+        Args:
+            metadata: the call's.
+            left: seconds until its deadline; None without one.
+
+        Raises:
+            ShedError: it may not.
+        """
+        now = self._clock()
+        waited = waited_seconds(metadata, left)
+        queued, expected = (
+            (0, 0.0) if self._worker is None else (self._worker.queued, self._worker.expected_wait)
+        )
+        ahead = queued + sum(now - waited < each for each in self._taken_up)
+        self._taken_up.append(now)
+        self._observe(now, waited + expected)
+        self._check_limit()
+        if left is not None and expected > left:
+            raise ShedError(ShedReason.DEADLINE)
+        max_wait = 2 * self.target if self.standing else max(INTERVAL, 2 * self.target)
+        if waited + expected > max_wait and ahead >= MIN_CALLS_AHEAD:
+            raise ShedError(ShedReason.QUEUE)
+
+    def enter(self) -> float:
+        """Count a call as under way and return when it began, for `leave`.
+
+        Raises:
+            ShedError: too many calls are.
+        """
+        self._check_limit()
+        self.under_way += 1
+        return self._clock()
+
+    def leave(self, began: float, answer: Message | None) -> None:
+        """Count a call as ended; `answer` is None if it has none."""
+        self.under_way -= 1
+        if self.limit is not None and self._counts and answer is not None and self._counts(answer):
+            now = self._clock()
+            self.limit.ended(now, now - began)
+
+    def _check_limit(self) -> None:
+        if self.under_way >= self.max_calls:
+            raise ShedError(ShedReason.LIMIT)
+        if self.limit is not None and not self.limit.admits(self.under_way):
+            raise ShedError(ShedReason.LIMIT)
+
+    def _observe(self, now: float, wait: float) -> None:
+        self.latest_wait = wait
+        if wait > self.target:
+            self._below_since = None
+            if self._above_since is None:
+                self._above_since = now
+            self.standing = self.standing or now - self._above_since >= INTERVAL
+        else:
+            self._above_since = None
+            if self._below_since is None:
+                self._below_since = now
+            self.standing = self.standing and now - self._below_since < INTERVAL
+
+
+def waited_seconds(metadata: Metadata, left: float | None) -> float:
+    """Return how long ago a call came in, by what was left of its time then and now.
+
+    0 if the metadata don't tell, or the call has no deadline.
+    """
+    if left is None:
+        return 0.0
+    for key, value in metadata:
+        if key == TIMEOUT_HEADER:
+            timeout = _seconds(value)
+            return 0.0 if timeout is None else max(0.0, timeout - left)
+    return 0.0
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Return a grpc-timeout in seconds; None if it isn't one."""
+    digits, unit = timeout[:-1], timeout[-1:]
+    if unit not in _UNITS or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+        return None
+    return int(digits) * _UNITS[unit]
+
+
+class LoadCollector(Collector):
+    """Prometheus metrics of a process's load, as it is when asked."""
+
+    def __init__(self, admission: Admission, worker: Worker) -> None:
+        """Keep both for `collect`."""
+        self._admission, self._worker = admission, worker
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families."""
+        admission, worker = self._admission, self._worker
+        limit = admission.max_calls if admission.limit is None else admission.limit.calls
+        for name, meaning, value in (
+            ("calls_under_way", "Calls that are being answered.", admission.under_way),
+            ("calls_limit", "Calls that may be under way now.", limit),
+            ("queue_wait_seconds", "Wait of the latest call.", admission.latest_wait),
+            (
+                "queue_standing",
+                "1 while the queue stays instead of coming and going, so that calls are shed.",
+                float(admission.standing),
+            ),
+            ("work_queued", "Calls that wait for the worker, or run in it.", worker.queued),
+            ("work_mean_seconds", "Time that the worker takes for a call.", worker.mean_run),
+        ):
+            yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)

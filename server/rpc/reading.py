@@ -1,0 +1,40 @@
+"""Reads the one message of a call, within a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+Handler: TypeAlias = Any
+"""grpc.RpcMethodHandler, whose stubs don't know that an aio handler is a coroutine."""
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+MAX_MESSAGE_SECONDS = 2.0
+"""Maximum seconds between a call's headers and the end of its message. A caller that opens calls
+and stays silent holds each for no longer."""
+
+
+class NoMessageError(Exception):
+    """A call has no message. The text is for its caller."""
+
+
+async def only_message(context: Context, timeout: float = MAX_MESSAGE_SECONDS) -> bytes:  # noqa: ASYNC109
+    """Return the bytes of a call's message.
+
+    Raises:
+        NoMessageError: it has none, or none arrives within `timeout` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            raw = await context.read()
+    except TimeoutError as error:
+        raise NoMessageError(f"no message arrived within {timeout:g} s of the call") from error
+    if raw is not grpc.aio.EOF:
+        message: bytes = raw
+        return message
+    if context.cancelled():  # before its message was here
+        raise asyncio.CancelledError
+    raise NoMessageError("the call has no message")

@@ -1,0 +1,157 @@
+"""Which calls are taken on, by how long they wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.rpc.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, LoadCollector, waited_seconds
+from server.rpc.errors import ShedError, ShedReason
+from server.rpc.worker import Worker
+from tests.builders.busy import busy
+
+TARGET = 0.01
+
+
+class Clock:
+    """Moved by hand: what a busy machine makes of the time between two lines is another matter."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refusal(admission: Admission, waited: float = 0.0, left: float = 10.0) -> ShedReason | None:
+    """Why a call is shed that came in `waited` seconds ago and has `left`; None if it isn't."""
+    timeout = f"{round((left + waited) * 1e6)}u"
+    try:
+        admission.check((("x-vireo-timeout", timeout),), left)
+    except ShedError as error:
+        return error.reason
+    return None
+
+
+def refusals(admission: Admission, clock: Clock, waited: float, apart: float) -> Iterator[object]:
+    """What becomes of calls that come `apart` seconds and have all waited as long."""
+    while True:
+        clock.now += apart
+        yield refusal(admission, waited)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_burst_is_taken_on_and_a_queue_that_stays_is_shed_until_it_has_gone(
+    clock: Clock,
+) -> None:
+    admission = Admission(500, target=TARGET, clock=clock)
+    late = refusals(admission, clock, waited=3 * TARGET, apart=0.002)
+    burst = [next(late) for _ in range(int(INTERVAL / 0.002))]
+    assert burst == [None] * len(burst)
+    assert [next(late) for _ in range(5)][-1] is ShedReason.QUEUE
+    standing = [admission.standing]
+    prompt = refusals(admission, clock, waited=0.0, apart=0.002)
+    assert [next(prompt) for _ in range(60)] == [None] * 60
+    assert [*standing, admission.standing] == [True, False]
+    assert next(late) is None
+
+
+def test_a_call_among_few_is_taken_on_however_long_it_waited(clock: Clock) -> None:
+    # Something else has the processor: to shed some would help nobody.
+    admission = Admission(500, target=TARGET, clock=clock)
+    waited = 0.3
+    late = refusals(admission, clock, waited, apart=waited / (MIN_CALLS_AHEAD - 1))
+    assert {next(late) for _ in range(100)} == {None}
+
+
+def test_even_a_burst_waits_no_longer_than_an_interval(clock: Clock) -> None:
+    admission = Admission(500, target=TARGET, clock=clock)
+    late = refusals(admission, clock, waited=1.5 * INTERVAL, apart=0.001)
+    assert [next(late) for _ in range(MIN_CALLS_AHEAD + 1)][-1] is ShedReason.QUEUE
+
+
+async def test_calls_that_would_wait_past_their_deadline_are_shed_at_once() -> None:
+    worker = Worker()
+    admission = Admission(500, worker=worker, target=math.inf)
+    async with busy(worker):
+        worker._ran(1000.0)
+        assert refusal(admission, left=5.0) is ShedReason.DEADLINE
+        admission.check((), None)  # without one it waits
+
+
+async def test_calls_that_would_wait_long_for_the_worker_are_shed() -> None:
+    worker = Worker()
+    admission = Admission(500, worker=worker, target=TARGET)
+    async with busy(worker):
+        worker._ran(0.1)
+        worker.queued += MIN_CALLS_AHEAD
+        assert refusal(admission) is ShedReason.QUEUE
+        worker.queued -= MIN_CALLS_AHEAD
+
+
+def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: Clock) -> None:
+    admission = Admission(2, clock=clock)
+    began = [admission.enter(), admission.enter()]
+    assert refusal(admission) is ShedReason.LIMIT
+    with pytest.raises(ShedError):
+        admission.enter()
+    for each in began:
+        admission.leave(each, None)
+    assert admission.under_way == 0
+    assert refusal(admission) is None
+
+
+@pytest.mark.parametrize(
+    ("timeout", "left", "waited"),
+    [
+        ("2S", 1.5, 0.5),
+        ("1500m", 1.4, 0.1),
+        ("250000u", 0.05, 0.2),
+        ("1M", 59, 1),
+        ("1S", 1.2, 0),
+        ("1S", None, 0),
+        ("", 1, 0),
+        ("S", 1, 0),
+        ("-", 1, 0),
+        ("12", 1, 0),
+        ("-1S", 1, 0),
+        ("1x", 1, 0),
+        ("123456789S", 1, 0),
+    ],
+)
+def test_a_wait_is_told_by_what_is_left_of_a_grpc_timeout(
+    timeout: str, left: float | None, waited: float
+) -> None:
+    metadata = (("x-request-id", "1S"), ("x-vireo-timeout", timeout))
+    assert waited_seconds(metadata, left) == pytest.approx(waited)
+    assert waited_seconds((), left) == 0
+
+
+async def test_gauges_show_the_load(clock: Clock) -> None:
+    worker = Worker()
+    admission = Admission(7, worker=worker, clock=clock)
+    async with busy(worker):
+        worker._ran(0.05)
+        refusal(admission, waited=0.25)
+        clock.now += 1
+        refusal(admission, waited=0.25)
+        admission.enter()
+        registry = CollectorRegistry()
+        registry.register(LoadCollector(admission, worker))
+        shown = {
+            sample.name: sample.value for family in registry.collect() for sample in family.samples
+        }
+    assert shown.pop("vireo_queue_wait_seconds") >= 0.25
+    assert shown == {
+        "vireo_calls_under_way": 1,
+        "vireo_calls_limit": 7,
+        "vireo_queue_standing": 1,
+        "vireo_work_queued": 1,
+        "vireo_work_mean_seconds": pytest.approx(0.05),
+    }

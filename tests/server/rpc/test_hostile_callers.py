@@ -1,0 +1,174 @@
+"""Callers that stay silent, leave, don't read or send odd bytes: nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import h2.config
+import h2.connection
+import h2.settings
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+
+from bench.fuzz.frames import exchange
+from server.ranking.service import RANKING_POD
+from server.rpc.server import RpcServer
+from server.rpc.worker import Worker
+from tests.builders.busy import busy
+from tests.builders.rpc import rpc_settings, serving
+from tests.builders.waiting import until
+from tests.server.rpc.test_shedding import METHOD, request
+
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+def calls_under_way(server: RpcServer) -> int:
+    return server._guard.under_way
+
+
+async def code_of(call: Any) -> grpc.StatusCode:
+    code: grpc.StatusCode = await call.code()
+    return code
+
+
+async def test_calls_that_stay_silent_keep_nobody_from_an_answer(
+    release_folder: Path,
+) -> None:
+    async with serving(RANKING_POD, release_folder, max_calls=3) as (server, channel):
+        method: Any = channel.stream_unary(METHOD)
+        silent = [method(timeout=60) for _ in range(30)]
+        await until(lambda: calls_under_way(server) == len(silent))
+        answers = [await RankingServiceStub(channel).RankCandidates(request()) for _ in range(5)]
+        assert all(answer.ids for answer in answers)
+        codes = {await code_of(call) for call in silent}
+        assert codes == {grpc.StatusCode.INVALID_ARGUMENT}, "long before their deadline"
+        await until(lambda: calls_under_way(server) == 0)
+
+
+async def test_calls_cancelled_at_random_leave_nothing_under_way(release_folder: Path) -> None:
+    chance = random.Random(7)
+    async with serving(RANKING_POD, release_folder, max_calls=8) as (server, channel):
+        stub = RankingServiceStub(channel)
+
+        async def abandoned() -> None:
+            call = stub.RankCandidates(request(), timeout=60)
+            await asyncio.sleep(chance.uniform(0, 0.02))
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+        for _ in range(20):
+            await asyncio.gather(*(abandoned() for _ in range(40)))
+        await until(lambda: calls_under_way(server) == 0)
+        admission = server._guard._admissions[RANKING_POD.service]
+        assert admission.under_way == 0
+        answers = await asyncio.gather(*(stub.RankCandidates(request()) for _ in range(8)))
+        assert all(answer.ids for answer in answers)
+
+
+async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_never(
+    release_folder: Path,
+) -> None:
+    settings = rpc_settings(max_concurrent_rpcs=1)
+    worker = Worker()
+    async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
+        _,
+        channel,
+    ):
+        stub = RankingServiceStub(channel)
+        async with busy(worker):
+            under_way = stub.RankCandidates(request())
+            await until(lambda: worker.queued == 2)
+            refused = await code_of(stub.RankCandidates(request()))
+            health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert (await under_way).ids
+    assert refused is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_watchers_are_bounded_in_number_and_take_no_calls_place(
+    release_folder: Path,
+) -> None:
+    settings = rpc_settings(max_streams=5, max_concurrent_rpcs=5)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
+        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(5)]
+        for watch in watches:
+            await watch.read()
+        assert await code_of(health.Watch(health_pb2.HealthCheckRequest())) is (
+            grpc.StatusCode.RESOURCE_EXHAUSTED
+        )
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert (await RankingServiceStub(channel).RankCandidates(request())).ids
+        for watch in watches:
+            watch.cancel()
+        await until(lambda: server._guard.streams.open == 0)
+        again = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await again.read()).status == health_pb2.HealthCheckResponse.SERVING
+        again.cancel()
+
+
+async def test_a_stream_ends_well_when_its_time_is_over(release_folder: Path) -> None:
+    async with serving(RANKING_POD, release_folder) as (server, channel):
+        server._guard.streams.max_seconds = 0.1
+        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        # Were it UNAVAILABLE, Envoy would take the pod for one that fails.
+        assert await code_of(watch) is grpc.StatusCode.OK
+        await until(lambda: server._guard.streams.open == 0)
+
+
+async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_stops(
+    release_folder: Path,
+) -> None:
+    async with serving(RANKING_POD, release_folder) as (server, channel):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        connection = h2.connection.H2Connection(
+            h2.config.H2Configuration(validate_outbound_headers=False)
+        )
+        connection.initiate_connection()
+        # The server may not send a byte of an answer.
+        connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        headers = {":method": "POST", ":scheme": "http", ":path": WATCH, ":authority": "pod"}
+        headers |= {"content-type": "application/grpc", "te": "trailers"}
+        connection.send_headers(1, list(headers.items()))
+        connection.send_data(1, struct.pack(">BI", 0, 0), end_stream=True)
+        writer.write(connection.data_to_send())
+        await writer.drain()
+        await until(lambda: server._guard.streams.open == 1)
+        async with asyncio.timeout(30):
+            await server.set_serving(False)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        writer.close()
+        await asyncio.gather(reader.read(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "a\tb", "\x01", "a" * 129])
+async def test_a_request_id_that_cant_be_sent_on_is_replaced(
+    release_folder: Path, value: str
+) -> None:
+    async with serving(RANKING_POD, release_folder) as (server, _):
+        message = request().SerializeToString()
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": METHOD,
+            ":authority": "pod",
+            "content-type": "application/grpc",
+            "te": "trailers",
+            "x-request-id": value,
+        }
+        body = struct.pack(">BI", 0, len(message)) + message
+        ended = await exchange(f"127.0.0.1:{server.port}", headers, body)
+    assert ended.startswith("OK"), ended
