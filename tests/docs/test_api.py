@@ -63,3 +63,31 @@ def test_links_lead_to_headings_of_the_page() -> None:
         title.lower().replace(".", "") for title in re.findall(r"^#+ (\S+)$", page, re.MULTILINE)
     }
     assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= headings
+
+
+def test_what_changes_no_answer_says_so_and_nothing_advertises_it(
+    described: FileDescriptorSet,
+) -> None:
+    comments = Contract(described).comments
+    context = {
+        name: text
+        for name, text in comments.items()
+        if name.startswith("vireo.v1.RequestContext") or name == "vireo.v1.RecommendRequest.context"
+    }
+    assert len(context) == 5
+    for name, text in context.items():
+        assert "Not used yet" in text, name
+    checkout = PAGE.parents[1]
+    pages = [
+        page
+        for page in (
+            checkout / "README.md",
+            *checkout.glob("docs/*.md"),
+            *checkout.glob("clients/**/*.md"),
+        )
+        if page != PAGE and "node_modules" not in page.parts
+    ]
+    for page in pages:
+        assert not re.search(r"RequestContext|context\.(device|locale|time)", page.read_text()), (
+            page
+        )
