@@ -9,7 +9,6 @@ machine does falls on all of them alike; figures are ratios within a round.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
+from server.rpc.cores import cores
 
 _SENDERS = 8
 """Processes of h2load, each of which sends one viewer's request."""
@@ -101,7 +101,7 @@ async def chain_rows(
         # As many as cores: the chain keeps all of them busy, too, and cores share caches.
         floors = [
             processes.enter_context(FloorProcess(running.release, bodies, PAGE))
-            for _ in range(os.cpu_count() or 1)
+            for _ in range(cores())
         ]
         await _round(0, floors, chains, replace(plan, requests=64, alone=16), _Figures())
         for number in range(1, plan.rounds + 1):

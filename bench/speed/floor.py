@@ -7,7 +7,6 @@ calls: all sources, filters, quotas and diversity, too.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 from vireo.v1 import candidate_pb2, viewer_pb2
 
+from bench.speed.cpu import pin
 from server.candidate.pipeline import SCORERS, CandidatePipeline, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
@@ -198,7 +198,7 @@ def _answer(
     cores: Collection[int] | None,
 ) -> None:
     if cores is not None:
-        os.sched_setaffinity(0, cores)
+        pin(cores)
     # As pods do: threads of these libraries would only fight over the cores.
     threadpool_limits(1)
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString

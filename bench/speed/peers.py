@@ -26,6 +26,7 @@ import psutil
 from inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
+from bench.speed.cpu import pin
 from bench.speed.h2load import Shot, frame
 from server.errors import VireoError
 from server.home import Home
@@ -141,7 +142,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=lambda: pin(cores),
         )
     try:
         _await_port(port, process, peer, log)

@@ -11,7 +11,6 @@ too; so the service that is sampled has one of its own, and all else the others.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import psutil
 from rich.console import Console
 
 from bench.speed.asked import Asked, checked_shots, recommend_url
-from bench.speed.cpu import cpu_seconds
+from bench.speed.cpu import CAN_PIN, cpu_seconds, pin
 from bench.speed.flame import flame_graph
 from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.native import Native, Share, sampled_natively, shares
@@ -30,6 +29,7 @@ from bench.speed.stacks import Function, Sampled, sampled
 from bench.speed.stand import Stand, stand
 from server.errors import VireoError
 from server.home import Home
+from server.rpc.cores import allowed_cores
 
 _SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
 """Each service by the process of the stand that is sampled."""
@@ -191,17 +191,17 @@ async def _volley(running: Stand, shots: Sequence[Shot], number: int, plan: Prof
 
 @contextmanager
 def _core_of_its_own(service: str, running: Stand) -> Iterator[None]:
-    """Keeps everything else away from the core of a service, where there is more than one."""
-    mine = os.sched_getaffinity(0)
-    first, *others = sorted(mine)
-    if not others:
+    """Keeps everything else away from the core of a service, where it may have one."""
+    mine = allowed_cores()
+    first, *others = mine
+    if not others or not CAN_PIN:
         yield
         return
     for each, process in _SERVICES.items():
         for thread in psutil.Process(running.pids[process]).threads():
-            os.sched_setaffinity(thread.id, [first] if each == service else others)
-    os.sched_setaffinity(0, others)  # h2load and the samplers inherit it
+            pin([first] if each == service else others, thread.id)
+    pin(others)  # h2load and the samplers inherit it
     try:
         yield
     finally:
-        os.sched_setaffinity(0, mine)
+        pin(mine)

@@ -26,6 +26,7 @@ from rich.console import Console
 from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
 from bench.speed.asked import PAGE, Asked, asked, first_viewers, prepared
+from bench.speed.cpu import first_core, pin
 from bench.speed.floor import FloorProcess, InProcess
 from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.peers import PEERS, Peer, serving, shot
@@ -78,7 +79,7 @@ def measure_rank(home: Home, dataset: str, plan: RankPlan, console: Console) -> 
     own.logs.mkdir(parents=True)
     viewers = first_viewers(home, dataset, plan.viewers)
     questions = asked(staged, home.features(dataset), viewers)
-    core = [min(os.sched_getaffinity(0))]
+    core = first_core()
     chain = InProcess.load(staged)
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString
     queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
@@ -256,7 +257,7 @@ def _pod(own: Home, staged: Path, cores: Sequence[int]) -> Iterator[int]:
             },
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=lambda: pin(cores),
         )
         try:
             until = time.monotonic() + _START_SECONDS

@@ -16,6 +16,7 @@ from bench.speed.plots import bounds_plot, libraries_plot, memory_plot, processe
 from bench.speed.profile import Profile
 from bench.speed.row import Row
 from server.errors import VireoError
+from server.rpc.cores import cores
 
 _CPU, _FLOOR, _MS = "CPU a request, ", "CPU a request, floor, ms", ", ms"
 _RATE, _OURS = "requests a second, ", "ranking pod"
@@ -208,7 +209,7 @@ def shown(value: float) -> str:
 
 
 def _machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{cores()} cores, {platform.system()} {platform.machine()}"
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

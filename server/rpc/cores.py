@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -17,13 +16,18 @@ def cores(root: Path = _ROOT) -> int:
     Args:
         root: below which /proc and /sys are.
     """
-    allowed = (
-        len(os.sched_getaffinity(0))
-        if sys.platform == "linux"  # nothing else has it, nor cgroups
-        else os.cpu_count() or 1
-    )
+    allowed = len(allowed_cores())
     quota = cpu_quota(root)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def allowed_cores() -> list[int]:
+    """Return the numbers of the cores that this process may run on, in order.
+
+    On systems without processor affinity, such as macOS, it may run on all of them.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

