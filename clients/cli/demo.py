@@ -27,6 +27,7 @@ def demo(
     is not done again.
     """
     from clients.cli import data, evaluate, train, up
+    from clients.cli.release.promote import PromotionRefusedError
     from clients.cli.release.publish import publish
 
     console = Console(highlight=False)
@@ -41,7 +42,12 @@ def demo(
     announce(f"evaluate --data {DATASET}")
     evaluate.evaluate(DATASET)
     announce(f"release publish --data {DATASET}")
-    publish(DATASET)
+    try:
+        publish(DATASET)
+    except PromotionRefusedError as error:
+        raise PromotionRefusedError(
+            f"{error}; to run the demo apart from it, set VIREO_HOME to another folder"
+        ) from error
 
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")

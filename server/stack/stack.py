@@ -173,10 +173,16 @@ def _alone(settings: StackSettings) -> Iterator[None]:
             yield
     except LockTakenError as error:
         other = running_stack(home)
-        where = f" and answers at {other.edge}" if other else ""
+        serving = (
+            f"; it answers at {other.edge}, and serves what channel {other.channel} names within "
+            "seconds of a promotion"
+            if other
+            else ""
+        )
         raise AlreadyRunningError(
-            f"a stack runs on {home.root} already (process {error.holder}){where}; "
-            "stop it with Ctrl-C, or set VIREO_HOME and VIREO_EDGE_PORT to run another"
+            f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it with "
+            "Ctrl-C before you start it again, or run another beside it: set VIREO_HOME, "
+            "VIREO_EDGE_PORT and VIREO_PORT_BASE"
         ) from error
 
 

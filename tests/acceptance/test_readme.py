@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pandas as pd
 import pytest
 
 from clients.cli.up import show_endpoints
+from server.home import Home
 from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.stack import Stack, running_stack
 from tests.builders.viewing import write_viewing_csv
+from tests.builders.waiting import until
 
 README = (CHECKOUT / "README.md").read_text()
 
@@ -118,17 +121,49 @@ def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path
     assert all(len(set(row["items"])) == 100 for row in lists)
 
 
-def test_your_own_data_goes_all_the_way_to_a_slate(tmp_path: Path) -> None:
+async def test_your_own_data_takes_the_demos_place_while_it_runs_and_after(
+    demo_home: Home, tmp_path: Path
+) -> None:
+    """In the README's order: the demo is still up in the first terminal."""
     write_viewing_csv(tmp_path)
     (script,) = blocks("sh", "Your own data")
     *before_up, up = script.strip().splitlines()
     assert up == "vireo up"
-    home = tmp_path / "home"
-    # The embedded S3 of `publish` must not meet another stack's.
-    with running_stack(home, prepare="\n".join(before_up), folder=tmp_path) as stack:
-        slate = json.loads(run("vireo recommend --viewer 0 --json", stack.environment))
-    assert {item["videoId"] for item in slate["items"]} <= {f"00{n}" for n in range(100)}
-    assert len(slate["items"]) == 10
+    home = Home(tmp_path / "home")
+    for part in (Home.data, Home.features, Home.run):
+        shutil.copytree(part(demo_home, "ml-100k"), part(home, "ml-100k"))
+
+    with running_stack(home.root, prepare="vireo release publish --data ml-100k") as demo:
+        told = run("\n".join(before_up), demo.environment, tmp_path)
+        assert "was made from example data, ml-100k" in told
+        assert "to take it back: vireo release rollback" in told
+        refusal = refused(up, demo.environment)
+        assert f"it answers at {demo.edge}" in refusal
+        assert "serves what channel production names within seconds" in refusal
+        await until(lambda: own_slate(demo))
+
+    with running_stack(home.root) as stack:
+        assert own_slate(stack)
+
+
+def refused(command: str, environment: dict[str, str]) -> str:
+    """What a command says that ends with 1."""
+    done = subprocess.run(
+        ["bash", "-euc", command], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 1, done.stdout
+    return done.stderr
+
+
+def own_slate(stack: Stack) -> bool:
+    """Whether the slate is of the user's videos: all of them, in full."""
+    slate = json.loads(run("vireo recommend --viewer 0 --json", stack.environment))
+    assert "degradations" not in slate
+    ids = {item["videoId"] for item in slate["items"]}
+    assert len(ids) == 10
+    own = {f"00{n}" for n in range(100)}
+    assert ids <= own or not ids & own, "videos of two releases in one slate"
+    return ids <= own
 
 
 @pytest.mark.parametrize("folder", ["docs", "protos/vireo/v1", "server/gateway", "training"])

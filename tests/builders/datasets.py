@@ -55,7 +55,7 @@ def ring_interactions(viewers: int = VIEWER_COUNT) -> pd.DataFrame:
     return frame.sort_values(["timestamp", "row"], ignore_index=True)
 
 
-def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame) -> None:
+def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame, terms: str = "") -> None:
     """Writes a data set; even videos have a publication date, some of them in the future."""
     published = [START + pd.Timedelta(days=6 * n - 99) for n in range(VIDEO_COUNT)]
     videos = {
@@ -74,4 +74,4 @@ def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame) -> No
         pa.table(videos, VIDEOS),
         pa.table(viewers, VIEWERS),
     )
-    write_dataset(home, name, tables, "a test", "", {})
+    write_dataset(home, name, tables, "a test", terms, {})

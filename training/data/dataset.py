@@ -33,7 +33,7 @@ class DatasetInfo(BaseModel):
     source: str
     """Where it came from, in words."""
     terms: str = ""
-    """The licence or terms that its use is bound to; empty for a user's own data."""
+    """Licence or terms of use, of data that was fetched or made up; empty for a user's own."""
     interactions: int
     videos: int
     viewers: int
@@ -93,6 +93,17 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
         raise VireoError(
             f"cannot read {path}: {error}; fetch or import the data set again with --force"
         ) from error
+
+
+def is_example(home: Home, name: str) -> bool:
+    """Return whether this home's data set of that name was fetched or made up, to try Vireo on.
+
+    False if there is none here: it may be somebody's own.
+    """
+    try:
+        return bool(describe_dataset(home, name).terms)
+    except VireoError:
+        return False
 
 
 def list_datasets(home: Home) -> list[DatasetInfo]:

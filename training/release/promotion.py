@@ -12,7 +12,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.manifest import Manifest, OlderFormatError, ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
-from training.data.dataset import DatasetMissingError
+from training.data.dataset import DatasetMissingError, is_example
 from training.evaluation.served import check_dataset, check_split
 from training.features.watches import FeaturesMissingError, Split, load_watches
 from training.ranking.config import RankingConfig
@@ -36,6 +36,7 @@ def ask_gate(
     *,
     most_viewers: int,
     margins: Margins | None = None,
+    replaces: bool = False,
 ) -> GateResult:
     """Compares a candidate with the release that viewers get now, measured in one run.
 
@@ -47,6 +48,8 @@ def ask_gate(
         candidate_id: the one that may follow it.
         most_viewers: how many test viewers to ask for at most.
         margins: how much worse is allowed; the defaults if None.
+        replaces: whether the candidate takes the current release's place in its channel. One of
+            another data set may then take that of a release of example data.
 
     Raises:
         ReleaseError: the candidate is one that no pod would serve.
@@ -67,6 +70,12 @@ def ask_gate(
             "not comparable", reason=f"the current release can't be measured: {error}"
         )
     loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+    if replaces and now.dataset != candidate.dataset and is_example(home, now.dataset):
+        return GateResult(
+            "nothing to compare",
+            reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} from "
+            f"{candidate.dataset}; to take it back: vireo release rollback",
+        )
     try:
         split = _split_of_both(home, now, candidate)
         watches = load_watches(home, candidate.dataset)

@@ -99,7 +99,7 @@ def promote_through_gate(
     store.manifest(release_id)
     served = before or store.read_channel("production")
     compared = served.release_id if served else None
-    result = _gate(store, wish, compared, release_id)
+    result = _gate(store, wish, compared, release_id, replaces=before is not None)
     if not as_json:
         print_gate(result, compared, release_id)
     overridden = wish.force and not result.passed
@@ -135,8 +135,18 @@ def promote_through_gate(
             typer.echo(_told_share(release_id, pointer.share))
 
 
-def _gate(store: ReleaseStore, wish: Wish, compared: str | None, release_id: str) -> GateResult:
-    """What the gate says of a release that some viewers get `compared` instead of now."""
+def _gate(
+    store: ReleaseStore, wish: Wish, compared: str | None, release_id: str, *, replaces: bool
+) -> GateResult:
+    """Return what the gate says of a release; viewers get `compared` now.
+
+    Args:
+        store: where both are.
+        wish: how it is to be promoted.
+        compared: the release that they get; None for none.
+        release_id: the one to judge.
+        replaces: whether the channel names `compared` itself, not only production.
+    """
     from server.releases.cache import ReleaseCache
     from training.release.gate import GateResult
 
@@ -159,7 +169,15 @@ def _gate(store: ReleaseStore, wish: Wish, compared: str | None, release_id: str
     # The same cache as that of this machine's pods, so that each file is fetched once.
     cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
     try:
-        return ask_gate(home, store, cache, compared, release_id, most_viewers=wish.viewers)
+        return ask_gate(
+            home,
+            store,
+            cache,
+            compared,
+            release_id,
+            most_viewers=wish.viewers,
+            replaces=replaces,
+        )
     finally:
         cache.prune()
 
@@ -211,7 +229,7 @@ def _refusal(
     if result.outcome == "not comparable":
         return (
             f"{release_id} can't be compared with {compared}, and {channel} goes on to name "
-            f"{now}: {result.reason}; where you know better: {ways}"
+            f"{now}: {result.reason}; if you know that it is good: {ways}"
         )
     return (
         f"the gate refuses {release_id}, and {channel} goes on to name {now}: "

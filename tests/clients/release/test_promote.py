@@ -51,6 +51,16 @@ def trained(
     return channel.release_id
 
 
+@pytest.fixture
+def example(ring_home: Home, store: ReleaseStore, tmp_path: Path) -> str:
+    """A published release of a data set that was fetched for trying Vireo out."""
+    if not ring_home.data("shown").exists():
+        write_small_dataset(ring_home, "shown", ring_interactions(), "for research only")
+    staged = ring_home.staged_release("ring")
+    store.publish(changed_copy(staged, tmp_path / "example", release_id="example", dataset="shown"))
+    return "example"
+
+
 def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     trained: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
 ) -> None:
@@ -142,6 +152,34 @@ def test_what_cant_be_compared_is_refused_with_the_reason(
     assert forced.exit_code == 0, forced.output
     [finding] = store.history("production")[-1].findings
     assert why in finding
+
+
+def test_own_data_takes_the_place_of_example_data_and_rollback_takes_it_back(
+    trained: str,
+    example: str,
+    store: ReleaseStore,
+    vireo: Vireo,
+) -> None:
+    store.change_channel("production", Change(example), store.read_channel("production"))
+    done = vireo("promote", trained)
+    assert done.exit_code == 0, done.output
+    assert f"{example} was made from example data, shown, and {trained} from ring" in done.output
+    assert "to take it back: vireo release rollback" in done.output
+    assert not store.history("production")[-1].forced
+    back = vireo("rollback")
+    assert f"channel production names {example} again" in back.output
+
+
+def test_example_data_takes_no_place_of_own_data_nor_a_share_of_its_viewers(
+    trained: str, example: str, store: ReleaseStore, vireo: Vireo
+) -> None:
+    for channel in ("production", "canary"):
+        refused = vireo("promote", example, "--channel", channel)
+        assert isinstance(refused.exception, PromotionRefusedError), channel
+        assert "is of data set shown" in str(refused.exception)
+    store.change_channel("production", Change(example), store.read_channel("production"))
+    canary = vireo("promote", trained, "--channel", "canary")
+    assert isinstance(canary.exception, PromotionRefusedError), "two data sets at a time"
 
 
 def test_a_release_of_an_earlier_state_of_the_data_is_compared_on_what_is_held_out_now(

@@ -20,6 +20,7 @@ from training.data.synth.tables import (
 from training.data.synth.world import World, WorldConfig
 from training.data.writing import dataset_writer
 
+TERMS = "Made up: these viewers and videos do not exist, and the data may be used for anything."
 ROWS_AT_A_TIME = 262_144
 """Interactions in a row group."""
 
@@ -59,7 +60,7 @@ def write_world(
         f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
         f"--events {config.events} --days {config.days} --seed {config.seed}"
     )
-    with dataset_writer(home, name, source) as writer:
+    with dataset_writer(home, name, source, TERMS) as writer:
         for part in video_parts(world):
             writer.add_videos(part)
         writer.add_viewers(viewer_table(world))

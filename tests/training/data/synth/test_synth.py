@@ -9,7 +9,7 @@ import pytest
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import Dataset, DatasetInfo, load_dataset
+from training.data.dataset import Dataset, DatasetInfo, is_example, load_dataset
 from training.data.split import split_watches
 from training.data.synth.events import KINDS, all_events
 from training.data.synth.world import REGIONS, World, WorldConfig
@@ -56,6 +56,13 @@ def test_there_are_as_many_of_everything_as_were_asked_for(tmp_path: Path) -> No
     assert (info.viewers, info.videos, info.interactions) == (400, 600, 16_000)
     assert set(info.events) == set(KINDS)
     assert done[-1] == (16_000, 16_000)
+
+
+def test_made_up_data_is_example_data_and_what_is_not_here_may_be_somebodys(world: Dataset) -> None:
+    home = Home(world.folder.parent.parent)
+    assert is_example(home, "synth")
+    assert not is_example(home, "nowhere")
+    assert not is_example(home, "../synth")
 
 
 def test_interactions_are_in_order_and_of_videos_that_are_out(world: Dataset) -> None:
