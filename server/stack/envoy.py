@@ -14,6 +14,13 @@ from server.control.templates import filled
 from server.errors import VireoError
 from server.stack.settings import StackSettings
 
+_ADMIN_PATHS = (
+    r"/(certs|clusters|config_dump|listeners|memory|ready|server_info|stats|stats/prometheus)"
+    r"(\?.*)?"
+)
+"""What the admin interface shows. It asks nobody who they are, so that it must change nothing:
+`/quitquitquit` alone would let any process of the machine, or page in a browser, end Envoy."""
+
 XdsApi: TypeAlias = Literal["GRPC", "DELTA_GRPC"]
 """State of the world or delta."""
 
@@ -33,7 +40,9 @@ def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
     if settings.secure:
         [control] = document["static_resources"]["clusters"]
         control["transport_socket"] = upstream_tls(str(settings.security.secrets), "control")
-    if not settings.admin_port:
+    if settings.admin_port:
+        document["admin"]["allow_paths"] = [{"safe_regex": {"regex": _ADMIN_PATHS}}]
+    else:
         del document["admin"]
     return yaml.safe_dump(document, sort_keys=False)
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-_HTTP1 = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+_HTTP1 = b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 _SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 _SETTINGS_TYPE = 4
@@ -21,7 +21,8 @@ Answer: TypeAlias = Literal["served", "asked for keys", "asked for a token", "re
 def listening(processes: Iterable[psutil.Process]) -> set[tuple[int, str, int]]:
     """Return process id, address and port of each socket that takes connections or datagrams."""
     return {
-        (process.pid, connection.laddr.ip, connection.laddr.port)
+        # gRPC's are IPv6 sockets, bound to an IPv4 address.
+        (process.pid, connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for process in processes
         for connection in process.net_connections("inet")
         if connection.laddr and not connection.raddr
