@@ -24,6 +24,7 @@ from server.rpc.metrics import MetricsEndpoint
 from server.rpc.ports import PortTakenError, address
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
+from server.rpc.standard import StreamLimit
 
 log = structlog.get_logger()
 
@@ -81,6 +82,16 @@ class RpcServer:
         """The port it listens on, once started."""
         self.serving = False
         """Whether it reports its services as SERVING."""
+
+    @property
+    def under_way(self) -> int:
+        """Calls of our services that are being read or answered."""
+        return self._guard.under_way
+
+    @property
+    def streams(self) -> StreamLimit:
+        """The streams that are open, and how many may be."""
+        return self._guard.streams
 
     def add(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
-from server.gateway.service import gateway_pod
-from server.rpc.admission import MIN_CALLS_AHEAD, QUEUE_TARGET
+from server.gateway.service import NAME, gateway_pod
+from server.rpc.admission import QUEUE_TARGET
+from server.rpc.concurrency_limit import REST
 from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
@@ -71,7 +73,7 @@ async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
     release: Path, features: Path, ranking_target: str
 ) -> None:
     worker = Worker()
-    calls = 3 * MIN_CALLS_AHEAD
+    calls = REST - 1
     async with gateway_before(worker, release, features, ranking_target) as stub:
         await stub.Recommend(REQUEST)
         ended = time.monotonic()
@@ -95,3 +97,27 @@ async def test_where_a_candidate_pod_sheds_the_answer_says_what_it_lacks(
         assert not (await under_way).degradations
     assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     assert answer.items
+
+
+async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    chance = random.Random(7)
+    async with serving(CANDIDATE_POD, release) as (candidates, _):
+        settings = gateway_settings(features, f"127.0.0.1:{candidates.port}", ranking_target)
+        async with serving(gateway_pod(settings), release, queue_target=QUEUE_TARGET) as (
+            server,
+            channel,
+        ):
+            stub = RecommendationServiceStub(channel)
+
+            for _ in range(100):
+                calls = [stub.Recommend(REQUEST, timeout=60) for _ in range(14)]
+                tasks = [asyncio.ensure_future(call.code()) for call in calls]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for call in chance.sample(calls, 10):
+                    call.cancel()  # several leave at the moment at which others are answered
+                await asyncio.gather(*tasks)
+            await until(lambda: server.under_way == 0)
+            assert server._guard._admissions[NAME].under_way == 0
+            assert (await stub.Recommend(REQUEST)).items
