@@ -240,6 +240,18 @@ def node(stack: Stack) -> str:
     return f"envoy-{stack.edge.rpartition(':')[2]}"
 
 
+def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack) -> None:
+    for process in stack.state().processes:
+        of = Path(f"/proc/{process.pid}")
+        # Envoy opens its standard output once more, for the access log.
+        logs = [fd.name for fd in (of / "fd").iterdir() if os.path.realpath(fd) == str(process.log)]
+        assert {"1", "2"} <= set(logs), process
+        for fd in logs:
+            flags = re.search(r"flags:\s+(\d+)", (of / "fdinfo" / fd).read_text())
+            assert flags, process
+            assert int(flags[1], 8) & os.O_APPEND, (process, fd)
+
+
 def test_control_snapshot_and_status_show_what_envoy_has(stack: Stack) -> None:
     deadline = time.monotonic() + 60
     # After another test's restarts, or right after the start, until Envoy has taken it all.
