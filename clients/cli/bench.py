@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
 
@@ -49,11 +49,11 @@ def swap(
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
-        table = Table("measure", "figure")
+        table = table_of("measure", "figure", numbers={"figure"})
         for name, value in asdict(result).items():
             shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
             table.add_row(name.replace("_", " "), shown)
-        Console().print(table)
+        print_table(table)
     mixed = result.mixed_declared + result.mixed_undeclared
     if result.failed or mixed:
         raise VireoError(
@@ -192,14 +192,20 @@ def _show(rows: Sequence[Row], as_json: bool) -> None:
         for row in rows:
             typer.echo(json.dumps(row.document()))
         return
-    table = Table("measure", "figure", "least", "most", "bound", "holds")
+    print_rows(rows)
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print a table of figures with their spread and bound."""
+    numbers = ("figure", "least", "most", "bound")
+    table = table_of("measure", *numbers, "holds", numbers=numbers, texts={"measure"})
     for row in rows:
         low, high = row.spread or (None, None)
         bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
         holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
         table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, holds)
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()
@@ -225,7 +231,8 @@ def chaos(
 
     console = Console(stderr=True, highlight=False)
     numbers = sorted(set(case or CASES))
-    table = Table("case", "", "requests", "failed", "degraded", "holds", "note")
+    counts_of = ("requests", "failed", "degraded")
+    table = table_of("case", "", *counts_of, "holds", "note", numbers=counts_of, texts={"", "note"})
     broken = []
     plan = SHORT if short else ChaosPlan()
     for result in run_chaos(Home.current(), data, numbers, plan, console):
@@ -238,7 +245,7 @@ def chaos(
         if result.holds is False:
             broken.append(str(result.case))
     if not as_json:
-        Console().print(table)
+        print_table(table)
     if broken:
         raise VireoError(f"what is stated did not hold in case {', '.join(broken)}")
 

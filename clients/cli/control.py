@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from clients.cli.edge import operator_tls
+from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
 
@@ -99,7 +99,7 @@ def snapshot(
     for envoy in envoys:
         connection = "connected" if envoy.connected else "gone; what follows is what it had"
         typer.echo(f"{envoy.node}: {envoy.agent}, {envoy.variant}, {connection}")
-        Console().print(_table(envoy))
+        print_table(resource_table(envoy))
 
 
 def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
@@ -188,7 +188,8 @@ def summary(envoys: Sequence[EnvoyStatus]) -> str:
             f"{sum(each.kind == kind for each in envoy.resources)} {kind}"
             for kind in envoy.versions
         ]
-        lines.append(f"{envoy.node}: {', '.join(counts)}" + ("" if envoy.connected else "; gone"))
+        has = ", ".join(counts) or "has taken nothing yet"
+        lines.append(f"{envoy.node}: {has}" + ("" if envoy.connected else "; gone"))
         lines += [
             f"  refused {each.kind} {each.name}: {each.words}"
             for each in envoy.resources
@@ -209,8 +210,9 @@ def _stack() -> StackState:
     return state
 
 
-def _table(envoy: EnvoyStatus) -> Table:
-    table = Table("kind", "version", "resource", "its version", "state", "", box=None)
+def resource_table(envoy: EnvoyStatus) -> Table:
+    """Return a line a resource of an Envoy, by kind."""
+    table = table_of("kind", "version", "resource", "its version", "state", "", texts={""})
     shown = ""
     for each in envoy.resources:
         table.add_row(

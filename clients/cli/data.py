@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.cli import data_synth
+from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ def list_(as_json: Json = False) -> None:
     if not infos:
         console.print("No data sets yet; get one with: vireo data fetch ml-100k", highlight=False)
         return
-    table = Table("data set", "interactions", "videos", "viewers", "from", "to")
+    numbers = ("interactions", "videos", "viewers")
+    table = table_of("data set", *numbers, "from", "to", numbers=numbers)
     for info in infos:
         counts = (f"{count:,}" for count in (info.interactions, info.videos, info.viewers))
         table.add_row(info.name, *counts, f"{info.first:%Y-%m-%d}", f"{info.last:%Y-%m-%d}")
-    console.print(table)
+    print_table(table, console)
 
 
 @app.command()

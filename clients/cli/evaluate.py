@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from clients.cli.edge import CaOption, TokenOption, edge_of
 from clients.cli.studies import print_studies
+from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from training.evaluation.commands import Evaluated
@@ -162,17 +162,16 @@ def evaluate(
 def _print(evaluated: Evaluated) -> None:
     """Prints a line a system, then what else was found."""
     console = Console(highlight=False)
-    table = Table(title=f"{evaluated.release_id}: held-out watches, all unwatched videos ranked")
-    table.add_column("")
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+    title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
+    columns = tuple(_COLUMNS.values())
+    table = table_of("", *columns, numbers=columns, title=title)
     others = dict(evaluated.metrics)
     ranker = others.pop("ranker", None)
     for name, measures in others.items():
         last = name in ("chain", "served")
         style = "bold" if last else None
         table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
-    console.print(table)
+    print_table(table, console)
     if ranker:
         names = {"auc": "AUC", "ece": "calibration error"}
         for task in ("watch", "like"):

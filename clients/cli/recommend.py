@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
+from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def print_slate(response: pb.RecommendResponse) -> None:
     from vireo.v1 import viewer_pb2
 
     console = Console()
-    table = Table("", "title", "video", "score", "sources")
+    table = table_of("", "title", "video", "score", "sources", texts={"title", "sources"})
     for item in response.items:
         names = [_plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
         table.add_row(
@@ -105,7 +105,7 @@ def print_slate(response: pb.RecommendResponse) -> None:
             f"{item.score:.4f}",
             ", ".join(names),
         )
-    console.print(table)
+    print_table(table, console)
     explanation = response.explanation
     times = {
         "features": explanation.features_time,

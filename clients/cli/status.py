@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from clients.cli.edge import operator_tls
+from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
 
@@ -51,7 +49,7 @@ def status(
     if as_json:
         _print_json(state, releases, envoys)
     else:
-        _print_table(state, releases, envoys)
+        print_status(state, releases, envoys)
 
 
 def _envoys_of(state: StackState) -> list[EnvoyStatus]:
@@ -97,27 +95,29 @@ def _print_json(
     typer.echo(json.dumps(document, indent=2))
 
 
-def _print_table(
+def print_status(
     state: StackState, releases: dict[str, Release | None], envoys: list[EnvoyStatus]
 ) -> None:
+    """Print a line a process, then what is wrong with any, and what each Envoy has."""
     from clients.cli.control import summary
     from clients.cli.up import state_text
 
-    table = Table("process", "pool", "state", "pid", "port", "restarts", "release", "")
+    numbers = ("pid", "port", "restarts")
+    table = table_of("process", "state", *numbers, "release", numbers=numbers)
     for process in state.processes:
         release = releases.get(process.name)
         table.add_row(
             process.name,
-            process.pool,
             state_text(process.state),
             str(process.pid or ""),
             str(process.port),
-            str(process.restarts),
-            f"{release.release_id} ({release.origin})" if release and release.release_id else "",
-            Text(_remark(process, release)),
+            str(process.restarts or ""),
+            release.release_id if release else "",
         )
-    console = Console()
-    console.print(table)
+    print_table(table)
+    for process in state.processes:
+        if remark := _remark(process, releases.get(process.name)):
+            typer.echo(f"{process.name}: {remark}")
     if envoys:
         typer.echo(summary(envoys))
     ready = "ready" if state.ready else "starting"
@@ -125,4 +125,9 @@ def _print_table(
 
 
 def _remark(process: ProcessState, release: Release | None) -> str:
-    return process.problem or (release.last_failure if release else "")
+    """What is not as it should be; empty if all is well."""
+    if process.problem or release is None:
+        return process.problem
+    if not release.last_failure and release.origin == "cache":
+        return "its release is from the cache, since the store could not be reached"
+    return release.last_failure

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from clients.cli.tables import print_table, table_of
 
 
 def print_studies(found: Mapping[str, Any], as_json: bool, report: Path) -> None:
@@ -23,13 +24,11 @@ def print_studies(found: Mapping[str, Any], as_json: bool, report: Path) -> None
             console.print("no leak: nothing of a test watch has reached training")
             continue
         rows = list(_ROWS[name](document))
-        table = Table(title=name.replace("_", " "))
-        table.add_column("")
-        for column in rows[0][1]:
-            table.add_column(column, justify="right")
+        columns = tuple(rows[0][1])
+        table = table_of("", *columns, numbers=columns, title=name.replace("_", " "))
         for title, figures in rows:
             table.add_row(title, *(f"{value:.4f}" for value in figures.values()))
-        console.print(table)
+        print_table(table, console)
     typer.echo(f"report: {report}")
 
 

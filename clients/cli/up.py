@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from clients.cli.tables import table_of
 from server.home import Home
 from server.security.folder import SecurityFolder
 
@@ -68,7 +68,7 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool =
         with Live(console=console, auto_refresh=False) as live:
 
             def changed(state: StackState) -> None:
-                live.update(process_table(state.processes), refresh=True)
+                live.update(process_lines(state.processes), refresh=True)
 
             def ready_above_table(state: StackState) -> None:
                 ready(state)
@@ -93,9 +93,10 @@ class _ChangePrinter:
                 typer.echo(f"{process.name} {process.state}{detail if process.problem else ''}")
 
 
-def process_table(processes: tuple[ProcessState, ...]) -> Table:
-    """One line a process."""
-    table = Table("process", "state", "pid", "port", "restarts", "", box=None, pad_edge=False)
+def process_lines(processes: tuple[ProcessState, ...]) -> Group:
+    """Return a line a process, and below them what is wrong with any."""
+    numbers = ("pid", "port", "restarts")
+    table = table_of("process", "state", *numbers, numbers=numbers)
     for process in processes:
         table.add_row(
             process.name,
@@ -103,9 +104,13 @@ def process_table(processes: tuple[ProcessState, ...]) -> Table:
             str(process.pid or ""),
             str(process.port),
             str(process.restarts or ""),
-            Text(process.problem, style="dim"),
         )
-    return table
+    problems = [
+        Text(f"{process.name}: {process.problem}", style="dim")
+        for process in processes
+        if process.problem and process.state != "starting"
+    ]
+    return Group(table, *problems)
 
 
 def state_text(state: str) -> Text:

@@ -115,7 +115,7 @@ def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path
     (script,) = blocks("sh", "How good is it")
     output = run(at(stack, script), stack.environment, tmp_path)
     for row in ("popularity", "ease", "two_tower", "chain", "served"):
-        assert f"│ {row} " in output, f"no {row} in:\n{output}"
+        assert re.search(rf"^{row} ", output, re.MULTILINE), f"no {row} in:\n{output}"
     lists = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
     assert len(lists) == 943
     assert all(len(set(row["items"])) == 100 for row in lists)

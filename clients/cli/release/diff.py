@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
+from clients.cli.tables import print_table, table_of
 
 
 def diff(
@@ -32,24 +32,27 @@ def diff(
         typer.echo(json.dumps(found.as_json(), indent=2))
         return
     console = Console(highlight=False)
-    settings = Table(
-        "setting", before, after, title="data, code, schema, quotas, precision, weights"
+    sides = ("before", "after")
+    typer.echo(f"before: {before}\nafter:  {after}")
+    settings = table_of(
+        "setting", *sides, texts=sides, title="data, code, schema, quotas, precision, weights"
     )
     for name, (old, new) in found.settings.items():
         settings.add_row(name, Text(str(old)), Text(str(new)))
-    metrics = Table("metric", title="metrics")
-    for title in (before, after, "change"):
-        metrics.add_column(title, justify="right")
+    numbers = (*sides, "change")
+    metrics = table_of("metric", *numbers, numbers=numbers, title="metrics")
     for name, pair in found.metrics.items():
         change = f"{pair[1] - pair[0]:+.4f}" if None not in pair else ""  # type: ignore[operator]
         metrics.add_row(name, *map(_figure, pair), change)
-    files = Table("file", "", title=f"files; {found.unchanged_files} are the same")
-    for title in (before, after):
-        files.add_column(title, justify="right")
+    same = f"files; {found.unchanged_files} are the same"
+    files = table_of("file", "", *sides, numbers=sides, title=same)
     for file in found.files:
         files.add_row(file.path, file.kind, _bytes(file.before), _bytes(file.after))
     for table in (settings, metrics, files):
-        console.print(table if table.rows else f"{table.title}: no difference")
+        if table.rows:
+            print_table(table, console)
+        else:
+            console.print(f"{table.title}: no difference")
 
 
 def _figure(value: float | None) -> str:

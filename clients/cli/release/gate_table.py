@@ -1,13 +1,13 @@
-"""The gate's findings as a table: measure, now, candidate, change, margin, verdict."""
+"""The gate's findings as a table: measure, now, new, change, margin, verdict."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from training.release.gate import Check, GateResult
@@ -30,17 +30,13 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         why = "nothing to compare with" if result.passed else "not comparable"
         console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
         return
-    table = Table(
-        title=f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches",
-        box=SIMPLE,
-        pad_edge=False,
-    )
-    for title in ("measure", "now", "candidate", "change", "95% sure", "margin", "verdict"):
-        left = title in ("measure", "verdict")
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    compared = f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches"
+    console.print(compared, soft_wrap=True, markup=False)
+    numbers = ("now", "new", "change", "95% sure", "margin")
+    table = table_of("measure", *numbers, "verdict", numbers=numbers)
     for check in result.checks:
         table.add_row(*_row(check))
-    console.print(table)
+    print_table(table, console)
     if result.reason:
         console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
 

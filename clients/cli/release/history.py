@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
@@ -33,18 +31,17 @@ def history(
     if not records:
         typer.echo(f"channel {channel} was never set")
         return
-    table = Table("", "when", "who", "what", "from", "to", "why")
+    print_history(records)
+
+
+def print_history(records: Sequence[ChannelPointer]) -> None:
+    """Print two lines a change: when, what and to which release; who, from which and why."""
     for record in records:
-        table.add_row(
-            str(record.revision),
-            f"{record.updated_at:%Y-%m-%d %H:%M:%S}",
-            Text(record.updated_by),
-            _what(record),
-            record.previous or "",
-            record.release_id,
-            Text("; ".join(filter(None, (record.reason, *record.findings)))),
-        )
-    Console().print(table)
+        when = f"{record.updated_at:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {_what(record)}")
+        instead = f", instead of {record.previous}" if record.previous else ""
+        why = "; ".join(filter(None, (record.reason, *record.findings)))
+        typer.echo(f"      by {record.updated_by}{instead}{f': {why}' if why else ''}")
 
 
 def _what(record: ChannelPointer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson, ReleaseId
+from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from server.releases.manifest import Manifest
@@ -40,17 +42,28 @@ def list_(as_json: AsJson = False) -> None:
     if not releases:
         typer.echo("no releases yet; publish one with: vireo release publish")
         return
-    table = Table("release", "channels", "data set", "created", "size")
+    print_releases(releases, named)
+
+
+def print_releases(
+    releases: Sequence[ListedRelease], channels: Mapping[str, Sequence[str]]
+) -> None:
+    """Print a line a release, and below them why this build can't serve some."""
+    titles = ("release", "data set", "created", "size", "channels")
+    table = table_of(*titles, numbers={"size"}, texts={"channels"})
     for each in releases:
         manifest = each.manifest
         table.add_row(
             each.release_id,
-            ", ".join(named[each.release_id]),
-            manifest.dataset if manifest else Text(each.problem, style="red"),
+            manifest.dataset if manifest else Text("unfit", style="red"),
             f"{manifest.created_at:%Y-%m-%d %H:%M}" if manifest else "",
             megabytes(manifest) if manifest else "",
+            ", ".join(channels[each.release_id]),
         )
-    Console().print(table)
+    print_table(table)
+    for each in releases:
+        if each.problem:
+            typer.echo(f"{each.release_id}: {each.problem}")
 
 
 def _as_json(each: ListedRelease, channels: list[str]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from clients.cli.edge import operator_tls
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
+from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 if TYPE_CHECKING:
@@ -43,12 +42,12 @@ def status(as_json: AsJson = False) -> None:
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    _print_channels(channels)
+    print_channels(channels)
     if pods is None:
         typer.echo(f"no stack runs on {Home.current().root}")
     else:
-        _print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
-        _print_comparisons(pods)
+        print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
+        print_comparisons(pods)
 
 
 def _pods() -> dict[str, dict[str, Any] | None] | None:
@@ -85,8 +84,9 @@ def _asked(name: str, port: int, tls: TlsFiles | None) -> dict[str, Any] | None:
     return MessageToDict(answer, preserving_proto_field_name=True)
 
 
-def _print_channels(channels: dict[str, Channel]) -> None:
-    table = Table("channel", "release", "share", "since", "by", "why", title="channels")
+def print_channels(channels: dict[str, Channel]) -> None:
+    """Print what each channel names, since when, and below it who changed it last and why."""
+    table = table_of("channel", "release", "share", "since", numbers={"share"}, title="channels")
     for name, channel in channels.items():
         pointer = channel.pointer
         table.add_row(
@@ -94,15 +94,19 @@ def _print_channels(channels: dict[str, Channel]) -> None:
             pointer.release_id,
             f"{pointer.share:.1%}" if pointer.share else "",
             f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}",
-            Text(pointer.updated_by),
-            Text(pointer.reason),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
+    for name, channel in channels.items():
+        why = f": {channel.pointer.reason}" if channel.pointer.reason else ""
+        typer.echo(f"{name}: by {channel.pointer.updated_by}{why}")
 
 
-def _print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -> None:
-    """A line a pod; a release that isn't the one that its channel names is marked."""
-    table = Table("pod", "pool", "serves", "from", "loading", "last failure", title="pods")
+def print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -> None:
+    """Print a line a pod; a release that isn't the one that its channel names is marked.
+
+    Below them is what each loads, and why it last failed to.
+    """
+    table = table_of("pod", "pool", "serves", "from", title="pods")
     for name, pod in pods.items():
         if pod is None:
             table.add_row(name, "", Text("doesn't answer", style="red"))
@@ -114,30 +118,32 @@ def _print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -
             pool,
             Text(serves or "nothing", style="yellow" if behind else ""),
             pod.get("origin", ""),
-            _loading(pod.get("loading")),
-            Text(pod.get("last_failure", ""), style="red"),
         )
-    Console(highlight=False).print(table)
-
-
-def _print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
-    """How the shadow pool compares, by each gateway that repeats requests on it."""
-    columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
-    table = Table("gateway", "release", *columns, title="shadow pool")
+    print_table(table)
     for name, pod in pods.items():
-        shadow = (pod or {}).get("shadow")
-        if shadow is None:
-            continue
+        if loading := _loading((pod or {}).get("loading")):
+            typer.echo(f"{name}: {loading}")
+        if failure := (pod or {}).get("last_failure"):
+            typer.echo(f"{name}: {failure}")
+
+
+def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
+    """Print how the shadow pool compares, by each gateway that repeats requests on it."""
+    columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
+    shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
+    releases = sorted({shadow.get("release_id", "") for shadow in shadows.values()} - {""})
+    title = f"shadow pool, {' and '.join(releases) or 'no release yet'}"
+    table = table_of("gateway", *columns, numbers=columns, title=title)
+    for name, shadow in shadows.items():
         table.add_row(
             name,
-            shadow.get("release_id", ""),
             *(str(shadow.get(count, 0)) for count in ("compared", "failed", "dropped")),
             f"{shadow.get('mean_overlap_10', 0.0):.1%}",
             f"{shadow.get('mean_score_shift', 0.0):+.4f}",
             *(_milliseconds(shadow.get(f"{side}_time", "0s")) for side in ("served", "shadow")),
         )
     if table.row_count:
-        Console(highlight=False).print(table)
+        print_table(table)
 
 
 def _milliseconds(duration: str) -> str:
