@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.speed.another_pod import another_pod
-from bench.speed.asked import Asked, asked, first_viewers
+from bench.speed.asked import CANDIDATES, Asked, asked, first_viewers
 from bench.stack import served, stack_environment
 from server.home import Home
 from server.releases.store import ReleaseStore
@@ -19,7 +19,7 @@ from server.stack.settings import StackSettings
 from server.stack.state import running_stack
 
 _CHANNEL = "production"
-_SETTINGS = {
+SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
     "VIREO_RANKING_PODS": "1",
     "VIREO_GATEWAY_PODS": "1",
@@ -27,8 +27,8 @@ _SETTINGS = {
     "VIREO_SHEDDING": "false",
     # For the same reason no stage is given up, nor asked for less, where the machine is busy with
     # something else.
-    "VIREO_CANDIDATES": "500",
-    "VIREO_LEAST_CANDIDATES": "500",
+    "VIREO_CANDIDATES": str(CANDIDATES),
+    "VIREO_LEAST_CANDIDATES": str(CANDIDATES),
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",
@@ -87,7 +87,7 @@ def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterat
     own.root.mkdir(parents=True)
     for part in ("data", "features"):
         (own.root / part).symlink_to(home.root / part, target_is_directory=True)
-    environment = {**stack_environment(own), **_SETTINGS}
+    environment = {**stack_environment(own), **SETTINGS}
     settings = StackSettings(
         home=own.root,
         port_base=int(environment["VIREO_PORT_BASE"]),

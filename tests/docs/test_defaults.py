@@ -1,0 +1,83 @@
+"""Numbers in documents that repeat a default are those of the code."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from bench.speed.asked import CANDIDATES, PAGE
+from bench.speed.stand import SETTINGS
+from clients.cli.release.gc import gc
+from clients.cli.release.options import MOST_VIEWERS
+from server.gateway.query import DEFAULT_PAGE_SIZE
+from server.gateway.settings import GatewaySettings
+from server.home import Home
+from server.rpc.pod import PodSettings
+from server.stack.settings import StackSettings
+from training.ranking.config import RankingConfig
+from training.release.gate import Margins
+from vireo_client import Client
+
+CHECKOUT = Path(__file__).parents[2]
+GATEWAY = {name: field.default for name, field in GatewaySettings.model_fields.items()}
+POD = {name: field.default for name, field in PodSettings.model_fields.items()}
+MARGINS = Margins()
+
+
+def default_of(function: object, parameter: str) -> object:
+    assert callable(function)
+    return inspect.signature(function).parameters[parameter].default
+
+
+PHRASES = [
+    ("bench/README.md", f"{CANDIDATES} candidates, a page of {PAGE}."),
+    ("bench/README.md", f"A gateway asks for {GATEWAY['candidates']} candidates by default"),
+    (
+        "docs/recommendations.md",
+        f"candidates of all sources (gateways ask for {GATEWAY['candidates']} by default)",
+    ),
+    ("docs/releases.md", f"of the {GATEWAY['candidates']} candidates"),
+    ("docs/releases.md", f"`--viewers`: {MOST_VIEWERS:,} of them"),
+    ("docs/releases.md", f"NDCG@10 | {MARGINS.ndcg_10:.0%} of"),
+    ("docs/releases.md", f"Recall@100 | {MARGINS.recall_100:.0%} of"),
+    ("docs/releases.md", f"ten places | {MARGINS.coverage_10:.0%} of"),
+    ("docs/releases.md", f"watch probabilities | {MARGINS.calibration_error} |"),
+    ("docs/releases.md", f"taking turns | {MARGINS.inference_p50:.0%} of"),
+    ("docs/pods.md", f"By default that is {POD['keep_previous_seconds']:.0f} s"),
+    ("docs/rest.md", f"a body {GATEWAY['max_message_bytes'] >> 20} MiB"),
+    ("clients/README.md", f"1 to 500; {DEFAULT_PAGE_SIZE} by default"),
+    ("clients/README.md", f"included; {default_of(Client, 'timeout'):.0f} by default"),
+    ("clients/python/README.md", f"included: {default_of(Client, 'timeout'):.0f} unless"),
+    ("protos/vireo/v1/recommendation.proto", f"1 to 500; {DEFAULT_PAGE_SIZE} where absent"),
+    ("README.md", f"127.0.0.1:{StackSettings.model_fields['edge_port'].default}"),
+]
+
+
+@pytest.mark.parametrize(("document", "phrase"), PHRASES)
+def test_a_default_that_is_told_is_that_of_the_code(document: str, phrase: str) -> None:
+    assert phrase in " ".join((CHECKOUT / document).read_text().split())
+
+
+def test_the_ranker_is_trained_on_as_many_candidates_as_gateways_have_ranked() -> None:
+    assert RankingConfig().candidates == GATEWAY["candidates"]
+
+
+def test_gc_keeps_what_the_document_says() -> None:
+    assert default_of(gc, "history") == 5
+    assert default_of(gc, "grace_hours") == 24
+    text = (CHECKOUT / "docs" / "releases.md").read_text()
+    assert "the last five changes of each channel" in text
+    assert "within a day (`--grace-hours`)" in text
+
+
+def test_the_benchmark_serves_what_it_asks_for_and_says_that_it_is_not_the_default() -> None:
+    assert {SETTINGS["VIREO_CANDIDATES"], SETTINGS["VIREO_LEAST_CANDIDATES"]} == {str(CANDIDATES)}
+    assert GATEWAY["candidates"] != CANDIDATES
+
+
+def test_the_home_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIREO_HOME", raising=False)
+    assert Home.current().logs == CHECKOUT / ".vireo" / "logs"
+    assert "`.vireo/logs/`" in (CHECKOUT / "README.md").read_text()
