@@ -34,6 +34,15 @@ async def hosts(admin_port: int, cluster: str) -> dict[str, Host]:
     }
 
 
+async def active_requests(admin_port: int) -> int:
+    """Return the requests and streams that callers have open at the edge."""
+    name = "http.edge.downstream_rq_active"
+    document = json.loads(
+        await asyncio.to_thread(_read, admin_port, f"stats?format=json&filter={name}")
+    )
+    return sum(int(stat["value"]) for stat in document["stats"] if stat.get("name") == name)
+
+
 def _read(admin_port: int, path: str) -> bytes:
     url = f"http://127.0.0.1:{admin_port}/{path}"
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:

@@ -62,6 +62,12 @@ class ChaosPlan:
     """Requests a second; next to nothing is done for each."""
     short_deadline_seconds: float = 10.0
 
+    watchers: int = 5000
+    silent_calls: int = 1000
+    abandoned_calls: int = 10_000
+    attack_rate: float = 300.0
+    """Watches, and silent calls, a second."""
+
     def within(self, stated: float) -> float:
         """Within how many seconds a thing must have happened that is stated to take `stated`."""
         return stated if self.timed else self.patience
@@ -88,5 +94,8 @@ SHORT = ChaosPlan(
     cut=6.0,
     short_deadline_rate=50.0,
     short_deadline_seconds=2.0,
+    watchers=300,
+    silent_calls=50,
+    abandoned_calls=100,
 )
 """The form for CI: each fault once and for a short time, and no time is judged."""

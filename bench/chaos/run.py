@@ -17,6 +17,7 @@ from bench.chaos.cases import (
     control_plane,
     faulty_pods,
     hanging_pod,
+    hostile_callers,
     killed_pods,
     missing_parts,
     network_cut,
@@ -43,6 +44,7 @@ _MODULES: tuple[ModuleType, ...] = (
     overload,
     network_cut,
     short_deadline,
+    hostile_callers,
 )
 
 _LEAST_RATE = 5.0

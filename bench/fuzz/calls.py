@@ -23,10 +23,13 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _MANNERS = ("well", "no message", "two messages", "never ends", "leaves", "slow reader", "headers")
-_MANY_WORDS = {"no message": 0, "two messages": 2, "never ends": 1}
+_SILENT_SHARE = 0.001
+"""Share of callers who open a call and say nothing: each stays for seconds."""
+_MANY_WORDS = {"no message": 0, "two messages": 2, "never ends": 1, "silent": 0}
 """How many messages; of the others, one with the call itself."""
 _ENDED_EARLY = ": Internal error from Core"
 _ILL_SHARE = 0.2
+_FORGED_SHARE = 0.2
 _BULKY = frozenset({"giant list", "giant text", "deep"})
 
 
@@ -51,6 +54,8 @@ class GrpcCaller:
         ways = [way for way in WAYS if way not in _BULKY or random.random() < 0.2]
         way = random.choice(ways)
         manner = random.choice(_MANNERS) if random.random() < _ILL_SHARE else "well"
+        if random.random() < _SILENT_SHARE:
+            manner = "silent"
         data = spoilt(random, way, valid(random, method.descriptor.input_type))
         return f"{way}, {manner}", await self._call(random, method, data, manner)
 
@@ -59,7 +64,7 @@ class GrpcCaller:
         if channel is None:
             channel = grpc.aio.insecure_channel(method.address, _OPTIONS)
             self._channels[method.address] = channel
-        metadata = _flood(random) if manner == "headers" else ()
+        metadata = _flood(random) if manner == "headers" else _forged(random)
         call: _Call
         if manner in _MANY_WORDS:
             converse: Any = channel.stream_stream(method.path)
@@ -90,10 +95,21 @@ async def _say(call: _Conversation, data: bytes, manner: str) -> None:
     """What a caller says who doesn't say just one thing."""
     for _ in range(_MANY_WORDS[manner]):
         await call.write(data)
-    if manner == "never ends":
+    if manner == "silent":
+        await call.wait_for_connection()
+        await call.read()  # until the server has had enough of it
+    elif manner == "never ends":
         await asyncio.sleep(_HANGING)
     else:
         await call.done_writing()
+
+
+def _forged(random: Random) -> tuple[tuple[str, str | bytes], ...]:
+    """Return an address that a caller claims to have, now and then."""
+    if random.random() > _FORGED_SHARE:
+        return ()
+    claimed = random.choice(("10.1.2.3", "::1", "unknown", "1.2.3.4, 5.6.7.8", "x" * 300, ","))
+    return (("x-forwarded-for", claimed),)
 
 
 def _flood(random: Random) -> tuple[tuple[str, str | bytes], ...]:

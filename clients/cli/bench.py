@@ -212,7 +212,8 @@ def print_rows(rows: Sequence[Row]) -> None:
 def chaos(
     data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
     case: Annotated[
-        list[int] | None, typer.Option(min=1, max=9, help="Number of a case to run; all if absent.")
+        list[int] | None,
+        typer.Option(min=1, max=10, help="Number of a case to run; all if absent."),
     ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="Each fault once and briefly; no time is judged.")

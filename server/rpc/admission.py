@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 from prometheus_client import Counter
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from server.rpc.concurrency_limit import ConcurrencyLimit
 from server.rpc.errors import ShedError, ShedReason
@@ -173,29 +171,3 @@ def _seconds(timeout: Any) -> float | None:
     if unit not in _UNITS or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
         return None
     return int(digits) * _UNITS[unit]
-
-
-class LoadCollector(Collector):
-    """Prometheus metrics of a process's load, as it is when asked."""
-
-    def __init__(self, admission: Admission, worker: Worker) -> None:
-        """Keep both for `collect`."""
-        self._admission, self._worker = admission, worker
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the families."""
-        admission, worker = self._admission, self._worker
-        limit = admission.max_calls if admission.limit is None else admission.limit.calls
-        for name, meaning, value in (
-            ("calls_under_way", "Calls that are being answered.", admission.under_way),
-            ("calls_limit", "Calls that may be under way now.", limit),
-            ("queue_wait_seconds", "Wait of the latest call.", admission.latest_wait),
-            (
-                "queue_standing",
-                "1 while the queue stays instead of coming and going, so that calls are shed.",
-                float(admission.standing),
-            ),
-            ("work_queued", "Calls that wait for the worker, or run in it.", worker.queued),
-            ("work_mean_seconds", "Time that the worker takes for a call.", worker.mean_run),
-        ):
-            yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)

@@ -23,8 +23,9 @@ from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.rpc import release_service
-from server.rpc.admission import QUEUE_TARGET, Admission, LoadCollector
+from server.rpc.admission import QUEUE_TARGET, Admission
 from server.rpc.cores import cores
+from server.rpc.load_metrics import LoadCollector
 from server.rpc.logs import configure_logs
 from server.rpc.release_metrics import ReleaseCollector
 from server.rpc.release_service import ReleaseServicer
@@ -189,7 +190,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings, place: WorkerPlace | N
     add_pod_service(server, pod, loader, worker, admission)
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
-    REGISTRY.register(LoadCollector(admission, worker))
+    REGISTRY.register(LoadCollector(admission, worker, server))
 
     async def on_first() -> None:
         # Without this each full collection walks through all that was imported. What was

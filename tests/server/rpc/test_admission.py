@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.rpc.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, LoadCollector, waited_seconds
+from server.rpc.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
 from server.rpc.errors import ShedError, ShedReason
+from server.rpc.load_metrics import LoadCollector
+from server.rpc.server import RpcServer
 from server.rpc.worker import Worker
 from tests.builders.busy import busy
+from tests.builders.rpc import rpc_settings
 
 TARGET = 0.01
 
@@ -141,15 +144,15 @@ async def test_gauges_show_the_load(clock: Clock) -> None:
         refusal(admission, waited=0.25)
         clock.now += 1
         refusal(admission, waited=0.25)
-        admission.enter()
         registry = CollectorRegistry()
-        registry.register(LoadCollector(admission, worker))
+        registry.register(LoadCollector(admission, worker, RpcServer(rpc_settings())))
         shown = {
             sample.name: sample.value for family in registry.collect() for sample in family.samples
         }
     assert shown.pop("vireo_queue_wait_seconds") >= 0.25
     assert shown == {
-        "vireo_calls_under_way": 1,
+        "vireo_calls_under_way": 0,
+        "vireo_streams_open": 0,
         "vireo_calls_limit": 7,
         "vireo_queue_standing": 1,
         "vireo_work_queued": 1,

@@ -1,0 +1,54 @@
+"""Case 10: watchers, silent calls and abandoned calls by the thousand, without a token."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench.chaos.attackers import Attackers
+from bench.chaos.capacity import sustainable_rate
+from bench.chaos.chain import Chain
+from bench.chaos.counters import counted
+from bench.chaos.envoy_view import active_requests
+from bench.chaos.result import CaseResult
+from bench.chaos.waiting import seconds_until
+
+CASE = 10
+TITLE = "thousands of watchers, silent calls and abandoned calls"
+
+_HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
+"""Of the sustainable load. Abandoned calls are load too: the rest is for the attackers themselves,
+which share the machine."""
+_GAUGES = ("vireo_calls_under_way", "vireo_streams_open", "vireo_work_queued")
+
+
+async def run(chain: Chain) -> CaseResult:
+    """Attack for as long as the abandoned calls take, and look at what is left of it."""
+    findings, plan = chain.findings(CASE), chain.plan
+    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
+    edge, ports = chain.settings.edge, chain.ports()
+    attackers = Attackers(edge, list(chain.judge.watched))
+    async with chain.load(rate=_HONEST_SHARE * sustainable) as load:
+        await asyncio.sleep(plan.quiet)
+        async with attackers:
+            await asyncio.gather(
+                attackers.watch(plan.watchers, plan.attack_rate),
+                attackers.stay_silent(plan.silent_calls, plan.attack_rate),
+                attackers.abandon(plan.abandoned_calls, _ABANDONED_SHARE * sustainable),
+            )
+            during = await counted(ports)
+        await asyncio.sleep(plan.settle)
+
+    async def nothing_left() -> bool:
+        left = await counted(ports)
+        at_edge = await active_requests(chain.settings.admin_port)
+        return not any(left[name] for name in _GAUGES) and not at_edge
+
+    took = await seconds_until(nothing_left, plan.patience)
+    findings.must(took <= plan.patience, "calls or streams are still counted after the last ended")
+    ended = attackers.ended
+    findings.must(ended["watch RESOURCE_EXHAUSTED"] > 0 or plan.watchers < 100, "no watch refused")
+    findings.note(
+        f"{during['vireo_streams_open']:.0f} streams at pods while {plan.watchers} watched; all "
+        f"counters at zero after {took:.1f} s; " + ", ".join(f"{v} {k}" for k, v in ended.items())
+    )
+    return findings.result(load)

@@ -1,0 +1,39 @@
+"""Prometheus metrics of how busy a server is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from server.rpc.admission import Admission
+from server.rpc.server import RpcServer
+from server.rpc.worker import Worker
+
+
+class LoadCollector(Collector):
+    """Prometheus metrics of a process's load, as it is when asked."""
+
+    def __init__(self, admission: Admission, worker: Worker, server: RpcServer) -> None:
+        """Keep them for `collect`."""
+        self._admission, self._worker, self._server = admission, worker, server
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families."""
+        admission, worker, server = self._admission, self._worker, self._server
+        limit = admission.max_calls if admission.limit is None else admission.limit.calls
+        for name, meaning, value in (
+            ("calls_under_way", "Calls that are being read or answered.", server.under_way),
+            ("streams_open", "Health watches and other streams.", server.streams.open),
+            ("calls_limit", "Calls that may be under way now.", limit),
+            ("queue_wait_seconds", "Wait of the latest call.", admission.latest_wait),
+            (
+                "queue_standing",
+                "1 while the queue stays instead of coming and going, so that calls are shed.",
+                float(admission.standing),
+            ),
+            ("work_queued", "Calls that wait for the worker, or run in it.", worker.queued),
+            ("work_mean_seconds", "Time that the worker takes for a call.", worker.mean_run),
+        ):
+            yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)
