@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +83,7 @@ def _release_of(name: str, port: int, tls: TlsFiles | None) -> Release | None:
 
 
 def _print_json(
-    state: StackState, releases: dict[str, Release | None], envoys: list[EnvoyStatus]
+    state: StackState, releases: Mapping[str, Release | None], envoys: list[EnvoyStatus]
 ) -> None:
     import json
     from dataclasses import asdict
@@ -96,7 +97,7 @@ def _print_json(
 
 
 def print_status(
-    state: StackState, releases: dict[str, Release | None], envoys: list[EnvoyStatus]
+    state: StackState, releases: Mapping[str, Release | None], envoys: list[EnvoyStatus]
 ) -> None:
     """Print a line a process, then what is wrong with any, and what each Envoy has."""
     from clients.cli.control import summary

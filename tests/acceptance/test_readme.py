@@ -68,6 +68,12 @@ def test_every_block_is_one_that_these_tests_or_make_run() -> None:
         assert f"make {target}" in (CHECKOUT / ".ci" / "run").read_text(), "CI runs it"
 
 
+def test_what_needs_the_demo_to_be_served_comes_before_own_data_takes_its_place() -> None:
+    headings = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert headings.index("First requests") < headings.index("Your own data")
+    assert headings.index("How good is it") < headings.index("Your own data")
+
+
 def test_the_first_requests_work_and_give_one_and_the_same_slate(stack: Stack) -> None:
     table, services, by_grpcurl, by_curl = (
         run(at(stack, script), stack.environment) for script in blocks("sh", "First requests")
