@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from server.control.attempts import Attempts
 from server.control.discovery.source import Discovery
 from server.control.membership import Counts, Membership, Patience
 from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
@@ -16,6 +17,7 @@ from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
+_RETRY_SECONDS = 0.25
 _CHECK_SECONDS = 0.5
 _PARALLEL_CHECKS = 64
 
@@ -43,6 +45,7 @@ class Admission:
             tls: with which to check pods that speak mutual TLS.
         """
         self._discovery = discovery
+        self._attempts = discovery.attempts or Attempts("list")
         self._interval = interval
         self._first_seconds = first_seconds
         self._changed = changed
@@ -55,7 +58,10 @@ class Admission:
         self._found = asyncio.Event()
         self._checked = False
         self._told: Mapping[Pool, Members] | None = None
+        self._telling = Attempts("members")
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
+        self._puzzling: set[tuple[Pool, Endpoint]] = set()
+        """Pods whose answers to a check can't be understood, and of which that was logged."""
         self.counts: Mapping[Pool, Counts] = {}
         """How many pods of each pool are in each state, as last told; replaced, never changed."""
 
@@ -66,12 +72,17 @@ class Admission:
             group.create_task(self._check())
 
     async def _follow(self) -> None:
-        async for endpoints in self._discovery.watch():
-            for pool, membership in self._pools.items():
-                membership.found(endpoints.get(pool, frozenset()), time.monotonic())
-            log.info("pods found", **{pool.cluster: len(each) for pool, each in endpoints.items()})
-            self._found.set()
-            self._tell()
+        while True:
+            # Sources contain their failures; whatever one lets through is its failure as well.
+            with self._attempts.contained():
+                async for endpoints in self._discovery.watch():
+                    for pool, membership in self._pools.items():
+                        membership.found(endpoints.get(pool, frozenset()), time.monotonic())
+                    counts = {pool.cluster: len(each) for pool, each in endpoints.items()}
+                    log.info("pods found", **counts)
+                    self._found.set()
+                    self._tell()
+            await asyncio.sleep(self._attempts.pause(_RETRY_SECONDS))
 
     async def _check(self) -> None:
         await self._found.wait()
@@ -110,19 +121,32 @@ class Admission:
         ]
 
     async def _check_once(self) -> None:
+        waiting = [
+            (pool, endpoint) for pool, each in self._pools.items() for endpoint in each.waiting
+        ]
+        self._puzzling.intersection_update(waiting)
         async with asyncio.TaskGroup() as group:
-            for pool, membership in self._pools.items():
-                for endpoint in membership.waiting:
-                    group.create_task(self._admit_if_healthy(pool, endpoint))
+            for pool, endpoint in waiting:
+                group.create_task(self._admit_if_healthy(pool, endpoint))
 
     async def _admit_if_healthy(self, pool: Pool, endpoint: Endpoint) -> None:
         async with self._checks:
-            service = GRPC_SERVICES[pool.service]
-            if not await health_problem(
-                str(endpoint), service, _CHECK_SECONDS, self._tls, pool.service
-            ):
+            if await self._is_healthy(pool, endpoint):
                 log.info("pod admitted", pool=pool.cluster, endpoint=str(endpoint))
                 self._pools[pool].admit(endpoint)
+
+    async def _is_healthy(self, pool: Pool, endpoint: Endpoint) -> bool:
+        service = GRPC_SERVICES[pool.service]
+        try:
+            return not await health_problem(
+                str(endpoint), service, _CHECK_SECONDS, self._tls, pool.service
+            )
+        except Exception:
+            # Declared policy: whatever a pod answers, only it isn't healthy.
+            if (pool, endpoint) not in self._puzzling:
+                self._puzzling.add((pool, endpoint))
+                log.exception("pod can't be checked", pool=pool.cluster, endpoint=str(endpoint))
+            return False
 
     def _tell(self) -> None:
         if not self._checked:
@@ -131,5 +155,7 @@ class Admission:
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
         self.counts = {pool: each.counts(members[pool]) for pool, each in self._pools.items()}
         if members != self._told:
-            self._told = members
-            self._changed(members)
+            with self._telling.contained():
+                self._changed(members)
+                self._told = members
+                self._telling.succeeded()

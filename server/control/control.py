@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY
 from server.control import ads, csds, resources
 from server.control.admission import Admission
 from server.control.ads import DiscoveryServicer
+from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
 from server.control.csds import StatusServicer
 from server.control.discovery.file import FileDiscovery
@@ -24,6 +26,7 @@ from server.control.mesh import Members, Mesh, Pool
 from server.control.metrics import ControlCollector
 from server.control.nodes import Nodes
 from server.control.settings import ControlSettings
+from server.control.streams import Limits
 from server.errors import VireoError
 from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
@@ -55,6 +58,11 @@ class Control:
         self._share = asyncio.Event()
         self._keys = asyncio.Event()
         self._complete = False
+        self._canary_attempts, self._keys_attempts = Attempts("canary"), Attempts("keys")
+        used = [discovery.attempts, self._canary_attempts]
+        used += [self._keys_attempts] if settings.jwks else []
+        self.attempts = [each for each in used if each is not None]
+        """How it goes with each source that can fail."""
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
         self.admission = Admission(
             discovery,
@@ -71,13 +79,19 @@ class Control:
             group.create_task(self.admission.run())
             group.create_task(
                 follow_share(
-                    self._channels, self._settings.canary_poll_seconds, self._share_changed
+                    self._channels,
+                    self._settings.canary_poll_seconds,
+                    self._share_changed,
+                    self._canary_attempts,
                 )
             )
             if self._settings.jwks:
                 group.create_task(
                     follow_keys(
-                        self._settings.jwks, self._settings.jwks_seconds, self._keys_changed
+                        self._settings.jwks,
+                        self._settings.jwks_seconds,
+                        self._keys_changed,
+                        self._keys_attempts,
                     )
                 )
                 # Without keys every token would be refused, by Envoys that have them too.
@@ -88,27 +102,31 @@ class Control:
             except TimeoutError:
                 log.warning("the canary's share is unknown; no viewer goes there for now")
             self._complete = True
-            self._publish()
+            self._change()
             await server.set_serving(True)
 
     def _members_changed(self, members: Mapping[Pool, Members]) -> None:
-        self.mesh = replace(self.mesh, members=members)
+        self._change(members=members)
         self._members.set()
-        self._publish()
 
     def _share_changed(self, share: float) -> None:
-        self.mesh = replace(self.mesh, canary_share=share)
+        self._change(canary_share=share)
         self._share.set()
-        self._publish()
 
     def _keys_changed(self, jwks: str) -> None:
-        self.mesh = replace(self.mesh, jwks=jwks)
+        self._change(jwks=jwks)
         self._keys.set()
-        self._publish()
 
-    def _publish(self) -> None:
+    def _change(self, **news: Any) -> None:
+        """Change the mesh, and publish it once it is complete.
+
+        What no snapshot can be made of is not kept: it would fail all that comes after it.
+        """
+        mesh = replace(self.mesh, **news)
+        snapshot = resources.snapshot(self._settings, mesh)
+        self.mesh = mesh
         if self._complete:
-            self._servicer.publish(resources.snapshot(self._settings, self.mesh))
+            self._servicer.publish(snapshot)
 
 
 def discovery_of(settings: ControlSettings) -> Discovery:
@@ -149,7 +167,9 @@ def _kubernetes(settings: ControlSettings) -> Discovery:
 def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:
     """A server with both xDS services, and the one of them that takes snapshots."""
     nodes = Nodes()
-    servicer, status = DiscoveryServicer(nodes), StatusServicer(nodes)
+    # The rest is for health checks and the like: they never compete with Envoys' streams.
+    limits = Limits(all=max(1, settings.max_concurrent_rpcs * 3 // 4))
+    servicer, status = DiscoveryServicer(nodes, limits), StatusServicer(nodes)
     server = RpcServer(settings)
     server.add(
         ads.NAME,
@@ -175,5 +195,5 @@ async def serve_control(settings: ControlSettings) -> None:
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)
     control = Control(settings, discovery, ReleaseStore(settings.s3), servicer)
-    REGISTRY.register(ControlCollector(servicer, control.admission, discovery.attempts))
+    REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
     await server.run(control.run(server))

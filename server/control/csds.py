@@ -14,12 +14,13 @@ from envoy.service.status.v3 import csds_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.control.nodes import Node, Nodes
-from server.control.session import Subscription
 from server.control.snapshot import WARMING_ORDER
+from server.control.subscription import Subscription
 
 NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 CONNECTED = "connected"
 """Key of the node's metadata that tells whether its stream lasts."""
+MAX_STREAMS = 16
 VARIANT = "variant"
 """Key of the node's metadata that tells which protocol it speaks."""
 
@@ -33,6 +34,7 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
     def __init__(self, nodes: Nodes) -> None:
         """Takes the registry."""
         self._nodes = nodes
+        self._streams = 0
 
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """What every client has now, or those that match a node id."""
@@ -40,10 +42,18 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
 
     async def StreamClientStatus(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[Any]:
+    ) -> None:
         """The same for each request."""
-        async for request in request_iterator:
-            yield await self._answer(request, context)
+        if self._streams >= MAX_STREAMS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {MAX_STREAMS} streams are taken"
+            )
+        self._streams += 1
+        try:
+            async for request in request_iterator:
+                await context.write(await self._answer(request, context))
+        finally:
+            self._streams -= 1
 
     async def _answer(self, request: Any, context: Any) -> Any:
         ids = set()

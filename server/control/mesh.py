@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -26,6 +27,21 @@ class Endpoint(NamedTuple):
 
     host: str
     port: int
+
+    @staticmethod
+    def checked(host: str, port: int) -> Endpoint:
+        """Return the endpoint, its address in the short form.
+
+        Raises:
+            ValueError: Envoy couldn't take it, and would refuse all endpoints beside it as well.
+        """
+        # Names aren't looked up by whom endpoints are told to.
+        address = ipaddress.ip_address(host)
+        if getattr(address, "scope_id", None):
+            raise ValueError(f"{host!r} has a scope, which means something on one machine only")
+        if not 0 < port < 65536:
+            raise ValueError(f"{port} is no port")
+        return Endpoint(str(address), port)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from server.control.admission import Admission
 from server.control.ads import DiscoveryServicer
-from server.control.discovery.source import Attempts
+from server.control.attempts import Attempts
 from server.control.membership import Counts
 from server.control.nodes import Node
 from server.control.snapshot import KINDS, version_of
@@ -23,9 +23,9 @@ class ControlCollector(Collector):
     """The state of a control plane, as it is when asked; what happens is counted where it does."""
 
     def __init__(
-        self, servicer: DiscoveryServicer, admission: Admission, attempts: Attempts | None
+        self, servicer: DiscoveryServicer, admission: Admission, attempts: Sequence[Attempts]
     ) -> None:
-        """Takes who knows it, and how discovery goes; None where that can't fail."""
+        """Takes who knows it, and how it goes with each source that can fail."""
         self._servicer = servicer
         self._admission = admission
         self._attempts = attempts
@@ -83,17 +83,17 @@ class ControlCollector(Collector):
     def _discovery(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(
             "vireo_discovery_failures",
-            "Attempts to find pods that failed, and parts of others that couldn't be used.",
+            "Attempts to read a source that failed, and parts of others that couldn't be used.",
             labels=["source"],
         )
         age = GaugeMetricFamily(
             "vireo_discovery_success_age_seconds",
-            "Time since the source last told where pods are; since the start before it has.",
+            "Time since the source last answered; since the start before it has.",
             labels=["source"],
         )
-        if self._attempts is not None:
-            failures.add_metric([self._attempts.source], self._attempts.failures)
-            age.add_metric([self._attempts.source], self._attempts.age)
+        for attempts in self._attempts:
+            failures.add_metric([attempts.source], attempts.failures)
+            age.add_metric([attempts.source], attempts.age)
         yield from (failures, age)
 
 

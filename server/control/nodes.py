@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-import structlog
 
 from server.control.snapshot import WARMING_ORDER, Resource, Snapshot
 
 if TYPE_CHECKING:
     from server.control.session import Session
 
-log = structlog.get_logger()
-
-_MOST_NODES = 1000
+MAX_GONE_NODES = 1000
+"""Nodes without a stream that are remembered; those with one are bounded by the streams."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,25 @@ class Node:
             if name in good and good[name].version == version:
                 del good[name]  # it is no longer: a client of another build, say
 
+    def forgive(self, kind: str, names: Collection[str] | None = None) -> None:
+        """Forget the refusals of what it asks for anew and has no good version of.
+
+        To answer nothing at all would break the protocol. It may take it by now: it was
+        restarted with another build, say. What was refused with it is tried again as well.
+
+        Args:
+            kind: the kind of resource.
+            names: what it asks for; all if None.
+        """
+        good = self.good[kind]
+        self.refusals[kind] = [
+            each
+            for each in self.refusals[kind]
+            if not any(
+                name not in good and (names is None or name in names) for name in each.versions
+            )
+        ]
+
     def take(self, kind: str, resources: Mapping[str, Resource]) -> None:
         """Takes down that resources were accepted, perhaps some that were refused before."""
         self.good[kind].update(resources)
@@ -116,25 +132,36 @@ class Node:
 
 
 class Nodes:
-    """Every Envoy that has asked, those that are gone too, oldest dropped first."""
+    """Every Envoy with a stream, and those that had one of late."""
 
     def __init__(self) -> None:
         """Makes an empty registry."""
-        self._nodes: OrderedDict[str, Node] = OrderedDict()
+        self._connected: dict[str, Node] = {}
+        self._gone: OrderedDict[str, Node] = OrderedDict()
+        """Those without a stream, the one that lost it first at the front."""
 
     def connected(self, identity: str, cluster: str, user_agent: str) -> Node:
-        """The node with this id, known from before or new."""
-        node = self._nodes.setdefault(identity, Node(identity))
+        """Return the node with this id, known from before or new, which is to begin a stream."""
+        node = self._connected.get(identity) or self._gone.pop(identity, None) or Node(identity)
         node.cluster, node.user_agent = cluster, user_agent
-        self._nodes.move_to_end(identity)
-        while len(self._nodes) > _MOST_NODES:
-            dropped, _ = self._nodes.popitem(last=False)
-            log.warning("node forgotten", node=dropped, most=_MOST_NODES)
+        self._connected[identity] = node
         return node
 
+    def ended(self, session: Session) -> None:
+        """Note that a stream has ended; only nodes without one are ever forgotten."""
+        node = session.node
+        node.end(session)
+        if node.connected:
+            return
+        del self._connected[node.identity]
+        self._gone[node.identity] = node
+        while len(self._gone) > MAX_GONE_NODES:
+            self._gone.popitem(last=False)
+
     def all(self) -> list[Node]:
-        """All of them, by id."""
-        return sorted(self._nodes.values(), key=lambda node: node.identity)
+        """Return all of them, by id."""
+        nodes = [*self._connected.values(), *self._gone.values()]
+        return sorted(nodes, key=lambda node: node.identity)
 
 
 def now() -> datetime:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
 
 import structlog
@@ -23,6 +21,7 @@ from server.control.snapshot import (
     Snapshot,
     version_of,
 )
+from server.control.subscription import WILDCARD, Push, Subscription
 
 log = structlog.get_logger()
 
@@ -33,9 +32,11 @@ for _counter in (PUSHES, ACKS, NACKS):
     for _kind in KINDS.values():  # so that each is shown as 0 before it happens
         _counter.labels(_kind)
 
+MAX_WORDS = 8192
+"""Characters of a refusal that are kept: enough for Envoy to name each resource that it means."""
+
 Variant = Literal["state of the world", "delta"]
 
-WILDCARD = "*"
 _WHOLE = (CLUSTER, LISTENER)
 """Kinds that may be asked for without names. In state of the world their responses list all."""
 # An Envoy acknowledges clusters only when they are warm, for which it needs their endpoints:
@@ -46,45 +47,6 @@ _WAITS_FOR: Mapping[str, tuple[str, ...]] = {
     LISTENER: (CLUSTER, ENDPOINTS),
     ROUTES: (CLUSTER, ENDPOINTS),
 }
-
-
-@dataclass(frozen=True)
-class Push:
-    """A response that is to be sent."""
-
-    kind: str
-    nonce: str
-    version: str
-    """One for all that the client has of this kind once it has taken the response."""
-    resources: Mapping[str, Resource]
-    removed: frozenset[str]
-
-
-@dataclass
-class Subscription:
-    """What a client wants and has of one kind."""
-
-    wildcard: bool = False
-    names: set[str] = field(default_factory=set)
-    has: dict[str, str] = field(default_factory=dict)
-    """The version of each resource that the client has taken."""
-    took_at: dict[str, datetime] = field(default_factory=dict)
-    unanswered: set[str] = field(default_factory=set)
-    """Names that were asked for and not answered yet, be it that there is no such resource."""
-    greeted: bool = False
-    """Whether anything was sent."""
-    singly: bool = False
-    """Whether to send one resource at a time, to find which of several is refused."""
-    pending: Push | None = None
-    """What was sent and neither taken nor refused yet."""
-
-    def asks(self, name: str) -> bool:
-        """Whether a name is subscribed to, by itself or with all."""
-        return self.wildcard or name in self.names
-
-    def wants(self, resource: Resource) -> bool:
-        """Whether a resource is subscribed to."""
-        return resource.name in self.names or (self.wildcard and not resource.by_name_only)
 
 
 class Session:
@@ -110,11 +72,21 @@ class Session:
         first = kind not in self.subscriptions
         known = self.subscriptions.setdefault(kind, Subscription())
         wanted = set(names) - {WILDCARD}
-        if kind in _WHOLE:
-            known.wildcard = WILDCARD in names or (not names and (first or known.wildcard))
-        for gone in set(known.has) - wanted if not known.wildcard else ():
-            known.has.pop(gone)
+        known.named |= bool(names)
+        had_all, known.wildcard = (
+            known.wildcard,
+            kind in _WHOLE and (WILDCARD in names or not known.named),
+        )
+        asked, left = wanted - known.names, known.names - wanted
         known.names = wanted
+        known.forget(asked)
+        if not known.wildcard:
+            known.forget(left | (known.has.keys() - wanted))
+        elif not had_all:
+            self._greet(kind, known, again=not first)
+        if asked:
+            self.node.forgive(kind, asked)
+        known.check_size()
 
     def change(
         self,
@@ -126,25 +98,45 @@ class Session:
         """Delta: the client wants other names; `has` is what it keeps of an earlier stream."""
         first = kind not in self.subscriptions
         known = self.subscriptions.setdefault(kind, Subscription())
-        if WILDCARD in subscribe or (first and not subscribe and kind in _WHOLE):
+        if first:
+            if kind == ENDPOINTS:
+                # What the client keeps of these it keeps for the clusters that they replace.
+                has = {name: has[name] for name in has.keys() - self._early_clusters}
+            known.has.update(has)
+        if kind in _WHOLE and (
+            WILDCARD in subscribe or (first and not subscribe and not unsubscribe)
+        ):
             known.wildcard = True
-        if WILDCARD in unsubscribe:
+            self._greet(kind, known, again=not first)
+        asked = set(subscribe) - {WILDCARD}
+        known.names |= asked
+        if not first:
+            known.forget(asked)  # asked for again: it is sent again
+        known.unanswered |= asked - known.has.keys()
+        if asked:
+            self.node.forgive(kind, asked)
+        self._leave(known, unsubscribe)
+        known.check_size()
+
+    def _greet(self, kind: str, known: Subscription, *, again: bool) -> None:
+        """Have all sent to a client that now asks for all; `again` if it could have some."""
+        if again:
+            known.forget({*known.has, *(known.pending.resources if known.pending else ())})
+            known.greeted = False
+        self.node.forgive(kind)
+
+    def _leave(self, known: Subscription, names: Collection[str]) -> None:
+        """Delta: the client no longer wants these."""
+        left = known.names.intersection(names)
+        known.names -= left
+        known.unanswered.difference_update(names)
+        if WILDCARD in names:
             known.wildcard = False
-        if kind == ENDPOINTS:
-            # What the client keeps of these it keeps for the clusters that they replace.
-            has = {name: has[name] for name in has.keys() - self._early_clusters}
-        known.has.update(has)
-        for name in set(subscribe) - {WILDCARD}:
-            known.names.add(name)
-            if not first:
-                known.has.pop(name, None)  # asked for again: it is sent again
-            if name not in known.has:
-                known.unanswered.add(name)
-        for name in unsubscribe:
-            known.names.discard(name)
-            known.unanswered.discard(name)
-            if not known.wildcard:
-                known.has.pop(name, None)
+            known.forget(known.has.keys() - known.names)
+        known.forget(left)
+        if known.wildcard:
+            # It can't tell whether these are among all: it is to be told, one way or the other.
+            known.unanswered |= left
 
     def took(self, kind: str, nonce: str) -> None:
         """The client has accepted what was sent with `nonce`; old nonces mean nothing."""
@@ -160,6 +152,7 @@ class Session:
         if push is None:
             return
         NACKS.labels(KINDS[kind]).inc()
+        words = words[:MAX_WORDS]
         log.warning("refused", node=self.node.identity, kind=kind, words=words)
         news = {
             name: each.version
@@ -184,15 +177,16 @@ class Session:
         self.node.refuse(kind, refusal)
 
     def _settled(self, kind: str, nonce: str) -> tuple[Subscription, Push | None]:
-        known = self.subscriptions.setdefault(kind, Subscription())
-        push = known.pending
-        if push is None or push.nonce != nonce:
-            return known, None
-        known.pending = None
+        known = self.subscriptions.get(kind)
+        if known is None or known.pending is None or known.pending.nonce != nonce:
+            return known or Subscription(), None
+        push, known.pending = known.pending, None
         return known, push
 
     def _keep(self, known: Subscription, kind: str, resources: Mapping[str, Resource]) -> None:
         for name, resource in resources.items():
+            if name in known.forgotten:
+                continue
             if known.has.get(name) != resource.version:
                 known.took_at[name] = now()
             known.has[name] = resource.version
@@ -300,6 +294,7 @@ class Session:
         after |= {name: each.version for name, each in resources.items()}
         push = Push(kind, str(self._nonces), version_of(after), resources, removed)
         known.pending, known.greeted = push, True
+        known.forgotten.clear()
         PUSHES.labels(KINDS[kind]).inc()
         known.unanswered -= {*resources, *removed}
         return push

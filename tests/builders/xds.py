@@ -49,7 +49,7 @@ class XdsClient:
             )
         else:
             message = pb.DiscoveryRequest(type_url=kind, resource_names=self._names[kind])
-        await self._send(message)
+        await self.send(message)
 
     async def leave(self, kind: str, name: str) -> None:
         """Unsubscribes from a name."""
@@ -58,7 +58,7 @@ class XdsClient:
             message = pb.DeltaDiscoveryRequest(type_url=kind, resource_names_unsubscribe=[name])
         else:
             message = pb.DiscoveryRequest(type_url=kind, resource_names=self._names[kind])
-        await self._send(message)
+        await self.send(message)
 
     async def receive(self) -> Response:
         """The next response."""
@@ -90,11 +90,11 @@ class XdsClient:
 
     async def take(self, response: Response) -> None:
         """Acknowledges a response."""
-        await self._send(self._answer(response, ""))
+        await self.send(self._answer(response, ""))
 
     async def refuse(self, response: Response, words: str) -> None:
         """Refuses a response."""
-        await self._send(self._answer(response, words))
+        await self.send(self._answer(response, words))
 
     async def taken(self) -> Response:
         """The next response, acknowledged."""
@@ -124,7 +124,8 @@ class XdsClient:
             error_detail=error,
         )
 
-    async def _send(self, message: Any) -> None:
+    async def send(self, message: Any) -> None:
+        """Sends a request as it is, but for the node in the first."""
         if self._first and self._node:
             message.node.CopyFrom(Node(id=self._node, cluster="test"))
         self._first = False

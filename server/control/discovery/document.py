@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -18,10 +17,9 @@ def _parsed(text: str) -> str:
 def _endpoint(text: str) -> Endpoint:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is no address:port")
-    # Names aren't looked up by whom endpoints are told to.
-    return Endpoint(str(ipaddress.ip_address(host)), int(port))
+    return Endpoint.checked(host, int(port))
 
 
 Address = Annotated[str, AfterValidator(_parsed)]

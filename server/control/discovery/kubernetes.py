@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 import structlog
 
+from server.control.attempts import Attempts
 from server.control.discovery.kubernetes_api import (
     KubernetesApiError,
     SliceView,
@@ -18,7 +19,6 @@ from server.control.discovery.kubernetes_api import (
 )
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.discovery.slices import pods_of
-from server.control.discovery.source import Attempts
 from server.control.mesh import Endpoints
 
 log = structlog.get_logger()
@@ -44,25 +44,25 @@ class KubernetesDiscovery:
         """The pods that are ready, and again after each change."""
         known: Endpoints | None = None
         while True:
-            try:
-                async with (
-                    slice_view(self._settings) as view,
-                    aclosing(self._follow(view)) as steps,
-                ):
-                    async for _ in steps:
-                        pools, port_name = self._settings.pools, self._settings.port_name
-                        found = pods_of(view.slices.values(), pools, port_name)
-                        if view.followed:
-                            self.attempts.succeeded(found.flaws)
-                        if found.endpoints != known:
-                            known = found.endpoints
-                            yield known
-            except VersionExpiredError as error:
-                # The ordinary end of a watch that was cut off for long: to list again is the cure.
-                log.info("pods are listed again", source=self.attempts.source, reason=str(error))
-            except KubernetesApiError as error:
-                # Declared policy: an API that can't be asked takes no pod away.
-                self.attempts.failed(str(error))
+            # Declared policy: an API that can't be asked takes no pod away.
+            with self.attempts.contained():
+                try:
+                    async with (
+                        slice_view(self._settings) as view,
+                        aclosing(self._follow(view)) as steps,
+                    ):
+                        async for _ in steps:
+                            pools, port_name = self._settings.pools, self._settings.port_name
+                            found = pods_of(view.slices.values(), pools, port_name)
+                            if view.followed:
+                                self.attempts.succeeded(found.flaws)
+                            if found.endpoints != known:
+                                known = found.endpoints
+                                yield known
+                except VersionExpiredError as error:
+                    # The ordinary end of a watch that was cut off for long: list again.
+                    source = self.attempts.source
+                    log.info("pods are listed again", source=source, reason=str(error))
             await asyncio.sleep(self._delay())
 
     async def _follow(self, view: SliceView) -> AsyncGenerator[None, None]:

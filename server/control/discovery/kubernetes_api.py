@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
-import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.config import incluster_config
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.discovery.slices import SERVICE_LABEL, EndpointSlice
@@ -22,8 +20,14 @@ from server.errors import VireoError
 
 _OK = 200
 _GONE = 410
-_MOST_WORDS = 300
-"""How much of an answer that is no Status is shown."""
+_MAX_WORDS = 300
+"""Characters of a refusal that are shown."""
+_MAX_LIST_BYTES = 32 << 20
+"""Room for tens of thousands of pods."""
+_MAX_LINE_BYTES = 4 << 20
+"""More than one object may have in etcd. By itself aiohttp refuses lines of 128 KiB."""
+_MAX_REFUSAL_BYTES = 64 << 10
+_MAX_SLICES = 10_000
 
 
 class KubernetesApiError(VireoError):
@@ -45,6 +49,11 @@ class _Listed(BaseModel):
 
 class _Bookmarked(BaseModel):
     metadata: _ListMetadata
+
+
+class _Status(BaseModel):
+    code: int | None = None
+    message: str = ""
 
 
 class _Change(BaseModel):
@@ -76,7 +85,10 @@ class SliceView:
         seconds = self._settings.request_seconds
         with _explained("listing"):
             async with asyncio.timeout(seconds), await self._request(seconds) as response:
-                listed = _Listed.model_validate_json(await response.read())
+                body = await _body(response, _MAX_LIST_BYTES)
+            if len(body) > _MAX_LIST_BYTES:
+                raise KubernetesApiError(f"the list has more than {_MAX_LIST_BYTES} bytes")
+            listed = _Listed.model_validate_json(body)
         self.slices = {each.metadata.name: each for each in listed.items or ()}
         self._version = listed.metadata.version
 
@@ -102,13 +114,14 @@ class SliceView:
             async with response:
                 self.followed = True
                 yield False
-                async for line in response.content:
+                while line := await response.content.readline(max_line_length=_MAX_LINE_BYTES):
                     self._take(_Change.model_validate_json(line))
                     yield True
 
     def _take(self, change: _Change) -> None:
         if change.type == "ERROR":
-            raise _refusal(int(change.object.get("code") or 0), json.dumps(change.object))
+            status = _Status.model_validate(change.object)
+            raise _refusal(status.code or 0, status.message)
         if change.type == "BOOKMARK":
             self._version = _Bookmarked.model_validate(change.object).metadata.version
             return
@@ -117,6 +130,8 @@ class SliceView:
             self.slices.pop(told.metadata.name, None)
         else:
             self.slices[told.metadata.name] = told
+            if len(self.slices) > _MAX_SLICES:
+                raise KubernetesApiError(f"there are more than {_MAX_SLICES} EndpointSlices")
         self._version = told.metadata.version
 
     async def _request(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
@@ -133,7 +148,8 @@ class SliceView:
         if response.status == _OK:
             return response
         async with response:
-            raise _refusal(response.status, await response.text(errors="replace"))
+            body = await _body(response, _MAX_REFUSAL_BYTES)
+            raise _refusal(response.status, _words(body[:_MAX_REFUSAL_BYTES]))
 
 
 @asynccontextmanager
@@ -145,7 +161,11 @@ async def slice_view(settings: KubernetesSettings) -> AsyncIterator[SliceView]:
     """
     with _explained("reading the configuration"):
         configuration = client.Configuration()
-        namespace = await _configure(configuration, settings.config)
+        try:
+            namespace = await _configure(configuration, settings.config)
+        except Exception as error:
+            # A kubeconfig is looked into without a check of its form: that raises anything.
+            raise KubernetesApiError(f"{type(error).__name__}: {error}") from error
         api_client = client.ApiClient(configuration)
     async with api_client:
         yield SliceView(
@@ -180,19 +200,30 @@ def _explained(doing: str) -> Iterator[None]:
     except (
         aiohttp.ClientError,
         client.ApiException,
-        config.ConfigException,
         OSError,
         ValueError,  # an answer that isn't what it should be
-        yaml.YAMLError,
     ) as error:
         raise KubernetesApiError(f"{doing}: {type(error).__name__}: {error}") from error
 
 
-def _refusal(status: int, answer: str) -> KubernetesApiError:
-    """What a Status says; where the answer is none, a proxy's for example, how it begins."""
+async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return what a response says; somewhat more than `max_bytes` if it has more."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            break
+    return bytes(body)
+
+
+def _words(body: bytes) -> str:
+    """Return a Status's message; of an answer that is none, a proxy's for example, all."""
     try:
-        words = str(json.loads(answer)["message"])
-    except (ValueError, KeyError, TypeError):
-        words = " ".join(answer.split())
+        return _Status.model_validate_json(body).message
+    except ValidationError:
+        return " ".join(body.decode(errors="replace").split())
+
+
+def _refusal(status: int, words: str) -> KubernetesApiError:
     kind = VersionExpiredError if status == _GONE else KubernetesApiError
-    return kind(f"{status}: {words[:_MOST_WORDS]}")
+    return kind(f"{status}: {words[:_MAX_WORDS]}")

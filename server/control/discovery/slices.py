@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -139,15 +138,13 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
         else:
             for endpoint in each.endpoints:
                 try:
-                    host = str(ipaddress.ip_address(endpoint.addresses[0]))
+                    told = [Endpoint.checked(endpoint.addresses[0], port) for port in ports]
                 except ValueError as error:
                     flaws.add(f"{where}: {error}")
                     continue
-                pod = (endpoint.target and endpoint.target.uid) or host
+                pod = (endpoint.target and endpoint.target.uid) or told[0].host
                 takes_traffic = (endpoint.conditions or Conditions()).takes_traffic
-                pods[pool, pod] += [
-                    _Address(each.family, Endpoint(host, port), takes_traffic) for port in ports
-                ]
+                pods[pool, pod] += [_Address(each.family, one, takes_traffic) for one in told]
     found: dict[Pool, set[Endpoint]] = {pool: set() for pool in pools.values()}
     for (pool, _), addresses in pods.items():
         if all(address.takes_traffic for address in addresses):

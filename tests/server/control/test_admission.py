@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
+import grpc.aio
+import pytest
+
 from bench.stack import free_port_base
 from server.control.admission import Admission
 from server.control.membership import Patience
@@ -67,3 +71,55 @@ async def test_a_pod_of_production_that_never_answers_is_told_in_the_end_and_oth
             await until(lambda: bool(told))
     assert told[0][PRODUCTION] == Members(local(healthy, gone))
     assert told[0][CANARY] == Members()
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xff", b"\x08\x63", b""])
+async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_other(
+    answer: bytes,
+) -> None:
+    asked = 0
+
+    async def check(_: bytes, context: object) -> bytes:
+        nonlocal asked
+        asked += 1
+        return answer
+
+    odd = grpc.aio.server()
+    odd.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}
+            ),
+        )
+    )
+    odd_port = odd.add_insecure_port("127.0.0.1:0")
+    await odd.start()
+    healthy = free_port_base()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(odd.stop, None)
+        await serve_candidate(CandidatePod("healthy"), healthy, stack)
+        found = {PRODUCTION: local(healthy), CANARY: local(odd_port)}
+        async with admitting(found, first_seconds=60) as told:
+            await until(lambda: bool(told) and asked >= 3)
+    assert told[-1][PRODUCTION] == Members(local(healthy))
+    assert told[-1][CANARY] == Members()
+
+
+async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
+    told: Told = []
+    refused = 0
+
+    def changed(members: Mapping[Pool, Members]) -> None:
+        nonlocal refused
+        if refused < 2:
+            refused += 1
+            raise ValueError("nothing can be made of them")
+        told.append(members)
+
+    patience = Patience(leave=3, empty=30)
+    discovery = SetDiscovery({PRODUCTION: local(free_port_base())})
+    running = asyncio.create_task(Admission(discovery, patience, 0.02, 0, changed).run())
+    await until(lambda: bool(told) or running.done())
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

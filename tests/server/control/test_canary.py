@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from xml.etree.ElementTree import ParseError
 
 import pytest
+from pydantic import SecretStr
 
+from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
 from server.releases.channels import Channel
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreUnavailableError
 from tests.builders.control import SetShare
 from tests.builders.waiting import until
@@ -17,10 +23,11 @@ class FailingShare(SetShare):
     """Channels that can be made unreachable."""
 
     down = False
+    error: Exception = StoreUnavailableError("S3 can't be reached")
 
     def read_channel(self, name: str) -> Channel | None:
         if self.down:
-            raise StoreUnavailableError("S3 can't be reached")
+            raise self.error
         return super().read_channel(name)
 
 
@@ -37,8 +44,11 @@ def told() -> list[float]:
     return []
 
 
-async def following(channels: Channels, told: list[float]) -> asyncio.Task[None]:
-    task = asyncio.create_task(follow_share(channels, 0.01, told.append))
+async def following(
+    channels: Channels, told: list[float], attempts: Attempts | None = None
+) -> asyncio.Task[None]:
+    attempts = attempts or Attempts("canary")
+    task = asyncio.create_task(follow_share(channels, 0.01, told.append, attempts))
     await until(lambda: bool(told))
     return task
 
@@ -58,12 +68,25 @@ async def test_each_change_is_told_once(told: list[float]) -> None:
     assert told == [0.0, 0.25]
 
 
-async def test_while_the_store_is_down_the_share_stays(told: list[float]) -> None:
-    channels = FailingShare()
-    channels.share = 0.25
-    task = await following(channels, told)
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailableError("S3 can't be reached"),
+        ParseError("no XML"),
+        ValueError("anything"),
+        RecursionError("too deep"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_reading_the_channel_raises_the_share_stays(
+    error: Exception, told: list[float]
+) -> None:
+    channels, attempts = FailingShare(), Attempts("canary")
+    channels.share, channels.error = 0.25, error
+    task = await following(channels, told, attempts)
     channels.down = True
-    await asyncio.sleep(0.1)
+    await until(lambda: attempts.failures >= 2 or task.done())
+    assert not task.done()
     assert told == [0.25]
     channels.down, channels.share = False, 0.5
     await until(lambda: told == [0.25, 0.5])
@@ -85,3 +108,46 @@ async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
 async def test_a_channel_that_was_never_set_has_no_share(told: list[float]) -> None:
     await stop(await following(Unset(), told))
     assert told == [0.0]
+
+
+@pytest.fixture
+async def garbage_s3() -> AsyncIterator[S3Settings]:
+    """A server that answers every request with an error whose body is no XML."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b"<html><p>Bad gateway"
+        head = f"HTTP/1.1 403 No\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield S3Settings(endpoint=f"127.0.0.1:{port}", access_key="a", secret_key=SecretStr("b"))
+
+
+async def test_an_error_of_s3_that_is_no_xml_is_shown_and_the_channel_read_again(
+    garbage_s3: S3Settings, told: list[float]
+) -> None:
+    attempts = Attempts("canary")
+    task = await following(ReleaseStore(garbage_s3), told, attempts)
+    await until(lambda: attempts.failures >= 2 or task.done())
+    assert not task.done()
+    assert told == [0.0]
+    await stop(task)
+
+
+async def test_a_share_that_cannot_be_passed_on_is_passed_on_again(told: list[float]) -> None:
+    channels, attempts = SetShare(), Attempts("canary")
+    channels.share = 0.25
+
+    def changed(share: float) -> None:
+        if attempts.failures < 2:
+            raise ValueError("nothing can be made of it")
+        told.append(share)
+
+    task = asyncio.create_task(follow_share(channels, 0.01, changed, attempts))
+    await until(lambda: bool(told) or task.done())
+    assert told == [0.25]
+    await stop(task)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from server.control import resources
 from server.control.control import discovery_of
 from server.control.discovery.file import EndpointsFileError, FileDiscovery, parse
-from server.control.mesh import Endpoint, Endpoints, Pool
+from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from server.control.settings import ControlSettings
+from server.control.snapshot import Snapshot
 from server.errors import VireoError
-from tests.builders.control import local
+from tests.builders.control import SetDiscovery, SetShare, control_of, local, running_control
 from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import until
 
 
 def replace(path: Path, text: str) -> None:
@@ -51,6 +54,97 @@ async def test_a_file_is_followed_through_replacements_and_bad_content(tmp_path:
     assert not upcoming.done(), "what can't be read takes no pod away"
     replace(path, listing(3))
     assert (await upcoming)[pool] == local(3)
+
+
+MERGED = "a: &a {b: c}\n" + "".join(
+    f"{chr(each + 1)}: &{chr(each + 1)} {{<<: [{', '.join([f'*{chr(each)}'] * 9)}]}}\n"
+    for each in range(ord("a"), ord("y"))
+)
+"""A few kilobytes that stand for more than any memory has."""
+HOSTILE = {
+    "a date that is none": b"2001-99-99",
+    "a number that is none": b"0x_",
+    "deep JSON": b"[" * 100_000,
+    "deep YAML": b"[a, " * 5_000,
+    "binary": bytes(range(256)) * 10,
+    "cut UTF-8": b'{"candidate": "\xe2\x82',
+    "UTF-16": '{"candidate": 1}'.encode("utf-16"),
+    "an alias": b"candidate: &a {production: []}\nranking: *a\n",
+    "a bomb of merges": MERGED.encode(),
+    "the same key twice in JSON": b'{"candidate": {}, "candidate": {}}',
+    "the same key twice in YAML": b"candidate: {}\ncandidate: {}\n",
+    "a key that is a list": b"? [a]\n: b\n",
+    "an object of Python": b"!!python/object/apply:os.getcwd []",
+    "two documents": b"--- {}\n--- {}\n",
+    "nothing": b"",
+    "not a number as port": b'{"candidate": {"production": [NaN]}}',
+    "a port of 5,000 digits": b'{"candidate": {"production": ["127.0.0.1:' + b"9" * 5000 + b'"]}}',
+    "a number of 5,000 digits": b'{"candidate": ' + b"9" * 5000 + b"}",
+    "an address with a scope": b'{"candidate": {"production": ["[fe80::1%eth0]:80"]}}',
+    "pods that are a number": b'{"candidate": {"production": 7}}',
+    "pods that are text": b'{"candidate": {"production": "127.0.0.1:80"}}',
+    "pools that are a list": b'{"candidate": ["127.0.0.1:80"]}',
+    "half a character": b'{"candidate": {"production": ["\\ud800:80"]}}',
+    "two megabytes": b"#" * (2 << 20),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_whatever_the_file_holds_takes_no_pod_away_and_is_shown_until_it_is_mended(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "endpoints.json"
+    path.write_text(listing(1))
+    discovery = FileDiscovery(path)
+    found = discovery.watch()
+    assert (await following(found))[Pool("candidate")] == local(1)
+    path.write_bytes(HOSTILE[name])
+    upcoming = asyncio.ensure_future(following(found))
+    await until(lambda: discovery.attempts.failures >= 2 or upcoming.done())
+    assert not upcoming.done(), "what can't be read takes no pod away"
+    replace(path, listing(2))
+    assert (await upcoming)[Pool("candidate")] == local(2)
+
+
+async def test_the_control_plane_outlives_a_source_that_raises_anything() -> None:
+    class Raising(SetDiscovery):
+        """A source with a mistake in it."""
+
+        def __init__(self) -> None:
+            super().__init__({})
+            self.watched = 0
+
+        async def watch(self) -> AsyncIterator[Endpoints]:
+            self.watched += 1
+            yield dict(self.endpoints)
+            if self.watched < 3:
+                raise RuntimeError("a mistake")
+            self.endpoints[Pool("candidate")] = local(2)
+            yield dict(self.endpoints)
+            await asyncio.Event().wait()
+
+    async with control_of(Raising(), SetShare(), empty_seconds=60) as (_, _, control):
+        await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
+
+
+async def test_what_no_snapshot_can_be_made_of_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_control({}) as control:
+        before, make = control.mesh, resources.snapshot
+        attempts = []
+
+        def refuse(settings: ControlSettings, mesh: Mesh) -> Snapshot:
+            attempts.append(mesh)
+            if mesh.canary_share:
+                raise ValueError("nothing can be made of it")
+            return make(settings, mesh)
+
+        monkeypatch.setattr(resources, "snapshot", refuse)
+        control.channels.share = 0.5
+        await until(lambda: len(attempts) >= 2)
+        assert control.mesh == before
+        control.channels.share = 0.0
+        control.discovery.set(Pool("candidate"), 2)
+        await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
 
 
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:

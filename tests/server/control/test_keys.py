@@ -7,11 +7,12 @@ import http.server
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from server.control.attempts import Attempts
 from server.control.keys import KeysError, checked, follow_keys
 from server.control.settings import ControlSettings
 from tests.builders.s3 import unreachable_s3
@@ -63,7 +64,8 @@ async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """What was told of a source that is looked at all the time."""
     monkeypatch.setattr("server.control.keys._FILE_SECONDS", 0.02)
     told: list[str] = []
-    task = asyncio.create_task(follow_keys(source, 0.02, told.append))
+    attempts = Attempts("keys")
+    task = asyncio.create_task(follow_keys(source, 0.02, told.append, attempts))
     yield told
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -80,6 +82,14 @@ async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         (jwks({"kty": "oct", "k": "c2VjcmV0"}), "isn't public"),
         (jwks(KEY, {"kty": "oct"}), "isn't public"),
         (jwks({**KEY, "d": "private"}), "isn't public"),
+        ("[" * 100_000, "no JSON Web Key Set"),
+        ('{"keys": [{"kty": "EC", "x": NaN}]}', "no JSON Web Key Set"),
+        ("\x00", "no JSON Web Key Set"),
+        (jwks({"kty": "RSA"}), "key 1 isn't one"),
+        (jwks(KEY, {**KEY, "x": 7}), "key 2 isn't one"),
+        (jwks({**KEY, "y": "not base 64"}), "key 1 isn't one"),
+        (jwks({**KEY, "kid": ["a"]}), "key 1 isn't one"),
+        (jwks(*[KEY] * 101), "more than 100 keys"),
     ],
 )
 def test_only_public_keys_are_taken(text: str, why: str) -> None:
@@ -124,6 +134,56 @@ async def test_a_url_is_followed_and_its_failures_change_nothing(
         assert len(told) == 1
         key_server.status, key_server.body = 200, jwks({**KEY, "kid": "second"})
         await until(lambda: len(told) == 2)
+
+
+def test_of_a_key_only_what_tokens_are_checked_by_is_told() -> None:
+    more = {**KEY, "x5c": ["certificate"], "deep": [[[["a"]]]]}
+    assert checked(jwks(more).encode(), "a") == checked(jwks(KEY).encode(), "b")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/"])
+async def test_keys_in_a_file_that_never_ends_or_is_none_are_not_waited_for(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "jwks.json"
+    link.symlink_to(path)
+    async with following(str(link), monkeypatch) as told:
+        await asyncio.sleep(0.1)
+        assert told == []
+        link.unlink()
+        link.write_text(jwks(KEY))
+        await until(lambda: len(told) == 1)
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+async def test_an_answer_that_comes_byte_by_byte_is_given_up_in_time(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.control.keys._FETCH_SECONDS", 0.2)
+    dripping, text = [0], jwks(KEY)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = "HTTP/1.1 200 OK\r\n"
+        if dripping[0] < 2:
+            dripping[0] += 1
+            drip = b"X" if part == "headers" else b" "
+            writer.write((head if part == "headers" else f"{head}\r\n").encode())
+            with suppress(ConnectionError):
+                while not reader.at_eof():
+                    writer.write(drip)
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+        else:
+            writer.write(f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as told:
+            await until(lambda: len(told) == 1)
+        assert dripping[0] == 2
 
 
 @pytest.mark.parametrize("url", ["http://keys.example/jwks", "ftp://127.0.0.1/jwks"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator, MutableMapping
@@ -24,6 +25,7 @@ from tests.builders.kubernetes_api import (
     Fault,
     RecordedApi,
     Refusal,
+    endpoint_slice,
     recorded,
     recorded_api,
     recorded_lines,
@@ -170,6 +172,18 @@ async def test_a_watch_that_is_silent_is_begun_anew_after_its_time(
     assert follower.failures == 0
 
 
+async def test_a_slice_of_a_thousand_pods_is_followed(api: RecordedApi, tmp_path: Path) -> None:
+    addresses = {f"10.9.{each // 250}.{each % 250}": {"ready": True} for each in range(1000)}
+    fresh = endpoint_slice("vireo-ranking", 52000, 8130, addresses)
+    fresh["metadata"]["annotations"] = {"room": "x" * 200_000}
+    async with following(quick(api, tmp_path)) as follower:
+        await until(lambda: bool(api.open_watches))
+        api.tell(json.dumps({"type": "ADDED", "object": fresh}).encode() + b"\n")
+        await until(lambda: len(follower.told) == 2)
+    assert len(follower.told[1][RANKING]) == 1002
+    assert follower.failures == 0
+
+
 @pytest.mark.parametrize("how", ["as an event", "as a status"])
 async def test_a_version_that_has_expired_is_cured_by_a_new_list(
     how: str, api: RecordedApi, tmp_path: Path
@@ -197,6 +211,9 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "404": (Refusal(404, recorded("not_found.txt")), "404: 404 page not found"),
     "500": (Refusal(500, recorded("internal_error.json")), "500: Internal error occurred: etcd"),
     "empty": (Refusal(503, b""), "503: "),
+    "deep": (Refusal(502, b"[" * 200_000), "502: [[["),
+    "deep list": (Refusal(200, b"[" * 200_000), "ValidationError"),
+    "huge refusal": (Refusal(502, b"x" * (1 << 20)), "502: xxx"),
     "no list": (Refusal(200, b'{"kind": "Table"}'), "ValidationError"),
     "hanging": ("hang", "the API has not answered in time"),
     "cut": ("cut", "ServerDisconnectedError"),
@@ -225,10 +242,10 @@ async def test_a_list_that_fails_takes_no_pod_away_and_is_reported_until_it_work
         api.listing, api.list_fault = recorded("list_later.json"), None
         await until(lambda: len(follower.told) == 2)
         assert follower.told == [LISTED, LISTED_LATER]
-        await until(lambda: logs[-1]["event"] == "pods are found again")
+        await until(lambda: logs[-1]["event"] == "a source answers again")
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name != "no list"])
+@pytest.mark.parametrize("name", [name for name in FAULTS if "list" not in name])
 async def test_a_watch_that_fails_takes_no_pod_away_and_is_begun_anew(
     name: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
@@ -258,6 +275,12 @@ async def test_a_watch_that_fails_takes_no_pod_away_and_is_begun_anew(
         (b'{"type":"BOOKMARK","object":{}}\n', "metadata"),
         (b'{"type":"ERROR","object":{"code":500,"message":"storage broke"}}\n', "storage broke"),
         (b'{"type":"ERROR","object":{}}\n', "watching: 0"),
+        (b'{"type":"ERROR","object":{"code":[1]}}\n', "code"),
+        (b'{"type":"ERROR","object":{"code":Infinity}}\n', "code"),
+        (b'{"type":"MODIFIED","object":' + b"[" * 5000 + b"\n", "recursion limit"),
+        (b"x" * (5 << 20) + b"\n", "LineTooLong"),
+        (bytes(range(256)) + b"\n", "Invalid JSON"),
+        (b"null\n", "_Change"),
     ],
 )
 async def test_a_watch_that_says_what_cannot_be_understood_is_reported_and_begun_anew(
@@ -382,7 +405,10 @@ async def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
             await until(lambda: api.asked[-1].watches and api.asked[-1].token == "second")
 
 
-@pytest.mark.parametrize("text", [None, "{", "kind: Config"])
+@pytest.mark.parametrize(
+    "text",
+    [None, "{", "kind: Config", "2001-99-99", "[]", "current-context: a\nclusters: 5", "[" * 3000],
+)
 async def test_a_kubeconfig_that_is_missing_or_wrong_is_reported_and_read_again(
     text: str | None, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:

@@ -30,7 +30,7 @@ CANDIDATE = Pool("candidate")
 
 def registry_of(control: ControlPlane) -> CollectorRegistry:
     registry = CollectorRegistry()
-    attempts = control.discovery.attempts
+    attempts = control.control.attempts
     registry.register(ControlCollector(control.servicer, control.control.admission, attempts))
     return registry
 
@@ -143,7 +143,7 @@ async def following_file(path: Path) -> AsyncIterator[CollectorRegistry]:
     discovery = FileDiscovery(path)
     async with control_of(discovery, SetShare()) as (_, servicer, control):
         registry = CollectorRegistry()
-        registry.register(ControlCollector(servicer, control.admission, discovery.attempts))
+        registry.register(ControlCollector(servicer, control.admission, control.attempts))
         yield registry
 
 
@@ -178,7 +178,9 @@ async def test_a_list_has_nothing_that_could_fail() -> None:
             for family in registry.collect()
             if family.name.startswith("vireo_discovery")
             for each in family.samples
+            if each.labels["source"] != "canary"
         ]
+        assert sample(registry, "discovery_failures_total", source="canary") == 0
 
 
 @pytest.mark.integration

@@ -151,3 +151,18 @@ def test_what_cannot_be_used_is_told_and_takes_nothing_else_away(
     assert words in flaw
     assert "vireo-ranking-abcde" in flaw
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
+def test_a_port_that_is_none_is_told_as_a_flaw_beside_the_pods_that_have_one(port: int) -> None:
+    odd = slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},), name="odd")
+    found = pods_of([odd, slice_of(endpoint("10.0.0.2"))], POOLS, "grpc")
+    assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
+    assert found.flaws == {f"EndpointSlice odd: {port} is no port"}
+
+
+def test_an_address_with_a_scope_is_told_as_a_flaw() -> None:
+    found = pods_of([slice_of(endpoint("fe80::1%eth0"), family="IPv6")], POOLS, "grpc")
+    assert found.endpoints[RANKING] == frozenset()
+    [flaw] = found.flaws
+    assert "scope" in flaw

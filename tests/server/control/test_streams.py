@@ -1,0 +1,151 @@
+"""What one peer, careless or hostile, may use of a control plane."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import grpc.aio
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2 as pb
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from google.rpc.status_pb2 import Status
+
+from server.control.nodes import MAX_GONE_NODES, Nodes
+from server.control.session import MAX_WORDS, Session
+from server.control.snapshot import CLUSTER, ROUTES
+from server.control.streams import Limits
+from server.control.subscription import MAX_NAME_LENGTH, MAX_NAMES
+from tests.builders.waiting import until
+from tests.builders.xds import XdsClient, xds_client
+from tests.server.control.conftest import Server
+
+
+@pytest.mark.parametrize("limits", [Limits(all=2), Limits(all=9, address=2)])
+async def test_streams_beyond_the_limit_are_refused_and_others_go_on(
+    server: Server, limits: Limits, *, delta: bool
+) -> None:
+    streams = server.servicer.streams
+    streams.limits = limits
+    server.publish({"c-a": "1"})
+    async with AsyncExitStack() as stack:
+        clients = []
+        for node in ("a", "b"):
+            client = xds_client(server.port, delta=delta, node=node)
+            clients.append(await stack.enter_async_context(client))
+            await clients[-1].ask(CLUSTER)
+            await clients[-1].taken()
+        refused = await stack.enter_async_context(xds_client(server.port, delta=delta))
+        with pytest.raises(grpc.aio.AioRpcError, match="streams"):
+            await refused.receive()
+        server.publish({"c-a": "2"})
+        assert (await clients[0].taken()).names == {"c-a"}
+        clients[1].end()
+        await until(lambda: streams.count == 1)
+        another = await stack.enter_async_context(xds_client(server.port, delta=delta))
+        await another.ask(CLUSTER)
+        assert (await another.taken()).names == {"c-a"}
+    await until(lambda: streams.count == 0)
+
+
+async def test_a_stream_that_says_nothing_is_ended(server: Server, *, delta: bool) -> None:
+    server.servicer.streams.limits = Limits(all=2, first_request_seconds=0.05)
+    async with xds_client(server.port, delta=delta) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match="no request came"):
+            await client.receive()
+    await until(lambda: server.servicer.streams.count == 0)
+
+
+@pytest.mark.parametrize("node", ["n" * 300, "a\nb", "\x1b[2J"])
+async def test_a_node_id_that_is_long_or_unprintable_is_refused(
+    server: Server, node: str, *, delta: bool
+) -> None:
+    async with xds_client(server.port, delta=delta, node=node) as client:
+        await client.ask(CLUSTER)
+        with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):
+            await client.receive()
+    assert server.servicer.nodes.all() == []
+
+
+async def receive_all(client: XdsClient) -> None:
+    """Receives until the stream fails."""
+    while True:
+        await client.receive()
+
+
+async def test_a_stream_that_names_more_than_there_could_be_is_ended(
+    server: Server, *, delta: bool
+) -> None:
+    server.publish({"r-a": "1"})
+    half = MAX_NAMES // 2 + 1
+    for names in (["x" * (MAX_NAME_LENGTH + 1)], [f"r-{each}" for each in range(2 * half)]):
+        async with xds_client(server.port, delta=delta) as client:
+            for some in filter(None, (names[:half], names[half:])):
+                await client.ask(ROUTES, *some)
+            with pytest.raises(grpc.aio.AioRpcError, match="more than"):
+                await receive_all(client)
+
+
+async def test_of_the_words_of_a_refusal_only_some_are_kept(server: Server, *, delta: bool) -> None:
+    server.publish({"c-a": "1"})
+    async with xds_client(server.port, delta=delta) as client:
+        await client.ask(CLUSTER)
+        await client.refuse(await client.receive(), "no " * 500_000)
+        [node] = server.servicer.nodes.all()
+        await until(lambda: bool(node.refused(CLUSTER)))
+        assert len(node.refused(CLUSTER)["c-a"].words) == MAX_WORDS
+
+
+def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> None:
+    nodes = Nodes()
+
+    def begin(identity: str) -> Session:
+        node = nodes.connected(identity, "", "")
+        session = Session(node, "delta")
+        node.begin(session)
+        return session
+
+    lasting = begin("lasting")
+    for number in range(MAX_GONE_NODES + 5):
+        nodes.ended(begin(f"passing-{number}"))
+    known = {node.identity for node in nodes.all()}
+    assert "lasting" in known
+    assert len(known) == 1 + MAX_GONE_NODES
+    assert "passing-4" not in known, "the first that went is the first that is forgotten"
+    nodes.ended(lasting)
+    assert len(nodes.all()) == MAX_GONE_NODES
+
+
+async def test_streams_that_ask_for_the_status_of_clients_are_few(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.control.csds.MAX_STREAMS", 1)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
+        request = csds_pb2.ClientStatusRequest()
+        first = stub.StreamClientStatus()
+        await first.write(request)
+        assert await first.read() is not grpc.aio.EOF
+        second = stub.StreamClientStatus()
+        assert await second.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await first.write(request)
+        assert await first.read() is not grpc.aio.EOF
+        first.cancel()
+
+
+async def test_a_request_that_makes_no_sense_ends_no_other_stream(server: Server) -> None:
+    server.publish({"c-a": "1"})
+    async with xds_client(server.port, delta=True) as client:
+        await client.ask(CLUSTER)
+        await client.taken()
+        async with xds_client(server.port, delta=True, node="odd") as odd:
+            await odd.send(
+                pb.DeltaDiscoveryRequest(
+                    type_url="nonsense",
+                    response_nonce="x",
+                    error_detail=Status(message="y"),
+                    resource_names_unsubscribe=["never had"],
+                )
+            )
+            assert await odd.hears_nothing()
+        server.publish({"c-a": "2"})
+        assert (await client.taken()).names == {"c-a"}
