@@ -12,10 +12,12 @@ from minio import Minio
 from minio.error import S3Error
 
 from server.releases.s3 import S3Settings
-from server.releases.store_errors import explained, refusal
+from server.releases.store_errors import StoreUnavailableError, explained, refusal
 
 PARALLEL = 4
 """Transfers at a time."""
+MAX_DOCUMENT_BYTES = 2 << 20
+"""Of a manifest or channel that is read whole."""
 _CHUNK = 1 << 18
 """Bytes of a transfer that breaking off loses at most."""
 
@@ -95,8 +97,10 @@ class Bucket:
                 response.close()
                 response.release_conn()
 
-    def get(self, name: str) -> tuple[bytes, str] | None:
-        """A small object's content and ETag; None where it isn't there.
+    def get(self, name: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> tuple[bytes, str] | None:
+        """Return a small object's content and ETag, or None if it isn't there.
+
+        Of one that is larger than `max_bytes` come so many and one more: whoever parses it tells.
 
         Raises:
             NotInStoreError: the bucket isn't there.
@@ -109,7 +113,7 @@ class Bucket:
                     return None
                 raise
             try:
-                return response.read(), response.headers["ETag"]
+                return response.read(max_bytes + 1), response.headers["ETag"]
             finally:
                 response.close()
                 response.release_conn()
@@ -119,8 +123,8 @@ class Bucket:
         with explained(self.settings):
             self._client.fput_object(self.name, name, str(path))
 
-    def put_if(self, name: str, body: bytes, condition: Mapping[str, str]) -> bool:
-        """Writes an object if `condition` holds, and tells whether it did.
+    def put_if(self, name: str, body: bytes, condition: Mapping[str, str]) -> str | None:
+        """Write an object if `condition` holds; return its new ETag, or None if it doesn't hold.
 
         The SDK's put takes no conditional headers; a presigned PUT does. It isn't retried:
         a second attempt would find the first one's own change.
@@ -133,17 +137,54 @@ class Bucket:
         Raises:
             StoreUnavailableError: no answer, or one that leaves open whether it was written.
         """
+        response = self._asked_if("PUT", name, condition, body)
+        if response is None:
+            return None
+        with explained(self.settings):
+            return response.headers["ETag"]
+
+    def swap(self, name: str, body: bytes, etag: str | None) -> str | None:
+        """Write an object if it is as it was read; return its new ETag, or None if it isn't.
+
+        Where the answer is lost, the object itself says whether it was written: nobody else may
+        write the same content.
+
+        Args:
+            name: the object.
+            body: its new content.
+            etag: of what was read; None if nothing was there.
+
+        Raises:
+            StoreUnavailableError: S3 fails, and the object isn't known to have been written.
+        """
+        condition = {"If-Match": etag} if etag else {"If-None-Match": "*"}
+        try:
+            return self.put_if(name, body, condition)
+        except StoreUnavailableError:
+            found = self.get(name)
+            if found is None or found[0] != body:
+                raise
+            return found[1]
+
+    def remove_if(self, name: str, etag: str) -> bool:
+        """Remove an object if it still has this ETag; return whether it did. Isn't retried."""
+        return self._asked_if("DELETE", name, {"If-Match": etag}) is not None
+
+    def _asked_if(
+        self, method: str, name: str, condition: Mapping[str, str], body: bytes | None = None
+    ) -> urllib3.BaseHTTPResponse | None:
+        """Ask for a change under a condition; return the answer, or None if it doesn't hold."""
         with explained(self.settings):
             url = self._client.get_presigned_url(
-                "PUT", self.name, name, expires=timedelta(minutes=5)
+                method, self.name, name, expires=timedelta(minutes=5)
             )
-            response = self._http.request("PUT", url, body=body, headers=condition, retries=False)
+            response = self._http.request(method, url, body=body, headers=condition, retries=False)
         # 404 is what If-Match gives where the object has gone; 409 where two meet.
         if response.status in (404, 409, 412):
-            return False
-        if response.status != 200:
+            return None
+        if response.status not in (200, 204):
             raise refusal(self.settings, f"HTTP {response.status}", response.status)
-        return True
+        return response
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below `prefix`, which ends with a slash."""

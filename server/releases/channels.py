@@ -3,6 +3,10 @@
 A channel is one small object that holds the whole record of its latest change. Every record is
 also kept, under its revision, in an append-only history. The history is written after the
 channel; where a process ends in between, the next change writes what is missing first.
+
+A change first notes in the channel, beside what it names, which release it is about to name: so a
+removal of that release finds out in time, see `server.releases.markers`. The note of a process that
+died stays until the next change.
 """
 
 from __future__ import annotations
@@ -11,54 +15,37 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from server.errors import VireoError
 from server.releases.bucket import PARALLEL, Bucket
-from server.releases.names import CHANNEL_NAME, RELEASE_ID
-from server.releases.store_errors import ChannelChangedError, StoreError, StoreUnavailableError
+from server.releases.channel_document import (
+    MAX_DOCUMENT_BYTES,
+    MAX_FINDING,
+    MAX_FINDINGS,
+    NEVER_SET,
+    Action,
+    ChannelDocument,
+    ChannelPointer,
+    parse_record,
+    with_note,
+)
+from server.releases.fields import CHANNEL_NAME, first_problem
+from server.releases.store_errors import ChannelChangedError, StoreError
 
 log = structlog.get_logger()
 
+__all__ = ["CANARY", "Change", "Channel", "ChannelPointer", "Channels", "this_user"]
+
 CANARY = "canary"
 """The channel that gets a share of the viewers."""
-
-Action = Literal["promote", "rollback", "share"]
-
-
-class ChannelPointer(BaseModel):
-    """One change of a channel, and so what it names from then on.
-
-    What an older build wrote lacks all from `reason` on; what a newer one adds is ignored.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    release_id: str = Field(pattern=RELEASE_ID)
-    updated_at: datetime
-    updated_by: str
-    reason: str = ""
-    """Why, in the words of whoever did it."""
-    revision: int = Field(default=0, ge=0)
-    """Grows by one with each change."""
-    share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the viewers who get this release; of the canary channel only."""
-    action: Action = "promote"
-    previous: str | None = None
-    """The release that was named before; None by the first change."""
-    returns_to: int | None = None
-    """Revision that a rollback from here goes back to; None where there is nothing good."""
-    forced: bool = False
-    """Whether the gate's refusal was overridden."""
-    findings: tuple[str, ...] = ()
-    """What the gate objected to, where it was overridden."""
 
 
 @dataclass(frozen=True)
@@ -105,29 +92,38 @@ class Channels:
         Raises:
             NotInStoreError: the bucket isn't there.
         """
-        found = self._bucket.get(_object(name))
-        if found is None:
+        found = self._document(name)
+        if found is None or found.pointer is None:
             return None
-        body, etag = found
-        return Channel(name, self._parsed(_object(name), body), etag)
+        return Channel(name, found.pointer, found.etag)
 
     def all(self) -> dict[str, Channel]:
         """Every channel by name."""
-        if not self._bucket.exists():
-            return {}
-        names = [Path(entry.name).stem for entry in self._bucket.objects("channels/")]
-        return {name: found for name in names if (found := self.read(name)) is not None}
+        return {
+            name: Channel(name, found.pointer, found.etag)
+            for name, found in self.documents().items()
+            if found.pointer is not None
+        }
 
-    def set(self, name: str, change: Change, expected: Channel | None) -> ChannelPointer:
+    def documents(self) -> dict[str, ChannelDocument]:
+        """Return what is stored of each channel, also of one that was never set."""
+        found = {name: self._document(name) for name in self._names()}
+        return {name: document for name, document in found.items() if document is not None}
+
+    def set(
+        self, name: str, change: Change, expected: Channel | None, confirm: Callable[[], None]
+    ) -> ChannelPointer:
         """Changes a channel if nobody has since it was read; gives what it holds now.
 
         Args:
             name: the channel.
             change: what it shall hold.
             expected: the channel as `read` gave it; None where it was never set.
+            confirm: called once it is noted what the channel is about to name; if it raises, the
+                channel stays as it was.
 
         Raises:
-            StoreError: a share is meant for another channel than the canary.
+            StoreError: a share is meant for another channel than the canary, or a text is too long.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
             StoreUnavailableError: S3 fails, and the channel isn't known to have changed.
         """
@@ -136,12 +132,19 @@ class Channels:
         pointer = self._next(name, change, expected)
         if expected is not None:
             self._record(name, expected.pointer)
-        condition = {"If-Match": expected.etag} if expected else {"If-None-Match": "*"}
-        if not self._put(name, _body(pointer), condition):
-            raise ChannelChangedError(
-                f"channel {name} was changed by somebody else in the meantime; "
-                f"look at it with `vireo release history --channel {name}`, and decide again"
-            )
+        before = self._document(name)
+        if (before.etag if before else None) != (expected.etag if expected else None) and not (
+            expected is None and before is not None and before.pointer is None
+        ):
+            raise _changed(name)
+        noted = self._note(name, change.release_id, before)
+        try:
+            confirm()
+        except VireoError:
+            self._take_note_back(name, before, noted)
+            raise
+        if self._bucket.swap(_object(name), _body(pointer), noted) is None:
+            raise _changed(name)
         try:
             self._record(name, pointer)
         except StoreError as error:
@@ -181,32 +184,39 @@ class Channels:
         share = change.share
         if share is None:
             share = now.share if now else 0.0
-        return ChannelPointer(
-            release_id=change.release_id,
-            updated_at=datetime.now(UTC),
-            updated_by=change.updated_by or this_user(),
-            reason=change.reason,
-            revision=(now.revision if now else self._last_revision(name)) + 1,
-            share=share,
-            action=change.action,
-            previous=now.release_id if now else None,
-            returns_to=returns_to,
-            forced=change.forced,
-            findings=change.findings,
-        )
-
-    def _put(self, name: str, body: bytes, condition: Mapping[str, str]) -> bool:
-        """Writes a channel if `condition` holds, and tells whether it did.
-
-        Where the answer is lost, the channel itself says whether the change was made.
-        """
         try:
-            return self._bucket.put_if(_object(name), body, condition)
-        except StoreUnavailableError:
-            found = self._bucket.get(_object(name))
-            if found is None or found[0] != body:
-                raise
-            return True
+            return ChannelPointer(
+                release_id=change.release_id,
+                updated_at=datetime.now(UTC),
+                updated_by=change.updated_by or this_user(),
+                reason=change.reason,
+                revision=(now.revision if now else self._last_revision(name)) + 1,
+                share=share,
+                action=change.action,
+                previous=now.release_id if now else None,
+                returns_to=returns_to,
+                forced=change.forced,
+                findings=tuple(each[:MAX_FINDING] for each in change.findings[:MAX_FINDINGS]),
+            )
+        except ValidationError as error:
+            raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error
+
+    def _note(self, name: str, release_id: str, before: ChannelDocument | None) -> str:
+        """Notes what a channel is about to name; gives the object's ETag."""
+        body = with_note(before.body if before else b"{}", release_id)
+        etag = self._bucket.swap(_object(name), body, before.etag if before else None)
+        if etag is None:
+            raise _changed(name)
+        return etag
+
+    def _take_note_back(self, name: str, before: ChannelDocument | None, noted: str) -> None:
+        """Leaves a channel as it was, for a change that isn't made."""
+        body = before.body if before else NEVER_SET
+        try:
+            self._bucket.swap(_object(name), body, noted)
+        except StoreError as error:
+            # Declared policy: a note too many only keeps a release from being removed.
+            log.warning("a change that wasn't made is still noted", channel=name, cause=str(error))
 
     def _record(self, name: str, pointer: ChannelPointer) -> None:
         """Makes sure that a change is in the history; one that is there stays as it is."""
@@ -214,29 +224,42 @@ class Channels:
         self._bucket.put_if(place, _body(pointer), {"If-None-Match": "*"})
 
     def _record_at(self, place: str) -> ChannelPointer | None:
-        found = self._bucket.get(place)
-        return None if found is None else self._parsed(place, found[0])
+        found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
+        return None if found is None else parse_record(found[0], self._source(place))
 
     def _recorded(self, name: str) -> list[str]:
         """The objects of a channel's history, oldest first."""
         if not self._bucket.exists():
             return []
         prefix = f"channels/history/{_checked(name)}/"
-        return sorted(entry.name for entry in self._bucket.objects(prefix))
+        names = (entry.name for entry in self._bucket.objects(prefix))
+        return sorted(name for name in names if re.fullmatch(r"\d{8}\.json", Path(name).name))
 
     def _last_revision(self, name: str) -> int:
         """The last one in the history of a channel that isn't there: its object was removed."""
         records = self._recorded(name)
         return int(Path(records[-1]).stem) if records else 0
 
-    def _parsed(self, place: str, body: bytes) -> ChannelPointer:
-        try:
-            return ChannelPointer.model_validate_json(body)
-        except ValidationError as error:
-            raise StoreError(
-                f"{place} in bucket {self._bucket.name} isn't a channel; remove it, and "
-                "set it again with `vireo release promote`"
-            ) from error
+    def _names(self) -> list[str]:
+        """The channels that have an object; what else lies beside them is none of ours."""
+        if not self._bucket.exists():
+            return []
+        found = [Path(entry.name) for entry in self._bucket.objects("channels/")]
+        return [
+            path.stem
+            for path in found
+            if path.suffix == ".json" and re.fullmatch(CHANNEL_NAME, path.stem)
+        ]
+
+    def _document(self, name: str) -> ChannelDocument | None:
+        """A channel's object; None where there is none."""
+        found = self._bucket.get(_object(name), MAX_DOCUMENT_BYTES)
+        if found is None:
+            return None
+        return ChannelDocument.parse(*found, self._source(_object(name)))
+
+    def _source(self, place: str) -> str:
+        return f"{place} in bucket {self._bucket.name}"
 
 
 def this_user() -> str:
@@ -246,6 +269,13 @@ def this_user() -> str:
     except (KeyError, OSError):  # A container's user may have no name.
         user = str(os.getuid())
     return os.environ.get("VIREO_USER") or f"{user}@{socket.gethostname()}"
+
+
+def _changed(name: str) -> ChannelChangedError:
+    return ChannelChangedError(
+        f"channel {name} was changed by somebody else in the meantime; "
+        f"look at it with `vireo release history --channel {name}`, and decide again"
+    )
 
 
 def _body(pointer: ChannelPointer) -> bytes:

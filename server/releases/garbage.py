@@ -1,16 +1,31 @@
-"""Which releases of the store nothing needs any more, and how they are removed."""
+"""Which releases of the store nothing needs any more, and how they are removed.
+
+`server.releases.markers` says how removals, uploads and promotions keep out of each other's way.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from server.releases.bucket import StoredObject
-from server.releases.manifest import MANIFEST_NAME
+from server.releases.manifest import ReleaseError
+from server.releases.markers import (
+    ABANDONED,
+    LEASE_SECONDS,
+    ManifestObject,
+    Marker,
+    manifest_place,
+    read_manifest_object,
+)
+from server.releases.names import check_release_id
 from server.releases.store import ReleaseStore, release_object
+from server.releases.store_errors import StoreError, StoreUnavailableError
 
 
 @dataclass(frozen=True)
@@ -20,8 +35,8 @@ class Garbage:
     release_id: str
     kind: Literal["release", "leftover"]
     """A leftover has no manifest: it was never finished, or half removed."""
-    objects: tuple[str, ...]
-    """What to remove, in this order: the manifest first."""
+    found: ManifestObject | None
+    """What was in the manifest's place; it is removed only if it still is."""
     size: int
     """Bytes."""
 
@@ -49,71 +64,112 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
     needed = _needed(store, history_kept)
     by_release: dict[str, list[StoredObject]] = defaultdict(list)
     for entry in store.bucket.objects("releases/", recursive=True):
-        by_release[entry.name.split("/")[1]].append(entry)
+        parts = entry.name.split("/")
+        if len(parts) > 2 and _is_release_id(parts[1]):
+            by_release[parts[1]].append(entry)
     kept, garbage = {}, []
-    old = datetime.now(UTC) - grace
+    now = datetime.now(UTC)
     for release_id, objects in sorted(by_release.items()):
-        if release_id in needed:
+        age = now - max(entry.modified for entry in objects)
+        found = read_manifest_object(store.bucket, release_id)
+        removal = found.marker if found else None
+        if removal is not None and removal.marker == "removing":
+            # What a channel needs gets its manifest back by being collected.
+            if age < ABANDONED:
+                kept[release_id] = f"is being removed by {removal.by}"
+                continue
+        elif release_id in needed:
             kept[release_id] = needed[release_id]
-        elif max(entry.modified for entry in objects) > old:
+            continue
+        elif age < grace:
             kept[release_id] = "written recently"
-        else:
-            garbage.append(_garbage(release_id, objects))
+            continue
+        whole = found is not None and found.marker is None
+        size = sum(entry.size for entry in objects)
+        garbage.append(Garbage(release_id, "release" if whole else "leftover", found, size))
     return Plan(kept, tuple(garbage))
 
 
-def collect(store: ReleaseStore, garbage: Garbage) -> bool:
-    """Removes a release, unless it has come to be needed; tells whether it did.
+def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> bool:
+    """Removes a release, unless it has changed since or come to be needed; tells whether it did.
 
-    The manifest goes first, so that what is half removed is no release. Only then nobody can
-    begin to promote it any more; whoever had is found by looking at the channels once again,
-    and gets the manifest back.
+    Args:
+        store: where it is.
+        garbage: the release as it was planned.
+        history_kept: what so many last changes of a channel name by now is kept.
+
+    Raises:
+        StoreError: S3 fails. What is left is no release; a later collection removes it.
     """
-    if _is_named(store, garbage.release_id):
+    since = time.time()
+    release_id, place = garbage.release_id, manifest_place(garbage.release_id)
+    before = _before(garbage.found)
+    tombstone = Marker.removing(before)
+    etag = store.bucket.swap(place, tombstone.body(), garbage.found.etag if garbage.found else None)
+    if etag is None:
         return False
-    place = release_object(garbage.release_id, MANIFEST_NAME)
-    manifest = store.bucket.get(place)
-    if manifest is not None:
-        if garbage.kind == "leftover":
-            return False  # its upload has ended after all
-        store.bucket.remove(place)
-        if _is_named(store, garbage.release_id):
-            store.bucket.put_if(place, manifest[0], {"If-None-Match": "*"})
-            return False
-    for name in garbage.objects:
-        store.bucket.remove(name)
+    try:
+        needed = release_id in _needed(store, history_kept)
+    except StoreError:
+        with suppress(StoreError):  # the next collection tries again
+            _put_back(store, place, before, etag)
+        raise
+    if needed:
+        _put_back(store, place, before, etag)
+        return False
+    for entry in store.bucket.objects(release_object(release_id, ""), recursive=True):
+        if time.time() - since > LEASE_SECONDS:
+            raise StoreUnavailableError(
+                f"removing {release_id} takes too long: by now somebody else may do it; run "
+                "`vireo release gc --yes` again in an hour"
+            )
+        if entry.name != place:
+            store.bucket.remove(entry.name)
+    store.bucket.remove_if(place, etag)
     return True
 
 
-def _is_named(store: ReleaseStore, release_id: str) -> bool:
-    """Whether a channel names a release now."""
-    return release_id in {channel.release_id for channel in store.channels().values()}
+def _before(found: ManifestObject | None) -> bytes | None:
+    """What to put back: what a removal that never ended had found, else what is there."""
+    if found is not None and found.marker is not None and found.marker.marker == "removing":
+        return found.marker.original
+    return found.body if found else None
+
+
+def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) -> None:
+    if before is None:
+        store.bucket.remove_if(place, etag)
+    else:
+        store.bucket.swap(place, before, etag)
+
+
+def _is_release_id(name: str) -> bool:
+    try:
+        check_release_id(name)
+    except ReleaseError:
+        return False
+    return True
 
 
 def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
     """Release to why a channel needs it; the strongest reason counts."""
     reasons: dict[str, str] = {}
-    channels = store.channels()
+    # One read of each: it has the note of what a channel is about to name, or names it already.
+    channels = store.channel_documents()
+    pointers = {name: each.pointer for name, each in channels.items() if each.pointer is not None}
+    for name, pointer in pointers.items():
+        reasons.setdefault(pointer.release_id, f"{name} names it")
     for name, channel in channels.items():
-        reasons.setdefault(channel.release_id, f"{name} names it")
-    for name, channel in channels.items():
-        if channel.pointer.returns_to is not None:
-            earlier = store.recorded(name, channel.pointer.returns_to)
+        if channel.pending is not None:
+            reasons.setdefault(channel.pending.release_id, f"{name} is about to name it")
+    for name, pointer in pointers.items():
+        if pointer.returns_to is not None:
+            earlier = store.recorded(name, pointer.returns_to)
             if earlier is not None:
                 reasons.setdefault(earlier.release_id, f"{name} would roll back to it")
     # A channel whose object was removed still has its history.
-    for name in {*channels, *store.bucket.folders("channels/history/")}:
-        for record in store.history(name, history_kept) if history_kept else ():
+    named = {*channels, *store.bucket.folders("channels/history/")} if history_kept else set()
+    for name in named:
+        for record in store.history(name, history_kept):
             reasons.setdefault(record.release_id, f"{name} named it recently")
     return reasons
-
-
-def _garbage(release_id: str, objects: list[StoredObject]) -> Garbage:
-    manifest = release_object(release_id, MANIFEST_NAME)
-    names = sorted((entry.name for entry in objects), key=lambda name: (name != manifest, name))
-    return Garbage(
-        release_id=release_id,
-        kind="release" if manifest in names else "leftover",
-        objects=tuple(names),
-        size=sum(entry.size for entry in objects),
-    )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from datetime import datetime
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,10 +16,31 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.releases.fields import (
+    Count,
+    DatasetName,
+    FilePath,
+    FileSize,
+    Label,
+    ReleaseId,
+    Sha256,
+    Time,
+    Word,
+    first_problem,
+    parse_json,
+    shown,
+)
 from server.releases.precision import Precisions
 
 FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+"""Ours have some 10,000."""
+
+Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
+TaskWeight = Annotated[float, Field(ge=0, le=100)]
+"""An exponent of a probability: a negative one makes 0 infinite."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ReleaseError(VireoError):
@@ -32,13 +51,17 @@ class OlderFormatError(ReleaseError):
     """A release of a format that builds before this one made."""
 
 
-class FileEntry(BaseModel):
+class _Part(BaseModel):
+    """A part of a manifest: immutable, every field known, every number finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(_Part):
     """Size in bytes and lower-case hexadecimal SHA-256 of one file of a release."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(ge=0)
-    sha256: str
+    size: FileSize
+    sha256: Sha256
 
     @staticmethod
     def of(path: Path) -> FileEntry:
@@ -48,20 +71,18 @@ class FileEntry(BaseModel):
         return FileEntry(size=path.stat().st_size, sha256=digest)
 
 
-class FeatureSchema(BaseModel):
+class FeatureSchema(_Part):
     """The features that the models of a release were trained on, in their order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    video_features: tuple[str, ...]
-    retrieval_features: tuple[str, ...]
-    match_features: tuple[str, ...]
-    viewer_features: tuple[str, ...]
-    history_limit: int
+    video_features: Labels
+    retrieval_features: Labels
+    match_features: Labels
+    viewer_features: Labels
+    history_limit: int = Field(ge=1, le=10_000)
     """How many of the last watched videos the viewer tower reads."""
-    vector_size: int
+    vector_size: int = Field(ge=1, le=4096)
     """Dimensions of the viewer and video embeddings."""
-    constants: dict[str, float]
+    constants: dict[Label, float] = Field(max_length=256)
     """The numbers that give features their meaning; see `server.features.constants`."""
 
     @staticmethod
@@ -96,7 +117,7 @@ class FeatureSchema(BaseModel):
         return ""
 
 
-class Quotas(BaseModel):
+class Quotas(_Part):
     """Shares of the candidates kept for the best of a source; two-tower gets what is left.
 
     On validation recall hardly moves with them. With EASE at .2, .3 and .4, Recall@300 is .901,
@@ -105,12 +126,10 @@ class Quotas(BaseModel):
     ever watch them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    co_watch: float = Field(default=0.2, ge=0, le=1)
-    ease: float = Field(default=0.3, ge=0, le=1)
-    popular: float = Field(default=0.05, ge=0, le=1)
-    fresh: float = Field(default=0.02, ge=0, le=1)
+    co_watch: Share = 0.2
+    ease: Share = 0.3
+    popular: Share = 0.05
+    fresh: Share = 0.02
 
     @model_validator(mode="after")
     def _within_one(self) -> Quotas:
@@ -119,50 +138,50 @@ class Quotas(BaseModel):
         return self
 
 
-class ScoreWeights(BaseModel):
+class ScoreWeights(_Part):
     """How the tasks' scores order a slate: score = watch ** watch_weight * like ** like_weight."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    watch: float = 1.0
-    like: float = 0.0
-    diversity: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    watch: TaskWeight = 1.0
+    like: TaskWeight = 0.0
+    diversity: float = Field(default=0.0, ge=0, le=100)
     """Strength of the diversity among the best, 0 for none; see `server.ranking.diversity`."""
 
 
-class IndexDescription(BaseModel):
+class IndexDescription(_Part):
     """How the index of video vectors searches, and how well, as measured when it was built."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["exact", "ivf_int8"] = "exact"
     """Every vector, or those of the nearest cells, in 8 bits a dimension."""
-    cells: int = Field(default=0, ge=0)
-    probes: int = Field(default=0, ge=0)
+    cells: Count = 0
+    probes: Count = 0
     """How many of the cells are searched; 0 where there are none."""
-    neighbours: int = Field(default=0, ge=0)
+    neighbours: Count = 0
     """How many nearest videos the recall is of; 0 where nothing was measured."""
-    queries: int = Field(default=0, ge=0)
+    queries: Count = 0
     """Viewers that it was measured with."""
-    recall_wanted: float = Field(default=1.0, ge=0, le=1)
-    recall: float = Field(default=1.0, ge=0, le=1)
+    recall_wanted: Share = 1.0
+    recall: Share = 1.0
     """Share of the exact nearest that the search finds."""
 
+    @model_validator(mode="after")
+    def _probes_within_cells(self) -> IndexDescription:
+        if self.cells and self.probes > self.cells:
+            raise ValueError("probes must be at most cells")
+        return self
 
-class Manifest(BaseModel):
+
+class Manifest(_Part):
     """Everything of one release; immutable once published."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format_version: int = FORMAT_VERSION
-    release_id: str
-    created_at: datetime
-    dataset: str
+    release_id: ReleaseId
+    created_at: Time
+    dataset: DatasetName
     """Name of the data set that it was trained on."""
-    code_commit: str
-    architecture: str = ""
+    code_commit: Word
+    architecture: Word = ""
     """Processor that the goldens were made on, for example x86_64; empty where nobody noted it."""
-    data_fingerprint: str
+    data_fingerprint: Word
     holdout: Literal["last", "none"]
     """Whether each viewer's last watch was kept from training, so that it can be tested."""
     feature_schema: FeatureSchema
@@ -173,9 +192,17 @@ class Manifest(BaseModel):
     precision: Precisions = Precisions()
     """Of the models."""
     score_weights: ScoreWeights
-    metrics: dict[str, float]
-    files: dict[str, FileEntry]
+    metrics: dict[Label, float] = Field(max_length=1000)
+    files: dict[FilePath, FileEntry] = Field(max_length=1000)
     """Path below the release's folder to what must be there; the manifest itself excepted."""
+
+    @model_validator(mode="after")
+    def _files_have_places_of_their_own(self) -> Manifest:
+        folders = {str(folder) for path in self.files for folder in PurePosixPath(path).parents}
+        for path in self.files:
+            if path == MANIFEST_NAME or path in folders:
+                raise ValueError(f"files has {shown(path)}, which is the manifest or a folder")
+        return self
 
     @staticmethod
     def parse(text: bytes, source: str) -> Manifest:
@@ -186,13 +213,15 @@ class Manifest(BaseModel):
             ReleaseError: it isn't one, or its format version or features aren't ours; the
                 message names the field and `source`.
         """
-        _check_format(text, source)
         try:
-            manifest = Manifest.model_validate_json(text)
+            document = parse_json(text, MAX_MANIFEST_BYTES)
+        except ValueError as error:
+            raise ReleaseError(f"{source}: isn't a manifest: {shown(str(error))}") from error
+        _check_format(document, source)
+        try:
+            manifest = Manifest.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the document"
-            raise ReleaseError(f"{source}: manifest field {place}: {first['msg']}") from error
+            raise ReleaseError(f"{source}: manifest field {first_problem(error)}") from error
         difference = manifest.feature_schema.difference()
         if difference:
             raise ReleaseError(f"{source}: feature_schema.{difference}")
@@ -200,31 +229,32 @@ class Manifest(BaseModel):
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """Reads `folder`'s manifest; raises ReleaseError where it is missing or unfit."""
+        """Return `folder`'s manifest; raise ReleaseError if it is missing or unfit."""
         path = folder / MANIFEST_NAME
         try:
-            return Manifest.parse(path.read_bytes(), str(path))
+            with path.open("rb") as file:
+                text = file.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError as error:
             raise ReleaseError(f"{path} is missing: no release there") from error
+        except OSError as error:
+            raise ReleaseError(f"{path} can't be read: {error.strerror}") from error
+        return Manifest.parse(text, str(path))
 
     def write(self, folder: Path) -> None:
         """Writes the manifest into `folder`."""
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n")
 
 
-def _check_format(text: bytes, source: str) -> None:
+def _check_format(document: Any, source: str) -> None:
     """Raises ReleaseError unless the manifest is of our format: other fields may depend on it."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ReleaseError(f"{source}: isn't a manifest: {error}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
-        # A manifest that says true or 1.0 is no older one: it is damaged.
+    # A manifest that says true or 4.0 is damaged.
+    if type(version) is not int or version != FORMAT_VERSION:
         older = type(version) is int and 0 < version < FORMAT_VERSION
         raise (OlderFormatError if older else ReleaseError)(
-            f"{source}: format_version is {version}, this build serves {FORMAT_VERSION}; "
-            "train the release again, or serve it with the build that it was made for"
+            f"{source}: format_version is {shown(repr(version))}, this build serves "
+            f"{FORMAT_VERSION}; train the release again, or serve it with the build that it was "
+            "made for"
         )
 
 

@@ -1,13 +1,11 @@
-"""What releases and channels may be called: names are parts of object names and paths."""
+"""What releases may be called: their ids are parts of object names and paths."""
 
 from __future__ import annotations
 
 import re
 
+from server.releases.fields import RELEASE_ID
 from server.releases.manifest import ReleaseError
-
-RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 
 def check_release_id(release_id: str) -> None:

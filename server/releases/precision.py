@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.releases.fields import Count, Label
 from server.releases.layout import GOLDEN_TOLERANCE
 
 Precision = Literal["float32", "int8"]
@@ -28,15 +29,15 @@ class Difference(BaseModel):
 class ModelPrecision(BaseModel):
     """How one model was exported."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     chosen: Precision = "float32"
-    why: str = ""
+    why: str = Field(default="", max_length=1000)
     """In words; empty where nobody noted it."""
-    viewers: int = Field(default=0, ge=0)
+    viewers: Count = 0
     """How many of the validation part there were to compare both on; 0 where nobody tried."""
-    measures: dict[str, Difference] = {}
-    golden_tolerance: float = Field(default=GOLDEN_TOLERANCE, ge=0, allow_inf_nan=False)
+    measures: dict[Label, Difference] = Field(default={}, max_length=64)
+    golden_tolerance: float = Field(default=GOLDEN_TOLERANCE, ge=0, le=1)
     """Largest absolute difference from the golden outputs that a pod accepts. In int8 it is as far
     as rounding moves them: where another processor's last bit turns a number over to the next of
     256 steps, all that follows moves with it."""
@@ -45,7 +46,7 @@ class ModelPrecision(BaseModel):
 class Precisions(BaseModel):
     """Of each model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     viewer_tower: ModelPrecision = ModelPrecision()
     ranker: ModelPrecision = ModelPrecision()

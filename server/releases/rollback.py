@@ -55,7 +55,9 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
             pointer = store.change_channel(name, change, before)
         except NotInStoreError:
             gone.append(record.release_id)
-            revision = record.returns_to
+            earlier = record.returns_to
+            # A record that leads to itself or to a later one isn't ours.
+            revision = earlier if earlier is not None and earlier < revision else None
         else:
             return Rollback(before, pointer, tuple(gone))
     raise NothingToReturnToError(_advice(before, gone))

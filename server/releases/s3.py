@@ -21,7 +21,7 @@ class S3Settings(BaseSettings):
     """The key's public half. Publishing needs one that may write, pods one that may read."""
     secret_key: SecretStr = Field(min_length=1)
     """The key's secret half; never printed."""
-    bucket: str = "vireo"
+    bucket: str = Field(default="vireo", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
     """Made by the first publish where it is missing."""
     secure: bool = False
     """Whether to speak TLS."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.releases.bucket import PARALLEL, Bucket
+from server.releases.channel_document import ChannelDocument
 from server.releases.channels import Change, Channel, ChannelPointer, Channels
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from server.releases.markers import (
+    ManifestObject,
+    Marker,
+    manifest_place,
+    read_manifest_object,
+)
 from server.releases.names import check_release_id
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import NotInStoreError, StoreUnavailableError
@@ -38,7 +46,8 @@ class ReleaseStore:
     def publish(self, folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
         """Uploads the release in `folder`; the manifest goes last, and makes it a release.
 
-        Publishing the same release again does nothing.
+        Publishing the same release again does nothing. What an upload left that broke off is
+        uploaded again.
 
         Args:
             folder: a release with its manifest.
@@ -46,34 +55,31 @@ class ReleaseStore:
 
         Raises:
             ReleaseError: the folder doesn't match its manifest, or another release has its id.
-            StoreError: S3 can't take it.
+            StoreError: S3 can't take it, or somebody publishes or removes the release too.
         """
         manifest = Manifest.read(folder)
-        check_release_id(manifest.release_id)
+        release_id = manifest.release_id
         if self._is_published(manifest):
             return manifest
+        missing = [path for path in manifest.files if not (folder / path).is_file()]
+        if missing:
+            raise ReleaseError(f"{folder / missing[0]} is missing; the manifest lists it")
         self.bucket.make()
+        body = (folder / MANIFEST_NAME).read_bytes()
+        claim = self._claim(release_id, body)
 
         def upload(path: str, entry: FileEntry) -> None:
             if FileEntry.of(folder / path) != entry:
                 raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
-            self.bucket.put_file(release_object(manifest.release_id, path), folder / path)
+            self.bucket.put_file(release_object(release_id, path), folder / path)
             if progress is not None:
                 progress(entry.size)
 
-        missing = [path for path in manifest.files if not (folder / path).is_file()]
-        if missing:
-            raise ReleaseError(f"{folder / missing[0]} is missing; the manifest lists it")
         with ThreadPoolExecutor(PARALLEL) as threads:
             list(threads.map(upload, manifest.files.keys(), manifest.files.values()))
-        body = (folder / MANIFEST_NAME).read_bytes()
-        place = release_object(manifest.release_id, MANIFEST_NAME)
-        written = self.bucket.put_if(place, body, {"If-None-Match": "*"})
-        if not written and not self._is_published(manifest):
-            raise StoreUnavailableError(
-                f"S3 at {self.settings.endpoint} did not take {place}, and holds no other: "
-                "somebody publishes or removes the release too; publish it again"
-            )
+        written = self.bucket.swap(manifest_place(release_id), body, claim)
+        if written is None and not self._is_published(manifest):
+            raise self._meets_another(release_id)
         return manifest
 
     def list(self) -> tuple[ListedRelease, ...]:
@@ -97,13 +103,32 @@ class ReleaseStore:
             NotInStoreError: there is no such release.
             ReleaseError: its manifest is unfit.
         """
-        check_release_id(release_id)
-        name = release_object(release_id, MANIFEST_NAME)
-        body = b"".join(self.bucket.read(name))
-        manifest = Manifest.parse(body, name)
+        found = self._found(release_id)
+        body = found.manifest if found else None
+        place = manifest_place(release_id)
+        if body is None:
+            raise NotInStoreError(
+                f"{place} isn't in bucket {self.bucket.name}; `vireo release list` shows what is"
+            )
+        manifest = Manifest.parse(body, place)
         if manifest.release_id != release_id:
-            raise ReleaseError(f"{name}: is the manifest of release {manifest.release_id!r}")
+            raise ReleaseError(f"{place}: is the manifest of release {manifest.release_id!r}")
         return manifest
+
+    def check_published(self, release_id: str) -> None:
+        """Return if a release is in the store, whole and not about to go.
+
+        Raises:
+            NotInStoreError: it isn't: it was never published, or is being uploaded or removed.
+        """
+        found = self._found(release_id)
+        if found is not None and found.marker is None:
+            return
+        why = _DOING[found.marker.marker] if found and found.marker else "isn't there"
+        raise NotInStoreError(
+            f"release {release_id} isn't in bucket {self.bucket.name}: it {why}; "
+            "`vireo release list` shows what is"
+        )
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
         """The content of one file of a release, in chunks, from byte `offset` on.
@@ -154,14 +179,18 @@ class ReleaseStore:
             ReleaseError: what is to be promoted is unfit for this build.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
         """
+        self.check_published(change.release_id)
         if change.action == "promote":
             self.manifest(change.release_id)
-        elif self.bucket.get(release_object(change.release_id, MANIFEST_NAME)) is None:
-            raise NotInStoreError(
-                f"release {change.release_id} isn't in bucket {self.bucket.name}; "
-                "`vireo release list` shows what is"
-            )
-        return self._channels.set(name, change, expected)
+
+        def confirm() -> None:
+            self.check_published(change.release_id)
+
+        return self._channels.set(name, change, expected, confirm)
+
+    def channel_documents(self) -> dict[str, ChannelDocument]:
+        """Return what is stored of each channel, with what it is about to name."""
+        return self._channels.documents()
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
         """The changes of a channel, oldest first; the last few only where so many are named."""
@@ -171,28 +200,78 @@ class ReleaseStore:
         """One change of a channel; None where it isn't in the history."""
         return self._channels.recorded(name, revision)
 
+    def _found(self, release_id: str) -> ManifestObject | None:
+        check_release_id(release_id)
+        return read_manifest_object(self.bucket, release_id)
+
     def _is_published(self, manifest: Manifest) -> bool:
         """Whether it is; raises ReleaseError where another release has its id."""
         try:
-            there = self.manifest(manifest.release_id)
+            found = self._found(manifest.release_id)
         except NotInStoreError:
+            return False  # nor is the bucket
+        if found is None or found.marker is not None:
             return False
-        if there != manifest:
+        if Manifest.parse(found.body, manifest_place(manifest.release_id)) != manifest:
             raise ReleaseError(
                 f"another release is already published as {manifest.release_id}; "
                 "releases don't change: give the new one an id of its own"
             )
         return True
 
+    def _claim(self, release_id: str, body: bytes) -> str:
+        """Takes the place of a manifest that is to come; gives the claim's ETag.
+
+        Raises:
+            ReleaseError: another release is being uploaded under this id.
+            StoreError: it is being removed, or somebody claims it just now.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        found = self._found(release_id)
+        there = found.marker if found else None
+        if there is not None and there.marker == "removing":
+            raise StoreUnavailableError(
+                f"release {release_id} is being removed by {there.by}; publish it again when "
+                "that is done. If it isn't within an hour: vireo release gc --yes"
+            )
+        if there is not None and there.digest != digest:
+            raise ReleaseError(
+                f"another release is being uploaded as {release_id} by {there.by}; give this one "
+                "an id of its own, or have `vireo release gc` remove what is left of that one"
+            )
+        claim = Marker.uploading(digest).body()
+        etag = None
+        if found is None or there is not None:
+            etag = self.bucket.swap(
+                manifest_place(release_id), claim, found.etag if found else None
+            )
+        if etag is None:
+            raise self._meets_another(release_id)
+        return etag
+
+    def _meets_another(self, release_id: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"S3 at {self.settings.endpoint} did not take the manifest of {release_id}: "
+            "somebody publishes or removes the release too; publish it again"
+        )
+
     def _listed(self, release_id: str) -> ListedRelease | None:
         """A folder of the store; None where it has no manifest, and so is no release."""
         try:
+            found = self._found(release_id)
+            if found is None or found.manifest is None:
+                return None
+            if found.marker is not None:
+                return ListedRelease(release_id, None, f"it {_DOING[found.marker.marker]}")
             return ListedRelease(release_id, self.manifest(release_id))
         except NotInStoreError:
             return None
         except ReleaseError as error:
             # One unfit release doesn't hide the others.
             return ListedRelease(release_id, None, str(error))
+
+
+_DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vireo release gc`"}
 
 
 def release_object(release_id: str, path: str) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from xml.etree.ElementTree import ParseError
 
 import urllib3
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import MinioException, S3Error
 
 from server.errors import VireoError
+from server.releases.fields import shown
 from server.releases.s3 import S3Settings
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
+_MISREAD = (ParseError, ValueError, LookupError, TypeError, AttributeError)
+"""What the SDK raises of an answer that isn't S3's: XML that is none or lacks something, bytes
+that aren't text, a header that is missing."""
 _FAILING = (408, 429)
 """HTTP statuses below 500 that say nothing of the request itself: too slow, too many."""
 
@@ -49,16 +54,17 @@ def explained(settings: S3Settings) -> Iterator[None]:
                 f"{error.object_name} isn't in bucket {settings.bucket}; "
                 "`vireo release list` shows what is"
             ) from error
-        raise refusal(settings, str(error.code), error.response.status) from error
-    except (ServerError, InvalidResponseError) as error:
-        raise StoreUnavailableError(
-            f"{where} fails: {error}; check its log, then try again"
-        ) from error
+        raise refusal(settings, shown(str(error.code)), error.response.status) from error
     except urllib3.exceptions.HTTPError as error:
         cause = getattr(error, "reason", None) or error
         raise StoreUnavailableError(
             f"{where} can't be reached ({cause.__class__.__name__}); "
             "start it, or set VIREO_S3_ENDPOINT"
+        ) from error
+    except (MinioException, *_MISREAD) as error:
+        raise StoreUnavailableError(
+            f"{where} fails, or something before it answers in its place "
+            f"({type(error).__name__}: {shown(str(error))}); check its log, then try again"
         ) from error
 
 

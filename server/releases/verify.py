@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from server.errors import VireoError
 from server.inference.golden import GoldenMismatchError
@@ -109,7 +109,9 @@ def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[s
             problems.append(f"channel {name} was never set")
             continue
         release_id = channels[name].release_id
-        if store.bucket.get(release_object(release_id, MANIFEST_NAME)) is None:
+        try:
+            store.check_published(release_id)
+        except NotInStoreError:
             problems.append(
                 f"channel {name} names {release_id}, which isn't in the store; point it at one "
                 f"that is: vireo release promote ID --channel {name}"
@@ -126,8 +128,6 @@ def _damage(
     progress: Callable[[int], None],
 ) -> str:
     """Fetches one file, no more of it than is listed, and says what is wrong; empty if nothing."""
-    if path.startswith("/") or ".." in PurePosixPath(path).parts:
-        return f"{path} leaves the release's folder"
     target = scratch / path
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0

@@ -26,7 +26,7 @@ def gc(
     ] = 24.0,
     as_json: AsJson = False,
 ) -> None:
-    """Remove releases that no channel needs, and what is left of uploads that never ended.
+    """Remove releases that no channel needs, and what uploads left that never ended.
 
     Kept is what a channel names or would roll back to, what its last changes name, and what
     was written recently. Nothing is removed without --yes.
@@ -35,7 +35,9 @@ def gc(
 
     with open_store() as store:
         plan = plan_collection(store, history, timedelta(hours=grace_hours))
-        removed = [each.release_id for each in plan.garbage if yes and collect(store, each)]
+        removed = [
+            each.release_id for each in plan.garbage if yes and collect(store, each, history)
+        ]
     size = sum(each.size for each in plan.garbage)
     if as_json:
         document = {
@@ -52,8 +54,8 @@ def gc(
     for release_id, why in plan.kept.items():
         table.add_row(release_id, "", f"kept: {why}")
     for each in plan.garbage:
-        done = "removed" if each.release_id in removed else "kept: needed just now"
-        what = "nothing needs it" if each.kind == "release" else "an upload that never ended"
+        done = "removed" if each.release_id in removed else "kept: needed or changed just now"
+        what = "nothing needs it" if each.kind == "release" else "never finished, or half removed"
         table.add_row(
             each.release_id, f"{each.size / 1e6:,.1f} MB", done if yes else f"to remove: {what}"
         )

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
+from server.releases import garbage
 from server.releases.channels import Channel
-from server.releases.garbage import Garbage, collect
-from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from tests.builders.faulty_s3 import faulty_s3
 from tests.clients.release.conftest import Publish, Vireo
 
 pytestmark = pytest.mark.integration
@@ -84,57 +82,23 @@ def test_what_an_upload_left_that_never_ended_is_removed(
     assert not store.bucket.objects("releases/", recursive=True)
 
 
-def test_the_manifest_goes_first_and_what_a_channel_has_come_to_name_stays(
-    store: ReleaseStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+def test_what_is_promoted_after_it_was_planned_stays(
+    store: ReleaseStore, publish: Publish, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("a")
-    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
-    manifest = "releases/a/manifest.json"
-    ordered = (manifest, *(name for name in names if name != manifest))
-    garbage = Garbage("a", "release", ordered, 1)
-    promote(store, "production", "a")
-    assert not collect(store, garbage)
-    assert len(store.list()) == 1
-
     publish("b")
-    promote(store, "production", "b")
-    removed: list[str] = []
 
-    def fails_after_the_first(name: str) -> None:
-        if removed:
-            raise ConnectionError
-        removed.append(name)
-        remove(name)
+    def promoted_meanwhile(*arguments: Any) -> garbage.Plan:
+        plan = plan_collection(*arguments)
+        promote(store, "production", "a")
+        return plan
 
-    remove = store.bucket.remove
-    monkeypatch.setattr(store.bucket, "remove", fails_after_the_first)
-    with pytest.raises(ConnectionError):
-        collect(store, garbage)
-    assert [each.release_id for each in store.list()] == ["b"], "a half removed one is no release"
-
-
-def test_a_release_that_is_promoted_while_its_manifest_goes_gets_it_back(
-    store: ReleaseStore, s3: S3Settings, publish: Publish
-) -> None:
-    publish("a")
-    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
-    with faulty_s3(s3) as proxy:
-        proxy.only = b"DELETE "
-        # Checked before the manifest goes, written before anything else does.
-        proxy.before_answer = lambda: promote(store, "production", "a")
-        assert not collect(ReleaseStore(proxy.settings), Garbage("a", "release", tuple(names), 1))
-    assert [each.name for each in store.bucket.objects("releases/a/", recursive=True)] == names
+    plan_collection = garbage.plan_collection
+    monkeypatch.setattr(garbage, "plan_collection", promoted_meanwhile)
+    done = vireo("gc", "--grace-hours", "0", "--yes")
+    assert "kept: needed or changed just now" in done.stdout
+    assert [each.release_id for each in store.list()] == ["a"]
     assert store.manifest("a").release_id == "a"
-
-
-def test_an_upload_that_ended_after_all_is_no_leftover(
-    store: ReleaseStore, publish: Publish
-) -> None:
-    publish("a")
-    names = [entry.name for entry in store.bucket.objects("releases/a/", recursive=True)]
-    files = tuple(name for name in names if not name.endswith("manifest.json"))
-    assert not collect(store, Garbage("a", "leftover", files, 1))
-    assert [each.name for each in store.bucket.objects("releases/a/", recursive=True)] == names
 
 
 def test_an_empty_store_has_nothing_to_remove(vireo: Vireo) -> None:

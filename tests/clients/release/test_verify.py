@@ -120,7 +120,7 @@ class Bucket:
         (lying_size, "bad: videos/ids.bin has"),
         (unknown_version, "format_version is 99, this build serves"),
         (no_manifest, "bad: release bad isn't in the store: no manifest.json"),
-        (path_out_of_the_folder, "bad: ../escaped leaves the release's folder"),
+        (path_out_of_the_folder, "manifest field files.../escaped"),
         (unlisted_file, "bad: popular.json isn't in the manifest; gateway pods need it"),
     ],
 )

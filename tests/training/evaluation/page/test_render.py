@@ -19,7 +19,7 @@ from training.evaluation.report import write_json
 MANIFEST = Manifest(
     release_id="r-1",
     created_at=datetime(2024, 1, 1, tzinfo=UTC),
-    dataset="films & more",
+    dataset="films",
     code_commit="unknown",
     data_fingerprint="abc",
     holdout="last",
@@ -27,7 +27,7 @@ MANIFEST = Manifest(
     score_weights=ScoreWeights(),
     metrics={},
     files={},
-)
+).model_copy(update={"dataset": "films & more"})  # no manifest is read with such a name
 MEASURES = {"hr_10": 0.24, "ndcg_10": 0.13, "recall_50": 0.5, "recall_100": 0.7, "coverage_10": 0.4}
 RANKS = {name: np.arange(40) * (place + 1) for place, name in enumerate(("chain", "ease"))}
 

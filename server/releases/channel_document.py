@@ -1,0 +1,125 @@
+"""What is stored of a channel: the record of its latest change, and what it is about to name."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.releases.fields import ReleaseId, Revision, Time, first_problem, parse_json, shown
+from server.releases.store_errors import StoreError
+
+Action = Literal["promote", "rollback", "share"]
+
+MAX_FINDINGS = 16
+MAX_FINDING = 4000
+"""Characters."""
+MAX_DOCUMENT_BYTES = 1 << 20
+_PENDING = "pending"
+NEVER_SET = json.dumps({_PENDING: None}).encode()
+"""What a channel's object holds if its first change came to nothing."""
+
+
+class ChannelPointer(BaseModel):
+    """One change of a channel, and so what it names from then on.
+
+    What an older build wrote lacks all from `reason` on; what a newer one adds is ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    release_id: ReleaseId
+    updated_at: Time
+    updated_by: str = Field(max_length=256)
+    reason: str = Field(default="", max_length=16_000)
+    """Why, in the words of whoever did it."""
+    revision: Revision = 0
+    """Grows by one with each change."""
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the viewers who get this release; of the canary channel only."""
+    action: Action = "promote"
+    previous: ReleaseId | None = None
+    """The release that was named before; None by the first change."""
+    returns_to: Revision | None = None
+    """Revision that a rollback from here goes back to; None where there is nothing good."""
+    forced: bool = False
+    """Whether the gate's refusal was overridden."""
+    findings: tuple[Annotated[str, Field(max_length=MAX_FINDING)], ...] = Field(
+        default=(), max_length=MAX_FINDINGS
+    )
+    """What the gate objected to, where it was overridden."""
+
+
+class Pending(BaseModel):
+    """What a change is about to have a channel name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    release_id: ReleaseId
+    token: str = Field(max_length=64)
+    """Of the change: no two notes are the same."""
+
+
+@dataclass(frozen=True)
+class ChannelDocument:
+    """A channel's object."""
+
+    pointer: ChannelPointer | None
+    """None if the channel was never set: its first change has only noted what it will name."""
+    pending: Pending | None
+    body: bytes
+    etag: str
+
+    @staticmethod
+    def parse(body: bytes, etag: str, source: str) -> ChannelDocument:
+        """Return what a channel's object holds.
+
+        Raises:
+            StoreError: it isn't a channel; the message names `source` and the field.
+        """
+        document = _parsed(body, source)
+        pointer = pending = None
+        if not isinstance(document, dict) or document.keys() != {_PENDING}:
+            pointer = _record(document, source)
+        if document.get(_PENDING) is not None:
+            try:
+                pending = Pending.model_validate(document[_PENDING])
+            except ValidationError as error:
+                raise _unfit(source, f"{_PENDING}.{first_problem(error)}") from error
+        return ChannelDocument(pointer, pending, body, etag)
+
+
+def parse_record(body: bytes, source: str) -> ChannelPointer:
+    """Return a record of the history; raise StoreError if it isn't one."""
+    return _record(_parsed(body, source), source)
+
+
+def with_note(body: bytes, release_id: str) -> bytes:
+    """Return a channel's object, of which `body` is sound, with a note of what it will name."""
+    note = Pending(release_id=release_id, token=uuid.uuid4().hex)
+    document = json.loads(body) | {_PENDING: note.model_dump()}
+    return json.dumps(document, indent=2).encode()
+
+
+def _parsed(body: bytes, source: str) -> Any:
+    try:
+        return parse_json(body, MAX_DOCUMENT_BYTES)
+    except ValueError as error:
+        raise _unfit(source, shown(str(error))) from error
+
+
+def _record(document: Any, source: str) -> ChannelPointer:
+    try:
+        return ChannelPointer.model_validate(document)
+    except ValidationError as error:
+        raise _unfit(source, first_problem(error)) from error
+
+
+def _unfit(source: str, problem: str) -> StoreError:
+    return StoreError(
+        f"{source} isn't a channel; remove it, and set it again with `vireo release promote` "
+        f"({problem})"
+    )

@@ -1,0 +1,81 @@
+"""What the fields of manifests and channels may hold, and how their documents are parsed.
+
+Names become parts of paths and object names, numbers reach every request: whatever a reader could
+choke on is refused here, once, where the document is parsed.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+_DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""As `vireo data import` accepts them."""
+_FILE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
+"""Relative, with slashes, without empty or hidden parts: neither "." nor ".." is one."""
+_SHOWN = 120
+"""Characters that an error shows of what a document holds."""
+
+ReleaseId = Annotated[str, Field(pattern=RELEASE_ID)]
+DatasetName = Annotated[str, Field(pattern=_DATASET_NAME)]
+FilePath = Annotated[str, Field(pattern=_FILE_PATH, max_length=256)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{0,128}$")]
+"""A version, a fingerprint or a machine's name; may be empty."""
+Label = Annotated[str, Field(min_length=1, max_length=128)]
+"""Name of a feature, constant, metric or measure."""
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Revision = Annotated[int, Field(ge=0, le=99_999_999)]
+"""Of a channel: its records are named by eight digits, and sorted by name."""
+FileSize = Annotated[int, Field(ge=0, le=1 << 53)]
+"""Those of all files of a release together are an int64 in answers."""
+Time = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+]
+
+
+def parse_json(text: bytes, max_bytes: int) -> Any:
+    """Return the JSON document in `text`.
+
+    Raises:
+        ValueError: it is longer than `max_bytes`, no JSON, has a name twice in one object, a number
+            that isn't finite or has thousands of digits, or is nested too deeply.
+    """
+    if len(text) > max_bytes:
+        raise ValueError(f"has more than {max_bytes:,} bytes")
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first unfit field of a document and what is wrong with it, on one short line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the document"
+    return f"{shown(place)}: {shown(first['msg'])}"
+
+
+def shown(text: str) -> str:
+    """Return what a document holds as it may stand in an error: one line, printable, bounded."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has {shown(twice)} twice")
+    return document
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"has the number {constant}")

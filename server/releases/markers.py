@@ -1,0 +1,126 @@
+"""Whether a release is in the store: the one object that says so, `releases/<id>/manifest.json`.
+
+It goes from absent to *uploading*, to the manifest itself, to *removing*, and to absent again. Each
+step is a compare-and-swap on this object, by a token that nobody else has, so that of an upload, a
+removal and another upload of the same id at most one goes on at a time, and whoever was overtaken
+finds out by its next step:
+
+- `publish` claims the id, uploads, and replaces its own claim by the manifest. If `gc` took the
+  claim meanwhile, and perhaps a file with it, that fails. A claim whose process died is taken over
+  by the next publish of the same release, or removed by `gc`.
+- `gc` replaces what it saw when it planned by a tombstone that keeps what was there. Then it reads
+  what channels need, deletes files, and removes its own tombstone. A tombstone whose process died
+  is taken over by a later `gc` once ABANDONED. Files can't be deleted on a condition, so a `gc`
+  that was held up for LEASE_SECONDS stops by itself long before.
+- `promote` and `rollback` note in the channel what it is about to name, then read this object, then
+  have the channel name the release. If `gc` wrote its tombstone before that read, they see it and
+  leave the channel as it was. If it did later, `gc` reads the channel later still, finds the note
+  or the name, and puts the manifest back before it has deleted anything.
+
+So a tombstone of a release that a channel needs still has all its files: pods read the manifest out
+of it. If `gc` dies between the two, the next one puts the manifest back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.releases.bucket import Bucket
+from server.releases.channels import this_user
+from server.releases.fields import parse_json
+from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+
+ABANDONED = timedelta(hours=1)
+"""Age after which nobody goes on with the removal that a tombstone stands for."""
+LEASE_SECONDS = 900.0
+"""How long after its tombstone a `gc` may still delete files: far less than ABANDONED, since S3 and
+this machine may disagree about the time, and a request may take its while."""
+_MAX_BYTES = 2 * MAX_MANIFEST_BYTES
+
+
+class Marker(BaseModel):
+    """What stands in a manifest's place while its release is uploaded or removed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    marker: Literal["uploading", "removing"]
+    by: str = Field(max_length=256)
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex, max_length=64)
+    """Of whoever wrote it: no two markers are the same."""
+    digest: str = Field(default="", max_length=64)
+    """Of an upload: SHA-256 of the manifest that is to come."""
+    replaced: str | None = Field(default=None, max_length=_MAX_BYTES)
+    """Of a removal: what was here before, in Base64; None if nothing was."""
+
+    @staticmethod
+    def uploading(digest: str) -> Marker:
+        """Return a claim of this user."""
+        return Marker(marker="uploading", by=_user(), digest=digest)
+
+    @staticmethod
+    def removing(replaced: bytes | None) -> Marker:
+        """Return a tombstone of this user."""
+        text = None if replaced is None else b64encode(replaced).decode()
+        return Marker(marker="removing", by=_user(), replaced=text)
+
+    def body(self) -> bytes:
+        """Return it as it is stored."""
+        return self.model_dump_json(indent=2).encode()
+
+    @property
+    def original(self) -> bytes | None:
+        """What a tombstone replaced; None if nothing was there."""
+        return None if self.replaced is None else b64decode(self.replaced)
+
+
+@dataclass(frozen=True)
+class ManifestObject:
+    """What a release's object held when it was read."""
+
+    body: bytes
+    """At most MAX_MANIFEST_BYTES, and one more if there is more."""
+    etag: str
+    marker: Marker | None
+    """None if it is a manifest, sound or not."""
+
+    @property
+    def manifest(self) -> bytes | None:
+        """The manifest, also of a release that is being removed; None while it is uploaded."""
+        if self.marker is None:
+            return self.body
+        before = self.marker.original
+        return None if before is None or _parsed(before) is not None else before
+
+
+def manifest_place(release_id: str) -> str:
+    """Return the name of the object."""
+    return f"releases/{release_id}/{MANIFEST_NAME}"
+
+
+def read_manifest_object(bucket: Bucket, release_id: str) -> ManifestObject | None:
+    """Return what the object holds, or None if it isn't there.
+
+    Raises:
+        NotInStoreError: the bucket isn't there.
+    """
+    found = bucket.get(manifest_place(release_id))
+    return None if found is None else ManifestObject(*found, _parsed(found[0]))
+
+
+def _parsed(body: bytes) -> Marker | None:
+    try:
+        marker = Marker.model_validate(parse_json(body, _MAX_BYTES))
+        marker.original  # noqa: B018 (text that is no Base64 is no marker of ours)
+    except (ValidationError, ValueError):
+        return None
+    return marker
+
+
+def _user() -> str:
+    return this_user()[:256]

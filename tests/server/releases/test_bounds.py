@@ -1,0 +1,207 @@
+"""Whatever a manifest or a channel holds, it is read or refused by the field, and never else."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseError
+from tests.builders.releases import build_release
+
+Document = dict[str, Any]
+Place = tuple[str, ...]
+FILE = {"size": 1, "sha256": "0" * 64}
+
+
+def of(place: Place, *values: Any) -> list[tuple[Place, Any]]:
+    return [(place, value) for value in values]
+
+
+UNFIT = [
+    *of(("release_id",), "", "../up", "a/b", ".hidden", "x" * 129, "a\n", 7),
+    *of(("dataset",), "", "../../etc", "/etc", "a/b", ".", "A", "x" * 65),
+    *of(("created_at",), "", "soon", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", 1e300, None),
+    *of(("created_at",), "2024-01-01T00:00:00", -1),
+    *of(("code_commit",), "a\nb"),
+    *of(("architecture",), "x" * 129),
+    *of(("data_fingerprint",), "\x00"),
+    *of(("holdout",), "first"),
+    *of(("feature_schema", "history_limit"), 0, -1, 10**400, 1.5, "many"),
+    *of(("feature_schema", "vector_size"), 0, -1, 1 << 40, None),
+    *of(("feature_schema", "video_features"), ["f"] * 300, "abc"),
+    *of(("feature_schema", "constants"), {str(number): 1 for number in range(300)}),
+    *of(("feature_schema", "constants", "co_watch.history"), 10**400),
+    *of(("quotas", "ease"), -0.1, 1.1, "x", None),
+    *of(("score_weights", "watch"), -1, 1e6, 10**400, "x", None, []),
+    *of(("score_weights", "like"), -0.5, 101),
+    *of(("score_weights", "diversity"), -1, 1e30),
+    *of(("index", "kind"), "guess"),
+    *of(("index", "probes"), -1, 10**30, 1.5),
+    *of(("index", "recall"), -0.1, 1.1),
+    *of(("precision", "ranker", "golden_tolerance"), 1e9),
+    *of(("precision", "ranker", "why"), "x" * 1001),
+    *of(("precision", "viewer_tower", "viewers"), -1),
+    *of(("metrics", "chain.ndcg_10"), "much"),
+    *of(("metrics",), {str(number): 1 for number in range(1001)}),
+    *of(("metrics", "x" * 200), 1),
+    *of(("files", "popular.json", "size"), 1 << 54),
+    *of(("files", "popular.json", "sha256"), "", "0" * 63, "G" * 64, None),
+    *of(("files",), {f"f{number}": FILE for number in range(1001)}),
+    *(
+        (("files", path), FILE)
+        for path in ("", "/etc/passwd", "../up", "a/../../up", "a//b", "a/", "./a", "a\\b", "a\nb")
+    ),
+    *of(("files", MANIFEST_NAME), FILE),
+    *of(("files", "videos"), FILE),
+    *of(("files", "popular.json/x"), FILE),
+    *of(("something_new",), 1),
+]
+
+
+@cache
+def _manifest_text() -> bytes:
+    with TemporaryDirectory() as folder:
+        return (build_release(Path(folder)) / MANIFEST_NAME).read_bytes()
+
+
+def manifest() -> Document:
+    """A sound one."""
+    document: Document = json.loads(_manifest_text())
+    return document
+
+
+def changed(document: Document, place: Place, value: Any) -> Document:
+    part = document
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(("place", "value"), UNFIT)
+def test_a_manifest_with_a_field_that_a_reader_could_choke_on_is_refused_by_the_field(
+    place: Place, value: Any
+) -> None:
+    text = json.dumps(changed(manifest(), place, value)).encode()
+    with pytest.raises(ReleaseError) as refusal:
+        Manifest.parse(text, "here")
+    assert place[0] in str(refusal.value)
+    assert len(str(refusal.value)) < 400
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("score_weights", "watch"),
+        ("score_weights", "diversity"),
+        ("quotas", "fresh"),
+        ("index", "recall"),
+        ("precision", "ranker", "golden_tolerance"),
+        ("feature_schema", "constants", "co_watch.history"),
+        ("metrics", "chain.ndcg_10"),
+        ("created_at",),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(
+    place: Place, number: str
+) -> None:
+    text = json.dumps(changed(manifest(), place, "@")).replace('"@"', number)
+    with pytest.raises(ReleaseError):
+        Manifest.parse(text.encode(), "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"a": 1, "a": 1}', "has a twice"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b" " * (MAX_MANIFEST_BYTES + 1), "has more than 1,048,576 bytes"),
+        (b"\x1f\x8b\x00", "isn't a manifest"),
+        (b'{"format_version": ' + b"[" * 500 + b"]" * 500 + b"}", "format_version is"),
+        (b'{"format_version": 4.0}', "format_version is 4.0"),
+        (b'"format_version"', "format_version is None"),
+    ],
+)
+def test_a_document_that_is_no_manifest_is_refused_with_the_reason(
+    text: bytes, reason: str
+) -> None:
+    with pytest.raises(ReleaseError, match=reason) as refusal:
+        Manifest.parse(text, "here")
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_and_only_so_much_of_it_is_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "folder" / MANIFEST_NAME).mkdir(parents=True)
+    with pytest.raises(ReleaseError, match="can't be read"):
+        Manifest.read(tmp_path / "folder")
+    with (tmp_path / MANIFEST_NAME).open("wb") as file:
+        file.truncate(1 << 40)  # sparse: to read it all would take a terabyte
+    with pytest.raises(ReleaseError, match="has more than 1,048,576 bytes"):
+        Manifest.read(tmp_path)
+
+
+def test_the_largest_values_that_are_allowed_are_read_and_written_again(tmp_path: Path) -> None:
+    document = manifest()
+    document["score_weights"] = {"watch": 0, "like": 100, "diversity": 100}
+    document["files"] = {f"f{number}/a-b_c.d": FILE for number in range(1000)}
+    document["metrics"] = {str(number): -1e308 for number in range(1000)}
+    read = Manifest.parse(json.dumps(document).encode(), "here")
+    read.write(tmp_path)
+    assert Manifest.read(tmp_path) == read
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def places(document: Any, above: Place = ()) -> list[Place]:
+    """Every place in a document."""
+    if not isinstance(document, dict):
+        return [above]
+    below = [place for name in document for place in places(document[name], (*above, name))]
+    return [above, *below] if above else below
+
+
+def read_or_refused(parse: Callable[[], object], refusal: type[Exception]) -> None:
+    """Anything else than the typed error fails the test."""
+    told = ""
+    try:
+        parse()
+    except refusal as error:
+        told = str(error)
+    assert told.isprintable()
+    assert len(told) < 20_000
+
+
+@given(st.sampled_from(places(manifest())), json_values)
+def test_any_value_in_any_field_of_a_manifest_is_read_or_refused(place: Place, value: Any) -> None:
+    text = json.dumps(changed(manifest(), place, value)).encode()
+    read_or_refused(lambda: Manifest.parse(text, "here"), ReleaseError)
+
+
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_read_as_a_manifest_or_refused(text: bytes) -> None:
+    read_or_refused(lambda: Manifest.parse(text, "here"), ReleaseError)
+
+
+@given(st.data())
+def test_a_manifest_with_bytes_changed_is_read_or_refused(data: st.DataObject) -> None:
+    text = bytearray(_manifest_text())
+    for _ in range(data.draw(st.integers(1, 4))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    read_or_refused(lambda: Manifest.parse(bytes(text), "here"), ReleaseError)
