@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from server.errors import VireoError
 
 LOOPBACK = "127.0.0.1"
+MAX_SCRAPES = 16
+"""Connections at a time, a thread each; further ones are closed."""
+_MAX_SILENCE = 5.0
+"""Seconds after which a connection that says nothing is closed."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _MAX_SILENCE
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_SCRAPES)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a caller that leaves or stays silent is no failure of ours."""
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
 
 
 @dataclass(frozen=True)
@@ -30,13 +71,18 @@ class MetricsEndpoint:
             VireoError: the port is taken, or the host isn't this machine's.
         """
         try:
-            return MetricsEndpoint(*start_http_server(port, host, registry))
+            kind = _ServerV6 if ":" in host else _Server
+            app = make_wsgi_app(registry)
+            server = make_server(host, port, app, kind, _Handler)
         except OSError as error:
             raise VireoError(
                 f"can't show metrics on {host}:{port}: {error.strerror}; stop the other process, "
                 "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
                 "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        return MetricsEndpoint(server, thread)
 
     @property
     def port(self) -> int:

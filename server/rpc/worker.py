@@ -116,6 +116,8 @@ class Worker:
         begun = self.running_since = time.monotonic()
         try:
             result = work()
+        except StopIteration as error:  # a future doesn't take it: its call would wait for ever
+            raise RuntimeError("the work raised StopIteration") from error
         except CallerGoneError:
             WORK_ABANDONED.labels("running").inc()
             raise

@@ -1,6 +1,7 @@
 """What a pod shows to Prometheus, and that the endpoint is its own."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,7 +18,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.ranking.service import RANKING_POD
-from server.rpc.metrics import MetricsEndpoint
+from server.rpc import metrics
+from server.rpc.metrics import MAX_SCRAPES, MetricsEndpoint
 from tests.builders.rpc import rpc_settings, serving
 
 
@@ -72,4 +74,24 @@ async def test_port_that_is_taken_is_explained() -> None:
         ):
             MetricsEndpoint.open(endpoint.port, CollectorRegistry())
     finally:
+        endpoint.close()
+
+
+def test_connections_that_stay_silent_keep_nobody_from_the_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics._Handler, "timeout", 0.3)
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(60)]
+    try:
+        for connection in silent:
+            connection.settimeout(30)
+        assert silent[-1].recv(1) == b"", "beyond the bound it is closed at once"
+        assert threading.active_count() <= before + MAX_SCRAPES
+        assert all(connection.recv(1) == b"" for connection in silent), "in the end all are"
+        assert page(endpoint.port) == ""
+    finally:
+        for connection in silent:
+            connection.close()
         endpoint.close()

@@ -57,6 +57,13 @@ async def test_a_failure_is_the_callers_and_leaves_the_worker_fit() -> None:
     assert worker.queued == 0
 
 
+async def test_even_a_failure_that_no_future_takes_reaches_its_call() -> None:
+    worker = Worker()
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await worker.run(lambda: next(iter(())))
+
+
 async def test_work_whose_call_is_cancelled_while_it_waits_is_never_begun() -> None:
     worker, ran = Worker(), list[str]()
     counts = Counts()
