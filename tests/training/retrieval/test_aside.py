@@ -45,7 +45,7 @@ def test_members_trained_at_once_are_those_trained_one_after_the_other(
     config = replace(small, members=3, epochs=2, threads=1)
     made, taken_over = [], []
     for cores in (1, 2):
-        monkeypatch.setattr(ensemble, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(ensemble, "cores", lambda cores=cores: cores)
         told = StringIO()
         made.append(train_towers(ring, config, tmp_path / str(cores), Console(file=told)))
         taken_over.append(told.getvalue().count("from the checkpoint, 100% done"))
