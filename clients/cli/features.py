@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 app = typer.Typer(no_args_is_help=True)
@@ -77,9 +78,9 @@ def show(
     console.print(summary)
     videos = load_dataset(home, name).videos
     titles = dict(zip(videos["video_id"], videos["title"], strict=True))
-    history = Table("watched last", "video", "title")
+    history = table_of("watched last", "video", "title", texts={"title"})
     latest = list(zip(found.history_ids, found.history_times, strict=True))[:-11:-1]
     for video_id, time in latest:
         when = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S}"
         history.add_row(when, Text(video_id), Text(titles.get(video_id, "")))
-    console.print(history)
+    print_table(history, console)

@@ -7,11 +7,10 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
+from clients.cli.tables import print_table, table_of
 
 
 def gc(
@@ -50,7 +49,7 @@ def gc(
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    table = Table("release", "size", "")
+    table = table_of("release", "size", "", numbers={"size"}, texts={""})
     for release_id, why in plan.kept.items():
         table.add_row(release_id, "", f"kept: {why}")
     for each in plan.garbage:
@@ -59,6 +58,6 @@ def gc(
         table.add_row(
             each.release_id, f"{each.size / 1e6:,.1f} MB", done if yes else f"to remove: {what}"
         )
-    Console(highlight=False).print(table)
+    print_table(table)
     if plan.garbage and not yes:
         typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with: vireo release gc --yes")
