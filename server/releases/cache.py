@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.releases.download import PART, CacheError, Download, is_sound
+from server.releases.download import PART, CacheError, Download, in_use, is_sound
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.names import check_release_id
 from server.releases.progress import LoadProgress, Stage
@@ -68,7 +68,11 @@ class ReleaseCache:
         manifest = self._manifest(release_id) or store.manifest(release_id)
         entries = _entries(manifest, files)
         progress.expect(sum(entry.size for entry in entries.values()))
-        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
+        with (
+            ThreadPoolExecutor(_PARALLEL) as threads,
+            _disk_errors_explained(self.root),
+            in_use(self._folder(release_id)),
+        ):
             (self.root / "blobs").mkdir(parents=True, exist_ok=True)
             self._touch(release_id)
             absent = self._absent(entries, threads, progress)
@@ -101,7 +105,11 @@ class ReleaseCache:
             raise CacheError(f"release {release_id} isn't in the cache {self.root}")
         entries = _entries(manifest, files)
         progress.expect(sum(entry.size for entry in entries.values()))
-        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
+        with (
+            ThreadPoolExecutor(_PARALLEL) as threads,
+            _disk_errors_explained(self.root),
+            in_use(self._folder(release_id)),
+        ):
             for path in self._absent(entries, threads, progress):
                 raise CacheError(
                     f"{path} of release {release_id} is missing or damaged in the cache {self.root}"
@@ -111,16 +119,22 @@ class ReleaseCache:
             self._touch(release_id)
             return self._complete(manifest)
 
-    def remember(self, pod: str, channel: str, release_id: str) -> None:
-        """Notes that pods of a kind serve this release of a channel.
+    def remember(self, pod: str, channel: str, release_id: str) -> bool:
+        """Note that pods of a kind serve this release of a channel.
 
         The one that they served until now counts as used just now: a rollback needs it.
+
+        Returns:
+            Whether the release is still here: another pod may have pruned it before it was noted.
         """
         before = self.last(pod, channel)
+        folder = self._folder(release_id)
         with _disk_errors_explained(self.root):
-            if before is not None and (self.root / "releases" / before).is_dir():
+            if before is not None and self._folder(before).is_dir():
                 self._touch(before)
-            _write(self.root / "last" / pod / channel, release_id.encode())
+            with in_use(folder):
+                _write(self.root / "last" / pod / channel, release_id.encode())
+            return (folder / MANIFEST_NAME).exists()
 
     def last(self, pod: str, channel: str) -> str | None:
         """The release of a channel that pods of a kind served last; None where none was.
@@ -146,7 +160,7 @@ class ReleaseCache:
         check_release_id(release_id)
         with _disk_errors_explained(self.root):
             try:
-                return Manifest.read(self.root / "releases" / release_id)
+                return Manifest.read(self._folder(release_id))
             except ReleaseError:  # absent, or of another build's format: the store has it
                 return None
 
@@ -186,15 +200,18 @@ class ReleaseCache:
     def _blob(self, entry: FileEntry) -> Path:
         return self.root / "blobs" / entry.sha256
 
+    def _folder(self, release_id: str) -> Path:
+        return self.root / "releases" / release_id
+
     def _touch(self, release_id: str) -> None:
         """Marks a release as used now, so that it isn't the next to be pruned."""
-        folder = self.root / "releases" / release_id
+        folder = self._folder(release_id)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
 
     def _link(self, release_id: str, path: str, entry: FileEntry) -> None:
         """Gives a blob its name in the release's folder."""
-        target, blob = self.root / "releases" / release_id / path, self._blob(entry)
+        target, blob = self._folder(release_id) / path, self._blob(entry)
         if target.exists() and target.samefile(blob):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +224,7 @@ class ReleaseCache:
 
     def _complete(self, manifest: Manifest) -> Path:
         """Adds the manifest, without which a folder is no release."""
-        folder = self.root / "releases" / manifest.release_id
+        folder = self._folder(manifest.release_id)
         _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
         return folder
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -157,7 +157,7 @@ def is_sound(blob: Path, entry: FileEntry) -> bool:
         return False
 
 
-def try_lock(file: BinaryIO) -> bool:
+def try_lock(file: BinaryIO | int) -> bool:
     """Takes the lock of an open file, until it is closed; False where somebody else has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,9 +166,39 @@ def try_lock(file: BinaryIO) -> bool:
     return True
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep other processes from pruning a release's folder meanwhile; make it if it is missing."""
+    while True:
+        with open_folder(folder) as opened:
+            if opened is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                continue
+            with suppress(OSError):  # where folders can't be locked, nobody's pruning waits either
+                fcntl.flock(opened, fcntl.LOCK_SH)
+            if _is_at(opened, folder):  # else it was pruned before we had it
+                yield
+                return
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int | None]:
+    """Open a folder to lock it; None if it isn't there."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _is_at(file: BinaryIO | int, path: Path) -> bool:
+    descriptor = file if isinstance(file, int) else file.fileno()
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 

@@ -276,11 +276,15 @@ class ReleaseLoader(Generic[T]):
         if self._noted == release_id or self._note_retries.is_put_off(release_id):
             return
         try:
-            await self._threads.run(
+            here = await self._threads.run(
                 lambda: self._cache.remember(self._pod, self.channel, release_id)
             )
+            if not here:  # another pod has pruned it while it was built
+                await self._behind_answers(
+                    lambda: self._cache.fetch(self._store, release_id, self._files)
+                )
             await self._threads.run(self._cache.prune)
-        except CacheError as error:
+        except (CacheError, ReleaseError, StoreError) as error:
             # Declared policy: it is served all the same. Without the note a pod that starts
             # while S3 is down doesn't find it; so it is tried again.
             self._note_retries.load_failed(release_id)

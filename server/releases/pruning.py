@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from server.releases.download import PART, try_lock
+from server.releases.download import PART, open_folder, try_lock
 
 log = structlog.get_logger()
 
@@ -28,17 +28,10 @@ def prune(root: Path, keep: int) -> list[str]:
     Returns:
         The ids of the releases that were deleted.
     """
-    noted = {
-        note.read_text(errors="replace")
-        for note in root.glob("last/*/*")
-        if note.is_file() and note.suffix != PART
-    }
+    noted = _noted(root)
     others = [folder for folder in root.glob("releases/*") if folder.name not in noted]
     others.sort(key=_age)
-    gone = others[keep:]
-    for folder in gone:
-        # Another pod may be pruning it too; a file that doesn't go now goes the next time.
-        shutil.rmtree(folder, ignore_errors=True)
+    gone = [folder for folder in others[keep:] if _delete_unless_used(root, folder)]
     for blob in root.glob("blobs/*"):
         if blob.suffix == PART:
             if _age(blob) > _STALE_SECONDS:
@@ -51,6 +44,28 @@ def prune(root: Path, keep: int) -> list[str]:
     if gone:
         log.info("releases pruned from the cache", releases=[folder.name for folder in gone])
     return [folder.name for folder in gone]
+
+
+def _noted(root: Path) -> set[str]:
+    """The releases that pods of this machine served last."""
+    return {
+        note.read_text(errors="replace")
+        for note in root.glob("last/*/*")
+        if note.is_file() and note.suffix != PART
+    }
+
+
+def _delete_unless_used(root: Path, folder: Path) -> bool:
+    """Deletes a release unless a pod fetches, opens or notes it; tells whether it did."""
+    with open_folder(folder) as opened:
+        if opened is None or not try_lock(opened):
+            return False
+        # Whoever notes a release holds its lock: what isn't noted by now isn't before it is gone.
+        if folder.name in _noted(root):
+            return False
+        # A file that doesn't go now goes the next time.
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
 
 
 def _delete_unless_written(part: Path) -> None:

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.releases.channel_document import (
+    MAX_DOCUMENT_BYTES,
+    ChannelDocument,
+    parse_record,
+    with_note,
+)
 from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseError
+from server.releases.store_errors import StoreError
 from tests.builders.releases import build_release
 
 Document = dict[str, Any]
@@ -205,3 +212,60 @@ def test_a_manifest_with_bytes_changed_is_read_or_refused(data: st.DataObject) -
     for _ in range(data.draw(st.integers(1, 4))):
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
     read_or_refused(lambda: Manifest.parse(bytes(text), "here"), ReleaseError)
+
+
+def channel() -> Document:
+    """A sound channel with a note of what it will name."""
+    pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
+    more = {"revision": 1, "share": 0.5, "previous": "q", "returns_to": 0, "findings": ["worse"]}
+    document: Document = json.loads(with_note(json.dumps(pointer | more).encode(), "s"))
+    return document
+
+
+UNFIT_CHANNEL = [
+    *of(("release_id",), "", "../up", "a/b", "x" * 129, None, 7),
+    *of(("updated_at",), "soon", "0001-01-01T00:00:00Z", "2024-01-01T00:00:00", 1e300),
+    *of(("updated_by",), "x" * 257, 7),
+    *of(("reason",), "x" * 20_000, None),
+    *of(("revision",), -1, 10**9, 1.5, "many"),
+    *of(("share",), -0.1, 1.1, "much"),
+    *of(("action",), "explode"),
+    *of(("previous",), "../up"),
+    *of(("returns_to",), -1, 10**30),
+    *of(("findings",), ["x"] * 17, ["x" * 5000], "worse"),
+    *of(("pending",), "s", [], {}),
+    *of(("pending", "release_id"), "../up", None),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), UNFIT_CHANNEL)
+def test_a_channel_with_an_unfit_field_is_refused_by_the_field(place: Place, value: Any) -> None:
+    text = json.dumps(changed(channel(), place, value)).encode()
+    with pytest.raises(StoreError, match="isn't a channel; remove it") as refusal:
+        ChannelDocument.parse(text, "etag", "here")
+    assert ".".join(place) in str(refusal.value)
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000])
+def test_a_document_that_is_no_channel_is_refused(text: bytes) -> None:
+    for parse in (
+        lambda: ChannelDocument.parse(text, "etag", "here"),
+        lambda: parse_record(text, "here"),
+    ):
+        with pytest.raises(StoreError, match="isn't a channel"):
+            parse()
+    with pytest.raises(StoreError, match="has more than"):
+        parse_record(b" " * (MAX_DOCUMENT_BYTES + 1), "here")
+
+
+@given(st.sampled_from(places(channel())), json_values)
+def test_any_value_in_any_field_of_a_channel_is_read_or_refused(place: Place, value: Any) -> None:
+    text = json.dumps(changed(channel(), place, value)).encode()
+    read_or_refused(lambda: ChannelDocument.parse(text, "etag", "here"), StoreError)
+
+
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_read_as_a_channel_or_refused(text: bytes) -> None:
+    read_or_refused(lambda: ChannelDocument.parse(text, "etag", "here"), StoreError)
+    read_or_refused(lambda: parse_record(text, "here"), StoreError)

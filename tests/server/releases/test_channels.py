@@ -223,3 +223,53 @@ def test_object_that_is_no_channel_is_refused(
     with pytest.raises(StoreError, match="isn't a channel; remove it, and set it again"):
         store.read_channel(name)
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
+
+
+def test_what_lies_beside_channels_and_records_hides_none_of_them(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+) -> None:
+    publish(name)
+    first = store.set_channel(name, name, None)
+    odd = ("channels/No Channel.json", "channels/a.b.json", f"channels/history/{name}/latest.json")
+    for place in odd:
+        client_of(s3).put_object(s3.bucket, place, BytesIO(b"?"), 1)
+    assert store.channels()[name].pointer == first
+    assert store.history(name) == (first,)
+    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
+    assert store.set_channel(name, name, None).revision == 2
+    for place in odd:
+        client_of(s3).remove_object(s3.bucket, place)
+
+
+def test_a_text_that_a_channel_cannot_hold_is_refused_and_changes_nothing(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    publish(name)
+    with pytest.raises(StoreError, match=f"channel {name} can't hold that: reason: String should"):
+        store.change_channel(name, Change(name, reason="x" * 20_000), None)
+    assert store.read_channel(name) is None
+    findings = ("x" * 5000,) * 20
+    made = store.change_channel(name, Change(name, forced=True, findings=findings), None)
+    assert made == getattr(store.read_channel(name), "pointer", None)
+    assert (len(made.findings), len(made.findings[0])) == (16, 4000)
+
+
+def test_a_promotion_that_came_to_nothing_leaves_a_channel_that_was_never_set_so(
+    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+) -> None:
+    publish(name)
+
+    def unpublishes() -> None:
+        if proxy.requests[-1].startswith(f"PUT /{s3.bucket}/channels/{name}.json".encode()):
+            proxy.before_answer = None
+            store.bucket.remove(f"releases/{name}/manifest.json")
+
+    with faulty_s3(s3) as proxy:
+        proxy.before_answer = unpublishes
+        with pytest.raises(NotInStoreError):
+            ReleaseStore(proxy.settings).set_channel(name, name, None)
+    assert store.read_channel(name) is None
+    assert name not in store.channels()
+    assert store.history(name) == ()
+    publish(f"{name}-b")
+    assert store.set_channel(name, f"{name}-b", None).revision == 1

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import layout
+from server.releases import layout, pruning
 from server.releases.cache import ReleaseCache
 from server.releases.store import ReleaseStore
+from tests.builders.faulty_s3 import faulty_s3
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]
@@ -98,6 +99,55 @@ def test_remains_of_downloads_go_once_they_are_old_and_nobody_writes_them(
     assert not old.exists()
     assert new.exists()
     assert written.exists()
+
+
+def test_a_release_that_another_pod_is_fetching_is_not_pruned(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    pruned: list[list[str]] = []
+
+    def prunes() -> None:
+        pruned.append(ReleaseCache(cache.root, keep=0).prune())
+
+    with faulty_s3(store.settings) as proxy:
+        proxy.only, proxy.before_answer = layout.RANKER.encode(), prunes
+        cache.fetch(ReleaseStore(proxy.settings), name, (layout.VIDEO_IDS,))
+        folder = cache.fetch(ReleaseStore(proxy.settings), name, FILES)
+    assert pruned == [[]]
+    assert all((folder / path).exists() for path in FILES)
+
+
+def test_a_release_that_is_noted_while_another_pod_prunes_stays(
+    store: ReleaseStore,
+    cache: ReleaseCache,
+    publish: Publish,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(name)
+    age(cache.fetch(store, name, FILES), 1)
+    age_of = pruning._age
+
+    def noted_by_then(path: Path) -> float:
+        # Called once the notes have been read, before anything is deleted.
+        cache.remember("ranking", "production", name)
+        return age_of(path)
+
+    monkeypatch.setattr(pruning, "_age", noted_by_then)
+    assert ReleaseCache(cache.root, keep=0).prune() == []
+    cache.open(name, FILES)
+
+
+def test_a_release_that_was_pruned_before_it_is_noted_is_told_to_be_gone(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(name)
+    cache.fetch(store, name, FILES)
+    assert ReleaseCache(cache.root, keep=0).prune() == [name]
+    assert not cache.remember("ranking", "production", name)
+    cache.fetch(store, name, FILES)
+    assert cache.remember("ranking", "production", name)
 
 
 def test_nothing_is_pruned_where_there_is_no_cache(tmp_path: Path) -> None:

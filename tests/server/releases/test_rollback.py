@@ -68,6 +68,21 @@ def test_a_release_that_was_removed_is_passed_over_and_told(
     assert (done.before.release_id, done.pointer.release_id, done.gone) == (c, a, (b,))
 
 
+def test_a_history_that_leads_in_a_circle_ends_a_rollback(
+    store: ReleaseStore, s3: S3Settings, promote: Callable[..., None], name: str
+) -> None:
+    for release_id in (f"{name}-a", f"{name}-b"):
+        promote(name, release_id)
+    record = store.recorded(name, 1)
+    assert record is not None
+    gone = record.model_copy(update={"release_id": "gone", "returns_to": 1})
+    body = gone.model_dump_json().encode()
+    place = f"channels/history/{name}/00000001.json"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
+    with pytest.raises(NothingToReturnToError, match="gone was removed from the store"):
+        roll_back(store, name)
+
+
 def test_a_release_that_this_build_does_not_understand_can_be_gone_back_to(
     store: ReleaseStore, s3: S3Settings, promote: Callable[..., None], name: str
 ) -> None:

@@ -1,0 +1,134 @@
+"""Whatever answers in S3's place, every caller of the store gets the store's own error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.releases.channels import Channel, ChannelPointer
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import StoreError
+
+_LISTING = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">%s</ListBucketResult>'
+
+
+@dataclass
+class Answer:
+    """What the server below answers to everything."""
+
+    status: int
+    body: bytes = b""
+    content_type: str | None = "application/xml"
+
+
+ANSWERS = {
+    "a proxy's page": Answer(503, b"<html><br>Bad gateway", "text/html"),
+    "a proxy's page in XML's name": Answer(502, b"<html><br>Bad gateway"),
+    "a long page": Answer(404, b"<p>" * 100_000, "text/html"),
+    "bytes that aren't text": Answer(400, b"\xff\xfe\x00", "text/html"),
+    "bytes in XML's name": Answer(500, b"\xff\xfe\x00"),
+    "nothing": Answer(500),
+    "nothing, without a type": Answer(403, b"", None),
+    "XML of something else": Answer(403, b"<note>hello</note>"),
+    "a conflict": Answer(409),
+    "a redirect without a place": Answer(307),
+    "nothing, in success": Answer(200),
+    "a sign-in page, in success": Answer(200, b"<html><br>Sign in", "text/html"),
+    "a listing without names": Answer(200, (_LISTING % "<Contents/>").encode()),
+    "a listing of nonsense": Answer(
+        200,
+        (
+            _LISTING % "<Contents><Key>channels/a.json</Key><Size>big</Size>"
+            "<LastModified>soon</LastModified></Contents>"
+        ).encode(),
+    ),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[Answer], S3Settings]]:
+    """Starts an HTTP server that answers the same to everything."""
+    answers: list[Answer] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            answer = answers[-1]
+            self.send_response(answer.status)
+            if answer.content_type is not None:
+                self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
+
+        def log_message(self, *arguments: Any) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+
+        def start(answer: Answer) -> S3Settings:
+            answers.append(answer)
+            return S3Settings(
+                endpoint=f"127.0.0.1:{http.server_port}",
+                access_key="key",
+                secret_key="secret",  # type: ignore[arg-type]
+                retries=0,
+            )
+
+        yield start
+        http.shutdown()
+        thread.join()
+
+
+def channel() -> Channel:
+    pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
+    return Channel("production", ChannelPointer.model_validate(pointer), '"etag"')
+
+
+ASKED: dict[str, Callable[[ReleaseStore, Path], object]] = {
+    "read a channel": lambda store, _: store.read_channel("production"),
+    "all channels": lambda store, _: store.channels(),
+    "history": lambda store, _: store.history("production", 3),
+    "a manifest": lambda store, _: store.manifest("r"),
+    "a file": lambda store, _: list(store.read("r", "popular.json")),
+    "list": lambda store, _: store.list(),
+    "promote": lambda store, _: store.set_channel("production", "r", channel()),
+    "put a file": lambda store, file: store.bucket.put_file("a", file),
+    "put if": lambda store, _: store.bucket.put_if("a", b"", {"If-Match": '"etag"'}),
+    "remove": lambda store, _: store.bucket.remove("a"),
+    "remove if": lambda store, _: store.bucket.remove_if("a", '"etag"'),
+    "list objects": lambda store, _: store.bucket.objects("releases/", recursive=True),
+    "make the bucket": lambda store, _: store.bucket.make(),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_that_is_not_s3s_gives_the_stores_own_error_and_no_other(
+    server: Callable[[Answer], S3Settings], tmp_path: Path, answer: Answer
+) -> None:
+    store = ReleaseStore(server(answer))
+    (tmp_path / "file").write_bytes(b"content")
+    for what, ask in ASKED.items():
+        told = ""
+        try:
+            ask(store, tmp_path / "file")
+        except StoreError as error:
+            told = str(error)
+        except Exception as error:  # noqa: BLE001
+            pytest.fail(f"{what}: {type(error).__name__}: {error}")
+        assert len(told) < 500, what
+        assert told.isprintable(), what
+        # Some can take it for an answer: a file of nothing, a bucket that was never made.
+        assert told or answer.status in (200, 404, 409), what
