@@ -14,14 +14,16 @@ from server.control.templates import filled
 Document = dict[str, Any]
 
 _RETRY_SECONDS = 1
-"""After so long a caller's whole allowance of a second is there again."""
+"""Seconds after which a caller's whole allowance of a second is there again."""
 _TOKENS = "envoy.filters.http.jwt_authn"
-_OPEN = "health"
-"""The route that needs no token."""
+_RATE_LIMIT = "envoy.filters.http.local_ratelimit"
+_WATCH_SECONDS = 30
+"""Seconds after which an address may open another health watch: see `edge_routes.yaml`."""
+_TOO_MANY = "more health checks, watches or reflection streams than are allowed at a time"
 
 
 def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None:
-    """Has the edge's listener ask for what the settings demand; unchanged where that is nothing.
+    """Have the edge's listener ask for what the settings demand, and say why it refuses a call.
 
     Args:
         listener: the document of `edge_listener.yaml`.
@@ -36,31 +38,33 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
     # After gRPC-Web has been made gRPC, so that refusals are told in the caller's own way; and
     # before anything else is done for a caller that nobody knows.
     first = names.index("envoy.filters.http.grpc_web") + 1
-    last = [manager["http_filters"].pop()]
+    *others, limit, router = manager["http_filters"]
     if settings.rate_limit:
-        last.insert(0, _rate_limit(settings))
+        limit = _rate_limit(settings)
+    manager["http_filters"] = [*others, limit, router]
     if settings.jwks:
-        last.insert(-1, filled("edge_scopes", {}))
+        manager["http_filters"].insert(-1, filled("edge_scopes", {}))
         values = {
             "issuer": settings.jwt_issuer,
             "audience": settings.jwt_audience,
             "jwks": jwks,
         }
         manager["http_filters"].insert(first, filled("edge_tokens", values))
-    manager["http_filters"] += last
-    if settings.jwks or settings.rate_limit:
-        replies = filled("edge_replies", {"too_often": _too_often(settings)})["replies"]
-        manager["local_reply_config"]["mappers"][:0] = replies
+    words = {"too_often": _too_often(settings), "too_many": _TOO_MANY}
+    manager["local_reply_config"]["mappers"][:0] = filled("edge_replies", words)["replies"]
 
 
 def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
-    """Has the edge's routes say whom a call is counted for, and pages see when to ask again."""
+    """Have the edge's routes say whom a call is counted for, and pages see when to ask again.
+
+    A route with a limit of its own is left as it is.
+    """
     for host in routes["virtual_hosts"]:
         if settings.rate_limit:
             for route in host["routes"]:
-                if "route" in route:
-                    known = settings.jwks and route["name"] != _OPEN
-                    action = _caller() if known else _ADDRESS
+                own = _RATE_LIMIT in route.get("typed_per_filter_config", {})
+                if "route" in route and not own:
+                    action = _caller() if settings.jwks else _ADDRESS
                     route["route"]["rate_limits"] = [{"actions": [action]}]
         if settings.rate_limit:
             policy = host["typed_per_filter_config"]["envoy.filters.http.cors"]
@@ -90,7 +94,8 @@ def upstream_tls(secrets: str, role: str) -> Document:
     return filled("upstream_tls", {"secrets": secrets, "role": role})
 
 
-_ADDRESS: Document = {"remote_address": {}}
+# Who has an IPv6 address has a whole /64 of them.
+_ADDRESS: Document = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
 
 
 def _caller() -> Document:
@@ -103,19 +108,35 @@ def _caller() -> Document:
     }
 
 
+def stream_refusals() -> Document:
+    """Return the headers of the answer to who opens too many streams, as values for templates."""
+    return {
+        "later": _refusal(_TOO_MANY, _RETRY_SECONDS),
+        "much_later": _refusal(_TOO_MANY, _WATCH_SECONDS),
+    }
+
+
 def _rate_limit(settings: ControlSettings) -> Document:
-    status = status_pb2.Status(code=8, message=_too_often(settings))
-    delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=_RETRY_SECONDS))
-    detail = any_pb2.Any()
-    detail.Pack(delay)
-    status.details.append(detail)
     values = {
         "rate": settings.rate_limit,
         "burst": settings.rate_burst or settings.rate_limit,
-        # As gRPC has binary metadata: without the padding.
-        "details": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
+        "later": _refusal(_too_often(settings), _RETRY_SECONDS),
     }
     return filled("edge_rate_limit", values)
+
+
+def _refusal(message: str, seconds: int) -> list[Document]:
+    """Return the headers that tell a caller, by REST and by gRPC, when to try again."""
+    status = status_pb2.Status(code=8, message=message)
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
+    status.details.append(detail)
+    # As gRPC has binary metadata: without the padding.
+    details = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
+    return [
+        {"header": {"key": key, "value": text}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, text in (("retry-after", str(seconds)), ("grpc-status-details-bin", details))
+    ]
 
 
 def _too_often(settings: ControlSettings) -> str:

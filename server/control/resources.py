@@ -53,7 +53,9 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "descriptors": _packaged("descriptors.binpb"),
         "openapi": _packaged("openapi.json"),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
-        "per_try_timeout_script": (FOLDER / "per_try_timeout.lua").read_text(),
+        "edge_request_script": (FOLDER / "edge_request.lua").read_text(),
+        "trusted_hops": settings.trusted_hops,
+        **access.stream_refusals(),
     }
 
 

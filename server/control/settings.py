@@ -35,6 +35,10 @@ class ControlSettings(RpcSettings):
     default_deadline: float = Field(default=1.0, gt=0)
     """Seconds that the edge gives a caller which sets no deadline."""
 
+    trusted_hops: int = Field(default=0, ge=0, le=10)
+    """Proxies of yours between callers and the edge, which pass every call: a caller's address is
+    what the first of them adds to `x-forwarded-for`. By default it is the connection's."""
+
     envoy_secrets: Path | None = None
     """Folder, on Envoy's machine, with the files that say where its certificates are; with it the
     edge speaks TLS, and Envoy mutual TLS with pods and gateways."""

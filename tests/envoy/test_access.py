@@ -68,7 +68,7 @@ class Guarded:
         assert "{" not in details, "JSON is for REST"
         return code
 
-    async def raw_code(self, method: str, token: str) -> grpc.StatusCode:
+    async def raw_code(self, method: str, token: str | None) -> grpc.StatusCode:
         """What a method answers, whichever it is, to an empty request."""
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(method)
         return await call(b"", metadata=bearer(token), timeout=30).code()
@@ -140,6 +140,16 @@ async def test_a_token_that_says_nothing_is_unauthenticated_and_counted(
     assert (status, body["code"], body["details"]) == (401, 16, [])
     assert await guarded.count("http.edge.jwt_authn.denied") == denied + 2
     assert len(guarded.edge.gateways[0].requests) == asked
+
+
+async def test_a_token_in_the_path_is_none(guarded: Guarded) -> None:
+    # Paths are logged, by proxies of others too.
+    token = guarded.tokens.good(subject="path")
+    path = f"/v1/viewers/1/recommendations?access_token={token}"
+    status, _, body = await guarded.rest(None, path)
+    assert (status, body["code"]) == (401, 16)
+    method = f"/{GATEWAY}/Recommend?access_token={token}"
+    assert await guarded.raw_code(method, None) is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_no_reason_is_left_out(guarded: Guarded) -> None:
@@ -274,6 +284,7 @@ async def test_new_keys_are_followed_and_old_ones_forgotten(guarded: Guarded) ->
     folder.jwks.write_text("{}")  # what is unfit changes nothing
     await asyncio.sleep(1)
     assert await guarded.code(before) is grpc.StatusCode.OK
+    folder.jwks.unlink()
     TokenSigner(folder).ensure()
 
     async def taken(token: str) -> bool:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from google.protobuf import json_format
 
-from server.control.mesh import Mesh
+from server.control.mesh import POOLS, Mesh
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
 from server.control.snapshot import WARMING_ORDER
@@ -80,3 +82,58 @@ def test_equal_settings_make_equal_versions() -> None:
     assert [first.resources[kind] for kind in WARMING_ORDER] == [
         second.resources[kind] for kind in WARMING_ORDER
     ]
+
+
+def rendered(kind: str, name: str) -> Any:
+    """A resource as Envoy gets it, as JSON."""
+    [resources] = [
+        each
+        for url, each in snapshot(ControlSettings(s3=unreachable_s3()), Mesh()).resources.items()
+        if url.endswith(f".{kind}")
+    ]
+    return json_format.MessageToDict(resources[name].body)
+
+
+@pytest.mark.parametrize("cluster", [pool.cluster for pool in POOLS])
+def test_workers_learn_at_once_that_a_pod_fails_and_lose_connections_to_hosts_that_are_gone(
+    cluster: str,
+) -> None:
+    document = rendered("Cluster", cluster)
+    assert document["commonLbConfig"]["updateMergeWindow"] == "0s"
+    [options] = document["typedExtensionProtocolOptions"].values()
+    pings = options["explicitHttpConfig"]["http2ProtocolOptions"]["connectionKeepalive"]
+    # Our servers end a connection that pings more often than every ten seconds.
+    assert pings == {"interval": "20s", "timeout": "10s"}
+
+
+def test_every_route_to_a_gateway_ends_by_itself() -> None:
+    [host] = rendered("RouteConfiguration", "edge")["virtualHosts"]
+    limits = {
+        route["name"]: route["route"].get("maxStreamDuration", {}).get("grpcTimeoutHeaderMax")
+        for route in host["routes"]
+        if "route" in route
+    }
+    assert limits == {
+        "recommend": "10s",
+        "release": "10s",
+        "health_check": "2s",
+        "health_watch": "330s",
+        "reflection": "15s",
+        "rest": "10s",
+    }
+
+
+def test_the_edge_gives_up_on_connections_that_are_not_used() -> None:
+    [chain] = rendered("Listener", "edge")["filterChains"]
+    [manager] = [each["typedConfig"] for each in chain["filters"]]
+    assert chain["transportSocketConnectTimeout"] == "10s"
+    assert manager["commonHttpProtocolOptions"]["idleTimeout"] == "60s"
+    assert manager["requestHeadersTimeout"] == "10s"
+    assert manager["streamIdleTimeout"] == "15s"
+
+
+@pytest.mark.parametrize("listener", ["candidate", "ranking"])
+def test_callers_who_take_all_connections_leave_gateways_theirs(listener: str) -> None:
+    assert rendered("Listener", listener)["ignoreGlobalConnLimit"]
+    document = yaml.safe_load(bootstrap(StackSettings()))
+    assert document["admin"]["ignore_global_conn_limit"]

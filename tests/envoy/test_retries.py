@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.candidate_pb2_grpc import (
+    CandidateServiceStub,
+    add_CandidateServiceServicer_to_server,
+)
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from tests.builders.edge import Edge, counter, running_edge
+from server.control.mesh import Pool
+from server.rpc.server import RpcServer
+from tests.builders.edge import (
+    CANDIDATE,
+    CandidatePod,
+    Edge,
+    counter,
+    running_edge,
+    start_server,
+)
+from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -178,3 +195,55 @@ async def test_callers_who_give_up_early_cost_others_on_their_connection_nothing
 
         for _ in range(10):
             await asyncio.gather(wait(), *(give_up() for _ in range(50)))
+
+
+async def test_a_pod_that_stops_right_after_another_has_come_back_costs_no_call(
+    edge: Edge, tmp_path: Path
+) -> None:
+    # By default Envoy's workers hear of the second change up to a second after the first.
+    async with AsyncExitStack() as stack:
+        servers = [await _candidate_server(stack) for _ in range(2)]
+        back, stopping = servers
+        edge.control.discovery.set(Pool("candidate"), *(server.port for server in servers))
+        ports = {server.port for server in servers}
+        await _until_healthy(edge, ports)
+        target = f"127.0.0.1:{edge.settings.candidate_port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = CandidateServiceStub(channel)
+            for _ in range(2):
+                await back.set_serving(False)
+                await _until_healthy(edge, ports - {back.port})
+                await back.set_serving(True)
+                await _until_healthy(edge, ports)
+                await stopping.drain()
+                for _ in range(20):
+                    await stub.RetrieveCandidates(CANDIDATES, timeout=10)
+                stopping = await _candidate_server(stack, stopping.port)
+                await _until_healthy(edge, ports)
+
+
+async def _candidate_server(stack: AsyncExitStack, port: int = 0) -> RpcServer:
+    server = RpcServer(rpc_settings(port=port))
+    server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, CandidatePod("pod")))
+    await start_server(server, stack)
+    return server
+
+
+async def _until_healthy(edge: Edge, ports: set[int]) -> None:
+    """Waits until Envoy's main thread has these candidate pods as healthy, and no others."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/clusters?format=json"
+
+    async def healthy() -> set[int]:
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())
+        [cluster] = [
+            each for each in json.loads(text)["cluster_statuses"] if each["name"] == "candidate"
+        ]
+        return {
+            host["address"]["socket_address"]["port_value"]
+            for host in cluster.get("host_statuses", [])
+            if host["health_status"] == {"eds_health_status": "HEALTHY"}
+        }
+
+    async with asyncio.timeout(60):
+        while await healthy() != ports:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 CALLS = 30
 HEDGED_SECONDS = 0.5
-"""After which the edge asks another gateway as well: the most of `envoy/per_try_timeout.lua`."""
+"""After which the edge asks another gateway as well: the most of `envoy/edge_request.lua`."""
 ONE_TRY = (("x-envoy-upstream-rq-per-try-timeout-ms", "60000"),)
 """Or a pod that is slow for a moment would be taken for one that hangs."""
 

@@ -1,0 +1,196 @@
+"""Nothing that callers send makes a gateway look broken: none is left out, none stops answering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.edge import GATEWAY, Edge, counter, running_edge
+from tests.builders.http2 import Http2, Stream, grpc_frame, http2
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+RECOMMEND = f"/{GATEWAY}/Recommend"
+MESSAGE = grpc_frame(pb.RecommendRequest(viewer_id="1").SerializeToString())
+ANSWER_SECONDS = 0.04
+CALLS = 60
+"""At a time: more in a row than it takes to eject a pod."""
+HEADERS = {
+    "request id beyond ASCII": {"x-request-id": "é"},
+    "request id with a tab": {"x-request-id": "a\tb"},
+    "trace state beyond ASCII": {"tracestate": "a=é"},
+    "baggage beyond ASCII": {"baggage": "a=é"},
+    "a header of ours beyond ASCII": {"x-vireo-bucket": "é"},
+    "a name that gRPC refuses": {"x!y$": "1"},
+    "binary that is not Base64": {"x-a-bin": "!"},
+    "binary with stray bits": {"x-a-bin": "AB"},
+    "binary that gRPC parses": {"lb-cost-bin": "AAAA"},
+    "attempts that are no number": {"grpc-previous-rpc-attempts": "x"},
+    "Envoy's timeout": {"x-envoy-upstream-rq-timeout-ms": "5"},
+    "Envoy's timeout, from an inner address": {
+        "x-envoy-upstream-rq-timeout-ms": "5",
+        "x-forwarded-for": "10.0.0.1",
+    },
+}
+"""Each is left out of what a gateway gets, or made something that it can be sent."""
+REFUSED: dict[str, tuple[str, bytes, dict[str, str], grpc.StatusCode]] = {
+    "a method that isn't there": (f"/{GATEWAY}/Guess", MESSAGE, {}, grpc.StatusCode.UNIMPLEMENTED),
+    "a service that isn't there": ("/a.B/C", MESSAGE, {}, grpc.StatusCode.UNIMPLEMENTED),
+    "a message that is no gzip": (
+        RECOMMEND,
+        b"\1\0\0\0\3abc",
+        {"grpc-encoding": "gzip"},
+        grpc.StatusCode.INTERNAL,
+    ),
+    "compressed without an encoding": (
+        RECOMMEND,
+        b"\1\0\0\0\3abc",
+        {},
+        grpc.StatusCode.INTERNAL,
+    ),
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path_factory.mktemp("edge"), gateway_count=2) as edge:
+        for gateway in edge.gateways:
+            gateway.delay = ANSWER_SECONDS
+        yield edge
+
+
+async def ejections(edge: Edge) -> int:
+    return await counter(edge, "gateway", "outlier_detection.ejections_enforced_total")
+
+
+async def flood(
+    edge: Edge, path: str, body: bytes, headers: dict[str, str]
+) -> set[grpc.StatusCode | None]:
+    """With what many calls at a time end, on one connection."""
+    async with http2(edge.address) as connection, asyncio.timeout(60):
+        streams = [connection.open(path, body, headers) for _ in range(CALLS)]
+        for stream in streams:
+            await stream.ended.wait()
+    return {stream.code for stream in streams}
+
+
+async def flood_in_time(
+    edge: Edge, path: str, body: bytes, headers: dict[str, str]
+) -> set[grpc.StatusCode | None]:
+    """The same, and that no gateway was ejected for it.
+
+    It is repeated until no answer took half a second, as on a busy machine: one may be for that.
+    """
+    headers = {"grpc-timeout": "30S", **headers}
+    async with asyncio.timeout(120):
+        while True:
+            ejected = await ejections(edge)
+            late = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
+            codes = await flood(edge, path, body, headers)
+            if await counter(edge, "gateway", "upstream_rq_per_try_timeout") == late:
+                assert await ejections(edge) == ejected
+                return codes
+
+
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS.keys())
+async def test_headers_that_a_gateway_can_not_take_cost_no_call_and_eject_none(
+    edge: Edge, headers: dict[str, str]
+) -> None:
+    assert await flood_in_time(edge, RECOMMEND, MESSAGE, headers) == {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize(("path", "body", "headers", "code"), REFUSED.values(), ids=REFUSED.keys())
+async def test_calls_that_end_in_errors_eject_no_gateway(
+    edge: Edge, path: str, body: bytes, headers: dict[str, str], code: grpc.StatusCode
+) -> None:
+    assert await flood_in_time(edge, path, body, headers) == {code}
+
+
+@pytest.mark.parametrize("deadline", ["0m", "1n", "1m", "20m", "50m", "290m"])
+async def test_callers_in_a_hurry_eject_no_gateway_however_slow_it_is(
+    edge: Edge, deadline: str
+) -> None:
+    before = await ejections(edge)
+    for gateway in edge.gateways:
+        gateway.delay = 0.3 if deadline == "290m" else ANSWER_SECONDS
+    late = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
+    codes = await flood(edge, RECOMMEND, MESSAGE, {"grpc-timeout": deadline})
+    for gateway in edge.gateways:
+        gateway.delay = ANSWER_SECONDS
+    assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK}
+    assert await ejections(edge) == before
+    assert await counter(edge, "gateway", "upstream_rq_per_try_timeout") == late
+
+
+async def test_calls_that_are_broken_off_eject_no_gateway(edge: Edge) -> None:
+    before = await ejections(edge)
+    late = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
+    async with http2(edge.address) as connection:
+        for _ in range(CALLS):
+            connection.cancel(connection.open(RECOMMEND, MESSAGE))
+            connection.cancel(connection.open(RECOMMEND, MESSAGE[:-1], end=False))
+            await asyncio.sleep(0)
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30)
+    assert await ejections(edge) == before or late < await counter(
+        edge, "gateway", "upstream_rq_per_try_timeout"
+    )
+
+
+async def test_a_request_id_beyond_ascii_comes_back_readable(edge: Edge) -> None:
+    async with http2(edge.address) as connection, asyncio.timeout(30):
+        stream = connection.open(RECOMMEND, MESSAGE, {"x-request-id": "my é\t1"})
+        await stream.ended.wait()
+    assert stream.headers["x-request-id"] == "my ??1"
+    assert "my ??1" in {gateway.metadata.get("x-request-id") for gateway in edge.gateways}
+
+
+@pytest.mark.parametrize("path", [RECOMMEND, "/grpc.health.v1.Health/Check", "/a.B/C"])
+@pytest.mark.parametrize("end", ["?a=é", " b", "\x7f"])
+async def test_a_path_beyond_ascii_is_refused_and_reaches_no_gateway(
+    edge: Edge, path: str, end: str
+) -> None:
+    # By one that is no UTF-8, gRPC's server in Python would stop taking calls for good.
+    before = await counter(edge, "gateway", "upstream_rq_total")
+    async with http2(edge.address) as connection, asyncio.timeout(30):
+        stream = connection.open(path + end, MESSAGE)
+        await stream.ended.wait()
+        # A space or control character breaks HTTP/2 itself: Envoy resets the stream.
+        assert stream.code is grpc.StatusCode.INVALID_ARGUMENT or stream.reset is not None
+    assert await counter(edge, "gateway", "upstream_rq_total") == before
+    await answers(edge)
+
+
+async def answers(edge: Edge) -> None:
+    """Both gateways still answer."""
+    async with grpc.aio.insecure_channel(edge.address) as channel, asyncio.timeout(60):
+        stub = RecommendationServiceStub(channel)
+        heard: set[str] = set()
+        while len(heard) < len(edge.gateways):
+            answer = await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30)
+            heard.add(answer.release_id)
+
+
+def silent(connection: Http2, calls: int) -> list[Stream]:
+    """Calls whose message never comes."""
+    return [
+        connection.open(RECOMMEND, headers={"grpc-timeout": "1S"}, end=False) for _ in range(calls)
+    ]
+
+
+async def test_calls_that_send_no_message_hold_nothing_of_a_gateway_and_end(edge: Edge) -> None:
+    async with http2(edge.address) as connection, asyncio.timeout(60):
+        before = await counter(edge, "gateway", "upstream_rq_total")
+        streams = silent(connection, 200)
+        for stream in streams:
+            await stream.ended.wait()
+            assert stream.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await counter(edge, "gateway", "upstream_rq_total") == before
+    await answers(edge)

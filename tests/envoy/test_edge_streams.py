@@ -1,0 +1,164 @@
+"""What streams at the edge is bounded, for each connection, for each address and in all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.http2 import Http2, Stream, grpc_frame, http2
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+SERVICE = grpc_frame(health_pb2.HealthCheckRequest(service=GATEWAY).SerializeToString())
+OF_AN_ADDRESS = 10
+"""Watches that one address may open at once; a further one every 30 s."""
+IN_ALL = 100
+OF_A_CONNECTION = 256
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path_factory.mktemp("edge"), gateway_count=2) as edge:
+        yield edge
+
+
+async def stat(edge: Edge, name: str) -> int:
+    """One of Envoy's numbers."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=^{re.escape(name)}$"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    return int(text.rpartition(":")[2] or 0)
+
+
+async def watch(connection: Http2, count: int) -> list[Stream]:
+    """That many watches, once each has been answered."""
+    streams = [connection.open(WATCH, SERVICE) for _ in range(count)]
+    async with asyncio.timeout(60):
+        for stream in streams:
+            await stream.answered.wait()
+    return streams
+
+
+def told(streams: list[Stream]) -> tuple[int, int]:
+    """How many go on, and how many were refused with RESOURCE_EXHAUSTED: all of them."""
+    refused = [stream for stream in streams if stream.code is not None]
+    assert {stream.code for stream in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert all(stream.reset is None for stream in streams if stream not in refused)
+    return len(streams) - len(refused), len(refused)
+
+
+async def call(edge: Edge, calls: int = 50) -> None:
+    """Calls that must all be answered, and a health check."""
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        request = pb.RecommendRequest(viewer_id="1")
+        await asyncio.gather(*(stub.Recommend(request, timeout=30) for _ in range(calls)))
+        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=30)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def none_is_left(edge: Edge) -> None:
+    async with asyncio.timeout(60):
+        for name in ("http.edge.downstream_rq_active", "cluster.gateway.upstream_rq_active"):
+            while await stat(edge, name):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def test_watchers_of_one_address_are_bounded_and_calls_notice_nothing(edge: Edge) -> None:
+    async with AsyncExitStack() as connections:
+        streams: list[Stream] = []
+        for _ in range(6):
+            connection = await connections.enter_async_context(http2(edge.address, "127.0.1.1"))
+            streams += await watch(connection, 50)
+        held, _ = told(streams)
+        assert held <= OF_AN_ADDRESS + 2  # of a slow machine some have come back meanwhile
+        await call(edge)
+        details = next(stream for stream in streams if stream.code).headers
+        assert details["grpc-message"].startswith("more health checks, watches or reflection")
+        assert details["retry-after"] == "30"
+    await none_is_left(edge)
+
+
+async def test_watchers_of_all_addresses_are_bounded_and_calls_notice_nothing(edge: Edge) -> None:
+    async with AsyncExitStack() as connections:
+        streams: list[Stream] = []
+        for number in range(2 * IN_ALL // OF_AN_ADDRESS):
+            local = f"127.0.2.{number + 1}"
+            connection = await connections.enter_async_context(http2(edge.address, local))
+            streams += await watch(connection, OF_AN_ADDRESS)
+        held, refused = told(streams)
+        # Each of Envoy's threads may go over it by those that it takes at once.
+        assert 0 < held <= IN_ALL + 2 * OF_AN_ADDRESS
+        assert refused > 0
+        await call(edge)
+    await none_is_left(edge)
+
+
+async def test_reflection_streams_of_one_address_are_bounded(edge: Edge) -> None:
+    async with http2(edge.address, "127.0.3.1") as connection, asyncio.timeout(60):
+        # Silent, too: a caller that asks nothing is counted as well.
+        streams = [connection.open(REFLECTION, b"", end=False) for _ in range(200)]
+        while sum(stream.code is not None for stream in streams) < 100:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        told(streams)
+        await call(edge)
+    await none_is_left(edge)
+
+
+async def test_a_watch_ends_with_its_callers_deadline(edge: Edge) -> None:
+    async with http2(edge.address, "127.0.4.1") as connection, asyncio.timeout(60):
+        stream = connection.open(WATCH, SERVICE, {"grpc-timeout": "500m"})
+        await stream.ended.wait()
+    await none_is_left(edge)
+
+
+async def test_a_connection_has_only_so_many_streams(edge: Edge) -> None:
+    async with http2(edge.address) as connection:
+        assert connection.max_streams == OF_A_CONNECTION
+
+
+async def test_who_is_refused_a_watch_is_told_when_to_try_again(edge: Edge) -> None:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        http2(edge.address, "127.0.0.1") as connection,
+        grpc.aio.insecure_channel(edge.address, options) as channel,
+    ):
+        await watch(connection, OF_AN_ADDRESS + 2)
+        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await health.Watch(health_pb2.HealthCheckRequest(service=GATEWAY)).read()
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    trailers = dict(raised.value.trailing_metadata() or ())
+    [detail] = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
+    retry = error_details_pb2.RetryInfo()
+    assert detail.Unpack(retry)
+    assert retry.retry_delay.ToSeconds() == 30
+
+
+async def test_health_checks_are_bounded_apart_from_watches_and_calls(edge: Edge) -> None:
+    async with http2(edge.address, "127.0.5.1") as connection, asyncio.timeout(60):
+        await watch(connection, OF_AN_ADDRESS + 2)
+        refused = 0
+        while not refused:  # the slower the machine, the more of them are let in meanwhile
+            checks = [connection.open("/grpc.health.v1.Health/Check", SERVICE) for _ in range(150)]
+            for check in checks:
+                await check.ended.wait()
+            codes = {check.code for check in checks}
+            assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert grpc.StatusCode.OK in codes
+            refused = sum(check.code is grpc.StatusCode.RESOURCE_EXHAUSTED for check in checks)
+        await call(edge)
