@@ -4,8 +4,9 @@ from __future__ import annotations
 
 TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 _SHARE = 0.5
-_LEAST_SECONDS = 0.05
-"""A pod that isn't slow answers within this; less would make calls of slow moments fail twice."""
+_MIN_SECONDS = 0.1
+"""A pod that isn't slow answers within this. With less, calls of slow moments would fail twice, and
+callers in a hurry would have Envoy leave out pods that are slow for a moment as if they hung."""
 
 
 def one_try(budget: float) -> tuple[tuple[str, str], ...]:
@@ -16,4 +17,4 @@ def one_try(budget: float) -> tuple[tuple[str, str], ...]:
     Args:
         budget: seconds that the whole call may take.
     """
-    return ((TRY_HEADER, str(round(1000 * max(_LEAST_SECONDS, _SHARE * budget)))),)
+    return ((TRY_HEADER, str(round(1000 * max(_MIN_SECONDS, _SHARE * budget)))),)
