@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from server.features.keys import video_key
+from server.releases.fields import first_problem, shown
 from server.releases.manifest import ReleaseError
 from server.releases.texts import Texts, read_mapped_texts
 
@@ -39,10 +39,16 @@ def read_table(
     file = folder / path
     try:
         mapped = np.load(file, mmap_mode="r", allow_pickle=False)
-        # A plain view of the mapping: np.memmap itself is slow to index.
-        table = np.asarray(mapped)
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{file}: can't be read as a table: {error}") from error
+    except Exception as error:
+        # NumPy reads a header as Python: besides OSError and ValueError come EOFError, TypeError,
+        # the tokenizer's and zipfile's errors.
+        raise ReleaseError(f"{file}: can't be read as a table: {shown(str(error))}") from error
+    if not isinstance(mapped, np.ndarray):
+        raise ReleaseError(f"{file}: can't be read as a table: it is an archive of several")
+    # A plain view of the mapping: np.memmap itself is slow to index.
+    table: npt.NDArray[Any] = np.asarray(mapped)
+    if isinstance(mapped, np.memmap) and file.stat().st_size != mapped.offset + table.nbytes:
+        raise ReleaseError(f"{file}: can't be read as a table: it has more than one")
     fits = len(table.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, table.shape, strict=True)
     )
@@ -119,17 +125,26 @@ def read_texts(folder: Path, path: str) -> list[str]:
 
 
 def read_vocabulary(folder: Path, path: str) -> dict[str, int]:
-    """The JSON object of text to number at `path` below `folder`; raises ReleaseError if not."""
+    """The JSON object of text to number at `path` below `folder`, numbered from 1.
+
+    Raises:
+        ReleaseError: it can't be read, or a number is beyond the count of texts, and so beyond what
+            a model has learned.
+    """
     vocabulary: dict[str, int] = _read_json(folder / path, _NUMBERS)
+    for number in vocabulary.values():
+        if not 1 <= number <= len(vocabulary):
+            raise ReleaseError(
+                f"{folder / path}: has the number {shown(str(number))}, must have 1 to "
+                f"{len(vocabulary)}"
+            )
     return vocabulary
 
 
 def _read_json(file: Path, kind: TypeAdapter[Any]) -> Any:
     try:
-        return kind.validate_python(json.loads(file.read_bytes()))
+        return kind.validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = "".join(f"[{part}]" for part in first["loc"])
-        raise ReleaseError(f"{file}: can't be read: {place} {first['msg']}") from error
-    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{file}: can't be read: {first_problem(error)}") from error
+    except OSError as error:
         raise ReleaseError(f"{file}: can't be read: {error}") from error

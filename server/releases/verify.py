@@ -64,12 +64,9 @@ def verify_release(
         StoreError: the store can't be read.
     """
     try:
+        store.check_published(release_id)
         manifest = store.manifest(release_id)
-    except NotInStoreError:
-        return Verification(
-            release_id, problems=(f"release {release_id} isn't in the store: no {MANIFEST_NAME}",)
-        )
-    except ReleaseError as error:
+    except (NotInStoreError, ReleaseError) as error:
         return Verification(release_id, problems=(str(error),))
     manifest.write(scratch)
 

@@ -119,7 +119,7 @@ class Bucket:
         (missing, "bad: videos/titles.bin is missing from the store"),
         (lying_size, "bad: videos/ids.bin has"),
         (unknown_version, "format_version is 99, this build serves"),
-        (no_manifest, "bad: release bad isn't in the store: no manifest.json"),
+        (no_manifest, "bad: release bad isn't in bucket"),
         (path_out_of_the_folder, "manifest field files.../escaped"),
         (unlisted_file, "bad: popular.json isn't in the manifest; gateway pods need it"),
     ],
