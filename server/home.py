@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import VireoError
+
+_DATASET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_MAX_SHOWN = 128
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,30 @@ class Home:
         base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
         return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
 
+    def _of(self, kind: str, dataset: str) -> Path:
+        """The folder of one data set.
+
+        Raises:
+            VireoError: its name would lead elsewhere. Names come from releases, too.
+        """
+        if not _DATASET.fullmatch(dataset):
+            raise VireoError(
+                f"{dataset[:_MAX_SHOWN]!r} can't be the name of a data set; use letters, digits, "
+                "dots, dashes and underscores, 128 at most"
+            )
+        return self.root / kind / dataset
+
     def data(self, dataset: str) -> Path:
         """The imported data set: interactions, videos and viewers as Parquet."""
-        return self.root / "data" / dataset
+        return self._of("data", dataset)
 
     def features(self, dataset: str) -> Path:
         """The Feast repository's state for a data set: Parquet, registry and online store."""
-        return self.root / "features" / dataset
+        return self._of("features", dataset)
 
     def run(self, dataset: str) -> Path:
         """The newest training run on a data set: checkpoints, report and staged release."""
-        return self.root / "runs" / dataset
+        return self._of("runs", dataset)
 
     def staged_release(self, dataset: str) -> Path:
         """The release that training wrote and `vireo release publish` uploads."""

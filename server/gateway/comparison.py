@@ -73,7 +73,13 @@ class Summary:
 
 
 def compare(served: Slate, shadow: Slate) -> Compared:
-    """Holds one slate against the other; both must have a video at least."""
+    """Compare two slates, of a video at least each.
+
+    Raises:
+        ValueError: a score is no number: one such would spoil the mean of a whole window.
+    """
+    if not np.isfinite([*served.scores[:_TOP], *shadow.scores[:_TOP]]).all():
+        raise ValueError("a slate has a score that is no number")
     best = served.ids[:_TOP]
     common = set(best) & set(shadow.ids[:_TOP])
     return Compared(

@@ -169,14 +169,18 @@ def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
     Raises:
         UnfitRowError: pods would refuse them.
     """
-    viewer = ViewerFeatures(
-        history_keys=video_keys(row["history_ids"] or ()),
-        history_times=np.array(row["history_times"] or (), np.int64),
-        watched_keys=np.array(row["watched_keys"] or (), np.int64),
-        attributes=tuple(row["attributes"] or ()),
-        watch_count=row["viewer_watch_count"] or 0,
-        like_count=row["viewer_like_count"] or 0,
-    )
+    try:
+        viewer = ViewerFeatures(
+            history_keys=video_keys(row["history_ids"] or ()),
+            history_times=np.array(row["history_times"] or (), np.int64),
+            watched_keys=np.array(row["watched_keys"] or (), np.int64),
+            attributes=tuple(row["attributes"] or ()),
+            watch_count=row["viewer_watch_count"] or 0,
+            like_count=row["viewer_like_count"] or 0,
+        )
+    except Exception as error:
+        # Whatever is wrong with one viewer's row says nothing of the store: others go on.
+        raise UnfitRowError(f"{type(error).__name__}: {error}") from error
     if len(viewer.history_keys) != len(viewer.history_times):
         raise UnfitRowError(
             f"{len(viewer.history_keys)} videos in the history, {len(viewer.history_times)} times"

@@ -41,6 +41,10 @@ async def health_problem(
             )
         except grpc.aio.AioRpcError as error:
             return error.code().name
+    if response is None:  # what gRPC makes of an answer that can't be parsed
+        return "the answer is no HealthCheckResponse"
     if response.status == health_pb2.HealthCheckResponse.SERVING:
         return ""
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+    known = health_pb2.HealthCheckResponse.ServingStatus.keys()
+    number = response.status
+    return str(known[number]) if 0 <= number < len(known) else f"status {number}"

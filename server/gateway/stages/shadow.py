@@ -25,6 +25,7 @@ POOL = (("x-vireo-pool", "shadow"),)
 """Metadata that sends an inner call to the shadow pool."""
 _QUEUE = 16
 _WORKERS = 2
+_MAX_REASON = 500
 SECONDS = 2.0
 """Most seconds of each call. A shadow may be slower than what viewers would wait for: that is
 found out, too."""
@@ -54,6 +55,8 @@ class Shadow:
         self._count = count
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
+        self._reason = ""
+        """Why an answer could not be compared, as logged last."""
 
     def offer(
         self,
@@ -92,9 +95,13 @@ class Shadow:
                 await self._repeat(answered)
             except (StageFailedError, UnknownSeedError):
                 self.comparisons.failed()
-            except Exception:
-                # Declared policy: whatever another build answers, viewers don't notice.
-                log.exception("a shadow's answer can't be compared")
+            except Exception as error:
+                # Declared policy: whatever another build answers, viewers don't notice. What goes
+                # on is logged once: a stack for each request would fill the disk.
+                reason = repr(error)[:_MAX_REASON]
+                if reason != self._reason:
+                    self._reason = reason
+                    log.exception("a shadow's answer can't be compared")
                 self.comparisons.failed()
 
     async def _repeat(self, answered: _Answered) -> None:

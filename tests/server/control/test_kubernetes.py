@@ -407,7 +407,7 @@ async def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
 
 @pytest.mark.parametrize(
     "text",
-    [None, "{", "kind: Config", "2001-99-99", "[]", "current-context: a\nclusters: 5", "[" * 3000],
+    [None, "{", "kind: Config", "2001-99-99", "[]", "current-context: a\nclusters: 5", "[" * 1200],
 )
 async def test_a_kubeconfig_that_is_missing_or_wrong_is_reported_and_read_again(
     text: str | None, api: RecordedApi, tmp_path: Path, logs: Logs

@@ -30,6 +30,16 @@ def test_overlap_is_the_share_of_the_served_ten_among_the_shadows_ten(
     assert compare(slate(TEN), slate(shadow)).overlap == pytest.approx(overlap)
 
 
+def test_a_shadow_whose_scores_are_no_numbers_spoils_no_summary() -> None:
+    comparisons = Comparisons()
+    comparisons.add(slate(TEN, 0.5), slate(TEN, 0.75, release_id="odd"))
+    for score in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="no number"):
+            comparisons.add(slate(TEN), slate(TEN, score, release_id="odd"))
+    assert comparisons.summary().compared == 1
+    assert comparisons.summary().score_shift == pytest.approx(0.25)
+
+
 def test_score_shift_and_times_tell_the_shadow_from_the_served() -> None:
     compared = compare(slate(TEN, 0.5, 0.1), slate(TEN, 0.75, 0.3))
     assert compared.score_shift == pytest.approx(0.25)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from server.errors import VireoError
 from server.features.keys import video_keys
-from server.gateway.features import FEATURE_SERVICE, FeatureReader, viewer_from_row
+from server.gateway.features import (
+    FEATURE_SERVICE,
+    FeatureReader,
+    UnfitRowError,
+    viewer_from_row,
+)
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 
 
@@ -83,3 +89,29 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
     (repo / "fresh.db").write_bytes(content)
     (repo / "fresh.db").replace(file)
     assert reader.read(VIEWER).watch_count == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"history_times": ["yesterday"]},
+        {"watched_keys": [1 << 70]},
+        {"history_ids": [None]},
+        {"attributes": 7},
+        {"history_ids": ["a"], "history_times": []},
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_from_a_store_that_fails(odd: dict[str, Any]) -> None:
+    row = dict.fromkeys(
+        (
+            "history_ids",
+            "history_times",
+            "watched_keys",
+            "attributes",
+            "viewer_watch_count",
+            "viewer_like_count",
+        )
+    )
+    assert viewer_from_row(row).watch_count == 0
+    with pytest.raises(UnfitRowError):
+        viewer_from_row({**row, **odd})

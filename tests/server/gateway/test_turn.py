@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 import structlog
@@ -102,6 +103,29 @@ async def test_pods_that_never_serve_it_are_waited_for_within_bounds() -> None:
 async def test_pods_that_do_not_answer_are_waited_for_within_bounds() -> None:
     inner = InnerPods([ReleaseServiceStub(grpc.aio.insecure_channel(NOWHERE))], 0.3)
     await asyncio.wait_for(inner.serving("new"), 60)
+
+
+async def test_a_pod_whose_answer_makes_no_sense_is_waited_for_and_leaves_no_task_behind() -> None:
+    async def answer(_: bytes, context: object) -> bytes:
+        return b"\xff\xff"
+
+    odd = grpc.aio.server()
+    method: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "GetServingRelease": grpc.unary_unary_rpc_method_handler(answer)
+    }
+    handler = grpc.method_handlers_generic_handler("vireo.v1.ReleaseService", method)
+    odd.add_generic_rpc_handlers((handler,))
+    port = odd.add_insecure_port("127.0.0.1:0")
+    await odd.start()
+    tasks = asyncio.all_tasks()
+    with structlog.testing.capture_logs() as logs:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            inner = InnerPods([ReleaseServiceStub(channel)] * 2, 0.3)
+            await asyncio.wait_for(inner.serving("new"), 60)
+    assert [line["release"] for line in logs if line["log_level"] == "warning"] == ["new"]
+    left = [task for task in asyncio.all_tasks() - tasks if "_all_serve" in repr(task)]
+    assert not left
+    await odd.stop(None)
 
 
 @pytest.mark.parametrize("loading", ["new", "another"])
