@@ -237,3 +237,23 @@ async def test_channel_that_names_nothing_is_not_answered_from_the_cache(
     async with running(loader):
         await until(lambda: "names no release yet" in loader.failures.reason)
         assert loader.serving is None
+
+
+async def test_a_release_that_was_pruned_while_it_was_built_is_found_again_without_the_store(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    publish(name)
+    store.set_channel(name, name, None)
+    cache = tmp_path / "cache"
+
+    def pruned_meanwhile(folder: Path) -> RankingPipeline:
+        built = build(folder)
+        assert ReleaseCache(cache, keep=0).prune() == [name]  # by another pod
+        return built
+
+    loader = loader_of(store, cache, name, pruned_meanwhile)
+    async with running(loader):
+        await until(lambda: loader._noted == name)
+    again = loader_of(ReleaseStore(unreachable_s3()), cache, name)
+    async with running(again):
+        await until(lambda: serves(again, name))
