@@ -104,7 +104,7 @@ def print_status(
     from clients.cli.up import state_text
 
     numbers = ("pid", "port", "restarts")
-    table = table_of("process", "state", *numbers, "release", numbers=numbers)
+    table = table_of("process", "state", *numbers, "release", numbers=numbers, tight=True)
     for process in state.processes:
         release = releases.get(process.name)
         table.add_row(

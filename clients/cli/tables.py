@@ -16,6 +16,7 @@ def table_of(
     numbers: Collection[str] = (),
     texts: Collection[str] = (),
     title: str | None = None,
+    tight: bool = False,
 ) -> Table:
     """Return a table without lines, which take room that 80 columns don't have.
 
@@ -24,9 +25,10 @@ def table_of(
         numbers: those of them that are aligned to the right.
         texts: those that hold sentences, and may go on in the next line.
         title: of the table.
+        tight: whether one space is between columns instead of two.
     """
     table = Table(
-        title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True
+        title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=tight
     )
     for name in titles:
         justify = "right" if name in numbers else "left"

@@ -125,7 +125,7 @@ def test_an_envoy_that_has_taken_nothing_yet_says_so() -> None:
 
 def test_a_snapshot_has_a_line_for_each_resource(capsys: pytest.CaptureFixture[str]) -> None:
     of = ("fedcba9876543210", "REQUESTED", "", "")
-    names = ("candidate-canary", "inner-candidate-canary")
+    names = ("candidate-canary", "ranking-shadow")
     print_table(resource_table(envoy(*(ResourceStatus("endpoints", name, *of) for name in names))))
     lines = lines_of(capsys)
     line_with(lines, "endpoints", "0123456789abcdef", names[0], *of[:2])
@@ -233,7 +233,7 @@ def test_a_slate_has_its_ids_and_scores_whole(capsys: pytest.CaptureFixture[str]
     )
     print_slate(recommendation_pb2.RecommendResponse(items=[item], release_id=RELEASE))
     lines = lines_of(capsys)
-    assert any(" a-video-id-of-some-length 0.1235 " in line for line in lines)
+    assert any(" a-video-id-of-some-length  0.1235 " in line for line in lines)
 
 
 @pytest.mark.parametrize("study", ["sources", "diversity", "ablations", "cold_start"])

@@ -33,7 +33,7 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
     compared = f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches"
     console.print(compared, soft_wrap=True, markup=False)
     numbers = ("now", "new", "change", "95% sure", "margin")
-    table = table_of("measure", *numbers, "verdict", numbers=numbers)
+    table = table_of("measure", *numbers, "verdict", numbers=numbers, tight=True)
     for check in result.checks:
         table.add_row(*_row(check))
     print_table(table, console)

@@ -133,7 +133,7 @@ def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
     shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
     releases = sorted({shadow.get("release_id", "") for shadow in shadows.values()} - {""})
     title = f"shadow pool, {' and '.join(releases) or 'no release yet'}"
-    table = table_of("gateway", *columns, numbers=columns, title=title)
+    table = table_of("gateway", *columns, numbers=columns, title=title, tight=True)
     for name, shadow in shadows.items():
         table.add_row(
             name,

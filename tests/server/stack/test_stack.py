@@ -83,7 +83,7 @@ def test_one_slate_comes_from_grpc_rest_and_the_command_line(stack: Stack) -> No
 
 def test_recommend_prints_a_table_with_titles_and_sources(stack: Stack) -> None:
     output = vireo(stack.environment, "recommend", "--viewer", VIEWER, "--page-size", "3").stdout
-    assert len(re.findall(r"Title of video-\d+ .* video-\d+ .* 0\.\d{4} .* two tower", output)) == 3
+    assert len(re.findall(r"Title of video-\d+ +video-\d+ +0\.\d{4} +two tower", output)) == 3
     assert "3 watched videos" in output
     assert "degraded" not in output
 
