@@ -17,6 +17,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
+from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.admission import Admission
 from server.rpc.guard import Guard
 from server.rpc.health_service import HealthServicer
@@ -183,7 +184,7 @@ class RpcServer:
             self._metrics = None
 
     async def run(self, *owned: Awaitable[None], late: bool = False) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. A second signal exits at once.
+        """Serve until SIGTERM or SIGINT, then drain. A second signal exits at once.
 
         Args:
             owned: work that goes on for as long as the server, a release loader's for
@@ -192,9 +193,12 @@ class RpcServer:
 
         Raises:
             VireoError: the address can't be bound.
+            RuntimeError: the server takes up no more calls; whoever started the process should
+                start another.
         """
         stop = _stop_signal()
-        tasks = [asyncio.ensure_future(work) for work in owned]
+        tasks: list[asyncio.Future[None]] = [accept_loop_ended()]
+        tasks += map(asyncio.ensure_future, owned)
         stopped = asyncio.ensure_future(stop.wait())
         try:
             if not late:

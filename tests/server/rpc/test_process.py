@@ -1,5 +1,6 @@
 """The pods as processes, each with the real S3 server."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -21,6 +22,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 from server.features.keys import video_keys
 from server.releases.s3 import S3Settings
 from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.http2 import grpc_frame, http2
 from tests.builders.process import (
     health_of,
     start,
@@ -289,3 +291,21 @@ def test_pods_import_nothing_of_training(module: str) -> None:
     imported = set(ran.stdout.split())
     assert "onnxruntime" in imported
     assert not imported & {"torch", "pandas", "feast", "pyarrow", "scipy", "onnx", "training"}
+
+
+async def test_a_process_that_takes_up_no_more_calls_ends_so_that_another_is_started(
+    environment: dict[str, str],
+    processes: list[subprocess.Popen[bytes]],
+    port: int,
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    process = start("server.candidate", log, environment, "--port", str(port))
+    processes.append(process)
+    with watched_channel(port) as channel:
+        wait_for_status(health_of(channel), SERVING)
+    async with http2(f"127.0.0.1:{port}") as connection:
+        # Latin-1, and so no UTF-8: gRPC's loop ends of it.
+        connection.open("/grpc.health.v1.Health/Check?\xe9", grpc_frame(b""))
+        assert await asyncio.to_thread(process.wait, 60) == 1
+    assert "gRPC takes up no more calls" in log.read_text()
