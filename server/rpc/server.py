@@ -197,9 +197,9 @@ class RpcServer:
                 start another.
         """
         stop = _stop_signal()
-        tasks: list[asyncio.Future[None]] = [accept_loop_ended()]
-        tasks += map(asyncio.ensure_future, owned)
-        stopped = asyncio.ensure_future(stop.wait())
+        tasks: list[asyncio.Future[Any]] = [accept_loop_ended()]
+        tasks += [asyncio.ensure_future(work) for work in owned]
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
             if not late:
                 await self.start()
