@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from server.rpc.admission import waited_seconds
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
@@ -29,6 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
+from server.rpc.admission import waited_seconds
 from server.rpc.errors import ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
 from server.stack.envoy import XdsApi, bootstrap, envoy_command

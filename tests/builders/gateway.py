@@ -84,7 +84,9 @@ async def told_gateway(port: int = 0) -> AsyncIterator[ToldGateway]:
 async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[ToldGateway]:
     """Runs one behind TLS."""
     gateway = ToldGateway()
-    server = grpc.aio.server(interceptors=[Guard(access_log_share=0, max_calls=100, max_streams=10)])
+    server = grpc.aio.server(
+        interceptors=[Guard(access_log_share=0, max_calls=100, max_streams=10)]
+    )
     add_RecommendationServiceServicer_to_server(gateway, server)
     gateway.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
     await server.start()
