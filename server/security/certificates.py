@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from server.errors import VireoError
 from server.rpc.tls import tls_name
 from server.security.folder import SecurityFolder
+
+log = structlog.get_logger()
 
 Key: TypeAlias = ec.EllipticCurvePrivateKey
 
@@ -146,19 +149,28 @@ class Certificates:
         self._folder = folder.certificates
 
     def ensure(self, hosts: Sequence[str]) -> bool:
-        """Makes them where they are missing, soon expire or lack a host; returns whether it did."""
+        """Make them where they are missing, soon expire or lack a host; return whether it did.
+
+        Raises:
+            VireoError: they can't be made, and those that there are can't be used, either.
+        """
         try:
             ends, names = self._state()
         except FileNotFoundError:
-            pass
-        else:
-            if (
-                self._complete()
-                and ends > datetime.now(UTC) + _RENEW_BEFORE
-                and set(hosts) <= set(names)
-            ):
-                return False
-        self.renew(hosts)
+            self.renew(hosts)
+            return True
+        left = ends - datetime.now(UTC)
+        fit = self._complete() and set(hosts) <= set(names)
+        if fit and left > _RENEW_BEFORE:
+            return False
+        try:
+            self.renew(hosts)
+        except VireoError as error:
+            # The authority's key may be kept elsewhere: what is still valid serves until it ends.
+            if not fit or left <= timedelta():
+                raise
+            log.error("certificates can't be renewed", days_left=left.days, reason=str(error))
+            return False
         return True
 
     def renew(self, hosts: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from structlog.testing import capture_logs
 
 from server.errors import VireoError
 from server.security import certificates as module
@@ -182,6 +183,38 @@ def test_a_key_that_is_kept_elsewhere_renews_once_it_is_back(
     certificates.renew([])
     shutil.rmtree(folder.certificates)
     certificates.renew([])
+
+
+def test_certificates_still_valid_serve_on_though_the_key_to_renew_them_is_kept_elsewhere(
+    folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.renew([])
+    lose_the_key(folder)
+    before = files(folder)
+    monkeypatch.setattr(module, "_RENEW_BEFORE", timedelta(days=module.DAYS + 1))
+    with capture_logs() as logs:
+        assert not certificates.ensure(["localhost"])
+    assert files(folder) == before
+    [line] = logs
+    assert (line["log_level"], line["days_left"]) == ("error", module.DAYS - 1)
+    assert "authority.key is missing" in line["reason"]
+
+
+@pytest.mark.parametrize("unfit", ["expired", "incomplete", "short of a host"])
+def test_certificates_that_cannot_serve_are_refused_when_they_cannot_be_renewed(
+    folder: SecurityFolder,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    unfit: str,
+) -> None:
+    if unfit == "expired":
+        monkeypatch.setattr(module, "DAYS", -1)
+    certificates.renew([])
+    lose_the_key(folder)
+    if unfit == "incomplete":
+        (folder.current / "ranking.key").unlink()
+    with pytest.raises(VireoError, match="authority.key is missing"):
+        certificates.ensure(["vireo.example"] if unfit == "short of a host" else [])
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "ranking.key", "operator.crt", "edge.crt"])
