@@ -7,7 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import structlog
 from structlog.typing import EventDict
@@ -52,8 +54,9 @@ class LineLimit:
         self._lines = lines
         self._seconds = seconds
         self._windows: dict[Hashable, _Window] = {}
-        self._lock = threading.Lock()
-        atexit.register(self.flush)
+        # A signal's handler may log while this thread holds the lock.
+        self._lock = threading.RLock()
+        _limits.add(self)
 
     def admits(self, key: Hashable, event: str) -> bool:
         """Return whether a line may be logged.
@@ -65,31 +68,55 @@ class LineLimit:
         now = time.monotonic()
         with self._lock:
             window = self._windows.get(key)
-            # One with suppressed lines ends by its timer, which reports them first.
-            if window is None or (not window.suppressed and now - window.began > self._seconds):
-                window = self._windows[key] = _Window(event, now)
+            over = None
+            if window is None or now - window.began > self._seconds:
+                over, window = window, _Window(event, now)
+                self._windows[key] = window
             window.lines += 1
-            if window.lines <= self._lines:
-                return True
-            window.suppressed += 1
-            first = window.suppressed == 1
+            admitted = window.lines <= self._lines
+            window.suppressed += not admitted
+            first = window.suppressed == 1 and not admitted
+        if over is not None:
+            self._tell(over)
         if first:
-            left = max(0.0, window.began + self._seconds - now)
-            timer = threading.Timer(left, self._end, [key])
-            timer.daemon = True
+            self._end_later(key, window)
+        return admitted
+
+    def _end_later(self, key: Hashable, window: _Window) -> None:
+        left = max(0.0, window.began + self._seconds - time.monotonic())
+        timer = threading.Timer(left, self._end, [key, window])
+        timer.daemon = True
+        # Without a thread to be had, the event's next line after the window ends it.
+        with suppress(RuntimeError, MemoryError):
             timer.start()
-        return False
 
     def flush(self) -> None:
         """End all windows now, and report what they suppressed."""
-        for key in list(self._windows):
-            self._end(key)
-
-    def _end(self, key: Hashable) -> None:
         with self._lock:
-            window = self._windows.pop(key, None)
-        if window is not None and window.suppressed:
+            windows = list(self._windows.items())
+        for key, window in windows:
+            self._end(key, window)
+
+    def _end(self, key: Hashable, window: _Window) -> None:
+        with self._lock:
+            if self._windows.get(key) is not window:
+                return  # another line of the event has ended it
+            del self._windows[key]
+        self._tell(window)
+
+    def _tell(self, window: _Window) -> None:
+        if window.suppressed:
             self._report(window.event, window.suppressed)
+
+
+_limits: WeakSet[LineLimit] = WeakSet()
+
+
+@atexit.register
+def flush_all() -> None:
+    """End all windows of every limit; call it before `os._exit`, which runs nothing at exit."""
+    for limit in list(_limits):
+        limit.flush()
 
 
 class StructlogLimit:

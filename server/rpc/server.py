@@ -17,6 +17,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
+from server.rpc import log_limit
 from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.admission import Admission
 from server.rpc.guard import Guard
@@ -253,6 +254,7 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     except Exception:
         log.exception("the process failed")
         code = 1
+    log_limit.flush_all()
     sys.stderr.flush()
     # Without waiting for a thread that may be in the middle of a download: all that is on
     # disk was put there by rename.

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
+
+import pytest
 
 from server.rpc.log_limit import MAX_LINES, SUPPRESSED, LineLimit
 
@@ -66,3 +69,60 @@ def test_a_window_ends_with_its_report_though_nothing_is_logged_any_more() -> No
     assert told.wait(60)
     assert reports == [("the event", 3)]
     assert limit.admits("key", "the event")
+
+
+def test_a_window_ends_by_the_next_line_if_no_thread_could_be_started_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", start)
+    reports: list[tuple[str, int]] = []
+    limit = LineLimit(lambda *told: reports.append(told), lines=1, seconds=0.05)
+    assert limit.admits("key", "the event")
+    deadline = time.monotonic() + 60
+    while not reports and time.monotonic() < deadline:
+        limit.admits("key", "the event")
+    [(event, suppressed)] = reports
+    assert event == "the event"
+    assert suppressed > 0
+
+
+def test_a_signal_that_logs_while_a_line_is_counted_does_not_stop_the_process() -> None:
+    script = """
+import signal, threading
+from server.rpc.log_limit import LineLimit
+
+limit = LineLimit(lambda *told: None, lines=1, seconds=600)
+
+class Key:
+    def __hash__(self):  # within the lock, as a signal may come
+        signal.raise_signal(signal.SIGUSR1)
+        return 1
+
+signal.signal(signal.SIGUSR1, lambda *_: limit.admits("another", "another"))
+limit.admits(Key(), "event")
+print("ended")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20
+    )
+    assert done.stdout == "ended\n"
+
+
+def test_a_server_process_reports_what_was_suppressed_before_it_ends() -> None:
+    script = f"""
+import structlog
+from server.rpc.logs import configure_logs
+from server.rpc.server import run_process
+
+async def serve():
+    configure_logs("info", pod="gateway-1")
+    for _ in range({MAX_LINES} + 5):
+        structlog.get_logger().warning("stage failed")
+
+run_process(serve)
+"""
+    [report] = [line for line in logged(script) if line["event"] == SUPPRESSED]
+    assert (report["of"], report["lines"]) == ("stage failed", 5)
