@@ -104,6 +104,14 @@ def with_note(body: bytes, release_id: str) -> bytes:
     return json.dumps(document, indent=2).encode()
 
 
+def without_note(body: bytes) -> bytes:
+    """Return a channel's object, of which `body` is sound, without any note."""
+    document = json.loads(body)
+    if document.pop(_PENDING, None) is None and document:
+        return body
+    return json.dumps(document, indent=2).encode() if document else NEVER_SET
+
+
 def _parsed(body: bytes, source: str) -> Any:
     try:
         return parse_json(body, MAX_DOCUMENT_BYTES)

@@ -30,12 +30,12 @@ from server.releases.channel_document import (
     MAX_DOCUMENT_BYTES,
     MAX_FINDING,
     MAX_FINDINGS,
-    NEVER_SET,
     Action,
     ChannelDocument,
     ChannelPointer,
     parse_record,
     with_note,
+    without_note,
 )
 from server.releases.fields import CHANNEL_NAME, first_problem
 from server.releases.store_errors import ChannelChangedError, StoreError
@@ -210,8 +210,12 @@ class Channels:
         return etag
 
     def _take_note_back(self, name: str, before: ChannelDocument | None, noted: str) -> None:
-        """Leaves a channel as it was, for a change that isn't made."""
-        body = before.body if before else NEVER_SET
+        """Has a channel name what it did, for a change that isn't made.
+
+        Another's note goes, too: if what is stored were again as that one knows it, that one's
+        change would be made, though a removal may have missed its note meanwhile.
+        """
+        body = without_note(before.body if before else b"{}")
         try:
             self._bucket.swap(_object(name), body, noted)
         except StoreError as error:

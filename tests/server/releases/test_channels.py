@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from server.releases.channels import CANARY, Change, ChannelPointer
+from server.releases.channels import CANARY, Change, Channel, ChannelPointer, Channels
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import (
@@ -273,3 +273,34 @@ def test_a_promotion_that_came_to_nothing_leaves_a_channel_that_was_never_set_so
     assert store.history(name) == ()
     publish(f"{name}-b")
     assert store.set_channel(name, f"{name}-b", None).revision == 1
+
+
+def test_of_two_changes_that_overlap_the_one_whose_note_was_overwritten_is_refused(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    """Else a removal that came between would have seen the other's note alone."""
+    for release_id in ("old", "first", "second"):
+        publish(f"{name}-{release_id}")
+    store.set_channel(name, f"{name}-old", None)
+    channels = Channels(store.bucket)
+    before = channels.read(name)
+
+    def fails() -> None:
+        raise NotInStoreError("gone")
+
+    def meanwhile() -> None:
+        store.bucket.remove(f"releases/{name}-first/manifest.json")
+        with pytest.raises(NotInStoreError):
+            channels.set(name, Change(f"{name}-second"), before_note(), fails)
+
+    def before_note() -> Channel:
+        document = channels.documents()[name]
+        assert document.pointer is not None
+        return Channel(name, document.pointer, document.etag)
+
+    with pytest.raises(ChannelChangedError):
+        channels.set(name, Change(f"{name}-first"), before, meanwhile)
+    document = channels.documents()[name]
+    assert document.pending is None
+    assert document.pointer == (before and before.pointer)
+    assert store.set_channel(name, f"{name}-second", store.read_channel(name)).revision == 2
