@@ -45,7 +45,8 @@ class Admission:
             tls: with which to check pods that speak mutual TLS.
         """
         self._discovery = discovery
-        self._attempts = discovery.attempts or Attempts("list")
+        self._finding = discovery.attempts or Attempts("list")
+        self._publishing = Attempts("members")
         self._interval = interval
         self._first_seconds = first_seconds
         self._changed = changed
@@ -58,12 +59,16 @@ class Admission:
         self._found = asyncio.Event()
         self._checked = False
         self._told: Mapping[Pool, Members] | None = None
-        self._telling = Attempts("members")
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
-        self._puzzling: set[tuple[Pool, Endpoint]] = set()
+        self._unintelligible: set[tuple[Pool, Endpoint]] = set()
         """Pods whose answers to a check can't be understood, and of which that was logged."""
         self.counts: Mapping[Pool, Counts] = {}
         """How many pods of each pool are in each state, as last told; replaced, never changed."""
+
+    @property
+    def attempts(self) -> tuple[Attempts, Attempts]:
+        """How it goes to find pods, and to pass on the members that are made of them."""
+        return self._finding, self._publishing
 
     async def run(self) -> None:
         """Goes on until cancelled."""
@@ -74,15 +79,17 @@ class Admission:
     async def _follow(self) -> None:
         while True:
             # Sources contain their failures; whatever one lets through is its failure as well.
-            with self._attempts.contained():
+            with self._finding.contained():
                 async for endpoints in self._discovery.watch():
                     for pool, membership in self._pools.items():
                         membership.found(endpoints.get(pool, frozenset()), time.monotonic())
                     counts = {pool.cluster: len(each) for pool, each in endpoints.items()}
                     log.info("pods found", **counts)
                     self._found.set()
+                    if self._discovery.attempts is None:
+                        self._finding.succeeded()
                     self._tell()
-            await asyncio.sleep(self._attempts.pause(_RETRY_SECONDS))
+            await asyncio.sleep(self._finding.pause(_RETRY_SECONDS))
 
     async def _check(self) -> None:
         await self._found.wait()
@@ -124,7 +131,7 @@ class Admission:
         waiting = [
             (pool, endpoint) for pool, each in self._pools.items() for endpoint in each.waiting
         ]
-        self._puzzling.intersection_update(waiting)
+        self._unintelligible.intersection_update(waiting)
         async with asyncio.TaskGroup() as group:
             for pool, endpoint in waiting:
                 group.create_task(self._admit_if_healthy(pool, endpoint))
@@ -143,8 +150,8 @@ class Admission:
             )
         except Exception:
             # Declared policy: whatever a pod answers, only it isn't healthy.
-            if (pool, endpoint) not in self._puzzling:
-                self._puzzling.add((pool, endpoint))
+            if (pool, endpoint) not in self._unintelligible:
+                self._unintelligible.add((pool, endpoint))
                 log.exception("pod can't be checked", pool=pool.cluster, endpoint=str(endpoint))
             return False
 
@@ -154,8 +161,8 @@ class Admission:
         now = time.monotonic()
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
         self.counts = {pool: each.counts(members[pool]) for pool, each in self._pools.items()}
-        if members != self._told:
-            with self._telling.contained():
+        with self._publishing.contained():
+            if members != self._told:
                 self._changed(members)
                 self._told = members
-                self._telling.succeeded()
+            self._publishing.succeeded()

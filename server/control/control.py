@@ -59,10 +59,6 @@ class Control:
         self._keys = asyncio.Event()
         self._complete = False
         self._canary_attempts, self._keys_attempts = Attempts("canary"), Attempts("keys")
-        used = [discovery.attempts, self._canary_attempts]
-        used += [self._keys_attempts] if settings.jwks else []
-        self.attempts = [each for each in used if each is not None]
-        """How it goes with each source that can fail."""
         patience = Patience(settings.leave_seconds, settings.empty_seconds)
         self.admission = Admission(
             discovery,
@@ -72,6 +68,10 @@ class Control:
             self._members_changed,
             settings.tls,
         )
+        self.attempts = [*self.admission.attempts, self._canary_attempts]
+        """How it goes with each source, and with what is made of it."""
+        if settings.jwks:
+            self.attempts.append(self._keys_attempts)
 
     async def run(self, server: RpcServer) -> None:
         """Goes on until cancelled; the server is SERVING from the first snapshot on."""

@@ -170,17 +170,28 @@ async def test_failures_of_discovery_are_counted_and_the_time_since_a_success_to
         await until(lambda: age() < longest)
 
 
-async def test_a_list_has_nothing_that_could_fail() -> None:
+async def test_a_list_does_not_fail() -> None:
     async with running_control({}) as control:
         registry = registry_of(control)
-        assert not [
-            each
-            for family in registry.collect()
-            if family.name.startswith("vireo_discovery")
-            for each in family.samples
-            if each.labels["source"] != "canary"
-        ]
-        assert sample(registry, "discovery_failures_total", source="canary") == 0
+        for source in ("list", "members", "canary"):
+            assert sample(registry, "discovery_failures_total", source=source) == 0
+
+
+async def test_members_that_no_snapshot_can_be_made_of_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no snapshot")
+
+    async with running_control({}) as control:
+        registry = registry_of(control)
+        with monkeypatch.context() as patched:
+            patched.setattr("server.control.resources.snapshot", fail)
+            control.discovery.set(CANDIDATE, 1)
+            await until(
+                lambda: (sample(registry, "discovery_failures_total", source="members") or 0) >= 2
+            )
+        await until(lambda: bool(control.mesh.members.get(CANDIDATE)))
 
 
 @pytest.mark.integration
