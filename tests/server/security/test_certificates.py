@@ -213,7 +213,7 @@ def test_certificates_that_cannot_serve_are_refused_when_they_cannot_be_renewed(
     lose_the_key(folder)
     if unfit == "incomplete":
         (folder.current / "ranking.key").unlink()
-    with pytest.raises(VireoError, match="authority.key is missing"):
+    with pytest.raises(VireoError, match=r"authority\.key is missing"):
         certificates.ensure(["vireo.example"] if unfit == "short of a host" else [])
 
 
