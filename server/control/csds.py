@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,8 @@ NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_
 CONNECTED = "connected"
 """Key of the node's metadata that tells whether its stream lasts."""
 MAX_STREAMS = 16
+MAX_SILENT_SECONDS = 60.0
+"""How long a stream may ask, or read, nothing: few may be open, so that each must be used."""
 VARIANT = "variant"
 """Key of the node's metadata that tells which protocol it speaks."""
 
@@ -49,9 +52,20 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {MAX_STREAMS} streams are taken"
             )
         self._streams += 1
+        requests = aiter(request_iterator)
         try:
-            async for request in request_iterator:
-                await context.write(await self._answer(request, context))
+            while True:
+                async with asyncio.timeout(MAX_SILENT_SECONDS):
+                    request = await anext(requests, None)
+                    if request is None:
+                        return
+                    # Within the time, too: a client that reads nothing is as silent.
+                    await context.write(await self._answer(request, context))
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"nothing was asked, or read, in {MAX_SILENT_SECONDS:g} s; ask again",
+            )
         finally:
             self._streams -= 1
 
