@@ -94,7 +94,16 @@ class ChannelDocument:
 
 def parse_record(body: bytes, source: str) -> ChannelPointer:
     """Return a record of the history; raise StoreError if it isn't one."""
-    return _record(_parsed(body, source), source)
+    try:
+        return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
+    except ValidationError as error:
+        problem = first_problem(error)
+    except ValueError as error:
+        problem = shown(str(error))
+    raise StoreError(
+        f"{source} isn't a record of a channel's change; remove it: the channel keeps what it "
+        f"names, but no rollback goes back to that change or beyond it ({problem})"
+    )
 
 
 def with_note(body: bytes, release_id: str) -> bytes:

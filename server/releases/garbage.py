@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from server.releases.bucket import StoredObject
+from server.releases.fields import CHANNEL_NAME
 from server.releases.manifest import ReleaseError
 from server.releases.markers import (
     ABANDONED,
@@ -33,12 +35,15 @@ class Garbage:
     """A release, or what is left of one, that nothing needs."""
 
     release_id: str
-    kind: Literal["release", "leftover"]
-    """A leftover has no manifest: it was never finished, or half removed."""
+    kind: Literal["release", "leftover", "to restore"]
+    """A leftover has no manifest: it was never finished, or half removed. What is to be restored
+    is needed, and has the tombstone of a removal that never ended."""
     found: ManifestObject | None
     """What was in the manifest's place; it is removed only if it still is."""
     size: int
     """Bytes."""
+    newest: datetime
+    """When the last of it was written."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
     kept, garbage = {}, []
     now = datetime.now(UTC)
     for release_id, objects in sorted(by_release.items()):
-        age = now - max(entry.modified for entry in objects)
+        newest = max(entry.modified for entry in objects)
+        age = now - newest
         found = read_manifest_object(store.bucket, release_id)
         removal = found.marker if found else None
         if removal is not None and removal.marker == "removing":
@@ -84,9 +90,13 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
         elif age < grace:
             kept[release_id] = "written recently"
             continue
-        whole = found is not None and found.marker is None
         size = sum(entry.size for entry in objects)
-        garbage.append(Garbage(release_id, "release" if whole else "leftover", found, size))
+        kind: Literal["release", "leftover", "to restore"] = "leftover"
+        if release_id in needed:
+            kind = "to restore"
+        elif found is not None and found.marker is None:
+            kind = "release"
+        garbage.append(Garbage(release_id, kind, found, size, newest))
     return Plan(kept, tuple(garbage))
 
 
@@ -110,14 +120,19 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
         return False
     try:
         needed = release_id in _needed(store, history_kept)
+        objects = store.bucket.objects(release_object(release_id, ""), recursive=True)
     except StoreError:
-        with suppress(StoreError):  # the next collection tries again
-            _put_back(store, place, before, etag)
+        # What a removal that never ended has begun on may lack files: its tombstone stays.
+        if not _removal_began(garbage.found):
+            with suppress(StoreError):  # the next collection tries again
+                _put_back(store, place, before, etag)
         raise
-    if needed:
+    # A manifest that was published anew since has the same ETag, but newer files.
+    newer = any(each.modified > garbage.newest for each in objects if each.name != place)
+    if needed or newer:
         _put_back(store, place, before, etag)
         return False
-    for entry in store.bucket.objects(release_object(release_id, ""), recursive=True):
+    for entry in objects:
         if time.time() - since > LEASE_SECONDS:
             raise StoreUnavailableError(
                 f"removing {release_id} takes too long: by now somebody else may do it; run "
@@ -131,9 +146,13 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
 
 def _before(found: ManifestObject | None) -> bytes | None:
     """What to put back: what a removal that never ended had found, else what is there."""
-    if found is not None and found.marker is not None and found.marker.marker == "removing":
+    if found is not None and found.marker is not None and _removal_began(found):
         return found.marker.original
     return found.body if found else None
+
+
+def _removal_began(found: ManifestObject | None) -> bool:
+    return found is not None and found.marker is not None and found.marker.marker == "removing"
 
 
 def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) -> None:
@@ -168,8 +187,9 @@ def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
             if earlier is not None:
                 reasons.setdefault(earlier.release_id, f"{name} would roll back to it")
     # A channel whose object was removed still has its history.
-    named = {*channels, *store.bucket.folders("channels/history/")} if history_kept else set()
-    for name in named:
+    folders = store.bucket.folders("channels/history/") if history_kept else []
+    named = {*channels, *(each for each in folders if re.fullmatch(CHANNEL_NAME, each))}
+    for name in named if history_kept else ():
         for record in store.history(name, history_kept):
             reasons.setdefault(record.release_id, f"{name} named it recently")
     return reasons

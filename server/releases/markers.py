@@ -6,12 +6,16 @@ removal and another upload of the same id at most one goes on at a time, and who
 finds out by its next step:
 
 - `publish` claims the id, uploads, and replaces its own claim by the manifest. If `gc` took the
-  claim meanwhile, and perhaps a file with it, that fails. A claim whose process died is taken over
+  claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
+  each file, since files can't be written on a condition: an upload that was overtaken while it was
+  held up writes at most the files that it had begun, PARALLEL of them, with the content that their
+  manifest describes unless another release took the id. A claim whose process died is taken over
   by the next publish of the same release, or removed by `gc`.
 - `gc` replaces what it saw when it planned by a tombstone that keeps what was there. Then it reads
-  what channels need, deletes files, and removes its own tombstone. A tombstone whose process died
-  is taken over by a later `gc` once ABANDONED. Files can't be deleted on a condition, so a `gc`
-  that was held up for LEASE_SECONDS stops by itself long before.
+  what channels need and what files there are. If one is needed, or a file is newer than all that it
+  planned with, it puts back what was there; else it deletes the files and its own tombstone. A
+  tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be deleted
+  on a condition, so a `gc` that was held up for LEASE_SECONDS stops by itself long before.
 - `promote` and `rollback` note in the channel what it is about to name, then read this object, then
   have the channel name the release. If `gc` wrote its tombstone before that read, they see it and
   leave the channel as it was. If it did later, `gc` reads the channel later still, finds the note
@@ -56,7 +60,7 @@ class Marker(BaseModel):
     digest: str = Field(default="", max_length=64)
     """Of an upload: SHA-256 of the manifest that is to come."""
     replaced: str | None = Field(default=None, max_length=_MAX_BYTES)
-    """Of a removal: what was here before, in Base64; None if nothing was."""
+    """Of a removal: what was here before, in Base64; None if nothing that a manifest could be."""
 
     @staticmethod
     def uploading(digest: str) -> Marker:
@@ -65,8 +69,9 @@ class Marker(BaseModel):
 
     @staticmethod
     def removing(replaced: bytes | None) -> Marker:
-        """Return a tombstone of this user."""
-        text = None if replaced is None else b64encode(replaced).decode()
+        """Return a tombstone of this user; of more than any manifest may have it keeps nothing."""
+        kept = replaced if replaced is not None and len(replaced) <= MAX_MANIFEST_BYTES else None
+        text = None if kept is None else b64encode(kept).decode()
         return Marker(marker="removing", by=_user(), replaced=text)
 
     def body(self) -> bytes:
@@ -84,7 +89,7 @@ class ManifestObject:
     """What a release's object held when it was read."""
 
     body: bytes
-    """At most MAX_MANIFEST_BYTES, and one more if there is more."""
+    """As much as `Bucket.get` reads: twice MAX_MANIFEST_BYTES at most, and one more."""
     etag: str
     marker: Marker | None
     """None if it is a manifest, sound or not."""

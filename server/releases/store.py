@@ -20,7 +20,7 @@ from server.releases.markers import (
 )
 from server.releases.names import check_release_id
 from server.releases.s3 import S3Settings
-from server.releases.store_errors import NotInStoreError, StoreUnavailableError
+from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class ReleaseStore:
         def upload(path: str, entry: FileEntry) -> None:
             if FileEntry.of(folder / path) != entry:
                 raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
+            if self._etag(release_id) != claim:
+                raise self._meets_another(release_id)
             self.bucket.put_file(release_object(release_id, path), folder / path)
             if progress is not None:
                 progress(entry.size)
@@ -125,10 +127,13 @@ class ReleaseStore:
         if found is not None and found.marker is None:
             return
         why = _DOING[found.marker.marker] if found and found.marker else "isn't there"
-        raise NotInStoreError(
+        told = (
             f"release {release_id} isn't in bucket {self.bucket.name}: it {why}; "
             "`vireo release list` shows what is"
         )
+        if found is not None and found.marker is not None and found.marker.marker == "removing":
+            raise BeingRemovedError(told, found.marker.by)
+        raise NotInStoreError(told)
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
         """The content of one file of a release, in chunks, from byte `offset` on.
@@ -204,6 +209,10 @@ class ReleaseStore:
         check_release_id(release_id)
         return read_manifest_object(self.bucket, release_id)
 
+    def _etag(self, release_id: str) -> str | None:
+        found = self._found(release_id)
+        return found.etag if found else None
+
     def _is_published(self, manifest: Manifest) -> bool:
         """Whether it is; raises ReleaseError where another release has its id."""
         try:
@@ -237,7 +246,8 @@ class ReleaseStore:
         if there is not None and there.digest != digest:
             raise ReleaseError(
                 f"another release is being uploaded as {release_id} by {there.by}; give this one "
-                "an id of its own, or have `vireo release gc` remove what is left of that one"
+                "an id of its own. If that one broke off, `vireo release gc --yes` removes what is "
+                "left of it from 24 hours later on"
             )
         claim = Marker.uploading(digest).body()
         etag = None

@@ -14,7 +14,7 @@ from server.inference.golden import GoldenMismatchError
 from server.releases.bucket import PARALLEL
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.store import ReleaseStore, release_object
-from server.releases.store_errors import NotInStoreError
+from server.releases.store_errors import BeingRemovedError, NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Largest difference from the goldens that another kind of processor may explain."""
@@ -108,6 +108,11 @@ def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[s
         release_id = channels[name].release_id
         try:
             store.check_published(release_id)
+        except BeingRemovedError as error:
+            problems.append(
+                f"channel {name} names {release_id}, which {error.by} began to remove; if that "
+                "goes on for an hour, put it back with: vireo release gc --yes"
+            )
         except NotInStoreError:
             problems.append(
                 f"channel {name} names {release_id}, which isn't in the store; point it at one "

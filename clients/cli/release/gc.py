@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
 from clients.cli.tables import print_table, table_of
+
+if TYPE_CHECKING:
+    from server.releases.garbage import Plan
+
+_PLANNED = {
+    "release": "to remove: nothing needs it",
+    "leftover": "to remove: never finished, or half removed",
+    "to restore": "to restore: a channel needs it, and a removal of it never ended",
+}
 
 
 def gc(
@@ -31,13 +41,27 @@ def gc(
     was written recently. Nothing is removed without --yes.
     """
     from server.releases.garbage import collect, plan_collection
+    from server.releases.store_errors import StoreError
 
+    removed: list[str] = []
+    failed: dict[str, str] = {}
     with open_store() as store:
         plan = plan_collection(store, history, timedelta(hours=grace_hours))
-        removed = [
-            each.release_id for each in plan.garbage if yes and collect(store, each, history)
-        ]
-    size = sum(each.size for each in plan.garbage)
+        for each in plan.garbage if yes else ():
+            try:
+                if collect(store, each, history):
+                    removed.append(each.release_id)
+            except StoreError as error:  # told below; the others are removed all the same
+                failed[each.release_id] = str(error)
+    _tell(plan, removed, failed, yes=yes, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _tell(
+    plan: Plan, removed: Sequence[str], failed: Mapping[str, str], *, yes: bool, as_json: bool
+) -> None:
+    """Prints what was done with each release, or would be."""
     if as_json:
         document = {
             "kept": dict(plan.kept),
@@ -46,6 +70,7 @@ def gc(
                 for each in plan.garbage
             ],
             "removed": removed,
+            "failed": failed,
         }
         typer.echo(json.dumps(document, indent=2))
         return
@@ -53,11 +78,18 @@ def gc(
     for release_id, why in plan.kept.items():
         table.add_row(release_id, "", f"kept: {why}")
     for each in plan.garbage:
-        done = "removed" if each.release_id in removed else "kept: needed or changed just now"
-        what = "nothing needs it" if each.kind == "release" else "never finished, or half removed"
-        table.add_row(
-            each.release_id, f"{each.size / 1e6:,.1f} MB", done if yes else f"to remove: {what}"
-        )
+        if not yes:
+            done = _PLANNED[each.kind]
+        elif each.release_id in failed:
+            done = f"failed: {failed[each.release_id]}"
+        elif each.release_id in removed:
+            done = "removed"
+        elif each.kind == "to restore":
+            done = "kept: put back, since a channel needs it"
+        else:
+            done = "kept: needed or changed just now"
+        table.add_row(each.release_id, f"{each.size / 1e6:,.1f} MB", done)
     print_table(table)
+    size = sum(each.size for each in plan.garbage if each.kind != "to restore")
     if plan.garbage and not yes:
         typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with: vireo release gc --yes")

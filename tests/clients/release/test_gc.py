@@ -7,7 +7,9 @@ import pytest
 
 from server.releases import garbage
 from server.releases.channels import Channel
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from tests.builders.faulty_s3 import faulty_s3
 from tests.clients.release.conftest import Publish, Vireo
 
 pytestmark = pytest.mark.integration
@@ -101,5 +103,27 @@ def test_what_is_promoted_after_it_was_planned_stays(
     assert store.manifest("a").release_id == "a"
 
 
+def test_a_release_that_cannot_be_removed_is_told_and_keeps_no_other_from_going(
+    store: ReleaseStore,
+    s3: S3Settings,
+    publish: Publish,
+    vireo: Vireo,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for release_id in "abc":
+        publish(release_id)
+    with faulty_s3(s3) as proxy:
+        proxy.fault, proxy.only = "refuses", f"PUT /{s3.bucket}/releases/b/".encode()
+        monkeypatch.setenv("VIREO_S3_ENDPOINT", proxy.settings.endpoint)
+        done = vireo("gc", "--grace-hours", "0", "--yes")
+        asked = vireo("gc", "--grace-hours", "0", "--yes", "--json")
+    assert done.exit_code == 1
+    assert done.stdout.count("removed") == 2
+    assert "failed: S3 at" in done.stdout
+    assert [each.release_id for each in store.list()] == ["b"]
+    assert asked.exit_code == 1
+    assert list(json.loads(asked.stdout)["failed"]) == ["b"]
+
+
 def test_an_empty_store_has_nothing_to_remove(vireo: Vireo) -> None:
-    assert planned(vireo) == {"kept": {}, "garbage": [], "removed": []}
+    assert planned(vireo) == {"kept": {}, "garbage": [], "removed": [], "failed": {}}

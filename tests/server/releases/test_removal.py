@@ -8,6 +8,7 @@ make is tried on a real S3 server, and every place where a process can die.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +22,12 @@ from server.releases.cache import CacheError, ReleaseCache
 from server.releases.channels import Change
 from server.releases.garbage import Garbage, collect, plan_collection
 from server.releases.manifest import MANIFEST_NAME, Manifest
+from server.releases.markers import Marker
 from server.releases.rollback import roll_back
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError, StoreUnavailableError
+from server.releases.store_errors import NotInStoreError, StoreError, StoreUnavailableError
+from server.releases.verify import dangling_channels
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.releases import build_release, write_manifest
 
@@ -221,12 +224,11 @@ def test_a_removal_never_takes_a_file_of_an_upload_that_succeeds(
         store.publish(staged(release_id))
         if broke_off:
             store.bucket.remove(f"releases/{release_id}/{MANIFEST_NAME}")
-        published: list[bool] = []
 
-        def publishes(release_id: str = release_id, published: list[bool] = published) -> None:
+        def publishes(release_id: str = release_id) -> None:
             if second_gc:
                 gc(store, release_id)
-            published.append(tried(lambda it: it.publish(staged(release_id)), store))
+            tried(upload(staged(release_id)), store)
 
         def party(through: ReleaseStore, release_id: str = release_id) -> None:
             gc(through, release_id)
@@ -420,7 +422,9 @@ def test_another_release_under_an_id_that_is_being_uploaded_is_refused(
     proxy.only, proxy.fault = f"PUT /removals/releases/{name}/vocabulary".encode(), "fails"
     with pytest.raises(StoreUnavailableError):
         ReleaseStore(proxy.settings).publish(staged(name))
-    with pytest.raises(VireoError, match="another release is being uploaded as"):
+    with pytest.raises(
+        VireoError, match=r"another release is being uploaded as .* from 24 hours later"
+    ):
         store.publish(build_release(tmp_path / "other", release_id=name, seed=1))
 
 
@@ -444,3 +448,123 @@ def test_a_download_that_gc_overtakes_fails_and_leaves_no_release_in_the_cache(
     folder = staged(name)
     store.publish(folder)
     assert Manifest.read(cache.fetch(store, name, FILES)) == Manifest.read(folder)
+
+
+def test_a_release_that_was_removed_and_published_anew_since_it_was_planned_stays(
+    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+) -> None:
+    folder = staged(name)
+    store.publish(folder)
+    [old] = planned(store, name)
+    gc(store, name)
+    time.sleep(1.1)  # S3 tells the time in seconds
+    store.publish(folder)
+    assert not collect(store, old)
+    assert_whole(store, name)
+    gc(store, name)
+    assert name not in {each.release_id for each in store.list()}, "by a plan of now it goes"
+
+
+@pytest.mark.parametrize("size", [1_600_000, 3 << 20])
+def test_a_manifest_of_any_size_is_removed(store: ReleaseStore, name: str, size: int) -> None:
+    store.bucket.put_if(f"releases/{name}/{MANIFEST_NAME}", b" " * size, {"If-None-Match": "*"})
+    gc(store, name)
+    assert not store.bucket.objects(f"releases/{name}/", recursive=True)
+
+
+def test_a_removal_that_never_ended_is_planned_to_be_undone_if_a_channel_needs_the_release(
+    store: ReleaseStore,
+    name: str,
+    staged: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.publish(staged(name))
+    promotion(name, name)(store)
+    place = f"releases/{name}/{MANIFEST_NAME}"
+    body, etag = store.bucket.get(place) or (b"", "")
+    assert store.bucket.swap(place, Marker.removing(body).body(), etag)
+    [problem] = dangling_channels(store, [name])
+    assert "put it back with: vireo release gc --yes" in problem
+    monkeypatch.setattr(garbage, "ABANDONED", timedelta(0))
+    [found] = planned(store, name)
+    assert found.kind == "to restore"
+    assert not collect(store, found)
+    assert_whole(store, name)
+    assert dangling_channels(store, [name]) == ()
+
+
+def test_what_a_removal_that_never_ended_may_have_begun_on_is_not_put_back_by_one_that_fails(
+    store: ReleaseStore,
+    proxy: FaultyS3,
+    name: str,
+    staged: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.publish(staged(name))
+    place = f"releases/{name}/{MANIFEST_NAME}"
+    body, etag = store.bucket.get(place) or (b"", "")
+    assert store.bucket.swap(place, Marker.removing(body).body(), etag)
+    store.bucket.remove(f"releases/{name}/{layout.VOCABULARY}")
+    monkeypatch.setattr(garbage, "ABANDONED", timedelta(0))
+    [leftover] = planned(store, name)
+    proxy.only, proxy.fault = b"GET /removals?", "fails"
+    with pytest.raises(StoreUnavailableError):
+        collect(ReleaseStore(proxy.settings), leftover)
+    with pytest.raises(NotInStoreError):
+        store.check_published(name)
+    gc(store, name)
+    assert not store.bucket.objects(f"releases/{name}/", recursive=True)
+
+
+def test_an_upload_that_was_overtaken_writes_no_further_file(
+    store: ReleaseStore,
+    proxy: FaultyS3,
+    name: str,
+    staged: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.releases.store.PARALLEL", 1)
+    folder = staged(name)
+    overtaken: list[bool] = []
+
+    def overtakes() -> None:
+        if not overtaken:
+            overtaken.append(True)
+            store.bucket.remove(f"releases/{name}/{MANIFEST_NAME}")
+            store.publish(folder)
+
+    proxy.only = f"PUT /removals/releases/{name}/{FILES[0].partition('/')[0]}".encode()
+    proxy.before_answer = overtakes
+    with pytest.raises(StoreUnavailableError, match="publish it again"):
+        ReleaseStore(proxy.settings).publish(folder)
+    prefix = f"PUT /removals/releases/{name}/".encode()
+    files = [each for each in proxy.requests if each.startswith(prefix)]
+    assert len([each for each in files if MANIFEST_NAME.encode() not in each]) == 1
+    assert_whole(store, name)
+
+
+def test_a_folder_of_the_history_that_is_no_channels_stops_no_gc(
+    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+) -> None:
+    odd = "channels/history/No Channel/00000001.json"
+    store.bucket.put_if(odd, b"?", {})
+    store.publish(staged(name))
+    try:
+        plan = plan_collection(store, 5, timedelta(0))
+    finally:
+        store.bucket.remove(odd)
+    assert name in {each.release_id for each in plan.garbage}
+
+
+def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
+    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+) -> None:
+    store.publish(staged(name))
+    promotion(name, name)(store)
+    place = f"channels/history/{name}/00000001.json"
+    store.bucket.remove(place)
+    store.bucket.put_if(place, b"{}", {})
+    with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
+        store.history(name)
+    store.bucket.remove(place)
+    assert [each.revision for each in store.history(name)] == [1]
