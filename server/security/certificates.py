@@ -212,12 +212,8 @@ class Certificates:
         """
         certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
         in_use = self._current / "ca.crt"
-        if not any(path.exists() for path in (certificate, key, in_use)):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = Authority.new()
-            certificate.write_bytes(certificate_pem(fresh.certificate))
-            write_private(key, key_pem(fresh.key))
-            return fresh
+        if not certificate.exists() and not in_use.exists():
+            return self._new_authority(certificate, key)
         begin_anew = f"to begin with another authority, stop the stack and remove {self._folder}"
         for path in (key, certificate):
             if not path.exists():
@@ -237,6 +233,18 @@ class Certificates:
                 f"that one and its key back, or, {begin_anew}"
             )
         return authority
+
+    def _new_authority(self, certificate: Path, key: Path) -> Authority:
+        """Make the authority: its key first, since a key alone has signed nothing yet."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if key.exists():  # of a start that broke off, or put there without its certificate
+            key.replace(key.with_suffix(".key.unused"))
+        fresh = Authority.new()
+        write_private(key, key_pem(fresh.key))
+        whole = certificate.with_suffix(".new")
+        whole.write_bytes(certificate_pem(fresh.certificate))
+        whole.replace(certificate)
+        return fresh
 
     def _complete(self) -> bool:
         """Whether no file of any role is missing."""
