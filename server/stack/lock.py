@@ -32,6 +32,8 @@ class FileLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever may read a file may lock it: another user could keep a stack from starting.
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(file).st_uid == os.geteuid():
+            os.fchmod(file, 0o600)  # one that was made before may be open to all
         for _ in range(_ATTEMPTS):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

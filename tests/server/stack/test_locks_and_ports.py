@@ -46,6 +46,14 @@ with FileLock(pathlib.Path({str(tmp_path / "lock")!r})):
     assert holder(tmp_path / "lock") is None
 
 
+def test_a_lock_file_that_was_made_open_to_all_is_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    path.chmod(0o644)
+    with FileLock(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_taken_port_is_told_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
