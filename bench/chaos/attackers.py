@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from random import Random
@@ -58,10 +59,12 @@ class Attackers:
             self._hold(self._until_ended("watch", call))
 
     async def stay_silent(self, count: int, rate: float) -> None:
-        """Open so many calls at a rate, and never send their message."""
+        """Open so many calls at a rate, every other without a deadline, and send no message."""
+        number = itertools.count()
         async for channel in self._paced(count, rate):
             method: Any = channel.stream_unary(_RECOMMEND)
-            call = method(timeout=_DEADLINE, metadata=self._forged())
+            timeout = _DEADLINE if next(number) % 2 else None
+            call = method(timeout=timeout, metadata=self._forged())
             self._hold(self._until_ended("silent", call))
 
     async def abandon(self, count: int, rate: float) -> None:

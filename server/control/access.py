@@ -34,22 +34,21 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
     if settings.envoy_secrets is not None:
         chain["transport_socket"] = filled("edge_tls", {"secrets": settings.envoy_secrets})
     manager = chain["filters"][0]["typed_config"]
-    names = [each["name"] for each in manager["http_filters"]]
+    filters = manager["http_filters"]
+    names = [each["name"] for each in filters]
     # After gRPC-Web has been made gRPC, so that refusals are told in the caller's own way; and
     # before anything else is done for a caller that nobody knows.
     first = names.index("envoy.filters.http.grpc_web") + 1
-    *others, limit, router = manager["http_filters"]
     if settings.rate_limit:
-        limit = _rate_limit(settings)
-    manager["http_filters"] = [*others, limit, router]
+        filters[names.index(_RATE_LIMIT)] = _rate_limit(settings)
     if settings.jwks:
-        manager["http_filters"].insert(-1, filled("edge_scopes", {}))
+        filters.insert(-1, filled("edge_scopes", {}))
         values = {
             "issuer": settings.jwt_issuer,
             "audience": settings.jwt_audience,
             "jwks": jwks,
         }
-        manager["http_filters"].insert(first, filled("edge_tokens", values))
+        filters.insert(first, filled("edge_tokens", values))
     words = {"too_often": _too_often(settings), "too_many": _TOO_MANY}
     manager["local_reply_config"]["mappers"][:0] = filled("edge_replies", words)["replies"]
 

@@ -107,6 +107,12 @@ class Http2:
         self.flush()
         return stream
 
+    def send(self, stream: Stream, body: bytes) -> None:
+        """Send more of a body that was left open; nothing if the stream has ended."""
+        if not stream.ended.is_set():
+            self._connection.send_data(stream.number, body)
+            self.flush()
+
     def cancel(self, stream: Stream) -> None:
         """Resets a stream, as a caller who gives up does."""
         self._connection.reset_stream(stream.number, 8)

@@ -24,6 +24,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
 from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.http2 import http2
 from tests.builders.tokens import Tokens
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -275,6 +276,18 @@ async def test_who_asks_too_often_is_told_when_to_ask_again_and_others_notice_no
         {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]
     assert (await guarded.rest(other))[0] == 200
+
+
+async def test_calls_count_before_anything_of_their_body_is_kept(guarded: Guarded) -> None:
+    headers = dict(bearer(guarded.tokens.good(subject="slow")))
+    path = f"/{GATEWAY}/Recommend"
+    async with http2(guarded.edge.address) as connection, asyncio.timeout(60):
+        refused = False
+        while not refused:  # the slower the machine, the more of them are let in meanwhile
+            calls = [connection.open(path, b"\0", headers, end=False) for _ in range(4 * RATE)]
+            for call in calls:
+                await call.ended.wait()
+            refused = any(call.code is grpc.StatusCode.RESOURCE_EXHAUSTED for call in calls)
 
 
 async def test_new_keys_are_followed_and_old_ones_forgotten(guarded: Guarded) -> None:

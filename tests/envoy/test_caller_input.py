@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -12,11 +13,13 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from tests.builders.edge import GATEWAY, Edge, counter, running_edge
-from tests.builders.http2 import Http2, Stream, grpc_frame, http2
+from tests.builders.http2 import grpc_frame, http2
 
+T = TypeVar("T")
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 RECOMMEND = f"/{GATEWAY}/Recommend"
+CHECK = "/grpc.health.v1.Health/Check"
 MESSAGE = grpc_frame(pb.RecommendRequest(viewer_id="1").SerializeToString())
 ANSWER_SECONDS = 0.04
 CALLS = 60
@@ -80,22 +83,27 @@ async def flood(
     return {stream.code for stream in streams}
 
 
-async def flood_in_time(
-    edge: Edge, path: str, body: bytes, headers: dict[str, str]
-) -> set[grpc.StatusCode | None]:
-    """The same, and that no gateway was ejected for it.
+async def ejects_none(edge: Edge, attack: Callable[[], Awaitable[T]]) -> T:
+    """What an attack returns, and that no gateway was ejected for it.
 
-    It is repeated until no answer took half a second, as on a busy machine: one may be for that.
+    It is repeated until no try took half a second, as on a busy machine: one may be for that.
     """
-    headers = {"grpc-timeout": "30S", **headers}
     async with asyncio.timeout(120):
         while True:
             ejected = await ejections(edge)
             late = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
-            codes = await flood(edge, path, body, headers)
+            seen = await attack()
             if await counter(edge, "gateway", "upstream_rq_per_try_timeout") == late:
                 assert await ejections(edge) == ejected
-                return codes
+                return seen
+
+
+async def flood_in_time(
+    edge: Edge, path: str, body: bytes, headers: dict[str, str]
+) -> set[grpc.StatusCode | None]:
+    """With what many calls at a time end, none of which has a gateway ejected."""
+    headers = {"grpc-timeout": "30S", **headers}
+    return await ejects_none(edge, lambda: flood(edge, path, body, headers))
 
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS.keys())
@@ -129,19 +137,17 @@ async def test_callers_in_a_hurry_eject_no_gateway_however_slow_it_is(
 
 
 async def test_calls_that_are_broken_off_eject_no_gateway(edge: Edge) -> None:
-    before = await ejections(edge)
-    late = await counter(edge, "gateway", "upstream_rq_per_try_timeout")
-    async with http2(edge.address) as connection:
-        for _ in range(CALLS):
-            connection.cancel(connection.open(RECOMMEND, MESSAGE))
-            connection.cancel(connection.open(RECOMMEND, MESSAGE[:-1], end=False))
-            await asyncio.sleep(0)
-    async with grpc.aio.insecure_channel(edge.address) as channel:
-        stub = RecommendationServiceStub(channel)
-        await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30)
-    assert await ejections(edge) == before or late < await counter(
-        edge, "gateway", "upstream_rq_per_try_timeout"
-    )
+    async def break_off() -> None:
+        async with http2(edge.address) as connection:
+            for _ in range(CALLS):
+                connection.cancel(connection.open(RECOMMEND, MESSAGE))
+                connection.cancel(connection.open(RECOMMEND, MESSAGE[:-1], end=False))
+                await asyncio.sleep(0)
+        async with grpc.aio.insecure_channel(edge.address) as channel:
+            stub = RecommendationServiceStub(channel)
+            await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30)
+
+    await ejects_none(edge, break_off)
 
 
 async def test_a_request_id_beyond_ascii_comes_back_readable(edge: Edge) -> None:
@@ -152,7 +158,7 @@ async def test_a_request_id_beyond_ascii_comes_back_readable(edge: Edge) -> None
     assert "my ??1" in {gateway.metadata.get("x-request-id") for gateway in edge.gateways}
 
 
-@pytest.mark.parametrize("path", [RECOMMEND, "/grpc.health.v1.Health/Check", "/a.B/C"])
+@pytest.mark.parametrize("path", [RECOMMEND, CHECK, "/a.B/C"])
 @pytest.mark.parametrize("end", ["?a=é", " b", "\x7f"])
 async def test_a_path_beyond_ascii_is_refused_and_reaches_no_gateway(
     edge: Edge, path: str, end: str
@@ -178,19 +184,30 @@ async def answers(edge: Edge) -> None:
             heard.add(answer.release_id)
 
 
-def silent(connection: Http2, calls: int) -> list[Stream]:
-    """Calls whose message never comes."""
-    return [
-        connection.open(RECOMMEND, headers={"grpc-timeout": "1S"}, end=False) for _ in range(calls)
-    ]
+DEADLINES = {"a deadline": {"grpc-timeout": "1S"}, "no deadline": {}}
 
 
-async def test_calls_that_send_no_message_hold_nothing_of_a_gateway_and_end(edge: Edge) -> None:
+@pytest.mark.parametrize("headers", DEADLINES.values(), ids=DEADLINES.keys())
+async def test_calls_that_send_no_message_hold_nothing_of_a_gateway_and_end(
+    edge: Edge, headers: dict[str, str]
+) -> None:
+    before = await counter(edge, "gateway", "upstream_rq_total")
     async with http2(edge.address) as connection, asyncio.timeout(60):
-        before = await counter(edge, "gateway", "upstream_rq_total")
-        streams = silent(connection, 200)
+        streams = [connection.open(RECOMMEND, headers=headers, end=False) for _ in range(200)]
         for stream in streams:
             await stream.ended.wait()
             assert stream.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert await counter(edge, "gateway", "upstream_rq_total") == before
     await answers(edge)
+
+
+async def test_calls_whose_message_trickles_in_end(edge: Edge) -> None:
+    # Each byte shows that the stream is in use: idle timeouts never end it.
+    async with http2(edge.address) as connection, asyncio.timeout(60):
+        streams = [connection.open(RECOMMEND, MESSAGE[:1], end=False) for _ in range(3)]
+        checks = [connection.open(CHECK, b"\0", end=False) for _ in range(3)]
+        while not all(stream.ended.is_set() for stream in [*streams, *checks]):
+            for stream in [*streams, *checks]:
+                connection.send(stream, b"\0")
+            await asyncio.sleep(0.5)
+    assert {stream.code for stream in [*streams, *checks]} == {grpc.StatusCode.DEADLINE_EXCEEDED}

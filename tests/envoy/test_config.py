@@ -106,20 +106,24 @@ def test_workers_learn_at_once_that_a_pod_fails_and_lose_connections_to_hosts_th
     assert pings == {"interval": "20s", "timeout": "10s"}
 
 
-def test_every_route_to_a_gateway_ends_by_itself() -> None:
+def test_every_route_ends_by_itself_whether_or_not_the_caller_sets_a_deadline() -> None:
     [host] = rendered("RouteConfiguration", "edge")["virtualHosts"]
     limits = {
-        route["name"]: route["route"].get("maxStreamDuration", {}).get("grpcTimeoutHeaderMax")
+        route["name"]: route["route"].get("maxStreamDuration", {})
         for route in host["routes"]
         if "route" in route
     }
-    assert limits == {
+    seconds = {
         "recommend": "10s",
         "release": "10s",
         "health_check": "2s",
         "health_watch": "330s",
-        "reflection": "15s",
+        "reflection": "10s",
         "rest": "10s",
+    }
+    assert limits == {
+        name: {"maxStreamDuration": limit, "grpcTimeoutHeaderMax": limit}
+        for name, limit in seconds.items()
     }
 
 
@@ -130,6 +134,7 @@ def test_the_edge_gives_up_on_connections_that_are_not_used() -> None:
     assert manager["commonHttpProtocolOptions"]["idleTimeout"] == "60s"
     assert manager["requestHeadersTimeout"] == "10s"
     assert manager["streamIdleTimeout"] == "15s"
+    assert manager["requestTimeout"] == "15s"
 
 
 @pytest.mark.parametrize("listener", ["candidate", "ranking"])

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -21,6 +22,7 @@ from tests.builders.http2 import Http2, Stream, grpc_frame, http2
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
+CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 SERVICE = grpc_frame(health_pb2.HealthCheckRequest(service=GATEWAY).SerializeToString())
@@ -126,6 +128,39 @@ async def test_a_watch_ends_with_its_callers_deadline(edge: Edge) -> None:
     await none_is_left(edge)
 
 
+async def test_reflection_streams_that_go_silent_after_a_request_end(edge: Edge) -> None:
+    asked = grpc_frame(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+    async with http2(edge.address, "127.0.6.1") as connection, asyncio.timeout(60):
+        stream = connection.open(REFLECTION, asked, end=False)
+        await stream.ended.wait()
+    await none_is_left(edge)
+
+
+async def test_health_checks_are_counted_before_their_message_is_there(edge: Edge) -> None:
+    async with http2(edge.address, "127.0.7.1") as connection, asyncio.timeout(60):
+        refused = 0
+        while not refused:  # the slower the machine, the more of them are let in meanwhile
+            checks = [connection.open(CHECK, b"\0", end=False) for _ in range(200)]
+            for check in checks:
+                await check.ended.wait()
+            refused = sum(check.code is grpc.StatusCode.RESOURCE_EXHAUSTED for check in checks)
+
+
+async def test_of_a_health_check_only_a_little_is_kept(edge: Edge) -> None:
+    async with http2(edge.address, "127.0.8.1") as connection, asyncio.timeout(60):
+        check = connection.open(CHECK, b"\0" * (5 << 10), end=False)
+        await check.ended.wait()
+    assert check.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_envoy_watches_its_heap(edge: Edge) -> None:
+    async with asyncio.timeout(30):
+        while not await stat(edge, "overload.envoy.resource_monitors.fixed_heap.pressure"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for action in ("stop_accepting_requests", "reset_high_memory_stream"):
+        assert await stat(edge, f"overload.envoy.overload_actions.{action}.active") == 0
+
+
 async def test_a_connection_has_only_so_many_streams(edge: Edge) -> None:
     async with http2(edge.address) as connection:
         assert connection.max_streams == OF_A_CONNECTION
@@ -154,7 +189,7 @@ async def test_health_checks_are_bounded_apart_from_watches_and_calls(edge: Edge
         await watch(connection, OF_AN_ADDRESS + 2)
         refused = 0
         while not refused:  # the slower the machine, the more of them are let in meanwhile
-            checks = [connection.open("/grpc.health.v1.Health/Check", SERVICE) for _ in range(150)]
+            checks = [connection.open(CHECK, SERVICE) for _ in range(150)]
             for check in checks:
                 await check.ended.wait()
             codes = {check.code for check in checks}
