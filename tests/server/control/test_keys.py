@@ -186,6 +186,35 @@ async def test_an_answer_that_comes_byte_by_byte_is_given_up_in_time(
         assert dripping[0] == 2
 
 
+async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.control.keys._SILENT_SECONDS", 0.2)
+    given_up = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x16\x03\x03\x40\x00")  # of a record of 16 KiB
+        with suppress(ConnectionError):
+            while not given_up.is_set():
+                writer.write(b"\x02")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        attempts = Attempts("keys")
+        source = f"https://127.0.0.1:{port}/keys"
+        task = asyncio.create_task(follow_keys(source, 60, lambda _: None, attempts))
+        try:
+            await until(lambda: attempts.failing, seconds=20)
+        finally:
+            given_up.set()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
 @pytest.mark.parametrize("url", ["http://keys.example/jwks", "ftp://127.0.0.1/jwks"])
 def test_keys_that_anyone_could_have_put_there_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="https"):
