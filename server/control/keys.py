@@ -136,8 +136,9 @@ def _fetch(url: str) -> bytes:
     """Return what a URL answers; redirects aren't followed.
 
     The standard library's client, since its socket can be cut from outside: time-outs of clients
-    are for each read, and a server that drips resets them. The connection and the handshake need no
-    cut: each ends within the silent seconds in all, and a lookup by the resolver's own time-out.
+    are for each read, and a server that drips resets them. What comes before
+    needs no cut: the handshake ends within the silent seconds in all, and so does the connection to
+    each address; a lookup ends by the resolver's own time-out.
     """
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
