@@ -55,6 +55,8 @@ class Gateway(RecommendationServiceServicer):
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
     sheds: bool = False
+    breaks: bool = False
+    """Whether it answers INTERNAL."""
     hangs: bool = False
     delay: float = 0.0
     """Seconds that an answer takes."""
@@ -71,6 +73,8 @@ class Gateway(RecommendationServiceServicer):
             raise unavailable("draining", timedelta(seconds=1))
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)
+        if self.breaks:
+            raise RuntimeError("this pod is broken")
         try:
             await asyncio.sleep(math.inf if self.hangs else self.delay)
         except asyncio.CancelledError:
@@ -89,6 +93,8 @@ class CandidatePod(CandidateServiceServicer):
     calls: int = 0
     hangs: bool = False
     sheds: bool = False
+    breaks: bool = False
+    """Whether it answers INTERNAL."""
     cancelled: int = 0
     """Calls whose caller has gone while it hung."""
     waited: float | None = None
@@ -101,6 +107,8 @@ class CandidatePod(CandidateServiceServicer):
         self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)
+        if self.breaks:
+            raise RuntimeError("this pod is broken")
         if self.hangs:
             try:
                 await asyncio.Event().wait()

@@ -56,6 +56,26 @@ async def test_a_gateway_that_drains_costs_no_request(edge: Edge) -> None:
                 assert answer.release_id == "gateway-1"
 
 
+async def test_a_gateway_that_answers_internal_costs_no_request(edge: Edge) -> None:
+    edge.gateways[0].breaks = True
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        async with asyncio.timeout(60):
+            while len(edge.gateways[0].requests) < 10:
+                answer = await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=30)
+                assert answer.release_id == "gateway-1"
+
+
+async def test_a_candidate_pod_that_answers_internal_costs_no_call(edge: Edge) -> None:
+    edge.candidates[0].breaks = True
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
+    async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
+        stub = CandidateServiceStub(channel)
+        while edge.candidates[0].calls < 10:
+            answer = await stub.RetrieveCandidates(CANDIDATES, timeout=30)
+            assert answer.release_id == "candidate-1"
+
+
 async def test_when_every_gateway_drains_the_caller_is_told(edge: Edge) -> None:
     for gateway in edge.gateways:
         gateway.refuses = True

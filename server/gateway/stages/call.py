@@ -40,9 +40,9 @@ _POD = "x-vireo-pod"
 _MOST_PODS = 100
 """Told apart by the counter, the first that there are."""
 
-_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
-"""What a pod answers when it is at fault itself, which another may not be. Envoy repeats only what
-was not worked on."""
+_BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+"""What a pod answers when it is at fault itself, which another may not be, and Envoy can't repeat.
+INTERNAL it has repeated already."""
 
 BAD_ANSWERS = Counter(
     "vireo_bad_answers",
