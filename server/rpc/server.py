@@ -26,7 +26,7 @@ from server.rpc.metrics import MetricsEndpoint
 from server.rpc.ports import PortTakenError, address
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
-from server.rpc.standard import StreamLimit
+from server.rpc.standard import MAX_STREAM_SECONDS, StreamLimit
 
 log = structlog.get_logger()
 
@@ -34,8 +34,9 @@ _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
 _MAX_CALLS_OF_A_CONNECTION = 1000
 """As Envoy has it on its side: further ones wait with the caller."""
-_AGED_CALLS_MS = 30_000
-"""How long the calls on a connection that has reached its age may go on."""
+CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
+"""Seconds for which the calls on a connection that has reached its age may go on: a watch ends by
+itself within them. Envoy would take a reset for a failure of the pod."""
 _MOST_METADATA_BYTES = 80 << 10
 """More than the 60 KiB of headers that the edge takes: REST's path goes along as one. Beyond 8 KiB,
 gRPC's own limit would refuse one request and take the next."""
@@ -222,7 +223,7 @@ def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
         return []
     return [
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", _AGED_CALLS_MS),
+        ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
     ]
 
 

@@ -16,7 +16,8 @@ from bench.stack import free_port_base
 from server.errors import VireoError
 from server.features.keys import video_key
 from server.ranking.service import RANKING_POD
-from server.rpc.server import RpcServer
+from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
+from server.rpc.standard import MAX_STREAM_SECONDS
 from server.rpc.worker import Worker
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
@@ -115,6 +116,11 @@ async def test_a_connection_that_has_reached_its_age_is_made_anew(release_folder
             while channel.get_state() == grpc.ChannelConnectivity.READY:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
+
+
+def test_a_stream_outlasts_its_connections_age_until_it_ends_by_itself() -> None:
+    # A watch that is opened just before its connection has reached its age.
+    assert CONNECTION_AGE_GRACE > MAX_STREAM_SECONDS
 
 
 async def test_port_that_is_taken_is_explained(release_folder: Path) -> None:
