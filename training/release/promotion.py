@@ -12,7 +12,7 @@ from server.releases.cache import ReleaseCache
 from server.releases.manifest import Manifest, OlderFormatError, ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
-from training.data.dataset import DatasetMissingError, is_example
+from training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from training.evaluation.served import check_dataset, check_split
 from training.features.watches import FeaturesMissingError, Split, load_watches
 from training.ranking.config import RankingConfig
@@ -49,7 +49,7 @@ def ask_gate(
         most_viewers: how many test viewers to ask for at most.
         margins: how much worse is allowed; the defaults if None.
         replaces: whether the candidate takes the current release's place in its channel. One of
-            another data set may then take that of a release of example data.
+            the user's own data may then take that of a release of example data.
 
     Raises:
         ReleaseError: the candidate is one that no pod would serve.
@@ -70,7 +70,7 @@ def ask_gate(
             "not comparable", reason=f"the current release can't be measured: {error}"
         )
     loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
-    if replaces and now.dataset != candidate.dataset and is_example(home, now.dataset):
+    if replaces and now.dataset != candidate.dataset and _gives_way(home, now, candidate):
         return GateResult(
             "nothing to compare",
             reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} from "
@@ -104,6 +104,17 @@ def ask_gate(
     if now.data_fingerprint == split.data_fingerprint:
         return result
     return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+
+
+def _gives_way(home: Home, now: Manifest, candidate: Manifest) -> bool:
+    """Return whether a release of example data may be followed by this one of other data.
+
+    A data set's name says little: the current release must be of the very data that is here, and
+    example data follows nothing of another data set unmeasured.
+    """
+    if not is_example(home, now.dataset) or is_example(home, candidate.dataset):
+        return False
+    return describe_dataset(home, now.dataset).fingerprint == now.data_fingerprint
 
 
 def _split_of_both(home: Home, now: Manifest, candidate: Manifest) -> Split:

@@ -23,6 +23,7 @@ from tests.builders.datasets import ring_interactions, write_small_dataset
 from tests.builders.s3 import client_of
 from tests.builders.variants import changed_copy, with_shuffled_ranker
 from tests.clients.release.conftest import Publish, Vireo
+from training.data.dataset import describe_dataset
 from training.train import train_all
 
 pytestmark = pytest.mark.integration
@@ -56,9 +57,18 @@ def example(ring_home: Home, store: ReleaseStore, tmp_path: Path) -> str:
     """A published release of a data set that was fetched for trying Vireo out."""
     if not ring_home.data("shown").exists():
         write_small_dataset(ring_home, "shown", ring_interactions(), "for research only")
-    staged = ring_home.staged_release("ring")
-    store.publish(changed_copy(staged, tmp_path / "example", release_id="example", dataset="shown"))
-    return "example"
+    return publish_example(ring_home, store, tmp_path, "shown", "example")
+
+
+def publish_example(
+    home: Home, store: ReleaseStore, tmp_path: Path, dataset: str, release_id: str, **other: str
+) -> str:
+    """Publish a release that says to be of a data set of this home; return its id."""
+    fields = {"data_fingerprint": describe_dataset(home, dataset).fingerprint, **other}
+    staged = home.staged_release("ring")
+    folder = tmp_path / release_id
+    store.publish(changed_copy(staged, folder, release_id=release_id, dataset=dataset, **fields))
+    return release_id
 
 
 def test_a_worsened_model_is_refused_and_a_better_one_accepted(
@@ -180,6 +190,28 @@ def test_example_data_takes_no_place_of_own_data_nor_a_share_of_its_viewers(
     store.change_channel("production", Change(example), store.read_channel("production"))
     canary = vireo("promote", trained, "--channel", "canary")
     assert isinstance(canary.exception, PromotionRefusedError), "two data sets at a time"
+
+
+def test_example_data_takes_no_place_of_other_example_data_unmeasured(
+    trained: str, example: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    if not ring_home.data("also-shown").exists():
+        write_small_dataset(ring_home, "also-shown", ring_interactions(), "for research only")
+    publish_example(ring_home, store, tmp_path, "also-shown", "second")
+    store.change_channel("production", Change(example), store.read_channel("production"))
+    refused = vireo("promote", "second")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "is of data set also-shown" in str(refused.exception)
+
+
+def test_a_release_of_other_data_under_the_name_of_example_data_gives_way_to_nothing_unmeasured(
+    trained: str, example: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    publish_example(ring_home, store, tmp_path, "shown", "namesake", data_fingerprint="f" * 64)
+    store.change_channel("production", Change("namesake"), store.read_channel("production"))
+    refused = vireo("promote", trained)
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert "namesake is of shown" in str(refused.exception)
 
 
 def test_a_release_of_an_earlier_state_of_the_data_is_compared_on_what_is_held_out_now(
