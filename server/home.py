@@ -9,8 +9,19 @@ from pathlib import Path
 
 from server.errors import VireoError
 
-_DATASET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""What a data set may be called, here and in a release's manifest."""
 _MAX_SHOWN = 128
+
+
+def check_dataset_name(name: str) -> str:
+    """Return `name` if it can name a data set; raise VireoError if it can't."""
+    if not re.fullmatch(DATASET_NAME, name):
+        raise VireoError(
+            f"{name[:_MAX_SHOWN]!r} can't name a data set: use up to 64 lower-case letters, "
+            "digits, '-' and '_', beginning with a letter or digit"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,7 @@ class Home:
         Raises:
             VireoError: its name would lead elsewhere. Names come from releases, too.
         """
-        if not _DATASET.fullmatch(dataset):
-            raise VireoError(
-                f"{dataset[:_MAX_SHOWN]!r} can't be the name of a data set; use letters, digits, "
-                "dots, dashes and underscores, 128 at most"
-            )
-        return self.root / kind / dataset
+        return self.root / kind / check_dataset_name(dataset)
 
     def data(self, dataset: str) -> Path:
         """The imported data set: interactions, videos and viewers as Parquet."""

@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
+from server.home import DATASET_NAME
+
 RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-_DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-"""As `vireo data import` accepts them."""
 _FILE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 """Relative, with slashes, without empty or hidden parts: neither "." nor ".." is one."""
 _SHOWN = 120
 """Characters that an error shows of what a document holds."""
 
 ReleaseId = Annotated[str, Field(pattern=RELEASE_ID)]
-DatasetName = Annotated[str, Field(pattern=_DATASET_NAME)]
+DatasetName = Annotated[str, Field(pattern=DATASET_NAME)]
 FilePath = Annotated[str, Field(pattern=_FILE_PATH, max_length=256)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{0,128}$")]

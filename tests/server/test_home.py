@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from server.errors import VireoError
 from server.home import Home
+from server.releases.fields import DatasetName
 
 
 @pytest.mark.parametrize(
@@ -16,8 +18,19 @@ from server.home import Home
 def test_no_name_of_a_data_set_leads_out_of_the_home(name: str) -> None:
     home = Home(Path("/home"))
     for place in (home.data, home.features, home.run, home.staged_release):
-        with pytest.raises(VireoError, match="name of a data set"):
+        with pytest.raises(VireoError, match="can't name a data set"):
             place(name)
+
+
+@pytest.mark.parametrize("name", ["a", "ml-100k", "a_b", "Mine", "a.b", "_", "x" * 64, "x" * 65])
+def test_a_home_takes_the_names_of_data_sets_that_a_manifest_takes(name: str) -> None:
+    try:
+        TypeAdapter(DatasetName).validate_python(name)
+    except ValidationError:
+        with pytest.raises(VireoError, match="up to 64 lower-case letters"):
+            Home(Path("/home")).data(name)
+    else:
+        assert Home(Path("/home")).data(name).name == name
 
 
 def test_the_folders_of_a_data_set_have_its_name() -> None:

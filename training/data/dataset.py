@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -17,7 +16,6 @@ from server.errors import VireoError
 from server.home import Home
 
 DESCRIPTION = "dataset.json"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class DatasetMissingError(VireoError):
@@ -67,16 +65,6 @@ class Dataset:
         return _read(self.folder / "interactions.parquet")
 
 
-def check_name(name: str) -> str:
-    """Returns `name` where it can name a data set; raises VireoError where it can't."""
-    if not _NAME.fullmatch(name):
-        raise VireoError(
-            f"{name!r} can't name a data set: use up to 64 lower-case letters, digits, "
-            "'-' and '_', beginning with a letter or digit"
-        )
-    return name
-
-
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
     """What is known of a data set without reading its tables.
 
@@ -84,7 +72,7 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
         DatasetMissingError: there is none of that name.
         VireoError: its description can't be read.
     """
-    path = home.data(check_name(name)) / DESCRIPTION
+    path = home.data(name) / DESCRIPTION
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
@@ -101,14 +89,16 @@ def is_example(home: Home, name: str) -> bool:
     False if there is none here: it may be somebody's own.
     """
     try:
-        return bool(describe_dataset(home, name).terms)
+        info = describe_dataset(home, name)
     except VireoError:
         return False
+    # What an earlier build made up has no terms.
+    return bool(info.terms) or info.source.startswith("made up:")
 
 
 def list_datasets(home: Home) -> list[DatasetInfo]:
     """Every data set of this home, by name."""
-    paths = sorted(home.data("_").parent.glob(f"[!.]*/{DESCRIPTION}"))
+    paths = sorted((home.root / "data").glob(f"[!.]*/{DESCRIPTION}"))
     return [describe_dataset(home, path.parent.name) for path in paths]
 
 

@@ -17,7 +17,7 @@ from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.home import Home
 from training.data.columns import ATTRIBUTE_BYTES, Checked, ids, numbers, tags, texts, times
-from training.data.dataset import DatasetInfo, check_name
+from training.data.dataset import DatasetInfo
 from training.data.files import present, read_user_file
 from training.data.problems import Int64Array, Problems
 from training.data.schema import EVENTS, INTERACTIONS, VIDEOS, VIEWERS, WATCH_EVENTS
@@ -59,7 +59,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
         VireoError: a file can't be read, a column is missing or wrong as a whole, there is too
             little data to train on, or the disk refuses.
     """
-    if home.data(check_name(request.name)).exists() and not request.force:
+    if home.data(request.name).exists() and not request.force:
         raise VireoError(
             f"there is a data set {request.name} already; pass --force to replace it, "
             "or --name to choose another name"

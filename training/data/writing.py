@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
-from training.data.dataset import DESCRIPTION, DatasetInfo, check_name, describe_dataset
+from training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset
 from training.data.folder import replaced_folder
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 
@@ -120,7 +120,7 @@ def dataset_writer(
     Raises:
         VireoError: the name is unfit, the disk refuses, or see `DatasetWriter.check`.
     """
-    with replaced_folder(home.data(check_name(name))) as folder:
+    with replaced_folder(home.data(name)) as folder:
         with ExitStack() as files:
             writer = DatasetWriter(folder, files)
             yield writer

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import DatasetInfo, check_name, describe_dataset
+from training.data.dataset import DatasetInfo, describe_dataset
 from training.data.synth.events import all_events
 from training.data.synth.tables import (
     interaction_table,
@@ -50,7 +50,7 @@ def write_world(
     Raises:
         VireoError: there is a data set of that name, `config` is unfit, or the disk refuses.
     """
-    if home.data(check_name(name)).exists() and not force:
+    if home.data(name).exists() and not force:
         raise VireoError(
             f"there is a data set {name} already; pass --force to replace it, "
             "or --name to choose another name"

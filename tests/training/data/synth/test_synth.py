@@ -9,7 +9,14 @@ import pytest
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import Dataset, DatasetInfo, is_example, load_dataset
+from training.data.dataset import (
+    DESCRIPTION,
+    Dataset,
+    DatasetInfo,
+    describe_dataset,
+    is_example,
+    load_dataset,
+)
 from training.data.split import split_watches
 from training.data.synth.events import KINDS, all_events
 from training.data.synth.world import REGIONS, World, WorldConfig
@@ -63,6 +70,17 @@ def test_made_up_data_is_example_data_and_what_is_not_here_may_be_somebodys(worl
     assert is_example(home, "synth")
     assert not is_example(home, "nowhere")
     assert not is_example(home, "../synth")
+
+
+def test_data_that_an_earlier_build_made_up_without_terms_is_example_data(
+    world: Dataset, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    folder = home.data("synth")
+    folder.mkdir(parents=True)
+    info = describe_dataset(Home(world.folder.parent.parent), "synth")
+    (folder / DESCRIPTION).write_text(info.model_copy(update={"terms": ""}).model_dump_json())
+    assert is_example(home, "synth")
 
 
 def test_interactions_are_in_order_and_of_videos_that_are_out(world: Dataset) -> None:
