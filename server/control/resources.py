@@ -48,6 +48,7 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
         "cors_origins": settings.cors_origins,
+        "default_duration": f"{min(10.0, max(0.001, settings.default_deadline)):.3f}s",
         "default_timeout": f"{max(1, round(settings.default_deadline * 1000))}m",
         # All inline: an Envoy on another machine has none of our files.
         "descriptors": _packaged("descriptors.binpb"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from server.control import resources
+from server.control import resources, templates
 from tests.builders.edge import running_edge
 
 pytestmark = pytest.mark.integration
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 async def test_more_calls_than_are_taken_on_are_exhausted_to_rest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled = resources.filled
+    filled = templates.filled
 
     def with_one_call_at_a_time(name: str, values: dict[str, object]) -> dict[str, Any]:
         document = filled(name, values)
