@@ -153,7 +153,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         model, release_id = self._find(request.model_name, request.model_version)
         left = context.time_remaining()
         self._admission.check(context.invocation_metadata() or (), left)
-        began = self._admission.enter()
+        began = await self._admission.enter()
         try:
             return await self._worker.run(lambda: model.infer(request, release_id), Caller(left))
         finally:

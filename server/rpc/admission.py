@@ -1,8 +1,8 @@
 """Which calls a service takes on. The others are shed before anything of them is read.
 
 One rule, by how long a call waits before it is worked on: it is shed if it would wait past its own
-deadline, or so long that all who come after it would be late too. Nobody queues here, so that no
-call holds a place which it could fail to give back.
+deadline, or so long that all who come after it would be late too. Gateways, whose calls wait for
+other services, also bound how many they work on at a time (`turns.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 from google.protobuf.message import Message
 from prometheus_client import Counter
 
-from server.rpc.concurrency_limit import ConcurrencyLimit
 from server.rpc.errors import ShedError, ShedReason
+from server.rpc.turns import Turns
 from server.rpc.worker import Worker
 
 Metadata: TypeAlias = Iterable[tuple[str, Any]]
@@ -78,14 +78,15 @@ class Admission:
         """Whether the queue stays instead of coming and going."""
         self.latest_wait = 0.0
         """Seconds that the latest call waits in all."""
-        self.limit: ConcurrencyLimit | None = None
-        """How many calls to work on at a time, learned from their latency."""
+        self.turns: Turns | None = None
+        """Bounds how many calls are worked on at a time, by how long they take."""
         if counts_as_latency_sample is not None and math.isfinite(target):
-            self.limit = ConcurrencyLimit(max_calls)
+            self.turns = Turns(max_calls, clock)
         self._counts = counts_as_latency_sample
         self._worker = worker
         self._clock = clock
         self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
+        self._observed = -math.inf
         self._above_since: float | None = None
         self._below_since: float | None = None
 
@@ -107,37 +108,49 @@ class Admission:
         ahead = queued + sum(now - waited < each for each in self._taken_up)
         self._taken_up.append(now)
         self._observe(now, waited + expected)
-        self._check_limit()
+        self._check_number()
         if left is not None and expected > left:
             raise ShedError(ShedReason.DEADLINE)
         max_wait = 2 * self.target if self.standing else max(INTERVAL, 2 * self.target)
         if waited + expected > max_wait and ahead >= MIN_CALLS_AHEAD:
+            if self.turns is not None:
+                self.turns.limit.refused()
             raise ShedError(ShedReason.QUEUE)
+        if self.turns is not None:
+            self.turns.check(now)
 
-    def enter(self) -> float:
-        """Count a call as under way and return when it began, for `leave`.
+    async def enter(self) -> float:
+        """Count a call as under way; return when it is its turn, with the time, for `leave`.
 
         Raises:
-            ShedError: too many calls are.
+            ShedError: too many calls are under way.
         """
-        self._check_limit()
+        self._check_number()
         self.under_way += 1
-        return self._clock()
+        if self.turns is None:
+            return self._clock()
+        try:
+            return await self.turns.take()
+        except BaseException:  # also a cancellation, while it waits
+            self.under_way -= 1
+            raise
 
     def leave(self, began: float, answer: Message | None) -> None:
         """Count a call as ended; `answer` is None if it has none."""
         self.under_way -= 1
-        if self.limit is not None and self._counts and answer is not None and self._counts(answer):
-            now = self._clock()
-            self.limit.ended(now, now - began)
+        if self.turns is not None and self._counts is not None:
+            counts = answer is not None and self._counts(answer)
+            self.turns.give_back(began, self._clock() - began if counts else None)
 
-    def _check_limit(self) -> None:
+    def _check_number(self) -> None:
         if self.under_way >= self.max_calls:
-            raise ShedError(ShedReason.LIMIT)
-        if self.limit is not None and not self.limit.admits(self.under_way):
             raise ShedError(ShedReason.LIMIT)
 
     def _observe(self, now: float, wait: float) -> None:
+        if now - self._observed > INTERVAL:  # nobody came: there is no queue
+            self._above_since = self._below_since = None
+            self.standing = False
+        self._observed = now
         self.latest_wait = wait
         if wait > self.target:
             self._below_since = None

@@ -170,7 +170,7 @@ async def _answer(
         raw = await only_message(context)
         if admission is None:
             return await _handle(handler, raw, context)
-        began = admission.enter()
+        began = await admission.enter()
         response: Message | None = None
         try:
             response = await _handle(handler, raw, context)

@@ -22,10 +22,16 @@ class LoadCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
         admission, worker, server = self._admission, self._worker, self._server
-        limit = admission.max_calls if admission.limit is None else admission.limit.calls
+        turns = admission.turns
+        limit = admission.max_calls if turns is None else turns.limit.calls
         for name, meaning, value in (
             ("calls_under_way", "Calls that are being read or answered.", server.under_way),
             ("streams_open", "Health watches and other streams.", server.streams.open),
+            (
+                "calls_waiting",
+                "Calls that wait for their turn.",
+                0 if turns is None else turns.waiting,
+            ),
             ("calls_limit", "Calls that may be under way now.", limit),
             ("queue_wait_seconds", "Wait of the latest call.", admission.latest_wait),
             (

@@ -61,7 +61,8 @@ class RpcSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important lines that are logged."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)
-    """Share of calls that get a log line; calls that fail with INTERNAL always do."""
+    """Share of calls that get a log line; those that fail with INTERNAL do besides, up to the limit
+    for lines of one kind."""
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

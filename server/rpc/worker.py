@@ -60,7 +60,7 @@ class Worker:
     @property
     def expected_wait(self) -> float:
         """Seconds that a further call would wait (Little's law)."""
-        if not self.queued:
+        if not self.queued and self.running_since is None:
             return 0.0
         # Work that hangs says more than the mean of what ran before it.
         since = self.running_since
@@ -123,7 +123,7 @@ class Worker:
             raise
         finally:
             self.running_since = None
-            self._ran(time.monotonic() - begun)
+        self._ran(time.monotonic() - begun)
         WORK_RUN.inc()
         return result
 

@@ -19,7 +19,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import NAME, gateway_pod
 from server.rpc.admission import QUEUE_TARGET
-from server.rpc.concurrency_limit import REST
+from server.rpc.gradient import REST
 from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
@@ -73,7 +73,7 @@ async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
     release: Path, features: Path, ranking_target: str
 ) -> None:
     worker = Worker()
-    calls = REST - 1
+    calls = 3 * REST
     async with gateway_before(worker, release, features, ranking_target) as stub:
         await stub.Recommend(REQUEST)
         ended = time.monotonic()
@@ -119,5 +119,11 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
                     call.cancel()  # several leave at the moment at which others are answered
                 await asyncio.gather(*tasks)
             await until(lambda: server.under_way == 0)
-            assert server._guard._admissions[NAME].under_way == 0
+            admission = server._guard._admissions[NAME]
+            assert admission.turns is not None
+            assert (admission.under_way, admission.turns.taken, admission.turns.waiting) == (
+                0,
+                0,
+                0,
+            )
             assert (await stub.Recommend(REQUEST)).items

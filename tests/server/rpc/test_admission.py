@@ -79,6 +79,14 @@ def test_even_a_burst_waits_no_longer_than_an_interval(clock: Clock) -> None:
     assert [next(late) for _ in range(MIN_CALLS_AHEAD + 1)][-1] is ShedReason.QUEUE
 
 
+def test_a_queue_is_gone_when_nobody_has_come_for_a_while(clock: Clock) -> None:
+    admission = Admission(500, target=TARGET, clock=clock)
+    refusal(admission, waited=2 * TARGET)
+    clock.now += 3600
+    refusal(admission, waited=2 * TARGET)
+    assert not admission.standing
+
+
 async def test_calls_that_would_wait_past_their_deadline_are_shed_at_once() -> None:
     worker = Worker()
     admission = Admission(500, worker=worker, target=math.inf)
@@ -98,12 +106,12 @@ async def test_calls_that_would_wait_long_for_the_worker_are_shed() -> None:
         worker.queued -= MIN_CALLS_AHEAD
 
 
-def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: Clock) -> None:
+async def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: Clock) -> None:
     admission = Admission(2, clock=clock)
-    began = [admission.enter(), admission.enter()]
+    began = [await admission.enter(), await admission.enter()]
     assert refusal(admission) is ShedReason.LIMIT
     with pytest.raises(ShedError):
-        admission.enter()
+        await admission.enter()
     for each in began:
         admission.leave(each, None)
     assert admission.under_way == 0
@@ -142,8 +150,9 @@ async def test_gauges_show_the_load(clock: Clock) -> None:
     async with busy(worker):
         worker._ran(0.05)
         refusal(admission, waited=0.25)
-        clock.now += 1
-        refusal(admission, waited=0.25)
+        for _ in range(3):
+            clock.now += 0.06
+            refusal(admission, waited=0.25)
         registry = CollectorRegistry()
         registry.register(LoadCollector(admission, worker, RpcServer(rpc_settings())))
         shown = {
@@ -154,6 +163,7 @@ async def test_gauges_show_the_load(clock: Clock) -> None:
         "vireo_calls_under_way": 0,
         "vireo_streams_open": 0,
         "vireo_calls_limit": 7,
+        "vireo_calls_waiting": 0,
         "vireo_queue_standing": 1,
         "vireo_work_queued": 1,
         "vireo_work_mean_seconds": pytest.approx(0.05),

@@ -105,7 +105,9 @@ async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> Non
     assert "too many calls are under way" in (error.details() or "")
 
 
-async def test_health_reflection_and_release_service_are_never_shed(release_folder: Path) -> None:
+async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_release(
+    release_folder: Path,
+) -> None:
     worker = Worker()
     async with (
         serving(RANKING_POD, release_folder, max_calls=1, worker=worker) as (_, channel),
