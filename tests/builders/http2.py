@@ -11,6 +11,7 @@ import grpc
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 _FRAME = 1 << 14
 _CODES = {str(code.value[0]): code for code in grpc.StatusCode}
@@ -129,8 +130,8 @@ class Http2:
                 for event in self._connection.receive_data(data):
                     self._hear(event)
                 self.flush()
-        except OSError:
-            pass
+        except (OSError, h2.exceptions.ProtocolError):
+            pass  # it says something after its end, a server that stops for example
         finally:
             for stream in self._streams.values():
                 if not stream.ended.is_set():

@@ -73,8 +73,8 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
         stub = RankingServiceStub(channel)
         async with busy(worker):
             worker._ran(1.0)
-            waiting = [stub.RankCandidates(request()) for _ in range(MIN_CALLS_AHEAD)]
-            await until(lambda: worker.queued == 1 + MIN_CALLS_AHEAD)
+            waiting = [stub.RankCandidates(request()) for _ in range(MIN_CALLS_AHEAD - 1)]
+            await until(lambda: worker.queued == MIN_CALLS_AHEAD)
             error = await failure_of(stub.RankCandidates(request()))
         answers = await asyncio.gather(*waiting)
         assert all(answer.ids for answer in answers)
