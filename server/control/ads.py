@@ -105,7 +105,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
     """Brings every client to the newest snapshot, and keeps it there."""
 
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
-        """Takes the registry in which it notes what each client has, and what peers may use."""
+        """Serve nothing yet; note in `nodes` what each client has, and hold peers to `limits`."""
         self.snapshot: Snapshot | None = None
         """The newest; None before the first."""
         self.nodes = nodes

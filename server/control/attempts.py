@@ -30,7 +30,7 @@ class Attempts:
     """
 
     def __init__(self, source: str) -> None:
-        """Takes the source's name, for example "file"."""
+        """Start without attempts; logs and metrics name the source so, for example "file"."""
         self.source = source
         self.failures = 0
         """How many attempts failed, and how many parts of others couldn't be used."""

@@ -25,7 +25,7 @@ class ControlCollector(Collector):
     def __init__(
         self, servicer: DiscoveryServicer, admission: Admission, attempts: Sequence[Attempts]
     ) -> None:
-        """Takes who knows it, and how it goes with each source that can fail."""
+        """Keep what is read whenever Prometheus asks; `attempts` has an entry for each source."""
         self._servicer = servicer
         self._admission = admission
         self._attempts = attempts

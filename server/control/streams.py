@@ -22,7 +22,7 @@ class Limits:
 
     all: int
     address: int = 300
-    """Of one address; Envoys behind a proxy share theirs."""
+    """Maximum streams of one address; Envoys behind a proxy share theirs."""
     first_request_seconds: float = 10.0
     """How long a stream may be there without saying whose it is."""
 

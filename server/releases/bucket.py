@@ -17,7 +17,7 @@ from server.releases.store_errors import StoreUnavailableError, explained, refus
 PARALLEL = 4
 """Transfers at a time."""
 MAX_DOCUMENT_BYTES = 2 << 20
-"""Of a manifest or channel that is read whole."""
+"""Maximum bytes of a manifest or channel, which are read whole."""
 _CHUNK = 1 << 18
 """Bytes of a transfer that breaking off loses at most."""
 

@@ -16,7 +16,7 @@ CASE = 10
 TITLE = "thousands of watchers, silent calls and abandoned calls"
 
 _HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
-"""Of the sustainable load. Abandoned calls are load too: the rest is for the attackers themselves,
+"""Shares of the sustainable load. Abandoned calls are load too; the rest is left to the attackers,
 which share the machine."""
 _GAUGES = ("vireo_calls_under_way", "vireo_streams_open", "vireo_work_queued")
 
