@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from server.errors import VireoError
 from training.ranking.config import RankingConfig
-from training.release.config import ReleaseConfig
 from training.retrieval.config import RetrievalConfig
 
 PROFILES = Path(__file__).parent / "profiles"
-Config = TypeVar("Config", RetrievalConfig, RankingConfig, ReleaseConfig)
+Config = TypeVar("Config", RetrievalConfig, RankingConfig)
 
 
 class ProfileError(VireoError):
@@ -26,7 +25,6 @@ class Profile:
 
     retrieval: RetrievalConfig
     ranking: RankingConfig
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
 
 def load_profile(name: str) -> Profile:
@@ -55,7 +53,6 @@ def read_profile(path: Path) -> Profile:
     return Profile(
         retrieval=_config(path, "retrieval", RetrievalConfig, sections),
         ranking=_config(path, "ranking", RankingConfig, sections),
-        release=_config(path, "release", ReleaseConfig, sections),
     )
 
 
@@ -70,25 +67,16 @@ def _config(path: Path, section: str, kind: type[Config], sections: dict[str, An
                 f"{path}: [{section}] has no setting {name!r}; there are {_listed(list(types))}"
             )
         if not _fits(value, types[name]):
-            raise ProfileError(
-                f"{path}: [{section}] {name} is {value!r}, which isn't {_named(types[name])}"
-            )
+            wanted = getattr(types[name], "__name__", types[name])  # unions have no name
+            raise ProfileError(f"{path}: [{section}] {name} is {value!r}, which isn't {wanted}")
     return kind(**values)
 
 
 def _fits(value: object, wanted: Any) -> bool:
     """Whether a TOML value is of a field's type; 1 passes for 1.0, but true never for 1."""
-    if get_origin(wanted) is Literal:
-        return value in get_args(wanted)
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, wanted) or (isinstance(value, int) and isinstance(0.0, wanted))
-
-
-def _named(wanted: Any) -> str:
-    if get_origin(wanted) is Literal:
-        return f"one of {_listed(list(get_args(wanted)))}"
-    return str(getattr(wanted, "__name__", wanted))
 
 
 def _listed(names: list[str]) -> str:

@@ -19,7 +19,6 @@ from rich.console import Console
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest, Quotas, ScoreWeights
-from server.releases.precision import ModelPrecision
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import VALIDATION_WATCHES, Holdout
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
@@ -101,7 +100,6 @@ def train_all(
         split.model_dump(),
         data.fingerprint(),
         asdict(retrieval),
-        asdict(settings.release),
     )
     for_ranking = fingerprint(for_retrieval, asdict(settings.ranking))
 
@@ -121,11 +119,8 @@ def train_all(
         console.rule("2 of 5  exporting the viewer tower, building index and tables")
         origin = Origin(dataset, split.data_fingerprint, split.holdout)
         run.unmark_draft()
-        release = stage_retrieval(
-            run.draft, model, data, tables, repo, origin, quotas, settings.release.precision
-        )
+        release = stage_retrieval(run.draft, model, data, tables, repo, origin, quotas)
         run.mark_draft(for_retrieval)
-        console.print(_told("viewer tower", release.manifest.precision.viewer_tower))
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(run, watches, repo, release, settings.ranking, for_ranking)
     check_made(watches, data, run.draft, ranking_set, settings.ranking.viewers)
@@ -144,10 +139,7 @@ def train_all(
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
         console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
         weights = weights.model_copy(update={"diversity": chosen})
-    staged = stage_ranker(
-        run.draft, ranker.model, data, ranking_set, weights, settings.release.precision
-    )
-    console.print(_told("ranker", staged.manifest.precision.ranker))
+    stage_ranker(run.draft, ranker.model, data, weights)
     console.rule("5 of 5  evaluation and release")
     metrics = flat(
         {
@@ -188,10 +180,6 @@ def _seeded(profile: Profile, seed: int | None) -> Profile:
         retrieval=replace(profile.retrieval, seed=seed),
         ranking=replace(profile.ranking, seed=seed),
     )
-
-
-def _told(model: str, precision: ModelPrecision) -> str:
-    return f"{model} in {precision.chosen}: {precision.why}"
 
 
 def _ensure_features(

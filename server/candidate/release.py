@@ -131,8 +131,7 @@ class CandidateRelease:
 
     def replay_goldens(self) -> None:
         """Raises ReleaseError unless the viewer tower answers as it did in training."""
-        tolerance = self.manifest.precision.viewer_tower.golden_tolerance
-        replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER, tolerance)
+        replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
 
     def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
         """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""

@@ -21,16 +21,15 @@ class GoldenMismatchError(ReleaseError):
         self.difference = difference
 
 
-def replay(model: Model, golden: Path, tolerance: float = GOLDEN_TOLERANCE) -> None:
+def replay(model: Model, golden: Path) -> None:
     """Runs the golden requests through `model` and compares with the recorded outputs.
 
     Args:
         model: the model as it will serve.
         golden: .npz with `input/<name>` for each input and `output/<name>`.
-        tolerance: largest absolute difference that is accepted.
 
     Raises:
-        GoldenMismatchError: an output is further than that from the recorded one.
+        GoldenMismatchError: an output is further than GOLDEN_TOLERANCE from the recorded one.
         ReleaseError: the file is unfit, or an output isn't finite or has another shape.
     """
     try:
@@ -58,9 +57,9 @@ def replay(model: Model, golden: Path, tolerance: float = GOLDEN_TOLERANCE) -> N
         raise ReleaseError(f"{golden}: replay gave shape {got.shape}, recorded {wanted.shape}")
     difference = float(np.abs(got - wanted).max(initial=0.0))
     # Written so that a recorded NaN is refused too.
-    if not difference <= tolerance:
+    if not difference <= GOLDEN_TOLERANCE:
         raise GoldenMismatchError(
             f"{golden}: replay differs from the recorded outputs by {difference:.2g}, "
-            f"more than {tolerance:g}",
+            f"more than {GOLDEN_TOLERANCE:g}",
             difference,
         )

@@ -77,5 +77,4 @@ class RankingRelease:
 
     def replay_goldens(self) -> None:
         """Raises ReleaseError unless the ranking model answers as it did in training."""
-        tolerance = self.manifest.precision.ranker.golden_tolerance
-        replay(self.ranker, self.folder / layout.GOLDEN_RANKER, tolerance)
+        replay(self.ranker, self.folder / layout.GOLDEN_RANKER)

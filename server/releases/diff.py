@@ -31,7 +31,7 @@ class ReleaseDiff:
     metrics: Mapping[str, tuple[float | None, float | None]]
     """Every metric of either, None where one lacks it."""
     settings: Mapping[str, tuple[Any, Any]]
-    """What differs of data, code, schema, quotas, precision and weights, by "part.field"."""
+    """What differs of data, code, schema, quotas and weights, by "part.field"."""
 
     def as_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -70,12 +70,8 @@ def _settings_changes(before: Manifest, after: Manifest) -> dict[str, tuple[Any,
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    told_elsewhere = {"release_id", "created_at", "metrics", "files", "precision"}
-    settings = _flat(manifest.model_dump(mode="json", exclude=told_elsewhere))
-    # What it was chosen by is other in every training.
-    settings["precision.viewer_tower"] = manifest.precision.viewer_tower.chosen
-    settings["precision.ranker"] = manifest.precision.ranker.chosen
-    return settings
+    told_elsewhere = {"release_id", "created_at", "metrics", "files"}
+    return _flat(manifest.model_dump(mode="json", exclude=told_elsewhere))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

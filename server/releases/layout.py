@@ -48,7 +48,6 @@ VOCABULARY = "vocabulary.json"
 """Object: attribute text to id, from 1."""
 GOLDEN_VIEWER_TOWER = "golden/viewer_tower.npz"
 GOLDEN_RANKER = "golden/ranker.npz"
-"""Arrays `input/<name>` and `output/<name>`: requests and what PyTorch answered, or, of a model
-in int8, what the model itself did where it was made."""
+"""Arrays `input/<name>` and `output/<name>`: requests and what PyTorch answered."""
 GOLDEN_TOLERANCE = 1e-4
-"""Largest absolute difference from the golden outputs that a pod accepts of a float32 model."""
+"""Largest absolute difference from the golden outputs that a pod accepts."""

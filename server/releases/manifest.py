@@ -30,9 +30,8 @@ from server.releases.fields import (
     parse_json,
     shown,
 )
-from server.releases.precision import Precisions
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 """Ours have some 10,000."""
@@ -189,8 +188,6 @@ class Manifest(_Part):
     """How training drew its candidates, and serving and evaluation therefore do."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
-    precision: Precisions = Precisions()
-    """Of the models."""
     score_weights: ScoreWeights
     metrics: dict[Label, float] = Field(max_length=1000)
     files: dict[FilePath, FileEntry] = Field(max_length=1000)

@@ -6,7 +6,6 @@ import pytest
 
 from training.profile import PROFILES, ProfileError, load_profile, read_profile
 from training.ranking.config import RankingConfig
-from training.release.config import ReleaseConfig
 from training.retrieval.config import RetrievalConfig
 
 
@@ -39,14 +38,6 @@ def test_what_is_not_set_has_its_default(tmp_path: Path) -> None:
 
     assert profile.retrieval == RetrievalConfig(epochs=3, learning_rate=1.0, max_minutes=2.0)
     assert profile.ranking == RankingConfig()
-    assert profile.release == ReleaseConfig()
-
-
-def test_the_precision_of_a_release_can_be_set(tmp_path: Path) -> None:
-    path = tmp_path / "own.toml"
-    path.write_text('[release]\nprecision = "int8"\n')
-
-    assert read_profile(path).release.precision == "int8"
 
 
 @pytest.mark.parametrize(
@@ -59,8 +50,6 @@ def test_the_precision_of_a_release_can_be_set(tmp_path: Path) -> None:
         ("[retrieval]\nepochs = 2.5\n", r"\[retrieval\] epochs is 2.5, which isn't int"),
         ("[retrieval]\nepochs = true\n", r"\[retrieval\] epochs is True, which isn't int"),
         ('[retrieval]\ndropout = "high"\n', r"dropout is 'high', which isn't float"),
-        ('[release]\nprecision = "int4"\n', r"'int4', which isn't one of auto, float32, int8"),
-        ("[release]\nprecision = 8\n", r"precision is 8, which isn't one of auto, float32, int8"),
         ("retrieval = 3\n", r"\[retrieval\] must be a section"),
         ("[retrieval\n", "not TOML"),
     ],

@@ -1,7 +1,4 @@
-"""Golden requests: what PyTorch answers to a few real viewers, for every pod to repeat.
-
-Of a model in int8 they are what it answers itself.
-"""
+"""Golden requests: what PyTorch answers to a few real viewers, for every pod to repeat."""
 
 from __future__ import annotations
 
@@ -25,7 +22,6 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import tower_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
-from server.inference.model import Model
 from training.ranking.export import torch_scores
 from training.ranking.model import Ranker
 from training.retrieval.data import RetrievalData
@@ -111,24 +107,6 @@ def ranker_batch(
         inputs["history_vectors"] = np.pad(history, ((0, 0), (0, missing), (0, 0)))
         single.append(inputs)
     return {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
-
-
-def answer_goldens(model: Model, path: Path) -> float:
-    """Has `model` answer the golden requests at `path` in PyTorch's place.
-
-    Returns:
-        The largest absolute difference of its answers from those that were there.
-    """
-    with np.load(path, allow_pickle=False) as arrays:
-        inputs = {
-            name.removeprefix("input/"): arrays[name]
-            for name in arrays.files
-            if name.startswith("input/")
-        }
-        before = arrays[f"output/{model.output}"]
-    answers = model.run(inputs)
-    save_golden(path, inputs, {model.output: answers})
-    return float(np.abs(answers - before).max())
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:

@@ -29,9 +29,6 @@ from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.export import export_ranker
 from training.ranking.model import Ranker
-from training.ranking.training_set import RankingSet
-from training.release.chosen import choose_ranker, choose_tower
-from training.release.config import PrecisionChoice
 from training.release.fresh import fresh_rows
 from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
 from training.release.index import EXACT_LIMIT, build_index
@@ -65,7 +62,6 @@ def stage_retrieval(
     repo: Path,
     origin: Origin,
     quotas: Quotas | None = None,
-    precision: PrecisionChoice = "auto",
 ) -> CandidateRelease:
     """Writes all but the ranker, with a draft of the manifest, so that candidates can be drawn.
 
@@ -77,7 +73,6 @@ def stage_retrieval(
         repo: the Feast repository, for the videos' newest features.
         origin: see there.
         quotas: how candidates are drawn; the defaults of Quotas if None.
-        precision: of the viewer tower.
 
     Raises:
         ExportError: the exported viewer tower doesn't answer as the trained one.
@@ -138,8 +133,7 @@ def stage_retrieval(
         metrics={},
         files={},
     ).write(folder)
-    CandidateRelease.load(folder).replay_goldens()
-    release = choose_tower(folder, data, precision)
+    release = CandidateRelease.load(folder)
     release.replay_goldens()
     return release
 
@@ -148,9 +142,7 @@ def stage_ranker(
     folder: Path,
     model: Ranker,
     data: RetrievalData,
-    ranking_set: RankingSet,
     weights: ScoreWeights,
-    precision: PrecisionChoice = "auto",
 ) -> RankingRelease:
     """Adds the ranker, its goldens and the weights of its tasks.
 
@@ -158,9 +150,7 @@ def stage_ranker(
         folder: the staged release.
         model: the trained ranker.
         data: what the towers were trained on.
-        ranking_set: what the ranker was trained on.
         weights: how the tasks' probabilities make a score.
-        precision: of the ranker.
 
     Raises:
         ExportError: the exported ranker doesn't answer as the trained one.
@@ -175,10 +165,8 @@ def stage_ranker(
     )
     golden = folder / layout.GOLDEN_RANKER
     write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
-    draft = Manifest.read(folder).model_copy(update={"score_weights": weights})
-    draft.write(folder)
-    RankingRelease.load(folder).replay_goldens()
-    release = choose_ranker(folder, ranking_set, precision)
+    Manifest.read(folder).model_copy(update={"score_weights": weights}).write(folder)
+    release = RankingRelease.load(folder)
     release.replay_goldens()
     return release
 

@@ -34,9 +34,7 @@ def diff(
     console = Console(highlight=False)
     sides = ("before", "after")
     typer.echo(f"before: {before}\nafter:  {after}")
-    settings = table_of(
-        "setting", *sides, texts=sides, title="data, code, schema, quotas, precision, weights"
-    )
+    settings = table_of("setting", *sides, texts=sides, title="data, code, schema, quotas, weights")
     for name, (old, new) in found.settings.items():
         settings.add_row(name, Text(str(old)), Text(str(new)))
     numbers = (*sides, "change")

@@ -17,7 +17,6 @@ from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from server.releases.manifest import Manifest
-    from server.releases.precision import ModelPrecision
     from server.releases.store import ListedRelease
 
 _SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
@@ -91,17 +90,11 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
         "held out": "each viewer's last watch" if manifest.holdout == "last" else "nothing",
         "code": manifest.code_commit[:12],
         "goldens of": manifest.architecture or "an unknown processor",
-        "viewer tower": _told(manifest.precision.viewer_tower),
-        "ranker": _told(manifest.precision.ranker),
         "files": f"{len(manifest.files)}, {megabytes(manifest)}",
         **{name: f"{value:.4f}" for name, value in manifest.metrics.items()},
     }.items():
         table.add_row(name, value)
     Console().print(table)
-
-
-def _told(precision: ModelPrecision) -> str:
-    return f"{precision.chosen}: {precision.why}" if precision.why else precision.chosen
 
 
 def megabytes(manifest: Manifest) -> str:

@@ -65,9 +65,7 @@ def test_list_shows_every_release_and_what_is_wrong_with_an_unfit_one(
     assert listed["good"]["dataset"] == "tiny"
     assert "format_version is None" in listed["odd"]["problem"]
     assert "format_version is None" in vireo("list").stdout
-    shown = vireo("show", "good").stdout
-    assert "good" in shown
-    assert shown.count("float32") == 2, "the viewer tower's precision and the ranker's"
+    assert "good" in vireo("show", "good").stdout
 
 
 def test_diff_shows_files_metrics_and_settings(

@@ -2,7 +2,6 @@ from pathlib import Path
 
 from server.releases.diff import FileChange, diff_releases
 from server.releases.manifest import FileEntry, Manifest
-from server.releases.precision import ModelPrecision, Precisions
 from tests.builders.releases import build_release
 
 
@@ -33,12 +32,3 @@ def test_what_the_models_were_made_of_is_among_the_settings(tmp_path: Path) -> N
         "feature_schema.history_limit": (20, 50),
         "holdout": ("last", "none"),
     }
-
-
-def test_a_models_precision_is_among_the_settings_and_its_measures_are_not(tmp_path: Path) -> None:
-    before = Manifest.read(build_release(tmp_path))
-    tower = ModelPrecision(chosen="int8", why="it is faster", viewers=200)
-    ranker = ModelPrecision(why="it is no faster", viewers=200)
-    precision = Precisions(viewer_tower=tower, ranker=ranker)
-    after = before.model_copy(update={"precision": precision})
-    assert diff_releases(before, after).settings == {"precision.viewer_tower": ("float32", "int8")}

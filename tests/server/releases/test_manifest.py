@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.releases.layout import GOLDEN_TOLERANCE
 from server.releases.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ReleaseError
-from server.releases.precision import Difference, ModelPrecision, Precisions
 from tests.builders.releases import build_release
 
 Document = dict[str, Any]
@@ -57,14 +55,6 @@ def negative_size(document: Document) -> None:
     document["files"]["popular.json"]["size"] = -1
 
 
-def unknown_precision(document: Document) -> None:
-    document["precision"]["ranker"]["chosen"] = "int4"
-
-
-def negative_tolerance(document: Document) -> None:
-    document["precision"]["viewer_tower"]["golden_tolerance"] = -1
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -84,8 +74,6 @@ def negative_tolerance(document: Document) -> None:
         (lost_features, r"manifest field feature_schema\.video_features: Field required"),
         (lost_constants, r"manifest field feature_schema\.constants: Field required"),
         (lost_metrics, "manifest field metrics: Field required"),
-        (unknown_precision, r"manifest field precision\.ranker\.chosen: Input should be 'float32'"),
-        (negative_tolerance, r"field precision\.viewer_tower\.golden_tolerance: Input should be"),
         (negative_size, r"manifest field files\.popular\.json\.size: Input should be greater"),
     ],
 )
@@ -98,36 +86,6 @@ def test_unfit_manifest_is_refused_by_the_field(
     path.write_text(json.dumps(document))
     with pytest.raises(ReleaseError, match=message):
         Manifest.read(tmp_path)
-
-
-def test_a_release_that_says_nothing_of_precision_is_in_float32(tmp_path: Path) -> None:
-    path = build_release(tmp_path) / MANIFEST_NAME
-    document = json.loads(path.read_bytes())
-    del document["precision"]
-    path.write_text(json.dumps(document))
-
-    precision = Manifest.read(tmp_path).precision
-
-    for model in (precision.viewer_tower, precision.ranker):
-        assert (model.chosen, model.golden_tolerance) == ("float32", GOLDEN_TOLERANCE)
-        assert not model.measures
-
-
-def test_what_precision_was_decided_by_can_be_read_again(tmp_path: Path) -> None:
-    build_release(tmp_path)
-    difference = Difference(float32=1.0, int8=0.98, worse_by=0.02, allowed=0.05)
-    ranker = ModelPrecision(
-        chosen="int8",
-        why="it ranks as float32 does in 0.70 of the time",
-        viewers=1000,
-        measures={"overlap_10": difference},
-        golden_tolerance=0.01,
-    )
-    told = Manifest.read(tmp_path).model_copy(update={"precision": Precisions(ranker=ranker)})
-
-    told.write(tmp_path)
-
-    assert Manifest.read(tmp_path).precision.ranker == ranker
 
 
 def test_text_that_is_no_manifest_is_refused() -> None:
