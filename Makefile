@@ -59,7 +59,7 @@ bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the serve
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-chaos: setup ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
+chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
 
 fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON

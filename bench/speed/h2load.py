@@ -29,7 +29,7 @@ _REQUESTS = re.compile(
 _TRAFFIC = re.compile(r"traffic: .*\((\d+)\) data")
 _FINISHED = re.compile(r"finished in ([\d.]+)(us|ms|s|m)")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-_GRPC = ("content-type: application/grpc", "te: trailers")
+GRPC = ("content-type: application/grpc", "te: trailers")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shot:
     """File with what is posted."""
     answer_bytes: int
     """Length of the right answer's body."""
-    headers: tuple[str, ...] = _GRPC
+    headers: tuple[str, ...] = GRPC
     """`name: value` of each."""
 
 

@@ -1,19 +1,29 @@
-"""Case 7: four times as much load as the stack can take."""
+"""Case 7: four times as much load as the stack can take.
+
+Probes at a fifth of the sustainable load are judged, first alone, then in a flood. The flood comes
+from h2load, which takes next to nothing of the processors that the stack needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
+from vireo.v1 import recommendation_pb2
 
 from bench.chaos.capacity import sustainable_rate
 from bench.chaos.chain import Chain
 from bench.chaos.counters import counted
 from bench.chaos.result import CaseResult, Findings
 from bench.chaos.waiting import seconds_until_full
-from bench.load import Answer, p99
+from bench.load import PAGE, Answer, p99
+from bench.speed.h2load import GRPC, Shot, Volley, fire, frame
 
 CASE = 7
 TITLE = "four times the sustainable load"
@@ -27,6 +37,9 @@ _BACK_SECONDS = 5.0
 _SHED = "RESOURCE_EXHAUSTED"
 _SHED_BY_PODS = "vireo_shed_total"
 _SAMPLE = 0.5
+_SHOTS = 2
+"""Viewers whom the flood asks for, a process of h2load each."""
+_METHOD = "vireo.v1.RecommendationService/Recommend"
 
 
 async def run(chain: Chain) -> CaseResult:
@@ -37,9 +50,11 @@ async def run(chain: Chain) -> CaseResult:
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
     memory, before = [_memory(chain)], await counted(chain.ports())
-    async with chain.load(rate=_TIMES * sustainable) as load:
-        ends = time.monotonic() + plan.overload
-        while time.monotonic() < ends:
+    async with (
+        _flood(chain, (_TIMES - _LIGHT) * sustainable) as flood,
+        chain.load(rate=_LIGHT * sustainable) as load,
+    ):
+        while not flood.done():
             await asyncio.sleep(_SAMPLE)
             memory.append(_memory(chain))
     over = time.monotonic()
@@ -52,10 +67,31 @@ async def run(chain: Chain) -> CaseResult:
     findings.must(growth <= _MEMORY_TIMES, f"memory grew to {growth:.2f} times")
     _judge(chain, findings, light.answers, load.answers)
     findings.note(
-        f"{sustainable:.0f}/s sustainable, memory {growth:.2f} times, normal after {back:.1f} s, "
+        f"{sustainable:.0f}/s sustainable, {flood.result().requests} calls in the flood, memory {growth:.2f} times, normal after {back:.1f} s, "
         f"{counts[_SHED_BY_PODS] - before[_SHED_BY_PODS]:.0f} calls shed by pods of all kinds"
     )
     return findings.result(light, load, after, lost=[_SHED])
+
+
+@asynccontextmanager
+async def _flood(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[Volley]]:
+    """Yield the task that sends `rate` requests a second for the time of the plan."""
+    plan, settings = chain.plan, chain.settings
+    url = f"http://{settings.edge}/{_METHOD}"
+    with TemporaryDirectory() as folder:
+        shots = []
+        for number, viewer in enumerate(list(chain.judge.watched)[:_SHOTS]):
+            body = Path(folder) / f"viewer-{number}"
+            request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
+            body.write_bytes(frame(request.SerializeToString()))
+            shots.append(Shot(body, 0, (*GRPC, f"grpc-timeout: {plan.deadline:.0f}S")))
+        firing = asyncio.create_task(
+            fire(url, shots, Path(folder), callers=1, requests=int(rate * plan.overload), rate=rate)
+        )
+        try:
+            yield firing
+        finally:
+            await firing
 
 
 def _judge(chain: Chain, findings: Findings, light: list[Answer], overload: list[Answer]) -> None:
