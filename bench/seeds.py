@@ -26,7 +26,7 @@ import psutil
 from rich.console import Console
 from scipy import stats
 
-from bench.stack import VIREO, served, stack_environment
+from bench.stack import VIREO, stack_environment
 from server.errors import VireoError
 from server.home import Home
 
@@ -53,7 +53,7 @@ def main() -> None:
     path = given.out / f"seeds-{given.data}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    report = home.run(given.data) / "report"
+    report = home.measuring.run(given.data) / "report"
     if report.exists():  # For the page of the newest run.
         (report / "seeds.json").write_text(text)
     console.print(f"result: {path}", soft_wrap=True)
@@ -75,11 +75,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     spent = train_seed(
         own, ["--data", data, "--profile", profile, "--seed", str(seed)], environment
     )
-    # Whatever this seed gave is measured, better than what it gave before or not.
-    whatever = ["--force", "--reason", "every seed is served"]
-    _run(["release", "publish", "--data", data, *whatever], environment)
-    with served(own, environment):
-        found = json.loads(_run(["evaluate", "--served", "--data", data, "--json"], environment))
+    found = json.loads(_run(["evaluate", "--served", "--data", data, "--json"], environment))
     answers = found["answers"]
     if answers["failed"] or answers["degraded"]:
         raise VireoError(f"seed {seed} was not served in full, so it doesn't count: {answers}")
@@ -172,11 +168,11 @@ def mean(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _link(home: Home, own: Home) -> None:
-    """Gives a seed's home the data and features of the main one."""
-    own.root.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "features"):
+    """Give a seed's home the data and features of the main one."""
+    for name in ("data", "features", "measuring/features"):
         (home.root / name).mkdir(parents=True, exist_ok=True)  # the first seed builds features
         link = own.root / name
+        link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(home.root / name, target_is_directory=True)
 

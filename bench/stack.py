@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from typing import TextIO
 
 from server.errors import VireoError
 from server.home import Home
+from server.releases.store import ReleaseStore
 from server.stack.ports import PortTakenError, check_ports_free
+from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
 from server.stack.state import running_stack
 
 VIREO = (sys.executable, "-m", "clients.cli")
 """The `vireo` command of this environment."""
+_CHANNEL = "production"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 _RESERVATIONS = 8
@@ -78,6 +82,40 @@ def served(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+@contextmanager
+def served_release(home: Home, dataset: str) -> Iterator[str]:
+    """Yield host:port of the edge of a stack that serves `home`'s trained release of a data set.
+
+    The stack's S3 below `home` is emptied first: a home that is measured on publishes nothing.
+
+    Raises:
+        VireoError: nothing was trained, or the stack doesn't start.
+    """
+    release = home.trained_release(dataset)
+    environment = stack_environment(home)
+    settings = StackSettings(
+        home=home.root,
+        port_base=int(environment["VIREO_PORT_BASE"]),
+        edge_port=int(environment["VIREO_EDGE_PORT"]),
+    )
+    shutil.rmtree(home.s3, ignore_errors=True)
+    publish(settings, release)
+    with served(home, environment):
+        yield settings.edge
+
+
+def publish(settings: StackSettings, *releases: Path) -> list[str]:
+    """Publish releases to the embedded S3 of a stack that doesn't run, and return their ids.
+
+    The first is then the one in production.
+    """
+    with embedded_s3(settings) as server:
+        store = ReleaseStore(server)
+        ids = [store.publish(folder).release_id for folder in releases]
+        store.set_channel(_CHANNEL, ids[0], store.read_channel(_CHANNEL))
+    return ids
 
 
 def _reserved(base: int) -> bool:

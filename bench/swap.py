@@ -23,7 +23,7 @@ from rich.console import Console
 from vireo.v1 import release_pb2, release_pb2_grpc, viewer_pb2
 
 from bench.load import PAGE, Answer, SteadyLoad, p99
-from bench.stack import served, stack_environment
+from bench.stack import publish, served, stack_environment
 from server.errors import VireoError
 from server.home import Home
 from server.releases.manifest import Manifest
@@ -137,10 +137,7 @@ def measure_swaps(home: Home, dataset: str, plan: SwapPlan, console: Console) ->
         edge_port=int(environment["VIREO_EDGE_PORT"]),
     )
     twin = make_twin(staged, own.root / "twin")
-    with embedded_s3(settings) as server:
-        store = ReleaseStore(server)
-        releases = [store.publish(folder).release_id for folder in (staged, twin)]
-        store.set_channel(CHANNEL, releases[0], store.read_channel(CHANNEL))
+    releases = publish(settings, staged, twin)
     watches = load_watches(home, dataset)
     viewers = watches["viewer_id"].drop_duplicates().head(plan.viewers).tolist()
     viewers += [f"stranger-{number}" for number in range(plan.viewers - len(viewers))]
@@ -180,6 +177,8 @@ class _Swaps:
     ) -> None:
         self._home, self._store, self._releases = home, store, releases
         self._viewers, self._plan, self._console = viewers, plan, console
+        self._moment = int(time.time())
+        """When slates are said to be shown: the same whenever they are asked for."""
 
     async def run(self) -> SwapResult:
         plan, edge = self._plan, self._state().edge
@@ -191,7 +190,8 @@ class _Swaps:
         if all(slates[first, viewer] == slates[second, viewer] for viewer in self._viewers):
             raise VireoError("both releases give the same slates: no mixture could be told")
         memory, windows = [0], []
-        async with SteadyLoad(edge, self._viewers, plan.rate, plan.deadline) as load:
+        load = SteadyLoad(edge, self._viewers, plan.rate, plan.deadline, self._moment)
+        async with load:
             await asyncio.sleep(plan.quiet_seconds)
             before = list(load.answers)
             for number in range(1, plan.swaps + 1):
@@ -224,7 +224,10 @@ class _Swaps:
         wanted = list(self._viewers)
         for _ in range(_ATTEMPTS):
             unfit = []
-            for answer in await ask_viewers(edge, wanted, concurrency=_LEARNERS, deadline=5.0):
+            moments = [self._moment] * len(wanted)
+            for answer in await ask_viewers(
+                edge, wanted, moments, concurrency=_LEARNERS, deadline=5.0
+            ):
                 if answer.failure or answer.degradations or answer.release_id != release_id:
                     unfit.append(answer)
                 else:

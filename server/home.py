@@ -75,6 +75,11 @@ class Home:
         return folder
 
     @property
+    def measuring(self) -> Home:
+        """The home of measured fits; see `training.measuring`."""
+        return Home(self.root / "measuring")
+
+    @property
     def cache(self) -> Path:
         """Releases fetched from S3, content-addressed."""
         return self.root / "cache"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.candidate.release import CandidateRelease
 from server.releases.manifest import Manifest, ReleaseError
+from training.data.folder import replaced_folder
 
 
 def fingerprint(*parts: object) -> str:
@@ -51,6 +53,16 @@ class Run:
     def release(self) -> Path:
         """The finished release."""
         return self.folder / "release"
+
+    def forget(self) -> None:
+        """Delete everything of the run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stage_copy(self, release: Path) -> None:
+        """Put a copy of a finished release, from another run, in this run's place for one."""
+        self.unmark_draft()
+        with replaced_folder(self.release) as place:
+            shutil.copytree(release, place, dirs_exist_ok=True)
 
     def drafted(self, inputs: str) -> CandidateRelease | None:
         """The draft, where its retrieval part was made of these inputs."""

@@ -10,14 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.stack import VIREO, stack_environment
+from bench.stack import VIREO, publish, stack_environment
 from server.errors import VireoError
 from server.home import Home
-from server.releases.store import ReleaseStore
-from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
 
-_CHANNEL = "production"
 _FETCHED = "ml-100k"
 _PROFILE = "quick"
 
@@ -50,10 +47,7 @@ def prepared(
         port_base=int(environment["VIREO_PORT_BASE"]),
         edge_port=int(environment["VIREO_EDGE_PORT"]),
     )
-    with embedded_s3(settings) as server:
-        store = ReleaseStore(server)
-        release_id = store.publish(source.staged_release(dataset)).release_id
-        store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
+    publish(settings, source.staged_release(dataset))
     return settings, environment
 
 
@@ -80,7 +74,7 @@ def _small(home: Home, dataset: str, console: Console) -> Home:
     console.print(f"training a small release on {dataset}, since {home.root} has none")
     environment = stack_environment(small)
     _run(["data", "fetch", dataset], environment)
-    _run(["train", "--data", dataset, "--profile", _PROFILE], environment)
+    _run(["train", "--data", dataset, "--profile", _PROFILE, "--no-refit"], environment)
     console.print(f"trained in {time.monotonic() - started:.0f} s")
     return small
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from clients.cli.edge import CaOption, TokenOption, edge_of
+from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
 from clients.cli.studies import print_studies
 from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
+    from server.home import Home
     from training.evaluation.commands import Evaluated
 
 _COLUMNS = {
@@ -29,7 +31,10 @@ _COLUMNS = {
 def evaluate(
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
     served: Annotated[
-        bool, typer.Option("--served", help="Ask the running stack, through its edge.")
+        bool,
+        typer.Option(
+            "--served", help="Serve the measured release on a stack of its own, and ask its edge."
+        ),
     ] = False,
     lists: Annotated[
         Path | None,
@@ -41,7 +46,8 @@ def evaluate(
     target: Annotated[
         str,
         typer.Option(
-            help="With --served: host:port of the edge; the stack of VIREO_HOME if absent."
+            help="With --served: host:port of the edge of a running stack that serves a measured "
+            "release and its features; a stack of its own is started if absent."
         ),
     ] = "",
     ca: CaOption = None,
@@ -66,6 +72,13 @@ def evaluate(
     tune_quotas: Annotated[
         bool,
         typer.Option("--tune-quotas", help="Try shares of the sources on validation."),
+    ] = False,
+    tune_baselines: Annotated[
+        bool,
+        typer.Option(
+            "--tune-baselines",
+            help="Try the settings of every baseline on validation; evaluations use the best.",
+        ),
     ] = False,
     diversity: Annotated[
         bool, typer.Option("--diversity", help="Study what diversity costs and gives.")
@@ -114,7 +127,8 @@ def evaluate(
     from training.evaluation.baselines.registry import BASELINES, QUICK
     from training.evaluation.studies import Studies
 
-    home, errors = Home.current(), Console(stderr=True)
+    # What is served has learned from every watch: its measured twin is asked.
+    home, errors = Home.current().measuring, Console(stderr=True)
     if report:
         typer.echo(f"page: {commands.write_report_page(home, data, page)}")
         return
@@ -127,6 +141,7 @@ def evaluate(
             ("leaks", check_leaks, studies.leaks),
             ("sources", sources, studies.sources),
             ("quotas", tune_quotas, studies.quotas),
+            ("baselines", tune_baselines, studies.baselines),
             ("diversity", diversity, studies.diversity),
             ("ablations", without, lambda: studies.ablations(without or [])),
             ("cold_start", cold_start, lambda: studies.cold_start(minutes)),
@@ -140,11 +155,11 @@ def evaluate(
     beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
-        edge = edge_of(target, ca, token)
-        options = commands.ServedOptions(
-            edge.target, path, concurrency, deadline, edge.credentials()
-        )
-        evaluated = commands.evaluate_served(home, data, options, errors, baselines=beside)
+        with _asked_edge(home, data, target, ca, token) as edge:
+            options = commands.ServedOptions(
+                edge.target, path, concurrency, deadline, edge.credentials()
+            )
+            evaluated = commands.evaluate_served(home, data, options, errors, baselines=beside)
     elif lists is not None:
         raise VireoError("--lists writes what the stack answers: give --served too")
     else:
@@ -157,6 +172,20 @@ def evaluate(
         typer.echo(f"lists: {path}")
     if not served or evaluated.agreement:
         typer.echo(f"report: {home.run(data) / 'report' / 'index.html'}")
+
+
+@contextmanager
+def _asked_edge(
+    home: Home, dataset: str, target: str, ca: Path | None, token: str
+) -> Iterator[Edge]:
+    """Yield the edge at `target`, or that of a stack that serves `home`'s release meanwhile."""
+    from bench.stack import served_release
+
+    if target:
+        yield edge_of(target, ca, token)
+        return
+    with served_release(home, dataset) as own:
+        yield edge_of(own, None, "")
 
 
 def _print(evaluated: Evaluated) -> None:
@@ -173,7 +202,11 @@ def _print(evaluated: Evaluated) -> None:
         table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
     print_table(table, console)
     if ranker:
-        names = {"auc": "AUC", "ece": "calibration error"}
+        names = {
+            "auc": "AUC",
+            "ece": "calibration error",
+            "predicted_over_observed": "predicted over observed",
+        }
         for task in ("watch", "like"):
             found = [
                 f"{title} {ranker[f'{task}_{name}']:.4f}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -19,33 +18,22 @@ from server.home import Home
 app = typer.Typer(no_args_is_help=True)
 
 
-class Holdout(StrEnum):
-    """What to keep from training."""
-
-    last = "last"
-    none = "none"
-
-
 @app.command()
 def build(
     name: Annotated[str, typer.Argument(help="Which data set.")],
-    holdout: Annotated[
-        Holdout,
-        typer.Option(
-            help="last: keep every viewer's last watch from training, to test with. "
-            "none: use all of them."
-        ),
-    ] = Holdout.last,
 ) -> None:
-    """Split a data set and build its features, in place of any earlier ones."""
+    """Build the features that viewers are served, as of now, in place of any earlier ones.
+
+    What is held out to measure on has features of its own, which `vireo train` builds.
+    """
     from server.stack.state import running_stack
     from training.features.build import build_features
     from training.features.progress import progress_bars
 
     home, console = Home.current(), Console()
     with progress_bars(console) as progress:
-        build_features(home, name, holdout.value, progress)
-    console.print(f"{name}: features built, holdout {holdout.value}.", highlight=False)
+        build_features(home, name, "none", progress)
+    console.print(f"{name}: features built, of every event.", highlight=False)
     if running_stack(home) is not None:
         # Its gateways keep the store that they opened.
         console.print("A stack is running: start it again to serve them.", highlight=False)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
-
-
-class HoldoutChoice(StrEnum):
-    """What is kept from training."""
-
-    LAST = "last"
-    NONE = "none"
 
 
 def train(
@@ -21,36 +13,36 @@ def train(
     profile: Annotated[
         str,
         typer.Option(
-            help="Settings: demo (minutes), quick (seconds), quality, or bench (a million videos)."
+            help="Settings: demo (minutes), quality, large (a million videos), or quick (seconds, "
+            "to try things out). By the size of the data if absent."
         ),
-    ] = "demo",
+    ] = "",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of all that is random; the profile's if absent.")
     ] = None,
-    holdout: Annotated[
-        HoldoutChoice | None,
+    refit: Annotated[
+        bool,
         typer.Option(
-            help="last: keep each viewer's last watch to test on. none: train on all of them. "
-            "As the features were built if absent, else last."
+            help="Fit again on every watch, with the settings that were chosen, once the first "
+            "fit has been measured on each viewer's held-out last watch. If not, the measured "
+            "release is the one to publish: half the time, and it has never seen those watches."
         ),
-    ] = None,
+    ] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier runs' results.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Train both models and stage a release; Ctrl-C and run again to go on from there."""
     from server.home import Home
+    from training.data.dataset import describe_dataset
+    from training.sizing import choose_profile
     from training.train import train_all
 
-    home = Home.current()
-    manifest = train_all(
-        home,
-        data,
-        profile,
-        seed=seed,
-        holdout=None if holdout is None else holdout.value,
-        fresh=fresh,
-        console=Console(stderr=True, highlight=False),
-    )
+    home, errors = Home.current(), Console(stderr=True, highlight=False)
+    if not profile:
+        chosen = choose_profile(describe_dataset(home, data))
+        errors.print(chosen.described(refit), soft_wrap=True)
+        profile = chosen.profile
+    manifest = train_all(home, data, profile, seed=seed, refit=refit, fresh=fresh, console=errors)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return
@@ -59,6 +51,6 @@ def train(
     if chain is not None:
         beside = f" (EASE {ease:.3f})" if ease is not None else ""
         console.print(f"NDCG@10 on the held-out watches: [bold]{chain:.3f}[/]{beside}")
-        console.print(f"report:  {home.run(data) / 'report'}", soft_wrap=True)
+        console.print(f"report:  {home.measuring.run(data) / 'report'}", soft_wrap=True)
     console.print(f"release: [bold]{manifest.release_id}[/], publish it with:")
     console.print(f"  vireo release publish --data {data}", soft_wrap=True)

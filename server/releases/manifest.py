@@ -35,6 +35,10 @@ FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 """Ours have some 10,000."""
+CANDIDATES = 300
+"""How many a ranker is trained on, and asked for, unless a profile has another number."""
+MAX_CANDIDATES = 2000
+"""What pods rank at most."""
 
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 TaskWeight = Annotated[float, Field(ge=0, le=100)]
@@ -183,9 +187,14 @@ class Manifest(_Part):
     data_fingerprint: Word
     holdout: Literal["last", "none"]
     """Whether each viewer's last watch was kept from training, so that it can be tested."""
+    measured: ReleaseId | Literal[""] = ""
+    """The measured twin, whole below `layout.MEASURED`, whose metrics these are: fitted with the
+    same settings to all but the held-out watches. Empty if this release was measured itself."""
     feature_schema: FeatureSchema
     quotas: Quotas = Quotas()
     """How training drew its candidates, and serving and evaluation therefore do."""
+    candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
+    """How many: the ranker learned from lists of this length, and its probabilities hold for them."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights
@@ -256,9 +265,9 @@ def _check_format(document: Any, source: str) -> None:
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
-    """The entry of every file below `folder` but the manifest, by POSIX path."""
+    """The entry of every file below `folder` but its manifest, by POSIX path."""
     return {
         path.relative_to(folder).as_posix(): FileEntry.of(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
+        if path.is_file() and path != folder / MANIFEST_NAME
     }

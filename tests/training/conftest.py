@@ -9,8 +9,8 @@ import torch
 from server.home import Home
 from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.fits import fit_measured
 from training.features.watches import load_watches
-from training.train import train_all
 
 TRAINED = "trained"
 
@@ -20,10 +20,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home in which `train_all` has run on a small data set, called "trained"."""
+    """A home of measured fits, with one of a small data set, called "trained"."""
     home = Home(tmp_path_factory.mktemp("trained"))
     write_small_dataset(home, TRAINED, random_interactions())
-    train_all(home, TRAINED, "quick")
+    fit_measured(home, TRAINED)
     return home
 
 

@@ -9,7 +9,7 @@ from training.ranking.config import RankingConfig
 from training.retrieval.config import RetrievalConfig
 
 
-@pytest.mark.parametrize("name", ["bench", "demo", "quick", "quality"])
+@pytest.mark.parametrize("name", ["demo", "large", "quick", "quality"])
 def test_the_profiles_that_ship_can_be_read(name: str) -> None:
     profile = load_profile(name)
 
@@ -18,15 +18,15 @@ def test_the_profiles_that_ship_can_be_read(name: str) -> None:
 
 def test_the_folder_holds_no_profile_that_is_not_tested() -> None:
     assert sorted(path.stem for path in PROFILES.iterdir()) == [
-        "bench",
         "demo",
+        "large",
         "quality",
         "quick",
     ]
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
-    with pytest.raises(ProfileError, match="no profile 'best'; choose one of bench, demo"):
+    with pytest.raises(ProfileError, match="no profile 'best'; choose one of demo, large"):
         load_profile("best")
 
 

@@ -1,124 +1,112 @@
+"""What is served has learned from every watch; what is measured has not seen those held out."""
+
 from __future__ import annotations
 
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.features.constants import feature_constants
 from server.home import Home
+from server.releases import layout
 from server.releases.manifest import Manifest
-from training import train as training
+from tests.builders.datasets import random_interactions, write_small_dataset
 from training.data.dataset import DatasetMissingError
-from training.features.watches import Split
-from training.release.stage import stage_retrieval
-from training.run import Run
+from training.features.online import read_online
+from training.features.watches import Split, load_watches
 from training.train import train_all
 
+DATASET = "refitted"
 
-def said(console: Console) -> str:
+
+@pytest.fixture(scope="module")
+def refitted_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("refitted"))
+    write_small_dataset(home, DATASET, random_interactions())
+    train_all(home, DATASET, "quick", console=Console(file=io.StringIO()))
+    return home
+
+
+@pytest.fixture
+def served(refitted_home: Home) -> Manifest:
+    return Manifest.read(refitted_home.staged_release(DATASET))
+
+
+def test_viewers_are_served_with_their_newest_watch(refitted_home: Home) -> None:
+    watches = load_watches(refitted_home, DATASET)
+    newest = watches.drop_duplicates("viewer_id", keep="last")
+    held_out = load_watches(refitted_home.measuring, DATASET).query("part == 'test'")
+    assert set(zip(held_out["viewer_id"], held_out["video_id"], strict=True)) <= set(
+        zip(newest["viewer_id"], newest["video_id"], strict=True)
+    )
+    for viewer_id, video_id in newest[["viewer_id", "video_id"]].head(20).itertuples(index=False):
+        online = read_online(refitted_home.features(DATASET), viewer_id)
+        assert online.history_ids[-1] == video_id
+
+
+def test_measuring_knows_nothing_of_the_held_out_watches(refitted_home: Home) -> None:
+    held_out = load_watches(refitted_home.measuring, DATASET).query("part == 'test'")
+    for viewer_id, video_id in held_out[["viewer_id", "video_id"]].head(20).itertuples(index=False):
+        online = read_online(refitted_home.measuring.features(DATASET), viewer_id)
+        assert video_id not in online.history_ids
+
+
+def test_the_released_fit_has_the_figures_and_the_files_of_its_measured_twin(
+    refitted_home: Home, served: Manifest
+) -> None:
+    twin = Manifest.read(refitted_home.measuring.staged_release(DATASET))
+    assert (served.holdout, twin.holdout) == ("none", "last")
+    assert served.measured == twin.release_id
+    assert not twin.measured
+    assert served.metrics == twin.metrics
+    assert "chain.ndcg_10" in served.metrics
+    assert served.score_weights == twin.score_weights
+    inside = refitted_home.staged_release(DATASET) / layout.MEASURED
+    assert Manifest.read(inside) == twin
+    for path, entry in twin.files.items():
+        assert served.files[f"{layout.MEASURED}/{path}"] == entry
+    assert f"{layout.MEASURED}/manifest.json" in served.files
+
+
+def test_each_fit_has_features_of_its_own(refitted_home: Home) -> None:
+    assert Split.load(refitted_home, DATASET).holdout == "none"
+    assert Split.load(refitted_home.measuring, DATASET).holdout == "last"
+
+
+def test_training_again_fits_neither_again(refitted_home: Home, served: Manifest) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    assert train_all(refitted_home, DATASET, "quick", console=console) == served
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    assert "1 of 5" not in console.file.getvalue()
 
 
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-@pytest.fixture
-def home(trained_home: Home, tmp_path: Path) -> Home:
-    """A copy of the trained home, to train on in."""
-    shutil.copytree(trained_home.root, tmp_path / "home")
-    return Home(tmp_path / "home")
-
-
-def test_training_again_with_the_same_settings_does_nothing(
-    home: Home, manifest: Manifest, console: Console
+def test_without_a_second_fit_the_measured_release_is_staged(
+    refitted_home: Home, tmp_path: Path
 ) -> None:
-    assert train_all(home, "trained", "quick", console=console) == manifest
-    assert f"nothing to do: {manifest.release_id}" in said(console)
-    assert "1 of 5" not in said(console)
+    shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)
+    home = Home(tmp_path / "home")
+    manifest = train_all(home, DATASET, "quick", refit=False, console=Console(file=io.StringIO()))
+    assert manifest.holdout == "last"
+    assert Manifest.read(home.staged_release(DATASET)) == manifest
 
 
-def test_features_that_are_computed_otherwise_make_a_new_training_set(
-    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    constants = feature_constants() | {"co_watch.history": 3.0}
-    monkeypatch.setattr("server.releases.manifest.feature_constants", lambda: constants)
-    ranking_set = Run(home.run("trained")).ranking_set
-    before = ranking_set.stat().st_mtime_ns
-    assert train_all(home, "trained", "quick", console=console) != manifest
-    assert ranking_set.stat().st_mtime_ns != before
-    assert "1 of 5" in said(console)
+def test_the_features_of_both_are_of_the_same_watches(refitted_home: Home) -> None:
+    columns = ["viewer_id", "video_id", "time"]
+    served, measured = (
+        load_watches(home, DATASET)[columns] for home in (refitted_home, refitted_home.measuring)
+    )
+    pd.testing.assert_frame_equal(served, measured)
 
 
-def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
-    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "build_ranking_set", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_all(home, "trained", "quick", seed=5, console=console)
-    assert "1 of 5" in said(console)
-    assert Manifest.read(home.staged_release("trained")) == manifest, "the old release stays"
-
-    again = Console(file=io.StringIO(), width=200)
-    resumed = train_all(home, "trained", "quick", seed=5, console=again)
-    assert "1 of 5" not in said(again)
-    assert "4 of 5" in said(again)
-    assert Manifest.read(home.staged_release("trained")) == resumed != manifest
-
-
-def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def staged_and_interrupted(*arguments: Any) -> None:
-        stage_retrieval(*arguments)
-        raise KeyboardInterrupt
-
-    def run(seed: int) -> str:
-        console = Console(file=io.StringIO(), width=200)
-        with pytest.raises(KeyboardInterrupt):
-            train_all(home, "trained", "quick", seed=seed, console=console)
-        return said(console)
-
-    monkeypatch.setattr(training, "build_ranking_set", interrupted)
-    run(5)
-    assert "1 of 5" not in run(5), "its own draft is"
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "stage_retrieval", staged_and_interrupted)
-        run(6)
-    assert "1 of 5" in run(5)
-
-
-def test_the_same_seed_gives_the_same_release_and_fresh_forgets_everything(
-    home: Home, manifest: Manifest, console: Console, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fresh = train_all(home, "trained", "quick", fresh=True, console=console)
-    assert not capsys.readouterr().out, "standard output is for the result alone"
-    assert "1 of 5" in said(console)
-    models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
-    assert {path: fresh.files[path] for path in models} == models
-    assert fresh.metrics == pytest.approx(manifest.metrics)
-
-
-def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Console) -> None:
-    everything = train_all(home, "trained", "quick", holdout="none", console=console)
-    assert "viewer activity" in said(console), "building features takes long enough for a bar"
-    assert everything.holdout == Split.load(home, "trained").holdout == "none"
-    assert "held_out.ndcg_10" in everything.metrics
-    assert not any(name.startswith("chain.") for name in everything.metrics)
-    assert not (home.run("trained") / "report").exists(), "that of the release before is gone"
+def test_a_fresh_start_forgets_both_fits(refitted_home: Home, tmp_path: Path) -> None:
+    shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)
+    console = Console(file=io.StringIO(), width=200)
+    train_all(Home(tmp_path / "home"), DATASET, "quick", fresh=True, console=console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("1 of 5") == 2
 
 
 def test_an_unknown_data_set_says_how_to_get_it(tmp_path: Path) -> None:

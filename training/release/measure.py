@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from server.features.keys import video_keys
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
+from server.releases.manifest import Manifest
 from training.evaluation.chain import (
     ChainAnswers,
     features_before_test,
@@ -26,13 +28,16 @@ from training.evaluation.chain import (
     run_chain,
 )
 from training.evaluation.comparison import gains, hits
-from training.release.gate import Measured
+from training.release.gate_measures import Measured
+from training.release.predictions import Predictions, in_both
 
-_BINS = 10
 _TIMED_VIEWERS = 200
 _WARM_UP = 5
+_NO_KEY = np.iinfo(np.int64).min
 
+BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class LoadedRelease:
 
     candidates: CandidateRelease
     ranking: RankingRelease
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return the release's manifest."""
+        return self.candidates.manifest
 
     @staticmethod
     def load(folder: Path) -> LoadedRelease:
@@ -57,10 +67,9 @@ def measure(
     watches: pd.DataFrame,
     repo: Path,
     *,
-    count: int,
     most_viewers: int,
 ) -> tuple[Measured, Measured] | None:
-    """Asks both releases for the test viewers' best.
+    """Ask both releases for the test viewers' best, as many candidates as each states.
 
     A viewer whose held-out video one of the two doesn't have is left out: it would be counted
     as that release's mistake, and says nothing of its models.
@@ -70,11 +79,10 @@ def measure(
         candidate: the one that may follow it.
         watches: the split, as in `training.features.watches.WATCHES`.
         repo: the Feast repository.
-        count: how many candidates are ranked for each viewer.
         most_viewers: how many viewers to ask for; of more, so many are drawn, the same always.
 
     Returns:
-        What the current one did, and the candidate; None where no viewer can be asked for.
+        What the current one did, and the candidate; None if no viewer can be asked for.
     """
     test = watches[watches["part"] == "test"]
     keys = video_keys(test["video_id"].tolist())
@@ -86,68 +94,88 @@ def measure(
         test = test.sample(most_viewers, random_state=0).sort_index()
     features = features_before_test(test, repo)
     keys = video_keys(test["video_id"].tolist())
-    seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS], count)
-    answered = [
-        _measured(release, features, keys, count, spent)
-        for release, spent in zip((now, candidate), seconds, strict=True)
-    ]
-    return answered[0], answered[1]
-
-
-def _measured(
-    release: LoadedRelease,
-    features: Sequence[ViewerFeatures],
-    keys: npt.NDArray[np.int64],
-    count: int,
-    seconds: Float64Array,
-) -> Measured:
-    """What one release does for these viewers, whose held-out videos have these keys."""
-    targets = release.candidates.rows.find(keys)
-    answers = run_chain(release.candidates, release.ranking, features, targets, count)
-    ranks = list_ranks(answers.ranked, targets)
-    predicted, observed = _by_bin(answers, targets)
-    return Measured(
-        release_id=release.candidates.manifest.release_id,
-        gains=gains(ranks, 10),
-        hits=hits(ranks, 100),
-        slates=answers.ranked[:, :10],
-        videos=len(release.candidates.keys),
-        predicted=predicted,
-        observed=observed,
-        predictions=(answers.ranked >= 0).sum(1).astype(np.float64),
-        seconds=seconds,
+    asked = [_ask(release, features, keys) for release in (now, candidate)]
+    seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS])
+    liked = test["liked"].to_numpy(bool)
+    held_out = _fingerprint(test)
+    first, second = (
+        Measured(
+            release_id=each.release.candidates.manifest.release_id,
+            held_out=held_out,
+            gains=gains(each.ranks, 10),
+            hits=hits(each.ranks, 100),
+            slates=each.answers.ranked[:, :10],
+            videos=len(each.release.candidates.keys),
+            predictions={
+                "watch": each.watch_predictions(compared),
+                "like": each.like_predictions(liked),
+            },
+            seconds=spent,
+        )
+        for each, compared, spent in zip(
+            asked, in_both(asked[0].keys, asked[1].keys), seconds, strict=True
+        )
     )
+    return first, second
 
 
-def _by_bin(
-    answers: ChainAnswers, targets: npt.NDArray[np.int64]
-) -> tuple[Float64Array, Float64Array]:
-    """Watch probabilities and watches, summed by viewer and bin of probability, both [v, b].
+@dataclass(frozen=True)
+class _Asked:
+    """A release's answers for v viewers whose held-out videos are at `targets`, int64[v]."""
 
-    Their sums over viewers give the same error as `metrics.expected_calibration_error`.
-    """
-    viewers = len(targets)
-    real = answers.ranked >= 0
-    bins = np.minimum((answers.watch * _BINS).astype(np.int64), _BINS - 1)
-    places = (np.arange(viewers)[:, None] * _BINS + bins)[real]
-    watched = (answers.ranked == targets[:, None])[real]
+    release: LoadedRelease
+    answers: ChainAnswers
+    targets: Int64Array
 
-    def summed(values: npt.NDArray[Any]) -> Float64Array:
-        sums = np.bincount(places, values, minlength=viewers * _BINS)
-        return sums.astype(np.float64).reshape(viewers, _BINS)
+    @cached_property
+    def ranks(self) -> Int64Array:
+        """Return the place of each held-out video."""
+        return list_ranks(self.answers.ranked, self.targets)
 
-    return summed(answers.watch[real]), summed(watched)
+    @cached_property
+    def real(self) -> BoolArray:
+        """Return where there is a candidate, bool[v, c]."""
+        return self.answers.ranked >= 0
+
+    @cached_property
+    def keys(self) -> Int64Array:
+        """Return the keys of the candidates, best first, int64[v, c]; _NO_KEY for none."""
+        return np.where(self.real, self.release.candidates.keys[self.answers.ranked], _NO_KEY)
+
+    def watch_predictions(self, compared: BoolArray) -> Predictions:
+        """Return how the watch probabilities of its candidates came true."""
+        watched = self.answers.ranked == self.targets[:, None]
+        return Predictions.of(self.answers.watch, watched, self.real, compared & self.real)
+
+    def like_predictions(self, liked: BoolArray) -> Predictions:
+        """Return how the like probabilities of the held-out videos came true."""
+        everyone = np.ones((len(liked), 1), bool)
+        return Predictions.of(self.answers.target_like[:, None], liked[:, None], everyone, everyone)
+
+
+def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array) -> _Asked:
+    """Return what a release answers viewers whose held-out videos have these keys."""
+    targets = release.candidates.rows.find(keys)
+    count = release.candidates.manifest.candidates
+    answers = run_chain(release.candidates, release.ranking, features, targets, count)
+    return _Asked(release, answers, targets)
+
+
+def _fingerprint(test: pd.DataFrame) -> str:
+    """Return the SHA-256 of who is asked for, and of the watches that are held out."""
+    columns = test[["viewer_id", "video_id", "time"]].astype(str)
+    return hashlib.sha256(columns.to_csv(index=False).encode()).hexdigest()
 
 
 def _inference_seconds(
-    releases: Sequence[LoadedRelease], features: Sequence[ViewerFeatures], count: int
+    releases: Sequence[LoadedRelease], features: Sequence[ViewerFeatures]
 ) -> list[Float64Array]:
     """Seconds that viewer tower and ranker take for each viewer, float64[t] of each release.
 
     Of the processor's time, which both take in this thread alone: what else has it doesn't count.
     The releases take turns, and turns at being first, so that what slows it meets both alike.
     """
-    asked = [_timed_call(release, count) for release in releases]
+    asked = [_timed_call(release) for release in releases]
     spent = np.zeros((len(releases), len(features)))
     for viewer in features[:_WARM_UP]:
         for call in asked:
@@ -159,9 +187,10 @@ def _inference_seconds(
     return list(spent)
 
 
-def _timed_call(release: LoadedRelease, count: int) -> Callable[[ViewerFeatures], float]:
+def _timed_call(release: LoadedRelease) -> Callable[[ViewerFeatures], float]:
     retrieval = CandidatePipeline(release.candidates, fail_open=False)
     ranker = RankingPipeline(release.ranking)
+    count = release.candidates.manifest.candidates
 
     def call(viewer: ViewerFeatures) -> float:
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))

@@ -8,14 +8,15 @@ from server.candidate.release import FILES as CANDIDATE_FILES
 from server.errors import VireoError
 from server.home import Home
 from server.ranking.release import FILES as RANKING_FILES
+from server.releases import layout
 from server.releases.cache import ReleaseCache
-from server.releases.manifest import Manifest, OlderFormatError, ReleaseError
+from server.releases.channel_document import BestFigures
+from server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from training.evaluation.served import check_dataset, check_split
 from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.ranking.config import RankingConfig
 from training.release.gate import GateResult, Margins, judge
 from training.release.measure import LoadedRelease, measure
 
@@ -36,18 +37,20 @@ def ask_gate(
     *,
     most_viewers: int,
     margins: Margins | None = None,
+    best: BestFigures | None = None,
     replaces: bool = False,
 ) -> GateResult:
     """Compares a candidate with the release that viewers get now, measured in one run.
 
     Args:
-        home: where the data set and its features are.
+        home: where the data set is, and the features that hold out what is measured on.
         store: where the releases are.
         cache: through which they are fetched.
         now_id: the current release.
         candidate_id: the one that may follow it.
         most_viewers: how many test viewers to ask for at most.
         margins: how much worse is allowed; the defaults if None.
+        best: the best figures that the channel keeps.
         replaces: whether the candidate takes the current release's place in its channel. One of
             the user's own data may then take that of a release of example data.
 
@@ -69,17 +72,18 @@ def ask_gate(
         return GateResult(
             "not comparable", reason=f"the current release can't be measured: {error}"
         )
-    loaded = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+    LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
     if replaces and now.dataset != candidate.dataset and _gives_way(home, now, candidate):
         return GateResult(
             "nothing to compare",
             reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} from "
             f"{candidate.dataset}; to take it back: vireo release rollback",
         )
+    measuring = home.measuring
     try:
-        split = _split_of_both(home, now, candidate)
-        watches = load_watches(home, candidate.dataset)
-        before = LoadedRelease.load(cache.fetch(store, now_id, FILES))
+        asked = [_measurable(store, cache, manifest) for manifest in (now, candidate)]
+        split = _split_of_both(measuring, *(each.manifest for each in asked))
+        watches = load_watches(measuring, candidate.dataset)
     except (
         NotComparableError,
         DatasetMissingError,
@@ -89,21 +93,33 @@ def ask_gate(
     ) as error:
         return GateResult("not comparable", reason=str(error))
     measured = measure(
-        before,
-        loaded,
+        asked[0],
+        asked[1],
         watches,
-        home.features(candidate.dataset),
-        count=RankingConfig().candidates,
+        measuring.features(candidate.dataset),
         most_viewers=most_viewers,
     )
     if measured is None:
         return GateResult(
             "not comparable", reason="no held-out video is in the catalogues of both releases"
         )
-    result = judge(*measured, margins)
+    # Those who read the result know the releases, not their measured twins.
+    before, after = (
+        replace(each, release_id=release_id)
+        for each, release_id in zip(measured, (now_id, candidate_id), strict=True)
+    )
+    result = judge(before, after, margins, best)
     if now.data_fingerprint == split.data_fingerprint:
         return result
     return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+
+
+def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) -> LoadedRelease:
+    """Return what of a release can be measured: its measured twin, or itself if it has none."""
+    if not manifest.measured:
+        return LoadedRelease.load(cache.fetch(store, manifest.release_id, FILES))
+    files = [f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES)]
+    return LoadedRelease.load(cache.fetch(store, manifest.release_id, files) / layout.MEASURED)
 
 
 def _gives_way(home: Home, now: Manifest, candidate: Manifest) -> bool:

@@ -40,13 +40,13 @@ class Processes:
         """Whether this is the one that reads, writes, prints and validates."""
         return self.rank == 0
 
-    def leader_says(self, order: bool = False) -> bool:
-        """What the leading process says with `order`; the others wait for it."""
+    def leader_says(self, order: str) -> str:
+        """Return the leading process's `order`, whatever the others pass; they wait for it."""
         if self.count == 1:
             return order
         said = [order]
         dist.broadcast_object_list(said, src=0)
-        return bool(said[0])
+        return said[0]
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """The sum of each value over all processes."""
@@ -78,12 +78,6 @@ class Processes:
             gradient = gradient.coalesce()
             dist.all_reduce(gradient)
             parameter.grad = gradient.coalesce()
-
-    def leave(self) -> None:
-        """Parts from the others, once all have come this far."""
-        if self.count > 1:
-            dist.barrier()
-            dist.destroy_process_group()
 
     def wait(self) -> None:
         """Waits until all have come this far."""

@@ -67,7 +67,8 @@ async def run(chain: Chain) -> CaseResult:
     findings.must(growth <= _MEMORY_TIMES, f"memory grew to {growth:.2f} times")
     _judge(chain, findings, light.answers, load.answers)
     findings.note(
-        f"{sustainable:.0f}/s sustainable, {flood.result().requests} calls in the flood, memory {growth:.2f} times, normal after {back:.1f} s, "
+        f"{sustainable:.0f}/s sustainable, {flood.result().requests} calls in the flood, memory "
+        f"{growth:.2f} times, normal after {back:.1f} s, "
         f"{counts[_SHED_BY_PODS] - before[_SHED_BY_PODS]:.0f} calls shed by pods of all kinds"
     )
     return findings.result(light, load, after, lost=[_SHED])

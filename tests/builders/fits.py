@@ -1,0 +1,34 @@
+"""Fits of both models to a small data set, in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console
+
+from server.home import Home
+from server.releases.manifest import Manifest
+from training.data.dataset import load_dataset
+from training.data.split import Holdout
+from training.fit import fit
+from training.profile import load_profile
+
+
+def fit_measured(
+    home: Home,
+    dataset: str,
+    *,
+    seed: int | None = None,
+    holdout: Holdout = "last",
+    console: Console | None = None,
+) -> Manifest:
+    """Fit to a data set of `home`, features and run in `home` itself; return the manifest."""
+    settings = load_profile("quick")
+    if seed is not None:
+        settings = replace(
+            settings,
+            retrieval=replace(settings.retrieval, seed=seed),
+            ranking=replace(settings.ranking, seed=seed),
+        )
+    console = console or Console(quiet=True)
+    return fit(home, load_dataset(home, dataset), settings, holdout, console)

@@ -1,0 +1,69 @@
+"""The gate before a release that has learned from every watch: its measured twin is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clients.cli.release.promote import PromotionRefusedError
+from server.home import Home
+from server.releases.manifest import Manifest, describe_files
+from server.releases.store import ReleaseStore
+from tests.builders.datasets import ring_interactions, write_small_dataset
+from tests.builders.variants import changed_copy, with_shuffled_ranker
+from tests.clients.release.conftest import Vireo
+from training.release.measured import add_measured
+from training.train import train_all
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("ring"))
+    write_small_dataset(home, "ring", ring_interactions())
+    train_all(home, "ring", "quick", refit=False, console=Console(quiet=True))
+    return home
+
+
+def of_every_watch(release: Path, folder: Path, release_id: str, twin: Path) -> Path:
+    """Return a copy of a release that says to hold out nothing, and has this measured twin."""
+    changed_copy(release, folder, release_id=release_id, holdout="none")
+    add_measured(folder, twin)
+    Manifest.read(folder).model_copy(update={"files": describe_files(folder)}).write(folder)
+    return folder
+
+
+def test_the_gate_asks_the_measured_twins(
+    home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(home.root))
+    good = home.measuring.staged_release("ring")
+    bad = with_shuffled_ranker(good, tmp_path / "bad", "bad")
+    for release_id, twin in (("now", good), ("same", good), ("worse", bad)):
+        store.publish(of_every_watch(good, tmp_path / release_id, release_id, twin))
+    assert vireo("promote", "now").exit_code == 0
+
+    refused = vireo("promote", "worse", "--json")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    told = json.loads(refused.stdout)["gate"]
+    assert told["outcome"] == "refused"
+
+    same = vireo("promote", "same")
+    assert same.exit_code == 0, same.output
+
+
+def test_a_release_with_a_twin_is_compared_with_one_that_was_measured_itself(
+    home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(home.root))
+    good = home.measuring.staged_release("ring")
+    store.publish(changed_copy(good, tmp_path / "itself", release_id="itself"))
+    store.publish(of_every_watch(good, tmp_path / "refitted", "refitted", good))
+    assert vireo("promote", "itself").exit_code == 0
+    done = vireo("promote", "refitted")
+    assert done.exit_code == 0, done.output
+    assert "NDCG@10" in done.output

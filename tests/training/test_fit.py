@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from server.features.constants import feature_constants
+from server.home import Home
+from server.releases.manifest import Manifest
+from tests.builders.fits import fit_measured
+from training import fit as fitting
+from training.features.watches import Split
+from training.release.stage import stage_retrieval
+from training.run import Run
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def home(trained_home: Home, tmp_path: Path) -> Home:
+    """A copy of the trained home, to train on in."""
+    shutil.copytree(trained_home.root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+def test_training_again_with_the_same_settings_does_nothing(
+    home: Home, manifest: Manifest, console: Console
+) -> None:
+    assert fit_measured(home, "trained", console=console) == manifest
+    assert f"nothing to do: {manifest.release_id}" in said(console)
+    assert "1 of 5" not in said(console)
+
+
+def test_features_that_are_computed_otherwise_make_a_new_training_set(
+    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = feature_constants() | {"co_watch.history": 3.0}
+    monkeypatch.setattr("server.releases.manifest.feature_constants", lambda: constants)
+    ranking_set = Run(home.run("trained")).ranking_set
+    before = ranking_set.stat().st_mtime_ns
+    assert fit_measured(home, "trained", console=console) != manifest
+    assert ranking_set.stat().st_mtime_ns != before
+    assert "1 of 5" in said(console)
+
+
+def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
+    home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "build_ranking_set", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit_measured(home, "trained", seed=5, console=console)
+    assert "1 of 5" in said(console)
+    assert Manifest.read(home.staged_release("trained")) == manifest, "the old release stays"
+
+    again = Console(file=io.StringIO(), width=200)
+    resumed = fit_measured(home, "trained", seed=5, console=again)
+    assert "1 of 5" not in said(again)
+    assert "4 of 5" in said(again)
+    assert Manifest.read(home.staged_release("trained")) == resumed != manifest
+
+
+def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def staged_and_interrupted(*arguments: Any) -> None:
+        stage_retrieval(*arguments)
+        raise KeyboardInterrupt
+
+    def run(seed: int) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        with pytest.raises(KeyboardInterrupt):
+            fit_measured(home, "trained", seed=seed, console=console)
+        return said(console)
+
+    monkeypatch.setattr(fitting, "build_ranking_set", interrupted)
+    run(5)
+    assert "1 of 5" not in run(5), "its own draft is"
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "stage_retrieval", staged_and_interrupted)
+        run(6)
+    assert "1 of 5" in run(5)
+
+
+def test_the_same_seed_gives_the_same_release(
+    home: Home, manifest: Manifest, console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run(home.run("trained")).forget()
+    fresh = fit_measured(home, "trained", console=console)
+    assert not capsys.readouterr().out, "standard output is for the result alone"
+    assert "1 of 5" in said(console)
+    models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
+    assert {path: fresh.files[path] for path in models} == models
+    assert fresh.metrics == pytest.approx(manifest.metrics)
+
+
+def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Console) -> None:
+    everything = fit_measured(home, "trained", holdout="none", console=console)
+    assert "viewer activity" in said(console), "building features takes long enough for a bar"
+    assert everything.holdout == Split.load(home, "trained").holdout == "none"
+    assert "held_out.ndcg_10" in everything.metrics
+    assert not any(name.startswith("chain.") for name in everything.metrics)
+    assert not (home.run("trained") / "report").exists(), "that of the release before is gone"

@@ -1,0 +1,21 @@
+"""The home of measured fits, whose features and runs hold out each viewer's last watch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.home import Home
+
+
+def measuring_home(home: Home) -> Home:
+    """Return the home of `home`'s measured fits, made if it isn't there yet.
+
+    It shares the data sets. Its features are not those that viewers are served: measuring needs
+    what was known before the held-out watches, serving needs all that is known now.
+    """
+    measuring = home.measuring
+    measuring.root.mkdir(parents=True, exist_ok=True)
+    link = measuring.root / "data"
+    if not link.is_symlink():
+        link.symlink_to(Path("..") / "data", target_is_directory=True)
+    return measuring
