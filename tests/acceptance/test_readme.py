@@ -16,7 +16,7 @@ from clients.cli.up import show_endpoints
 from server.home import Home
 from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.stack import Stack, running_stack
-from tests.builders.viewing import write_viewing_csv
+from tests.builders.viewing import FUTURE_ROW, VIDEOS, watched_by, write_viewing_csv
 from tests.builders.waiting import until
 
 README = (CHECKOUT / "README.md").read_text()
@@ -133,42 +133,53 @@ async def test_your_own_data_takes_the_demos_place_while_it_runs_and_after(
     """In the README's order: the demo is still up in the first terminal."""
     write_viewing_csv(tmp_path)
     (script,) = blocks("sh", "Your own data")
-    *before_up, up = script.strip().splitlines()
+    import_data, *before_up, up = script.strip().splitlines()
     assert up == "vireo up"
+    watched = watched_by("0", tmp_path)
     home = Home(tmp_path / "home")
     for part in (Home.data, Home.features, Home.run):
         shutil.copytree(part(demo_home, "ml-100k"), part(home, "ml-100k"))
 
     with running_stack(home.root, prepare="vireo release publish --data ml-100k") as demo:
-        told = run("\n".join(before_up), demo.environment, tmp_path)
+        refusal = refused(import_data, demo.environment, tmp_path)
+        assert f"watched.csv, row {FUTURE_ROW}, column timestamp" in refusal
+        assert "--skip-bad-rows" in refusal
+        commands = [f"{import_data} --skip-bad-rows", *before_up]
+        told = run("\n".join(commands), demo.environment, tmp_path)
         assert "was made from example data, ml-100k" in told
         assert "to take it back: vireo release rollback" in told
         refusal = refused(up, demo.environment)
         assert f"it answers at {demo.edge}" in refusal
         assert "serves what channel production names within seconds" in refusal
-        await until(lambda: own_slate(demo))
+        await until(lambda: own_slate(demo, watched))
 
     with running_stack(home.root) as stack:
-        assert own_slate(stack)
+        assert own_slate(stack, watched)
 
 
-def refused(command: str, environment: dict[str, str]) -> str:
+def refused(command: str, environment: dict[str, str], folder: Path | None = None) -> str:
     """What a command says that ends with 1."""
     done = subprocess.run(
-        ["bash", "-euc", command], env=environment, capture_output=True, text=True, timeout=240
+        ["bash", "-euc", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 1, done.stdout
     return done.stderr
 
 
-def own_slate(stack: Stack) -> bool:
-    """Whether the slate is of the user's videos: all of them, in full."""
+def own_slate(stack: Stack, watched: set[str]) -> bool:
+    """Whether the slate is of the user's videos: all of them, in full, none of those watched."""
     slate = json.loads(run("vireo recommend --viewer 0 --json", stack.environment))
     assert "degradations" not in slate
     ids = {item["videoId"] for item in slate["items"]}
     assert len(ids) == 10
-    own = {f"00{n}" for n in range(100)}
+    own = {f"00{n}" for n in range(VIDEOS)}
     assert ids <= own or not ids & own, "videos of two releases in one slate"
+    assert not ids & watched
     return ids <= own
 
 
