@@ -28,9 +28,6 @@ from training.features.watches import load_watches
 
 PAGE = 10
 """Videos of a slate."""
-CANDIDATES = 500
-"""Candidates that are ranked for it: more than gateways ask for by default. What is published was
-measured with as many, and goes on being compared with."""
 _REQUEST_ID = "bench"
 _TOLERANCE = 1e-5
 """Of a score: a pod runs the same code on the same machine."""
@@ -76,13 +73,13 @@ def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     reader = FeatureReader(features, _SECONDS)
     chain = InProcess.load(release)
-    release_id = chain.candidate.release.manifest.release_id
+    manifest = chain.candidate.release.manifest
     found = []
     for viewer_id in viewers:
         request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=PAGE)
         query = RecommendQuery.of(request, _REQUEST_ID, Deadline(time.monotonic()))
         viewer = reader.read(viewer_id)
-        retrieval = retrieve_request(query, viewer, CANDIDATES, release_id)
+        retrieval = retrieve_request(query, viewer, manifest.candidates, manifest.release_id)
         ranked = chain.slate(decode(retrieval), PAGE)
         ids = [chain.ranking.release.ids[row] for row in ranked.rows.tolist()]
         found.append(

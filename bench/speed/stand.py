@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.speed.another_pod import another_pod
-from bench.speed.asked import CANDIDATES, Asked, asked, first_viewers
+from bench.speed.asked import Asked, asked, first_viewers
 from bench.stack import served, stack_environment
 from server.home import Home
+from server.releases.manifest import MAX_CANDIDATES
 from server.releases.store import ReleaseStore
 from server.stack.processes import ProcessSpec, pod_processes
 from server.stack.s3 import access, embedded_s3
@@ -27,8 +28,7 @@ SETTINGS = {
     "VIREO_SHEDDING": "false",
     # For the same reason no stage is given up, nor asked for less, where the machine is busy with
     # something else.
-    "VIREO_CANDIDATES": str(CANDIDATES),
-    "VIREO_LEAST_CANDIDATES": str(CANDIDATES),
+    "VIREO_LEAST_CANDIDATES": str(MAX_CANDIDATES),
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",

@@ -1,4 +1,8 @@
-"""A viewer's activity: how each watched video changes it, offline and live alike."""
+"""What a viewer's activity features are: how each watched video changes them.
+
+`training.features.activity` writes the same in bulk, for training and for the online store; tests
+hold it against this. Nothing changes a viewer's row between two builds of the features.
+"""
 
 from __future__ import annotations
 

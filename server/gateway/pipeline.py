@@ -37,6 +37,8 @@ class RecommendPipeline:
     rank: Rank
     shadow: Shadow | None = None
     """Repeats what was answered in full, for comparison."""
+    candidates: int | None = None
+    """How many to have ranked; None for as many as the release states."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -59,13 +61,14 @@ class RecommendPipeline:
                 viewer = ViewerFeatures()
 
         own = release.manifest.release_id
-        count = self.quality.count(query.page_size)
+        wanted = self.candidates or release.manifest.candidates
+        count = self.quality.count(query.page_size, wanted)
         retrieval = await attempt("retrieval", self.retrieve(query, viewer, count, own))
         candidates = retrieval.value
         missing = candidates is not None and any(report.failure for report in candidates.sources)
         if missing:
             degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-        if candidates is not None and count < self.quality.full(query.page_size):
+        if candidates is not None and count < wanted:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         ranking = _NOT_RUN
         if candidates is None or (missing and not candidates.keys):
@@ -87,7 +90,7 @@ class RecommendPipeline:
                     degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
                 elif self.shadow is not None and not degradations:
                     seconds = retrieval.seconds + ranking.seconds
-                    self.shadow.offer(query, viewer, items, release_id, seconds)
+                    self.shadow.offer(query, viewer, count, items, release_id, seconds)
 
         return pb.RecommendResponse(
             items=items,

@@ -21,33 +21,33 @@ _GROWTH = 0.25
 class Quality:
     """The quality factor: down by a share while calls are often late, up by steady growth."""
 
-    def __init__(
-        self, candidates: int, least: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Begins with all candidates.
+    def __init__(self, least: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with all candidates.
 
         Args:
-            candidates: how many to ask for while all is well.
-            least: how few at worst.
+            least: how few candidates to ask for at worst.
             clock: gives seconds.
         """
-        self._candidates = candidates
-        self._least = min(1.0, least / candidates)
+        self._least = least
+        self._min_factor = 0.0
         self._clock = clock
         self._lateness = 0.0
         self._factor, self._since = 1.0, -math.inf
 
     def factor(self) -> float:
         """The share of candidates to ask for now, at most 1."""
-        return min(1.0, self._factor + _GROWTH * (self._clock() - self._since))
+        grown = self._factor + _GROWTH * (self._clock() - self._since)
+        return min(1.0, max(self._min_factor, grown))
 
-    def count(self, page_size: int) -> int:
-        """How many candidates to ask for now, for a page of this size."""
-        return max(page_size, round(self._candidates * self.factor()))
+    def count(self, page_size: int, candidates: int) -> int:
+        """Return how many candidates to ask for now.
 
-    def full(self, page_size: int) -> int:
-        """How many to ask for while all is well."""
-        return max(page_size, self._candidates)
+        Args:
+            page_size: the page that they must fill.
+            candidates: how many to ask for while all is well.
+        """
+        self._min_factor = min(1.0, self._least / candidates)
+        return max(page_size, round(candidates * self.factor()))
 
     def timely(self) -> None:
         """A call has been answered in time."""
@@ -58,4 +58,4 @@ class Quality:
         self._lateness += _WEIGHT * (1 - self._lateness)
         now = self._clock()
         if self._lateness > _OFTEN and now - self._since >= _PAUSE_SECONDS:
-            self._factor, self._since = max(self._least, _SHRINK * self.factor()), now
+            self._factor, self._since = max(self._min_factor, _SHRINK * self.factor()), now

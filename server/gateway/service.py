@@ -140,20 +140,20 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=told)),
         )
 
-    quality = Quality(settings.candidates, settings.least_candidates)
+    quality = Quality(settings.least_candidates)
     QUALITY.set_function(quality.factor)
     retrieve, rank = stages("", settings.retrieval_timeout, settings.ranking_timeout, quality)
     shadow = None
     if settings.shadow_share:
         repeated = stages("shadow_", SECONDS, SECONDS)
-        shadow = Shadow(*repeated, settings.candidates, settings.shadow_share)
+        shadow = Shadow(*repeated, settings.shadow_share)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.last_features_bytes, settings.last_features_seconds)
         read = ReadFeatures(worker, settings.features_timeout, last)
-        pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow)
+        pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from server.home import Home
+from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.pod import PodSettings
 
 
@@ -23,9 +24,10 @@ class GatewaySettings(PodSettings):
     features: Path = Field(default_factory=lambda: Home.current().root / "features")
     """Folder with the Feast repository of each data set, by name."""
 
-    candidates: int = Field(default=300, ge=1, le=2000)
-    """How many candidates to have ranked; a larger page asks for as many as it has."""
-    least_candidates: int = Field(default=100, ge=1, le=2000)
+    candidates: int | None = Field(default=None, ge=1, le=MAX_CANDIDATES)
+    """How many candidates to have ranked, in place of the release's own number, which its ranker
+    learned from; a larger page asks for as many as it has."""
+    least_candidates: int = Field(default=100, ge=1, le=MAX_CANDIDATES)
     """How few to ask for at worst, while pods are slow to answer."""
     default_deadline: float = Field(default=1.0, gt=0)
     """Seconds within which to answer a caller that sets no deadline."""

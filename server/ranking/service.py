@@ -18,6 +18,7 @@ from server.pipeline.caller import Caller
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
+from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
 from server.rpc.pod import Pod
 from server.rpc.release_service import served
@@ -25,8 +26,6 @@ from server.rpc.viewer import decode_viewer
 from server.rpc.worker import Worker
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
-MOST_CANDIDATES = 2000
-"""Candidates in one run of the model; the contract has the same bound."""
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -99,9 +98,9 @@ def _build(folder: Path) -> RankingPipeline:
 
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:
-    sizes = {BATCH: MOST_BATCH, CANDIDATES: MOST_CANDIDATES, HISTORY: RANKER_HISTORY}
+    sizes = {BATCH: MOST_BATCH, CANDIDATES: MAX_CANDIDATES, HISTORY: RANKER_HISTORY}
     # What one viewer may have: several share it.
-    limits = Limits(sizes, product=MOST_CANDIDATES * RANKER_HISTORY)
+    limits = Limits(sizes, product=MAX_CANDIDATES * RANKER_HISTORY)
     return ServedModel(pipeline.release.ranker, limits)
 
 

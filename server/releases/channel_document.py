@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.releases.fields import ReleaseId, Revision, Time, first_problem, parse_json, shown
+from server.releases.fields import (
+    Label,
+    ReleaseId,
+    Revision,
+    Sha256,
+    Time,
+    first_problem,
+    parse_json,
+    shown,
+)
 from server.releases.store_errors import StoreError
 
 Action = Literal["promote", "rollback", "share"]
@@ -21,6 +30,17 @@ MAX_DOCUMENT_BYTES = 1 << 20
 _PENDING = "pending"
 NEVER_SET = json.dumps({_PENDING: None}).encode()
 """What a channel's object holds if its first change came to nothing."""
+
+
+class BestFigures(BaseModel):
+    """The best that a channel's releases have reached on the same held-out watches."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    held_out: Sha256
+    """Fingerprint of these watches."""
+    figures: dict[Label, float] = Field(max_length=64)
+    """By measure of the gate."""
 
 
 class ChannelPointer(BaseModel):
@@ -51,6 +71,8 @@ class ChannelPointer(BaseModel):
         default=(), max_length=MAX_FINDINGS
     )
     """What the gate objected to, where it was overridden."""
+    best: BestFigures | None = None
+    """What the next release is held against besides this one; None if nothing was measured."""
 
 
 class Pending(BaseModel):

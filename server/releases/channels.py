@@ -31,6 +31,7 @@ from server.releases.channel_document import (
     MAX_FINDING,
     MAX_FINDINGS,
     Action,
+    BestFigures,
     ChannelDocument,
     ChannelPointer,
     parse_record,
@@ -42,7 +43,7 @@ from server.releases.store_errors import ChannelChangedError, StoreError
 
 log = structlog.get_logger()
 
-__all__ = ["CANARY", "Change", "Channel", "ChannelPointer", "Channels", "this_user"]
+__all__ = ["CANARY", "BestFigures", "Change", "Channel", "ChannelPointer", "Channels", "this_user"]
 
 CANARY = "canary"
 """The channel that gets a share of the viewers."""
@@ -77,6 +78,8 @@ class Change:
     findings: tuple[str, ...] = ()
     returns_to: int | None = None
     """Of a rollback: the revision that the next one goes back to."""
+    best: BestFigures | None = None
+    """Best figures to keep from now on."""
 
 
 class Channels:
@@ -197,6 +200,7 @@ class Channels:
                 returns_to=returns_to,
                 forced=change.forced,
                 findings=tuple(each[:MAX_FINDING] for each in change.findings[:MAX_FINDINGS]),
+                best=change.best,
             )
         except ValidationError as error:
             raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error

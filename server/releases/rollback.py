@@ -26,7 +26,7 @@ class Rollback:
 
 
 def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
-    """Points a channel at its last good release, with the share that it had then.
+    """Points a channel at its last good release, with the share and best figures of then.
 
     A promotion is a step forward, a rollback takes it back: after two rollbacks the channel
     names what it did two promotions before.
@@ -50,6 +50,7 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
             share=record.share,
             reason=reason,
             returns_to=record.returns_to,
+            best=record.best,
         )
         try:
             pointer = store.change_channel(name, change, before)

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.speed.asked import CANDIDATES, PAGE
+from bench.speed.asked import PAGE
 from bench.speed.stand import SETTINGS
 from clients.cli.release.gc import gc
 from clients.cli.release.options import MOST_VIEWERS
 from server.gateway.query import DEFAULT_PAGE_SIZE
 from server.gateway.settings import GatewaySettings
 from server.home import Home
+from server.releases.manifest import CANDIDATES, MAX_CANDIDATES, Manifest
 from server.rpc.pod import PodSettings
 from server.stack.settings import StackSettings
+from training.profile import PROFILES, read_profile
 from training.ranking.config import RankingConfig
 from training.release.gate import Margins
 from vireo_client import Client
@@ -32,18 +34,15 @@ def default_of(function: object, parameter: str) -> object:
 
 
 PHRASES = [
-    ("bench/README.md", f"{CANDIDATES} candidates, a page of {PAGE}."),
-    ("bench/README.md", f"A gateway asks for {GATEWAY['candidates']} candidates by default"),
-    (
-        "docs/recommendations.md",
-        f"candidates of all sources (gateways ask for {GATEWAY['candidates']} by default)",
-    ),
-    ("docs/releases.md", f"of the {GATEWAY['candidates']} candidates"),
+    ("bench/README.md", f"a page of {PAGE}:"),
+    ("bench/README.md", f"500 in the profile for large catalogues and {CANDIDATES} in all others"),
+    ("docs/recommendations.md", f"(releases state {CANDIDATES} unless their profile"),
     ("docs/releases.md", f"`--viewers`: {MOST_VIEWERS:,} of them"),
     ("docs/releases.md", f"NDCG@10 | {MARGINS.ndcg_10:.0%} of"),
     ("docs/releases.md", f"Recall@100 | {MARGINS.recall_100:.0%} of"),
     ("docs/releases.md", f"ten places | {MARGINS.coverage_10:.0%} of"),
-    ("docs/releases.md", f"watch probabilities | {MARGINS.calibration_error} |"),
+    ("docs/releases.md", f"like probabilities | {MARGINS.log_loss:.0%} of"),
+    ("docs/releases.md", f"or likes, differ | {MARGINS.miscalibration}:"),
     ("docs/releases.md", f"taking turns | {MARGINS.inference_p50:.0%} of"),
     ("docs/pods.md", f"By default that is {POD['keep_previous_seconds']:.0f} s"),
     ("docs/rest.md", f"a body {GATEWAY['max_message_bytes'] >> 20} MiB"),
@@ -60,8 +59,15 @@ def test_a_default_that_is_told_is_that_of_the_code(document: str, phrase: str) 
     assert phrase in " ".join((CHECKOUT / document).read_text().split())
 
 
-def test_the_ranker_is_trained_on_as_many_candidates_as_gateways_have_ranked() -> None:
-    assert RankingConfig().candidates == GATEWAY["candidates"]
+def test_gateways_ask_for_as_many_candidates_as_the_release_states_unless_they_are_told() -> None:
+    assert GATEWAY["candidates"] is None
+    assert "VIREO_CANDIDATES" not in SETTINGS
+    assert RankingConfig().candidates == Manifest.model_fields["candidates"].default == CANDIDATES
+
+
+def test_profiles_rank_as_many_candidates_as_the_document_says() -> None:
+    counts = {path.stem: read_profile(path).ranking.candidates for path in PROFILES.glob("*.toml")}
+    assert sorted(counts.values()) == [CANDIDATES] * (len(counts) - 1) + [500]
 
 
 def test_gc_keeps_what_the_document_says() -> None:
@@ -72,9 +78,8 @@ def test_gc_keeps_what_the_document_says() -> None:
     assert "within a day (`--grace-hours`)" in text
 
 
-def test_the_benchmark_serves_what_it_asks_for_and_says_that_it_is_not_the_default() -> None:
-    assert {SETTINGS["VIREO_CANDIDATES"], SETTINGS["VIREO_LEAST_CANDIDATES"]} == {str(CANDIDATES)}
-    assert GATEWAY["candidates"] != CANDIDATES
+def test_the_benchmark_has_pods_asked_for_no_less_when_they_are_slow() -> None:
+    assert SETTINGS["VIREO_LEAST_CANDIDATES"] == str(MAX_CANDIDATES)
 
 
 def test_the_home_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,6 @@ from training.evaluation.served import (
 )
 from training.evaluation.systems import baseline_systems, of_lists
 from training.features.watches import Split, load_watches
-from training.ranking.config import RankingConfig
 from training.run import Run
 
 
@@ -90,7 +89,6 @@ def evaluate_staged(
             home.features(dataset),
             run.checkpoints,
             run.report,
-            RankingConfig().candidates,
             baselines=baselines,
             fitting=fitting,
         )

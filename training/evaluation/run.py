@@ -78,7 +78,6 @@ def evaluate_release(
     repo: Path,
     checkpoints: Path,
     report: Path,
-    count: int,
     *,
     baselines: Sequence[str] = QUICK,
     fitting: Callable[[str], None] = lambda _: None,
@@ -91,13 +90,13 @@ def evaluate_release(
         repo: the Feast repository.
         checkpoints: where the learning curves are.
         report: folder of the report; what it has of other systems is kept.
-        count: how many candidates are ranked for each viewer.
         baselines: which to measure it beside.
         fitting: called with the name of each before it is fitted.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     bed = TestBed.of(watches, candidates.ids)
     features = features_before_test(bed.watches, repo)
+    count = candidates.manifest.candidates
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
     systems = baseline_systems(bed.past, bed.viewers, baselines, fitting)
     systems["two_tower"] = of_chunks(

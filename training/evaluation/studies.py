@@ -75,13 +75,12 @@ class Studies:
 
     def quotas(self) -> list[dict[str, float]]:
         """Recall on validation of many quotas, the best first; no file."""
-        count = load_profile(self.profile).ranking.candidates
-        return tune_quotas(self._asked("validation"), count)
+        return tune_quotas(self._asked("validation"), self._release.manifest.candidates)
 
     def diversity(self) -> dict[str, Any]:
         """The curve of diversity, on validation and on test."""
         ranking = RankingRelease.load(self.run.release)
-        count = load_profile(self.profile).ranking.candidates
+        count = self._release.manifest.candidates
 
         def study(part: HeldOutPart) -> dict[str, Any]:
             held_out = last_held_out(self._watches, self._repo, self._release.rows, part)

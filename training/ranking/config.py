@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.releases.manifest import CANDIDATES
+
 
 @dataclass(frozen=True)
 class RankingConfig:
     """The `[ranking]` section of a profile."""
 
     seed: int = 1
-    candidates: int = 300
-    """How many candidates are drawn for each label event: as many as the gateway has ranked."""
+    candidates: int = CANDIDATES
+    """How many candidates are drawn for each label event. The manifest repeats it, and gateways,
+    gate and evaluation ask for as many."""
     viewers: int = 100_000
     """Viewers whose watches are label events, at most; of more, so many are drawn."""
     holdout_share: float = 0.15

@@ -1,8 +1,10 @@
-"""The ranker's training set: what the server would have known and drawn before each label.
+"""The ranker's training set: what this release draws before each label, and what was known then.
 
-Label events are the validation watches, which no part of retrieval has seen. Their
-candidates come from the very pipeline that serves, their features from point-in-time joins one
-microsecond before the label: the history before a viewer's last label has the labels before it.
+Label events are the validation watches. No part of retrieval was fitted to them, but the towers'
+epoch is the one that did best on each viewer's last. Candidates come from the very pipeline that
+serves, whose popular and fresh videos are those of the newest snapshot; features come from
+point-in-time joins one microsecond before the label, and the history before a viewer's last label
+has the labels before it.
 Likes are labelled by the same watches and by the last watches of the train part; for those no
 candidates are drawn, since retrieval was trained on them.
 """

@@ -1,27 +1,35 @@
 """The gate before a promotion: is the candidate worse than the current one, beyond chance?
 
-A measure refuses a candidate where it is worse than the current release by more than its margin
-and the paired bootstrap over the viewers says that this is no chance. So neither a loss that is
-allowed nor one that is noise stops anybody. But a loss of several margins stops it even where it
-may be noise: too few viewers to tell are no proof that nothing was lost.
+A measure refuses a candidate if it is worse than the current release by more than its margin and
+the paired bootstrap over the viewers says that this is no chance. So neither a loss that is
+allowed nor one that is noise stops anybody. But a loss of several margins stops it even if it may
+be noise: too few viewers to tell are no proof that nothing was lost.
+
+Losses that are each allowed must not add up. A candidate that is worse than the current release is
+held, by the same rule, against the best figures that the channel's releases reached on the same
+watches as well. One that is no worse than the current release never fails for these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from server.releases.channel_document import BestFigures
+from training.release.gate_measures import MEASURES, Measure, Measured
+
 Int64Array = npt.NDArray[np.int64]
-Float64Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1_000
 
-Verdict = Literal["better", "no worse", "within margin", "within noise", "inconclusive", "worse"]
+Verdict = Literal[
+    "better", "no worse", "within margin", "within noise", "inconclusive", "worse", "below the best"
+]
 
 
 @dataclass(frozen=True)
@@ -34,36 +42,16 @@ class Margins:
     """Share of the current Recall@100 that may be lost."""
     coverage_10: float = 0.10
     """Share of the current coverage of the first ten places that may be lost."""
-    calibration_error: float = 0.01
-    """How much the calibration error of watch probabilities may grow, as it is."""
+    log_loss: float = 0.02
+    """Share of the current log loss of watch or like probabilities that may be added."""
+    miscalibration: float = 0.2
+    """How much the factor by which predicted and observed watches or likes differ may grow, as it
+    is: from 1.05 to 1.25."""
     inference_p50: float = 0.25
     """Share by which the median processor time of viewer tower and ranker may grow: a budget, and
     wide enough for what a busy machine does to two measurements."""
     inconclusive: float = 3.0
-    """How many margins a loss may be that may be chance; a larger one is refused all the same."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one release did for v test viewers, in their order."""
-
-    release_id: str
-    gains: Float64Array
-    """What each adds to NDCG@10, float64[v]."""
-    hits: Float64Array
-    """Whether the held-out video was among the first hundred, float64[v]."""
-    slates: Int64Array
-    """Rows of the first ten, int64[v, 10], -1 for none."""
-    videos: int
-    """Size of its catalogue."""
-    predicted: Float64Array
-    """Sum of the watch probabilities in each of b bins of probability, float64[v, b]."""
-    observed: Float64Array
-    """How many of these were watched, float64[v, b]."""
-    predictions: Float64Array
-    """How many probabilities there are, float64[v]."""
-    seconds: Float64Array
-    """Processor time of viewer tower and ranker for some of the viewers, float64[t]."""
+    """How many margins a loss may be that may be chance; a larger one is refused anyway."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +69,10 @@ class Check:
     margin: float
     """Largest change for the worse that is allowed, in the measure's unit."""
     verdict: Verdict
+    best: float | None = None
+    """Best figure that the channel keeps; None if there is none of this measure."""
     refused: bool = False
-    """Whether it stands against the promotion: worse, or inconclusive and far beyond the margin."""
+    """Whether it stands against the promotion."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +81,11 @@ class GateResult:
 
     outcome: Literal["passed", "refused", "not comparable", "nothing to compare"]
     checks: tuple[Check, ...] = ()
-    """Empty where nothing was measured."""
+    """Empty if nothing was measured."""
     viewers: int = 0
     """How many viewers both releases were asked for."""
+    held_out: str = ""
+    """Fingerprint of these viewers' held-out watches."""
     reason: str = ""
     """Why nothing was measured, or what to know of what was."""
 
@@ -104,74 +96,128 @@ class GateResult:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What stands against the promotion, a line each; empty where nothing does."""
+        """What stands against the promotion, a line each; empty if nothing does."""
         if self.outcome == "not comparable":
             return (self.reason,)
         return tuple(_finding(check) for check in self.checks if check.refused)
+
+    def best_figures(self, kept: BestFigures | None) -> BestFigures | None:
+        """Return what a channel keeps once it names the candidate.
+
+        After a promotion against the gate these are the candidate's own figures: whoever overrides
+        it accepts the loss, and what follows is held against that release.
+
+        Args:
+            kept: what the channel kept before; it goes on if there was nothing to compare.
+        """
+        if not self.checks:
+            return kept if self.passed else None
+        figures = {}
+        for check in self.checks:
+            measure = MEASURES[check.measure]
+            known = [check.candidate]
+            if self.passed:
+                known += [check.now] if check.best is None else [check.now, check.best]
+            best = max(known) if measure.sign > 0 else min(known)
+            if measure.lasting and np.isfinite(best):
+                figures[check.measure] = best
+        return BestFigures(held_out=self.held_out, figures=figures)
 
     def as_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
         return {**asdict(self), "passed": self.passed, "findings": list(self.findings)}
 
 
-def judge(now: Measured, candidate: Measured, margins: Margins | None = None) -> GateResult:
-    """Compares two releases measured on the same viewers, at least one."""
+def judge(
+    now: Measured,
+    candidate: Measured,
+    margins: Margins | None = None,
+    best: BestFigures | None = None,
+) -> GateResult:
+    """Compare two releases measured on the same viewers, at least one.
+
+    Args:
+        now: what the current release did.
+        candidate: what the one did that may follow it.
+        margins: how much worse is allowed; the defaults if None.
+        best: what the channel keeps; it counts if it was measured on the same watches.
+    """
     margins = margins or Margins()
+    kept: Mapping[str, float] = {}
+    if best is not None and best.held_out == candidate.held_out:
+        kept = best.figures
     of_viewers = list(_draws(len(now.gains)))
     of_times = list(_draws(len(now.seconds)))
     checks = []
-    for measure, of, draws, relative, sign in (
-        ("ndcg_10", _ndcg, of_viewers, True, 1),
-        ("recall_100", _recall, of_viewers, True, 1),
-        ("coverage_10", _coverage, of_viewers, True, 1),
-        ("calibration_error", _calibration_error, of_viewers, False, -1),
-        ("inference_p50", _inference_p50, of_times, True, -1),
-    ):
-        margin = getattr(margins, measure)
-        check = _check(measure, of, (now, candidate), draws, margin, relative, sign)
-        far = -sign * check.change > margins.inconclusive * check.margin
-        refuses = check.verdict == "worse" or (check.verdict == "inconclusive" and far)
-        checks.append(replace(check, refused=refuses))
+    for name, measure in MEASURES.items():
+        if measure.task and not candidate.predictions[measure.task].observed.any():
+            continue
+        draws = of_times if name == "inference_p50" else of_viewers
+        checks.append(_check(name, measure, (now, candidate), draws, margins, kept.get(name)))
     refused = any(check.refused for check in checks)
-    return GateResult("refused" if refused else "passed", tuple(checks), len(now.gains))
-
-
-Statistic = Callable[[Measured, Int64Array], float]
-"""A measure of viewers who are each counted so many times."""
+    return GateResult(
+        "refused" if refused else "passed", tuple(checks), len(now.gains), candidate.held_out
+    )
 
 
 def _check(
-    measure: str,
-    of: Statistic,
+    name: str,
+    measure: Measure,
     pair: tuple[Measured, Measured],
     draws: list[Int64Array],
-    margin: float,
-    relative: bool,
-    sign: int,
+    margins: Margins,
+    best: float | None,
 ) -> Check:
-    """Compares one measure; `sign` is 1 where more is better, -1 where less is."""
+    """Judge one measure."""
     everyone = np.ones_like(draws[0])
-    now, candidate = (of(each, everyone) for each in pair)
-    changes = [of(pair[1], times) - of(pair[0], times) for times in draws]
+    now, candidate = (measure.of(each, everyone) for each in pair)
+    changes = [measure.of(pair[1], times) - measure.of(pair[0], times) for times in draws]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(changes, [tail, 1 - tail]).tolist()
-    allowed = margin * abs(now) if relative else margin
+
+    def allowed(reference: float) -> float:
+        margin: float = getattr(margins, measure.margin)
+        return margin * abs(reference) if measure.relative else margin
+
+    def judged(reference: float) -> tuple[Verdict, bool]:
+        """Return the verdict against a figure, and whether it refuses the candidate.
+
+        How far the current release is from that figure is known, on these very watches; so the
+        interval is that of the change, moved by as much.
+        """
+        gain = measure.sign * (candidate - reference)
+        worst, most = sorted(measure.sign * (end + now - reference) for end in (low, high))
+        verdict = _verdict(gain, worst, most, allowed(reference))
+        far = -gain > margins.inconclusive * allowed(reference)
+        return verdict, verdict == "worse" or (verdict == "inconclusive" and far)
+
     change = candidate - now
-    gain, worst, best = sign * change, min(sign * low, sign * high), max(sign * low, sign * high)
-    verdict: Verdict
-    if not np.isfinite((now, candidate, low, high, allowed)).all():
-        verdict = "worse"  # a number that can't be compared proves nothing
-    elif gain >= 0:
-        verdict = "better" if worst > 0 else "no worse"
-    elif best >= 0:
-        verdict = "within noise" if -gain <= allowed else "inconclusive"
-    else:
-        verdict = "worse" if -gain > allowed else "within margin"
-    return Check(measure, now, candidate, change, low, high, allowed, verdict)
+    verdict, refused = judged(now)
+    reached = [now] if best is None else [now, best]
+    highest = max(reached) if measure.sign > 0 else min(reached)
+    if measure.sign * change < 0 and not refused and judged(highest)[1]:
+        verdict, refused = "below the best", True
+    return Check(name, now, candidate, change, low, high, allowed(now), verdict, best, refused)
+
+
+def _verdict(gain: float, worst: float, most: float, allowed: float) -> Verdict:
+    """Return the verdict on a gain, negative for a loss, that is between `worst` and `most`."""
+    if not np.isfinite((gain, worst, most, allowed)).all():
+        return "worse"  # a number that can't be compared proves nothing
+    if gain >= 0:
+        return "better" if worst > 0 else "no worse"
+    if most >= 0:
+        return "within noise" if -gain <= allowed else "inconclusive"
+    return "worse" if -gain > allowed else "within margin"
 
 
 def _finding(check: Check) -> str:
-    """What stands against a promotion, of one measure that refuses it."""
+    """Return what stands against a promotion, of one measure that refuses it."""
+    if check.verdict == "below the best":
+        return (
+            f"{check.measure} {check.candidate:.4g} where this channel has had {check.best:.4g} on "
+            f"the same watches: losses since then add up to more than is allowed"
+        )
     found = (
         f"{check.measure} {check.candidate:.4g} instead of {check.now:.4g}, "
         f"at most {check.margin:.4g} worse is allowed"
@@ -186,27 +232,3 @@ def _draws(count: int) -> Iterator[Int64Array]:
     random = np.random.default_rng(0)
     for _ in range(_RESAMPLES):
         yield np.bincount(random.integers(0, count, count), minlength=count)
-
-
-def _ndcg(measured: Measured, times: Int64Array) -> float:
-    return float(times @ measured.gains / times.sum())
-
-
-def _recall(measured: Measured, times: Int64Array) -> float:
-    return float(times @ measured.hits / times.sum())
-
-
-def _coverage(measured: Measured, times: Int64Array) -> float:
-    # One place more, for the -1 of slates that are short.
-    seen = np.zeros(measured.videos + 1, bool)
-    seen[measured.slates[times > 0]] = True
-    return float(seen[:-1].sum() / measured.videos)
-
-
-def _calibration_error(measured: Measured, times: Int64Array) -> float:
-    gaps = np.abs(times @ measured.predicted - times @ measured.observed)
-    return float(gaps.sum() / max(times @ measured.predictions, 1.0))
-
-
-def _inference_p50(measured: Measured, times: Int64Array) -> float:
-    return float(np.median(np.repeat(measured.seconds, times)))

@@ -143,14 +143,16 @@ def stage_ranker(
     model: Ranker,
     data: RetrievalData,
     weights: ScoreWeights,
+    candidate_count: int,
 ) -> RankingRelease:
-    """Adds the ranker, its goldens and the weights of its tasks.
+    """Add the ranker, its goldens, the weights of its tasks and how many candidates it ranks.
 
     Args:
         folder: the staged release.
         model: the trained ranker.
         data: what the towers were trained on.
         weights: how the tasks' probabilities make a score.
+        candidate_count: length of the lists that it learned from.
 
     Raises:
         ExportError: the exported ranker doesn't answer as the trained one.
@@ -165,7 +167,8 @@ def stage_ranker(
     )
     golden = folder / layout.GOLDEN_RANKER
     write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
-    Manifest.read(folder).model_copy(update={"score_weights": weights}).write(folder)
+    settings = {"score_weights": weights, "candidates": candidate_count}
+    Manifest.read(folder).model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
     release.replay_goldens()
     return release

@@ -16,10 +16,13 @@ _TITLES = {
     "ndcg_10": "NDCG@10",
     "recall_100": "Recall@100",
     "coverage_10": "Coverage@10",
-    "calibration_error": "calibration error",
+    "watch_log_loss": "watch log loss",
+    "watch_miscalibration": "watches, off by",
+    "like_log_loss": "like log loss",
+    "like_miscalibration": "likes, off by",
     "inference_p50": "inference p50, ms",
 }
-_LESS_IS_BETTER = ("calibration_error", "inference_p50")
+_MORE_IS_BETTER = ("ndcg_10", "recall_100", "coverage_10")
 _STYLES = {"better": "green", "within margin": "yellow", "inconclusive": "yellow"}
 
 
@@ -37,6 +40,10 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
     for check in result.checks:
         table.add_row(*_row(check))
     print_table(table, console)
+    for check in result.checks:
+        if check.verdict == "below the best":
+            best = f"{_TITLES[check.measure]}: this channel has had {check.best:.4f}"
+            console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
     if result.reason:
         console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
 
@@ -47,7 +54,7 @@ def _row(check: Check) -> tuple[str | Text, ...]:
     def number(value: float, sign: str = "") -> str:
         return f"{value * scale:{sign}.{digits}f}"
 
-    margin = check.margin if check.measure in _LESS_IS_BETTER else -check.margin
+    margin = -check.margin if check.measure in _MORE_IS_BETTER else check.margin
     return (
         _TITLES[check.measure],
         number(check.now),

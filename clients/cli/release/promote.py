@@ -100,7 +100,7 @@ def promote_through_gate(
     store.manifest(release_id)
     served = before or store.read_channel("production")
     compared = served.release_id if served else None
-    result = _gate(store, wish, compared, release_id, replaces=before is not None)
+    result = _gate(store, wish, served, release_id, replaces=before is not None)
     if not as_json:
         print_gate(result, compared, release_id)
     overridden = wish.force and not result.passed
@@ -112,6 +112,7 @@ def promote_through_gate(
             reason=wish.reason,
             forced=overridden,
             findings=result.findings if overridden else (),
+            best=result.best_figures(served.pointer.best if served else None),
         )
         pointer = store.change_channel(wish.channel, change, before)
     if as_json:
@@ -137,25 +138,25 @@ def promote_through_gate(
 
 
 def _gate(
-    store: ReleaseStore, wish: Wish, compared: str | None, release_id: str, *, replaces: bool
+    store: ReleaseStore, wish: Wish, served: ReadChannel | None, release_id: str, *, replaces: bool
 ) -> GateResult:
-    """Return what the gate says of a release; viewers get `compared` now.
+    """Return what the gate says of a release.
 
     Args:
         store: where both are.
         wish: how it is to be promoted.
-        compared: the release that they get; None for none.
+        served: the channel whose release the viewers get now; None if there is none.
         release_id: the one to judge.
-        replaces: whether the channel names `compared` itself, not only production.
+        replaces: whether that is the channel to change, not only production.
     """
     from server.releases.cache import ReleaseCache
     from training.release.gate import GateResult
 
     if wish.channel == "shadow":
         return GateResult("nothing to compare", reason="no viewer gets what shadow pods answer")
-    if compared is None:
+    if served is None:
         return GateResult("nothing to compare", reason="it is the channel's first release")
-    if compared == release_id:
+    if served.release_id == release_id:
         return GateResult("nothing to compare", reason="production names it already")
     try:
         from training.release.promotion import ask_gate
@@ -174,9 +175,10 @@ def _gate(
             home,
             store,
             cache,
-            compared,
+            served.release_id,
             release_id,
             most_viewers=wish.viewers,
+            best=served.pointer.best,
             replaces=replaces,
         )
     finally:
@@ -190,7 +192,13 @@ def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json:
     release_id, share = before.release_id, before.pointer.share
     changed = wish.share is not None and wish.share != share
     if changed:
-        change = Change(release_id, action="share", share=wish.share, reason=wish.reason)
+        change = Change(
+            release_id,
+            action="share",
+            share=wish.share,
+            reason=wish.reason,
+            best=before.pointer.best,
+        )
         share = store.change_channel(wish.channel, change, before).share
     if as_json:
         document = {

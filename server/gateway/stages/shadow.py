@@ -35,24 +35,24 @@ found out, too."""
 class _Answered:
     query: RecommendQuery
     viewer: ViewerFeatures
+    candidates: int
+    """How many were asked for."""
     served: Slate
 
 
 class Shadow:
     """A bounded queue of answered requests, and the tasks that repeat them."""
 
-    def __init__(self, retrieve: Retrieve, rank: Rank, count: int, share: float) -> None:
+    def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
         """Takes how to repeat requests, and which.
 
         Args:
             retrieve: the first call, limited to SECONDS.
             rank: the second, too.
-            count: how many candidates to ask for; a larger page asks for as many as it has.
             share: of the requests that is repeated, 0 to 1.
         """
         self.comparisons = Comparisons()
         self._retrieve, self._rank = retrieve, rank
-        self._count = count
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
         self._reason = ""
@@ -62,6 +62,7 @@ class Shadow:
         self,
         query: RecommendQuery,
         viewer: ViewerFeatures,
+        candidates: int,
         items: list[pb.SlateItem],
         release_id: str,
         seconds: float,
@@ -71,6 +72,7 @@ class Shadow:
         Args:
             query: what was asked.
             viewer: the viewer's features as they were read.
+            candidates: how many were asked for.
             items: the slate.
             release_id: the release that it came from.
             seconds: what retrieval and ranking took.
@@ -78,7 +80,8 @@ class Shadow:
         if not items or random.random() >= self._share:  # noqa: S311
             return
         try:
-            self._queue.put_nowait(_Answered(query, viewer, slate_of(release_id, items, seconds)))
+            served = slate_of(release_id, items, seconds)
+            self._queue.put_nowait(_Answered(query, viewer, candidates, served))
         except asyncio.QueueFull:
             self.comparisons.dropped()
 
@@ -108,9 +111,9 @@ class Shadow:
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
         query = answered.query.again(Deadline.after(2.5 * SECONDS))
         started = time.perf_counter()
-        count = max(self._count, query.page_size)
-        candidates = await self._retrieve(query, answered.viewer, count, "", POOL)
-        ranked = await self._rank(query, answered.viewer, candidates, POOL)
+        viewer = answered.viewer
+        candidates = await self._retrieve(query, viewer, answered.candidates, "", POOL)
+        ranked = await self._rank(query, viewer, candidates, POOL)
         items = ranked_items(ranked, candidates)
         if not items:
             raise StageFailedError("the shadow pool answered no videos")

@@ -27,14 +27,23 @@ from training.data.dataset import describe_dataset
 from training.train import train_all
 
 pytestmark = pytest.mark.integration
-MEASURES = {"ndcg_10", "recall_100", "coverage_10", "calibration_error", "inference_p50"}
+MEASURES = {
+    "ndcg_10",
+    "recall_100",
+    "coverage_10",
+    "watch_log_loss",
+    "watch_miscalibration",
+    "like_log_loss",
+    "like_miscalibration",
+    "inference_p50",
+}
 
 
 @pytest.fixture(scope="module")
 def ring_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("ring"))
     write_small_dataset(home, "ring", ring_interactions())
-    train_all(home, "ring", "quick")
+    train_all(home, "ring", "quick", refit=False)
     return home
 
 
@@ -86,7 +95,7 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     assert (told["promoted"], told["gate"]["outcome"]) == (False, "refused")
     verdicts = {check["measure"]: check["verdict"] for check in told["gate"]["checks"]}
     assert set(verdicts) == MEASURES
-    assert (verdicts["ndcg_10"], verdicts["calibration_error"]) == ("worse", "worse")
+    assert (verdicts["ndcg_10"], verdicts["watch_log_loss"]) == ("worse", "worse")
     assert [record.release_id for record in store.history("production")] == [trained]
 
     table = vireo("promote", "worse").stdout
@@ -100,7 +109,11 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     forced = vireo("promote", "worse", "--force", "--reason", "to see what happens")
     assert forced.exit_code == 0, forced.output
     assert "against the gate" in forced.output
-    record = store.history("production")[-1]
+    passed, record = store.history("production")[-2:]
+    assert passed.best is not None
+    assert record.best is not None
+    assert record.best.held_out == passed.best.held_out
+    assert record.best.figures["ndcg_10"] < passed.best.figures["ndcg_10"], "the loss is accepted"
     assert (record.forced, record.reason) == (True, "to see what happens")
     assert any(finding.startswith("ndcg_10 ") for finding in record.findings)
     told = vireo("history").output

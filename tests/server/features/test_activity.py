@@ -1,4 +1,4 @@
-"""Activity features change with each watch in the one way that both paths use."""
+"""Activity features change with each watch as they are defined to."""
 
 from __future__ import annotations
 

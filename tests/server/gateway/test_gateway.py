@@ -22,6 +22,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
 from server.ranking.service import RANKING_POD
+from server.releases.manifest import Manifest
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
@@ -154,6 +155,17 @@ async def test_a_page_larger_than_the_candidate_count_is_filled(
             pb.RecommendRequest(viewer_id="x", page_size=1, explain=True)
         )
         assert response.explanation.candidates == 5
+
+
+async def test_as_many_candidates_are_ranked_as_the_release_states(
+    release: Path, features: Path, candidate_target: str, ranking_target: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(release, tmp_path / "release")
+    Manifest.read(folder).model_copy(update={"candidates": 12}).write(folder)
+    async with gateway(folder, features, candidate_target, ranking_target) as stub:
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
+        assert response.explanation.candidates == 12
+        assert not response.degradations
 
 
 async def test_without_ranking_pods_the_slate_is_in_retrieval_order(

@@ -45,6 +45,7 @@ UNFIT = [
     *of(("feature_schema", "constants"), {str(number): 1 for number in range(300)}),
     *of(("feature_schema", "constants", "co_watch.history"), 10**400),
     *of(("quotas", "ease"), -0.1, 1.1, "x", None),
+    *of(("candidates",), 0, 2001, 1.5, None),
     *of(("score_weights", "watch"), -1, 1e6, 10**400, "x", None, []),
     *of(("score_weights", "like"), -0.5, 101),
     *of(("score_weights", "diversity"), -1, 1e30),
@@ -214,7 +215,8 @@ def channel() -> Document:
     """A sound channel with a note of what it will name."""
     pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
     more = {"revision": 1, "share": 0.5, "previous": "q", "returns_to": 0, "findings": ["worse"]}
-    document: Document = json.loads(with_note(json.dumps(pointer | more).encode(), "s"))
+    best = {"best": {"held_out": "0" * 64, "figures": {"ndcg_10": 0.1}}}
+    document: Document = json.loads(with_note(json.dumps(pointer | more | best).encode(), "s"))
     return document
 
 
@@ -229,6 +231,9 @@ UNFIT_CHANNEL = [
     *of(("previous",), "../up"),
     *of(("returns_to",), -1, 10**30),
     *of(("findings",), ["x"] * 17, ["x" * 5000], "worse"),
+    *of(("best", "held_out"), "", "0" * 63, None),
+    *of(("best", "figures"), {"x" * 129: 1}, {str(number): 1 for number in range(65)}, [1]),
+    *of(("best", "figures", "ndcg_10"), "much", None),
     *of(("pending",), "s", [], {}),
     *of(("pending", "release_id"), "../up", None),
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.releases.channels import CANARY, Change
+from server.releases.channels import CANARY, BestFigures, Change
 from server.releases.manifest import MANIFEST_NAME
 from server.releases.rollback import NothingToReturnToError, roll_back
 from server.releases.s3 import S3Settings
@@ -46,6 +46,19 @@ def test_a_rollback_takes_the_last_promotion_back_and_two_take_back_two(
         ("rollback", b, ""),
         ("rollback", a, ""),
     ]
+
+
+def test_the_best_figures_are_again_those_of_then(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    figures = [BestFigures(held_out="0" * 64, figures={"ndcg_10": best}) for best in (0.1, 0.2)]
+    for best in figures:
+        publish(name)
+        store.change_channel(name, Change(name, best=best), store.read_channel(name))
+        publish(f"{name}-b")
+        change = Change(f"{name}-b", best=None)
+        store.change_channel(name, change, store.read_channel(name))
+        assert roll_back(store, name).pointer.best == best
 
 
 def test_promoting_what_is_named_already_is_no_step_to_go_back(

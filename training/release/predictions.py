@@ -1,0 +1,92 @@
+"""How good a release's probabilities are, by figures that hold at any base rate.
+
+Of a thousand candidates three are watched. No difference between predicted and observed rate is
+large there, however wrong it is, so what is judged is relative: the log loss, and by which factor
+predicted and observed events differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
+BoolArray = npt.NDArray[np.bool_]
+
+_MIN_PROBABILITY = 1e-7
+"""The log loss takes no probability for smaller: an impossible event that happens counts 16."""
+_PRIOR_EVENTS = 1.0
+"""Added to predicted and observed events, so that a handful of viewers without any has a ratio."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of one task and what happened, summed for each of v viewers."""
+
+    predicted: Float64Array
+    """Sum of the probabilities, float64[v]."""
+    observed: Float64Array
+    """How many of the events happened, float64[v]."""
+    losses: Float64Array
+    """Sum of the log losses of those that are compared, float64[v]."""
+    compared: Float64Array
+    """How many these are, float64[v]."""
+
+    @staticmethod
+    def of(
+        probabilities: FloatArray, happened: BoolArray, real: BoolArray, compared: BoolArray
+    ) -> Predictions:
+        """Return the sums over each viewer's n predictions.
+
+        Args:
+            probabilities: float[v, n].
+            happened: bool[v, n].
+            real: which of them are predictions, bool[v, n]; the rest is padding.
+            compared: which of these another release predicts too, bool[v, n].
+        """
+        exact = probabilities.astype(np.float64)
+        bounded = np.clip(exact, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+        losses = -np.log(np.where(happened, bounded, 1 - bounded))
+        return Predictions(
+            predicted=np.where(real, exact, 0.0).sum(1),
+            observed=(happened & real).sum(1).astype(np.float64),
+            losses=np.where(compared, losses, 0.0).sum(1),
+            compared=compared.sum(1).astype(np.float64),
+        )
+
+    def log_loss(self, times: Int64Array) -> float:
+        """Return the mean log loss in nats, each viewer counted `times`, int64[v]."""
+        return float(times @ self.losses) / max(float(times @ self.compared), 1.0)
+
+    def miscalibration(self, times: Int64Array) -> float:
+        """Return by which factor predicted and observed events differ, 1 if they don't.
+
+        Twice as many as happened and half as many are both 2.
+
+        Args:
+            times: how often each viewer is counted, int64[v].
+        """
+        predicted = float(times @ self.predicted) + _PRIOR_EVENTS
+        ratio = predicted / (float(times @ self.observed) + _PRIOR_EVENTS)
+        return max(ratio, 1 / ratio)
+
+
+def in_both(left: Int64Array, right: Int64Array) -> tuple[BoolArray, BoolArray]:
+    """Return which entries of each viewer's two lists are in the other one as well.
+
+    Args:
+        left: keys of the viewers' candidates by one release, int64[v, n]; no key twice in a row.
+        right: by another, int64[v, m].
+
+    Returns:
+        bool[v, n] and bool[v, m].
+    """
+    pairs = list(zip(left, right, strict=True))
+    return (
+        np.array([np.isin(mine, other) for mine, other in pairs], bool).reshape(left.shape),
+        np.array([np.isin(other, mine) for mine, other in pairs], bool).reshape(right.shape),
+    )
