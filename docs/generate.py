@@ -12,7 +12,7 @@ from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.settings import ControlSettings
 from server.gateway.settings import GatewaySettings
 from server.releases.s3 import S3Settings
-from server.rpc.pod import InnerPodSettings, PodSettings
+from server.rpc.pod import PodSettings
 from server.rpc.settings import RpcSettings
 from server.stack.settings import StackSettings
 
@@ -40,8 +40,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("`vireo up`: the stack on one machine", StackSettings, None),
     ("The S3 server that holds releases", S3Settings, None),
     ("Every pod", PodSettings, None),
-    ("Candidate and ranking pods, besides", InnerPodSettings, PodSettings),
-    ("The candidate pod, besides", CandidateSettings, InnerPodSettings),
+    ("The candidate pod, besides", CandidateSettings, PodSettings),
     ("The gateway, besides", GatewaySettings, PodSettings),
     ("The control plane", ControlSettings, RpcSettings),
     ("The control plane in a Kubernetes cluster", KubernetesSettings, None),

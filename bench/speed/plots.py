@@ -63,17 +63,6 @@ def rates_plot(rates: Mapping[str, Row], ours: str) -> str:
     return as_svg(drawn)
 
 
-def memory_plot(pods: Mapping[str, tuple[float, float]]) -> str:
-    """Memory of pods by kind, in megabytes: of one process, and what a second one adds."""
-    bars = {
-        f"a {pod} pod": {"one process": one, "a second adds": added}
-        for pod, (one, added) in pods.items()
-    }
-    drawn, axis = _stacked(bars, {"a second adds": _OTHERS})
-    axis.set(xlabel="megabytes")
-    return as_svg(drawn)
-
-
 def libraries_plot(services: Mapping[str, Sequence[Share]]) -> str:
     """Shares of processor time by library, a bar a service; the largest are drawn by themselves."""
     most: dict[str, float] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-from bench.speed.plots import bounds_plot, libraries_plot, memory_plot, processes_plot, rates_plot
+from bench.speed.plots import bounds_plot, libraries_plot, processes_plot, rates_plot
 from bench.speed.profile import Profile
 from bench.speed.row import Row
 from server.errors import VireoError
@@ -106,20 +106,6 @@ def _rank_figures(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [("The same ranking, by server", rates_plot(rates, _OURS))] if rates else []
 
 
-def _catalogue_figures(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Memory of each pod."""
-    found = {row.measure: row.figure for row in rows}
-    pods = {
-        pod: (found[whole], found[added])
-        for pod in ("candidate", "ranking")
-        if (whole := f"memory of a {pod} pod, MB") in found
-        and (added := f"memory that a second worker process of a {pod} pod adds, MB") in found
-    }
-    if not pods:
-        return []
-    return [("Memory of a pod, and what a second worker process of it adds", memory_plot(pods))]
-
-
 def _no_figures(rows: Sequence[Row]) -> list[tuple[str, str]]:  # noqa: ARG001
     return []
 
@@ -164,7 +150,7 @@ _SECTIONS: tuple[tuple[tuple[str, ...], str, str, str, _Figures], ...] = (
         "A large catalogue",
         "What the index finds and takes, how long pods take to start and how much memory, and what "
         "a slate takes beside one out of a small catalogue.",
-        _catalogue_figures,
+        _no_figures,
     ),
     (("",), "other", "Other figures", "", _no_figures),
 )

@@ -6,7 +6,7 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
 from server.candidate.service import CandidateSettings, candidate_pod
-from server.rpc.pod import serve_inner_pod
+from server.rpc.pod import serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 
@@ -14,7 +14,7 @@ from server.rpc.settings import load_settings
 async def main() -> None:
     """Serves until told to stop."""
     settings = load_settings(CandidateSettings, sys.argv[1:])
-    await serve_inner_pod(candidate_pod(settings.viewers_kept), settings)
+    await serve_pod(candidate_pod(settings.viewers_kept), settings)
 
 
 if __name__ == "__main__":

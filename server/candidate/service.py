@@ -25,7 +25,7 @@ from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
-from server.rpc.pod import InnerPodSettings, Pod
+from server.rpc.pod import Pod, PodSettings
 from server.rpc.release_service import served
 from server.rpc.viewer import decode_viewer
 from server.rpc.worker import Worker
@@ -100,7 +100,7 @@ def _served_model(pipeline: CandidatePipeline) -> ServedModel:
     return ServedModel(pipeline.release.tower, Limits(sizes, product=MOST_BATCH * history))
 
 
-class CandidateSettings(InnerPodSettings):
+class CandidateSettings(PodSettings):
     """Settings of the candidate pod."""
 
     viewers_kept: int = Field(default=10_000, ge=0)

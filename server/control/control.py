@@ -31,6 +31,7 @@ from server.errors import VireoError
 from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
+from server.rpc.settings import warn_of_retired_settings
 
 log = structlog.get_logger()
 
@@ -191,6 +192,7 @@ async def serve_control(settings: ControlSettings) -> None:
         VireoError: the address can't be bound, or nothing says where pods are.
     """
     configure_logs(settings.log_level, pod=settings.pod_name or "control")
+    warn_of_retired_settings()
     log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)

@@ -6,14 +6,14 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
 from server.ranking.service import RANKING_POD
-from server.rpc.pod import InnerPodSettings, serve_inner_pod
+from server.rpc.pod import PodSettings, serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 
 
 async def main() -> None:
     """Serves until told to stop."""
-    await serve_inner_pod(RANKING_POD, load_settings(InnerPodSettings, sys.argv[1:]))
+    await serve_pod(RANKING_POD, load_settings(PodSettings, sys.argv[1:]))
 
 
 if __name__ == "__main__":

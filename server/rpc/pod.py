@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from prometheus_client import REGISTRY
 from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
-from server.errors import VireoError
 from server.home import Home
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
@@ -24,23 +22,19 @@ from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.rpc import release_service
 from server.rpc.admission import QUEUE_TARGET, Admission
-from server.rpc.cores import cores
 from server.rpc.load_metrics import LoadCollector
 from server.rpc.logs import configure_logs
 from server.rpc.release_metrics import ReleaseCollector
 from server.rpc.release_service import ReleaseServicer
 from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings
+from server.rpc.settings import RpcSettings, warn_of_retired_settings
 from server.rpc.worker import Worker
-from server.rpc.worker_place import SupervisorLink, WorkerPlace
-from server.rpc.workers_plan import WorkersPlan, supervise
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
 _PRODUCTION = "production"
-_HIGHEST_PORT = 65535
 _LONGEST_OFF_PRODUCTION = 10.0
 """Seconds to keep the release before on pods whose channel gateways don't follow."""
 
@@ -82,14 +76,6 @@ class PodSettings(RpcSettings):
         return min(self.keep_previous_seconds, _LONGEST_OFF_PRODUCTION)
 
 
-class InnerPodSettings(PodSettings):
-    """Settings of candidate and ranking pods."""
-
-    workers: int = Field(default=1, ge=0, le=256)
-    """Worker processes, which share the port and keep a core busy each; 0 for as many as the CPU
-    quota allows."""
-
-
 @dataclass(frozen=True)
 class Pod(Generic[T]):
     """What makes a kind of pod."""
@@ -119,54 +105,19 @@ class Pod(Generic[T]):
     """Adds what this kind of pod knows to what it says of its release."""
 
 
-async def serve_inner_pod(pod: Pod[Any], settings: InnerPodSettings) -> None:
-    """Serves until told to stop, by several worker processes where there are to be.
-
-    This process becomes their supervisor then, or is one of them.
-
-    Raises:
-        VireoError: the address can't be bound.
-    """
-    place = WorkerPlace.taken()
-    if place is None and (workers := settings.workers or cores()) > 1:
-        highest = max(settings.port, settings.metrics_port) + workers
-        if highest > _HIGHEST_PORT:
-            raise VireoError(
-                f"{workers} worker processes take the ports after VIREO_PORT and "
-                f"VIREO_METRICS_PORT, here up to {highest}; set them to lower ones"
-            )
-        supervise(
-            WorkersPlan(
-                command=[sys.executable, *sys.orig_argv[1:]],
-                workers=workers,
-                host=settings.host,
-                port=settings.port,
-                metrics_host=settings.metrics_host,
-                metrics_port=settings.metrics_port,
-                pod=_name(pod, settings),
-                log_level=settings.log_level,
-            )
-        )
-    await serve_pod(pod, settings, place)
-
-
-async def serve_pod(pod: Pod[Any], settings: PodSettings, place: WorkerPlace | None = None) -> None:
+async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     """Serves until told to stop.
 
     Args:
         pod: the kind of pod.
         settings: the pod's.
-        place: this process's among the pod's worker processes; None for a pod of one process.
 
     Raises:
         VireoError: the address can't be bound.
     """
-    name = _name(pod, settings)
-    if place is not None:
-        name = f"{name}/{place.number}"
-        ports = {"port": place.port, "metrics_port": place.own(settings.metrics_port)}
-        settings = settings.model_copy(update=ports)
+    name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
+    warn_of_retired_settings()
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     loader = ReleaseLoader(
         ReleaseStore(settings.s3),
@@ -181,9 +132,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings, place: WorkerPlace | N
         keep_previous_seconds=settings.previous_is_kept,
     )
     worker = Worker()
-    server = RpcServer(settings, place.own(place.port) if place else None)
-    link = SupervisorLink(place.descriptor) if place else None
-    late = place is not None and place.late
+    server = RpcServer(settings)
     admission = pod_admission(
         pod, worker, settings.max_calls, settings.queue_target if settings.shedding else math.inf
     )
@@ -198,19 +147,9 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings, place: WorkerPlace | N
         gc.collect()
         gc.freeze()
         await server.set_serving(True)
-        if late:
-            await server.start()
-        if link is not None:
-            link.serves()
 
     background = [pod.background()] if pod.background else []
-    if link is not None:
-        background.append(link.beat())
-    await server.run(loader.run(on_first), *background, late=late)
-
-
-def _name(pod: Pod[Any], settings: PodSettings) -> str:
-    return settings.pod_name or f"{pod.kind}-{settings.port}"
+    await server.run(loader.run(on_first), *background)
 
 
 def pod_admission(

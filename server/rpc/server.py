@@ -48,15 +48,9 @@ class RpcServer:
     Every service starts as NOT_SERVING. Use it from one event loop.
     """
 
-    def __init__(self, settings: RpcSettings, own_port: int | None = None) -> None:
-        """Makes the server; nothing is bound yet.
-
-        Args:
-            settings: the server's.
-            own_port: where it listens too, if the port of the settings is shared with others.
-        """
+    def __init__(self, settings: RpcSettings) -> None:
+        """Make the server; nothing is bound yet."""
         self._settings = settings
-        self._own_port = own_port
         self._guard = Guard(
             settings.access_log_share, settings.max_concurrent_rpcs, settings.max_streams
         )
@@ -66,7 +60,7 @@ class RpcServer:
             options=[
                 ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
                 # Two processes that share a port by mistake would each get half the calls.
-                ("grpc.so_reuseport", int(own_port is not None)),
+                ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -142,23 +136,22 @@ class RpcServer:
         if self._settings.reflection:
             add_reflection(self._server, shown, self._described)
         settings = self._settings
-        credentials = settings.tls.server_credentials() if settings.tls else None
-        self.port = self._bind(settings.port, credentials)
-        if self._own_port is not None:
-            self._bind(self._own_port, credentials)
+        self.port = self._bind()
         if settings.metrics_port:
             self._metrics = MetricsEndpoint.open(settings.metrics_port, host=settings.metrics_host)
         await self._server.start()
         log.info("listening", address=address(settings.host, self.port), services=self._names)
 
-    def _bind(self, port: int, credentials: grpc.ServerCredentials | None) -> int:
-        where = address(self._settings.host, port)
+    def _bind(self) -> int:
+        host, port, tls = self._settings.host, self._settings.port, self._settings.tls
+        where = address(host, port)
+        credentials = tls.server_credentials() if tls else None
         try:
             if credentials is None:
                 return self._server.add_insecure_port(where)
             return self._server.add_secure_port(where, credentials)
         except RuntimeError as error:
-            raise PortTakenError(self._settings.host, port) from error
+            raise PortTakenError(host, port) from error
 
     async def drain(self) -> None:
         """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.
@@ -185,13 +178,12 @@ class RpcServer:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None
 
-    async def run(self, *owned: Awaitable[None], late: bool = False) -> None:
+    async def run(self, *owned: Awaitable[None]) -> None:
         """Serve until SIGTERM or SIGINT, then drain. A second signal exits at once.
 
         Args:
             owned: work that goes on for as long as the server, a release loader's for
                 example. Should one fail, the server drains and its failure is raised.
-            late: whether it is `owned` that starts the server, when there is something to serve.
 
         Raises:
             VireoError: the address can't be bound.
@@ -203,8 +195,7 @@ class RpcServer:
         tasks += [asyncio.ensure_future(work) for work in owned]
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
-            if not late:
-                await self.start()
+            await self.start()
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await self.drain()
         finally:

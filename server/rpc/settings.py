@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
+import structlog
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import VireoError
 from server.rpc.tls import TlsFiles
+
+log = structlog.get_logger()
+
+RETIRED: Mapping[str, str] = {
+    "VIREO_WORKERS": "a pod is one process; run more pods instead",
+}
+"""Variables that were settings in earlier versions, with what replaces each."""
 
 
 class RpcSettings(BaseSettings):
@@ -100,6 +109,12 @@ def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
     except SettingsError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise VireoError(f"bad settings: {reason}; --help lists them all") from error
+
+
+def warn_of_retired_settings(environment: Mapping[str, str] = os.environ) -> None:
+    """Log a warning for each variable that is set and no longer has any effect."""
+    for name in RETIRED.keys() & environment.keys():
+        log.warning("setting no longer exists", setting=name, instead=RETIRED[name])
 
 
 def _setting_name(kind: type[BaseSettings], place: tuple[int | str, ...]) -> str:

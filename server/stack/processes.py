@@ -91,8 +91,6 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
             **_tls(settings, pool.service),
-            # What is set for pods elsewhere isn't meant here: their ports follow each other.
-            "VIREO_WORKERS": "1",
             # A pod has one core: threads of its libraries would only fight over it.
             "OMP_NUM_THREADS": "1",
         },

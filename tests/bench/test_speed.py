@@ -72,12 +72,11 @@ def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
         Row("CPU a request, the chain: gateway, ms", 0.7, section="chain"),
         Row.over_rounds("requests a second, MLServer", [90.0, 110.0]),
         Row("memory of a ranking pod, MB", 612.4, bound=600.0, section="pods"),
-        Row("memory that a second worker process of a ranking pod adds, MB", 90, section="pods"),
         Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0),
     ]
     write_report(rows, DATASET, tmp_path)
     page = (tmp_path / "speed.html").read_text()
-    assert page.count("<svg") == 3  # bounds, the chain's processes, and memory
+    assert page.count("<svg") == 2  # bounds, and the chain's processes
     assert page.count("<section") == 3
     assert "2 of 3" in page
     assert "memory of a ranking pod, MB: 612, which was to be ≤ 600.0" in page
@@ -122,7 +121,7 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     found = measure_all(home, DATASET, DATASET, DATASET, SMALL, Console(quiet=True))
     rows = {row.measure: row for row in found}
-    assert sum(row.bound is not None for row in rows.values()) == 7 + 6 + 1
+    assert sum(row.bound is not None for row in rows.values()) == 7 + 4 + 1
     # Nothing is said of a search that is exact.
     sections = {"chain", "tail", "rank", "tower", "pods", "catalogue"}
     assert {row.section for row in rows.values()} == sections

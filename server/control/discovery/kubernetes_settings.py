@@ -34,8 +34,7 @@ class KubernetesSettings(BaseSettings):
     """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; each that isn't named
     here is called vireo- and the cluster."""
     port_name: str = "grpc"
-    """Name of the port on which the pods of all Services answer; with -1, -2 and so on, of those of
-    their worker processes."""
+    """Name of the port on which the pods of all Services answer."""
     request_seconds: float = Field(default=5.0, gt=0)
     """Most seconds to wait for an answer of the API."""
     watch_seconds: int = Field(default=30, ge=1)

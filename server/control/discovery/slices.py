@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,15 +81,12 @@ class EndpointSlice(_Part):
         """The Service that it is a part of."""
         return (self.metadata.labels or {}).get(SERVICE_LABEL, "")
 
-    def answering(self, name: str) -> list[int]:
-        """The ports on which pods answer: that of a name, and of the name, a hyphen and a number.
+    def port(self, name: str) -> int | None:
+        """Return the port of this name; None if there is none.
 
-        Each worker process of a pod may be told by a port of its own. A port without a number
-        stands for all ports, and isn't one.
+        A port without a number stands for all ports, and isn't one.
         """
-        fits = re.compile(rf"{re.escape(name)}(-[0-9]+)?")
-        named = (each for each in self.ports or () if fits.fullmatch(each.name or ""))
-        return [each.port for each in named if each.port is not None]
+        return next((each.port for each in self.ports or () if (each.name or "") == name), None)
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
     Args:
         slices: all that there are.
         pools: the pool of each Service, by name; other Services are left out.
-        port_name: name of the port on which pods answer; see `EndpointSlice.answering`.
+        port_name: name of the port on which pods answer; see `EndpointSlice.port`.
     """
     flaws: set[str] = set()
     pods: dict[tuple[Pool, str], list[_Address]] = defaultdict(list)
@@ -129,22 +125,22 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
         if pool is None or not each.endpoints:
             continue
         where = f"EndpointSlice {each.metadata.name}"
-        ports = each.answering(port_name)
+        port = each.port(port_name)
         if each.family not in _FAMILIES:
             # Names aren't looked up by whom endpoints are told to.
             flaws.add(f"{where}: addresses of the type {each.family}, and only IP addresses serve")
-        elif not ports:
+        elif port is None:
             flaws.add(f"{where}: no port is called {port_name!r}")
         else:
             for endpoint in each.endpoints:
                 try:
-                    told = [Endpoint.checked(endpoint.addresses[0], port) for port in ports]
+                    told = Endpoint.checked(endpoint.addresses[0], port)
                 except ValueError as error:
                     flaws.add(f"{where}: {error}")
                     continue
-                pod = (endpoint.target and endpoint.target.uid) or told[0].host
+                pod = (endpoint.target and endpoint.target.uid) or told.host
                 takes_traffic = (endpoint.conditions or Conditions()).takes_traffic
-                pods[pool, pod] += [_Address(each.family, one, takes_traffic) for one in told]
+                pods[pool, pod].append(_Address(each.family, told, takes_traffic))
     found: dict[Pool, set[Endpoint]] = {pool: set() for pool in pools.values()}
     for (pool, _), addresses in pods.items():
         if all(address.takes_traffic for address in addresses):

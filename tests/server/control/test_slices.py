@@ -113,20 +113,6 @@ def test_each_slice_has_a_port_of_its_own_and_services_of_others_are_left_out() 
     ) == {Endpoint("10.0.0.1", 8130), Endpoint("10.0.0.2", 7000)}
 
 
-def test_each_worker_process_of_a_pod_is_told_by_its_own_port() -> None:
-    ports = (
-        {"name": "grpc-1", "port": 8131},
-        {"name": "grpc-2", "port": 8132},
-        {"name": "grpc-web", "port": 8133},
-        {"name": "http-grpc-1", "port": 8134},
-    )
-    going = endpoint("10.0.0.2", "going", terminating=True)
-    assert ranking(slice_of(endpoint("10.0.0.1", "one"), going, ports=ports)) == {
-        Endpoint("10.0.0.1", 8131),
-        Endpoint("10.0.0.1", 8132),
-    }
-
-
 def test_the_only_port_of_a_service_may_have_no_name() -> None:
     found = pods_of([slice_of(endpoint("10.0.0.1"), ports=({"port": 80},))], POOLS, "")
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.1", 80)}

@@ -47,7 +47,8 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "log"
-    settings = {**environment, "VIREO_DRAIN_SECONDS": "2"}  # for as long as it can be seen to drain
+    # For as long as it can be seen to drain, and with a setting of an earlier version.
+    settings = {**environment, "VIREO_DRAIN_SECONDS": "2", "VIREO_WORKERS": "2"}
     process = start(module, log, settings, "--port", str(port), "--pod-name", "pod-7")
     processes.append(process)
     with watched_channel(port) as channel:
@@ -69,10 +70,11 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
     assert process.wait(60) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
-    assert events == ["starting", "listening", "serving release", "stopping", "draining", "stopped"]
+    served = ["starting", "listening", "serving release", "stopping", "draining", "stopped"]
+    assert events == ["setting no longer exists", *served]
     assert {line["pod"] for line in lines} == {"pod-7"}
     assert environment["VIREO_S3_SECRET_KEY"] not in log.read_text()
-    assert lines[0]["settings"]["s3"]["secret_key"] == "**********"
+    assert lines[1]["settings"]["s3"]["secret_key"] == "**********"
 
 
 def test_candidates_then_ranking_make_a_slate(

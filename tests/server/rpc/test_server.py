@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from bench.stack import free_port_base
 from server.errors import VireoError
 from server.features.keys import video_key
 from server.ranking.service import RANKING_POD
@@ -130,34 +129,6 @@ async def test_port_that_is_taken_is_explained(release_folder: Path) -> None:
             VireoError, match=rf"can't listen on 127\.0\.0\.1:{server.port}: the port is taken"
         ):
             await second.start()
-
-
-async def test_servers_that_share_a_port_answer_there_and_each_on_its_own() -> None:
-    shared = free_port_base()
-    servers = [RpcServer(rpc_settings(port=shared), shared + number) for number in (1, 2)]
-    try:
-        for server in servers:
-            await server.start()
-        for port in (shared, shared + 1, shared + 2):
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                await health_of(channel).Check(health_pb2.HealthCheckRequest())
-    finally:
-        for server in servers:
-            await server.drain()
-    third = RpcServer(rpc_settings(port=shared))
-    await third.start()  # for all of them have left it
-    await third.drain()
-
-
-async def test_a_server_that_does_not_share_its_port_joins_no_others() -> None:
-    shared = free_port_base()
-    sharing, alone = RpcServer(rpc_settings(port=shared), shared + 1), rpc_settings(port=shared)
-    await sharing.start()
-    try:
-        with pytest.raises(VireoError, match="the port is taken"):
-            await RpcServer(alone).start()
-    finally:
-        await sharing.drain()
 
 
 async def test_a_server_that_serves_before_it_listens_is_seen_serving_at_once() -> None:

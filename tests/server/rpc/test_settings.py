@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.rpc.pod import PodSettings
-from server.rpc.settings import load_settings
+from server.rpc.settings import RETIRED, load_settings, warn_of_retired_settings
 from tests.builders.s3 import unreachable_s3
 
 
@@ -64,3 +65,11 @@ def test_missing_s3_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_hidden_when_settings_are_shown() -> None:
     shown = load_settings(PodSettings, ["--port", "1"]).model_dump(mode="json")
     assert shown["s3"]["secret_key"] == "**********"
+
+
+def test_a_setting_that_no_longer_exists_is_warned_of() -> None:
+    with capture_logs() as lines:
+        warn_of_retired_settings({"VIREO_WORKERS": "2", "VIREO_PORT": "1"})
+    [line] = lines
+    assert (line["log_level"], line["setting"]) == ("warning", "VIREO_WORKERS")
+    assert line["instead"] == RETIRED["VIREO_WORKERS"]
