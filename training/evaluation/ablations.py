@@ -28,7 +28,6 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.releases import layout
 from training.evaluation.comparison import PER_VIEWER, gains, holm, intervals, paired_p
 from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks
@@ -93,13 +92,15 @@ def ablate(data: RankingSet, name: str) -> RankingSet:
     column = ablation_names()[name]
     watches, likes = data.watches, data.likes
     if column is not None:
-        return RankingSet(_without_column(watches, column), _without_column(likes, column))
+        watches, likes = _without_column(watches, column), _without_column(likes, column)
+        return replace(data, watches=watches, likes=likes)
     if name in GROUPS:
-        return RankingSet(
-            replace(watches, viewers=_without_group(watches.viewers, name)),
-            replace(likes, viewers=_without_group(likes.viewers, name)),
+        return replace(
+            data,
+            watches=replace(watches, viewers=_without_group(watches.viewers, name)),
+            likes=replace(likes, viewers=_without_group(likes.viewers, name)),
         )
-    return RankingSet(_without_source(watches, name), likes)
+    return replace(data, watches=_without_source(watches, name))
 
 
 def _without_column(part: Part, column: Column) -> Part:
@@ -146,10 +147,9 @@ def lists_of_test(
     """The lists of the test watches with the features that serving would have."""
     parts = watches["part"].map({"test": "validation"}).fillna("train")
     data = build_ranking_set(watches.assign(part=parts), repo, release, config)
-    table = np.load(release.folder / layout.VIDEO_FEATURE_TABLE)
     lists = data.watches
-    features = np.where((lists.rows >= 0)[..., None], table[lists.rows], 0)
-    return RankingSet(replace(lists, features=features.astype(np.float32)), data.likes)
+    features = np.where((lists.rows >= 0)[..., None], data.served_features[lists.rows], 0)
+    return replace(data, watches=replace(lists, features=features.astype(np.float32)))
 
 
 @torch.no_grad()

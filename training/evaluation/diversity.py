@@ -126,14 +126,15 @@ def choose_diversity(
         vectors: video vectors, float32[n, d].
         weights: how the tasks' probabilities make a score.
     """
-    return worth_it(diversity_curve(_lists_of(model, data.watches, vectors, weights), vectors))
+    batches = Batches(vectors).as_served(data.served_features)
+    return worth_it(diversity_curve(_lists_of(model, data.watches, batches, weights), vectors))
 
 
 @torch.no_grad()
 def _lists_of(
-    model: Ranker, watches: WatchLists, vectors: Float32Array, weights: ScoreWeights
+    model: Ranker, watches: WatchLists, batches: Batches, weights: ScoreWeights
 ) -> ScoredLists:
-    batches, places = Batches(vectors), np.arange(len(watches.rows))
+    places = np.arange(len(watches.rows))
     if len(places) > _LISTS_LIMIT:
         places = np.random.default_rng(0).choice(places, _LISTS_LIMIT, replace=False)
     rows = np.full((len(places), RERANK_WINDOW), -1, np.int64)

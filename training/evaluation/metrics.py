@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.integer]
+
+_Z_95 = 1.959964
+"""Quantile of the normal distribution for a two-sided interval at 95%."""
 
 
 def hit_rate(ranks: IntArray, k: int) -> float:
@@ -75,3 +81,61 @@ def expected_calibration_error(
     predicted = np.bincount(place, probabilities, minlength=bins)
     observed = np.bincount(place, labels.astype(np.float64), minlength=bins)
     return float(np.abs(predicted - observed).sum() / len(labels))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two sums with its 95% interval; all nan if the lower sum is 0."""
+
+    value: float
+    low: float
+    high: float
+
+
+def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[Any]) -> Ratio:
+    """Return how many events were predicted for each that happened: 1 if calibrated overall.
+
+    Events as rare as watches of a candidate hide from the calibration error, whose bins of equal
+    width all but one are empty; probabilities that are wrong by half show here.
+
+    Args:
+        predicted: sum of the probabilities of each viewer, float[v].
+        observed: how many of these events happened, int[v].
+
+    Returns:
+        The ratio, with the interval over viewers that linearisation (the delta method) gives.
+    """
+    happened = float(observed.sum())
+    if not happened:
+        return Ratio(*[float("nan")] * 3)
+    value = float(predicted.sum()) / happened
+    half = _Z_95 * float(np.sqrt(np.square(predicted - value * observed).sum())) / happened
+    return Ratio(value, value - half, value + half)
+
+
+def calibration_measures(
+    task: str,
+    probabilities: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.bool_],
+    viewers: IntArray,
+) -> dict[str, float]:
+    """Return how well a task's probabilities are calibrated, by name, as reports have it.
+
+    Args:
+        task: first part of each name.
+        probabilities: of m events, float[m].
+        labels: whether each happened, bool[m].
+        viewers: number of each event's viewer, from 0, int[m].
+
+    Returns:
+        `TASK_ece`, the expected calibration error; and unless no event happened,
+        `TASK_predicted_over_observed` with the ends of its interval, `…_low` and `…_high`.
+    """
+    measures = {f"{task}_ece": expected_calibration_error(probabilities, labels)}
+    ratio = predicted_over_observed(
+        np.bincount(viewers, probabilities), np.bincount(viewers, labels)
+    )
+    if np.isfinite(ratio.value):
+        name = f"{task}_predicted_over_observed"
+        measures |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    return measures

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.chain import ChainAnswers, TestViewers
-from training.evaluation.metrics import auc, expected_calibration_error
+from training.evaluation.metrics import auc, calibration_measures
 
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,15 +30,17 @@ def tasks(answers: ChainAnswers, viewers: TestViewers) -> dict[str, tuple[FloatA
 
 
 def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, float]:
-    """AUC and calibration error of each task, and how many targets retrieval found.
+    """Return AUC and calibration of each task, and how many targets retrieval found.
 
     The AUC of a task whose labels are all alike isn't defined, and left out.
     """
     found = (answers.candidates == viewers.targets[:, None]).any(1)
     measures = {"candidate_recall": float(found.mean())}
+    numbers = np.arange(len(viewers.ids))
+    asked = {"watch": np.nonzero(answers.ranked >= 0)[0], "like": numbers}
     for task, (predicted, happened) in tasks(answers, viewers).items():
         measures[f"{task}_auc"] = auc(predicted, happened)
-        measures[f"{task}_ece"] = expected_calibration_error(predicted, happened)
+        measures |= calibration_measures(task, predicted, happened, asked[task])
     return {name: value for name, value in measures.items() if np.isfinite(value)}
 
 

@@ -30,6 +30,7 @@ from training.evaluation.ranker import calibration, ranker_measures
 from training.evaluation.report import Systems, read_json, write_json
 from training.evaluation.slices import sliced, slicings
 from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
+from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
 
@@ -88,7 +89,7 @@ def evaluate_release(
         folder: the release, finished or staged with its ranker.
         watches: the split that it was trained on, its test part not empty.
         repo: the Feast repository.
-        checkpoints: where the learning curves are.
+        checkpoints: where the learning curves and the calibration on validation are.
         report: folder of the report; what it has of other systems is kept.
         baselines: which to measure it beside.
         fitting: called with the name of each before it is fitted.
@@ -104,7 +105,12 @@ def evaluate_release(
     )
     systems["chain"] = of_lists(answers.ranked, bed.viewers)
     ranker = ranker_measures(answers, bed.viewers)
-    write_json(report, files.CALIBRATION, calibration(answers, bed.viewers))
+    calibrated = {
+        "bins": calibration(answers, bed.viewers),
+        "test": ranker,
+        "validation": read_json(checkpoints, RANKING_CALIBRATION),
+    }
+    write_json(report, files.CALIBRATION, calibrated)
     curves = {
         "retrieval": read_learning(checkpoints / RETRIEVAL_CURVE),
         "ranking": read_learning(checkpoints / RANKING_CURVE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -13,23 +14,34 @@ from server.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.ranking.training_set import LikeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]
+Float32Array = npt.NDArray[np.float32]
 
 
 class Batches:
-    """Makes inputs of label events, given the video vectors float32[n, d]."""
+    """Make model inputs of label events."""
 
-    def __init__(self, vectors: npt.NDArray[np.float32]) -> None:
-        padding = np.zeros((1, vectors.shape[1]), np.float32)
-        # Row -1 is padding: it finds the zeros at the end.
-        self._table = torch.from_numpy(np.concatenate([vectors, padding]))
+    def __init__(self, vectors: Float32Array) -> None:
+        """Look vectors up by row in float32[n, d]."""
+        self._table = _padded(vectors)
+        self._served_features: Tensor | None = None
         self.vector_size = vectors.shape[1]
+
+    def as_served(self, features: Float32Array) -> Batches:
+        """Return batches whose candidates have the features of a release, as in a pod.
+
+        Args:
+            features: VIDEO_FEATURES, float32[n, f], in place of those of each label's moment.
+        """
+        served = copy(self)
+        served._served_features = _padded(features)
+        return served
 
     def watch_inputs(self, lists: WatchLists, places: Places) -> tuple[dict[str, Tensor], Tensor]:
         """Model inputs of the lists at `places`, and which columns are real, bool[b, n]."""
         rows = torch.from_numpy(lists.rows[places])
         inputs = self._viewer_inputs(lists.viewers, places) | {
             "candidate_vectors": self._table[rows],
-            "candidate_features": torch.from_numpy(lists.features[places]),
+            "candidate_features": self._features(lists, places),
             "retrieval_features": torch.from_numpy(lists.retrieval[places]),
             "match_features": torch.from_numpy(lists.match[places]),
         }
@@ -42,10 +54,15 @@ class Batches:
         """
         return self._viewer_inputs(likes.viewers, places) | {
             "candidate_vectors": self._table[torch.from_numpy(likes.rows[places])][:, None],
-            "candidate_features": torch.from_numpy(likes.features[places])[:, None],
+            "candidate_features": self._features(likes, places)[:, None],
             "retrieval_features": torch.zeros(len(places), 1, len(RETRIEVAL_FEATURES)),
             "match_features": torch.from_numpy(likes.match[places])[:, None],
         }
+
+    def _features(self, labels: WatchLists | LikeLabels, places: Places) -> Tensor:
+        if self._served_features is None:
+            return torch.from_numpy(labels.features[places])
+        return self._served_features[torch.from_numpy(labels.rows[places])]
 
     def _viewer_inputs(self, viewers: ViewerColumns, places: Places) -> dict[str, Tensor]:
         lengths = viewers.history_lengths[places]
@@ -56,6 +73,12 @@ class Batches:
             "viewer_features": torch.from_numpy(viewers.viewer_features[places]),
             "attributes": torch.from_numpy(viewers.attributes[places]),
         }
+
+
+def _padded(table: Float32Array) -> Tensor:
+    """The table with a row of zeros at its end, which row -1, padding, finds."""
+    padding = np.zeros((1, table.shape[1]), np.float32)
+    return torch.from_numpy(np.concatenate([table, padding]))
 
 
 def chunks(places: Places, size: int) -> Sequence[Places]:

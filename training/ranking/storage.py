@@ -10,10 +10,12 @@ import numpy as np
 
 from training.ranking.training_set import LikeLabels, RankingSet, ViewerColumns, WatchLists
 
+_SERVED = "served_features"
+
 
 def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
     """Writes the set to `path`, whole or not at all."""
-    arrays = {"fingerprint": np.array(fingerprint)}
+    arrays = {"fingerprint": np.array(fingerprint), _SERVED: data.served_features}
     for part, value in (("watches", data.watches), ("likes", data.likes)):
         columns = vars(value) | vars(value.viewers)
         arrays |= {f"{part}/{name}": column for name, column in columns.items()}
@@ -46,4 +48,4 @@ def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
     for columns in (watches, likes):
         own = {name: columns.pop(name) for name in fields}
         columns["viewers"] = ViewerColumns(**own)
-    return RankingSet(WatchLists(**watches), LikeLabels(**likes))
+    return RankingSet(WatchLists(**watches), LikeLabels(**likes), arrays[_SERVED])

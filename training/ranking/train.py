@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from training.ranking.batches import Batches, Places, chunks
-from training.ranking.calibration import calibrate, calibration_errors
+from training.ranking.calibration import TASKS, calibrate
 from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut, measure
@@ -30,6 +30,7 @@ from training.ranking.training_set import RankingSet
 from training.threads import torch_threads
 
 CURVE = "ranking_curve.jsonl"
+CALIBRATION = "ranking_calibration.json"
 _FIT_INPUT_LISTS = 512
 """How many lists the standardisation constants are taken from."""
 
@@ -42,7 +43,7 @@ class TrainedRanker:
     held_out: dict[str, HeldOut]
     """By part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
-    """Of each task, "watch" and "like", over every label event of validation."""
+    """Of each of TASKS, over the label events, of viewers that calibration wasn't fitted on."""
 
     def described(self) -> str:
         """What was chosen and why, in one line."""
@@ -50,7 +51,7 @@ class TrainedRanker:
         return (
             f"chosen on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes; "
-            f"calibration error {self.calibration_error['watch']:.4f} for watches, "
+            f"calibration error out of fold {self.calibration_error['watch']:.4f} for watches, "
             f"{self.calibration_error['like']:.4f} for likes"
         )
 
@@ -198,14 +199,19 @@ def train_ranker(
     fingerprint: str,
     console: Console | None = None,
 ) -> TrainedRanker:
-    """Trains, chooses and calibrates the ranker; arguments as of `fit_ranker`."""
+    """Train, choose and calibrate the ranker; arguments as in `fit_ranker`.
+
+    Writes CALIBRATION into `checkpoints`: what `calibrate` measures.
+    """
     trainer, held_out = fit_ranker(
         data, vectors, attribute_count, config, checkpoints, fingerprint, console
     )
     model = trainer.model
-    calibrate(model, trainer.batches, data)
+    measures = calibrate(model, trainer.batches.as_served(data.served_features), data)
+    (checkpoints / CALIBRATION).write_text(json.dumps(measures))
     held_out["chosen"] = trainer.measure()
-    return TrainedRanker(model.eval(), held_out, calibration_errors(model, trainer.batches, data))
+    errors = {task: measures[f"{task}_ece"] for task in TASKS}
+    return TrainedRanker(model.eval(), held_out, errors)
 
 
 @torch_threads(1)

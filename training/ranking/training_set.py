@@ -12,7 +12,7 @@ candidates are drawn, since retrieval was trained on them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,8 @@ class ViewerColumns:
     """VIEWER_FEATURES, float32[m, v]."""
     attributes: Int64Array
     """int64[m, a]."""
+    viewer: Int64Array
+    """Number of the viewer, the same for all label events of one, int64[m]."""
     held_out: npt.NDArray[np.bool_]
     """bool[m]: the viewer is kept from fitting."""
 
@@ -113,6 +115,8 @@ class RankingSet:
 
     watches: WatchLists
     likes: LikeLabels
+    served_features: Float32Array
+    """VIDEO_FEATURES of every video as the release serves them, float32[videos, f]."""
 
 
 def is_held_out(viewer_id: str, share: float) -> bool:
@@ -151,8 +155,9 @@ def build_ranking_set(
     viewers = viewer_features_at(repo, _moments(labels, "viewer_id"))
     rows = release.rows
     columns = viewer_columns(viewers, rows, release.vocabulary)
-    held_out = [is_held_out(viewer, config.holdout_share) for viewer in labels["viewer_id"]]
-    columns = ViewerColumns(**(vars(columns) | {"held_out": np.array(held_out, bool)}))
+    number, names = pd.factorize(labels["viewer_id"])
+    held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
+    columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
     labelled = rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
@@ -172,13 +177,19 @@ def build_ranking_set(
         content,
         config.candidates,
     )
-    return RankingSet(lists, likes)
+    served = read_table(
+        release.folder, layout.VIDEO_FEATURE_TABLE, np.float32, (len(release.ids), None)
+    )
+    return RankingSet(lists, likes, served)
 
 
 def viewer_columns(
     viewers: Sequence[ViewerFeatures], rows: VideoRows, vocabulary: Mapping[str, int]
 ) -> ViewerColumns:
-    """The viewers' inputs as `ranking_inputs` has them, the history by row; none held out."""
+    """Return the viewers' inputs as `ranking_inputs` has them, the history by row.
+
+    Each is a viewer by itself, and none held out.
+    """
     history = np.full((len(viewers), RANKER_HISTORY), -1, np.int64)
     lengths = np.zeros(len(viewers), np.int64)
     for place, viewer in enumerate(viewers):
@@ -191,6 +202,7 @@ def viewer_columns(
         history_lengths=lengths,
         viewer_features=np.stack([viewer_features(viewer) for viewer in viewers]),
         attributes=np.stack([attribute_ids(viewer.attributes, vocabulary) for viewer in viewers]),
+        viewer=np.arange(len(viewers)),
         held_out=np.zeros(len(viewers), bool),
     )
 

@@ -14,6 +14,7 @@ from training.evaluation.metrics import (
     hit_rate,
     intra_list_distance,
     ndcg,
+    predicted_over_observed,
     recall,
 )
 
@@ -79,3 +80,33 @@ def test_errors_of_different_bins_do_not_cancel() -> None:
     labels = np.array([True, True, False, False])
 
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.995)
+
+
+def test_twice_as_many_as_happened_are_predicted_at_a_rate_that_hides_it_from_the_error() -> None:
+    random = np.random.default_rng(0)
+    labels = random.random((2000, 100)) < 0.003
+    probabilities = np.full(labels.shape, 0.006)
+
+    ratio = predicted_over_observed(probabilities.sum(1), labels.sum(1))
+
+    assert ratio.low < 2 < ratio.high
+    assert ratio.high - ratio.low < 0.4
+    assert expected_calibration_error(probabilities.ravel(), labels.ravel()) < 0.004
+
+
+def test_the_interval_of_the_ratio_is_that_of_the_bootstrap() -> None:
+    random = np.random.default_rng(0)
+    predicted = random.gamma(2.0, 0.4, 300)
+    observed = random.random(300) < 0.8
+
+    ratio = predicted_over_observed(predicted, observed)
+
+    drawn = random.integers(0, 300, (4000, 300))
+    resampled = predicted[drawn].sum(1) / observed[drawn].sum(1)
+    assert (ratio.low, ratio.high) == pytest.approx(
+        np.quantile(resampled, [0.025, 0.975]), abs=0.02
+    )
+
+
+def test_there_is_no_ratio_to_what_never_happened() -> None:
+    assert math.isnan(predicted_over_observed(np.ones(3), np.zeros(3)).value)

@@ -36,6 +36,7 @@ def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
         history_lengths=lengths,
         viewer_features=random.random((count, len(VIEWER_FEATURES)), np.float32),
         attributes=random.integers(0, ATTRIBUTES + 1, (count, ATTRIBUTE_LIMIT)),
+        viewer=np.arange(count),
         held_out=np.arange(count) % 4 == 0,
     )
 
@@ -53,13 +54,14 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
     label = np.where(random.random(LISTS) < 0.9, best, random.integers(0, CANDIDATES, LISTS))
     label[:missed] = -1
     rows = np.stack([random.permutation(VIDEOS)[:CANDIDATES] for _ in range(LISTS)])
-    features = random.random((LIKES, len(VIDEO_FEATURES)), np.float32)
-    rate = features[:, VIDEO_FEATURES.index("like_rate")]
+    table = random.random((VIDEOS, len(VIDEO_FEATURES)), np.float32)
+    watched = random.integers(0, VIDEOS, LIKES)
+    rate = table[watched, VIDEO_FEATURES.index("like_rate")]
     return RankingSet(
         WatchLists(
             viewers=viewers(random, LISTS),
             rows=rows,
-            features=random.random((LISTS, CANDIDATES, len(VIDEO_FEATURES)), np.float32),
+            features=table[rows],
             retrieval=retrieval,
             match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
             moment=np.arange(LISTS),
@@ -68,9 +70,10 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
         ),
         LikeLabels(
             viewers=viewers(random, LIKES),
-            rows=random.integers(0, VIDEOS, LIKES),
-            features=features,
+            rows=watched,
+            features=table[watched],
             match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
             liked=random.random(LIKES) < rate,
         ),
+        table,
     )

@@ -110,6 +110,14 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         assert torch.equal(fed[name], torch.from_numpy(value)), name
 
 
+def test_the_set_has_the_features_that_pods_serve(
+    data: RankingSet, release: CandidateRelease
+) -> None:
+    assert np.array_equal(
+        data.served_features, np.load(release.folder / layout.VIDEO_FEATURE_TABLE)
+    )
+
+
 def test_histories_end_before_their_label(
     data: RankingSet, labels: pd.DataFrame, trained_watches: pd.DataFrame
 ) -> None:

@@ -89,8 +89,8 @@ def slices(slicing: Document) -> str:
 
 def calibration(document: Document) -> str:
     """Predicted against observed rate of each task."""
-    drawn, axes = figure(len(document), height=3.8)
-    for axis, (task, bins) in zip(axes, document.items(), strict=True):
+    drawn, axes = figure(len(document["bins"]), height=3.8)
+    for axis, (task, bins) in zip(axes, document["bins"].items(), strict=True):
         predicted = [each["predicted"] for each in bins]
         observed = [each["observed"] for each in bins]
         top = max([*predicted, *observed, 1e-6]) * 1.08

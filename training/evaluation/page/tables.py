@@ -102,6 +102,20 @@ def sources(document: Document) -> Table:
     return Table(("", *(f"Recall@{k}" for k in document["union"])), tuple(rows))
 
 
+def calibration(document: Document) -> Table:
+    """Return how each task's probabilities compare to what happened, on test and validation."""
+    headings = ("", "held-out watches", "predicted over observed", "calibration error")
+    rows = []
+    for task in document["bins"]:
+        for part in ("test", "validation"):
+            found, name = document[part], f"{task}_predicted_over_observed"
+            if name in found:
+                interval = {end: found[f"{name}_{end}"] for end in ("low", "high")}
+                cells = (_cell(found[name], interval), f"{found[f'{task}_ece']:.4f}")
+                rows.append(Row((f"will {task}", part, *cells)))
+    return Table(headings, tuple(rows))
+
+
 def groups(found: Mapping[str, Document]) -> Table:
     """Each system's measures in each group, which has `cases` and `systems`."""
     rows, shown = [], ("hr_10", "ndcg_10", "recall_100")

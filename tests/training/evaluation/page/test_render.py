@@ -97,9 +97,17 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     seeds["train_cpu_seconds"] = {"mean": 183.0}
     write_json(tmp_path, SEEDS, seeds)
 
+    rates = {f"{task}_ece": 0.0007 for task in ("watch", "like")}
+    rates["watch_predicted_over_observed"] = 0.644
+    rates |= {f"watch_predicted_over_observed_{end}": 0.6 for end in ("low", "high")}
+    point = {"predicted": 0.002, "observed": 0.003, "n": 9}
+    bins = {"watch": [point], "like": [point]}
+    write_json(tmp_path, files.CALIBRATION, {"bins": bins, "test": rates, "validation": {}})
+
     page = render_page(tmp_path, MANIFEST)
 
-    assert page.count("<svg") == 2 + 4
+    assert page.count("<svg") == 2 + 5
+    assert "<td>0.644 <span" in page
     assert "+0.0130" in page
     assert "+10.0%" in page
     assert "<td>.012</td>" in page
