@@ -50,19 +50,14 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
 
     built = vireo("features", "build", "mine")
     assert built.exit_code == 0, built.output
-    assert "mine: features built, holdout last." in built.output
+    assert "mine: features built, of every event." in built.output
     viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
     assert viewer["viewer_id"] == "03"
-    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6"]
+    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
     assert viewer["viewer_like_count"] == 1
     table = vireo("features", "show", "mine", "--viewer", "03").output
-    assert "[bold]Title 6" in table
-    assert "Title 7" not in table
+    assert "[bold]Title 7" in table
     assert "cold start" in vireo("features", "show", "mine", "--viewer", "3").output
-
-    assert vireo("features", "build", "mine", "--holdout", "none").exit_code == 0
-    viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
-    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
 
 
 def test_mended_rows_are_told(files: list[str], tmp_path: Path) -> None:
@@ -87,7 +82,7 @@ def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
 
 def test_wrong_usage_exits_with_2(files: list[str]) -> None:
     assert vireo("data", "import", "--videos", "v.csv").exit_code == 2
-    assert vireo("features", "build", "mine", "--holdout", "first").exit_code == 2
+    assert vireo("features", "build").exit_code == 2
 
 
 def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:
