@@ -126,6 +126,7 @@ def evaluate(
     from training.evaluation import commands
     from training.evaluation.baselines.registry import BASELINES, QUICK
     from training.evaluation.studies import Studies
+    from training.heartbeat import heartbeat
 
     # What is served has learned from every watch: its measured twin is asked.
     home, errors = Home.current().measuring, Console(stderr=True)
@@ -149,13 +150,17 @@ def evaluate(
         if wanted
     }
     if asked:
-        found = {name: study() for name, study in asked.items()}
+        with heartbeat(errors, f"studying {data}"):
+            found = {name: study() for name, study in asked.items()}
         print_studies(found, as_json, home.run(data) / "report")
         return
     beside = BASELINES if baselines else QUICK
     if served:
         path = lists or home.run(data) / "report" / "served.jsonl"
-        with _asked_edge(home, data, target, ca, token) as edge:
+        with (
+            heartbeat(errors, f"evaluating {data}"),
+            _asked_edge(home, data, target, ca, token) as edge,
+        ):
             options = commands.ServedOptions(
                 edge.target, path, concurrency, deadline, edge.credentials()
             )
@@ -163,7 +168,8 @@ def evaluate(
     elif lists is not None:
         raise VireoError("--lists writes what the stack answers: give --served too")
     else:
-        evaluated = commands.evaluate_staged(home, data, errors, baselines=beside)
+        with heartbeat(errors, f"evaluating {data}"):
+            evaluated = commands.evaluate_staged(home, data, errors, baselines=beside)
     if as_json:
         typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
         return

@@ -29,9 +29,10 @@ def build(
     from server.stack.state import running_stack
     from training.features.build import build_features
     from training.features.progress import progress_bars
+    from training.heartbeat import heartbeat
 
     home, console = Home.current(), Console()
-    with progress_bars(console) as progress:
+    with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
         build_features(home, name, "none", progress)
     console.print(f"{name}: features built, of every event.", highlight=False)
     if running_stack(home) is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
@@ -21,6 +20,7 @@ from server.releases.manifest import ScoreWeights
 from training.evaluation.chain import list_ranks, rank_all
 from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
+from training.heartbeat import tracked
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet, WatchLists
@@ -179,7 +179,7 @@ def _served_lists(
     shape = (len(held_out.viewers), RERANK_WINDOW)
     rows, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
     console = Console(stderr=True)
-    everyone = track(held_out.viewers, "asking the chain", transient=True, console=console)
+    everyone = tracked(held_out.viewers, "asking the chain", console)
     for place, viewer in enumerate(everyone):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         if not len(found.keys):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import track
 
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.pipeline import SOURCES, CandidateQuery
@@ -21,6 +20,7 @@ from server.candidate.release import CandidateRelease
 from server.pipeline.candidates import Candidates
 from server.releases.manifest import Quotas
 from training.evaluation.held_out import HeldOutWatches
+from training.heartbeat import tracked
 
 CUTOFFS = (100, 200, 500)
 SOURCES_FILE = "sources.json"
@@ -63,7 +63,7 @@ class Proposals:
             places = np.random.default_rng(0).choice(places, VIEWERS_LIMIT, replace=False)
         unwatched, proposed = BlockedFilter(), []
         console = Console(stderr=True)
-        for place in track(places, "asking the sources", transient=True, console=console):
+        for place in tracked(places, "asking the sources", console):
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)
             query = Retrieval.of(release, asked)
             own = {}

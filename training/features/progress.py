@@ -1,4 +1,4 @@
-"""How far the building of features is, as bars on a console."""
+"""The progress of building features, as bars on a console."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
-from rich.progress import Progress as Bars
 
 from training.features.build import Progress
+from training.heartbeat import Bars
 
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
-    """Yields what `build_features` tells how far it is: a bar for each of its steps."""
+    """Yield what `build_features` reports its progress to: a bar for each of its steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, console=console) as bars:
         steps: dict[str, TaskID] = {}

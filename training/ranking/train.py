@@ -16,9 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from torch import Tensor
 
+from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
 from training.ranking.calibration import TASKS, calibrate
 from training.ranking.checkpoint import Checkpoints
@@ -252,7 +259,7 @@ def fit_ranker(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+    with Bars(*columns, console=console or Console(stderr=True)) as progress:
         for part in ("linear", "full"):
             floor = max(held.ndcg_10 for held in held_out.values())
             states[part], held_out[part] = trainer.phase(part, floor, progress)

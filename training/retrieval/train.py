@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from server.errors import VireoError
 from training.checkpoint import read_checkpoint, write_checkpoint
+from training.heartbeat import Bars
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
@@ -177,8 +178,8 @@ def _write_curve(trainer: RetrievalTrainer, checkpoints: Path) -> None:
     (checkpoints / CURVE).write_text("".join(lines))
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
+def _progress(console: Console) -> Bars:
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}% {task.fields[measures]}"),
