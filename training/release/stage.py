@@ -89,7 +89,7 @@ def stage_retrieval(
     del index
     popularity = latest_popularity(repo, ids)
     rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
-    model_rows, model_weights = ease_table(data)
+    model_rows, model_weights = ease_table(data, limit=model.config.ease_limit)
     content = model.content_vectors().detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,

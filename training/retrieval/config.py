@@ -58,6 +58,10 @@ class RetrievalConfig:
     powers of .5, .75 and 1 gave an NDCG@10 of .115, .115 and .118 and a Recall@100 of .689,
     .702 and .706."""
 
+    ease_limit: int = 20_000
+    """Larger catalogues go without EASE; 0 for none at all. Its fit takes 4 bytes of memory for
+    each pair of videos, 1.6 GB with so many, and the cube of their number in time."""
+
     validate_every: int = 5
     """Epochs from one validation (and checkpoint) to the next."""
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from scipy import sparse
 
 from server.features.ease import ease_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.training.retrieval.conftest import VIDEOS
 from training.retrieval.data import RetrievalData
-from training.retrieval.ease import EASE_LAMBDA, ease_table, ease_weights
+from training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights
 
 
 def test_kept_are_the_weights_of_largest_absolute_value(ring: RetrievalData) -> None:
@@ -47,12 +51,34 @@ def test_a_table_of_all_weights_scores_like_the_matrix(ring: RetrievalData) -> N
     np.testing.assert_allclose(scores, ease_weights(ring)[3], atol=1e-7)
 
 
-def test_a_catalogue_over_the_limit_has_no_table(ring: RetrievalData) -> None:
-    rows, weights = ease_table(ring, limit=ring.video_count - 1)
+@pytest.mark.parametrize("limit", [VIDEOS - 1, 0])
+def test_a_catalogue_over_the_limit_has_no_table(ring: RetrievalData, limit: int) -> None:
+    rows, weights = ease_table(ring, limit=limit)
 
     assert rows.shape == weights.shape == (ring.video_count, 0)
     assert rows.dtype == np.int32
     assert weights.dtype == np.float32
+
+
+def test_the_fit_holds_one_matrix_and_is_as_good_as_in_double_precision() -> None:
+    random = np.random.default_rng(0)
+    videos = 1500
+    popularity = 1 / np.arange(1, videos + 1)
+    matrix = random.random((2000, videos)) < 40 * popularity / popularity.sum()
+    watched = sparse.csr_array(matrix.astype(np.float32))
+
+    tracemalloc.start()
+    weights = closed_form(watched, EASE_LAMBDA)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    gram = matrix.T.astype(float) @ matrix + EASE_LAMBDA * np.eye(videos)
+    inverse = np.linalg.inv(gram)
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    assert abs(expected).max() > 0.1
+    assert peak < 4 * videos**2 * 2.5, "the matrix, and a band of a third of it while counting"
 
 
 def test_validation_watches_are_not_fitted() -> None:
