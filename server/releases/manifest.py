@@ -194,7 +194,7 @@ class Manifest(_Part):
     quotas: Quotas = Quotas()
     """How training drew its candidates, and serving and evaluation therefore do."""
     candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
-    """How many: the ranker learned from lists of this length, and its probabilities hold for them."""
+    """How many: the ranker learned from lists of this length, and its probabilities are of such."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights

@@ -40,7 +40,7 @@ def write_viewing_csv(folder: Path, seed: int = 7) -> None:
 
 
 def watched_by(viewer: str, folder: Path) -> set[str]:
-    """Return the videos that a viewer has watched by `watched.csv`, what is yet to come left out."""
+    """Return the videos that a viewer has watched by `watched.csv`, those to come left out."""
     with (folder / "watched.csv").open(newline="") as file:
         return {
             row["video_id"]
