@@ -85,6 +85,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
         "train_seconds": spent.seconds,
         "train_cpu_seconds": spent.cpu_seconds,
         "systems": {name: found["metrics"][name] for name in _SYSTEMS},
+        "ranker": found["metrics"]["ranker"],
         "agreement": found["agreement"],
         "answers": answers,
     }
@@ -131,7 +132,7 @@ def _children_cpu_seconds() -> float:
 
 def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every seed's figures, their means with Student's t intervals, and the machine."""
-    measures = results[0]["systems"][_SYSTEMS[0]]
+    measures, of_ranker = results[0]["systems"][_SYSTEMS[0]], results[0].get("ranker", {})
     return {
         "data": data,
         "profile": profile,
@@ -149,6 +150,10 @@ def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> di
                 for measure in measures
             }
             for system in _SYSTEMS
+        },
+        "ranker": {
+            measure: mean([result["ranker"][measure] for result in results])
+            for measure in of_ranker
         },
         **{
             name: mean([result[name] for result in results])

@@ -20,7 +20,8 @@ def result(seed: int) -> dict[str, object]:
         name: {m: v + seed / 100 for m, v in MEASURES.items()} for name in ("chain", "served")
     }
     spent = {"train_seconds": 100.0 + seed, "train_cpu_seconds": 150.0}
-    return {"seed": seed, "systems": systems, **spent}
+    ranker = {"watch_predicted_over_observed": 0.9 + seed / 10}
+    return {"seed": seed, "systems": systems, "ranker": ranker, **spent}
 
 
 def test_the_interval_is_students_t_over_seeds() -> None:
@@ -38,6 +39,7 @@ def test_a_summary_has_each_seed_and_the_means_of_what_was_served() -> None:
     found = summary("films", "quick", [result(0), result(2)])
     assert [each["seed"] for each in found["seeds"]] == [0, 2]
     assert found["mean"]["served"]["ndcg_10"]["mean"] == pytest.approx(0.11)
+    assert found["ranker"]["watch_predicted_over_observed"]["mean"] == pytest.approx(1)
     assert found["train_seconds"]["mean"] == pytest.approx(101)
     assert found["train_cpu_seconds"]["mean"] == pytest.approx(150)
     assert found["machine"]["threads"] >= 1

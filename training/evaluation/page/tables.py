@@ -130,12 +130,18 @@ def groups(found: Mapping[str, Document]) -> Table:
 
 
 def seeds(document: Document) -> Table:
-    """Each seed's figures of the chain and of what was served, and their means."""
+    """Each seed's figures of the chain, of what was served and of the ranker, and their means."""
     shown = ("hr_10", "ndcg_10", "recall_100")
     names = list(document["mean"])
+    tasks = [
+        task
+        for task in ("watch", "like")
+        if f"{task}_predicted_over_observed" in document.get("ranker", {})
+    ]
     headings = (
         "seed",
         *(f"{name_of(name)} {MEASURES[measure]}" for name in names for measure in shown),
+        *(f"will {task}, predicted over observed" for task in tasks),
         "training",
         "of one core",
     )
@@ -143,8 +149,10 @@ def seeds(document: Document) -> Table:
     rows = []
     for each in document["seeds"]:
         cells = [f"{each['systems'][name][m]:.4f}" for name in names for m in shown]
+        cells += [f"{each['ranker'][f'{task}_predicted_over_observed']:.3f}" for task in tasks]
         rows.append(Row((str(each["seed"]), *cells, *(_minutes(each[name]) for name in took))))
     means = [_mean(document["mean"][name][m]) for name in names for m in shown]
+    means += [_mean(document["ranker"][f"{task}_predicted_over_observed"]) for task in tasks]
     seconds = (_minutes(document[name]["mean"]) for name in took)
     rows.append(Row(("mean ± 95%", *means, *seconds), True))
     return Table(headings, tuple(rows))

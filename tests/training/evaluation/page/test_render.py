@@ -89,12 +89,14 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     one = {
         "seed": 7,
         "systems": {"served": MEASURES},
+        "ranker": {"watch_predicted_over_observed": 0.987},
         "train_seconds": 125.0,
         "train_cpu_seconds": 183.0,
     }
     mean = {name: {"mean": value, "low": value - 0.01} for name, value in MEASURES.items()}
     seeds = {"seeds": [one], "mean": {"served": mean}, "train_seconds": {"mean": 125.0}}
     seeds["train_cpu_seconds"] = {"mean": 183.0}
+    seeds["ranker"] = {"watch_predicted_over_observed": {"mean": 0.9876, "low": 0.9753}}
     write_json(tmp_path, SEEDS, seeds)
 
     rates = {f"{task}_ece": 0.0007 for task in ("watch", "like")}
@@ -115,6 +117,8 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     assert "last 2-5 watches" in page
     assert "0.700 in 123" in page
     assert "0.1300 ± 0.0100" in page
+    assert "<td>0.987</td>" in page
+    assert "0.9876 ± 0.0123" in page
     assert "2:05 min" in page
     assert "3:03 min" in page
 
