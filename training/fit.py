@@ -68,9 +68,9 @@ def fit(
     split = ensure_features(home, dataset, holdout, console)
     inputs = _inputs(home, dataset, settings, split)
     ranking_inputs = fingerprint(inputs.fingerprint, asdict(settings.ranking))
-    finished_inputs = fingerprint(
-        ranking_inputs, Manifest.read(measured).release_id if measured else ""
-    )
+    finished_inputs = ranking_inputs
+    if measured:
+        finished_inputs = fingerprint(ranking_inputs, Manifest.read(measured).release_id)
     manifest = inputs.run.finished(finished_inputs)
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")

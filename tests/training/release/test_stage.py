@@ -13,12 +13,21 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import Manifest, Quotas, ReleaseError, describe_files
+from server.releases.manifest import (
+    CANDIDATES,
+    Manifest,
+    Quotas,
+    ReleaseError,
+    describe_files,
+)
 from server.releases.texts import read_mapped_texts
+from tests.builders.datasets import VIDEO_COUNT
 from training.data.dataset import load_dataset
 from training.features.statistics import latest_popularity, latest_video_features
+from training.ranking.storage import load_ranking_set
 from training.release.stage import DRAFT, finish_release
 from training.retrieval.ease import EASE_NEIGHBOURS
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,8 @@ def folder(trained_home: Home) -> Path:
 
 def test_the_manifest_describes_every_file(folder: Path, manifest: Manifest) -> None:
     assert manifest.files == describe_files(folder)
-    paths = {value for name, value in vars(layout).items() if name.isupper()}
+    names = {name for name in vars(layout) if name.isupper()} - {"MEASURED"}
+    paths = {getattr(layout, name) for name in names}
     assert {path for path in paths if isinstance(path, str)} == set(manifest.files)
 
 
@@ -43,6 +53,15 @@ def test_the_release_says_when_it_was_made_and_of_what(
     assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
+
+
+def test_the_release_states_how_many_candidates_its_ranker_was_trained_on(
+    manifest: Manifest, trained_home: Home
+) -> None:
+    run = Run(trained_home.run("trained"))
+    made = load_ranking_set(run.ranking_set, run.finished_inputs())
+    assert made is not None
+    assert manifest.candidates == made.watches.rows.shape[1] == VIDEO_COUNT != CANDIDATES
 
 
 def test_both_services_load_it_and_answer_as_pytorch_did(folder: Path) -> None:
