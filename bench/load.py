@@ -45,9 +45,23 @@ class SteadyLoad:
     """Asks for viewers' slates, one after the other and over again. Use it as a context."""
 
     def __init__(
-        self, target: str, viewers: Sequence[str], rate: float, deadline: float = 2.0
+        self,
+        target: str,
+        viewers: Sequence[str],
+        rate: float,
+        deadline: float = 2.0,
+        moment: int | None = None,
     ) -> None:
-        """Takes the edge, whom to ask for, requests a second, and each one's deadline."""
+        """Prepare the load.
+
+        Args:
+            target: host:port of the edge.
+            viewers: whom to ask for.
+            rate: requests a second.
+            deadline: seconds that each may take.
+            moment: when slates are said to be shown, Unix seconds; now if None. It is the same in
+                all requests, so that a viewer's slates are.
+        """
         self.answers: list[Answer] = []
         """Everything that has come back, in the order in which it did."""
         self.departures: list[float] = []
@@ -56,6 +70,7 @@ class SteadyLoad:
         self._viewers = viewers
         self._rate = rate
         self._deadline = deadline
+        self._moment = int(time.time()) if moment is None else moment
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> SteadyLoad:
@@ -85,7 +100,7 @@ class SteadyLoad:
             number += 1
 
     async def _answer(self, stub: _Stub, viewer: str, at: float) -> None:
-        self.answers.append(await _ask(stub, viewer, at, self._deadline))
+        self.answers.append(await _ask(stub, viewer, at, self._deadline, self._moment))
 
 
 class ClosedLoad:
@@ -101,6 +116,7 @@ class ClosedLoad:
         self._viewers = viewers
         self._callers = callers
         self._deadline = deadline
+        self._moment = int(time.time())
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> ClosedLoad:
@@ -121,7 +137,8 @@ class ClosedLoad:
     async def _call(self, stub: _Stub, number: int) -> None:
         while not self._stopping.is_set():
             viewer = self._viewers[number % len(self._viewers)]
-            self.answers.append(await _ask(stub, viewer, time.monotonic(), self._deadline))
+            at = time.monotonic()
+            self.answers.append(await _ask(stub, viewer, at, self._deadline, self._moment))
             number += self._callers
 
 
@@ -152,8 +169,9 @@ async def _stubs(target: str) -> AsyncIterator[list[_Stub]]:
             await channel.close()
 
 
-async def _ask(stub: _Stub, viewer: str, at: float, deadline: float) -> Answer:
+async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int) -> Answer:
     request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
+    request.context.time.FromSeconds(moment)
     try:
         response = await stub.Recommend(request, timeout=deadline)
     except grpc.aio.AioRpcError as error:

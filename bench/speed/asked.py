@@ -74,9 +74,11 @@ def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
     reader = FeatureReader(features, _SECONDS)
     chain = InProcess.load(release)
     manifest = chain.candidate.release.manifest
+    moment = int(time.time())
     found = []
     for viewer_id in viewers:
         request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=PAGE)
+        request.context.time.FromSeconds(moment)  # else the slate could change by the minute
         query = RecommendQuery.of(request, _REQUEST_ID, Deadline(time.monotonic()))
         viewer = reader.read(viewer_id)
         retrieval = retrieve_request(query, viewer, manifest.candidates, manifest.release_id)

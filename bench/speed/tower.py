@@ -65,6 +65,7 @@ def _milliseconds(release: CandidateRelease, events: int, runs: int) -> float:
     inputs = {
         "history": random.integers(1, len(release.keys) + 1, (1, events)),
         "gaps": random.integers(1, GAP_BUCKETS, (1, events)),
+        "asked_gap": random.integers(1, GAP_BUCKETS, 1),
         "lengths": np.array([events]),
         "attributes": np.zeros((1, ATTRIBUTE_LIMIT), np.int64),
     }

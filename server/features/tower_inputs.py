@@ -52,15 +52,21 @@ def tower_inputs(
 
     Returns:
         `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
-        see `gap_buckets`; `lengths` int64[b]; `attributes` int64[b, ATTRIBUTE_LIMIT].
+        see `gap_buckets`; `asked_gap` int64[b]: bucket of the time from the last of these videos
+        to the moment asked, 0 without a history or a moment; `lengths` int64[b]; `attributes`
+        int64[b, ATTRIBUTE_LIMIT].
     """
     histories: list[Int64Array] = []
     gaps: list[Int64Array] = []
-    for viewer in viewers:
+    asked_gap = np.zeros(len(viewers), np.int64)
+    for index, viewer in enumerate(viewers):
         found = rows.find(viewer.history_keys)
         known = found >= 0
         histories.append(found[known][-history_limit:] + 1)
-        gaps.append(gap_buckets(viewer.history_times[known][-history_limit:]))
+        times = viewer.history_times[known][-history_limit:]
+        buckets = gap_buckets(np.append(times, viewer.asked_at))
+        gaps.append(buckets[:-1])
+        asked_gap[index] = buckets[-1] if viewer.asked_at else 0
     lengths = np.array([len(history) for history in histories], np.int64)
     width = max(1, int(lengths.max(initial=0)))
     history = np.zeros((len(viewers), width), np.int64)
@@ -72,6 +78,7 @@ def tower_inputs(
     return {
         "history": history,
         "gaps": gap,
+        "asked_gap": asked_gap,
         "lengths": lengths,
         "attributes": np.stack(attributes)
         if attributes

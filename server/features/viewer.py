@@ -28,10 +28,13 @@ class ViewerFeatures:
     """How many videos the viewer has watched."""
     like_count: int = 0
     """How many of them the viewer liked."""
+    asked_at: int = 0
+    """The moment at which a slate is asked for, Unix seconds; 0 if it isn't known."""
 
     def playing(self, seed_key: int) -> ViewerFeatures:
-        """These features with the video that is playing as the last one watched."""
-        now = self.history_times[-1:] if len(self.history_times) else np.zeros(1, np.int64)
+        """These features with the video that is playing as the last one watched, now."""
+        last = self.history_times[-1] if len(self.history_times) else 0
+        now = np.int64(self.asked_at or last)
         return replace(
             self,
             history_keys=np.append(self.history_keys, np.int64(seed_key)),

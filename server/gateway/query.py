@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,8 @@ class RecommendQuery:
     excluded_keys: npt.NDArray[np.int64]
     """Videos not to return, int64[e]."""
     explain: bool
+    asked_at: int
+    """When the slate will be shown, Unix seconds."""
     request_id: str
     deadline: Deadline
     metadata: tuple[tuple[str, str], ...]
@@ -63,6 +66,7 @@ class RecommendQuery:
             follows_playing=request.surface == pb.SURFACE_UP_NEXT,
             excluded_keys=video_keys(request.excluded_video_ids),
             explain=request.explain,
+            asked_at=_moment(request),
             request_id=request_id,
             deadline=deadline,
             metadata=(
@@ -75,3 +79,10 @@ class RecommendQuery:
     def again(self, deadline: Deadline) -> RecommendQuery:
         """The same query under another deadline."""
         return replace(self, deadline=deadline)
+
+
+def _moment(request: pb.RecommendRequest) -> int:
+    """The caller's time in Unix seconds, 0 if it is before 1970; now if absent."""
+    if request.context.HasField("time"):
+        return max(0, request.context.time.seconds)
+    return int(time.time())

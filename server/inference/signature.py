@@ -91,6 +91,7 @@ def tower_signature(vector_size: int) -> Signature:
         inputs={
             "history": Tensor("int64", (BATCH, HISTORY)),
             "gaps": Tensor("int64", (BATCH, HISTORY)),
+            "asked_gap": Tensor("int64", (BATCH,)),
             "lengths": Tensor("int64", (BATCH,)),
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
         },

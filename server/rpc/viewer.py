@@ -17,4 +17,5 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
         attributes=tuple(viewer.attributes),
         watch_count=viewer.watch_count,
         like_count=viewer.like_count,
+        asked_at=viewer.asked_at,
     )

@@ -17,11 +17,10 @@ from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
-from training.features.history import viewer_features_at
+from training.features.history import viewers_before
 
 SLATE = 100
 """How many of the best are kept of each viewer."""
-_JUST_BEFORE = pd.Timedelta(1, "us")
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -40,6 +39,8 @@ class TestViewers:
     """Whether it was liked, bool[v]."""
     watched: tuple[Int64Array, ...]
     """Rows that each watched before, without the target."""
+    moments: Int64Array
+    """When each held-out video was watched, Unix seconds, int64[v]."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
         targets=_rows(test, video_ids),
         liked=test["liked"].to_numpy(bool),
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
+        moments=test["time"].to_numpy("datetime64[s]").astype(np.int64),
     )
 
 
@@ -93,10 +95,11 @@ def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, I
 
 
 def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:
-    """Each test viewer as known just before the held-out watch, validation included."""
-    test = watches[watches["part"] == "test"]
-    moments = {"viewer_id": test["viewer_id"], "event_timestamp": test["time"] - _JUST_BEFORE}
-    return viewer_features_at(repo, pd.DataFrame(moments).reset_index(drop=True))
+    """Each test viewer as a request at the moment of the held-out watch finds them.
+
+    Validation is part of what is known of them.
+    """
+    return viewers_before(repo, watches[watches["part"] == "test"])
 
 
 def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:

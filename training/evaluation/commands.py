@@ -22,6 +22,7 @@ from server.stack.s3 import access, external_endpoint
 from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
 from training.evaluation.baselines.registry import BASELINES, QUICK
+from training.evaluation.chain import TestViewers
 from training.evaluation.page.render import write_page
 from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
 from training.evaluation.run import Metrics, TestBed, add_systems, compare_systems, evaluate_release
@@ -142,7 +143,7 @@ def evaluate_served(
     tables = load_dataset(home, dataset)
     video_ids = tables.videos["video_id"].tolist()
     bed = TestBed.of(load_watches(home, dataset), video_ids)
-    answers = _asked(options, bed.viewers.ids, console)
+    answers = _asked(options, bed.viewers, console)
     write_lists(options.lists, answers)
     served = of_lists(list_rows(answers, video_ids), bed.viewers)
     with _fitting_bar(console, baselines) as fitting:
@@ -164,16 +165,15 @@ def evaluate_served(
     return evaluated
 
 
-def _asked(
-    options: ServedOptions, viewer_ids: Sequence[str], console: Console
-) -> list[ServedAnswer]:
-    """What the stack answers, with a bar."""
+def _asked(options: ServedOptions, viewers: TestViewers, console: Console) -> list[ServedAnswer]:
+    """What the stack answers at the moments of the held-out watches, with a bar."""
     with Progress(console=console) as progress:
-        task = progress.add_task("asking the stack", total=len(viewer_ids))
+        task = progress.add_task("asking the stack", total=len(viewers.ids))
         return asyncio.run(
             ask_in_full(
                 options.target,
-                viewer_ids,
+                viewers.ids,
+                viewers.moments.tolist(),
                 concurrency=options.concurrency,
                 deadline=options.deadline,
                 answered=lambda: progress.advance(task),

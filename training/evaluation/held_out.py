@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,9 @@ import pandas as pd
 from server.features.keys import video_keys
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
-from training.features.history import viewer_features_at
+from training.features.history import viewers_before
 
 HeldOutPart = Literal["validation", "test"]
-_JUST_BEFORE = pd.Timedelta(1, "us")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class HeldOutWatches:
 def last_held_out(
     watches: pd.DataFrame, repo: Path, rows: VideoRows, part: HeldOutPart
 ) -> HeldOutWatches:
-    """Each viewer's last watch of a part, with the features of just before it.
+    """Each viewer's last watch of a part, with the features of a request at its moment.
 
     Args:
         watches: as in `training.features.watches.WATCHES`.
@@ -44,7 +42,6 @@ def last_held_out(
     """
     held_out = watches[watches["part"] == part]
     last = held_out.drop_duplicates("viewer_id", keep="last").reset_index(drop=True)
-    moments = {"viewer_id": last["viewer_id"], "event_timestamp": last["time"] - _JUST_BEFORE}
-    viewers: Sequence[ViewerFeatures] = viewer_features_at(repo, pd.DataFrame(moments))
+    viewers = viewers_before(repo, last)
     keys = video_keys(last["video_id"].tolist())
     return HeldOutWatches(tuple(last["viewer_id"]), tuple(viewers), rows.find(keys))

@@ -130,6 +130,7 @@ def check_split(manifest: Manifest, split: Split) -> None:
 async def ask_viewers(
     target: str,
     viewer_ids: Sequence[str],
+    moments: Sequence[int],
     *,
     concurrency: int,
     deadline: float,
@@ -141,6 +142,7 @@ async def ask_viewers(
     Args:
         target: host:port of the edge.
         viewer_ids: whom to ask for.
+        moments: when each one's slate is said to be shown, Unix seconds.
         concurrency: how many requests are under way at a time.
         deadline: seconds that each may take.
         answered: called after each answer.
@@ -154,8 +156,9 @@ async def ask_viewers(
     ) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
 
-        async def ask(viewer_id: str) -> ServedAnswer:
+        async def ask(viewer_id: str, moment: int) -> ServedAnswer:
             request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=SLATE)
+            request.context.time.FromSeconds(moment)
             async with free:
                 try:
                     response = await stub.Recommend(request, timeout=deadline)
@@ -170,12 +173,13 @@ async def ask_viewers(
                 degradations=tuple(Degradation.Name(value) for value in response.degradations),
             )
 
-        return list(await asyncio.gather(*map(ask, viewer_ids)))
+        return list(await asyncio.gather(*map(ask, viewer_ids, moments)))
 
 
 async def ask_in_full(
     target: str,
     viewer_ids: Sequence[str],
+    moments: Sequence[int],
     *,
     concurrency: int,
     deadline: float,
@@ -189,12 +193,16 @@ async def ask_in_full(
     many, or where asking again helped nobody.
     """
     ask = partial(ask_viewers, target, deadline=deadline, credentials=credentials)
-    answers = await ask(viewer_ids, concurrency=concurrency, answered=answered)
+    answers = await ask(viewer_ids, moments, concurrency=concurrency, answered=answered)
     for asked in range(2, _ATTEMPTS + 1):
         places = [place for place, answer in enumerate(answers) if answer.may_do_better]
         if len(places) > _BUSY_SHARE * len(answers):
             break
-        again = await ask([viewer_ids[place] for place in places], concurrency=1)
+        again = await ask(
+            [viewer_ids[place] for place in places],
+            [moments[place] for place in places],
+            concurrency=1,
+        )
         for place, answer in zip(places, again, strict=True):
             answers[place] = replace(answer, asked=asked)
         if all(answer.may_do_better for answer in again):

@@ -7,6 +7,7 @@ viewers several times over for it, which for some two million rows doesn't end.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,16 +35,38 @@ _COLUMNS = (
 )
 
 _FILE = "viewer_activity.parquet"
+JUST_BEFORE = pd.Timedelta(1, "us")
+"""From what was known before an event to the event: no two times are nearer to each other."""
 
 Int64Array = npt.NDArray[np.int64]
 _Activity: TypeAlias = tuple[Int64Array, Int64Array, Int64Array, int, int]
 """Keys and times of the history, keys of all that was watched, and how many watches and likes."""
 
 
-def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
-    """The features of viewers at moments, in the order of the rows.
+def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
+    """Viewers as a request at the moment of a watch finds them: `asked_at` is the watch's time.
 
-    To get what was known just before a watch, ask for its time less one microsecond.
+    Args:
+        repo: a folder of features.
+        watches: `viewer_id` str, `time` datetime64[us, UTC].
+
+    Returns:
+        A value a row: what was known just before that watch.
+
+    Raises:
+        VireoError: as in `viewer_features_at`.
+    """
+    moments = {"viewer_id": watches["viewer_id"], "event_timestamp": watches["time"] - JUST_BEFORE}
+    known = viewer_features_at(repo, pd.DataFrame(moments).reset_index(drop=True))
+    asked = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
+    return [
+        replace(viewer, asked_at=moment)
+        for viewer, moment in zip(known, asked.tolist(), strict=True)
+    ]
+
+
+def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
+    """The features of viewers at moments, in the order of the rows; without `asked_at`.
 
     Args:
         repo: a folder of features.

@@ -36,7 +36,7 @@ from server.features.viewer import ViewerFeatures
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
-from training.features.history import viewer_features_at
+from training.features.history import JUST_BEFORE, viewers_before
 from training.features.statistics import video_features_at, video_features_of_rows_at
 from training.ranking.config import RankingConfig
 from training.ranking.drawing import draw_candidates
@@ -44,7 +44,6 @@ from training.ranking.drawing import draw_candidates
 LIKE_WATCHES = ROWS_KEPT - 1
 """How many of a viewer's last non-test watches label likes: the feature store keeps the
 viewer's row before each of these."""
-_JUST_BEFORE = pd.Timedelta(1, "us")
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -151,8 +150,8 @@ def build_ranking_set(
     if len(chosen) < len(everyone):
         past = past[past["viewer_id"].isin(chosen)]
     labels = past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
-    labels = labels.assign(time=labels["time"] - _JUST_BEFORE)
-    viewers = viewer_features_at(repo, _moments(labels, "viewer_id"))
+    viewers = viewers_before(repo, labels)
+    labels = labels.assign(time=labels["time"] - JUST_BEFORE)
     rows = release.rows
     columns = viewer_columns(viewers, rows, release.vocabulary)
     number, names = pd.factorize(labels["viewer_id"])
@@ -232,7 +231,7 @@ def _watch_lists(
         features=features,
         retrieval=retrieval,
         match=_matches(columns, rows, content),
-        moment=before.astype(np.int64) + _JUST_BEFORE // pd.Timedelta(1, "us"),
+        moment=before.astype(np.int64) + JUST_BEFORE // pd.Timedelta(1, "us"),
         last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )

@@ -34,12 +34,22 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
-    """Viewers with short, middling and full histories, one unknown, one without profile."""
+    """Viewers with short, middling and full histories, one unknown, one without profile.
+
+    They ask between a second and weeks after their last watch, two of them at no known moment.
+    """
     lengths = np.diff(data.offsets)
     places = np.linspace(0, len(lengths) - 1, min(GOLDEN_VIEWERS, len(lengths))).astype(int)
     chosen = [data.viewer_features(int(viewer)) for viewer in np.argsort(lengths)[places]]
-    counted = [replace(viewer, watch_count=len(viewer.watched_keys)) for viewer in chosen]
-    return [ViewerFeatures(), replace(counted[-1], attributes=()), *counted]
+    known = [
+        replace(
+            viewer,
+            watch_count=len(viewer.watched_keys),
+            asked_at=int(viewer.history_times.max(initial=0)) + 8**number,
+        )
+        for number, viewer in enumerate(chosen)
+    ]
+    return [ViewerFeatures(), replace(known[-1], attributes=(), asked_at=0), *known]
 
 
 def write_tower_goldens(

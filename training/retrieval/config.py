@@ -21,6 +21,8 @@ class RetrievalConfig:
     blocks: int = 2
     history_limit: int = HISTORY_LIMIT
     """How many of the last watched videos the viewer tower reads."""
+    asked_gap: bool = True
+    """Whether the viewer tower reads how long ago the last watch was when a slate is asked for."""
 
     dropout: float = 0.4
     """On the viewer tower's input and residual branches."""

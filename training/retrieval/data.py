@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -199,6 +199,7 @@ class RetrievalData:
                 rows = np.concatenate([part.rows[where] for part, where in parts])
                 times = np.concatenate([part.times[where] for part, where in parts])
                 viewer = self._features(rows[:-1], times[:-1], group.attributes[place])
+                viewer = replace(viewer, asked_at=int(times[-1]))
                 held_out.append(HeldOut(viewer, rows[:-1], int(rows[-1])))
         return tuple(held_out)
 

@@ -48,17 +48,29 @@ class SummedTowers(nn.Module):
         return torch.cat([member.content_vectors() for member in self._towers()], 1)
 
     def viewer_vectors(
-        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """Viewers' vectors, float32[b, members x d]; as of TwoTower."""
         table = readable(self.video_vectors())
-        return self.viewer_vectors_over(table, history, gaps, lengths, attributes)
+        return self.viewer_vectors_over(table, history, gaps, asked_gap, lengths, attributes)
 
     def viewer_vectors_over(
-        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        table: Tensor,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`."""
-        vectors: Tensor = self.viewer_side()(F.embedding(history, table), gaps, lengths, attributes)
+        watched = F.embedding(history, table)
+        vectors: Tensor = self.viewer_side()(watched, gaps, asked_gap, lengths, attributes)
         return vectors
 
     def viewer_side(self) -> ViewerSide:

@@ -27,7 +27,7 @@ from training.retrieval.model import Towers, readable
 
 TOLERANCE = 1e-4
 """Largest absolute difference from PyTorch's outputs that an export may have."""
-INPUTS = ("history", "gaps", "lengths", "attributes")
+INPUTS = ("history", "gaps", "asked_gap", "lengths", "attributes")
 OUTPUT = "viewer_vector"
 
 Int64Array = npt.NDArray[np.int64]
@@ -48,10 +48,17 @@ class _ViewerTowerWithVideos(nn.Module):
         # A few stand for all: how many there are is no part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
-    def forward(self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
+    def forward(
+        self,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
+    ) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        vectors: Tensor = self.viewer_side(watched, gaps, lengths, attributes)
+        vectors: Tensor = self.viewer_side(watched, gaps, asked_gap, lengths, attributes)
         return vectors
 
 
@@ -92,6 +99,7 @@ def export_viewer_tower(
             dynamic_shapes=(
                 {0: batch, 1: length},
                 {0: batch, 1: length},
+                {0: batch},
                 {0: batch},
                 {0: batch},
             ),
@@ -195,6 +203,7 @@ def _trial(model: Towers, lengths: list[int]) -> dict[str, Int64Array]:
     return {
         "history": np.where(real, rng.integers(1, model.video_count + 1, shape), 0),
         "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
+        "asked_gap": rng.integers(0, GAP_BUCKETS, len(lengths)),
         "lengths": np.array(lengths, np.int64),
         "attributes": rng.integers(0, model.attribute_count + 1, (len(lengths), ATTRIBUTE_LIMIT)),
     }

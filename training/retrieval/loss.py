@@ -18,7 +18,7 @@ def full_softmax_loss(
     Args:
         model: the towers.
         history: row + 1 of the videos watched, int64[b, l].
-        gaps: int64[b, l].
+        gaps: int64[b, l + 1], see `WindowBatch`.
         attributes: int64[b, a].
         targets: row of the video watched next, -1 for padding, int64[b, l + 1].
     """

@@ -36,12 +36,23 @@ class Towers(Protocol):
         """The content part of every video's vector, without its id's, float32[n, c]."""
 
     def viewer_vectors(
-        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
 
     def viewer_vectors_over(
-        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        table: Tensor,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
 
@@ -162,6 +173,9 @@ class ViewerTower(nn.Module):
         self.attribute_embedding = nn.Embedding(len(data.vocabulary) + 1, d, padding_idx=0)
         self.position_embedding = nn.Embedding(config.history_limit + 1, d)
         self.gap_embedding = nn.Embedding(GAP_BUCKETS, d)
+        # What each bucket adds to the one below it: who stays away for longer than anybody in
+        # training is taken for the one who stayed away longest.
+        self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
         self.dropout = ByteDropout(config.dropout)
@@ -174,7 +188,8 @@ class ViewerTower(nn.Module):
 
         Args:
             watched: vectors of the videos watched, oldest first, float32[b, l, d].
-            gaps: buckets of the time since the watch before, int64[b, l].
+            gaps: buckets of the time before each watch and, after them, before what is asked
+                for, int64[b, l + 1]: state i, which has read i watches, reads that of the next.
             attributes: ids, 0-padded, int64[b, a].
             lengths: how many watches are real, int64[b], where only the state after the
                 last one is wanted.
@@ -184,8 +199,10 @@ class ViewerTower(nn.Module):
             `lengths`, float32[b, 1, d].
         """
         profile = self.start + self.attribute_embedding(self._kept(attributes)).sum(1)
-        events = watched + self.gap_embedding(gaps)
+        events = watched + self.gap_embedding(gaps[:, :-1])
         x = torch.cat([profile[:, None], events], dim=1)
+        if self.asked_steps is not None:
+            x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         for block in self.blocks[:-1]:
             x = block(x)
@@ -208,16 +225,25 @@ class ViewerSide(nn.Module):
         super().__init__()
         self.towers = nn.ModuleList(towers)
 
-    def forward(self, watched: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor) -> Tensor:
+    def forward(
+        self,
+        watched: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
+    ) -> Tensor:
         """Viewers' vectors, float32[b, towers x d].
 
         Args:
             watched: vectors of the videos watched, oldest first, float32[b, l, towers x d].
-            gaps: int64[b, l].
+            gaps: int64[b, l], padded with 0.
+            asked_gap: int64[b].
             lengths: int64[b].
             attributes: int64[b, a].
         """
         parts = watched.chunk(len(self.towers), dim=2)
+        gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
         states = [
             tower(part, gaps, attributes, lengths)[:, 0]
             for tower, part in zip(self.towers, parts, strict=True)
@@ -247,18 +273,30 @@ class TwoTower(nn.Module):
         return self.video_tower.content_vectors()
 
     def viewer_vectors(
-        self, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
         return self.viewer_vectors_over(
-            readable(self.video_vectors()), history, gaps, lengths, attributes
+            readable(self.video_vectors()), history, gaps, asked_gap, lengths, attributes
         )
 
     def viewer_vectors_over(
-        self, table: Tensor, history: Tensor, gaps: Tensor, lengths: Tensor, attributes: Tensor
+        self,
+        table: Tensor,
+        history: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
     ) -> Tensor:
         """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
-        vectors: Tensor = self.viewer_side()(F.embedding(history, table), gaps, lengths, attributes)
+        watched = F.embedding(history, table)
+        vectors: Tensor = self.viewer_side()(watched, gaps, asked_gap, lengths, attributes)
         return vectors
 
     def viewer_side(self) -> ViewerSide:

@@ -22,7 +22,8 @@ class WindowBatch:
     history: Int64Array
     """Row + 1 of each video, 0 for padding, int64[b, l]."""
     gaps: Int64Array
-    """As `gap_buckets` of the window's times, int64[b, l]."""
+    """As `gap_buckets` of the window's times, the targets' included: the bucket at state i is of
+    the time from the last watch read to the target, int64[b, l + 1]."""
     attributes: Int64Array
     """int64[b, ATTRIBUTE_LIMIT]."""
     targets: Int64Array
@@ -88,11 +89,10 @@ class Windows:
         inside = places < stops[:, None]
         places = np.where(inside, places, 0)
         targets = np.where(inside, self.watches.rows[places], -1)
-        read = inside[:, 1:]
-        gaps = np.where(read, self._gaps[places[:, :-1]], 0)
-        gaps[:, :1] = 0
+        gaps = np.where(inside, self._gaps[places], 0)
+        gaps[:, 0] = 0
         return WindowBatch(
-            history=np.where(read, targets[:, :-1] + 1, 0),
+            history=np.where(inside[:, 1:], targets[:, :-1] + 1, 0),
             gaps=gaps,
             attributes=self._attributes[viewers],
             targets=targets,

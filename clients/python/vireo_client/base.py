@@ -83,7 +83,7 @@ class BaseClient(Generic[Answer]):
             excluded_video_ids: videos not to return, at most 1,000.
             device: not used by the server yet. Kind of device in your own words, at most 64 bytes.
             locale: not used yet. BCP 47 language tag, at most 35 bytes, for example "de-CH".
-            time: not used yet. When the slate will be shown, with its time zone; now if None.
+            time: when the slate will be shown, with its time zone; now if None.
             explain: whether to tell titles, timings and sources too. Costs a little.
             timeout: seconds that this call may take; the client's if None.
             request_id: the id that the server's logs will have, printable ASCII of at most 128

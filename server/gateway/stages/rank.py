@@ -36,7 +36,7 @@ class Rank:
             StageFailedError: no pod gave a good answer in time.
         """
         request = pb.RankCandidatesRequest(
-            viewer=viewer_message(viewer),
+            viewer=viewer_message(viewer, query.asked_at),
             keys=candidates.keys,
             scores=candidates.scores,
             co_watch_scores=candidates.co_watch_scores,

@@ -61,7 +61,7 @@ def retrieve_request(
     query: RecommendQuery, viewer: ViewerFeatures, count: int, release_id: str
 ) -> pb.RetrieveCandidatesRequest:
     """The request for a query, pinned to a release if given."""
-    message = viewer_message(viewer)
+    message = viewer_message(viewer, query.asked_at)
     message.watched_keys.extend(viewer.watched_keys.tolist())
     excluded = query.excluded_keys.tolist()
     if query.playing_key is not None and query.seed_key is None:
@@ -77,12 +77,16 @@ def retrieve_request(
     )
 
 
-def viewer_message(viewer: ViewerFeatures) -> viewer_pb2.ViewerFeatures:
-    """The viewer's features as the models read them: without the watched keys."""
+def viewer_message(viewer: ViewerFeatures, asked_at: int) -> viewer_pb2.ViewerFeatures:
+    """Return the viewer's features as the models read them: without the watched keys.
+
+    `asked_at` is the moment of the request, Unix seconds: a row of the store has none.
+    """
     return viewer_pb2.ViewerFeatures(
         history_keys=viewer.history_keys.tolist(),
         history_times=viewer.history_times.tolist(),
         attributes=viewer.attributes,
         watch_count=viewer.watch_count,
         like_count=viewer.like_count,
+        asked_at=asked_at,
     )

@@ -22,8 +22,12 @@ class Tower:
         return np.array([inputs["history"].sum()], np.float32)
 
 
-def inputs(*history: int, gap: int = 1) -> dict[str, np.ndarray]:
-    return {"history": np.array([history], np.int64), "gaps": np.full((1, len(history)), gap)}
+def inputs(*history: int, gap: int = 1, asked_gap: int = 1) -> dict[str, np.ndarray]:
+    return {
+        "history": np.array([history], np.int64),
+        "gaps": np.full((1, len(history)), gap),
+        "asked_gap": np.array([asked_gap]),
+    }
 
 
 def test_a_viewer_who_comes_back_takes_no_run() -> None:
@@ -32,7 +36,10 @@ def test_a_viewer_who_comes_back_takes_no_run() -> None:
     assert tower.runs == 1
 
 
-@pytest.mark.parametrize("changed", [inputs(1, 2, 3), inputs(2, 1), inputs(1, 2, gap=4), inputs()])
+@pytest.mark.parametrize(
+    "changed",
+    [inputs(1, 2, 3), inputs(2, 1), inputs(1, 2, gap=4), inputs(1, 2, asked_gap=4), inputs()],
+)
 def test_whatever_the_tower_reads_makes_another_vector(changed: dict[str, np.ndarray]) -> None:
     vectors, tower = ViewerVectors(10), Tower()
     vectors.of(inputs(1, 2), tower)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from server.features.tower_inputs import (
     ATTRIBUTE_LIMIT,
@@ -51,6 +54,30 @@ def test_a_batch_is_padded_on_the_right_and_an_empty_history_has_width_one() -> 
     assert tower_inputs([viewer([], [])], VideoRows(KEYS), {}, 9)["history"].shape == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("times", "asked_at", "bucket"),
+    [
+        ([10, 11], 18, 4),  # 7 s: 1 + floor(log2(8))
+        ([10, 11], 11, 1),
+        ([10, 11], 5, 1),  # a clock that is behind
+        ([10, 11], np.iinfo(np.int64).max, GAP_BUCKETS - 1),
+        ([10, 11], 0, 0),  # nobody knows the moment
+        ([], 18, 0),
+    ],
+)
+def test_the_moment_asked_is_so_far_from_the_last_watch(
+    times: list[int], asked_at: int, bucket: int
+) -> None:
+    asking = replace(viewer([50, -7][: len(times)], times), asked_at=asked_at)
+    batch = tower_inputs([asking, viewer([], [])], VideoRows(KEYS), {}, 9)
+    np.testing.assert_array_equal(batch["asked_gap"], [bucket, 0])
+
+
+def test_the_moment_asked_is_measured_from_the_last_video_that_the_release_has() -> None:
+    asking = replace(viewer([50, 3], [10, 17]), asked_at=17)
+    assert tower_inputs([asking], VideoRows(KEYS), {}, 9)["asked_gap"] == [4]
+
+
 def test_attributes_that_the_release_does_not_know_are_ignored() -> None:
     batch = tower_inputs([viewer([], [], "a=1", "b=2", "c=3")], VideoRows(KEYS), {"c=3": 4}, 9)
     expected = np.zeros((1, ATTRIBUTE_LIMIT), np.int64)
@@ -63,3 +90,10 @@ def test_the_playing_video_becomes_the_last_one_watched() -> None:
     np.testing.assert_array_equal(playing.history_keys, [50, 900])
     np.testing.assert_array_equal(playing.history_times, [10, 10])
     np.testing.assert_array_equal(viewer([], []).playing(900).history_keys, [900])
+
+
+def test_the_playing_video_is_watched_at_the_moment_asked() -> None:
+    playing = replace(viewer([50], [10]), asked_at=17).playing(900)
+    batch = tower_inputs([playing], VideoRows(KEYS), {}, 9)
+    np.testing.assert_array_equal(batch["gaps"], [[0, 4]])
+    np.testing.assert_array_equal(batch["asked_gap"], [1])

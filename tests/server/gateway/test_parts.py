@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,14 @@ from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
+from server.features.viewer import ViewerFeatures
 from server.gateway.deadline import Deadline
 from server.gateway.fallback import PopularList
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.answer import ranked_items, sources_of
+from server.gateway.stages.retrieve import retrieve_request
 from server.releases.manifest import ReleaseError
+from server.rpc.viewer import decode_viewer
 
 
 def query(**fields: object) -> RecommendQuery:
@@ -35,6 +39,17 @@ def test_a_seed_is_followed_on_up_next_alone() -> None:
     assert home.playing_key == up_next.playing_key == video_key("v")
     assert home.seed_key is None
     assert up_next.seed_key == video_key("v")
+
+
+def test_the_models_are_told_the_callers_moment_or_else_now() -> None:
+    before = int(time.time())
+    asked = query(context={"time": {"seconds": 900, "nanos": 999_999_999}})
+    assert asked.asked_at == 900
+    assert query(context={"time": {"seconds": -5}}).asked_at == 0
+    assert before <= query(context={"device": "tv"}).asked_at <= time.time()
+    known = ViewerFeatures(history_keys=np.array([7]), history_times=np.array([800]))
+    message = retrieve_request(asked, known, 10, "")
+    assert decode_viewer(message.viewer).asked_at == 900
 
 
 @pytest.fixture

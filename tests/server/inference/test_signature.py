@@ -15,6 +15,7 @@ from tests.builders.releases import save_model
 INPUTS: dict[str, tuple[int, list[str | int]]] = {
     "history": (TensorProto.INT64, ["b", "l"]),
     "gaps": (TensorProto.INT64, ["b", "l"]),
+    "asked_gap": (TensorProto.INT64, ["b"]),
     "lengths": (TensorProto.INT64, ["b"]),
     "attributes": (TensorProto.INT64, ["b", 16]),
 }
@@ -39,13 +40,16 @@ def tower(path: Path, width: int = 8, output: str = "viewer_vector", **changes: 
 
 def test_model_that_takes_what_is_fed_is_served(tmp_path: Path) -> None:
     model = Model(tower(tmp_path / "model.onnx"), tower_signature(8))
-    fed = {"lengths": np.array([1, 2])}
+    fed = {"lengths": np.array([1, 2]), "asked_gap": np.array([0, 3])}
     fed |= {name: np.zeros((2, 1), np.int64) for name in ("history", "gaps")}
     assert model.run({**fed, "attributes": np.zeros((2, 16), np.int64)}).shape == (2, 8)
 
 
 def test_model_may_leave_out_what_it_does_not_need(tmp_path: Path) -> None:
-    model = Model(tower(tmp_path / "model.onnx", gaps=None, attributes=None), tower_signature(8))
+    model = Model(
+        tower(tmp_path / "model.onnx", gaps=None, asked_gap=None, attributes=None),
+        tower_signature(8),
+    )
     fed = {"lengths": np.array([1, 2]), "history": np.zeros((2, 1), np.int64)}
     assert model.run(fed).shape == (2, 8)
 
@@ -55,7 +59,7 @@ def test_model_may_leave_out_what_it_does_not_need(tmp_path: Path) -> None:
     [
         (
             {"mood": (TensorProto.INT64, ["b"])},
-            r"reads input 'mood', which this build doesn't feed; it feeds \['attributes', 'gaps'",
+            r"reads input 'mood', which this build doesn't feed; it feeds \['asked_gap', 'attri",
         ),
         (
             {"gaps": (TensorProto.FLOAT, ["b", "l"])},

@@ -69,6 +69,8 @@ def test_features_hold_validation_and_end_before_the_test_watch(
         rows = release.rows.find(features.watched_keys)
         assert set(rows) == set(watched)
         assert target not in rows
+    assert [features.asked_at for features in everyone] == viewers.moments.tolist()
+    assert all(features.history_times[-1] <= features.asked_at for features in everyone)
 
 
 def test_the_chain_ranks_what_was_retrieved_and_nothing_watched(
@@ -95,6 +97,14 @@ def test_tower_scores_are_those_that_retrieval_gives(
     assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()
 
 
+def test_who_comes_back_after_a_month_is_offered_other_videos(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    features = features_before_test(trained_watches, trained_home.features("trained"))[3]
+    back = replace(features, asked_at=features.asked_at + 30 * 86_400)
+    assert not np.allclose(release.viewer_vector(features), release.viewer_vector(back), atol=1e-3)
+
+
 def test_a_list_ranks_its_target_by_place_and_a_miss_beyond_all() -> None:
     ranks = list_ranks(np.array([[3, 1, -1], [2, 5, 4], [7, -1, -1]]), np.array([1, 4, 9]))
     assert ranks[:2].tolist() == [1, 2]
@@ -106,7 +116,7 @@ def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
     scores = random.random((20, 90)).astype(np.float32)
     watched = tuple(random.permutation(80)[:10] for _ in range(20))
     targets = np.arange(20) % 10 + 80
-    viewers = TestViewers(tuple(map(str, range(20))), targets, np.ones(20, bool), watched)
+    viewers = TestViewers(tuple(map(str, range(20))), targets, np.ones(20, bool), watched, targets)
     by_scores = of_scores(scores, viewers)
     by_lists = of_lists(best_unwatched(scores, watched), viewers)
     assert by_scores.measures(90) == by_lists.measures(90)

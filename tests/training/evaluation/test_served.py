@@ -56,6 +56,7 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
     def __init__(self) -> None:
         self.under_way = self.most = 0
         self.asked: Counter[str] = Counter()
+        self.moments: dict[str, set[int]] = {}
 
     async def Recommend(  # noqa: N802 (the RPC's name)
         self,
@@ -67,6 +68,7 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         self.asked[request.viewer_id] += 1
+        self.moments.setdefault(request.viewer_id, set()).add(request.context.time.seconds)
         try:
             if request.viewer_id == "bad":
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "no pod left")
@@ -108,16 +110,18 @@ async def test_each_viewer_is_asked_for_a_hundred_and_answers_keep_their_order(
     viewers = [f"viewer {number}" for number in range(30)]
     done: list[None] = []
     answers = await ask_viewers(
-        target, viewers, concurrency=4, deadline=10, answered=lambda: done.append(None)
+        target, viewers, range(30), concurrency=4, deadline=10, answered=lambda: done.append(None)
     )
     assert [answer.viewer_id for answer in answers] == viewers
     assert answers[7].items == tuple(f"viewer 7/{place}" for place in range(100))
     assert len(done) == 30
     assert servicer.most <= 4
+    assert servicer.moments == {viewer: {moment} for moment, viewer in enumerate(viewers)}
 
 
 async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, str]) -> None:
-    answers = await ask_viewers(gateway[1], ["a", "bad", "half"], concurrency=2, deadline=10)
+    viewers = ["a", "bad", "half"]
+    answers = await ask_viewers(gateway[1], viewers, [5, 6, 7], concurrency=2, deadline=10)
     assert answers[1] == ServedAnswer("bad", failure="UNAVAILABLE: no pod left")
     assert counts(answers) == {
         "viewers": 3,
@@ -135,7 +139,8 @@ async def test_the_few_who_are_not_answered_in_full_are_asked_for_again(
 ) -> None:
     servicer, target = gateway
     viewers = [*map(str, range(30)), "busy", "bad"]
-    answers = await ask_in_full(target, viewers, concurrency=5, deadline=10)
+    answers = await ask_in_full(target, viewers, range(32), concurrency=5, deadline=10)
+    assert servicer.moments["busy"] == {30}
     assert [answer.viewer_id for answer in answers] == viewers
     assert answers[30].degradations == ()
     assert answers[31].failure == "UNAVAILABLE: no pod left"
@@ -148,7 +153,8 @@ async def test_nobody_is_asked_for_again_where_that_helps_nobody(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
-    await ask_in_full(target, [*map(str, range(30)), "bad"], concurrency=5, deadline=10)
+    viewers = [*map(str, range(30)), "bad"]
+    await ask_in_full(target, viewers, range(31), concurrency=5, deadline=10)
     assert servicer.asked["bad"] == 2
 
 
@@ -156,7 +162,8 @@ async def test_what_concerns_many_is_no_load_and_is_told_as_it_is(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
-    answers = await ask_in_full(target, ["a", "b", "busy"], concurrency=5, deadline=10)
+    viewers = ["a", "b", "busy"]
+    answers = await ask_in_full(target, viewers, range(3), concurrency=5, deadline=10)
     assert servicer.asked["busy"] == 1
     assert counts(answers)["degraded"] == 1
 
@@ -165,7 +172,8 @@ async def test_a_slate_of_two_releases_is_a_fault_and_not_asked_for_again(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
-    answers = await ask_in_full(target, [*map(str, range(30)), "half"], concurrency=5, deadline=10)
+    viewers = [*map(str, range(30)), "half"]
+    answers = await ask_in_full(target, viewers, range(31), concurrency=5, deadline=10)
     assert servicer.asked["half"] == 1
     assert counts(answers)["mixed_releases"] == 1
 

@@ -33,6 +33,7 @@ def test_viewers_are_cut_by_activity_and_targets_by_popularity_and_age() -> None
         targets=np.array([1, 2]),
         liked=np.array([True, False]),
         watched=(np.array([0]), np.array([0, 9])),
+        moments=np.array([10, 20]),
     )
     counts = np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 1])
 

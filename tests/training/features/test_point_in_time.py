@@ -13,7 +13,7 @@ from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.home import Home
 from training.data.dataset import load_dataset
-from training.features.history import viewer_features_at
+from training.features.history import viewer_features_at, viewers_before
 from training.features.online import read_online
 from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
@@ -61,6 +61,18 @@ def test_a_labels_features_are_what_was_known_just_before_it(
         labels.itertuples(), moments["event_timestamp"], found, strict=True
     ):
         assert_same_activity(features, recomputed(watches, str(label.viewer_id), moment))
+
+
+def test_who_asks_at_the_moment_of_a_watch_is_known_as_just_before_it(
+    repo: Path, watches: pd.DataFrame
+) -> None:
+    labels = watches.groupby("viewer_id").tail(3)
+    known = viewer_features_at(repo, moments_before(labels))
+    found = viewers_before(repo, labels)
+    for label, features, before in zip(labels.itertuples(), found, known, strict=True):
+        assert_same_activity(features, before)
+        assert features.attributes == before.attributes
+        assert features.asked_at == int(pd.Timestamp(str(label.time)).timestamp())
 
 
 def test_no_value_is_newer_than_its_label(repo: Path, watches: pd.DataFrame) -> None:

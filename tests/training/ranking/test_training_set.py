@@ -14,7 +14,7 @@ from server.features.keys import video_keys
 from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
 from server.home import Home
 from server.releases import layout
-from training.features.history import viewer_features_at
+from training.features.history import viewers_before
 from training.features.statistics import video_features_at
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
@@ -87,8 +87,7 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
 ) -> None:
     place = len(labels) // 2
     moment = labels["time"][place] - pd.Timedelta(1, "us")
-    asked = pd.DataFrame({"viewer_id": [labels["viewer_id"][place]], "event_timestamp": [moment]})
-    [viewer] = viewer_features_at(repo, asked)
+    [viewer] = viewers_before(repo, labels[place : place + 1])
     drawn = CandidatePipeline(release).retrieve(CandidateQuery(viewer=viewer, count=20))
     ids = [release.ids[row] for row in drawn.rows]
     features = video_features_at(repo, pd.DataFrame({"video_id": ids, "event_timestamp": moment}))

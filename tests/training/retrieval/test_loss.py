@@ -59,7 +59,7 @@ def test_padding_adds_nothing_to_the_loss(
     cut = targets[:2].clone()
     cut[1, 3:] = -1
     short = full_softmax_loss(
-        model, history[second, :2], gaps[second, :2], attributes[second], cut[second, :3]
+        model, history[second, :2], gaps[second, :3], attributes[second], cut[second, :3]
     )
     n = targets.shape[1]
 

@@ -29,6 +29,7 @@ def inputs(history: list[list[int]], lengths: list[int]) -> dict[str, torch.Tens
     return {
         "history": rows,
         "gaps": torch.arange(rows.shape[1]).expand_as(rows) % 5,
+        "asked_gap": torch.arange(len(history)) + 7,
         "lengths": torch.tensor(lengths),
         "attributes": torch.zeros(len(history), ATTRIBUTE_LIMIT, dtype=torch.int64),
     }
@@ -48,7 +49,11 @@ def test_the_last_state_alone_equals_that_of_all_states(
     given = inputs([[1, 2, 3], [4, 5, 0], [0, 0, 0]], [3, 2, 0])
     watched = readable(model.video_vectors())[given["history"]]
 
-    states = model.viewer_tower(watched, given["gaps"], given["attributes"])
+    gaps = torch.zeros(3, 4, dtype=torch.int64)
+    for viewer, length in enumerate(given["lengths"].tolist()):
+        gaps[viewer, :length] = given["gaps"][viewer, :length]
+        gaps[viewer, length] = given["asked_gap"][viewer]
+    states = model.viewer_tower(watched, gaps, given["attributes"])
 
     last = states[torch.arange(3), given["lengths"]]
     assert torch.allclose(model.viewer_vectors(**given), last, atol=1e-5)
@@ -66,27 +71,54 @@ def test_padding_changes_nothing(ring: RetrievalData, small: RetrievalConfig) ->
 def test_no_state_sees_what_comes_after_it(ring: RetrievalData, small: RetrievalConfig) -> None:
     model = seeded(ring, small)
     table = readable(model.video_vectors())
-    one, other = inputs([[1, 2, 3]], [3]), inputs([[1, 2, 9]], [3])
+    nobody = torch.zeros(1, ATTRIBUTE_LIMIT, dtype=torch.int64)
 
     states = [
-        model.viewer_tower(table[each["history"]], each["gaps"], each["attributes"])
-        for each in (one, other)
+        model.viewer_tower(table[torch.tensor([history])], torch.tensor([gaps]), nobody)
+        for history, gaps in (([1, 2, 3], [0, 1, 2, 3]), ([1, 2, 9], [0, 1, 2, 4]))
     ]
 
     assert torch.allclose(states[0][:, :3], states[1][:, :3], atol=1e-5)
     assert not torch.allclose(states[0][:, 3], states[1][:, 3], atol=1e-3)
 
 
-@pytest.mark.parametrize("changed", ["history", "gaps", "attributes"])
+@pytest.mark.parametrize("changed", ["history", "gaps", "asked_gap", "attributes"])
 def test_every_input_matters(ring: RetrievalData, small: RetrievalConfig, changed: str) -> None:
     model = seeded(ring, small)
     given = inputs([[1, 2, 3]], [3])
     other = given | {changed: given[changed].clone()}
-    other[changed][0, 0] += 1
+    other[changed][0] += 1
 
     assert not torch.allclose(
         model.viewer_vectors(**given), model.viewer_vectors(**other), atol=1e-3
     )
+
+
+def test_a_longer_absence_than_any_in_training_is_the_longest_there(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, small)
+    steps = model.viewer_tower.asked_steps
+    assert steps is not None
+    with torch.no_grad():
+        steps.weight[20:] = 0  # what no batch had leaves them as small as they begin
+    absences = torch.tensor([18, 19, 25, 31])
+
+    asked = model.viewer_vectors(**inputs([[1, 2]] * 4, [2] * 4) | {"asked_gap": absences})
+
+    assert not torch.allclose(asked[0], asked[1], atol=1e-3)
+    assert torch.equal(asked[1:], asked[1:2].expand(3, -1))
+
+
+def test_a_tower_may_do_without_the_moment_asked(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, replace(small, asked_gap=False))
+    given = inputs([[1, 2, 3]], [3])
+
+    later = model.viewer_vectors(**given | {"asked_gap": given["asked_gap"] + 9})
+
+    assert torch.equal(model.viewer_vectors(**given), later)
 
 
 def test_the_order_of_the_history_matters(ring: RetrievalData, small: RetrievalConfig) -> None:
@@ -131,7 +163,7 @@ def test_vectors_of_some_rows_are_those_of_the_whole_table(
     model = seeded(ring, small)
     rows = torch.tensor([7, 0, 7])
 
-    assert torch.allclose(model.video_tower(rows), model.video_vectors()[rows])
+    assert torch.allclose(model.video_tower(rows), model.video_vectors()[rows], atol=1e-6)
 
 
 def test_videos_without_content_are_their_ids(small: RetrievalConfig) -> None:

@@ -69,6 +69,7 @@ def test_a_window_is_encoded_as_serving_encodes_the_same_history(ring: Retrieval
             history_keys=ring.keys[ring.rows[start : stop - 1]],
             history_times=ring.times[start : stop - 1],
             attributes=ring.viewer_features(viewer).attributes,
+            asked_at=int(ring.times[stop - 1]),
         )
         for viewer, start, stop in batch
     ]
@@ -79,7 +80,11 @@ def test_a_window_is_encoded_as_serving_encodes_the_same_history(ring: Retrieval
     # A batch of single watches has no history at all, serving pads it to one.
     width = trained.history.shape[1]
     assert np.array_equal(trained.history, served["history"][:, :width])
-    assert np.array_equal(trained.gaps, served["gaps"][:, :width])
+    lengths = served["lengths"]
+    assert trained.gaps.shape == trained.targets.shape
+    assert np.array_equal(trained.gaps[np.arange(len(batch)), lengths], served["asked_gap"])
+    read = np.arange(width) < lengths[:, None]
+    assert np.array_equal(np.where(read, trained.gaps[:, :-1], 0), served["gaps"][:, :width])
     assert np.array_equal(trained.attributes, served["attributes"])
     for row, (_, start, stop) in enumerate(batch):
         assert trained.targets[row, : stop - start].tolist() == ring.rows[start:stop].tolist()

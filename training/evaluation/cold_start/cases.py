@@ -152,6 +152,7 @@ class _Histories:
                     watched_keys=keys,
                     attributes=tuple(self._profiles.get(self._names[place], ())),
                     watch_count=len(rows),
+                    asked_at=int(self._times[place]),
                 )
             )
         return Cases(tuple(viewers), tuple(histories), tuple(watched), self.rows[places])
