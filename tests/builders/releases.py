@@ -148,6 +148,7 @@ def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
         inputs={
             "history": (TensorProto.INT64, ["b", "l"]),
             "gaps": (TensorProto.INT64, ["b", "l"]),
+            "asked_gap": (TensorProto.INT64, ["b"]),
             "lengths": (TensorProto.INT64, ["b"]),
             "attributes": (TensorProto.INT64, ["b", ATTRIBUTE_LIMIT]),
         },
@@ -175,6 +176,7 @@ def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
     inputs = {
         "history": np.array([[1, 2, 3], [4, 0, 0], [0, 0, 0]]),
         "gaps": np.zeros((3, 3), np.int64),
+        "asked_gap": np.zeros(3, np.int64),
         "lengths": np.array([3, 1, 0]),
         "attributes": np.eye(3, ATTRIBUTE_LIMIT, dtype=np.int64),
     }
