@@ -25,7 +25,7 @@ from server.features.viewer import ViewerFeatures
 from training.ranking.export import torch_scores
 from training.ranking.model import Ranker
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import Towers, readable
+from training.retrieval.towers import Towers, readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -66,9 +66,8 @@ def write_tower_goldens(
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
     model.eval()
     with torch.no_grad():
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         table = readable(torch.from_numpy(vectors))
-        answers = model.viewer_vectors_over(table, **tensors).numpy()
+        answers = viewer_vectors(model, table, inputs).numpy()
     save_golden(path, inputs, {"viewer_vector": answers})
 
 

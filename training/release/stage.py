@@ -37,7 +37,7 @@ from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
-from training.retrieval.model import Towers
+from training.retrieval.towers import Towers
 from training.retrieval.validation import viewer_queries
 
 POPULAR_LIMIT = 1000

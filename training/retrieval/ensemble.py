@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -21,7 +20,8 @@ from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
-from training.retrieval.model import Towers, TwoTower, ViewerSide, readable
+from training.retrieval.model import TwoTower, ViewerSide
+from training.retrieval.towers import Towers
 from training.retrieval.train import train_retrieval
 
 _SEED_STEP = 7919
@@ -46,32 +46,6 @@ class SummedTowers(nn.Module):
     def content_vectors(self) -> Tensor:
         """The content part of every video's vector, float32[n, members x d]."""
         return torch.cat([member.content_vectors() for member in self._towers()], 1)
-
-    def viewer_vectors(
-        self,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """Viewers' vectors, float32[b, members x d]; as of TwoTower."""
-        table = readable(self.video_vectors())
-        return self.viewer_vectors_over(table, history, gaps, asked_gap, lengths, attributes)
-
-    def viewer_vectors_over(
-        self,
-        table: Tensor,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """As `viewer_vectors`, given `readable(video_vectors())`."""
-        watched = F.embedding(history, table)
-        vectors: Tensor = self.viewer_side()(watched, gaps, asked_gap, lengths, attributes)
-        return vectors
 
     def viewer_side(self) -> ViewerSide:
         """The part that a viewer's vector takes besides the videos' vectors."""

@@ -23,7 +23,7 @@ from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.inference.signature import VIDEOS
 from server.releases import layout
-from training.retrieval.model import Towers, readable
+from training.retrieval.towers import Towers, readable, viewer_vectors
 
 TOLERANCE = 1e-4
 """Largest absolute difference from PyTorch's outputs that an export may have."""
@@ -167,8 +167,7 @@ def check_export(model: Towers, path: Path) -> None:
     for name, inputs in trial_batches(model).items():
         (answer,) = session.run([OUTPUT], inputs)
         with torch.no_grad():
-            tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
-            expected = model.viewer_vectors_over(table, **tensors).numpy()
+            expected = viewer_vectors(model, table, inputs).numpy()
         difference = float(np.abs(answer - expected).max())
         # Written so that not-a-number fails too.
         if not difference <= TOLERANCE:

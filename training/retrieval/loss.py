@@ -7,7 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from training.retrieval.cross_entropy import cross_entropy, sampled_cross_entropy
-from training.retrieval.model import TwoTower, readable
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable
 
 
 def full_softmax_loss(

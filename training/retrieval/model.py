@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, Self, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
@@ -17,47 +17,6 @@ from training.retrieval.data import RetrievalData
 
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
-
-
-class Towers(Protocol):
-    """What serving is made from: trained towers of n videos and vectors of d dimensions."""
-
-    config: RetrievalConfig
-    video_count: int
-    attribute_count: int
-
-    def eval(self) -> Self:
-        """Without dropout from now on."""
-
-    def video_vectors(self) -> Tensor:
-        """Vectors of the catalogue, by row, float32[n, d]."""
-
-    def content_vectors(self) -> Tensor:
-        """The content part of every video's vector, without its id's, float32[n, c]."""
-
-    def viewer_vectors(
-        self,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
-
-    def viewer_vectors_over(
-        self,
-        table: Tensor,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
-
-    def viewer_side(self) -> ViewerSide:
-        """The part that a viewer's vector takes besides the videos' vectors."""
 
 
 class VideoTower(nn.Module):
@@ -272,41 +231,9 @@ class TwoTower(nn.Module):
         """The content part of every video's vector, without its id's, float32[n, d]."""
         return self.video_tower.content_vectors()
 
-    def viewer_vectors(
-        self,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """Viewers' vectors, float32[b, d], from `server.features.tower_inputs.tower_inputs`."""
-        return self.viewer_vectors_over(
-            readable(self.video_vectors()), history, gaps, asked_gap, lengths, attributes
-        )
-
-    def viewer_vectors_over(
-        self,
-        table: Tensor,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
-        """As `viewer_vectors`, given `readable(video_vectors())`: many batches share it."""
-        watched = F.embedding(history, table)
-        vectors: Tensor = self.viewer_side()(watched, gaps, asked_gap, lengths, attributes)
-        return vectors
-
     def viewer_side(self) -> ViewerSide:
         """The part that a viewer's vector takes besides the videos' vectors."""
         return ViewerSide([self.viewer_tower])
-
-
-def readable(vectors: Tensor) -> Tensor:
-    """Vectors to look up by row + 1: zeros for an unknown video first, float32[n + 1, d]."""
-    return F.pad(vectors, (0, 0, 1, 0))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 from server.features.tower_inputs import tower_inputs
 from training.retrieval.bags import weighted_bags
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, readable
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 RIDGE = 3.0
 """Pull of the regression to 0, in videos of weight 1."""
@@ -161,6 +162,5 @@ def _viewers(
     asked = data.validation[:: -(-len(data.validation) // _VIEWERS)]
     viewers = [held_out.viewer for held_out in asked]
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    vectors = model.viewer_vectors_over(readable(model.video_vectors()), **tensors)
+    vectors = viewer_vectors(model, readable(model.video_vectors()), inputs)
     return vectors, [held_out.watched for held_out in asked]

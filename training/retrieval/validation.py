@@ -12,7 +12,7 @@ from server.features.viewer import ViewerFeatures
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import Towers, readable
+from training.retrieval.towers import Towers, readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Bounds the memory of scores, videos x viewers."""
@@ -75,8 +75,7 @@ def _vectors(
 ) -> Tensor:
     """Viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    return model.viewer_vectors_over(table, **tensors)
+    return viewer_vectors(model, table, inputs)
 
 
 def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:

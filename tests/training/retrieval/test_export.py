@@ -16,6 +16,7 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.export import ExportError, check_export, export_viewer_tower, trial_batches
 from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_serving_inputs_go_in_as_they_are(
 
     vectors = np.asarray(onnxruntime.InferenceSession(path).run(["viewer_vector"], inputs)[0])
 
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    expected = model.viewer_vectors(**tensors).detach().numpy()
+    table = readable(model.video_vectors())
+    expected = viewer_vectors(model, table, inputs).detach().numpy()
     assert vectors.dtype == np.float32
     assert np.abs(vectors - expected).max() < 1e-4
 
@@ -131,7 +132,7 @@ def test_half_precision_is_of_the_videos_alone(
     options.add_initializer("videos", halves)
     session = onnxruntime.InferenceSession(path, options)
     answer = np.asarray(session.run(["viewer_vector"], inputs)[0])
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    expected = model.viewer_vectors(**tensors).detach().numpy()
+    table = readable(model.video_vectors())
+    expected = viewer_vectors(model, table, inputs).detach().numpy()
     assert answer.dtype == np.float32
     assert np.abs(answer - expected).max() < 0.02

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -10,7 +11,10 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, readable
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
+
+Inputs = dict[str, npt.NDArray[np.int64]]
 
 
 def seeded(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
@@ -24,22 +28,26 @@ def seeded(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
     return model.eval()
 
 
-def inputs(history: list[list[int]], lengths: list[int]) -> dict[str, torch.Tensor]:
-    rows = torch.tensor(history)
+def inputs(history: list[list[int]], lengths: list[int]) -> Inputs:
+    rows = np.array(history)
     return {
         "history": rows,
-        "gaps": torch.arange(rows.shape[1]).expand_as(rows) % 5,
-        "asked_gap": torch.arange(len(history)) + 7,
-        "lengths": torch.tensor(lengths),
-        "attributes": torch.zeros(len(history), ATTRIBUTE_LIMIT, dtype=torch.int64),
+        "gaps": np.broadcast_to(np.arange(rows.shape[1]) % 5, rows.shape).copy(),
+        "asked_gap": np.arange(len(history)) + 7,
+        "lengths": np.array(lengths),
+        "attributes": np.zeros((len(history), ATTRIBUTE_LIMIT), np.int64),
     }
+
+
+def vectors_of(model: TwoTower, given: Inputs) -> torch.Tensor:
+    return viewer_vectors(model, readable(model.video_vectors()), given)
 
 
 def test_vectors_have_the_shapes_declared(ring: RetrievalData, small: RetrievalConfig) -> None:
     model = seeded(ring, small)
 
     assert model.video_vectors().shape == (30, 16)
-    assert model.viewer_vectors(**inputs([[1, 2], [3, 0]], [2, 1])).shape == (2, 16)
+    assert vectors_of(model, inputs([[1, 2], [3, 0]], [2, 1])).shape == (2, 16)
 
 
 def test_the_last_state_alone_equals_that_of_all_states(
@@ -47,23 +55,24 @@ def test_the_last_state_alone_equals_that_of_all_states(
 ) -> None:
     model = seeded(ring, small)
     given = inputs([[1, 2, 3], [4, 5, 0], [0, 0, 0]], [3, 2, 0])
-    watched = readable(model.video_vectors())[given["history"]]
+    watched = readable(model.video_vectors())[torch.from_numpy(given["history"])]
 
-    gaps = torch.zeros(3, 4, dtype=torch.int64)
+    gaps = np.zeros((3, 4), np.int64)
     for viewer, length in enumerate(given["lengths"].tolist()):
         gaps[viewer, :length] = given["gaps"][viewer, :length]
         gaps[viewer, length] = given["asked_gap"][viewer]
-    states = model.viewer_tower(watched, gaps, given["attributes"])
+    attributes = torch.from_numpy(given["attributes"])
+    states = model.viewer_tower(watched, torch.from_numpy(gaps), attributes)
 
     last = states[torch.arange(3), given["lengths"]]
-    assert torch.allclose(model.viewer_vectors(**given), last, atol=1e-5)
+    assert torch.allclose(vectors_of(model, given), last, atol=1e-5)
 
 
 def test_padding_changes_nothing(ring: RetrievalData, small: RetrievalConfig) -> None:
     model = seeded(ring, small)
 
-    exact = model.viewer_vectors(**inputs([[1, 2]], [2]))
-    padded = model.viewer_vectors(**inputs([[1, 2, 0, 0, 0]], [2]))
+    exact = vectors_of(model, inputs([[1, 2]], [2]))
+    padded = vectors_of(model, inputs([[1, 2, 0, 0, 0]], [2]))
 
     assert torch.allclose(exact, padded, atol=1e-5)
 
@@ -86,12 +95,10 @@ def test_no_state_sees_what_comes_after_it(ring: RetrievalData, small: Retrieval
 def test_every_input_matters(ring: RetrievalData, small: RetrievalConfig, changed: str) -> None:
     model = seeded(ring, small)
     given = inputs([[1, 2, 3]], [3])
-    other = given | {changed: given[changed].clone()}
+    other = given | {changed: given[changed].copy()}
     other[changed][0] += 1
 
-    assert not torch.allclose(
-        model.viewer_vectors(**given), model.viewer_vectors(**other), atol=1e-3
-    )
+    assert not torch.allclose(vectors_of(model, given), vectors_of(model, other), atol=1e-3)
 
 
 def test_a_longer_absence_than_any_in_training_is_the_longest_there(
@@ -102,9 +109,9 @@ def test_a_longer_absence_than_any_in_training_is_the_longest_there(
     assert steps is not None
     with torch.no_grad():
         steps.weight[20:] = 0  # what no batch had leaves them as small as they begin
-    absences = torch.tensor([18, 19, 25, 31])
+    absences = np.array([18, 19, 25, 31])
 
-    asked = model.viewer_vectors(**inputs([[1, 2]] * 4, [2] * 4) | {"asked_gap": absences})
+    asked = vectors_of(model, inputs([[1, 2]] * 4, [2] * 4) | {"asked_gap": absences})
 
     assert not torch.allclose(asked[0], asked[1], atol=1e-3)
     assert torch.equal(asked[1:], asked[1:2].expand(3, -1))
@@ -116,16 +123,16 @@ def test_a_tower_may_do_without_the_moment_asked(
     model = seeded(ring, replace(small, asked_gap=False))
     given = inputs([[1, 2, 3]], [3])
 
-    later = model.viewer_vectors(**given | {"asked_gap": given["asked_gap"] + 9})
+    later = vectors_of(model, given | {"asked_gap": given["asked_gap"] + 9})
 
-    assert torch.equal(model.viewer_vectors(**given), later)
+    assert torch.equal(vectors_of(model, given), later)
 
 
 def test_the_order_of_the_history_matters(ring: RetrievalData, small: RetrievalConfig) -> None:
     model = seeded(ring, small)
 
-    forth = model.viewer_vectors(**inputs([[1, 2, 3]], [3]))
-    back = model.viewer_vectors(**inputs([[3, 2, 1]], [3]))
+    forth = vectors_of(model, inputs([[1, 2, 3]], [3]))
+    back = vectors_of(model, inputs([[3, 2, 1]], [3]))
 
     assert not torch.allclose(forth, back, atol=1e-3)
 

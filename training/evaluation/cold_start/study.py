@@ -23,7 +23,7 @@ from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.ensemble import train_towers
-from training.retrieval.model import Towers
+from training.retrieval.towers import Towers
 from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
 COLD_START = "cold_start.json"
