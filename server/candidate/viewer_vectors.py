@@ -23,8 +23,9 @@ _KEPT, _MADE = VECTORS.labels("kept"), VECTORS.labels("made")
 class ViewerVectors:
     """Vectors of one release by what its viewer tower reads; used least recently goes first.
 
-    A viewer who has watched something since, or whose profile has changed, has other inputs, so
-    what is kept never needs to be forgotten. Safe to use from several threads.
+    A viewer who has watched something since, whose profile has changed, or whose last watch has
+    become twice as long ago, has other inputs, so what is kept never needs to be forgotten. Safe to
+    use from several threads.
     """
 
     def __init__(self, most: int) -> None:
