@@ -48,6 +48,13 @@ def _quotas(document: list[dict[str, float]]) -> Iterator[Row]:
     yield from ((str(place), shares) for place, shares in enumerate(document[:10], start=1))
 
 
+def _baselines(document: Mapping[str, Any]) -> Iterator[Row]:
+    for name, found in document["baselines"].items():
+        chosen = ", ".join(f"{setting} {value}" for setting, value in found["chosen"].items())
+        start = found["tried"][0]["ndcg_10"]
+        yield f"{name}: {chosen}", {"NDCG@10 at the start": start, "chosen": found["ndcg_10"]}
+
+
 def _diversity(document: Mapping[str, Any]) -> Iterator[Row]:
     for point in document["points"]:
         figures = {name: value for name, value in point.items() if name != "strength"}
@@ -74,6 +81,7 @@ def _cold_start(document: Mapping[str, Any]) -> Iterator[Row]:
 _ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "sources": _sources,
     "quotas": _quotas,
+    "baselines": _baselines,
     "diversity": _diversity,
     "ablations": _ablations,
     "cold_start": _cold_start,

@@ -11,7 +11,6 @@ from pathlib import Path
 import grpc
 import pandas as pd
 from rich.console import Console
-from rich.progress import Progress
 
 from server.errors import VireoError
 from server.home import Home
@@ -22,6 +21,7 @@ from server.stack.s3 import access, external_endpoint
 from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
 from training.evaluation.baselines.registry import BASELINES, QUICK
+from training.evaluation.baselines.settings import add_to_report, tuned_for
 from training.evaluation.chain import TestViewers
 from training.evaluation.page.render import write_page
 from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
@@ -39,6 +39,7 @@ from training.evaluation.served import (
 )
 from training.evaluation.systems import baseline_systems, of_lists
 from training.features.watches import Split, load_watches
+from training.heartbeat import Bars
 from training.run import Run
 
 
@@ -146,13 +147,16 @@ def evaluate_served(
     answers = _asked(options, bed.viewers, console)
     write_lists(options.lists, answers)
     served = of_lists(list_rows(answers, video_ids), bed.viewers)
+    tuned = tuned_for(bed.past, home.features(dataset), dataset)
     with _fitting_bar(console, baselines) as fitting:
-        systems = baseline_systems(bed.past, bed.viewers, baselines, fitting)
+        systems = baseline_systems(bed.past, bed.viewers, baselines, fitting, tuned.configs())
+    settings = tuned.of(systems)
     systems["served"] = served
     run = Run(home.run(dataset))
     if not _is_staged(run, release_id):
         metrics = {name: system.measures(len(video_ids)) for name, system in systems.items()}
         return Evaluated(release_id, metrics, counts(answers))
+    add_to_report(run.report, settings)
     metrics = add_systems(run.report, bed, systems)
     offline = Systems.load(run.report, bed.viewers.ids).reports.get("chain")
     agreement = None if offline is None else Agreement.of(served.slates, offline.slates)
@@ -167,7 +171,7 @@ def evaluate_served(
 
 def _asked(options: ServedOptions, viewers: TestViewers, console: Console) -> list[ServedAnswer]:
     """What the stack answers at the moments of the held-out watches, with a bar."""
-    with Progress(console=console) as progress:
+    with Bars(console=console) as progress:
         task = progress.add_task("asking the stack", total=len(viewers.ids))
         return asyncio.run(
             ask_in_full(
@@ -185,7 +189,7 @@ def _asked(options: ServedOptions, viewers: TestViewers, console: Console) -> li
 @contextmanager
 def _fitting_bar(console: Console, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
     """A bar over the baselines; yields what to call before each."""
-    progress = Progress(console=console, transient=True)
+    progress = Bars(console=console, transient=True)
     task = progress.add_task("baselines", total=len(names) + 1)
 
     def fitting(name: str) -> None:

@@ -15,6 +15,7 @@ from server.ranking.release import RankingRelease
 from training.evaluation import report as files
 from training.evaluation.baselines.past import Past
 from training.evaluation.baselines.registry import QUICK
+from training.evaluation.baselines.settings import add_to_report, tuned_for
 from training.evaluation.chain import (
     TestViewers,
     features_before_test,
@@ -99,7 +100,9 @@ def evaluate_release(
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
-    systems = baseline_systems(bed.past, bed.viewers, baselines, fitting)
+    tuned = tuned_for(bed.past, repo, candidates.manifest.dataset)
+    systems = baseline_systems(bed.past, bed.viewers, baselines, fitting, tuned.configs())
+    add_to_report(report, tuned.of(systems))
     systems["two_tower"] = of_chunks(
         lambda part: tower_scores(candidates, features[part]), bed.viewers, bed.past.videos
     )

@@ -22,6 +22,9 @@ from training.evaluation.ablations import (
     lists_of_test,
     study_ablations,
 )
+from training.evaluation.baselines.registry import BASELINES, Config
+from training.evaluation.baselines.settings import write_settings
+from training.evaluation.baselines.tuning import tune_baselines
 from training.evaluation.cold_start.study import COLD_START, study_cold_start
 from training.evaluation.diversity import DIVERSITY_FILE, study_diversity
 from training.evaluation.held_out import HeldOutPart, last_held_out
@@ -29,6 +32,7 @@ from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import write_json
 from training.evaluation.sources import SOURCES_FILE, Proposals, study_sources, tune_quotas
 from training.features.watches import load_watches
+from training.heartbeat import Bars
 from training.profile import load_profile
 from training.ranking.storage import load_ranking_set
 from training.ranking.training_set import RankingSet
@@ -76,6 +80,20 @@ class Studies:
     def quotas(self) -> list[dict[str, float]]:
         """Recall on validation of many quotas, the best first; no file."""
         return tune_quotas(self._asked("validation"), self._release.manifest.candidates)
+
+    def baselines(self) -> dict[str, Any]:
+        """The baselines' best settings on validation; evaluations read them from here on."""
+        videos = load_dataset(self.home, self.dataset).videos
+        with Bars(console=self.console, transient=True) as bars:
+            task = bars.add_task("tuning", total=len(BASELINES))
+
+            def trying(name: str, _config: Config) -> None:
+                place = BASELINES.index(name)
+                bars.update(task, description=f"tuning {name}", completed=place)
+
+            found = tune_baselines(self._watches, videos["video_id"].tolist(), trying)
+        self.console.print(f"settings: {write_settings(self._repo, found)}", soft_wrap=True)
+        return found.model_dump(mode="json")
 
     def diversity(self) -> dict[str, Any]:
         """The curve of diversity, on validation and on test."""

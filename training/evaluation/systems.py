@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.registry import QUICK, fitted
+from training.evaluation.baselines.registry import QUICK, Config, fitted
 from training.evaluation.chain import SLATE, TestViewers, list_ranks
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import coverage, hit_rate, ndcg, recall
@@ -104,13 +105,14 @@ def baseline_systems(
     viewers: TestViewers,
     names: Sequence[str] = QUICK,
     fitting: Callable[[str], None] = lambda _: None,
+    settings: Mapping[str, Config] = MappingProxyType({}),
 ) -> dict[str, SystemReport]:
-    """Baselines on the same viewers, fitted on `past`; `fitting` is called before each."""
+    """Measure baselines on the test viewers; the arguments besides `viewers` are `fitted`'s."""
     return {
         name: of_chunks(
             lambda part, model=baseline: model.scores(viewers.watched[part]),  # type: ignore[misc]
             viewers,
             past.videos,
         )
-        for name, baseline in fitted(names, past, fitting)
+        for name, baseline in fitted(names, past, fitting, settings)
     }

@@ -16,6 +16,7 @@ from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
 from training.evaluation import report as files
 from training.evaluation.baselines.registry import BASELINES
+from training.evaluation.baselines.settings import read_settings
 from training.evaluation.chain import (
     ChainAnswers,
     TestViewers,
@@ -173,6 +174,9 @@ def test_with_all_baselines_the_report_compares_and_slices_every_system(
     assert set(compared["tests"]) == everyone - {"chain"}
     for name, measures in compared["systems"].items():
         assert measures["ndcg_10"]["value"] == pytest.approx(evaluated.metrics[name]["ndcg_10"])
+    settings = read_settings(report)
+    assert settings is not None
+    assert set(settings.baselines) == set(BASELINES), "what each was measured with"
     slices = read_json(report, files.SLICES)
     for cut in slices.values():
         assert sum(group["n"] for group in cut["groups"]) == len(viewers.ids)

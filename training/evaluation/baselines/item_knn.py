@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from implicit.nearest_neighbours import ItemItemRecommender
 from scipy import sparse
 
-from training.evaluation.baselines.past import Float32Array, Int64Array, Past, history_matrix
+from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
 
-NEIGHBOURS = 20
-"""Kept of each video; 50, 200 and 1,000 are no better on the validation of ML-1M."""
+
+@dataclass(frozen=True)
+class ItemKnnConfig:
+    """How many neighbours a video has, and which watches ask theirs."""
+
+    neighbours: int = 50
+    """Kept of each video."""
+    half_life: float | None = 5.0
+    """Watches back at which a viewer's watch counts half; None: all alike."""
+
+
+GRID: Grid = {
+    "neighbours": (10, 20, 50, 100, 200, 500, 1000, 2000),
+    "half_life": (None, 20.0, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
+}
 
 
 class ItemKnn:
-    """Sums the cosines of a video with those that a viewer watched, where it is near them."""
+    """Sums the cosines of a video with the watched videos that it is a neighbour of."""
 
-    def __init__(self, past: Past, neighbours: int = NEIGHBOURS) -> None:
-        """Finds each video's neighbours."""
+    def __init__(self, past: Past, config: ItemKnnConfig | None = None) -> None:
+        """Find each video's neighbours."""
+        config = config or ItemKnnConfig()
+        self._half_life = config.half_life
         lengths = np.sqrt(np.maximum(past.counts, 1))
         scale = sparse.diags_array(1 / lengths)  # type: ignore[no-untyped-call]
         units = sparse.csr_matrix(past.matrix @ scale)  # type: ignore[no-untyped-call]
         units.indices, units.indptr = units.indices.astype(np.int32), units.indptr.astype(np.int32)
-        model = ItemItemRecommender(K=neighbours + 1, num_threads=1)  # Each is its own nearest.
+        # Each video is its own nearest.
+        model = ItemItemRecommender(K=config.neighbours + 1, num_threads=1)
         model.fit(units, show_progress=False)
         self._cosines = sparse.csr_array(  # type: ignore[no-untyped-call]
             model.similarity, dtype=np.float32
         )
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Scores of every video for viewers who watched these rows, float32[v, n]."""
-        matrix = history_matrix(histories, self._cosines.shape[0])
+        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
+        matrix = history_matrix(histories, self._cosines.shape[0], self._half_life)
         return np.asarray((matrix @ self._cosines).toarray(), np.float32)

@@ -9,26 +9,46 @@ import numpy as np
 from scipy import sparse
 
 from training.evaluation.baselines.ease import Ease
-from training.evaluation.baselines.past import Float32Array, Int64Array, Past
+from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past
 
 
 @dataclass(frozen=True)
 class MarkovConfig:
-    """How the transitions count; tuned on the validation of ML-1M and ML-100K together."""
+    """How EASE is fitted and read, and how the transitions count beside it."""
 
-    steps: tuple[float, ...] = (1.0, 0.6, 0.4)
-    """Weight of what followed the last watch by one step, the one before by two, and so on."""
-    prior: float = 400.0
-    """Watches that lead nowhere, added to those of each video: rare ones say less."""
     weight: float = 6.0
     """Of the transitions beside EASE."""
+    prior: float = 400.0
+    """Watches that lead nowhere, added to those of each video: rare ones say less."""
+    steps: tuple[float, ...] = (1.0, 0.6, 0.4)
+    """Weight of what followed the last watch by one step, the one before by two, and so on."""
+    half_life: float | None = 5.0
+    """As in EaseConfig."""
+    regularisation: float = 500.0
+    """As in EaseConfig."""
+
+
+GRID: Grid = {
+    "weight": (1.0, 2.0, 4.0, 6.0, 9.0, 13.0),
+    "prior": (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0),
+    "steps": (
+        (1.0,),
+        (1.0, 0.5),
+        (1.0, 0.6, 0.4),
+        (1.0, 0.8, 0.6),
+        (1.0, 0.7, 0.5, 0.4, 0.3),
+        (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
+    ),
+    "half_life": (10.0, 5.0, 3.0, 2.0),
+    "regularisation": (100.0, 300.0, 500.0, 1000.0, 2000.0),
+}
 
 
 class MarkovBlend:
     """Adds the scores of EASE and the rates of transition."""
 
     def __init__(self, past: Past, ease: Ease, config: MarkovConfig | None = None) -> None:
-        """Counts transitions; `ease` is the other half, fitted on the same past."""
+        """Count transitions; `ease` is the other half, fitted and read as the settings say."""
         config = config or MarkovConfig()
         self._ease = ease
         self._rates = [
@@ -37,7 +57,7 @@ class MarkovBlend:
         ]
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Scores of every video for viewers who watched these rows, float32[v, n]."""
+        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
         scores = self._ease.scores(histories)
         for step, rates in enumerate(self._rates, 1):
             viewers = [place for place, rows in enumerate(histories) if len(rows) >= step]
@@ -47,7 +67,7 @@ class MarkovBlend:
 
 
 def _transition_rates(past: Past, step: int, prior: float) -> sparse.csr_array:
-    """How often a watch of each video was followed by each other, sparse float32[n, n].
+    """Return how often a watch of each video was followed by each other, sparse float32[n, n].
 
     Args:
         past: the histories.

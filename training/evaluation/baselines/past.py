@@ -1,8 +1,9 @@
-"""What the baselines are fitted on: every watch before the test."""
+"""What the baselines are fitted on: every watch before those they are measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -14,18 +15,27 @@ from scipy import sparse
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
+Setting = int | float | tuple[float, ...] | None
+"""A value of a baseline's configuration."""
+Grid = Mapping[str, Sequence[Setting]]
+"""Values to try by the name of the setting, in the order in which they are tried."""
+
 
 class Baseline(Protocol):
     """A fitted way to recommend that knows nothing of a viewer but the history."""
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Scores of every video for viewers who watched these rows, oldest first, float32[v, n]."""
+        """Return scores of every video for viewers who watched these rows, float32[v, n].
+
+        Args:
+            histories: rows that each viewer watched, oldest first.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Past:
-    """What each viewer of a data set (not of the test alone) watched before the test."""
+    """What every viewer of a data set watched before the watches that are measured."""
 
     histories: Sequence[Int64Array]
     """Rows that each viewer watched, oldest first."""
@@ -40,14 +50,21 @@ class Past:
     @cached_property
     def counts(self) -> Int64Array:
         """How many viewers watched each video, int64[n]."""
-        rows = np.concatenate([np.empty(0, np.int64), *self.histories])
-        return np.bincount(rows, minlength=self.videos)
+        return np.bincount(_joined(self.histories), minlength=self.videos)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the histories, hexadecimal."""
+        digest = hashlib.sha256(np.int64(self.videos).tobytes())
+        digest.update(np.array([len(rows) for rows in self.histories], np.int64).tobytes())
+        digest.update(_joined(self.histories).tobytes())
+        return digest.hexdigest()
 
 
 def history_matrix(
     histories: Sequence[Int64Array], videos: int, half_life: float | None = None
 ) -> sparse.csr_array:
-    """Histories as sparse rows, float32[v, n].
+    """Return histories as sparse rows, float32[v, n].
 
     Args:
         histories: rows that each viewer watched, oldest first, none of them twice.
@@ -56,15 +73,18 @@ def history_matrix(
             watch weighs 1 if None.
     """
     lengths = [len(rows) for rows in histories]
-    columns = np.concatenate([np.empty(0, np.int64), *histories])
+    columns = _joined(histories)
     pointers = np.concatenate([[0], np.cumsum(lengths)])
     if half_life is None:
         weights = np.ones(len(columns), np.float32)
     else:
-        back = [np.arange(length - 1, -1, -1) for length in lengths]
-        steps = np.concatenate([np.empty(0, np.int64), *back])
+        steps = _joined([np.arange(length - 1, -1, -1) for length in lengths])
         weights = np.float32(0.5) ** (steps / half_life).astype(np.float32)
     matrix: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
         (weights, columns, pointers), shape=(len(histories), videos)
     )
     return matrix
+
+
+def _joined(parts: Sequence[Int64Array]) -> Int64Array:
+    return np.concatenate([np.empty(0, np.int64), *parts])

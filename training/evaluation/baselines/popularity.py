@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from training.evaluation.baselines.past import Float32Array, Int64Array, Past
+from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
 
 
-def popularity_scores(counts: npt.ArrayLike, viewers: int) -> Float32Array:
-    """The same score for every viewer: how often each video was watched, float32[v, n]."""
-    scores = np.asarray(counts, np.float32)
-    return np.broadcast_to(scores, (viewers, len(scores)))
+@dataclass(frozen=True)
+class PopularityConfig:
+    """How watches count."""
+
+    half_life: float | None = None
+    """Watches back in its viewer's history at which a watch counts half; None: all alike."""
+
+
+GRID: Grid = {"half_life": (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.25)}
 
 
 class Popularity:
     """How often each video was watched."""
 
-    def __init__(self, past: Past) -> None:
-        """Counts."""
-        self._counts = past.counts
+    def __init__(self, past: Past, config: PopularityConfig | None = None) -> None:
+        """Count the watches."""
+        config = config or PopularityConfig()
+        matrix = history_matrix(past.histories, past.videos, config.half_life)
+        self._counts = np.ones(len(past.histories), np.float32) @ matrix
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """The same scores for every viewer, float32[v, n]."""
-        return popularity_scores(self._counts, len(histories))
+        """Return the same scores for every viewer, float32[v, n]."""
+        return np.broadcast_to(self._counts, (len(histories), len(self._counts)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.evaluation import report as files
+from training.evaluation.baselines.settings import SETTINGS_FILE
 from training.evaluation.page import figures, tables
 from training.evaluation.page.tables import Document, Table
 from training.evaluation.report import read_json
@@ -120,6 +121,15 @@ _PLANS = (
         files.SLICES,
         "vireo evaluate --data DATA --baselines",
         _slice_figures,
+    ),
+    _Plan(
+        "Settings of the baselines",
+        "Chosen on validation: the baselines were fitted on all before each viewer's last watch "
+        "before the held-out one, which they were then asked for. Half-lives are in watches back "
+        "in a viewer's history. The file has each grid and all that was tried.",
+        SETTINGS_FILE,
+        "vireo evaluate --data DATA --tune-baselines",
+        tables=lambda document: [tables.baselines(document)],
     ),
     _Plan(
         "Candidate sources",

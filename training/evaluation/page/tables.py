@@ -62,6 +62,29 @@ def _p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
+def baselines(document: Document) -> Table:
+    """Each baseline's settings, and what they reached on validation where they were tuned."""
+    rows = []
+    for name, found in document["baselines"].items():
+        tried = found.get("tried", ())
+        chosen = ", ".join(
+            f"{setting.replace('_', ' ')} {_setting(value)}"
+            for setting, value in found["chosen"].items()
+        )
+        figures = [tried[0]["ndcg_10"], found["ndcg_10"]] if tried else []
+        cells = [f"{value:.4f}" for value in figures] or ["\u2013", "not tuned"]
+        rows.append(Row((name_of(name), chosen, f"{len(tried)}", *cells)))
+    return Table(("", "settings", "tried", "validation NDCG@10, first", "best"), tuple(rows))
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " / ".join(f"{each:g}" for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def ablations(document: Document) -> Table:
     """What is lost without each source or feature, most first, tested where that was done."""
     full, tests = document["full"], document.get("tests", {})

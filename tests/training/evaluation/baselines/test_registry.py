@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from training.evaluation.baselines import registry
-from training.evaluation.baselines.markov_blend import MarkovBlend
+from training.evaluation.baselines.ease import EaseConfig
+from training.evaluation.baselines.ials import IalsConfig
+from training.evaluation.baselines.item_knn import ItemKnnConfig
+from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
 from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.popularity import popularity_scores
-from training.evaluation.baselines.registry import BASELINES, fitted
+from training.evaluation.baselines.popularity import Popularity, PopularityConfig
+from training.evaluation.baselines.registry import BASELINES, Config, Fitter, fitted
 
 
 def rows(*values: int) -> np.ndarray:
@@ -37,7 +40,31 @@ def test_popularity_scores_every_viewer_alike() -> None:
     [(_, baseline)] = fitted(["popularity"], PAST)
 
     assert baseline.scores([rows(), rows(1)]).tolist() == [[200, 200, 200, 201, 200, 200]] * 2
-    assert popularity_scores([3, 1, 2], viewers=2).dtype == np.float32
+    assert baseline.scores([rows()]).dtype == np.float32
+
+
+def test_with_a_half_life_what_viewers_watched_lately_is_popular() -> None:
+    past = Past([rows(0, 1, 2), rows(2, 1)], 3)
+    scores = Popularity(past, PopularityConfig(half_life=1.0)).scores([rows()])
+    assert scores.tolist() == [[0.25, 1.5, 1.5]]
+
+
+def test_each_baseline_has_the_settings_that_it_is_given() -> None:
+    given: dict[str, Config] = {
+        "popularity": PopularityConfig(half_life=1.0),
+        "item_knn": ItemKnnConfig(neighbours=1, half_life=1.0),
+        "ease_recency": EaseConfig(half_life=0.1),
+        "ials": IalsConfig(half_life=0.1, factors=2),
+        "markov_blend": MarkovConfig(weight=100.0),
+    }
+    asked = [rows(0, 4)]
+
+    for name, config in given.items():
+        [(_, started)] = fitted([name], PAST)
+        [(_, changed)] = fitted([name], PAST, settings=given)
+        own = Fitter(PAST).fit(config).scores(asked)
+        assert np.array_equal(changed.scores(asked), own), name
+        assert not np.allclose(changed.scores(asked), started.scores(asked)), name
 
 
 def test_each_is_announced_and_those_too_large_for_the_catalogue_are_left_out(
@@ -62,8 +89,9 @@ def test_the_blend_adds_what_followed_the_last_watch_and_the_one_before() -> Non
             return np.zeros((len(histories), 4), np.float32)
 
     past = Past([rows(0, 1, 2), rows(0, 1, 3), rows(1, 3)], 4)
-    blend = MarkovBlend(past, Nothing())  # type: ignore[arg-type]
     prior, weight = 400.0, 6.0
+    config = MarkovConfig(weight=weight, prior=prior, steps=(1.0, 0.6, 0.4))
+    blend = MarkovBlend(past, Nothing(), config)  # type: ignore[arg-type]
 
     scores = blend.scores([rows(0, 1), rows(1), rows()])
 

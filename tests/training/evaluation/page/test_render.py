@@ -10,6 +10,13 @@ import pytest
 from server.errors import VireoError
 from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
 from training.evaluation import report as files
+from training.evaluation.baselines.past import Setting
+from training.evaluation.baselines.settings import (
+    BaselineSettings,
+    Trial,
+    TunedBaselines,
+    write_settings,
+)
 from training.evaluation.comparison import compare
 from training.evaluation.curves import recall_curves
 from training.evaluation.page.render import render_page, write_page
@@ -54,6 +61,7 @@ def test_what_was_not_measured_is_left_out_with_the_command_that_would(tmp_path:
     write_small_report(tmp_path)
     page = render_page(tmp_path, MANIFEST)
     for file, command in {
+        "baselines.json": "--tune-baselines",
         "ablations.json": "--without NAME",
         "diversity.json": "--diversity",
         "sources.json": "--sources",
@@ -106,8 +114,16 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     bins = {"watch": [point], "like": [point]}
     write_json(tmp_path, files.CALIBRATION, {"bins": bins, "test": rates, "validation": {}})
 
+    tried = (Trial(settings={}, ndcg_10=0.0898), Trial(settings={}, ndcg_10=0.1125))
+    chosen: dict[str, Setting] = {"half_life": None, "steps": (1.0, 0.5)}
+    tuned = BaselineSettings(chosen=chosen, ndcg_10=0.1125, tried=tried)
+    both = {"markov_blend": tuned, "ease": BaselineSettings(chosen={"regularisation": 300.0})}
+    write_settings(tmp_path, TunedBaselines(fingerprint="abc", baselines=both))
+
     page = render_page(tmp_path, MANIFEST)
 
+    assert "<td>half life none, steps 1 / 0.5</td><td>2</td><td>0.0898</td><td>0.1125</td>" in page
+    assert "<td>regularisation 300</td><td>0</td><td>\u2013</td><td>not tuned</td>" in page
     assert page.count("<svg") == 2 + 5
     assert "<td>0.644 <span" in page
     assert "+0.0130" in page

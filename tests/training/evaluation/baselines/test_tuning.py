@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training.evaluation.baselines.ease import EaseConfig
+from training.evaluation.baselines.ials import IalsConfig
+from training.evaluation.baselines.past import Grid, Past
+from training.evaluation.baselines.registry import BASELINES, DECLARED, Config, Fitter, changed
+from training.evaluation.baselines.tuning import (
+    HeldOut,
+    best_of,
+    search,
+    tune_baselines,
+)
+
+VIDEOS = [f"v{row}" for row in range(30)]
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def split(histories: dict[str, Sequence[int]]) -> pd.DataFrame:
+    """Each viewer's last watch is for test, the two before it for validation."""
+    lines = []
+    for viewer, watched in histories.items():
+        parts = ["train"] * (len(watched) - 3) + ["validation"] * 2 + ["test"]
+        for part, row in zip(parts[-len(watched) :], watched, strict=True):
+            lines.append((viewer, VIDEOS[row], part))
+    return pd.DataFrame(lines, columns=["viewer_id", "video_id", "part"])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_start_of_each_search_is_in_its_grid(name: str) -> None:
+    start, grid = DECLARED[name].start, DECLARED[name].grid
+    for setting, values in grid.items():
+        assert getattr(start, setting) in values
+        assert len(set(values)) == len(values)
+        for value in values:
+            assert getattr(changed(start, {setting: value}), setting) == value
+
+
+def test_grids_hold_the_short_half_lives_that_beat_the_settings_of_before() -> None:
+    assert {"regularisation", "half_life"} == set(DECLARED["ease_recency"].grid)
+    assert 1000.0 in DECLARED["ease_recency"].grid["regularisation"]
+    assert 3.0 in DECLARED["ease_recency"].grid["half_life"]
+    known = {"half_life": 3.0, "regularisation": 10.0, "alpha": 1.0, "factors": 128}
+    for setting, value in known.items():
+        assert value in DECLARED["ials"].grid[setting]
+
+
+def test_two_settings_are_tried_in_every_combination_and_each_once() -> None:
+    grid: Grid = {"regularisation": (1.0, 2.0, 3.0), "half_life": (None, 5.0)}
+    tried: list[Config] = []
+
+    def measure(config: Config) -> float:
+        tried.append(config)
+        return float(config == EaseConfig(3.0, None))
+
+    found = search(EaseConfig(2.0, 5.0), grid, measure)
+
+    assert tried[0] == EaseConfig(2.0, 5.0)
+    assert tried == list(found)
+    assert set(found) == {EaseConfig(a, b) for a in (1.0, 2.0, 3.0) for b in (None, 5.0)}
+    assert best_of(found) == EaseConfig(3.0, None)
+
+
+def test_more_settings_are_tried_one_at_a_time_until_nothing_changes() -> None:
+    grid: Grid = {
+        "half_life": (None, 10.0, 3.0),
+        "alpha": (1.0, 3.0, 10.0),
+        "factors": (32, 64, 128),
+    }
+    best = IalsConfig(half_life=3.0, alpha=10.0, factors=32)
+
+    def measure(config: Config) -> float:
+        assert isinstance(config, IalsConfig)
+        right = [getattr(config, name) == getattr(best, name) for name in grid]
+        # More factors help as long as the half-life is wrong: the first round is misled.
+        return float(sum(right)) + (0.0 if right[0] else 0.01 * config.factors)
+
+    found = search(IalsConfig(half_life=10.0, alpha=1.0, factors=64), grid, measure)
+
+    assert best_of(found) == best
+    assert len(found) < 27
+
+
+def test_of_settings_that_measure_the_same_the_first_is_kept() -> None:
+    grid: Grid = {"half_life": (None, 10.0)}
+    start = EaseConfig(half_life=10.0)
+    assert best_of(search(start, grid, lambda _: 0.5)) == start
+
+
+def test_the_last_watch_before_the_test_is_held_out_of_those_who_have_validation() -> None:
+    past = {"a": rows(1, 2, 3), "b": rows(4), "c": rows(5, 6, 7)}
+
+    held_out = HeldOut.of(past, frozenset({"c", "a"}), 9)
+
+    assert [list(each) for each in held_out.past.histories] == [[1, 2], [4], [5, 6]]
+    assert [list(each) for each in held_out.watched] == [[1, 2], [5, 6]]
+    assert held_out.targets.tolist() == [3, 7]
+
+
+def test_of_a_large_catalogue_fewer_viewers_are_asked_and_alike_each_time() -> None:
+    past = {str(viewer): rows(viewer, viewer + 1) for viewer in range(100)}
+    few = [HeldOut.of(past, frozenset(past), 10_000_000) for _ in range(2)]
+    assert few[0].targets.tolist() == few[1].targets.tolist()
+    assert len(few[0].targets) == 5
+    assert len(few[0].past.histories) == 100
+
+
+def test_every_baseline_gets_its_best_on_validation_and_the_test_watch_is_never_seen() -> None:
+    random = np.random.default_rng(0)
+    histories = {f"u{viewer}": random.permutation(29)[:8].tolist() for viewer in range(40)}
+    watches = split(histories)
+    moved = watches.copy()
+    moved.loc[moved["part"] == "test", "video_id"] = "v29"
+    tried: list[str] = []
+
+    found = tune_baselines(watches, VIDEOS, lambda name, _: tried.append(name))
+    again = tune_baselines(moved, VIDEOS)
+
+    assert tuple(found.baselines) == BASELINES
+    assert found.viewers == 40
+    assert found.baselines == again.baselines
+    assert found.fingerprint == again.fingerprint
+    for name, settings in found.baselines.items():
+        assert tried.count(name) == len(settings.tried)
+        assert settings.ndcg_10 == max(trial.ndcg_10 for trial in settings.tried)
+        assert settings.chosen in [trial.settings for trial in settings.tried]
+    past = [np.array(watched[:-2], np.int64) for watched in histories.values()]
+    targets = rows(*(watched[-2] for watched in histories.values()))
+    by_hand = HeldOut(Past(past, len(VIDEOS)), tuple(past), targets)
+    chosen = found.configs()["ease_recency"]
+    measured = by_hand.ndcg_10(Fitter(by_hand.past).fit(chosen))
+    assert measured == pytest.approx(found.baselines["ease_recency"].ndcg_10)

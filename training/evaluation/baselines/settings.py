@@ -1,0 +1,129 @@
+"""The baselines' settings as files keep them: what was tried on validation, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.errors import VireoError
+from training.evaluation.baselines.past import Past, Setting
+from training.evaluation.baselines.registry import DECLARED, Config, changed
+
+SETTINGS_FILE = "baselines.json"
+"""In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
+SHIPPED = Path(__file__).parents[3] / "bench" / "report"
+"""A checkout's reports; a wheel has none."""
+
+Settings = dict[str, Setting]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trial(_Document):
+    """Settings that were tried."""
+
+    settings: Settings
+    ndcg_10: float
+    """On validation."""
+
+
+class BaselineSettings(_Document):
+    """One baseline's settings, and how they were found."""
+
+    chosen: Settings
+    ndcg_10: float | None = None
+    """On validation; None: not tuned on this data."""
+    search: Literal["whole grid", "one setting at a time"] | None = None
+    grid: dict[str, tuple[Setting, ...]] = {}
+    tried: tuple[Trial, ...] = ()
+    """In the order of trial: the first is where the search started."""
+
+
+class TunedBaselines(_Document):
+    """The settings of baselines for one data set."""
+
+    fingerprint: str
+    """Of the histories before the test, see `Past`: for other data the settings say nothing."""
+    viewers: int = 0
+    """How many viewers' last watches before the test the settings were tried on."""
+    cpu_seconds: float = 0.0
+    """What trying took."""
+    baselines: dict[str, BaselineSettings] = {}
+
+    def configs(self) -> dict[str, Config]:
+        """Return the chosen settings by baseline.
+
+        Raises:
+            TypeError: they are of another build, whose settings had other names.
+        """
+        return {
+            name: changed(DECLARED[name].start, found.chosen)
+            for name, found in self.baselines.items()
+            if name in DECLARED
+        }
+
+    def of(self, names: Iterable[str]) -> TunedBaselines:
+        """Return the settings that these baselines are measured with, tuned or not."""
+        used = {
+            name: self.baselines.get(name) or BaselineSettings(chosen=asdict(DECLARED[name].start))
+            for name in names
+        }
+        return self.model_copy(update={"baselines": used})
+
+
+def read_settings(folder: Path) -> TunedBaselines | None:
+    """Read SETTINGS_FILE of a folder; None if there is none.
+
+    Raises:
+        VireoError: it can't be read, or another build wrote it.
+    """
+    path = folder / SETTINGS_FILE
+    try:
+        found = TunedBaselines.model_validate_json(path.read_bytes())
+        found.configs()
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValidationError) as error:
+        raise VireoError(
+            f"cannot read {path}: {error}; make it again with: vireo evaluate --tune-baselines"
+        ) from error
+    return found
+
+
+def write_settings(folder: Path, settings: TunedBaselines) -> Path:
+    """Write SETTINGS_FILE into a folder, replacing the one before, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{SETTINGS_FILE}.partial"
+    partial.write_text(settings.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    return partial.replace(folder / SETTINGS_FILE)
+
+
+def tuned_for(past: Past, features: Path, dataset: str) -> TunedBaselines:
+    """Return the settings that were tuned on these very histories; without any if none were.
+
+    Args:
+        past: all that was watched before the test.
+        features: folder of the data set's features, for what was tuned in this home.
+        dataset: name of the data set, for what the checkout has.
+
+    Raises:
+        VireoError: a file of settings can't be read.
+    """
+    for folder in (features, SHIPPED / dataset):
+        found = read_settings(folder)
+        if found is not None and found.fingerprint == past.fingerprint:
+            return found
+    return TunedBaselines(fingerprint=past.fingerprint)
+
+
+def add_to_report(report: Path, used: TunedBaselines) -> None:
+    """Write what baselines were measured with into a report, beside those measured before."""
+    before = read_settings(report)
+    kept = before.baselines if before and before.fingerprint == used.fingerprint else {}
+    write_settings(report, used.model_copy(update={"baselines": kept | used.baselines}))
