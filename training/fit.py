@@ -24,6 +24,7 @@ from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
 from training.features.build import build_features
+from training.features.online_store import OnlineStoreSettings
 from training.features.progress import progress_bars
 from training.features.watches import FeaturesMissingError, Split, load_watches
 from training.profile import Profile
@@ -104,7 +105,9 @@ def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Con
     if split != wanted:
         console.rule(f"features of {dataset.name}")
         with progress_bars(console) as progress:
-            build_features(home, dataset.name, holdout, progress)
+            # Nobody but this machine measures: a shared store is for what viewers are served.
+            own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
+            build_features(home, dataset.name, holdout, progress, own)
     return wanted
 
 

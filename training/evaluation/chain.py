@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
-from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
@@ -18,6 +17,7 @@ from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
 from training.features.history import viewers_before
+from training.heartbeat import tracked
 
 SLATE = 100
 """How many of the best are kept of each viewer."""
@@ -129,7 +129,7 @@ def run_chain(
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers), np.float32)
     console = Console(stderr=True)
-    everyone = track(viewers, "asking the chain", transient=True, console=console)
+    everyone = tracked(viewers, "asking the chain", console)
     for place, viewer in enumerate(everyone):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         like[place] = _like(ranker, viewer, candidates.keys[targets[place]])

@@ -111,8 +111,8 @@ def check_dataset(manifest: Manifest, dataset: str) -> None:
         )
     if manifest.holdout == "none":
         raise VireoError(
-            f"release {name} was trained on every watch, so that none is left to test on; "
-            f"train one with: vireo train --data {dataset} --holdout last"
+            f"release {name} was trained on every watch, so that none is left to test on; its "
+            f"measured twin is served and asked by: vireo evaluate --served --data {dataset}"
         )
 
 
@@ -123,7 +123,7 @@ def check_split(manifest: Manifest, split: Split) -> None:
     raise VireoError(
         f"release {manifest.release_id} was trained on other features of {manifest.dataset} than "
         "these, and may have seen what they hold out; train again with: "
-        f"vireo train --data {manifest.dataset} --holdout last"
+        f"vireo train --data {manifest.dataset}"
     )
 
 

@@ -45,41 +45,47 @@ def _silent(_step: str, _done: int, _total: int) -> None:
 
 
 def build_features(
-    home: Home, name: str, holdout: Holdout = "last", progress: Progress = _silent
+    home: Home,
+    name: str,
+    holdout: Holdout = "last",
+    progress: Progress = _silent,
+    settings: OnlineStoreSettings | None = None,
 ) -> None:
-    """Builds the features of a data set in place of any earlier ones, whole or not at all.
+    """Build the features of a data set in place of any earlier ones, whole or not at all.
 
     Args:
         home: where the data set is and the features go.
         name: the data set.
         holdout: see `split_watches`.
-        progress: told how far each step is.
+        progress: called as each step gets on.
+        settings: of the online store; this process's if None.
 
     Raises:
         DatasetMissingError: there is no such data set.
         VireoError: it holds no watches, or the disk or online store refuses.
     """
-    settings = OnlineStoreSettings.current()
+    settings = settings or OnlineStoreSettings.current()
     dataset = load_dataset(home, name)
     target = home.features(name)
     with _retired(target), replaced_folder(target) as folder:
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
-        seen = watches[watches["part"] != "test"]
-        if seen.empty:
+        write_watches(watches, folder)
+        watches = watches[watches["part"] != "test"]
+        if watches.empty:
             raise VireoError(
                 f"data set {name} has no watches to train on; "
                 "import interactions whose event is play or like"
             )
-        write_watches(watches, folder)
         Split(
             holdout=holdout,
             data_fingerprint=dataset.fingerprint,
             validation_watches=VALIDATION_WATCHES,
         ).write(folder)
         progress("split", 1, 1)
-        first = seen["time"].min().to_pydatetime() - timedelta(seconds=1)
-        _write_tables(dataset, seen, first, folder, progress)
+        first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
+        _write_tables(dataset, watches, first, folder, progress)
+        del watches, dataset  # Filling the store needs neither.
         write_configuration(folder, name, settings)
         _fill_online_store(folder, progress)
 
