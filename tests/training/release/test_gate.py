@@ -232,10 +232,10 @@ def test_a_release_no_worse_than_the_current_one_passes_however_good_an_earlier_
 
 def test_a_miscalibration_that_grows_by_less_than_the_margin_does_not_add_up() -> None:
     candidates = [
-        replace(made_up(), predictions=of_watches(probabilities() * f)) for f in (1.15, 1.3)
+        replace(made_up(), predictions=of_watches(probabilities() * f)) for f in (1.08, 1.16)
     ]
     first = judge(made_up(), candidates[0])
-    assert [each.measure for each in first.checks if each.refused] in ([], ["watch_log_loss"])
+    assert first.passed
     kept = first.best_figures(None)
     again = judge(candidates[0], candidates[1], best=kept)
     verdicts = {check.measure: check.verdict for check in again.checks}
