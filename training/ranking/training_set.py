@@ -1,6 +1,6 @@
 """The ranker's training set: what this release draws before each label, and what was known then.
 
-Label events are the validation watches. No part of retrieval was fitted to them, but the towers'
+Label events are the validation watches. No part of retrieval learned from them, but the towers'
 epoch is the one that did best on each viewer's last. Candidates come from the very pipeline that
 serves, whose popular and fresh videos are those of the newest snapshot; features come from
 point-in-time joins one microsecond before the label, and the history before a viewer's last label
