@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -48,21 +48,32 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; columns as in `training.data.schema`.
+    """A data set on disk; columns of its tables are as in `training.data.schema`.
 
-    Its interactions, by far the largest part, are read when they are first asked for.
+    A table is read whenever it is asked for and not kept: large ones would fill the memory.
+
+    Raises:
+        VireoError: on asking for a table whose file can't be read.
     """
 
     name: str
     folder: Path
-    videos: pd.DataFrame
-    viewers: pd.DataFrame
     fingerprint: str
 
-    @cached_property
+    @property
+    def videos(self) -> pd.DataFrame:
+        """The catalogue."""
+        return _read(self.folder / "videos.parquet")
+
+    @property
+    def viewers(self) -> pd.DataFrame:
+        """Who is known."""
+        return _read(self.folder / "viewers.parquet")
+
+    @property
     def interactions(self) -> pd.DataFrame:
-        """Who watched what when; raises VireoError where the file can't be read."""
-        return _read(self.folder / "interactions.parquet")
+        """Who watched what when, texts as categories."""
+        return _read(self.folder / "interactions.parquet", ["viewer_id", "video_id", "event"])
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
@@ -103,26 +114,21 @@ def list_datasets(home: Home) -> list[DatasetInfo]:
 
 
 def load_dataset(home: Home, name: str) -> Dataset:
-    """Loads a data set.
+    """Return a data set.
 
     Raises:
         DatasetMissingError: there is none of that name.
-        VireoError: its files can't be read.
+        VireoError: its description can't be read.
     """
     info = describe_dataset(home, name)
-    folder = home.data(name)
-    return Dataset(
-        name=name,
-        folder=folder,
-        videos=_read(folder / "videos.parquet"),
-        viewers=_read(folder / "viewers.parquet"),
-        fingerprint=info.fingerprint,
-    )
+    return Dataset(name=name, folder=home.data(name), fingerprint=info.fingerprint)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, categories: Sequence[str] = ()) -> pd.DataFrame:
     try:
-        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+        table = pq.read_table(path, read_dictionary=list(categories))
+        # Else table and frame are both in memory.
+        frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise VireoError(
             f"cannot read {path}: {error}; fetch or import the data set again with --force"

@@ -1,15 +1,20 @@
-"""Who watched what first, and which of it is for training, validation and test."""
+"""Who watched what first, and which of it is for training, validation and test.
+
+All is worked out on numbers in place of ids, 100 bytes for each interaction at the most.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from training.data.schema import WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
+PARTS = ("train", "validation", "test")
 LIKED_RATING = 4.0
 """A rating from here on says that the video was liked."""
 LIKED_FRACTION = 0.8
@@ -21,93 +26,155 @@ VALIDATION_WATCHES = 2
 VALIDATION_SHARE = 5
 """But at most one in so many of those before the test watch, and at least one."""
 
+BoolArray = npt.NDArray[np.bool_]
+Int64Array = npt.NDArray[np.int64]
+_NEVER = np.iinfo(np.int64).max
+_NULL = np.iinfo(np.int64).min
+"""What a time that isn't there is as a number."""
+
 
 def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
-    """One row per (viewer, video): the first watch, and the part it belongs to.
+    """Return one row per (viewer, video): the first watch, and the part it belongs to.
 
     Args:
-        interactions: rows as in `training.data.schema.INTERACTIONS`.
+        interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
         holdout: "last": each viewer's last watch is for test (where the data set came with
             a test part, that is), the VALIDATION_WATCHES before for validation. "none":
             nothing is for test, the last VALIDATION_WATCHES are for validation.
 
     Returns:
-        `viewer_id`, `video_id` str; `time` datetime64[us, UTC], increasing within a viewer:
-        see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: since when
-        that is known, null where it isn't liked; `part` str: "train", "validation" or "test".
-        Sorted by viewer, then time.
+        `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
+        viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: since
+        when that is known, null where it isn't liked; `part` categories: PARTS. Sorted by viewer,
+        then time.
     """
-    events = interactions.sort_values(["timestamp", "row"], kind="stable")
-    events = events[events["event"].isin(WATCH_EVENTS)]
-    pair = ["viewer_id", "video_id"]
-    watches = events.drop_duplicates(pair)[[*pair, "timestamp", "held_out"]]
-    likes = events[_liked(events)].drop_duplicates(pair)[[*pair, "timestamp"]]
-    watches = watches.merge(
-        likes.rename(columns={"timestamp": "liked_time"}), how="left", on=pair, sort=False
+    order = _watches_in_order(interactions)
+    viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
+    raw_times = _micros(interactions["timestamp"])[order]
+    first, liked_times = _first_watches(
+        viewers.codes[order],
+        videos.codes[order],
+        np.where(_liked(interactions, order), raw_times, _NEVER),
     )
-    watches = watches.sort_values("viewer_id", kind="stable", ignore_index=True)
-    raw_time = watches["timestamp"]
-    watches["time"] = _strictly_increasing(raw_time, watches["viewer_id"])
-    watches["part"] = _parts(watches, holdout)
+    order, raw_times = order[first], raw_times[first]
+    viewer, video = viewers.codes[order], videos.codes[order]
+    times = _strictly_increasing(raw_times, viewer)
+    parts = _parts(viewer, interactions["held_out"].to_numpy()[order], holdout)
     # Liked when it was watched: known together. Liked later: known from then on.
-    late = watches["liked_time"] > raw_time
-    known = watches["liked_time"].where(late, watches["time"])
-    known = known.where(known > watches["time"], watches["time"])
-    known = known.where(watches["liked_time"].notna() & ~_after_test(watches, known))
-    watches["liked_time"] = known
-    watches["liked"] = known.notna()
-    return watches[["viewer_id", "video_id", "time", "liked", "liked_time", "part"]]
+    known = np.where(liked_times > raw_times, np.maximum(liked_times, times), times)
+    liked = (liked_times != _NEVER) & ~_after_test(viewer, times, parts, known)
+    return pd.DataFrame(
+        {
+            "viewer_id": pd.Categorical.from_codes(viewer, dtype=viewers.dtype),
+            "video_id": pd.Categorical.from_codes(video, dtype=videos.dtype),
+            "time": _moments(times),
+            "liked": liked,
+            "liked_time": _moments(np.where(liked, known, _NULL)),
+            "part": pd.Categorical.from_codes(parts, pd.Index(PARTS)),
+        }
+    )
 
 
-def _liked(events: pd.DataFrame) -> pd.Series:
-    """Whether each event says that the video was liked."""
-    liked = events["event"] == "like"
-    if events["rating"].notna().any():
-        return liked | (events["rating"] >= LIKED_RATING)
-    return liked | (events["watched_fraction"] >= LIKED_FRACTION)
+def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
+    """Return the places of the interactions that are watches, in order of time."""
+    order = np.lexsort((interactions["row"].to_numpy(), _micros(interactions["timestamp"])))
+    return order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
 
 
-def _strictly_increasing(time: pd.Series, viewer: pd.Series) -> pd.Series:
-    """Times such that no two watches of a viewer share one; rows are in order already.
+def _first_watches(
+    viewer: npt.NDArray[np.integer], video: npt.NDArray[np.integer], likes: Int64Array
+) -> tuple[npt.NDArray[np.intp], Int64Array]:
+    """Return the place of each (viewer, video)'s first watch, and when it was first liked.
+
+    Args:
+        viewer: number of the viewer of each watch; watches are in order of time.
+        video: number of the video.
+        likes: the watch's time if it says that the video was liked, else _NEVER.
+
+    Returns:
+        Both by viewer, then time.
+    """
+    pairs = viewer.astype(np.int64)
+    pairs *= int(video.max(initial=0)) + 1
+    pairs += video
+    by_pair = np.argsort(pairs, kind="stable")
+    pairs = pairs[by_pair]
+    starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)])
+    del pairs
+    first, liked_times = by_pair[starts], np.minimum.reduceat(likes[by_pair], starts)
+    del by_pair, starts
+    by_viewer = np.lexsort((first, viewer[first]))
+    return first[by_viewer], liked_times[by_viewer]
+
+
+def _in_order(ids: pd.Series) -> pd.Categorical:
+    """Return ids as categories in the order of the texts."""
+    found = pd.Categorical(ids)
+    return found.reorder_categories(found.categories.sort_values())
+
+
+def _micros(times: pd.Series) -> Int64Array:
+    return times.to_numpy("datetime64[us]").view(np.int64)
+
+
+def _moments(micros: Int64Array) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(micros.view("datetime64[us]"), tz="UTC")
+
+
+def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArray:
+    """Return whether each watch, by its place among the interactions, says that it was liked."""
+    liked = (interactions["event"] == "like").to_numpy()[watches]
+    ratings = interactions["rating"].to_numpy()[watches]
+    if not np.isnan(ratings).all():
+        return np.asarray(liked | (ratings >= LIKED_RATING), np.bool_)
+    fractions = interactions["watched_fraction"].to_numpy()[watches]
+    return np.asarray(liked | (fractions >= LIKED_FRACTION), np.bool_)
+
+
+def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> Int64Array:
+    """Return times such that no two watches of a viewer share one; rows are in order already.
 
     A watch at the time of the one before it is put one microsecond after it. Point-in-time
     joins then tell each watch from the one before, so that a label sees everything that
     came earlier in the file and nothing else.
     """
-    position = viewer.groupby(viewer, sort=False).cumcount().to_numpy()
-    micros = time.astype("int64").to_numpy() - position
-    latest = pd.Series(micros).groupby(viewer.to_numpy(), sort=False).cummax().to_numpy()
-    return pd.Series((latest + position).view("datetime64[us]"), time.index).dt.tz_localize("UTC")
+    counts = np.bincount(viewer)
+    position = np.arange(len(viewer)) - (np.cumsum(counts) - counts)[viewer]
+    latest = pd.Series(times - position).groupby(viewer, sort=False).cummax().to_numpy()
+    return np.asarray(latest + position, np.int64)
 
 
-def _parts(watches: pd.DataFrame, holdout: Holdout) -> pd.Series:
-    """The part of each watch; rows are sorted by viewer, then time."""
-    viewer = watches["viewer_id"]
-    count = viewer.groupby(viewer, sort=False).transform("size")
-    enough = count >= FEWEST_WATCHES
-    packaged = bool(watches["held_out"].any())
+def _parts(
+    viewer: npt.NDArray[np.integer], packaged: BoolArray, holdout: Holdout
+) -> npt.NDArray[np.int8]:
+    """Return the part of each watch, by its place in PARTS; rows are by viewer, then time."""
+    counts = np.bincount(viewer)
+    enough = (counts >= FEWEST_WATCHES)[viewer]
     if holdout == "none":
-        test = pd.Series(False, watches.index)
-    elif packaged:
-        test = watches["held_out"]
+        test = np.zeros(len(viewer), np.bool_)
+    elif packaged.any():
+        test = packaged
     else:
-        test = enough & ~viewer.duplicated(keep="last")
-    rest = viewer[~test]
-    groups = rest.groupby(rest, sort=False)
-    wanted = (groups.transform("size") // VALIDATION_SHARE).clip(1, VALIDATION_WATCHES)
-    validation = enough[~test] & (groups.cumcount(ascending=False) < wanted)
-    part = pd.Series("train", watches.index)
-    part[test] = "test"
-    part[validation.index[validation]] = "validation"
-    return part
+        test = enough & (np.diff(viewer, append=-1) != 0)
+    rest = np.bincount(viewer[~test], minlength=len(counts))
+    wanted = np.clip(rest // VALIDATION_SHARE, 1, VALIDATION_WATCHES)
+    # How many of its viewer's watches that aren't for test come after each.
+    later = np.cumsum(rest)[viewer] - np.cumsum(~test)
+    validation = ~test & enough & (later < wanted[viewer])
+    return np.where(test, 2, np.where(validation, 1, 0)).astype(np.int8)
 
 
-def _after_test(watches: pd.DataFrame, known: pd.Series) -> np.ndarray:
-    """Which watches before a viewer's test watch were liked only after it.
+def _after_test(
+    viewer: npt.NDArray[np.integer],
+    times: Int64Array,
+    parts: npt.NDArray[np.int8],
+    known: Int64Array,
+) -> BoolArray:
+    """Return which watches before a viewer's test watch were liked only after it.
 
     Whoever stands before the test watch can't know of them, so they don't count.
     """
-    test = watches[watches["part"] == "test"]
-    moment = watches["viewer_id"].map(test.groupby("viewer_id")["time"].min())
-    outside = watches["part"] != "test"
-    return (outside & (known >= moment)).to_numpy()
+    test = parts == PARTS.index("test")
+    moments = np.full(int(viewer.max(initial=-1)) + 1, _NEVER)
+    np.minimum.at(moments, viewer[test], times[test])
+    return np.asarray(~test & (known >= moments[viewer]), np.bool_)

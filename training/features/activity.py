@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from training.data.schema import TIME
 
 ROWS_KEPT = 12
 """How many of each viewer's last watches are followed by a row: labels are drawn from these."""
-_VIEWERS_AT_A_TIME = 2048
+_KEYS_AT_A_TIME = 4_000_000
+"""Bounds the memory of the rows that are made at a time: some 50 bytes for each key in them."""
 _MICROS = 1_000_000
 
 VIEWER_ACTIVITY = pa.schema(
@@ -66,17 +67,16 @@ def write_viewer_activity(
     """
     start = int(since.timestamp() * _MICROS)
     # Rows are sorted by viewer, then time.
-    viewer, names = pd.factorize(watches["viewer_id"])
-    video, video_ids = pd.factorize(watches["video_id"])
-    ids, keys = pa.array(video_ids, pa.string()), video_keys(list(video_ids))
+    viewer, names = _numbered(watches["viewer_id"])
+    video, video_ids = _numbered(watches["video_id"])
+    ids, keys = pa.array(video_ids, pa.string()), video_keys(video_ids.tolist())
     times = np.asarray(watches["time"].astype("int64"), np.int64)
     # Null is the smallest number.
     liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)
     offsets = np.searchsorted(viewer, np.arange(len(names) + 1))
     with pq.ParquetWriter(path, VIEWER_ACTIVITY, compression="zstd") as writer:
-        for first in range(0, len(names), _VIEWERS_AT_A_TIME):
+        for first, last in _parts(np.diff(offsets)):
             progress(first, len(names))
-            last = min(first + _VIEWERS_AT_A_TIME, len(names))
             part = slice(offsets[first], offsets[last])
             rows = activity_rows(
                 offsets[first : last + 1] - offsets[first], times[part], liked[part], start
@@ -95,6 +95,28 @@ def write_viewer_activity(
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VIEWER_ACTIVITY))
         progress(len(names), len(names))
+
+
+def _numbered(ids: pd.Series) -> tuple[Int64Array, npt.NDArray[np.object_]]:
+    """Return a number for each id, by its first appearance, int64[n], and the id of each number."""
+    numbers, texts = pd.factorize(ids)
+    return numbers.astype(np.int64, copy=False), np.asarray(texts, object)
+
+
+def _parts(watches: Int64Array) -> Iterator[tuple[int, int]]:
+    """Yield first and end of runs of viewers whose rows hold about _KEYS_AT_A_TIME keys.
+
+    Args:
+        watches: how many each viewer has, int64[viewers].
+    """
+    keys = np.cumsum(np.minimum(watches, WATCHED_LIMIT) * (ROWS_KEPT + 1))
+    first = 0
+    while first < len(keys):
+        done = keys[first - 1] if first else 0
+        fit = int(np.searchsorted(keys, done + _KEYS_AT_A_TIME, side="right"))
+        last = max(fit, first + 1)
+        yield first, last
+        first = last
 
 
 @dataclass(frozen=True)

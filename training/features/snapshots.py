@@ -53,13 +53,10 @@ def write_video_statistics(
         progress: told how many snapshots are done, and of how many.
     """
     ids = videos["video_id"].to_numpy()
-    row_of = pd.Series(np.arange(len(ids)), ids)
-    ordered = watches.sort_values("time", kind="stable")
-    times = np.asarray(ordered["time"].astype("int64"), np.int64)
-    rows = row_of.reindex(ordered["video_id"]).to_numpy()
-    likes = ordered[ordered["liked"]].sort_values("liked_time", kind="stable")
-    like_times = likes["liked_time"].astype("int64").to_numpy()
-    like_rows = row_of.reindex(likes["video_id"]).to_numpy()
+    watched_rows = pd.Index(ids).get_indexer(pd.Index(watches["video_id"]))
+    rows, times = _in_order(watched_rows, watches["time"])
+    liked_ones = watches["liked"].to_numpy()
+    like_rows, like_times = _in_order(watched_rows[liked_ones], watches["liked_time"][liked_ones])
     published = videos["published"].astype("int64").where(videos["published"].notna(), _NEVER)
     born = published.to_numpy()
 
@@ -97,6 +94,15 @@ def write_video_statistics(
             )
             before, seen, liked = moment, end, like_end
             progress(done, len(moments))
+
+
+def _in_order(
+    rows: npt.NDArray[np.intp], times: pd.Series
+) -> tuple[npt.NDArray[np.intp], Int64Array]:
+    """Return rows and times, as Unix microseconds, in the order of the times."""
+    micros = times.to_numpy("datetime64[us]").view(np.int64)
+    order = np.argsort(micros, kind="stable")
+    return rows[order], micros[order]
 
 
 def snapshot_moments(times: Int64Array, videos: int) -> list[int]:

@@ -25,6 +25,8 @@ WATCHES = pa.schema(
     ]
 )
 """See `training.data.split.split_watches`."""
+_TEXTS = ("viewer_id", "video_id", "part")
+_ROWS_AT_A_TIME = 1_000_000
 
 
 class FeaturesMissingError(VireoError):
@@ -58,25 +60,30 @@ class Split(BaseModel):
 
 
 def write_watches(watches: pd.DataFrame, folder: Path) -> None:
-    """Writes the watches into a folder of features."""
-    table = pa.Table.from_pandas(watches, schema=WATCHES, preserve_index=False)
-    pq.write_table(table, folder / "watches.parquet", compression="zstd")
+    """Write the watches into a folder of features, a part at a time."""
+    with pq.ParquetWriter(folder / "watches.parquet", WATCHES, compression="zstd") as writer:
+        for start in range(0, len(watches), _ROWS_AT_A_TIME):
+            part = watches.iloc[start : start + _ROWS_AT_A_TIME]
+            writer.write_table(pa.Table.from_pandas(part, WATCHES, preserve_index=False))
 
 
 def load_watches(home: Home, name: str) -> pd.DataFrame:
     """The watches of a data set, columns as in WATCHES, sorted by viewer, then time.
+
+    Some 50 bytes each: equal texts are one string.
 
     Raises:
         FeaturesMissingError: its features haven't been built.
     """
     path = home.features(name) / "watches.parquet"
     try:
-        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+        table = pq.read_table(path, read_dictionary=list(_TEXTS))
+        frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     except FileNotFoundError as error:
         raise FeaturesMissingError(_missing(home, name)) from error
     except (OSError, pa.ArrowInvalid) as error:
         raise VireoError(f"cannot read {path}: {error}; build the features again") from error
-    return frame
+    return frame.astype(dict.fromkeys(_TEXTS, object))
 
 
 def _missing(home: Home, name: str) -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from training.data.split import Holdout, split_watches
@@ -24,8 +26,9 @@ def interactions(*rows: Row, held_out: tuple[int, ...] = ()) -> pd.DataFrame:
 def parts(frame: pd.DataFrame, holdout: Holdout = "last") -> dict[str, list[str]]:
     """Per viewer: "video:part" in order of time."""
     split = split_watches(frame, holdout)
-    text = split["video_id"] + ":" + split["part"]
-    return {str(viewer): group.tolist() for viewer, group in text.groupby(split["viewer_id"])}
+    text = split["video_id"].astype(str) + ":" + split["part"].astype(str)
+    viewers = split["viewer_id"].astype(str)
+    return {str(viewer): group.tolist() for viewer, group in text.groupby(viewers)}
 
 
 def seconds(times: pd.Series) -> list[float | None]:
@@ -118,3 +121,25 @@ def test_a_like_after_the_test_watch_is_not_known_before_it() -> None:
         "last",
     )
     assert split["liked"].tolist() == [False, False, True]
+
+
+def test_the_split_takes_some_numbers_for_each_interaction_and_no_texts() -> None:
+    random, count = np.random.default_rng(0), 50_000
+    frame = pd.DataFrame(
+        {
+            "viewer_id": pd.Categorical([f"a-viewer-{n}" for n in random.integers(0, 5000, count)]),
+            "video_id": pd.Categorical([f"a-video-{n}" for n in random.integers(0, 5000, count)]),
+            "timestamp": pd.date_range("2024-01-01", periods=count, freq="s", tz="UTC", unit="us"),
+            "row": np.arange(count),
+            "event": pd.Categorical(["play"] * count),
+            "watched_fraction": random.random(count).astype("float32"),
+            "rating": np.full(count, np.nan, "float32"),
+            "held_out": np.zeros(count, bool),
+        }
+    )
+    tracemalloc.start()
+    split = split_watches(frame, "last")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(split) > 0.9 * count
+    assert peak < 130 * count

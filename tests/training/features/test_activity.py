@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ def watches() -> pd.DataFrame:
 def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]:
     """Every row, one event after the other."""
     rows = []
-    for viewer, mine in watches.groupby("viewer_id", sort=False):
+    for viewer, mine in watches.groupby("viewer_id", sort=False, observed=True):
         events: list[tuple[int, Watch | None]] = []
         times, likes = (mine[name].astype("int64").tolist() for name in ("time", "liked_time"))
         for video_id, time, liked in zip(mine["video_id"], times, likes, strict=True):
@@ -70,7 +71,7 @@ def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[st
     ]
 
 
-@pytest.mark.parametrize("at_a_time", [7, 2048])
+@pytest.mark.parametrize("at_a_time", [1000, 4_000_000])
 @pytest.mark.parametrize("limits", [(200, 5000), (4, 9)])
 def test_each_row_is_the_activity_after_all_that_happened_by_then(
     watches: pd.DataFrame,
@@ -79,7 +80,7 @@ def test_each_row_is_the_activity_after_all_that_happened_by_then(
     at_a_time: int,
     limits: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(offline, "_VIEWERS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(offline, "_KEYS_AT_A_TIME", at_a_time)
     for module in ("server.features.activity", "training.features.activity"):
         monkeypatch.setattr(f"{module}.HISTORY_LIMIT", limits[0])
         monkeypatch.setattr(f"{module}.WATCHED_LIMIT", limits[1])
@@ -87,3 +88,12 @@ def test_each_row_is_the_activity_after_all_that_happened_by_then(
     expected = folded(watches, int(since.timestamp() * SECOND))
     assert written(watches, since, tmp_path / "activity.parquet") == expected
     assert any(activity.like_count for *_, activity in expected)
+
+
+def test_viewers_who_watched_much_are_written_a_few_at_a_time() -> None:
+    heavy, light = np.full(500, 9000), np.full(100_000, 10)
+    parts = list(offline._parts(np.concatenate([heavy, light])))
+    assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
+    assert parts[-1][1] == 100_500
+    sizes = [last - first for first, last in parts]
+    assert max(sizes[:5]) < 100 < 10_000 < max(sizes)

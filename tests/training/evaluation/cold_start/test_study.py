@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from server.home import Home
@@ -24,8 +25,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def sets(dataset: Dataset) -> ColdSets:
-    watches = split_watches(dataset.interactions, "last")
+def watches(dataset: Dataset) -> pd.DataFrame:
+    """The split as it is loaded: ids are texts, not categories."""
+    texts = dict.fromkeys(("viewer_id", "video_id", "part"), str)
+    return split_watches(dataset.interactions, "last").astype(texts)
+
+
+@pytest.fixture(scope="module")
+def sets(dataset: Dataset, watches: pd.DataFrame) -> ColdSets:
     return cold_sets(watches, dataset.videos, dataset.viewers)
 
 
@@ -38,8 +45,7 @@ def test_training_has_no_watch_of_a_kept_viewer_or_video(dataset: Dataset, sets:
         assert not sets.unseen[cases.targets].any()
 
 
-def test_no_case_is_a_watch_of_the_test_part(dataset: Dataset, sets: ColdSets) -> None:
-    watches = split_watches(dataset.interactions, "last")
+def test_no_case_is_a_watch_of_the_test_part(watches: pd.DataFrame, sets: ColdSets) -> None:
     ids = np.array(sets.data.video_ids)
     test = set(
         watches.loc[watches["part"] == "test", ["viewer_id", "video_id"]].itertuples(
@@ -68,9 +74,8 @@ def test_groups_of_viewers_have_as_many_watches_as_they_say(sets: ColdSets) -> N
 
 
 def test_of_late_viewers_the_last_few_watches_are_known_and_none_is_the_answer(
-    dataset: Dataset, sets: ColdSets
+    watches: pd.DataFrame, sets: ColdSets
 ) -> None:
-    watches = split_watches(dataset.interactions, "last")
     past = watches[watches["part"] != "test"].groupby("viewer_id")["video_id"].agg(list)
     ids = np.array(sets.data.video_ids)
     unseen = set(ids[sets.unseen])
@@ -100,8 +105,9 @@ def test_a_random_order_is_worth_its_chance() -> None:
     assert found["ndcg_10"] == pytest.approx(4.5436 / 200, rel=1e-3)
 
 
-def test_the_study_measures_every_system_on_every_group(dataset: Dataset, tmp_path: Path) -> None:
-    watches = split_watches(dataset.interactions, "last")
+def test_the_study_measures_every_system_on_every_group(
+    dataset: Dataset, watches: pd.DataFrame, tmp_path: Path
+) -> None:
     config = load_profile("quick").retrieval
     found: Any = study_cold_start(watches, dataset.videos, dataset.viewers, config, tmp_path)
     for part in (*found["viewers"].values(), *found["late_viewers"].values(), found["videos"]):
