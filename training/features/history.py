@@ -7,7 +7,9 @@ viewers several times over for it, which for some two million rows doesn't end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -56,13 +58,23 @@ def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
     Raises:
         VireoError: as in `viewer_features_at`.
     """
+    return list(chain.from_iterable(viewers_before_by_part(repo, watches, max(1, len(watches)))))
+
+
+def viewers_before_by_part(
+    repo: Path, watches: pd.DataFrame, size: int
+) -> Iterator[list[ViewerFeatures]]:
+    """Yield what `viewers_before` returns, `size` rows at a time.
+
+    A viewer who has watched much takes some 10 kB, and with a row for each watch there are many.
+    """
     moments = {"viewer_id": watches["viewer_id"], "event_timestamp": watches["time"] - JUST_BEFORE}
-    known = viewer_features_at(repo, pd.DataFrame(moments).reset_index(drop=True))
     asked = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
-    return [
-        replace(viewer, asked_at=moment)
-        for viewer, moment in zip(known, asked.tolist(), strict=True)
-    ]
+    start = 0
+    for known in _viewers_at(repo, pd.DataFrame(moments).reset_index(drop=True), size):
+        times = asked[start : start + len(known)].tolist()
+        yield [replace(viewer, asked_at=at) for viewer, at in zip(known, times, strict=True)]
+        start += len(known)
 
 
 def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
@@ -78,14 +90,22 @@ def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures
     Raises:
         VireoError: a moment is so long ago that the viewer's activity at it wasn't kept.
     """
+    return list(chain.from_iterable(_viewers_at(repo, moments, max(1, len(moments)))))
+
+
+def _viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[ViewerFeatures]]:
+    """Yield what `viewer_features_at` returns, `size` rows at a time."""
     store = open_repository(repo)
     profiles, _ = joined_at(store, ["viewer_profile:attributes"], "viewer_id", moments)
+    attributes = profiles["attributes"].tolist()
     rows = _rows_at(repo / _FILE, moments)
-    activities = _activities(repo / _FILE, rows)
-    return [
-        _viewer(activities.get(row), attributes)
-        for row, attributes in zip(rows.tolist(), profiles["attributes"].tolist(), strict=True)
-    ]
+    for start in range(0, len(rows), size):
+        some = slice(start, start + size)
+        activities = _activities(repo / _FILE, rows[some])
+        yield [
+            _viewer(activities.get(row), profile)
+            for row, profile in zip(rows[some].tolist(), attributes[some], strict=True)
+        ]
 
 
 def _viewer(

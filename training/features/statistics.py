@@ -77,24 +77,41 @@ def video_features_at(repo: Path, moments: pd.DataFrame) -> Float32Array:
     """
     rows, ids = pd.factorize(moments["video_id"])
     times = pd.DatetimeIndex(moments[TIMESTAMP])
-    return _features_at(Snapshots(repo, list(ids)), rows.astype(np.int64), times)
+    snapshots = Snapshots(repo, list(ids))
+    before = snapshots.before(times)
+    features = np.empty((len(rows), len(_COLUMNS)), np.float32)
+    for snapshot in np.unique(before).tolist():
+        own = before == snapshot
+        features[own] = _features(snapshots.values(snapshot)[rows[own]])
+    return features
 
 
-def video_features_of_rows_at(
+def video_features_of_lists_at(
     repo: Path,
     video_ids: Sequence[str],
     rows: Int64Array,
     moments: npt.NDArray[np.datetime64],
 ) -> Float32Array:
-    """As `video_features_at`, of videos by place.
+    """Return VIDEO_FEATURES of lists of videos, each list at a moment, float32[m, n, 4].
 
     Args:
         repo: a folder of features.
         video_ids: the catalogue.
-        rows: places in the catalogue, int64[n].
-        moments: when, datetime64[us] in UTC, [n].
+        rows: places in the catalogue, -1 for none, int64[m, n].
+        moments: when, datetime64[us] in UTC, [m].
+
+    Returns:
+        The features, 0 where there is no video.
     """
-    return _features_at(Snapshots(repo, video_ids), rows, pd.DatetimeIndex(moments, tz="UTC"))
+    snapshots = Snapshots(repo, video_ids)
+    before = snapshots.before(pd.DatetimeIndex(moments, tz="UTC"))
+    features = np.empty((*rows.shape, len(_COLUMNS)), np.float32)
+    nothing = np.zeros((1, len(_COLUMNS)), np.float32)
+    for snapshot in np.unique(before).tolist():
+        own = before == snapshot
+        table = np.concatenate([_features(snapshots.values(snapshot)), nothing])
+        features[own] = table[rows[own]]
+    return features
 
 
 def latest_video_features(repo: Path, video_ids: Sequence[str]) -> Float32Array:
@@ -111,15 +128,6 @@ def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
 def _latest(repo: Path, video_ids: Sequence[str]) -> Float64Array:
     snapshots = Snapshots(repo, video_ids)
     return snapshots.values(len(snapshots.moments) - 1)
-
-
-def _features_at(snapshots: Snapshots, rows: Int64Array, moments: pd.DatetimeIndex) -> Float32Array:
-    before = snapshots.before(moments)
-    features = np.empty((len(rows), len(_COLUMNS)), np.float32)
-    for snapshot in np.unique(before).tolist():
-        own = before == snapshot
-        features[own] = _features(snapshots.values(snapshot)[rows[own]])
-    return features
 
 
 def _features(values: Float64Array) -> Float32Array:

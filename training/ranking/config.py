@@ -15,8 +15,9 @@ class RankingConfig:
     candidates: int = CANDIDATES
     """How many candidates are drawn for each label event. The manifest repeats it, and gateways,
     gate and evaluation ask for as many."""
-    viewers: int = 100_000
-    """Viewers whose watches are label events, at most; of more, so many are drawn."""
+    viewers: int = 30_000
+    """Viewers whose watches are label events, at most; of more, so many are drawn. Their lists
+    take 120 bytes for each of `candidates` and viewer, 1.1 GB with these."""
     holdout_share: float = 0.15
     """Share of viewers kept from fitting, to choose the model by."""
     hidden: int = 32

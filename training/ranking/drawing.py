@@ -7,21 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import track
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.ranking_inputs import RETRIEVAL_FEATURES, retrieval_features
 from server.features.viewer import ViewerFeatures
+from training.heartbeat import tracked
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 
 def draw_candidates(
-    release: CandidateRelease, viewers: Sequence[ViewerFeatures], count: int
+    release: CandidateRelease,
+    viewers: Sequence[ViewerFeatures],
+    count: int,
+    title: str = "drawing candidates",
 ) -> tuple[Int64Array, Float32Array]:
-    """`count` candidates of each viewer, best first.
+    """Return `count` candidates of each viewer, best first.
+
+    Args:
+        release: whose candidates.
+        viewers: who asks.
+        count: how many candidates each gets.
+        title: what a bar says meanwhile.
 
     Returns:
         Rows int64[m, count], -1 where there are fewer, and their RETRIEVAL_FEATURES,
@@ -34,9 +43,7 @@ def draw_candidates(
     pipeline = CandidatePipeline(release, fail_open=False)
     rows = np.full((len(viewers), count), -1, np.int64)
     retrieval = np.zeros((len(viewers), count, len(RETRIEVAL_FEATURES)), np.float32)
-    console = Console(stderr=True)
-    everyone = track(viewers, "drawing candidates", transient=True, console=console)
-    for place, viewer in enumerate(everyone):
+    for place, viewer in enumerate(tracked(viewers, title, Console(stderr=True))):
         # The tower too is asked for one at a time: a batch of it rounds otherwise, and of two
         # videos that score alike the other would come first.
         drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))

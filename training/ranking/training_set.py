@@ -26,7 +26,6 @@ from server.features.looked_up import Vectors
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
-    VIDEO_FEATURES,
     match_features,
     viewer_features,
 )
@@ -36,14 +35,16 @@ from server.features.viewer import ViewerFeatures
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
-from training.features.history import JUST_BEFORE, viewers_before
-from training.features.statistics import video_features_at, video_features_of_rows_at
+from training.features.history import JUST_BEFORE, viewers_before_by_part
+from training.features.statistics import video_features_at, video_features_of_lists_at
 from training.ranking.config import RankingConfig
 from training.ranking.drawing import draw_candidates
 
 LIKE_WATCHES = ROWS_KEPT - 1
 """How many of a viewer's last non-test watches label likes: the feature store keeps the
 viewer's row before each of these."""
+_LABELS_AT_A_TIME = 65_536
+"""Bounds the memory: some 10 kB for each whose viewer has watched much."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -69,6 +70,16 @@ class ViewerColumns:
     def take(self, places: npt.NDArray[np.intp]) -> ViewerColumns:
         """The events at `places`."""
         return ViewerColumns(*(getattr(self, field.name)[places] for field in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence[ViewerColumns]) -> ViewerColumns:
+        """Return the events of all parts, one after the other."""
+        return ViewerColumns(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(ViewerColumns)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -144,42 +155,62 @@ def build_ranking_set(
         release: the staged release, of which the ranker isn't a part yet.
         config: sizes and shares.
     """
-    past = watches[watches["part"] != "test"]
-    everyone = past["viewer_id"].unique()
-    chosen = pd.Index(everyone[chosen_viewers(everyone, config.viewers)])
-    if len(chosen) < len(everyone):
-        past = past[past["viewer_id"].isin(chosen)]
-    labels = past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
-    viewers = viewers_before(repo, labels)
-    labels = labels.assign(time=labels["time"] - JUST_BEFORE)
-    rows = release.rows
-    columns = viewer_columns(viewers, rows, release.vocabulary)
+    labels = _labels(watches, config.viewers)
     number, names = pd.factorize(labels["viewer_id"])
     held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
+    listed = (labels["part"] == "validation").to_numpy()
+    columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
-    labelled = rows.find(video_keys(labels["video_id"].tolist()))
+    labels = labels.assign(time=labels["time"] - JUST_BEFORE)
+    rows = release.rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
-        rows=labelled,
+        rows=rows,
         features=video_features_at(repo, _moments(labels, "video_id")),
-        match=_matches(columns, labelled[:, None], content)[:, 0],
+        match=_matches(columns, rows[:, None], content)[:, 0],
         liked=labels["liked"].to_numpy(bool),
     )
-    listed = np.flatnonzero(labels["part"] == "validation")
     lists = _watch_lists(
-        labels.iloc[listed],
-        [viewers[place] for place in listed],
-        columns.take(listed),
-        repo,
-        release,
-        content,
-        config.candidates,
+        labels[listed], columns.take(np.flatnonzero(listed)), repo, release, content, *drawn
     )
     served = read_table(
         release.folder, layout.VIDEO_FEATURE_TABLE, np.float32, (len(release.ids), None)
     )
     return RankingSet(lists, likes, served)
+
+
+def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
+    """Return the watches that label likes: those of `viewers` viewers before the test."""
+    past = watches[watches["part"] != "test"]
+    everyone = past["viewer_id"].unique()
+    chosen = pd.Index(everyone[chosen_viewers(everyone, viewers)])
+    if len(chosen) < len(everyone):
+        past = past[past["viewer_id"].isin(chosen)]
+    return past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
+
+
+def _columns_and_candidates(
+    repo: Path,
+    release: CandidateRelease,
+    labels: pd.DataFrame,
+    listed: npt.NDArray[np.bool_],
+    count: int,
+) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
+    """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
+
+    What is known of the viewers is read and dropped in parts, since that takes the most memory.
+    """
+    columns, drawn, start = [], [], 0
+    total = -(-len(labels) // _LABELS_AT_A_TIME)
+    for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
+        columns.append(viewer_columns(viewers, release.rows, release.vocabulary))
+        asked = [viewer for viewer, draws in zip(viewers, listed[start:], strict=False) if draws]
+        title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
+        drawn.append(draw_candidates(release, asked, count, title))
+        start += len(viewers)
+    rows, retrieval = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
+    return ViewerColumns.joined(columns), (rows, retrieval)
 
 
 def viewer_columns(
@@ -208,27 +239,21 @@ def viewer_columns(
 
 def _watch_lists(
     labels: pd.DataFrame,
-    viewers: Sequence[ViewerFeatures],
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
     content: Vectors,
-    count: int,
+    rows: Int64Array,
+    retrieval: Float32Array,
 ) -> WatchLists:
-    """Draws `count` candidates for each label."""
-    rows, retrieval = draw_candidates(release, viewers, count)
-    real = rows >= 0
+    """Return the lists of labels whose candidates were drawn."""
     before = labels["time"].to_numpy("datetime64[us]")
-    features = np.zeros((*rows.shape, len(VIDEO_FEATURES)), np.float32)
-    features[real] = video_features_of_rows_at(
-        repo, release.ids, rows[real], np.repeat(before, real.sum(1))
-    )
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
-    hits = (rows == wanted[:, None]) & real
+    hits = (rows == wanted[:, None]) & (rows >= 0)
     return WatchLists(
         viewers=columns,
         rows=rows,
-        features=features,
+        features=video_features_of_lists_at(repo, release.ids, rows, before),
         retrieval=retrieval,
         match=_matches(columns, rows, content),
         moment=before.astype(np.int64) + JUST_BEFORE // pd.Timedelta(1, "us"),

@@ -16,6 +16,7 @@ from server.home import Home
 from server.releases import layout
 from training.features.history import viewers_before
 from training.features.statistics import video_features_at
+from training.ranking import training_set
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
 from training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
@@ -57,6 +58,25 @@ def test_the_label_is_the_watched_video_or_was_missed(
         else:
             assert row not in rows
     assert (data.watches.label >= 0).any()
+
+
+def test_a_set_made_in_parts_is_the_same(
+    data: RankingSet,
+    trained_watches: pd.DataFrame,
+    repo: Path,
+    release: CandidateRelease,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_set, "_LABELS_AT_A_TIME", 101)
+    parts = build_ranking_set(trained_watches, repo, release, CONFIG)
+    for part in ("watches", "likes"):
+        one, other = getattr(data, part), getattr(parts, part)
+        for values, again in (
+            (vars(one.viewers), vars(other.viewers)),
+            (vars(one), vars(other)),
+        ):
+            for name in values.keys() - {"viewers"}:
+                np.testing.assert_array_equal(values[name], again[name], name)
 
 
 def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(

@@ -18,6 +18,9 @@ from training.ranking.training_set import (
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
+_LISTS_AT_A_TIME = 4096
+"""Bounds the memory: some 100 bytes for each candidate."""
+
 
 def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> None:
     """No label is of the test part, and all beside a label is older than it.
@@ -51,14 +54,12 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     _check_videos(
         timeline, "the ranker's like labels", labels, data.likes.rows, data.likes.features
     )
-    which, column = np.nonzero(data.watches.rows >= 0)
-    _check_videos(
-        timeline,
-        "the ranker's lists",
-        lists[which],
-        data.watches.rows[which, column],
-        data.watches.features[which, column],
-    )
+    for start in range(0, len(lists), _LISTS_AT_A_TIME):
+        some = slice(start, start + _LISTS_AT_A_TIME)
+        rows, features = data.watches.rows[some], data.watches.features[some]
+        real = rows >= 0
+        own = np.repeat(lists[some], real.sum(axis=1))
+        _check_videos(timeline, "the ranker's lists", own, rows[real], features[real])
 
 
 def label_places(timeline: Timeline, most_viewers: int) -> Int64Array:

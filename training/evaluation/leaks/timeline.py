@@ -44,21 +44,24 @@ class Timeline:
     """
 
     def __init__(self, watches: pd.DataFrame, video_ids: Sequence[str]) -> None:
-        """Takes watches as in `training.features.watches.WATCHES`, and the ids of the rows."""
+        """Takes watches as in `training.features.watches.WATCHES`, and the ids of the rows.
+
+        Holds some 100 bytes for each watch.
+        """
         self._videos = pd.Index(list(video_ids))
         numbers, names = pd.factorize(watches["viewer_id"])
         self._names = pd.Index(names)
         times = np.asarray(watches["time"].astype("int64"), np.int64)
         order = np.lexsort((times, numbers))
-        self.viewers: Int64Array = numbers[order].astype(np.int64)
+        self.viewers: Int64Array = np.asarray(numbers[order], np.int64)
         """Of each watch, int64[w]."""
         self.rows: Int64Array = self.video_rows(watches["video_id"])[order]
         """int64[w]."""
         self.times: Int64Array = times[order]
         """int64[w]."""
-        self.parts = watches["part"].to_numpy(str)[order]
-        """str[w]."""
-        self.test: BoolArray = self.parts == "test"
+        self.parts = pd.Categorical(watches["part"]).take(order)
+        """Text of each watch, by category, [w]."""
+        self.test: BoolArray = np.asarray(self.parts == "test", np.bool_)
         """bool[w]."""
         self.test_times = np.full(len(names), _NEVER)
         """Each viewer's first test watch, int64[viewers]; the far future where there is none."""
