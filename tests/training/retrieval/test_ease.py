@@ -65,7 +65,7 @@ def test_the_fit_holds_one_matrix_and_is_as_good_as_in_double_precision() -> Non
     videos = 1500
     popularity = 1 / np.arange(1, videos + 1)
     matrix = random.random((2000, videos)) < 40 * popularity / popularity.sum()
-    watched = sparse.csr_array(matrix.astype(np.float32))
+    watched = sparse.csr_array(matrix.astype(np.float32))  # type: ignore[no-untyped-call]
 
     tracemalloc.start()
     weights = closed_form(watched, EASE_LAMBDA)
