@@ -68,6 +68,7 @@ def train_all(
     processes = Processes.joined()
     if not processes.leads:
         _train_along(dataset, settings, processes)
+        processes.leave()
         raise SystemExit(0)
     tables = load_dataset(home, dataset)
     measuring = measuring_home(home)
@@ -88,6 +89,7 @@ def train_all(
         else:
             Run(home.run(dataset)).stage_copy(twin)
     processes.leader_says("")
+    processes.leave()
     return manifest
 
 

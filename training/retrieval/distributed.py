@@ -79,6 +79,12 @@ class Processes:
             dist.all_reduce(gradient)
             parameter.grad = gradient.coalesce()
 
+    def leave(self) -> None:
+        """Part from the others, once all have come this far."""
+        if self.count > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
     def wait(self) -> None:
         """Waits until all have come this far."""
         if self.count > 1:
