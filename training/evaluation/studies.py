@@ -109,7 +109,8 @@ class Studies:
     def ablations(self, without: Sequence[str]) -> dict[str, Any]:
         """The chain with the ranker trained again without each."""
         check_names(without)
-        config = load_profile(self.profile).ranking
+        candidates = self._release.manifest.candidates
+        config = replace(load_profile(self.profile).ranking, candidates=candidates)
         test = lists_of_test(self._watches, self._repo, self._release, config)
         found = study_ablations(
             without,
