@@ -131,6 +131,21 @@ def catalogue(
 
 
 @app.command()
+def memory(
+    events: Annotated[
+        list[int] | None,
+        typer.Option(min=30, help="How many events; a million and ten million if absent."),
+    ] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure the peak memory of an import of made-up events, and what it said beforehand."""
+    from bench.memory.importing import ImportPlan, measure_imports
+
+    plan = ImportPlan(tuple(events)) if events else ImportPlan()
+    _show(measure_imports(Home.current(), plan, _progress()), as_json)
+
+
+@app.command()
 def profile(
     data: _Data = "ml-100k",
     report: Annotated[

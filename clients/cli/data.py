@@ -57,10 +57,12 @@ def import_(
     ] = False,
 ) -> None:
     """Import your own data; docs/data.md describes the files."""
+    from training.data.estimate import estimate_import
     from training.data.importing import ImportRequest, import_dataset
 
     console = Console()
     request = ImportRequest(name, interactions, videos, viewers, skip_bad_rows, force)
+    console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
         info = import_dataset(Home.current(), request)
     console.print(_sentence(info), highlight=False)

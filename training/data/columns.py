@@ -1,9 +1,9 @@
-"""Turning a user's columns into ids, times, numbers and tags; what can't be is a problem."""
+"""Turning a user's columns into ids, numbers, text and tags; what can't be is a problem."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from server.errors import VireoError
-from training.data.files import UserFile, present
+from training.data.files import FilePart, present
 from training.data.problems import BoolArray, Problems
-from training.data.schema import TIME
 
 ID_BYTES = 128
 """Ids are at most this long in UTF-8."""
@@ -24,67 +23,86 @@ ATTRIBUTE_BYTES = 256
 """So are attributes, as "name=value"."""
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _DECIMAL_ID = r"^-?\d+\.0+$"
-_LATEST = 1e11
-"""Unix seconds from here on (the year 5138) are milliseconds by mistake."""
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass
 class Checked:
-    """A file whose columns are read one by one; remembers which rows are bad."""
+    """A part of a file whose columns are read one by one; remembers which rows are bad."""
 
-    file: UserFile
+    file: FilePart
     problems: Problems
     bad: BoolArray
 
     @staticmethod
-    def of(file: UserFile, problems: Problems) -> Checked:
-        """Nothing is bad yet."""
+    def of(file: FilePart, problems: Problems) -> Checked:
+        """Return a part of which nothing is bad yet."""
         return Checked(file, problems, np.zeros(len(file.rows), np.bool_))
 
-    def mark(self, column: str, bad: BoolArray, what: Any, remedy: str) -> None:
-        """Notes bad rows, each once for a reason; `what` says it from a position."""
+    def mark(self, column: str, bad: BoolArray, what: Callable[[int], str], remedy: str) -> None:
+        """Note bad rows, each once for a reason; `what` says it from a position."""
         self.problems.add(self.file.name, column, self.file.rows, bad, what, remedy)
         self.bad |= bad
 
     def shown(self, column: str, position: int) -> str:
-        """A value of the file, shortened for a message."""
-        text = repr(self.file.columns[column][position].as_py())
+        """Return a value of the file, shortened for a message."""
+        scalar = self.file.columns[column][position]
+        if pa.types.is_temporal(scalar.type):  # Python can't hold the far ones
+            text = scalar.cast(pa.string()).as_py()
+        else:
+            text = repr(scalar.as_py())
         return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def ids(checked: Checked, column: str) -> Any:
-    """A column of ids as text, unchanged: 007 stays 007, the integer 7 is 7.
+class IdColumn:
+    """Reads a column of ids, part after part, as text: 007 stays 007, the integer 7 is 7."""
 
-    Raises:
-        VireoError: the column holds decimals, which is what integers with gaps turn into.
-    """
-    values = checked.file.columns[column]
-    kind = values.type
-    if pa.types.is_floating(kind):
-        raise _decimal_ids(checked, column, 0)
-    if not (
-        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    ):
-        raise VireoError(
-            f"{checked.file.name}, column {column}: ids are of type {kind}; "
-            "write them as text or integers"
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._decimals: VireoError | None = None
+        self._others = False
+
+    def read(self, checked: Checked) -> Any:
+        """Return the ids of a part, empty where they are missing.
+
+        Raises:
+            VireoError: they are of a type that ids can't be of.
+        """
+        column = self._column
+        values = checked.file.columns[column]
+        kind = values.type
+        if pa.types.is_floating(kind):
+            raise _decimal_ids(checked, column, 0)
+        if not (
+            pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        ):
+            raise VireoError(
+                f"{checked.file.name}, column {column}: ids are of type {kind}; "
+                "write them as text or integers"
+            )
+        there = present(values)
+        text = values.cast(pa.string())
+        decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
+        self._others = self._others or bool((there & ~decimal).any())
+        if self._decimals is None and not self._others and there.any():
+            self._decimals = _decimal_ids(checked, column, int(np.argmax(there)))
+        long = pc.binary_length(text).fill_null(0).to_numpy() > ID_BYTES
+        checked.mark(column, ~there, lambda _: "the id is missing", "give every row its id")
+        checked.mark(
+            column,
+            np.asarray(long, np.bool_),
+            lambda position: (
+                f"the id {checked.shown(column, position)} is over {ID_BYTES} bytes long"
+            ),
+            f"use ids of 1 to {ID_BYTES} bytes of UTF-8",
         )
-    there = present(values)
-    text = values.cast(pa.string())
-    decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
-    if there.any() and decimal[there].all():
-        raise _decimal_ids(checked, column, int(np.argmax(there)))
-    long = pc.binary_length(text).fill_null(0).to_numpy() > ID_BYTES
-    checked.mark(column, ~there, lambda _: "the id is missing", "give every row its id")
-    checked.mark(
-        column,
-        np.asarray(long, np.bool_),
-        lambda position: f"the id {checked.shown(column, position)} is over {ID_BYTES} bytes long",
-        f"use ids of 1 to {ID_BYTES} bytes of UTF-8",
-    )
-    return text.fill_null("")
+        return text.fill_null("")
+
+    def close(self) -> None:
+        """Raise VireoError if every id was a decimal, which integers with gaps turn into."""
+        if self._decimals is not None and not self._others:
+            raise self._decimals
 
 
 def _decimal_ids(checked: Checked, column: str, position: int) -> VireoError:
@@ -97,70 +115,16 @@ def _decimal_ids(checked: Checked, column: str, position: int) -> VireoError:
     )
 
 
-def times(checked: Checked, column: str, required: bool) -> Any:
-    """A column of times as TIME: Unix seconds, ISO 8601 text, or timestamps; no zone is UTC.
-
-    Args:
-        checked: the file.
-        column: which column.
-        required: whether a missing time, or one before 1970, is a problem.
-    """
-    values = checked.file.columns[column]
-    kind = values.type
-    there = present(values)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        stamps = values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False)
-        micros = stamps.cast(pa.int64()).fill_null(0).to_numpy().astype(np.int64)
-        readable = there
-        numeric = np.zeros(len(there), np.bool_)
-        late = np.zeros(len(there), np.bool_)
-    else:
-        seconds, numeric = _numbers(values)
-        late = numeric & ~(np.abs(seconds) < _LATEST)
-        micros = np.where(numeric & ~late, np.rint(seconds * 1e6), 0).astype(np.int64)
-        readable = numeric
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            iso, is_iso = _iso_times(values, there & ~numeric)
-            micros = np.where(is_iso, iso, micros)
-            readable = numeric | is_iso
-    checked.mark(
-        column,
-        late,
-        lambda position: f"{checked.shown(column, position)} is no Unix time in seconds",
-        "divide milliseconds by 1,000",
-    )
-    checked.mark(
-        column,
-        there & ~readable,
-        lambda position: f"{checked.shown(column, position)} is no time",
-        "write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z",
-    )
-    if not required:
-        checked.mark(
-            column,
-            numeric & (micros >= 1_000e6) & (micros < 10_000e6),
-            lambda position: f"{checked.shown(column, position)} is a year, not Unix seconds",
-            "write the day, for example 1995-01-01",
-        )
-    if required:
-        checked.mark(column, ~there, lambda _: "the time is missing", "give every row its time")
-        checked.mark(
-            column,
-            readable & (micros < 0),
-            lambda position: f"{checked.shown(column, position)} is before 1970",
-            "write the time of the event",
-        )
-    return pa.array(micros, pa.int64(), mask=~readable | late).cast(TIME)
-
-
 def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
-    """A column of numbers from `low` to `high` as float32; null where it is empty or absent."""
+    """Return a column of numbers from `low` to `high` as float32, null if empty or absent."""
     if column not in checked.file.columns:
         return pa.nulls(len(checked.file.rows), pa.float32())
     values = checked.file.columns[column]
     there = present(values)
-    found, numeric = _numbers(values)
-    fits = numeric & np.isfinite(found) & (found >= low) & (found <= high)
+    found, numeric = column_numbers(values)
+    with np.errstate(over="ignore"):
+        narrow = found.astype(np.float32)
+    fits = numeric & np.isfinite(narrow) & (found >= low) & (found <= high)
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
     if not math.isfinite(low):
         span = "that is finite"
@@ -170,22 +134,26 @@ def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
         lambda position: f"{checked.shown(column, position)} is no number {span}",
         f"write a number {span}, or leave it empty",
     )
-    return pa.array(found.astype(np.float32), mask=~(there & fits))
+    return pa.array(narrow, mask=~(there & fits))
 
 
-def texts(checked: Checked, column: str) -> list[str | None]:
-    """A column of any plain values as text; None where one is missing.
+def texts(checked: Checked, column: str) -> Any:
+    """Return a column of any plain values as text, null where one is missing or empty.
 
     Raises:
         VireoError: the column holds lists or the like.
     """
     values = checked.file.columns[column]
-    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+    kind = values.type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise VireoError(
-            f"{checked.file.name}, column {column}: values are of type {values.type}; "
+            f"{checked.file.name}, column {column}: values are of type {kind}; "
             "write text or numbers"
         )
-    return [_text(value) for value in values.to_pylist()]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = values.cast(pa.string())
+        return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    return pa.array([_text(value) for value in values.to_pylist()], pa.string())
 
 
 def _text(value: Any) -> str | None:
@@ -198,7 +166,7 @@ def _text(value: Any) -> str | None:
 
 
 def tags(checked: Checked, column: str) -> list[list[str]]:
-    """A column of tags: lists of text, or text in which `|` separates them; each once."""
+    """Return a column of tags: lists of text, or text with `|` between them; each once."""
     values = checked.file.columns.get(column)
     if values is None or pa.types.is_null(values.type):
         return [[] for _ in checked.file.rows]
@@ -216,8 +184,8 @@ def tags(checked: Checked, column: str) -> list[list[str]]:
     return [list(dict.fromkeys(tag for tag in found if tag)) for found in stripped]
 
 
-def _numbers(values: Any) -> tuple[Float64Array, BoolArray]:
-    """The numbers of a column, 0 elsewhere, and where they are; text may hold them too."""
+def column_numbers(values: Any) -> tuple[Float64Array, BoolArray]:
+    """Return the numbers of a column, 0 elsewhere, and where they are; text may hold them too."""
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
@@ -231,16 +199,3 @@ def _numbers(values: Any) -> tuple[Float64Array, BoolArray]:
         numeric = ~np.isnan(found)
         return np.where(numeric, found, 0.0), numeric
     return np.zeros(len(values)), np.zeros(len(values), np.bool_)
-
-
-def _iso_times(values: Any, wanted: BoolArray) -> tuple[npt.NDArray[np.int64], BoolArray]:
-    """ISO 8601 texts as Unix microseconds, 0 elsewhere, and where they are."""
-    micros = np.zeros(len(wanted), np.int64)
-    found = np.zeros(len(wanted), np.bool_)
-    if wanted.any() and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        text = values.filter(pa.array(wanted)).to_pandas()
-        parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-        parsed = parsed.astype("datetime64[us, UTC]")
-        found[wanted] = parsed.notna().to_numpy()
-        micros[found] = parsed.dropna().astype("int64").to_numpy()
-    return micros, found

@@ -1,8 +1,10 @@
-"""Reading a user's CSV or Parquet file into columns, each row with its number."""
+"""Reading a user's CSV or Parquet file part by part into columns, each row with its number."""
 
 from __future__ import annotations
 
 import csv
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,36 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
+import pyarrow.dataset
+import pyarrow.parquet
 
 from server.errors import VireoError
 from training.data.problems import BoolArray, Int64Array, Problems
 
+BLOCK_BYTES = 32 << 20
+"""Of a CSV file that are parsed at a time; no row may be longer."""
+ROWS_AT_A_TIME = 262_144
+"""Of a Parquet file."""
+_BUFFER_BYTES = 1 << 20
+"""Of each column of a Parquet file that are read at a time."""
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
 
 @dataclass(frozen=True)
-class UserFile:
-    """A file as it was read: CSV columns are all text, Parquet columns are as stored."""
+class FilePart:
+    """Some rows of a file: CSV columns are all text, Parquet columns are as stored."""
 
     name: str
+    """Of the file."""
     columns: dict[str, Any]
     """Column name to pyarrow ChunkedArray."""
     rows: Int64Array
     """Number of each row in the file, int64[n]: see `Problem.row`."""
     uneven: int = 0
-    """How many rows were left out for having too many or too few fields."""
+    """How many rows were left out of it for having too many or too few fields."""
 
     def require(self, *names: str) -> None:
-        """Raises VireoError unless the columns are there."""
+        """Raise VireoError unless the columns are there."""
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise VireoError(
@@ -40,22 +52,30 @@ class UserFile:
             )
 
 
-def read_user_file(path: Path, problems: Problems) -> UserFile:
-    """Reads a file; rows with too many or too few fields are problems and are left out.
+def is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet by its name, and not CSV.
 
     Raises:
-        VireoError: it is neither, is missing, can't be read or has no usable header.
+        VireoError: it is neither.
     """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", *PARQUET_SUFFIXES):
+        raise VireoError(f"{path} is neither .csv nor .parquet; convert it to one of them")
+    return suffix != ".csv"
+
+
+def read_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
+    """Yield a file's rows in order, in at least one part.
+
+    Rows with too many or too few fields are problems and are left out.
+
+    Raises:
+        VireoError: it is neither CSV nor Parquet, is missing, can't be read or has no usable
+            header.
+    """
+    parquet = is_parquet(path)
     try:
-        if path.suffix.lower() == ".csv":
-            return _read_csv(path, problems)
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = pq.read_table(path)
-            table.validate(full=True)
-            rows: Int64Array = np.arange(1, table.num_rows + 1)
-            _check_header(path, table.column_names)
-            columns = {name: _plain(table[name]) for name in table.column_names}
-            return UserFile(path.name, columns, rows)
+        yield from _parquet_parts(path) if parquet else _csv_parts(path, problems)
     except FileNotFoundError as error:
         raise VireoError(f"there is no file {path}; check the path") from error
     except OSError as error:
@@ -65,53 +85,101 @@ def read_user_file(path: Path, problems: Problems) -> UserFile:
         raise VireoError(
             f"cannot read {path} as {path.suffix[1:]}: {error}; write the file again"
         ) from error
-    raise VireoError(f"{path} is neither .csv nor .parquet; convert it to one of them")
 
 
-def _read_csv(path: Path, problems: Problems) -> UserFile:
+def _parquet_parts(path: Path) -> Iterator[FilePart]:
+    first = 1
+    for file, partition in _parquet_files(path):
+        _check_header(path, [*file.schema_arrow.names, *partition])
+        # A file without a row has no batch, but columns.
+        for batch in itertools.chain(file.iter_batches(ROWS_AT_A_TIME, use_threads=False), [None]):
+            table = pa.Table.from_batches([batch] if batch else [], file.schema_arrow)
+            table.validate(full=True)
+            columns = {name: _plain(table[name]) for name in table.column_names}
+            for name, value in partition.items():
+                columns[name] = pa.chunked_array([pa.repeat(value, len(table))])
+            yield FilePart(path.name, columns, np.arange(first, first + len(table)))
+            first += len(table)
+
+
+def _parquet_files(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield a file, or those of a folder, each with the values in the names of its folders.
+
+    A dataset of pyarrow would hold all of a row group in memory, which may be the whole file.
+    """
+    if not path.is_dir():
+        yield pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES), {}
+        return
+    folder = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive")
+    for fragment in folder.get_fragments():
+        partition = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
+        yield pyarrow.parquet.ParquetFile(fragment.path, buffer_size=_BUFFER_BYTES), partition
+
+
+def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     header = _csv_header(path)
-    uneven: list[tuple[int, int, str]] = []
+    found: list[_UnevenRow] = []
 
     def note(row: Any) -> str:
-        uneven.append((row.number, row.actual_columns, row.text or ""))
+        found.append(_UnevenRow(row.number, row.actual_columns, "\n" in (row.text or "")))
         return "skip"
 
-    table = pyarrow.csv.read_csv(
+    reader = pyarrow.csv.open_csv(
         path,
         # Row numbers are known to one thread alone.
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         parse_options=pyarrow.csv.ParseOptions(
             newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
         ),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.binary())),
     )
-    for number, _, text in uneven:
-        if "\n" in text:
+    next_row = 2
+    skipped: Int64Array = np.arange(0)
+    # The last part has no row, but those that are uneven after the last good one.
+    for batch in itertools.chain(reader, [None]):
+        table = pa.Table.from_batches([batch] if batch else [], reader.schema)
+        uneven = found.copy()
+        found.clear()
+        _note_uneven(path, uneven, len(header), problems)
+        # Blocks are read ahead, so these may be of later parts.
+        skipped = np.append(skipped, np.array([row.number for row in uneven], np.int64))
+        rows = np.arange(next_row, next_row + table.num_rows + len(skipped))
+        rows = np.setdiff1d(rows, skipped)[: table.num_rows]
+        next_row = int(rows[-1]) + 1 if len(rows) else next_row
+        skipped = skipped[skipped >= next_row]
+        lengths = [pc.binary_length(column).to_numpy() for column in table]
+        full = np.any(lengths, axis=0)  # an empty line is no row
+        columns = {
+            name: _decoded(path.name, name, table[name].filter(pa.array(full)), rows[full])
+            for name in header
+        }
+        yield FilePart(path.name, columns, rows[full], len(uneven))
+
+
+@dataclass(frozen=True)
+class _UnevenRow:
+    """A row of a CSV file with too many or too few fields."""
+
+    number: int
+    fields: int
+    lines: bool
+    """Whether it goes over several lines."""
+
+
+def _note_uneven(path: Path, uneven: list[_UnevenRow], fields: int, problems: Problems) -> None:
+    for row in uneven:
+        if row.lines:
             raise VireoError(
-                f"{path.name}, row {number}: a quoted field runs over the end of the line and "
+                f"{path.name}, row {row.number}: a quoted field runs over the end of the line and "
                 'leaves the row uneven; close the quote (a " inside quotes is written "")'
             )
-    numbers = np.array([number for number, _, _ in uneven], np.int64)
-    fields = [count for _, count, _ in uneven]
     problems.add(
         path.name,
         "",
-        numbers,
-        np.ones(len(numbers), np.bool_),
-        lambda position: f"{fields[position]} fields where the header has {len(header)}",
+        np.array([row.number for row in uneven], np.int64),
+        np.ones(len(uneven), np.bool_),
+        lambda position: f"{uneven[position].fields} fields where the header has {fields}",
         "put text that contains commas in double quotes",
-    )
-    rows = np.setdiff1d(np.arange(2, 2 + table.num_rows + len(numbers)), numbers)
-    lengths = [pc.binary_length(column).to_numpy() for column in table]
-    full = np.any(lengths, axis=0)  # an empty line is no row
-    return UserFile(
-        path.name,
-        {
-            name: _decoded(path.name, name, table[name].filter(pa.array(full)), rows[full])
-            for name in header
-        },
-        rows[full],
-        len(uneven),
     )
 
 

@@ -70,15 +70,15 @@ class Problems:
         for position in positions[:SHOWN].tolist():
             problem = Problem(file, int(rows[position]), column, what(position), remedy)
             self._kept.append(problem)
+        self._kept = sorted(self._kept)[:SHOWN]
 
     def error(self) -> BadRowsError:
         """The error that lists the first problems."""
-        listed = sorted(self._kept)[:SHOWN]
-        more = self.total - len(listed)
+        more = self.total - len(self._kept)
         lines = [
             f"{self.total} bad {'value' if self.total == 1 else 'values'}, nothing was imported; "
             "mend the files or pass --skip-bad-rows to leave such rows out",
-            *(f"  {problem}" for problem in listed),
+            *(f"  {problem}" for problem in self._kept),
             *([f"  and {more} more"] if more else []),
         ]
         return BadRowsError("\n".join(lines))

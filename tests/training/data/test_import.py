@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,6 +52,12 @@ def imported(
             paths[stem] = folder / f"{stem}.csv"
             paths[stem].write_bytes(text.encode() if isinstance(text, str) else text)
     return import_dataset(home, ImportRequest(name="mine", **paths, **options))
+
+
+def tables_of(home: Home) -> list[pd.DataFrame]:
+    """The tables of data set "mine" as they are now."""
+    data = load_dataset(home, "mine")
+    return [data.interactions, data.videos, data.viewers]
 
 
 def parquet(folder: Path, stem: str, columns: dict[str, Any]) -> Path:
@@ -151,6 +158,9 @@ def test_times_are_unix_seconds_or_iso(home: Home, folder: Path, written: str, m
         ("a,0,1714586400000", r"'1714586400000' is no Unix time in seconds; divide millisec"),
         ("a,0,-5", r"column timestamp: '-5' is before 1970"),
         ("a,0,nan", r"column timestamp: 'nan' is no time"),
+        ("a,0,20240501", r"'20240501' is a day, not Unix seconds; write it with dashes"),
+        ("a,0,9999999999", r"'9999999999' is in the future"),
+        ("a,0,2100-01-01", r"'2100-01-01' is in the future \(it is 20.*Z now\); write the time"),
         ("a,0,1,watch", r"column event: 'watch' is no kind of event; write one of play, like"),
         ("a,0,1,,1.5", r"column watched_fraction: '1.5' is no number from 0 to 1"),
         ("a,0,1,,,good", r"column rating: 'good' is no number that is finite"),
@@ -177,8 +187,10 @@ def test_a_bad_row_is_named_by_file_row_and_column(
     ("row", "said"),
     [
         ("0,other", r"row 5, column video_id: '0' was described before, otherwise; keep one"),
-        ("9,x,,1995", r"column published: '1995' is a year, not Unix seconds; write the day"),
+        ("9,x,,1995", r"column published: '1995' is a year or month, not Unix seconds; write"),
+        ("9,x,,0001-01-01", r"column published: '0001-01-01' is not from 1700 to 20"),
         ("9,x,,,-1", r"column duration: '-1' is no number of at least 0"),
+        ("9,x,,,1e300", r"column duration: '1e300' is no number of at least 0"),
     ],
 )
 def test_a_bad_video_is_named(home: Home, folder: Path, row: str, said: str) -> None:
@@ -211,6 +223,119 @@ def test_a_skipped_video_takes_its_interactions_along(home: Home, folder: Path) 
     info = imported(home, folder, text, videos, skip_bad_rows=True)
     assert info.problems == {"bad videos left out": 1, "bad interactions left out": 1}
     assert info.interactions == 3
+
+
+def test_zoned_and_zoneless_times_in_one_column_keep_their_moments(
+    home: Home, folder: Path
+) -> None:
+    times = ["2024-05-01T18:00:00+02:00", "2024-05-01T16:00:01", "2024-05-01T16:00:02Z"]
+    rows = "".join(f"a,{v},{t}\n" for v, t in zip(["0", "007", "ü"], times, strict=True))
+    imported(home, folder, f"viewer_id,video_id,timestamp\n{rows}")
+    frame = load_dataset(home, "mine").interactions
+    assert frame["row"].tolist() == [2, 3, 4]
+    assert [f"{time:%H:%M:%S}" for time in frame["timestamp"]] == [
+        "16:00:00",
+        "16:00:01",
+        "16:00:02",
+    ]
+
+
+def test_a_time_far_from_all_others_is_a_bad_row(home: Home, folder: Path) -> None:
+    rows = "".join(f"a,{'0' if n % 2 else 'ü'},{1_700_000_000 + n}\n" for n in range(1_500))
+    text = f"viewer_id,video_id,timestamp\n{rows}a,007,0\na,007,1700000000\n"
+    with pytest.raises(BadRowsError) as caught:
+        imported(home, folder, text)
+    assert str(caught.value).splitlines()[1:] == [
+        "  interactions.csv, row 1502, column timestamp: 1970-01-01T00:00:00Z is over 2 years away "
+        "from all but a few other events; write the time of the event, or leave the row out"
+    ]
+    info = imported(home, folder, text, skip_bad_rows=True)
+    assert info.problems["bad interactions left out"] == 1
+    assert info.first.year == 2023
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has files read and written a few rows at a time."""
+    monkeypatch.setattr("training.data.files.BLOCK_BYTES", 64)
+    monkeypatch.setattr("training.data.files.ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("training.data.interactions.ROWS_AT_A_TIME", 4)
+
+
+def test_rows_keep_their_numbers_from_part_to_part(
+    home: Home, folder: Path, small_parts: None
+) -> None:
+    rows = [f"a,{('007', 'ü', '0')[n % 3]},{1_000 - n}" for n in range(60)]
+    uneven, bad = {5: "a,0", 6: "a,0,1,1", 40: "a"}, {7: "a,0,soon", 39: "a,0,later"}
+    for place, row in (uneven | bad).items():
+        rows[place] = row
+    rows[20] = ""
+    text = "viewer_id,video_id,timestamp\n" + "\n".join([*rows, "b,0", ""])
+    with pytest.raises(BadRowsError) as caught:
+        imported(home, folder, text)
+    places = [
+        int(line.split("row ")[1].split(",")[0].split(":")[0])
+        for line in str(caught.value).splitlines()[1:]
+    ]
+    assert places == [7, 8, 9, 41, 42, 62]
+    info = imported(home, folder, text, skip_bad_rows=True)
+    assert info.problems["bad interactions left out"] == 6
+    left = [n + 2 for n in range(60) if n not in (*uneven, *bad, 20)]
+    assert load_dataset(home, "mine").interactions["row"].tolist() == left[::-1]
+
+
+def test_parts_make_no_difference(home: Home, folder: Path, request: pytest.FixtureRequest) -> None:
+    random = np.random.default_rng(0)
+    videos = "video_id,title\n" + "".join(f"{n},x\n" for n in [*range(9), 3])
+    rows = "".join(
+        f"u{random.integers(5)},{random.integers(9)},{random.integers(40)},"
+        f"{random.choice(['play', 'like', ''])}\n"
+        for _ in range(300)
+    )
+    text = "viewer_id,video_id,timestamp,event\n" + rows
+    whole = imported(home, folder, text, videos)
+    before = tables_of(home)
+    request.getfixturevalue("small_parts")
+    parts = imported(home, folder, text, videos, force=True)
+    after = tables_of(home)
+    assert whole.problems["repeated interactions dropped"] > 0
+    assert whole.problems["videos given twice, dropped"] == 1
+    assert parts.problems == whole.problems
+    for one, other in zip(before, after, strict=True):
+        pd.testing.assert_frame_equal(one.astype(str), other.astype(str))
+
+
+def test_a_folder_of_parquet_files_is_one_file_with_columns_in_its_folders_names(
+    home: Home, folder: Path, small_parts: None
+) -> None:
+    rows = {"viewer_id": ["a"] * 4, "video_id": ["0", "007", "ü", "ü"], "timestamp": [4, 3, 2, 1]}
+    for event in ("like", "play"):
+        part = folder / "interactions.parquet" / f"event={event}"
+        part.mkdir(parents=True)
+        pq.write_table(pa.table(rows), part / "part-0.parquet")
+    (folder / "videos.csv").write_text(VIDEOS)
+    request = ImportRequest("mine", folder / "interactions.parquet", folder / "videos.csv")
+    assert import_dataset(home, request).events == {"like": 4, "play": 4}
+    assert load_dataset(home, "mine").interactions["row"].tolist() == [4, 8, 3, 7, 2, 6, 1, 5]
+
+
+def test_a_parquet_file_without_a_row_has_columns(home: Home, folder: Path) -> None:
+    (folder / "videos.csv").write_text(VIDEOS)
+    columns = {"viewer_id": pa.array([], pa.string()), "video_id": pa.array([], pa.string())}
+    path = parquet(folder, "interactions", columns)
+    with pytest.raises(VireoError, match=r"has no column timestamp; it has viewer_id, video_id"):
+        import_dataset(home, ImportRequest("mine", path, folder / "videos.csv"))
+
+
+def test_ids_are_decimals_only_if_all_of_them_are(
+    home: Home, folder: Path, small_parts: None
+) -> None:
+    rows = "".join(f"{viewer},0,{n}\n" for n, viewer in enumerate(["7.0"] * 20))
+    header = "viewer_id,video_id,timestamp\n"
+    with pytest.raises(VireoError, match=r"row 2, column viewer_id.*'7\.0'.*integers or text"):
+        imported(home, folder, header + rows)
+    others = INTERACTIONS.removeprefix(header)
+    assert imported(home, folder, header + rows + others).interactions == 23
 
 
 def test_repeats_are_dropped_and_unsorted_times_sorted_and_counted(

@@ -1,0 +1,85 @@
+"""Files as a newcomer brings them, with what is usually wrong in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from clients.cli import data
+from server.errors import VireoError
+from server.home import Home
+from training.data.dataset import load_dataset
+
+app = typer.Typer()
+app.add_typer(data.app, name="data")
+
+VIDEOS = "video_id,title\n" + "".join(f"b7e1-{n:04},Film {n}\n" for n in range(6))
+INTERACTIONS = """\
+viewer_id,video_id,timestamp
+zoë@example.org,b7e1-0000,2024-05-01T18:00:00+02:00
+zoë@example.org,b7e1-0001,2024-05-01T16:00:01
+00042,b7e1-0001,1714579202
+00042,b7e1-0002,2024-05-01 09:00:03-07:00
+zoë@example.org,b7e1-0002,2100-01-01T00:00:00Z
+zoë@example.org,b7e1-0000,2024-05-01T16:00:00Z
+zoë@example.org,b7e1-0003,2024-05-01T16:00:04Z
+00042,film-1,2024-05-01T16:00:05Z
+00042,b7e1-0004,20240501
+"""
+
+
+def vireo(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("VIREO_HOME", str(tmp_path / "home"))
+    (tmp_path / "watched.csv").write_text(INTERACTIONS)
+    (tmp_path / "videos.csv").write_text(VIDEOS)
+    files = ["--interactions", str(tmp_path / "watched.csv"), "--videos"]
+    return ["data", "import", "--name", "mine", *files, str(tmp_path / "videos.csv")]
+
+
+def test_bad_rows_are_all_told_with_what_to_do(command: list[str]) -> None:
+    refused = vireo(*command)
+    assert refused.output.startswith("mine: about 9 interactions, 6 videos: takes about 0.")
+    assert isinstance(refused.exception, VireoError)
+    first, *lines = str(refused.exception).splitlines()
+    assert first == (
+        "3 bad values, nothing was imported; mend the files or pass --skip-bad-rows to leave such "
+        "rows out"
+    )
+    future, unknown, day = lines
+    assert future.startswith(
+        "  watched.csv, row 6, column timestamp: '2100-01-01T00:00:00Z' is in the future (it is "
+    )
+    assert future.endswith("now); write the time of the event, or set this machine's clock")
+    assert unknown == (
+        "  watched.csv, row 9, column video_id: video 'film-1' is not in the videos file; add the "
+        "video there or leave the row out"
+    )
+    assert day == (
+        "  watched.csv, row 10, column timestamp: '20240501' is a day, not Unix seconds; write it "
+        "with dashes, for example 2024-05-01"
+    )
+
+
+def test_bad_rows_are_skipped_and_counted_and_the_rest_keeps_its_moments(
+    command: list[str],
+) -> None:
+    done = vireo(*command, "--skip-bad-rows")
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[1:] == [
+        "mine: 5 interactions of 2 viewers with 6 videos.",
+        "  3 bad interactions left out",
+        "  1 repeated interactions dropped",
+    ]
+    frame = load_dataset(Home.current(), "mine").interactions
+    assert [f"{time:%H:%M:%S}" for time in frame["timestamp"]] == [
+        *("16:00:00", "16:00:01", "16:00:02", "16:00:03", "16:00:04")
+    ]
+    assert frame["viewer_id"].tolist()[1:3] == ["zoë@example.org", "00042"]

@@ -1,0 +1,171 @@
+"""Reading a user's videos and viewers: files with one row for each id."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from server.errors import VireoError
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from training.data.columns import ATTRIBUTE_BYTES, Checked, IdColumn, numbers, tags, texts
+from training.data.files import FilePart, read_parts
+from training.data.problems import Int64Array, Problems
+from training.data.schema import VIDEOS, VIEWERS
+from training.data.times import published_times
+
+_VIDEO_COLUMNS = ("video_id", "title", "tags", "published", "duration")
+
+
+@dataclass(frozen=True)
+class Videos:
+    """A videos file."""
+
+    good: pa.Table
+    """Schema VIDEOS."""
+    ids: pa.Array
+    """The id of every row that has one, bad ones too."""
+
+
+def read_videos(path: Path, problems: Problems, notes: Counter[str], now: datetime) -> Videos:
+    """Read a videos file.
+
+    Args:
+        path: CSV or Parquet.
+        problems: gets what is wrong with rows.
+        notes: gets what was mended or left out, and how often.
+        now: the present.
+
+    Raises:
+        VireoError: the file can't be read, or a column is missing or wrong as a whole.
+    """
+    ids, rows = IdColumn("video_id"), _Rows("video_id", VIDEOS)
+    every: list[pa.ChunkedArray] = []
+    for file in read_parts(path, problems):
+        file.require("video_id", "title")
+        note_ignored(file, _VIDEO_COLUMNS, "videos", notes)
+        checked = Checked.of(file, problems)
+        video_ids, titles = ids.read(checked), texts(checked, "title")
+        published = (
+            published_times(checked, "published", now)
+            if "published" in file.columns
+            else pa.nulls(len(file.rows), VIDEOS.field("published").type)
+        )
+        columns = {
+            "video_id": video_ids,
+            "title": pc.coalesce(titles, video_ids),
+            "tags": tags(checked, "tags"),
+            "published": published,
+            "duration": numbers(checked, "duration", 0, math.inf),
+        }
+        rows.add(checked, columns)
+        every.append(video_ids)
+        notes["videos without a title, named by their id"] += titles.null_count
+    ids.close()
+    good = rows.distinct(path.name, problems, notes)
+    return Videos(
+        good, pa.chunked_array([chunk for ids in every for chunk in ids.chunks], pa.string())
+    )
+
+
+def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> pa.Table:
+    """Return the good viewers of a viewers file, schema VIEWERS; none without a file.
+
+    Arguments and errors are as for `read_videos`.
+    """
+    if path is None:
+        return VIEWERS.empty_table()
+    ids, rows = IdColumn("viewer_id"), _Rows("viewer_id", VIEWERS)
+    for file in read_parts(path, problems):
+        file.require("viewer_id")
+        names = [name for name in file.columns if name != "viewer_id"]
+        if len(names) > ATTRIBUTE_LIMIT:
+            raise VireoError(
+                f"{file.name} has {len(names)} attributes and at most {ATTRIBUTE_LIMIT} are read; "
+                "leave out the columns that say least about what someone watches"
+            )
+        checked = Checked.of(file, problems)
+        columns = [_attribute(checked, name).to_pylist() for name in names]
+        attributes = [
+            [value for value in values if value is not None]
+            for values in (zip(*columns, strict=True) if columns else [()] * len(file.rows))
+        ]
+        rows.add(checked, {"viewer_id": ids.read(checked), "attributes": attributes})
+    ids.close()
+    return rows.distinct(path.name, problems, notes)
+
+
+def _attribute(checked: Checked, name: str) -> Any:
+    """Return a column of attributes as "name=value", null where there is none."""
+    values = pc.binary_join_element_wise(pa.scalar(name), texts(checked, name), "=")
+    sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+    checked.mark(
+        name,
+        np.asarray(sizes > ATTRIBUTE_BYTES, np.bool_),
+        lambda _: f"{name}=value is over {ATTRIBUTE_BYTES} bytes long",
+        "shorten the value",
+    )
+    return values
+
+
+def note_ignored(file: FilePart, read: tuple[str, ...], kind: str, notes: Counter[str]) -> None:
+    """Note the columns of a file that aren't read."""
+    ignored = [name for name in file.columns if name not in read]
+    if ignored:
+        notes[f"columns of {kind} ignored: {', '.join(ignored)}"] = len(ignored)
+
+
+class _Rows:
+    """The good rows of a file, part by part, and how many are bad."""
+
+    def __init__(self, key: str, schema: pa.Schema) -> None:
+        self._key = key
+        self._schema = schema
+        self._parts: list[pa.Table] = []
+        self._numbers: list[Int64Array] = []
+        self._bad = 0
+
+    def add(self, checked: Checked, columns: dict[str, Any]) -> None:
+        """Add the good rows of a part."""
+        good = ~checked.bad
+        self._parts.append(pa.table(columns, schema=self._schema).filter(pa.array(good)))
+        self._numbers.append(checked.file.rows[good])
+        self._bad += int(checked.bad.sum()) + checked.file.uneven
+
+    def distinct(self, file: str, problems: Problems, notes: Counter[str]) -> pa.Table:
+        """Return each id once: a row that repeats another is dropped, one that differs is bad."""
+        table, rows = pa.concat_tables(self._parts), np.concatenate(self._numbers)
+        kind = self._key.removesuffix("_id") + "s"
+        ids = table[self._key].to_pandas()
+        shared = np.flatnonzero(ids.duplicated(keep=False))
+        contents = pd.DataFrame({"id": ids.iloc[shared], "row": _hashes(table.take(shared))})
+        again, differs = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
+        again[shared] = contents.duplicated()
+        differs[shared] = contents["id"].duplicated()
+        differs &= ~again
+        problems.add(
+            file,
+            self._key,
+            rows,
+            differs,
+            lambda position: f"{ids[position]!r} was described before, otherwise",
+            f"keep one row for each of the {kind}",
+        )
+        notes[f"{kind} given twice, dropped"] = int(again.sum())
+        notes[f"bad {kind} left out"] = self._bad + int(differs.sum())
+        return table.filter(pa.array(~(differs | again)))
+
+
+def _hashes(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Return a number for each row, equal where the rows are, int64[n]."""
+    rows = (row for batch in table.to_batches(10_000) for row in batch.to_pylist())
+    return np.fromiter((hash(str(row)) for row in rows), np.int64, table.num_rows)

@@ -1,0 +1,137 @@
+"""Interactions in columns of numbers, put in order and written as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from training.data.problems import BoolArray, Int64Array
+from training.data.schema import EVENTS, INTERACTIONS, TIME, WATCH_EVENTS
+
+MAX_GAP = timedelta(days=730)
+"""Events that are further than this from those before and after them ..."""
+MIN_SHARE = 0.001
+"""... and fewer than this share of all are a mistake, such as Unix time 0 for "unknown"."""
+ROWS_AT_A_TIME = 262_144
+"""Interactions in a row group."""
+
+Int8Array = npt.NDArray[np.int8]
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions in columns, 33 bytes each; ids are places in lists of ids."""
+
+    viewer: Int32Array
+    """Place of the viewer's id, int32[n]."""
+    video: Int32Array
+    """Place of the video's id, int32[n]."""
+    event: Int8Array
+    """Place in EVENTS, int8[n]."""
+    time: Int64Array
+    """Unix microseconds, int64[n]."""
+    row: Int64Array
+    """Number in the file, int64[n], increasing."""
+    watched_fraction: Float32Array
+    """float32[n], NaN where it isn't known; so are ratings."""
+    rating: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def take(self, chosen: Int64Array | BoolArray) -> Interactions:
+        """Return those at some places."""
+        return Interactions(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    @staticmethod
+    def joined(parts: list[Interactions]) -> Interactions:
+        """Return all parts, one after the other; at least one."""
+        return Interactions(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(Interactions)
+            )
+        )
+
+
+def far_from_others(times: Int64Array) -> BoolArray:
+    """Return which times lie, with less than MIN_SHARE of all, over MAX_GAP from the others.
+
+    So an old history counts if it goes on, and so does a pause; of fewer than 1 / MIN_SHARE times
+    none is far.
+
+    Args:
+        times: Unix microseconds, int64[n].
+    """
+    order = np.argsort(times, kind="stable")
+    pauses = np.flatnonzero(np.diff(times[order]) > MAX_GAP // timedelta(microseconds=1)) + 1
+    sizes = np.diff(np.concatenate([[0], pauses, [len(times)]]))
+    far = np.zeros(len(times), np.bool_)
+    far[order] = np.repeat(sizes < MIN_SHARE * len(times), sizes)
+    return far
+
+
+def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
+    """Return places by (time, row), without those that repeat another exactly."""
+    pair = found.viewer.astype(np.int64) * (int(found.video.max(initial=0)) + 1) + found.video
+    same = pair * len(EVENTS) + found.event
+    order = np.lexsort((same, found.time))  # stable: the first in the file comes first
+    repeats = (np.diff(same[order]) == 0) & (np.diff(found.time[order]) == 0)
+    fresh = np.ones(len(found), np.bool_)
+    fresh[order[1:][repeats]] = False
+    kept = np.flatnonzero(fresh)
+    times = found.time[kept]
+    notes["repeated interactions dropped"] = int(repeats.sum())
+    notes["interactions earlier than the row before, sorted"] = int((np.diff(times) < 0).sum())
+    return np.asarray(kept[np.argsort(times, kind="stable")], np.int64)
+
+
+def most_watched(found: Interactions) -> int:
+    """Return how many different videos the viewer who watched most has watched."""
+    watched = np.isin(found.event, [EVENTS.index(event) for event in WATCH_EVENTS])
+    width = int(found.video.max(initial=0)) + 1
+    pairs = found.viewer[watched].astype(np.int64) * width + found.video[watched]
+    pairs.sort()  # np.unique hashes, which takes longer and more memory
+    return int(np.bincount(pairs[np.diff(pairs, prepend=-1) != 0] // width).max(initial=0))
+
+
+def interaction_tables(
+    found: Interactions, order: Int64Array, viewer_ids: pa.Array, video_ids: pa.Array
+) -> Iterator[pa.Table]:
+    """Yield interactions in an order, a row group at a time; schema INTERACTIONS.
+
+    Args:
+        found: the interactions.
+        order: places in them, int64[n].
+        viewer_ids: the viewers' ids by place.
+        video_ids: the videos' ids by place.
+    """
+    for start in range(0, len(order), ROWS_AT_A_TIME):
+        part = found.take(order[start : start + ROWS_AT_A_TIME])
+        yield pa.table(
+            {
+                "viewer_id": viewer_ids.take(pa.array(part.viewer)),
+                "video_id": video_ids.take(pa.array(part.video)),
+                "timestamp": pa.array(part.time, TIME),
+                "row": part.row,
+                "event": pa.array(EVENTS).take(pa.array(part.event)),
+                "watched_fraction": pa.array(part.watched_fraction, from_pandas=True),
+                "rating": pa.array(part.rating, from_pandas=True),
+                "held_out": np.zeros(len(part), np.bool_),
+            },
+            schema=INTERACTIONS,
+        )
+
+
+def viewers_in(found: Interactions, order: Int64Array, viewer_ids: pa.Array) -> pa.Array:
+    """Return the ids of the viewers of some interactions, each once, as they first come."""
+    return viewer_ids.take(pa.array(pd.unique(found.viewer[order])))

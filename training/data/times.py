@@ -1,0 +1,213 @@
+"""Reading a user's times: Unix seconds, ISO 8601 text, and timestamps and dates of Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training.data.columns import Checked, column_numbers
+from training.data.files import present
+from training.data.problems import BoolArray, Int64Array
+from training.data.schema import TIME
+
+MAX_CLOCK_SKEW = timedelta(days=1)
+"""How far in the future an event may be: clocks differ, and so do notions of local time."""
+MAX_PUBLISHED_AHEAD = timedelta(days=3650)
+"""How far in the future a video may be announced."""
+EARLIEST_PUBLISHED = datetime(1700, 1, 1, tzinfo=UTC)
+"""Databases write the year 1 for "unknown", which the 64-bit nanoseconds of pandas can't hold."""
+
+_MICROS = 1_000_000
+_MAX_SECONDS = 1e11
+"""Unix seconds from here on (the year 5138) are milliseconds by mistake."""
+# Four groups and no choice between them: RE2 is five times as fast then.
+_ISO_8601 = (
+    r"^(?P<date>\d{4}[-/]?(?:0[1-9]|1[0-2])(?:[-/]?(?:0[1-9]|[12]\d|3[01]))?)"
+    r"(?:[Tt ](?P<time>(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d)?)?)(?:[.,](?P<fraction>\d+))?"
+    r" ?(?:[Zz]|UTC|(?P<zone>[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?))?)?$"
+)
+"""A month or a day, then a time of day, then a zone."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """A column of times, one entry for each row."""
+
+    micros: Int64Array
+    """Unix microseconds, int64[n]; 0 where none could be read."""
+    readable: BoolArray
+    numeric: BoolArray
+    """Which were written as a number, bool[n]."""
+
+    def column(self, bad: BoolArray) -> Any:
+        """Return them as TIME, null where they are unreadable or bad."""
+        return pa.array(self.micros, pa.int64(), mask=~self.readable | bad).cast(TIME)
+
+
+def event_times(checked: Checked, column: str, now: datetime) -> Any:
+    """Return a column of times of events as TIME; one that is missing or can't be is a problem.
+
+    Args:
+        checked: the part of the file.
+        column: which column.
+        now: the present; later events are bad, but for MAX_CLOCK_SKEW.
+    """
+    moments = _read(checked, column)
+    there = present(checked.file.columns[column])
+    checked.mark(column, ~there, lambda _: "the time is missing", "give every row its time")
+    early = moments.readable & (moments.micros < 0)
+    checked.mark(
+        column,
+        early,
+        lambda position: f"{checked.shown(column, position)} is before 1970",
+        "write the time of the event",
+    )
+    late = moments.readable & (moments.micros > unix_micros(now + MAX_CLOCK_SKEW))
+    checked.mark(
+        column,
+        late,
+        lambda position: (
+            f"{checked.shown(column, position)} is in the future (it is {now:%Y-%m-%dT%H:%MZ} now)"
+        ),
+        "write the time of the event, or set this machine's clock",
+    )
+    return moments.column(early | late)
+
+
+def published_times(checked: Checked, column: str, now: datetime) -> Any:
+    """Return a column of publication times as TIME, null where they are missing.
+
+    Args:
+        checked: the part of the file.
+        column: which column.
+        now: the present; the latest that can be is MAX_PUBLISHED_AHEAD after it.
+    """
+    moments = _read(checked, column)
+    # Up to 12 January 1970, that is: nothing is lost by it.
+    year = moments.numeric & (moments.micros >= 1e3 * _MICROS) & (moments.micros < 1e6 * _MICROS)
+    checked.mark(
+        column,
+        year,
+        lambda position: f"{checked.shown(column, position)} is a year or month, not Unix seconds",
+        "write the day, for example 1995-01-01",
+    )
+    first, last = EARLIEST_PUBLISHED, now + MAX_PUBLISHED_AHEAD
+    outside = moments.readable & (
+        (moments.micros < unix_micros(first)) | (moments.micros > unix_micros(last))
+    )
+    checked.mark(
+        column,
+        outside,
+        lambda position: (
+            f"{checked.shown(column, position)} is not from {first.year} to {last.year}"
+        ),
+        "write the day that it was published, or leave it empty",
+    )
+    return moments.column(year | outside)
+
+
+def unix_micros(moment: datetime) -> int:
+    """Return a time in Unix microseconds."""
+    return round(moment.timestamp()) * _MICROS
+
+
+def _read(checked: Checked, column: str) -> _Moments:
+    values = checked.file.columns[column]
+    kind = values.type
+    there = present(values)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _Moments(_stored(values), there, np.zeros(len(there), np.bool_))
+    seconds, numeric = column_numbers(values)
+    milliseconds = numeric & ~(np.abs(seconds) < _MAX_SECONDS)
+    checked.mark(
+        column,
+        milliseconds,
+        lambda position: f"{checked.shown(column, position)} is no Unix time in seconds",
+        "divide milliseconds by 1,000",
+    )
+    numeric = numeric & ~milliseconds
+    seconds = np.where(numeric, seconds, 0.0)
+    day = numeric & _is_written_day(seconds)
+    checked.mark(
+        column,
+        day,
+        lambda position: f"{checked.shown(column, position)} is a day, not Unix seconds",
+        "write it with dashes, for example 2024-05-01",
+    )
+    micros = np.rint(seconds * _MICROS).astype(np.int64)
+    iso, is_iso = _iso_times(values, there & ~numeric & ~milliseconds)
+    checked.mark(
+        column,
+        there & ~numeric & ~milliseconds & ~is_iso,
+        lambda position: f"{checked.shown(column, position)} is no time",
+        "write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z",
+    )
+    return _Moments(np.where(is_iso, iso, micros), (numeric & ~day) | is_iso, numeric & ~day)
+
+
+def _stored(values: Any) -> Int64Array:
+    """Return timestamps or dates as Unix microseconds, the far ones cut to what int64 holds."""
+    kind = values.type
+    per_second = {"s": 1, "ms": 1_000, "us": _MICROS, "ns": 1_000 * _MICROS}
+    unit = "ms" if pa.types.is_date64(kind) else getattr(kind, "unit", "day")
+    width = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+    stored: Int64Array = values.cast(width).fill_null(0).to_numpy().astype(np.int64)
+    if unit == "ns":
+        return stored // 1_000
+    factor = 86_400 * _MICROS if unit == "day" else _MICROS // per_second[unit]
+    most = np.iinfo(np.int64).max // factor
+    return np.clip(stored, -most, most) * factor
+
+
+def _is_written_day(seconds: Float64Array) -> BoolArray:
+    """Return which numbers read as a day without dashes, such as 20240501."""
+    year, month_and_day = np.divmod(seconds, 10_000)
+    month, day = np.divmod(month_and_day, 100)
+    in_calendar = (year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12)
+    return np.asarray(in_calendar & (day >= 1) & (day <= 31) & (day % 1 == 0), np.bool_)
+
+
+def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
+    """Return ISO 8601 texts as Unix microseconds, 0 elsewhere, and where they are.
+
+    Each is read on its own; pandas gives a time without a zone that of the one before.
+    """
+    micros, found = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    if not wanted.any() or not (
+        pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    ):
+        return micros, found
+    text = pc.utf8_trim_whitespace(values.filter(pa.array(wanted)))
+    fields = pc.extract_regex(text, _ISO_8601).combine_chunks()
+    date = _digits(fields, "date", 8)
+    months = 12 * (date // 10_000 - 1970) + date // 100 % 100 - 1
+    first = months.astype("datetime64[M]").astype("datetime64[D]")
+    day = first + np.maximum(date % 100, 1) - 1
+    exists = day.astype("datetime64[M]").astype(np.int64) == months  # else it is 30 February
+    time, offset = _digits(fields, "time", 6), _digits(fields, "zone", 4)
+    offset = 3600 * (offset // 100) + 60 * (offset % 100)
+    east = pc.starts_with(fields.field("zone"), "+").fill_null(False)
+    seconds = 3600 * (time // 10_000) + 60 * (time // 100 % 100) + time % 100
+    seconds = seconds + np.where(east.to_numpy(zero_copy_only=False), -offset, offset)
+    read = (86_400 * day.astype(np.int64) + seconds) * _MICROS + _digits(fields, "fraction", 6)
+    valid = exists & fields.is_valid().to_numpy(zero_copy_only=False)
+    found[wanted] = valid
+    micros[found] = read[valid]
+    return micros, found
+
+
+def _digits(fields: Any, name: str, count: int) -> Int64Array:
+    """Return the first digits of a field as a number, zeros for those that aren't there."""
+    text = fields.field(name).fill_null("")
+    for mark in "-/:+":
+        text = pc.replace_substring(text, mark, "")
+    text = pc.utf8_rpad(pc.utf8_slice_codeunits(text, 0, count), count, "0")
+    return np.asarray(text.cast(pa.int64()).to_numpy(), np.int64)
