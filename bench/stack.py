@@ -91,9 +91,11 @@ def served_release(home: Home, dataset: str) -> Iterator[str]:
     The stack's S3 below `home` is emptied first: a home that is measured on publishes nothing.
 
     Raises:
-        VireoError: nothing was trained, or the stack doesn't start.
+        VireoError: nothing was trained, a stack runs there, or it doesn't start.
     """
     release = home.trained_release(dataset)
+    if (state := running_stack(home)) is not None:
+        raise VireoError(f"a stack runs on {home.root} already, at {state.edge}; stop it first")
     environment = stack_environment(home)
     settings = StackSettings(
         home=home.root,

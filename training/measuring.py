@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from server.home import Home
@@ -15,7 +16,6 @@ def measuring_home(home: Home) -> Home:
     """
     measuring = home.measuring
     measuring.root.mkdir(parents=True, exist_ok=True)
-    link = measuring.root / "data"
-    if not link.is_symlink():
-        link.symlink_to(Path("..") / "data", target_is_directory=True)
+    with contextlib.suppress(FileExistsError):
+        (measuring.root / "data").symlink_to(Path("..") / "data", target_is_directory=True)
     return measuring

@@ -1,8 +1,10 @@
 """The whole of training: a measured fit, then the fit that is served.
 
-The first holds out each viewer's last watch and is measured on it. The second learns from every
-watch with the settings that the first has chosen, and is what viewers get; see `training.fit` for
-what a fit is, and `training.release.measured` for how the two belong together.
+The first holds out each viewer's last watch and is measured on it. The second holds out nothing, has
+the diversity that the first has chosen, and is what viewers get; see `training.fit` for what a fit
+is, and `training.release.measured` for how the two belong together. In both the ranker learns from
+the last watches that are not held out, and the towers from those before: its labels must be new to
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rich.console import Console
 from server.home import Home
 from server.releases.manifest import Manifest
 from training.data.dataset import load_dataset
-from training.fit import fit
+from training.fit import ensure_features, fit
 from training.heartbeat import heartbeat
 from training.measuring import measuring_home
 from training.profile import Profile, load_profile
@@ -87,6 +89,8 @@ def train_all(
                 home, tables, chosen, "none", console, processes=processes, measured=twin
             )
         else:
+            # What viewers are served with is of every watch, whatever their models have seen.
+            ensure_features(home, tables, "none", console)
             Run(home.run(dataset)).stage_copy(twin)
     processes.leader_says("")
     processes.leave()

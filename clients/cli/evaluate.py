@@ -127,9 +127,10 @@ def evaluate(
     from training.evaluation.baselines.registry import BASELINES, QUICK
     from training.evaluation.studies import Studies
     from training.heartbeat import heartbeat
+    from training.measuring import measuring_home
 
-    # What is served has learned from every watch: its measured twin is asked.
-    home, errors = Home.current().measuring, Console(stderr=True)
+    # Nothing is held out from what is served: its measured twin is asked.
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
     if report:
         typer.echo(f"page: {commands.write_report_page(home, data, page)}")
         return

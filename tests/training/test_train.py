@@ -88,9 +88,11 @@ def test_without_a_second_fit_the_measured_release_is_staged(
 ) -> None:
     shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)
     home = Home(tmp_path / "home")
+    shutil.rmtree(home.features(DATASET))
     manifest = train_all(home, DATASET, "quick", refit=False, console=Console(file=io.StringIO()))
     assert manifest.holdout == "last"
     assert Manifest.read(home.staged_release(DATASET)) == manifest
+    assert Split.load(home, DATASET).holdout == "none", "viewers are served with every watch"
 
 
 def test_the_features_of_both_are_of_the_same_watches(refitted_home: Home) -> None:

@@ -87,4 +87,7 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 
 
 def _missing(home: Home, name: str) -> str:
-    return f"{home.root} has no features of {name}; build them with: vireo features build {name}"
+    return (
+        f"{home.root} has no features of {name}; build them with: vireo features build {name}, "
+        f"or, if they are to measure on, with: vireo train --data {name}"
+    )

@@ -1,6 +1,6 @@
 """The measured twin inside a release: the same settings, fitted without the held-out watches.
 
-What is served learns from every watch, so nothing is left to measure it on. Its figures are those
+What is served holds out nothing, so nothing is left to measure it on. Its figures are those
 of its twin, which lies whole in the release's folder: the gate asks the twins of both releases for
 the same held-out watches. Pods never fetch it.
 """

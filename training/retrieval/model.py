@@ -221,6 +221,8 @@ class TwoTower(nn.Module):
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
+        if (steps := self.viewer_tower.asked_steps) is not None:
+            nn.init.zeros_(steps.weight)  # one that no batch has adds nothing
 
     def video_vectors(self) -> Tensor:
         """Vectors of the catalogue, by row, float32[n, d]."""
