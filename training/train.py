@@ -1,10 +1,10 @@
 """The whole of training: a measured fit, then the fit that is served.
 
 The first holds out each viewer's last watch and is measured on it. The second holds out nothing,
-has the diversity that the first has chosen, and is what viewers get; see `training.fit` for what a fit
-is, and `training.release.measured` for how the two belong together. In both the ranker learns from
-the last watches that are not held out, and the towers from those before: its labels must be new to
-them.
+has the diversity that the first has chosen, and is what viewers get; see `training.fit` for what a
+fit is, and `training.release.measured` for how the two belong together. In both the ranker learns
+from the last watches that are not held out, and the towers from those before: its labels must be
+new to them.
 """
 
 from __future__ import annotations

@@ -71,8 +71,9 @@ def promote(
     their measured twins hold out: NDCG@10, Recall@100, coverage, how true the probabilities are,
     and the median time of an inference. It refuses what is worse by more than its margin and by
     more than chance; then the exit code is 1 and nothing has changed. The first release of a
-    channel is compared with that of production; what goes to shadow, which no viewer gets, is compared with nothing, nor
-    is a release of another data set that follows one of example data, such as the demo's.
+    channel is compared with that of production; what goes to shadow, which no viewer gets, is
+    compared with nothing, nor is a release of another data set that follows one of example data,
+    such as the demo's.
 
     Another share for the canary's own release changes the share alone:
     vireo release promote ID --channel canary --share 0.1
