@@ -23,7 +23,7 @@ from training.evaluation.ablations import (
     study_ablations,
 )
 from training.evaluation.baselines.registry import BASELINES, Config
-from training.evaluation.baselines.settings import write_settings
+from training.evaluation.baselines.settings import described, write_settings
 from training.evaluation.baselines.tuning import tune_baselines
 from training.evaluation.cold_start.study import COLD_START, study_cold_start
 from training.evaluation.diversity import DIVERSITY_FILE, study_diversity
@@ -92,6 +92,8 @@ class Studies:
                 bars.update(task, description=f"tuning {name}", completed=place)
 
             found = tune_baselines(self._watches, videos["video_id"].tolist(), trying)
+        for name, settings in found.baselines.items():
+            self.console.print(f"{name}: {described(settings.chosen)}", soft_wrap=True)
         self.console.print(f"settings: {write_settings(self._repo, found)}", soft_wrap=True)
         return found.model_dump(mode="json")
 

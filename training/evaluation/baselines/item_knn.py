@@ -23,8 +23,8 @@ class ItemKnnConfig:
 
 
 GRID: Grid = {
-    "neighbours": (10, 20, 50, 100, 200, 500, 1000, 2000),
-    "half_life": (None, 20.0, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
+    "neighbours": (20, 50, 100, 200, 500, 2000),
+    "half_life": (None, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
 }
 
 

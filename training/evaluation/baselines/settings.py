@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -75,6 +75,25 @@ class TunedBaselines(_Document):
             for name in names
         }
         return self.model_copy(update={"baselines": used})
+
+
+def described(settings: Mapping[str, object]) -> str:
+    """Return settings as a person reads them: "half life 3, steps 1 / 0.5"."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_shown(value)}" for name, value in settings.items()
+    )
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case float():
+            return f"{value:g}"
+        case list() | tuple():
+            return " / ".join(f"{each:g}" for each in value)
+        case _:
+            return str(value)
 
 
 def read_settings(folder: Path) -> TunedBaselines | None:

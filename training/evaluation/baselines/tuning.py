@@ -2,15 +2,15 @@
 
 Every viewer's last watch before the test is held out, the baselines are fitted on all before it,
 and rank all that the viewer hadn't watched by then: the protocol of the test, one watch earlier.
-A grid of one or two settings is searched whole. A larger one is searched one setting at a time:
-from the start, in the declared order, each setting is tried at all its values and kept at its
-best, until a round changes nothing, MAX_ROUNDS at most.
+A grid of one or two settings is searched whole. A larger one is searched one setting at a time, in
+the declared order, and each setting kept at its best: in the first round at all its values, in
+later ones at those beside the best so far, until a round changes nothing, MAX_ROUNDS at most.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from training.evaluation.baselines.past import Baseline, Grid, Int64Array, Past
+from training.evaluation.baselines.past import Baseline, Grid, Int64Array, Past, Setting
 from training.evaluation.baselines.registry import (
     BASELINES,
     DECLARED,
@@ -32,7 +32,7 @@ from training.evaluation.chain import past_watches
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import ndcg
 
-MAX_ROUNDS = 3
+MAX_ROUNDS = 5
 WHOLE = 2
 """How many settings a grid may have to be searched whole."""
 MAX_SCORES = 50_000_000
@@ -138,15 +138,20 @@ def search(start: Config, grid: Grid, measure: Callable[[Config], float]) -> dic
         for together in product(*grid.values()):
             consider(changed(start, dict(zip(grid, together, strict=True))))
         return found
-    for _ in range(MAX_ROUNDS):
+    for place in range(MAX_ROUNDS):
         before = best_of(found)
         for name, values in grid.items():
             around = best_of(found)
-            for value in values:
+            for value in values if place == 0 else _beside(values, getattr(around, name)):
                 consider(changed(around, {name: value}))
         if best_of(found) == before:
             break
     return found
+
+
+def _beside(values: Sequence[Setting], value: Setting) -> Sequence[Setting]:
+    place = values.index(value)
+    return values[max(place - 1, 0) : place + 2]
 
 
 def best_of(found: Mapping[Config, float]) -> Config:

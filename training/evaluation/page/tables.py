@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from training.evaluation.baselines.settings import described
 from training.evaluation.page.drawing import MEASURES, name_of
 
 Document = Mapping[str, Any]
@@ -67,22 +68,10 @@ def baselines(document: Document) -> Table:
     rows = []
     for name, found in document["baselines"].items():
         tried = found.get("tried", ())
-        chosen = ", ".join(
-            f"{setting.replace('_', ' ')} {_setting(value)}"
-            for setting, value in found["chosen"].items()
-        )
         figures = [tried[0]["ndcg_10"], found["ndcg_10"]] if tried else []
         cells = [f"{value:.4f}" for value in figures] or ["\u2013", "not tuned"]
-        rows.append(Row((name_of(name), chosen, f"{len(tried)}", *cells)))
+        rows.append(Row((name_of(name), described(found["chosen"]), f"{len(tried)}", *cells)))
     return Table(("", "settings", "tried", "validation NDCG@10, first", "best"), tuple(rows))
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return " / ".join(f"{each:g}" for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def ablations(document: Document) -> Table:
