@@ -26,6 +26,8 @@ Action = Literal["promote", "rollback", "share"]
 MAX_FINDINGS = 16
 MAX_FINDING = 4000
 """Characters."""
+MAX_BEST_FIGURES = 8
+"""Sets of held-out watches whose best figures a channel keeps."""
 MAX_DOCUMENT_BYTES = 1 << 20
 _PENDING = "pending"
 NEVER_SET = json.dumps({_PENDING: None}).encode()
@@ -71,8 +73,8 @@ class ChannelPointer(BaseModel):
         default=(), max_length=MAX_FINDINGS
     )
     """What the gate objected to, where it was overridden."""
-    best: BestFigures | None = None
-    """What the next release is held against besides this one; None if nothing was measured."""
+    best_figures: tuple[BestFigures, ...] = Field(default=(), max_length=MAX_BEST_FIGURES)
+    """What the next release is held against besides this one, the latest measured first."""
 
 
 class Pending(BaseModel):

@@ -78,8 +78,8 @@ class Change:
     findings: tuple[str, ...] = ()
     returns_to: int | None = None
     """Of a rollback: the revision that the next one goes back to."""
-    best: BestFigures | None = None
-    """Best figures to keep from now on."""
+    best_figures: tuple[BestFigures, ...] = ()
+    """What the channel keeps from now on."""
 
 
 class Channels:
@@ -200,7 +200,7 @@ class Channels:
                 returns_to=returns_to,
                 forced=change.forced,
                 findings=tuple(each[:MAX_FINDING] for each in change.findings[:MAX_FINDINGS]),
-                best=change.best,
+                best_figures=change.best_figures,
             )
         except ValidationError as error:
             raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error

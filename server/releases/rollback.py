@@ -50,7 +50,7 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
             share=record.share,
             reason=reason,
             returns_to=record.returns_to,
-            best=record.best,
+            best_figures=record.best_figures,
         )
         try:
             pointer = store.change_channel(name, change, before)

@@ -12,14 +12,14 @@ watches as well. One that is no worse than the current release never fails for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from server.releases.channel_document import BestFigures
+from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from training.release.gate_measures import MEASURES, Measure, Measured
 
 Int64Array = npt.NDArray[np.int64]
@@ -102,17 +102,19 @@ class GateResult:
             return (self.reason,)
         return tuple(_finding(check) for check in self.checks if check.refused)
 
-    def best_figures(self, kept: BestFigures | None) -> BestFigures | None:
-        """Return what a channel keeps once it names the candidate.
+    def best_figures(self, kept: Sequence[BestFigures]) -> tuple[BestFigures, ...]:
+        """Return what a channel keeps once it names the candidate, the latest measured first.
 
-        After a promotion against the gate these are the candidate's own figures: whoever overrides
-        it accepts the loss, and what follows is held against that release.
+        The best figures on other watches stay as they are. After a promotion against the gate
+        only the candidate's own figures are left: whoever overrides it accepts the loss, and what
+        follows is held against that release.
 
         Args:
-            kept: what the channel kept before; it goes on if there was nothing to compare.
+            kept: what the channel kept before.
         """
+        others = [each for each in kept if self.passed and each.held_out != self.held_out]
         if not self.checks:
-            return kept if self.passed else None
+            return tuple(others)
         figures = {}
         for check in self.checks:
             measure = MEASURES[check.measure]
@@ -122,7 +124,8 @@ class GateResult:
             best = max(known) if measure.sign > 0 else min(known)
             if measure.lasting and np.isfinite(best):
                 figures[check.measure] = best
-        return BestFigures(held_out=self.held_out, figures=figures)
+        latest = BestFigures(held_out=self.held_out, figures=figures)
+        return (latest, *others)[:MAX_BEST_FIGURES]
 
     def as_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -133,7 +136,7 @@ def judge(
     now: Measured,
     candidate: Measured,
     margins: Margins | None = None,
-    best: BestFigures | None = None,
+    best: Sequence[BestFigures] = (),
 ) -> GateResult:
     """Compare two releases measured on the same viewers, at least one.
 
@@ -141,12 +144,11 @@ def judge(
         now: what the current release did.
         candidate: what the one did that may follow it.
         margins: how much worse is allowed; the defaults if None.
-        best: what the channel keeps; it counts if it was measured on the same watches.
+        best: what the channel keeps; what was measured on the same watches counts.
     """
     margins = margins or Margins()
-    kept: Mapping[str, float] = {}
-    if best is not None and best.held_out == candidate.held_out:
-        kept = best.figures
+    same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
+    kept: dict[str, float] = next(same_watches, {})
     of_viewers = list(_draws(len(now.gains)))
     of_times = list(_draws(len(now.seconds)))
     checks = []

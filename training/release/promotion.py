@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from server.candidate.release import FILES as CANDIDATE_FILES
@@ -37,7 +38,7 @@ def ask_gate(
     *,
     most_viewers: int,
     margins: Margins | None = None,
-    best: BestFigures | None = None,
+    best: Sequence[BestFigures] = (),
     replaces: bool = False,
 ) -> GateResult:
     """Compares a candidate with the release that viewers get now, measured in one run.

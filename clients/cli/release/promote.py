@@ -113,7 +113,7 @@ def promote_through_gate(
             reason=wish.reason,
             forced=overridden,
             findings=result.findings if overridden else (),
-            best=result.best_figures(served.pointer.best if served else None),
+            best_figures=result.best_figures(served.pointer.best_figures if served else ()),
         )
         pointer = store.change_channel(wish.channel, change, before)
     if as_json:
@@ -179,7 +179,7 @@ def _gate(
             served.release_id,
             release_id,
             most_viewers=wish.viewers,
-            best=served.pointer.best,
+            best=served.pointer.best_figures,
             replaces=replaces,
         )
     finally:
@@ -198,7 +198,7 @@ def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json:
             action="share",
             share=wish.share,
             reason=wish.reason,
-            best=before.pointer.best,
+            best_figures=before.pointer.best_figures,
         )
         share = store.change_channel(wish.channel, change, before).share
     if as_json:

@@ -110,10 +110,9 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     assert forced.exit_code == 0, forced.output
     assert "against the gate" in forced.output
     passed, record = store.history("production")[-2:]
-    assert passed.best is not None
-    assert record.best is not None
-    assert record.best.held_out == passed.best.held_out
-    assert record.best.figures["ndcg_10"] < passed.best.figures["ndcg_10"], "the loss is accepted"
+    [before], [after] = passed.best_figures, record.best_figures
+    assert after.held_out == before.held_out
+    assert after.figures["ndcg_10"] < before.figures["ndcg_10"], "the loss is accepted"
     assert (record.forced, record.reason) == (True, "to see what happens")
     assert any(finding.startswith("ndcg_10 ") for finding in record.findings)
     told = vireo("history").output

@@ -24,6 +24,7 @@ from tests.builders.releases import build_release
 Document = dict[str, Any]
 Place = tuple[str, ...]
 FILE = {"size": 1, "sha256": "0" * 64}
+BEST = {"held_out": "0" * 64, "figures": {"ndcg_10": 0.1}}
 
 
 def of(place: Place, *values: Any) -> list[tuple[Place, Any]]:
@@ -215,8 +216,8 @@ def channel() -> Document:
     """A sound channel with a note of what it will name."""
     pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
     more = {"revision": 1, "share": 0.5, "previous": "q", "returns_to": 0, "findings": ["worse"]}
-    best = {"best": {"held_out": "0" * 64, "figures": {"ndcg_10": 0.1}}}
-    document: Document = json.loads(with_note(json.dumps(pointer | more | best).encode(), "s"))
+    text = json.dumps(pointer | more | {"best_figures": [BEST]}).encode()
+    document: Document = json.loads(with_note(text, "s"))
     return document
 
 
@@ -231,9 +232,9 @@ UNFIT_CHANNEL = [
     *of(("previous",), "../up"),
     *of(("returns_to",), -1, 10**30),
     *of(("findings",), ["x"] * 17, ["x" * 5000], "worse"),
-    *of(("best", "held_out"), "", "0" * 63, None),
-    *of(("best", "figures"), {"x" * 129: 1}, {str(number): 1 for number in range(65)}, [1]),
-    *of(("best", "figures", "ndcg_10"), "much", None),
+    *of(("best_figures",), None, BEST, [BEST] * 9, [BEST | {"held_out": "0" * 63}]),
+    *of(("best_figures",), [BEST | {"figures": {str(number): 1 for number in range(65)}}]),
+    *of(("best_figures",), *([BEST | {"figures": each}] for each in ({"x" * 129: 1}, {"x": "1e"}))),
     *of(("pending",), "s", [], {}),
     *of(("pending", "release_id"), "../up", None),
 ]

@@ -47,8 +47,10 @@ def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and
 
     monkeypatch.setenv("VIREO_USER", "grace")
     findings = ("NDCG@10 0.1 instead of 0.2",)
-    best = BestFigures(held_out="0" * 64, figures={"ndcg_10": 0.1})
-    change = Change(f"{name}-b", reason="it is Monday", forced=True, findings=findings, best=best)
+    best = (BestFigures(held_out="0" * 64, figures={"ndcg_10": 0.1}),)
+    change = Change(
+        f"{name}-b", reason="it is Monday", forced=True, findings=findings, best_figures=best
+    )
     second = store.change_channel(name, change, channel)
 
     assert store.channels()[name].release_id == f"{name}-b"
@@ -59,7 +61,7 @@ def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and
         "it is Monday",
         f"{name}-a",
     )
-    assert (second.forced, second.findings, second.best) == (True, findings, best)
+    assert (second.forced, second.findings, second.best_figures) == (True, findings, best)
     assert first.updated_at < second.updated_at
     assert revisions(store, name) == [1, 2]
 

@@ -51,14 +51,14 @@ def test_a_rollback_takes_the_last_promotion_back_and_two_take_back_two(
 def test_the_best_figures_are_again_those_of_then(
     store: ReleaseStore, publish: Publish, name: str
 ) -> None:
-    figures = [BestFigures(held_out="0" * 64, figures={"ndcg_10": best}) for best in (0.1, 0.2)]
+    figures = [(BestFigures(held_out="0" * 64, figures={"ndcg_10": best}),) for best in (0.1, 0.2)]
     for best in figures:
         publish(name)
-        store.change_channel(name, Change(name, best=best), store.read_channel(name))
+        store.change_channel(name, Change(name, best_figures=best), store.read_channel(name))
         publish(f"{name}-b")
-        change = Change(f"{name}-b", best=None)
+        change = Change(f"{name}-b", best_figures=())
         store.change_channel(name, change, store.read_channel(name))
-        assert roll_back(store, name).pointer.best == best
+        assert roll_back(store, name).pointer.best_figures == best
 
 
 def test_promoting_what_is_named_already_is_no_step_to_go_back(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from server.home import Home
+from server.releases.channel_document import MAX_BEST_FIGURES
 from server.releases.manifest import Manifest
 from training.release.gate import Check, GateResult, Margins, judge
 from training.release.gate_measures import Measured
@@ -200,7 +201,7 @@ def test_what_is_not_finite_never_passes(side: str, field: str, value: float) ->
 
 def test_losses_within_the_margin_do_not_add_up() -> None:
     result, named = GateResult("nothing to compare"), made_up()
-    kept = result.best_figures(None)
+    kept = result.best_figures(())
     outcomes = []
     for _ in range(5):
         candidate = replace(named, gains=named.gains * 0.981)
@@ -216,16 +217,30 @@ def test_losses_within_the_margin_do_not_add_up() -> None:
 
 def test_figures_of_other_watches_say_nothing() -> None:
     now = made_up()
-    better = judge(now, replace(now, gains=now.gains * 1.1)).best_figures(None)
+    better = judge(now, replace(now, gains=now.gains * 1.1)).best_figures(())
     worse = replace(now, gains=now.gains * 0.981)
     assert not judge(now, worse, best=better).passed
     others = [replace(each, held_out="b" * 64) for each in (now, worse)]
     assert judge(others[0], others[1], best=better).passed
 
 
+def test_a_promotion_measured_on_other_watches_keeps_the_best_figures() -> None:
+    now = made_up()
+    better = replace(now, gains=now.gains * 1.1)
+    kept = judge(now, better).best_figures(())
+    for number in range(1, 2 * MAX_BEST_FIGURES):
+        others = replace(better, held_out=f"{number:064}")
+        kept = judge(others, others, best=kept).best_figures(kept)
+        assert len(kept) <= MAX_BEST_FIGURES
+        if number < MAX_BEST_FIGURES:
+            assert not judge(now, replace(now, gains=now.gains * 0.99), best=kept).passed
+    once_more = judge(others, others, best=kept).best_figures(kept)
+    assert [each.held_out for each in once_more] == [each.held_out for each in kept]
+
+
 def test_a_release_no_worse_than_the_current_one_passes_however_good_an_earlier_one_was() -> None:
     now = made_up()
-    best = judge(now, replace(now, gains=now.gains * 2)).best_figures(None)
+    best = judge(now, replace(now, gains=now.gains * 2)).best_figures(())
     assert judge(now, now, best=best).passed
     assert judge(now, replace(now, gains=now.gains * 1.001), best=best).passed
 
@@ -236,7 +251,7 @@ def test_a_miscalibration_that_grows_by_less_than_the_margin_does_not_add_up() -
     ]
     first = judge(made_up(), candidates[0])
     assert first.passed
-    kept = first.best_figures(None)
+    kept = first.best_figures(())
     again = judge(candidates[0], candidates[1], best=kept)
     verdicts = {check.measure: check.verdict for check in again.checks}
     assert verdicts["watch_miscalibration"] == "below the best"
@@ -247,10 +262,10 @@ def test_whoever_overrides_the_gate_accepts_the_loss() -> None:
     candidate = replace(now, gains=now.gains * 0.8)
     refused = judge(now, candidate)
     assert not refused.passed
-    kept = refused.best_figures(judge(now, now).best_figures(None))
-    assert kept is not None
-    assert kept.figures["ndcg_10"] == pytest.approx(candidate.gains.mean())
-    assert GateResult("not comparable").best_figures(kept) is None
+    kept = refused.best_figures(judge(now, now).best_figures(()))
+    [figures] = kept
+    assert figures.figures["ndcg_10"] == pytest.approx(candidate.gains.mean())
+    assert GateResult("not comparable").best_figures(kept) == ()
     assert GateResult("nothing to compare").best_figures(kept) == kept
 
 
