@@ -1,4 +1,4 @@
-"""One fit of both models to a data set: from its features to a staged release, in five steps.
+"""The measured fit of both models: from a data set's features to a staged release, in five steps.
 
 Each step leaves its result on disk under a fingerprint of all that went in, so that a run that
 was interrupted goes on where it stopped, and one whose data or settings changed starts afresh.
@@ -7,72 +7,56 @@ was interrupted goes on where it stopped, and one whose data or settings changed
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest, Quotas, ScoreWeights
+from server.releases.manifest import Manifest, ScoreWeights
 from training.data.dataset import Dataset
-from training.data.split import VALIDATION_WATCHES, Holdout
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
 from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
-from training.features.build import build_features
-from training.features.online_store import OnlineStoreSettings
-from training.features.progress import progress_bars
-from training.features.watches import FeaturesMissingError, Split, load_watches
+from training.inputs import Inputs, ensure_features
 from training.profile import Profile
 from training.ranking.storage import load_ranking_set, save_ranking_set
 from training.ranking.train import TrainedRanker, train_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
-from training.release.measured import add_measured
-from training.release.stage import Origin, finish_release, stage_ranker, stage_retrieval
-from training.retrieval.data import RetrievalData
+from training.release.stage import finish_release, stage_ranker
 from training.retrieval.distributed import Processes
 from training.retrieval.ensemble import train_towers
-from training.run import Run, fingerprint
+from training.run import fingerprint
 
 
 def fit(
     home: Home,
     dataset: Dataset,
     settings: Profile,
-    holdout: Holdout,
     console: Console,
-    *,
     processes: Processes | None = None,
-    measured: Path | None = None,
 ) -> Manifest:
-    """Fit both models, stage their release in `home`, and return its manifest.
+    """Fit both models without each viewer's last watch, which then measures them.
+
+    Stages their release in `home` and returns its manifest.
 
     Args:
         home: where features and the run lie.
         dataset: what to learn from.
         settings: of both models.
-        holdout: "last" keeps each viewer's last watch from training and measures on it; "none"
-            keeps nothing.
         console: where the steps are announced.
         processes: those that share the towers' training, this one leading; one alone if None.
-        measured: folder of the measured twin, which becomes a part of the release; with "none".
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call goes on from there.
         LeakError: something of a test watch, or of after it, would be learned from.
         VireoError: anything else that the user can mend.
     """
-    split = ensure_features(home, dataset, holdout, console)
-    inputs = _inputs(home, dataset, settings, split)
+    inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
     ranking_inputs = fingerprint(inputs.fingerprint, asdict(settings.ranking))
-    finished_inputs = ranking_inputs
-    if measured:
-        finished_inputs = fingerprint(ranking_inputs, Manifest.read(measured).release_id)
-    manifest = inputs.run.finished(finished_inputs)
+    manifest = inputs.run.finished(ranking_inputs)
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
@@ -84,80 +68,12 @@ def fit(
     console.rule("5 of 5  evaluation and release")
     metrics = _evaluated(inputs, ranker)
     inputs.run.unmark_draft()
-    if measured:
-        metrics = add_measured(inputs.run.draft, measured)
     manifest = finish_release(inputs.run.draft, inputs.run.release, metrics)
-    inputs.run.mark_finished(finished_inputs, manifest)
+    inputs.run.mark_finished(ranking_inputs, manifest)
     return manifest
 
 
-def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:
-    """Return the split of the features, which are built if missing or made of other data."""
-    wanted = Split(
-        holdout=holdout,
-        data_fingerprint=dataset.fingerprint,
-        validation_watches=VALIDATION_WATCHES,
-    )
-    try:
-        split = Split.load(home, dataset.name)
-    except FeaturesMissingError:
-        split = None
-    if split != wanted:
-        console.rule(f"features of {dataset.name}")
-        with progress_bars(console) as progress:
-            # Nobody but this machine measures: a shared store is for what viewers are served.
-            own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
-            build_features(home, dataset.name, holdout, progress, own)
-    return wanted
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a fit starts from."""
-
-    home: Home
-    dataset: Dataset
-    settings: Profile
-    split: Split
-    quotas: Quotas
-    watches: pd.DataFrame
-    repo: Path
-    """The folder of features."""
-    run: Run
-    data: RetrievalData
-    fingerprint: str
-    """Of all that decides the retrieval part."""
-
-
-def _inputs(home: Home, dataset: Dataset, settings: Profile, split: Split) -> _Inputs:
-    repo, run = home.features(dataset.name), Run(home.run(dataset.name))
-    data = RetrievalData.stream(
-        repo / "watches.parquet", dataset.videos, dataset.viewers, run.sequences
-    )
-    retrieval, quotas = settings.retrieval, Quotas()
-    return _Inputs(
-        home,
-        dataset,
-        settings,
-        split,
-        quotas,
-        load_watches(home, dataset.name),
-        repo,
-        run,
-        data,
-        fingerprint(
-            FORMAT_VERSION,
-            # Whatever the members are: the retrieval settings below have their number.
-            FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
-            quotas.model_dump(),
-            split.model_dump(),
-            data.fingerprint(),
-            asdict(retrieval),
-        ),
-    )
-
-
-def _retrieval(inputs: _Inputs, processes: Processes, console: Console) -> CandidateRelease:
+def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> CandidateRelease:
     """Return the staged retrieval part, trained unless an earlier run has done it."""
     run = inputs.run
     release = run.drafted(inputs.fingerprint)
@@ -170,16 +86,13 @@ def _retrieval(inputs: _Inputs, processes: Processes, console: Console) -> Candi
         inputs.data, inputs.settings.retrieval, run.checkpoints, console, processes
     )
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
-    origin = Origin(inputs.dataset.name, inputs.split.data_fingerprint, inputs.split.holdout)
     run.unmark_draft()
-    release = stage_retrieval(
-        run.draft, model, inputs.data, inputs.dataset, inputs.repo, origin, inputs.quotas
-    )
+    release = inputs.stage_retrieval(model)
     run.mark_draft(inputs.fingerprint)
     return release
 
 
-def _ranking_set(inputs: _Inputs, release: CandidateRelease, made_of: str) -> RankingSet:
+def _ranking_set(inputs: Inputs, release: CandidateRelease, made_of: str) -> RankingSet:
     """Return the ranker's training set, from disk if it was made of these inputs."""
     settings, run = inputs.settings.ranking, inputs.run
     data = load_ranking_set(run.ranking_set, made_of)
@@ -191,7 +104,7 @@ def _ranking_set(inputs: _Inputs, release: CandidateRelease, made_of: str) -> Ra
 
 
 def _ranker(
-    inputs: _Inputs,
+    inputs: Inputs,
     release: CandidateRelease,
     ranking_set: RankingSet,
     made_of: str,
@@ -220,7 +133,7 @@ def _ranker(
     return ranker
 
 
-def _evaluated(inputs: _Inputs, ranker: TrainedRanker) -> dict[str, float]:
+def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
     """Return the metrics of the staged release, and write its report if watches are held out."""
     run = inputs.run
     metrics = flat(

@@ -1,10 +1,8 @@
 """The whole of training: a measured fit, then the fit that is served.
 
-The first holds out each viewer's last watch and is measured on it. The second holds out nothing,
-has the diversity that the first has chosen, and is what viewers get; see `training.fit` for what a
-fit is, and `training.release.measured` for how the two belong together. In both the ranker learns
-from the last watches that are not held out, and the towers from those before: its labels must be
-new to them.
+The first holds out each viewer's last watch and is measured on it: `training.fit`. The second goes
+on from it with every watch, and is what viewers get: `training.refit`. How the two belong together
+is told in `training.release.measured`.
 """
 
 from __future__ import annotations
@@ -20,10 +18,12 @@ from rich.console import Console
 from server.home import Home
 from server.releases.manifest import Manifest
 from training.data.dataset import load_dataset
-from training.fit import ensure_features, fit
+from training.fit import fit
 from training.heartbeat import heartbeat
+from training.inputs import ensure_features
 from training.measuring import measuring_home
 from training.profile import Profile, load_profile
+from training.refit import refit as fit_to_every_watch
 from training.retrieval.data import RetrievalData
 from training.retrieval.distributed import Processes
 from training.retrieval.ensemble import train_towers
@@ -44,15 +44,15 @@ def train_all(
 ) -> Manifest:
     """Train on a data set, stage the release, and return its manifest.
 
-    Started by torchrun, the processes share the towers' training; the first does everything
-    else, and the others end with it: `SystemExit` is how this function leaves them.
+    Started by torchrun, the processes share the first fit of the towers; the first does everything
+    else, and the others end before it: `SystemExit` is how this function leaves them.
 
     Args:
         home: where everything lies.
         dataset: name of an imported data set.
         profile: name of the settings.
         seed: of everything random, in place of the profile's.
-        refit: fit again on every watch once the held-out ones have been used to measure. If
+        refit: go on with every watch once the held-out ones have been used to measure. If
             not, the measured release itself is staged, which has never seen them.
         fresh: forget what earlier runs have done.
         console: where the steps are announced.
@@ -77,28 +77,22 @@ def train_all(
     if fresh:
         for each in (home, measuring):
             Run(each.run(dataset)).forget()
-    twin = measuring.staged_release(dataset)
     with heartbeat(console, f"training on {dataset}"):
         console.rule("first fit: each viewer's last watch is held out, to measure on")
-        manifest = fit(measuring, tables, settings, "last", console, processes=processes)
-        if refit:
-            console.rule("second fit: on every watch, to serve")
-            diversity = manifest.score_weights.diversity
-            chosen = replace(settings, ranking=replace(settings.ranking, diversity=diversity))
-            manifest = fit(
-                home, tables, chosen, "none", console, processes=processes, measured=twin
-            )
-        else:
+        manifest = fit(measuring, tables, settings, console, processes)
+        processes.leader_says("")
+        processes.leave()
+        if not refit:
             # What viewers are served with is of every watch, whatever their models have seen.
             ensure_features(home, tables, "none", console)
-            Run(home.run(dataset)).stage_copy(twin)
-    processes.leader_says("")
-    processes.leave()
-    return manifest
+            Run(home.run(dataset)).stage_copy(measuring.staged_release(dataset))
+            return manifest
+        console.rule("second fit: it goes on with every watch, to serve")
+        return fit_to_every_watch(home, measuring, tables, settings, console)
 
 
 def _train_along(dataset: str, settings: Profile, processes: Processes) -> None:
-    """Train the towers along with the leading process, in each fit for which it says so."""
+    """Train the towers of the measured fit along with the leading process, if it says so."""
     while root := processes.leader_says(""):
         home = Home(Path(root))
         tables = ("videos", "viewers")

@@ -10,7 +10,6 @@ from server.home import Home
 from server.releases.manifest import Manifest
 from tests.builders.datasets import VIDEO_COUNT
 from training.data.dataset import load_dataset
-from training.data.split import Holdout
 from training.fit import fit
 from training.profile import load_profile
 
@@ -20,7 +19,6 @@ def fit_measured(
     dataset: str,
     *,
     seed: int | None = None,
-    holdout: Holdout = "last",
     console: Console | None = None,
 ) -> Manifest:
     """Fit to a data set of `home`, features and run in `home` itself; return the manifest."""
@@ -34,4 +32,4 @@ def fit_measured(
             ranking=replace(settings.ranking, seed=seed),
         )
     console = console or Console(quiet=True)
-    return fit(home, load_dataset(home, dataset), settings, holdout, console)
+    return fit(home, load_dataset(home, dataset), settings, console)

@@ -13,7 +13,7 @@ from server.home import Home
 from server.releases.manifest import Manifest
 from tests.builders.fits import fit_measured
 from training import fit as fitting
-from training.features.watches import Split
+from training import inputs
 from training.release.stage import stage_retrieval
 from training.run import Run
 
@@ -95,7 +95,7 @@ def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
     run(5)
     assert "1 of 5" not in run(5), "its own draft is"
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "stage_retrieval", staged_and_interrupted)
+        patch.setattr(inputs, "stage_retrieval", staged_and_interrupted)
         run(6)
     assert "1 of 5" in run(5)
 
@@ -110,12 +110,3 @@ def test_the_same_seed_gives_the_same_release(
     models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
     assert {path: fresh.files[path] for path in models} == models
     assert fresh.metrics == pytest.approx(manifest.metrics)
-
-
-def test_training_on_every_watch_leaves_none_to_test_on(home: Home, console: Console) -> None:
-    everything = fit_measured(home, "trained", holdout="none", console=console)
-    assert "viewer activity" in said(console), "building features takes long enough for a bar"
-    assert everything.holdout == Split.load(home, "trained").holdout == "none"
-    assert "held_out.ndcg_10" in everything.metrics
-    assert not any(name.startswith("chain.") for name in everything.metrics)
-    assert not (home.run("trained") / "report").exists(), "that of the release before is gone"

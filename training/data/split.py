@@ -40,7 +40,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
         interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
         holdout: "last": each viewer's last watch is for test (where the data set came with
             a test part, that is), the VALIDATION_WATCHES before for validation. "none":
-            nothing is for test, the last VALIDATION_WATCHES are for validation.
+            every watch is for training.
 
     Returns:
         `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
@@ -148,14 +148,11 @@ def _parts(
     viewer: npt.NDArray[np.integer], packaged: BoolArray, holdout: Holdout
 ) -> npt.NDArray[np.int8]:
     """Return the part of each watch, by its place in PARTS; rows are by viewer, then time."""
+    if holdout == "none":
+        return np.zeros(len(viewer), np.int8)
     counts = np.bincount(viewer)
     enough = (counts >= FEWEST_WATCHES)[viewer]
-    if holdout == "none":
-        test = np.zeros(len(viewer), np.bool_)
-    elif packaged.any():
-        test = packaged
-    else:
-        test = enough & (np.diff(viewer, append=-1) != 0)
+    test = packaged if packaged.any() else enough & (np.diff(viewer, append=-1) != 0)
     rest = np.bincount(viewer[~test], minlength=len(counts))
     wanted = np.clip(rest // VALIDATION_SHARE, 1, VALIDATION_WATCHES)
     # How many of its viewer's watches that aren't for test come after each.

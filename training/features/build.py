@@ -16,7 +16,7 @@ from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import Dataset, load_dataset
 from training.data.folder import replaced_folder
-from training.data.split import VALIDATION_WATCHES, Holdout, split_watches
+from training.data.split import Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
 from training.features.definitions import ONLINE_VIEWS
 from training.features.online_store import (
@@ -77,11 +77,7 @@ def build_features(
                 f"data set {name} has no watches to train on; "
                 "import interactions whose event is play or like"
             )
-        Split(
-            holdout=holdout,
-            data_fingerprint=dataset.fingerprint,
-            validation_watches=VALIDATION_WATCHES,
-        ).write(folder)
+        Split.of(holdout, dataset.fingerprint).write(folder)
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
         _write_tables(dataset, watches, first, folder, progress)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.errors import VireoError
 from server.home import Home
 from training.data.schema import TIME
-from training.data.split import Holdout
+from training.data.split import VALIDATION_WATCHES, Holdout
 
 WATCHES = pa.schema(
     [
@@ -41,7 +41,17 @@ class Split(BaseModel):
     holdout: Holdout
     data_fingerprint: str
     validation_watches: int = 1
-    """VALIDATION_WATCHES when it was; features of before there was this field had one."""
+    """VALIDATION_WATCHES when it was, 0 if nothing is held out; features of before there was this
+    field had one."""
+
+    @staticmethod
+    def of(holdout: Holdout, data_fingerprint: str) -> Split:
+        """Return the split that `split_watches` makes of this data."""
+        return Split(
+            holdout=holdout,
+            data_fingerprint=data_fingerprint,
+            validation_watches=VALIDATION_WATCHES if holdout == "last" else 0,
+        )
 
     @staticmethod
     def load(home: Home, name: str) -> Split:

@@ -142,7 +142,8 @@ def example_inputs(
 
 
 def torch_scores(model: Ranker, inputs: Inputs) -> npt.NDArray[np.float32]:
-    """What PyTorch answers, float32[b, n, 2]."""
+    """Return what PyTorch answers without dropout, float32[b, n, 2]."""
+    model.eval()
     with torch.no_grad():
         scores = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     result: npt.NDArray[np.float32] = scores.numpy()

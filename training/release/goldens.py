@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import tower_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
-from training.ranking.export import torch_scores
-from training.ranking.model import Ranker
 from training.retrieval.data import RetrievalData
 from training.retrieval.towers import Towers, readable, viewer_vectors
 
@@ -31,12 +29,14 @@ GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Answer = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.float32]]
+"""What a ranker gives for its inputs, float32[b, n, 2]."""
 
 
 def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
     """Viewers with short, middling and full histories, one unknown, one without profile.
 
-    They ask between a second and weeks after their last watch, two of them at no known moment.
+    They ask right after their last watch, or up to weeks later.
     """
     lengths = np.diff(data.offsets)
     places = np.linspace(0, len(lengths) - 1, min(GOLDEN_VIEWERS, len(lengths))).astype(int)
@@ -72,16 +72,15 @@ def write_tower_goldens(
 
 
 def write_ranker_goldens(
-    model: Ranker,
+    answer: Answer,
     viewers: Sequence[ViewerFeatures],
     release: CandidateRelease,
     table: VideoTable,
     path: Path,
 ) -> None:
-    """Writes one batch of requests to the ranker over retrieved candidates, and its answers."""
+    """Write one batch of requests to the ranker over retrieved candidates, and its answers."""
     inputs = ranker_batch(viewers, release, table)
-    model.eval()
-    save_golden(path, inputs, {"scores": torch_scores(model, inputs)})
+    save_golden(path, inputs, {"scores": answer(inputs)})
 
 
 def ranker_batch(

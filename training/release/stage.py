@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +28,15 @@ from server.releases.texts import write_texts
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
-from training.ranking.export import export_ranker
+from training.ranking.export import export_ranker, torch_scores
 from training.ranking.model import Ranker
 from training.release.fresh import fresh_rows
-from training.release.goldens import golden_viewers, write_ranker_goldens, write_tower_goldens
+from training.release.goldens import (
+    Answer,
+    golden_viewers,
+    write_ranker_goldens,
+    write_tower_goldens,
+)
 from training.release.index import EXACT_LIMIT, build_index
 from training.release.triton import write_triton_config
 from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
@@ -157,16 +163,45 @@ def stage_ranker(
     Raises:
         ExportError: the exported ranker doesn't answer as the trained one.
     """
-    candidates = CandidateRelease.load(folder)
-    export_ranker(model, candidates.vectors.shape[1], folder / layout.RANKER)
+    vector_size = Manifest.read(folder).feature_schema.vector_size
+    export_ranker(model, vector_size, folder / layout.RANKER)
     write_triton_config(folder / layout.RANKER)
+    return _with_ranker(folder, partial(torch_scores, model), data, weights, candidate_count)
+
+
+def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingRelease:
+    """Add the ranker of another release, with its weights and its number of candidates.
+
+    Args:
+        folder: the staged release.
+        other: folder of a release whose vectors mean the same.
+        data: what the towers were trained on.
+
+    Raises:
+        ReleaseError: the other release can't be read.
+    """
+    taken = RankingRelease.load(other)
+    shutil.copytree((other / layout.RANKER_CONFIG).parent, (folder / layout.RANKER_CONFIG).parent)
+    manifest = taken.manifest
+    return _with_ranker(folder, taken.ranker.run, data, manifest.score_weights, manifest.candidates)
+
+
+def _with_ranker(
+    folder: Path,
+    answer: Answer,
+    data: RetrievalData,
+    weights: ScoreWeights,
+    candidate_count: int,
+) -> RankingRelease:
+    """Write the goldens of a staged ranker and what the manifest says of it."""
+    candidates = CandidateRelease.load(folder)
     table = VideoTable(
         candidates.vectors,
         np.load(folder / layout.VIDEO_FEATURE_TABLE),
         np.load(folder / layout.CONTENT_VECTORS),
     )
     golden = folder / layout.GOLDEN_RANKER
-    write_ranker_goldens(model, golden_viewers(data), candidates, table, golden)
+    write_ranker_goldens(answer, golden_viewers(data), candidates, table, golden)
     settings = {"score_weights": weights, "candidates": candidate_count}
     Manifest.read(folder).model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)

@@ -21,10 +21,13 @@ from training.retrieval.train import TrainingInterruptedError, train_retrieval
 
 @dataclass(frozen=True)
 class Member:
-    """One pair of towers: how it is trained, and the folder of its checkpoint."""
+    """One pair of towers: how it is trained."""
 
     config: RetrievalConfig
     folder: Path
+    """Of its checkpoint."""
+    start: Path | None = None
+    """Of the checkpoint of the finished training that this one starts from."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def _train(data: RetrievalData, member: Member) -> None:
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        train_retrieval(data, member.config, member.folder, Console(quiet=True))
+        quiet = Console(quiet=True)
+        train_retrieval(data, member.config, member.folder, quiet, start=member.start)
     except TrainingInterruptedError:
         raise SystemExit(128 + signal.SIGTERM) from None
 

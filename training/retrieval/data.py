@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ VALIDATION_LIMIT = 10_000
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A viewer's last validation watch, and all that came before it."""
+    """A viewer's last watch, and all that came before it."""
 
     viewer: ViewerFeatures
     """As serving would know it then (counts left out)."""
@@ -183,11 +184,28 @@ class RetrievalData:
 
         Of more than VALIDATION_LIMIT viewers it is a sample; all their watches are in memory.
         """
-        counts = [np.diff(group.held_out.offsets) for group in self.sequences.groups()]
-        able = np.flatnonzero(np.concatenate([np.empty(0, np.int64), *counts]))
+        return self._last_watches(
+            [np.diff(each.held_out.offsets) > 0 for each in self.sequences.groups()]
+        )
+
+    @cached_property
+    def last_watches(self) -> tuple[HeldOut, ...]:
+        """Return `validation`, or the same of the train part if no watch is for validation.
+
+        Nothing may be measured on the latter, which training has seen; it says where viewers are.
+        """
+        if self.validation:
+            return self.validation
+        return self._last_watches(
+            [np.diff(each.train.offsets) > 1 for each in self.sequences.groups()]
+        )
+
+    def _last_watches(self, asked: Sequence[npt.NDArray[np.bool_]]) -> tuple[HeldOut, ...]:
+        """Return the last watch of each viewer asked, bool[viewers] by group, or of a sample."""
+        able = np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *asked]))
         if len(able) > VALIDATION_LIMIT:
             able = np.random.default_rng(0).choice(able, VALIDATION_LIMIT, replace=False)
-        chosen = np.zeros(sum(map(len, counts)), bool)
+        chosen = np.zeros(sum(map(len, asked)), bool)
         chosen[able] = True
         held_out: list[HeldOut] = []
         start = 0

@@ -61,18 +61,20 @@ def train_towers(
     checkpoints: Path,
     console: Console | None = None,
     processes: Processes | None = None,
+    start: Path | None = None,
 ) -> Towers:
     """Trains `config.members` pairs of towers, each from a seed of its own.
 
     As many at once as there are cores for their threads; torchrun's processes, which share the
     work on each, take one after the other. Arguments and errors are those of `train_retrieval`.
     The first one's checkpoint and learning curve are in `checkpoints`, the others' in folders
-    below.
+    below, and likewise in `start`.
     """
     members = [
         Member(
             replace(config, members=1, seed=config.seed + number * _SEED_STEP),
-            checkpoints / f"member-{number + 1}" if number else checkpoints,
+            _folder(checkpoints, number),
+            _folder(start, number) if start else None,
         )
         for number in range(config.members)
     ]
@@ -81,15 +83,24 @@ def train_towers(
     trained = []
     for round_ in _batched(members, at_once):
         with trained_aside(data, round_[1:]) as aside:
-            first = train_retrieval(data, round_[0].config, round_[0].folder, console, processes)
+            first = _trained(data, round_[0], console, processes)
             aside.wait(console)
         # Each goes on from what its process has left, which as a rule is the end.
-        rest = [
-            train_retrieval(data, member.config, member.folder, console, processes)
-            for member in round_[1:]
-        ]
+        rest = [_trained(data, member, console, processes) for member in round_[1:]]
         trained += [first, *rest]
     return trained[0] if config.members == 1 else SummedTowers(trained).eval()
+
+
+def _folder(checkpoints: Path, number: int) -> Path:
+    return checkpoints / f"member-{number + 1}" if number else checkpoints
+
+
+def _trained(
+    data: RetrievalData, member: Member, console: Console | None, processes: Processes | None
+) -> TwoTower:
+    return train_retrieval(
+        data, member.config, member.folder, console, processes, start=member.start
+    )
 
 
 def _batched(members: Sequence[Member], size: int) -> Iterator[Sequence[Member]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from server.errors import VireoError
-from training.checkpoint import read_checkpoint, write_checkpoint
+from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from training.heartbeat import Bars
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
@@ -69,6 +71,7 @@ def train_retrieval(
     checkpoints: Path,
     console: Console | None = None,
     processes: Processes | None = None,
+    start: Path | None = None,
 ) -> TwoTower:
     """Trains to the end, from a checkpoint in `checkpoints` where it fits data and config.
 
@@ -79,15 +82,17 @@ def train_retrieval(
         console: where progress is shown.
         processes: those that train together, each of which calls this; the leading one alone
             validates, writes and prints, and the model that it returns is the one to take.
+        start: folder of the checkpoint of a finished training of the same catalogue and shape,
+            whose result this one starts from.
 
     Returns:
-        The moving average of the weights that did best in validation, with unseen videos
-        filled in.
+        The moving average of the weights that did best in validation, or the last one if
+        nothing is for validation, with unseen videos filled in.
 
     Raises:
         TrainingInterruptedError: Ctrl-C or SIGTERM; calling again goes on from there.
         EmptyTrainingSetError: no watch is in the train part.
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: a checkpoint is damaged, or the one in `start` is missing.
     """
     if not data.watch_count:
         raise EmptyTrainingSetError(
@@ -95,11 +100,13 @@ def train_retrieval(
         )
     processes = processes or Processes()
     console = (console or Console(stderr=True)) if processes.leads else Console(quiet=True)
-    trainer = RetrievalTrainer(data, config, processes)
+    first = trained_weights(start) if start else None
+    trainer = RetrievalTrainer(data, config, processes, first)
     identity = {
         "config": asdict(config),
         "data": data.fingerprint(),
         "code": trainer.state_names(),
+        "start": _digest(first) if first else None,
     }
     _resume(trainer, identity, checkpoints, console)
     interrupt = Interrupt()
@@ -117,6 +124,7 @@ def train_retrieval(
                     _write_curve(trainer, checkpoints)
                 if "ndcg_10" in point:
                     bar.console.print(_described(point, config.epochs), highlight=False)
+                if "ndcg_10" in point or trainer.finished:
                     _save(trainer, identity, checkpoints)
                 stopped = clock.tick(interrupt.requested) or stopped
             bar.update(task, completed=trainer.share_done, measures=measures)
@@ -132,6 +140,30 @@ def train_retrieval(
     model = trainer.best_model()
     fill_unseen(model, data)
     return model
+
+
+def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
+    """Return the weights that the training in this folder has chosen.
+
+    Raises:
+        CheckpointError: its checkpoint is damaged, or there is none.
+    """
+    state = read_checkpoint(checkpoints / CHECKPOINT)
+    if state is None:
+        raise CheckpointError(
+            f"{checkpoints / CHECKPOINT} is gone, which the towers would start from; "
+            "train again with --fresh"
+        )
+    weights: dict[str, Tensor] = state["trainer"]["best"]
+    return weights
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, weight in weights.items():
+        digest.update(name.encode())
+        digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _Clock:
@@ -160,8 +192,8 @@ def _resume(
     state = read_checkpoint(checkpoints / CHECKPOINT)
     if state is None:
         return
-    if state["identity"] != identity:
-        changed = [name for name in identity if state["identity"].get(name) != identity[name]]
+    changed = [name for name in identity if state["identity"].get(name) != identity[name]]
+    if changed:
         console.print(f"training afresh: the checkpoint is of other {' and '.join(changed)}")
         return
     trainer.restore(state["trainer"])
@@ -192,10 +224,13 @@ def _progress(console: Console) -> Bars:
 def _summed_up(trainer: RetrievalTrainer) -> str:
     tokens = sum(point["tokens"] for point in trainer.curve)
     seconds = sum(point["tokens"] / point["tokens_per_second"] for point in trainer.curve)
-    return (
+    learned = (
         f"learned {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes, "
-        f"{tokens / seconds:,.0f} a second; best validation NDCG@10 {trainer.best_ndcg:.3f}"
+        f"{tokens / seconds:,.0f} a second"
     )
+    if trainer.best_ndcg < 0:
+        return learned
+    return f"{learned}; best validation NDCG@10 {trainer.best_ndcg:.3f}"
 
 
 def _described(point: dict[str, float], epochs: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -37,14 +37,21 @@ class RetrievalTrainer:
     """
 
     def __init__(
-        self, data: RetrievalData, config: RetrievalConfig, processes: Processes | None = None
+        self,
+        data: RetrievalData,
+        config: RetrievalConfig,
+        processes: Processes | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Starts afresh, with the other processes of the run."""
+        """Start with the other processes of the run, from the weights `start` if there are any."""
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
-        if data.video_count <= config.full_softmax_limit:
+        if start is not None:
+            self.model.load_state_dict(start)
+        elif data.video_count <= config.full_softmax_limit:
             _start_near_each_other(self.model, data, config)
+        self._started = start is not None
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
         self.best = deepcopy(self.average.model.state_dict())
@@ -144,8 +151,10 @@ class RetrievalTrainer:
         touched = self._optimizer.touched()
         self.average.before_step(touched)
         self._optimizer.step(self._learning_rate())
-        # A young average must forget the random start: its decay grows to the full value.
-        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
+        decay = self.config.ema_decay
+        if not self._started:
+            # A young average must forget the random start: its decay grows to the full value.
+            decay = min(decay, (self.step + 1) / (self.step + 10))
         self.average.after_step(touched, decay)
         self.loss_sum += self._processes.summed([loss])[0]
         self.step += 1
@@ -165,7 +174,10 @@ class RetrievalTrainer:
         return float(loss.detach())
 
     def end_epoch(self) -> dict[str, float]:
-        """Closes the epoch, validates where that is due; returns its point of the curve."""
+        """Close the epoch, validate if that is due, and return its point of the curve.
+
+        Without a validation part the last average is the best.
+        """
         point = {
             "epoch": self.epoch + 1.0,
             "loss": self.loss,
@@ -177,9 +189,10 @@ class RetrievalTrainer:
         if due:
             self.average.settle()
         if due and self._processes.leads:
-            point |= validation_metrics(self.average.model, self._data)
-            if point["ndcg_10"] > self.best_ndcg:
-                self.best_ndcg = point["ndcg_10"]
+            if self._data.validation:
+                point |= validation_metrics(self.average.model, self._data)
+            if point.get("ndcg_10", math.inf) > self.best_ndcg:
+                self.best_ndcg = point.get("ndcg_10", self.best_ndcg)
                 self.best = deepcopy(self.average.model.state_dict())
         self.curve.append(point)
         self.epoch, self.batch, self.tokens = self.epoch + 1, 0, 0

@@ -62,7 +62,7 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     guessed = torch.from_numpy(ridge(data.content, counts, known).astype(np.float32))
     tower.id_embedding.weight[unseen] = guessed[unseen[torch.from_numpy(counts == 0)]]
     tower.watched[unseen] = 1.0
-    if not data.validation:
+    if not data.last_watches:
         return
     states, watched = _viewers(model, data)
     mean = states.mean(0)
@@ -158,8 +158,8 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
 def _viewers(
     model: TwoTower, data: RetrievalData
 ) -> tuple[Tensor, Sequence[npt.NDArray[np.int64]]]:
-    """Vectors of some viewers of the validation part, float32[v, d], and what they watched."""
-    asked = data.validation[:: -(-len(data.validation) // _VIEWERS)]
+    """Vectors of some viewers at their last watch, float32[v, d], and what they watched."""
+    asked = data.last_watches[:: -(-len(data.last_watches) // _VIEWERS)]
     viewers = [held_out.viewer for held_out in asked]
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
     vectors = viewer_vectors(model, readable(model.video_vectors()), inputs)

@@ -36,9 +36,9 @@ def viewer_scores(
 
 
 def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32]:
-    """Vectors of QUERIES viewers of the validation part, or of all if fewer, float32[v, d]."""
-    step = max(1, len(data.validation) // QUERIES)
-    viewers = [one.viewer for one in data.validation[::step]][:QUERIES]
+    """Vectors of QUERIES viewers at their last watch, or of all if fewer, float32[v, d]."""
+    step = max(1, len(data.last_watches) // QUERIES)
+    viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
     model.eval()
     with torch.inference_mode():
         vectors = model.video_vectors()

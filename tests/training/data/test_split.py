@@ -44,7 +44,7 @@ def test_the_last_watch_is_test_and_the_one_before_validation() -> None:
         "b": ["2:train", "1:train"],
     }
     assert parts(frame, "none") == {
-        "a": ["1:train", "2:train", "3:validation"],
+        "a": ["1:train", "2:train", "3:train"],
         "b": ["2:train", "1:train"],
     }
 
@@ -56,7 +56,7 @@ def test_of_ten_watches_before_the_test_two_are_for_validation_of_nine_one() -> 
     )
     assert parts(frame)["a"][7:] == ["7:train", "8:validation", "9:validation", "10:test"]
     assert parts(frame)["b"][7:] == ["7:train", "8:validation", "9:test"]
-    assert parts(frame, "none")["b"][7:] == ["7:train", "8:validation", "9:validation"]
+    assert parts(frame, "none")["b"][7:] == ["7:train", "8:train", "9:train"]
 
 
 def test_watches_of_one_time_follow_the_file_a_microsecond_apart() -> None:
@@ -80,7 +80,7 @@ def test_a_packaged_test_part_is_kept_unless_nothing_is_held_out() -> None:
         "a": ["1:train", "2:train", "3:test", "4:validation"],
         "b": ["1:test"],
     }
-    assert parts(frame, "none")["a"] == ["1:train", "2:train", "3:train", "4:validation"]
+    assert parts(frame, "none")["a"] == ["1:train", "2:train", "3:train", "4:train"]
 
 
 def test_hiding_a_video_or_seeing_its_picture_is_no_watch() -> None:

@@ -1,0 +1,119 @@
+"""The second fit goes on from the measured one with every watch."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from server.home import Home
+from server.releases import layout
+from server.releases.manifest import Manifest
+from tests.builders.datasets import random_interactions, write_small_dataset
+from training import refit as refitting
+from training.checkpoint import CheckpointError
+from training.data.dataset import load_dataset
+from training.features.watches import load_watches
+from training.profile import load_profile
+from training.refit import refit, refit_config
+from training.retrieval.data import RetrievalData
+from training.retrieval.sequences import SequenceFile
+from training.run import Run
+from training.train import train_all
+
+DATASET = "every-watch"
+
+
+@pytest.fixture(scope="module")
+def trained_twice(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("every-watch"))
+    write_small_dataset(home, DATASET, random_interactions())
+    train_all(home, DATASET, "quick", console=Console(file=io.StringIO()))
+    return home
+
+
+@pytest.fixture
+def home(trained_twice: Home, tmp_path: Path) -> Home:
+    """A copy whose second fit is still to be made."""
+    shutil.copytree(trained_twice.root, tmp_path / "home", symlinks=True)
+    own = Home(tmp_path / "home")
+    Run(own.run(DATASET)).forget()
+    return own
+
+
+def refitted(home: Home, console: Console | None = None) -> Manifest:
+    console = console or Console(file=io.StringIO(), width=200)
+    settings = load_profile("quick")
+    return refit(home, home.measuring, load_dataset(home, DATASET), settings, console)
+
+
+def test_the_towers_learn_from_every_watch(trained_twice: Home) -> None:
+    tables = load_dataset(trained_twice, DATASET)
+    sequences = SequenceFile(Run(trained_twice.run(DATASET)).sequences)
+    learned = RetrievalData.open(sequences, tables.videos, tables.viewers)
+    assert learned.watch_count == len(load_watches(trained_twice, DATASET))
+    assert not learned.validation
+    assert len(learned.last_watches) > 0
+
+
+def test_the_towers_have_moved_a_little_from_the_measured_ones(trained_twice: Home) -> None:
+    served, measured = (
+        np.load(each.staged_release(DATASET) / layout.VIDEO_VECTORS)
+        for each in (trained_twice, trained_twice.measuring)
+    )
+    assert not np.array_equal(served, measured)
+    cosines = (served * measured).sum(1) / np.linalg.norm(served, axis=1)
+    cosines /= np.linalg.norm(measured, axis=1)
+    assert np.median(cosines) > 0.9, "the ranker reads them as it has learned to"
+
+
+def test_the_ranker_is_the_measured_one(trained_twice: Home) -> None:
+    served, measured = (
+        Manifest.read(each.staged_release(DATASET))
+        for each in (trained_twice, trained_twice.measuring)
+    )
+    assert served.files[layout.RANKER] == measured.files[layout.RANKER]
+    assert served.files[layout.GOLDEN_RANKER] != measured.files[layout.GOLDEN_RANKER]
+    assert served.score_weights == measured.score_weights
+    assert served.candidates == measured.candidates
+
+
+def test_a_second_fit_that_was_stopped_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refitting, "take_ranker", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            refitted(home)
+    assert not home.staged_release(DATASET).exists()
+    console = Console(file=io.StringIO(), width=200)
+    manifest = refitted(home, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "going on from the checkpoint, 100% done" in console.file.getvalue()
+    assert Manifest.read(home.staged_release(DATASET)) == manifest
+
+
+def test_other_towers_to_start_from_start_it_afresh(home: Home) -> None:
+    refitted(home)
+    train_all(home, DATASET, "quick", seed=1, refit=False, console=Console(file=io.StringIO()))
+    console = Console(file=io.StringIO(), width=200)
+    refitted(home, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "the checkpoint is of other start" in console.file.getvalue()
+
+
+def test_without_the_measured_fits_checkpoint_it_says_what_to_do(home: Home) -> None:
+    shutil.rmtree(Run(home.measuring.run(DATASET)).checkpoints)
+    with pytest.raises(CheckpointError, match="train again with --fresh"):
+        refitted(home)
+
+
+def test_it_takes_an_eighth_of_the_epochs_and_at_least_one() -> None:
+    quality, quick = (load_profile(name).retrieval for name in ("quality", "quick"))
+    assert (refit_config(quality).epochs, refit_config(quick).epochs) == (2, 1)
+    assert refit_config(quality).learning_rate == quality.learning_rate / 4

@@ -1,0 +1,97 @@
+"""What a fit of the models starts from: features of one split of a data set, and its watches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from server.candidate.release import CandidateRelease
+from server.home import Home
+from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Quotas
+from training.data.dataset import Dataset
+from training.data.split import Holdout
+from training.features.build import build_features
+from training.features.online_store import OnlineStoreSettings
+from training.features.progress import progress_bars
+from training.features.watches import FeaturesMissingError, Split, load_watches
+from training.profile import Profile
+from training.release.stage import Origin, stage_retrieval
+from training.retrieval.data import RetrievalData
+from training.retrieval.towers import Towers
+from training.run import Run, fingerprint
+
+
+def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:
+    """Return the split of the features, which are built if missing or made of other data."""
+    wanted = Split.of(holdout, dataset.fingerprint)
+    try:
+        split = Split.load(home, dataset.name)
+    except FeaturesMissingError:
+        split = None
+    if split != wanted:
+        console.rule(f"features of {dataset.name}")
+        with progress_bars(console) as progress:
+            # Nobody but this machine measures: a shared store is for what viewers are served.
+            own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
+            build_features(home, dataset.name, holdout, progress, own)
+    return wanted
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a fit starts from."""
+
+    home: Home
+    dataset: Dataset
+    settings: Profile
+    split: Split
+    quotas: Quotas
+    data: RetrievalData
+
+    @staticmethod
+    def of(home: Home, dataset: Dataset, settings: Profile, split: Split) -> Inputs:
+        """Return the inputs, once the towers' sequences are written from the features."""
+        run = Run(home.run(dataset.name))
+        watches = home.features(dataset.name) / "watches.parquet"
+        data = RetrievalData.stream(watches, dataset.videos, dataset.viewers, run.sequences)
+        return Inputs(home, dataset, settings, split, Quotas(), data)
+
+    @property
+    def repo(self) -> Path:
+        """The folder of features."""
+        return self.home.features(self.dataset.name)
+
+    @property
+    def run(self) -> Run:
+        """What of the fit is on disk."""
+        return Run(self.home.run(self.dataset.name))
+
+    @cached_property
+    def watches(self) -> pd.DataFrame:
+        """The split's watches; in memory from the first use on."""
+        return load_watches(self.home, self.dataset.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of all that decides the retrieval part."""
+        retrieval = self.settings.retrieval
+        return fingerprint(
+            FORMAT_VERSION,
+            # Whatever the members are: the retrieval settings below have their number.
+            FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
+            self.quotas.model_dump(),
+            self.split.model_dump(),
+            self.data.fingerprint(),
+            asdict(retrieval),
+        )
+
+    def stage_retrieval(self, model: Towers) -> CandidateRelease:
+        """Stage the retrieval part of the release, given its trained towers, and return it."""
+        origin = Origin(self.dataset.name, self.split.data_fingerprint, self.split.holdout)
+        return stage_retrieval(
+            self.run.draft, model, self.data, self.dataset, self.repo, origin, self.quotas
+        )
