@@ -53,7 +53,7 @@ def tower_inputs(
     Returns:
         `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
         see `gap_buckets`; `asked_gap` int64[b]: bucket of the time from the last of these videos
-        to the moment asked, 0 without a history or a moment; `lengths` int64[b]; `attributes`
+        to the moment asked, 0 only without a history; `lengths` int64[b]; `attributes`
         int64[b, ATTRIBUTE_LIMIT].
     """
     histories: list[Int64Array] = []
@@ -66,7 +66,7 @@ def tower_inputs(
         times = viewer.history_times[known][-history_limit:]
         buckets = gap_buckets(np.append(times, viewer.asked_at))
         gaps.append(buckets[:-1])
-        asked_gap[index] = buckets[-1] if viewer.asked_at else 0
+        asked_gap[index] = buckets[-1]
     lengths = np.array([len(history) for history in histories], np.int64)
     width = max(1, int(lengths.max(initial=0)))
     history = np.zeros((len(viewers), width), np.int64)

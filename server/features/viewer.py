@@ -29,15 +29,20 @@ class ViewerFeatures:
     like_count: int = 0
     """How many of them the viewer liked."""
     asked_at: int = 0
-    """The moment at which a slate is asked for, Unix seconds; 0 if it isn't known."""
+    """The moment at which a slate is asked for, Unix seconds; 0 for right after the last watch."""
 
     def playing(self, seed_key: int) -> ViewerFeatures:
-        """These features with the video that is playing as the last one watched, now."""
+        """Return these features with the video that is playing as the last one watched.
+
+        If the history has it as the last one already, it is this play, which began then: read as
+        watched twice, it would lead to worse candidates. Else it begins at the moment asked.
+        """
+        seen = replace(self, watched_keys=np.append(self.watched_keys, np.int64(seed_key)))
+        if len(self.history_keys) and self.history_keys[-1] == seed_key:
+            return seen
         last = self.history_times[-1] if len(self.history_times) else 0
-        now = np.int64(self.asked_at or last)
         return replace(
-            self,
+            seen,
             history_keys=np.append(self.history_keys, np.int64(seed_key)),
-            history_times=np.append(self.history_times, now),
-            watched_keys=np.append(self.watched_keys, np.int64(seed_key)),
+            history_times=np.append(self.history_times, np.int64(self.asked_at or last)),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from vireo.v1 import viewer_pb2
 
@@ -9,7 +11,7 @@ from server.features.viewer import ViewerFeatures
 
 
 def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
-    """The features that a request carries."""
+    """Return the features that a request carries, asked for now if it doesn't say when."""
     return ViewerFeatures(
         history_keys=np.array(viewer.history_keys, np.int64),
         history_times=np.array(viewer.history_times, np.int64),
@@ -17,5 +19,5 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
         attributes=tuple(viewer.attributes),
         watch_count=viewer.watch_count,
         like_count=viewer.like_count,
-        asked_at=viewer.asked_at,
+        asked_at=viewer.asked_at or int(time.time()),
     )

@@ -61,7 +61,7 @@ def test_a_batch_is_padded_on_the_right_and_an_empty_history_has_width_one() -> 
         ([10, 11], 11, 1),
         ([10, 11], 5, 1),  # a clock that is behind
         ([10, 11], np.iinfo(np.int64).max, GAP_BUCKETS - 1),
-        ([10, 11], 0, 0),  # nobody knows the moment
+        ([10, 11], 0, 1),  # nobody knows the moment: 0 is for no history, as in training
         ([], 18, 0),
     ],
 )
@@ -90,6 +90,16 @@ def test_the_playing_video_becomes_the_last_one_watched() -> None:
     np.testing.assert_array_equal(playing.history_keys, [50, 900])
     np.testing.assert_array_equal(playing.history_times, [10, 10])
     np.testing.assert_array_equal(viewer([], []).playing(900).history_keys, [900])
+
+
+def test_a_play_that_the_history_has_already_is_not_watched_again() -> None:
+    asking = replace(viewer([-7, 50], [10, 20]), asked_at=27)
+    playing = asking.playing(50)
+    assert 50 in playing.watched_keys
+    batch, recorded = (tower_inputs([each], VideoRows(KEYS), {}, 9) for each in (playing, asking))
+    for name in recorded:
+        np.testing.assert_array_equal(batch[name], recorded[name])
+    np.testing.assert_array_equal(asking.playing(-7).history_keys, [-7, 50, -7])
 
 
 def test_the_playing_video_is_watched_at_the_moment_asked() -> None:
