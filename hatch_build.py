@@ -7,6 +7,7 @@ that `make setup` made. Nothing that it writes is committed.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from protos.generate import GENERATED, generate
 from protos.python_client import generate_client
+from wheel_layout import PACKAGE, lay_out
+
+ROOT = Path(__file__).parent
 
 
-class StubsHook(BuildHookInterface[Any]):
-    """Generates before files are collected."""
+class WheelHook(BuildHookInterface[Any]):
+    """Decides what is in a wheel; an editable install reads the checkout instead."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Writes protos/gen/ afresh and adds it to a wheel; an editable install reads it there."""
+        """Write protos/gen/ afresh; give a wheel, unless it is editable, its one package."""
         generate()
         if version == "editable":
             generate_client()
-        else:
-            for package in ("vireo", "inference", "buf"):
-                build_data["force_include"][str(GENERATED / package)] = package
+            return
+        self._scratch = tempfile.TemporaryDirectory()
+        package = Path(self._scratch.name) / PACKAGE
+        lay_out(ROOT, GENERATED, package)
+        build_data["force_include"][str(package)] = PACKAGE
+        scripts = self.metadata.core.scripts
+        scripts.update({name: f"{PACKAGE}.{target}" for name, target in scripts.items()})

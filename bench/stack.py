@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from clients import cli
 from server.errors import VireoError
 from server.home import Home
 from server.releases.store import ReleaseStore
@@ -25,7 +26,7 @@ from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
 from server.stack.state import running_stack
 
-VIREO = (sys.executable, "-m", "clients.cli")
+VIREO = (sys.executable, "-m", cli.__name__)
 """The `vireo` command of this environment."""
 _CHANNEL = "production"
 _START_SECONDS = 300.0

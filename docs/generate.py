@@ -21,7 +21,8 @@ PAGE = Path(__file__).parent / "settings.md"
 _INTRODUCTION = """# Settings
 
 Everything is set by environment variables; a pod takes each of its own as a flag too
-(`VIREO_DRAIN_SECONDS=2` or `--drain-seconds 2`), which `python -m server.gateway --help` lists.
+(`VIREO_DRAIN_SECONDS=2` or `--drain-seconds 2`), which `python -m server.gateway --help` lists;
+where Vireo is installed as a wheel, `python -m vireo.server.gateway --help`.
 Each process prints its settings when it starts, secrets hidden.
 
 This page is made from the code by `python -m docs.generate`.

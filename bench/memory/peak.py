@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from clients import cli
 from server.errors import VireoError
 from server.home import Home
 
@@ -33,7 +34,7 @@ def peak_memory(home: Home, arguments: Sequence[str]) -> int:
     Raises:
         VireoError: the command fails.
     """
-    command = [sys.executable, "-m", "clients.cli", *arguments]
+    command = [sys.executable, "-m", cli.__name__, *arguments]
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, *command],
         capture_output=True,

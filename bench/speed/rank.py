@@ -32,6 +32,7 @@ from bench.speed.h2load import Shot, Volley, fire
 from bench.speed.peers import PEERS, Peer, serving, shot
 from bench.speed.row import Row
 from bench.stack import free_port_base
+from server import ranking
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.home import Home
@@ -247,7 +248,7 @@ def _pod(own: Home, staged: Path, cores: Sequence[int]) -> Iterator[int]:
         release_id = store.publish(staged).release_id
         store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.ranking"],
+            [sys.executable, "-m", ranking.__name__],
             env={
                 **{name: text for name, text in os.environ.items() if name[:6] != "VIREO_"},
                 **server.environment(),

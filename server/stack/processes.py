@@ -21,6 +21,9 @@ from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 """The service by which the control plane reports its health."""
 
+_SERVICES = __name__.removesuffix(".stack.processes")
+"""The package of the services, which a wheel has elsewhere."""
+
 
 @dataclass(frozen=True)
 class ProcessSpec:
@@ -70,7 +73,7 @@ def _pod_process(
     home = settings.home_folder
     return ProcessSpec(
         name=name,
-        command=[sys.executable, "-m", f"server.{pool.service}"],
+        command=[sys.executable, "-m", f"{_SERVICES}.{pool.service}"],
         port=port,
         probe=grpc_probe(
             port, GRPC_SERVICES[pool.service], tls=operator_tls(settings), role=pool.service
@@ -169,7 +172,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
     """The control plane; `endpoints` is the file in which it finds the pods."""
     return ProcessSpec(
         name="control",
-        command=[sys.executable, "-m", "server.control"],
+        command=[sys.executable, "-m", f"{_SERVICES}.control"],
         port=settings.control_port,
         probe=grpc_probe(settings.control_port, ADS, tls=operator_tls(settings), role="control"),
         environment={

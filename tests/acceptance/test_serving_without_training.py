@@ -49,24 +49,45 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(
     environment: Path, demo_home: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """The demo's release, published and served from that environment."""
+    """The demo's release, published and served from that environment, outside the checkout."""
     home = Home(tmp_path_factory.mktemp("serving-home"))
     for folder in (home.features, home.staged_release):
         shutil.copytree(
             demo_home.root / folder("ml-100k").relative_to(home.root), folder("ml-100k")
         )
     publish = "vireo release publish --data ml-100k"
-    with running_stack(home.root, prepare=publish, programs=environment) as stack:
+    with running_stack(home.root, prepare=publish, folder=home.root, programs=environment) as stack:
         yield stack
 
 
-@pytest.mark.parametrize("module", ["torch", "onnx", "scipy", "matplotlib"])
-def test_nothing_of_training_is_installed(environment: Path, module: str) -> None:
-    code = f"import importlib.util; print(importlib.util.find_spec({module!r}))"
-    done = subprocess.run(
-        [environment / "python", "-c", code], cwd=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "None\n", done.stdout + done.stderr
+def run(environment: Path, code: str) -> str:
+    """What Python of the environment prints of `code`."""
+    command = [str(environment / "python"), "-c", code]
+    done = subprocess.run(command, cwd=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_nothing_of_training_is_installed(environment: Path) -> None:
+    modules = ("torch", "onnx", "scipy", "matplotlib")
+    code = f"from importlib.util import find_spec; print(*filter(find_spec, {modules}))"
+    assert run(environment, code) == ""
+
+
+def test_the_wheel_takes_no_name_but_its_own_and_leaves_envoys_to_envoys_protos(
+    environment: Path,
+) -> None:
+    code = "from importlib.metadata import files; print(*files('vireo'), sep='\\n')"
+    tops = {path.partition("/")[0] for path in run(environment, code).splitlines()}
+    assert {top.partition("-")[0] for top in tops} == {"..", "vireo"}, "`..` is for its program"
+    code = "import envoy.config.core.v3.base_pb2, vireo.server.home; import server"
+    with pytest.raises(AssertionError, match="No module named 'server'"):
+        run(environment, code)
+
+
+def test_stubs_are_importable_by_the_names_that_the_readme_has(environment: Path) -> None:
+    code = "from vireo.v1 import recommendation_pb2 as it; print(it.RecommendRequest(page_size=1))"
+    assert run(environment, code) == "page_size: 1"
 
 
 def test_a_full_slate_is_served(serving: Stack, environment: Path) -> None:

@@ -83,7 +83,7 @@ def running_stack(
     Args:
         home: its VIREO_HOME.
         prepare: shell commands to run before, with the same settings.
-        folder: where to run them; the current one if None.
+        folder: where to run them and the stack; the current one if None.
         settings: further `VIREO_…` variables, besides those that make it patient.
         programs: folder of the `vireo` command to use; this environment's by default.
         arguments: further ones of `vireo up`.
@@ -95,6 +95,7 @@ def running_stack(
         )
     process = subprocess.Popen(
         [programs / "vireo", "up", *arguments],
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -37,12 +37,13 @@ DOCUMENTS: list[dict[str, Any]] = [
     for document in yaml.safe_load_all((FOLDER / name).read_text())
 ]
 PROCESSES: Mapping[str, tuple[type[RpcSettings], str]] = {
-    "server.control": (ControlSettings, ads.NAME),
-    "server.candidate": (PodSettings, GRPC_SERVICES["candidate"]),
-    "server.ranking": (PodSettings, GRPC_SERVICES["ranking"]),
-    "server.gateway": (GatewaySettings, GRPC_SERVICES["gateway"]),
+    "vireo.server.control": (ControlSettings, ads.NAME),
+    "vireo.server.candidate": (PodSettings, GRPC_SERVICES["candidate"]),
+    "vireo.server.ranking": (PodSettings, GRPC_SERVICES["ranking"]),
+    "vireo.server.gateway": (GatewaySettings, GRPC_SERVICES["gateway"]),
 }
-"""The settings of each process of ours, and the gRPC service by which it tells its health."""
+"""The settings of each process of ours, by its module in a wheel, and the gRPC service by which it
+tells its health."""
 
 
 def named(kind: str) -> dict[str, dict[str, Any]]:
@@ -136,7 +137,7 @@ def test_the_pods_of_production_are_found_by_their_services() -> None:
         assert service["clusterIP"] == "None"
         [port] = service["ports"]
         assert port["name"] == port["targetPort"] == KubernetesSettings().port_name
-        assert OURS[name]["command"] == ["python", "-m", f"server.{pool.service}"]
+        assert OURS[name]["command"] == ["python", "-m", f"vireo.server.{pool.service}"]
     assert {pool for pool in POOLS if pool.name == "production"} == set(production.values())
 
 

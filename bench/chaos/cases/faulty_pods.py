@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from bench.chaos import faulty_pod
 from bench.chaos.chain import Chain
 from bench.chaos.faulty_pod import SLOWER, UNAVAILABLE_SHARE
 from bench.chaos.result import CaseResult, Findings
@@ -70,7 +71,7 @@ def _faulty_process(chain: Chain, fault: str, port: int) -> ProcessSpec:
     }
     return ProcessSpec(
         name=f"faulty-{fault}",
-        command=[sys.executable, "-m", "bench.chaos.faulty_pod"],
+        command=[sys.executable, "-m", faulty_pod.__name__],
         port=port,
         probe=grpc_probe(port, ""),
         environment={
