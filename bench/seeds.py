@@ -65,7 +65,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     Raises:
         VireoError: a command failed, or not every viewer was answered in full.
     """
-    own = Home(home.root / "seeds" / f"{data}-{profile}" / str(seed))
+    own = seed_home(home, data, profile, seed)
     finished = own.root / "result.json"
     if finished.exists():
         result: dict[str, Any] = json.loads(finished.read_text())
@@ -91,6 +91,11 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     }
     finished.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def seed_home(home: Home, data: str, profile: str, seed: int) -> Home:
+    """Return the home of one seed."""
+    return Home(home.root / "seeds" / f"{data}-{profile}" / str(seed))
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ def train(
     refit: Annotated[
         bool,
         typer.Option(
-            help="Fit again on every watch, with the settings that were chosen, once the first "
-            "fit has been measured on each viewer's held-out last watch. If not, the measured "
-            "release is the one to publish: half the time, and it has never seen those watches."
+            help="Go on with every watch once the first fit has been measured on each viewer's "
+            "held-out last watch. If not, the measured release is the one to publish, which has "
+            "never seen those watches."
         ),
     ] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier runs' results.")] = False,

@@ -1,0 +1,120 @@
+"""What the second fit does to the figures: the same step one watch earlier, which can be measured.
+
+    python -m bench.refit --data ml-100k --profile demo --seeds 0 1 2
+
+Reads the measured fits that `python -m bench.seeds` has left for these seeds. The towers of each go
+on with the validation watches too, the tables are counted anew, the ranker stays, and both releases
+are asked for the held-out test watches, which neither has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.seeds import REPORT, mean, seed_home
+from server.candidate.release import CandidateRelease
+from server.home import Home
+from server.ranking.release import RankingRelease
+from server.releases.manifest import Manifest
+from training.data.dataset import Dataset, load_dataset
+from training.evaluation.chain import features_before_test, run_chain
+from training.evaluation.ranker import ranker_measures
+from training.evaluation.run import TestBed
+from training.evaluation.systems import of_lists
+from training.features.watches import load_watches
+from training.profile import load_profile
+from training.refit import refit_config
+from training.release.stage import Origin, stage_retrieval, take_ranker
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.ensemble import train_towers
+from training.run import Run
+
+_COUNTED = ("hr_10", "ndcg_10", "recall_100")
+_PROBABILITIES = ("watch_predicted_over_observed", "like_predicted_over_observed")
+_VARIANTS = ("first_fit", "gone_on")
+
+
+def main() -> None:
+    """Run from the command line; see the module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
+    parser.add_argument("--profile", default="demo", help="settings of the trainings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
+    given = parser.parse_args()
+    console, home = Console(stderr=True, highlight=False), Home.current()
+    tables = load_dataset(home, given.data)
+    config = refit_config(load_profile(given.profile).retrieval)
+    results = []
+    for seed in given.seeds:
+        console.rule(f"seed {seed} of {given.profile} on {given.data}")
+        measuring = seed_home(home, given.data, given.profile, seed).measuring
+        folder = home.root / "bench" / "refit" / f"{given.data}-{given.profile}" / str(seed)
+        release = gone_on(measuring, tables, replace(config, seed=seed), folder, console)
+        staged = measuring.staged_release(given.data)
+        measured = (measures(measuring, given.data, each) for each in (staged, release))
+        results.append({"seed": seed, **dict(zip(_VARIANTS, measured, strict=True))})
+    document = {
+        "data": given.data,
+        "profile": given.profile,
+        "seeds": results,
+        "mean": {
+            variant: {
+                name: mean([result[variant][name] for result in results])
+                for name in (*_COUNTED, *_PROBABILITIES)
+            }
+            for variant in _VARIANTS
+        },
+    }
+    path = given.out / f"refit-{given.data}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    console.print(f"result: {path}", soft_wrap=True)
+
+
+def gone_on(
+    measuring: Home, tables: Dataset, config: RetrievalConfig, folder: Path, console: Console
+) -> Path:
+    """Return the folder of the release whose towers have gone on with the validation watches.
+
+    Args:
+        measuring: where a measured fit has left its run.
+        tables: what it was fitted to.
+        config: see `refit_config`; its seed is that of the fit.
+        folder: where checkpoints and the release go.
+        console: where progress is shown.
+    """
+    run, repo = Run(measuring.run(tables.name)), measuring.features(tables.name)
+    manifest = Manifest.read(run.release)
+    watches = load_watches(measuring, tables.name)
+    learned = watches.assign(part=watches["part"].replace({"validation": "train"}))
+    data = RetrievalData.build(learned, tables.videos, tables.viewers)
+    model = train_towers(data, config, folder / "checkpoints", console, start=run.checkpoints)
+    release = folder / "release"
+    origin = Origin(manifest.dataset, manifest.data_fingerprint, "last")
+    stage_retrieval(release, model, data, tables, repo, origin, manifest.quotas)
+    take_ranker(release, run.release, data)
+    return release
+
+
+def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]:
+    """Return what a release does on the test watches, by measure."""
+    candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
+    bed = TestBed.of(load_watches(measuring, dataset), candidates.ids)
+    features = features_before_test(bed.watches, measuring.features(dataset))
+    count = candidates.manifest.candidates
+    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
+    counted = of_lists(answers.ranked, bed.viewers).measures(bed.past.videos)
+    ranker = ranker_measures(answers, bed.viewers)
+    return {name: {**counted, **ranker}[name] for name in (*_COUNTED, *_PROBABILITIES)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.refit import gone_on, measures
+from server.home import Home
+from server.releases import layout
+from server.releases.manifest import Manifest
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.fits import fit_measured
+from training.data.dataset import load_dataset
+from training.profile import load_profile
+from training.refit import refit_config
+
+
+def test_the_towers_that_go_on_are_measured_beside_those_they_started_from(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home")
+    write_small_dataset(home, "trained", random_interactions())
+    fit_measured(home, "trained")
+    config = refit_config(load_profile("quick").retrieval)
+    tables = load_dataset(home, "trained")
+    folder = gone_on(home, tables, config, tmp_path / "gone-on", Console(quiet=True))
+    staged = home.staged_release("trained")
+    before, after = (measures(home, "trained", each) for each in (staged, folder))
+    metrics = Manifest.read(staged).metrics
+    assert before["ndcg_10"] == metrics["chain.ndcg_10"]
+    assert before.keys() == after.keys()
+    first, second = (each / layout.VIDEO_VECTORS for each in (staged, folder))
+    assert first.read_bytes() != second.read_bytes()
+    assert (staged / layout.RANKER).read_bytes() == (folder / layout.RANKER).read_bytes()
