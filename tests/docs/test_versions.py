@@ -16,6 +16,8 @@ def test_the_readme_and_make_name_the_versions_of_python_that_the_package_takes(
     taken = SpecifierSet(project["requires-python"])
     versions = [f"3.{minor}" for minor in range(20) if f"3.{minor}.9" in taken]
     assert versions[0] == "3.11"
+    classified = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert classified == versions
     [said] = re.findall(r"You need Python ([^m]*), make", (CHECKOUT / "README.md").read_text())
     assert re.findall(r"3\.\d+", said) == versions
     makefile = (CHECKOUT / "Makefile").read_text()
