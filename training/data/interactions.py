@@ -81,18 +81,37 @@ def far_from_others(times: Int64Array) -> BoolArray:
 
 
 def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
-    """Return places by (time, row), without those that repeat another exactly."""
+    """Return places by (time, row), of one viewer, video, event and time only the last row's.
+
+    Args:
+        found: the interactions.
+        notes: gets how many others there were, those with another rating or fraction apart.
+
+    Returns:
+        int64[m].
+    """
     pair = found.viewer.astype(np.int64) * (int(found.video.max(initial=0)) + 1) + found.video
     same = pair * len(EVENTS) + found.event
-    order = np.lexsort((same, found.time))  # stable: the first in the file comes first
-    repeats = (np.diff(same[order]) == 0) & (np.diff(found.time[order]) == 0)
+    order = np.lexsort((same, found.time))  # stable: the last in the file comes last
+    repeated = np.flatnonzero((np.diff(same[order]) == 0) & (np.diff(found.time[order]) == 0))
+    dropped, later = order[repeated], order[repeated + 1]
+    changed = _differ(found.rating, dropped, later)
+    changed |= _differ(found.watched_fraction, dropped, later)
     fresh = np.ones(len(found), np.bool_)
-    fresh[order[1:][repeats]] = False
+    fresh[dropped] = False
     kept = np.flatnonzero(fresh)
     times = found.time[kept]
-    notes["repeated interactions dropped"] = int(repeats.sum())
+    notes["repeated interactions dropped"] = int((~changed).sum())
+    notes["interactions replaced by a later row of the same moment"] = int(changed.sum())
     notes["interactions earlier than the row before, sorted"] = int((np.diff(times) < 0).sum())
     return np.asarray(kept[np.argsort(times, kind="stable")], np.int64)
+
+
+def _differ(values: Float32Array, left: Int64Array, right: Int64Array) -> BoolArray:
+    """Return which values at `left` differ from those at `right`; NaN equals NaN."""
+    one, other = values[left], values[right]
+    differ: BoolArray = (one != other) & ~(np.isnan(one) & np.isnan(other))
+    return differ
 
 
 def most_watched(found: Interactions) -> int:

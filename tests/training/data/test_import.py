@@ -348,8 +348,21 @@ def test_repeats_are_dropped_and_unsorted_times_sorted_and_counted(
         "interactions earlier than the row before, sorted": 2,
     }
     frame = load_dataset(home, "mine").interactions
-    assert frame["row"].tolist() == [7, 3, 4, 5, 2]
+    assert frame["row"].tolist() == [7, 4, 5, 6, 2]
     assert frame["timestamp"].is_monotonic_increasing
+
+
+def test_of_rows_of_one_moment_the_last_counts(home: Home, folder: Path) -> None:
+    rows = ["ü,1,2,", "0,1,2,0.5", "ü,1,5,", "ü,1,5,", "0,1,2,", "007,1,,", "007,1,,"]
+    header = "viewer_id,video_id,timestamp,rating,watched_fraction\n"
+    info = imported(home, folder, header + "\n".join(f"a,{row}" for row in rows))
+    assert info.problems == {
+        "repeated interactions dropped": 2,
+        "interactions replaced by a later row of the same moment": 2,
+    }
+    frame = load_dataset(home, "mine").interactions
+    kept = frame[["row", "rating", "watched_fraction"]].astype(str).values.tolist()
+    assert kept == [["5", "5.0", "nan"], ["6", "2.0", "nan"], ["8", "nan", "nan"]]
 
 
 def test_attributes_are_all_other_columns_of_the_viewers_file(home: Home, folder: Path) -> None:

@@ -77,6 +77,7 @@ def test_bad_rows_are_skipped_and_counted_and_the_rest_keeps_its_moments(
         "mine: 5 interactions of 2 viewers with 6 videos.",
         "  3 bad interactions left out",
         "  1 repeated interactions dropped",
+        "  1 interactions earlier than the row before, sorted",
     ]
     frame = load_dataset(Home.current(), "mine").interactions
     assert [f"{time:%H:%M:%S}" for time in frame["timestamp"]] == [
