@@ -75,7 +75,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     spent = train_seed(
         own, ["--data", data, "--profile", profile, "--seed", str(seed)], environment
     )
-    found = json.loads(_run(["evaluate", "--served", "--data", data, "--json"], environment))
+    found = json.loads(_run(["evaluate", "served", "--data", data, "--json"], environment))
     answers = found["answers"]
     if answers["failed"] or answers["degraded"]:
         raise VireoError(f"seed {seed} was not served in full, so it doesn't count: {answers}")

@@ -37,7 +37,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="Fetch, import and show data sets.")
 app.add_typer(features.app, name="features", help="Build and show features in Feast.")
 app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)

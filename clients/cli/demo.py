@@ -26,7 +26,8 @@ def demo(
     Each step is a command of its own, shown as it runs. What an earlier demo has done already
     is not done again.
     """
-    from clients.cli import data, evaluate, train, up
+    from clients.cli import data, train, up
+    from clients.cli.evaluate import measure_offline
     from clients.cli.release.promote import PromotionRefusedError
     from clients.cli.release.publish import publish
 
@@ -40,7 +41,7 @@ def demo(
     announce(f"train --data {DATASET} --profile {PROFILE}")
     train.train(DATASET, PROFILE)
     announce(f"evaluate --data {DATASET}")
-    evaluate.evaluate(DATASET)
+    measure_offline(DATASET)
     announce(f"release publish --data {DATASET}")
     try:
         publish(DATASET)

@@ -1,19 +1,23 @@
-"""`vireo evaluate`: how good the newest release, or the running stack, is."""
+"""`vireo evaluate`: how good a release is on each viewer's held-out watch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
+from clients.cli import studies
 from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
-from clients.cli.studies import print_studies
+from clients.cli.studies import DataOption, JsonOption
 from clients.cli.tables import print_table, table_of
+from server.errors import VireoError
 
 if TYPE_CHECKING:
     from server.home import Home
@@ -26,159 +30,150 @@ _COLUMNS = {
     "recall_100": "Recall@100",
     "coverage_10": "Coverage@10",
 }
+_MOVED = {
+    **dict.fromkeys(
+        ("--served", "--lists", "--target", "--ca", "--token", "--concurrency", "--deadline"),
+        "served",
+    ),
+    "--sources": "study sources",
+    "--tune-quotas": "study quotas",
+    "--tune-baselines": "study baselines",
+    "--diversity": "study diversity",
+    "--without": "study ablations",
+    "--cold-start": "study cold-start",
+    "--check-leaks": "leaks",
+    "--report": "page",
+}
+"""Options that became commands, or options of one: named in the error if they are still used."""
+
+_Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines",
+        help="Measure beside every baseline, with intervals, paired tests and slices; "
+        "beside popularity and EASE alone if absent.",
+    ),
+]
 
 
+class _Evaluate(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for arg in takewhile(lambda arg: arg not in self.commands, args):
+            option = arg.partition("=")[0]
+            if option in _MOVED:
+                raise VireoError(f"{option} has moved; see: vireo evaluate {_MOVED[option]} --help")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Evaluate, invoke_without_command=True)
+app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
+app.command()(studies.leaks)
+
+
+@app.callback()
 def evaluate(
-    data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
-    served: Annotated[
-        bool,
-        typer.Option(
-            "--served", help="Serve the measured release on a stack of its own, and ask its edge."
-        ),
-    ] = False,
-    lists: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --served: file that gets each viewer's 100 best as a line of JSON; "
-            "served.jsonl beside the run's report if absent."
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            help="With --served: host:port of the edge of a running stack that serves a measured "
-            "release and its features; a stack of its own is started if absent."
-        ),
-    ] = "",
-    ca: CaOption = None,
-    token: TokenOption = "",
-    concurrency: Annotated[
-        int, typer.Option(min=1, max=256, help="With --served: requests at a time.")
-    ] = 8,
-    deadline: Annotated[
-        float, typer.Option(min=0.01, help="With --served: seconds for each request.")
-    ] = 5.0,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines",
-            help="Measure beside every baseline, with intervals, paired tests and slices; "
-            "beside popularity and EASE alone if absent.",
-        ),
-    ] = False,
-    sources: Annotated[
-        bool, typer.Option("--sources", help="Study what each candidate source finds.")
-    ] = False,
-    tune_quotas: Annotated[
-        bool,
-        typer.Option("--tune-quotas", help="Try shares of the sources on validation."),
-    ] = False,
-    tune_baselines: Annotated[
-        bool,
-        typer.Option(
-            "--tune-baselines",
-            help="Try the settings of every baseline on validation; evaluations use the best.",
-        ),
-    ] = False,
-    diversity: Annotated[
-        bool, typer.Option("--diversity", help="Study what diversity costs and gives.")
-    ] = False,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Study the chain without a source or an input of the ranker; repeatable."
-        ),
-    ] = None,
-    cold_start: Annotated[
-        bool,
-        typer.Option(
-            "--cold-start", help="Study unseen viewers and videos, with towers trained for it."
-        ),
-    ] = False,
-    check_leaks: Annotated[
-        bool,
-        typer.Option("--check-leaks", help="Check that no test watch has reached training."),
-    ] = False,
-    profile: Annotated[
-        str, typer.Option(help="With --without, --cold-start, --diversity: settings to train with.")
-    ] = "demo",
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="With --cold-start: longest training.")
-    ] = None,
-    report: Annotated[
-        bool,
-        typer.Option(
-            "--report", help="Measure nothing; make the page of what was measured before."
-        ),
-    ] = False,
-    page: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[FILE]",
-            help="With --report: file of the page; index.html in the run's report if absent.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    context: typer.Context,
+    data: DataOption = "ml-100k",
+    baselines: _Baselines = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure on each viewer's held-out watch, beside popularity and EASE."""
-    from server.errors import VireoError
+    """Measure the newest release on each viewer's held-out watch, beside popularity and EASE."""
+    command = context.invoked_subcommand
+    if command is None:
+        measure_offline(data, baselines=baselines, as_json=as_json)
+    elif (data, baselines, as_json) != ("ml-100k", False, False):
+        raise VireoError(f"options of {command} go after its name: vireo evaluate {command} …")
+
+
+def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = False) -> None:
+    """Measure the newest release of a data set in process, and print what was found.
+
+    Raises:
+        VireoError: there is none, or it can't be tested.
+    """
     from server.home import Home
     from training.evaluation import commands
-    from training.evaluation.baselines.registry import BASELINES, QUICK
-    from training.evaluation.studies import Studies
     from training.heartbeat import heartbeat
     from training.measuring import measuring_home
 
     # Nothing is held out from what is served: its measured twin is asked.
     home, errors = measuring_home(Home.current()), Console(stderr=True)
-    if report:
-        typer.echo(f"page: {commands.write_report_page(home, data, page)}")
-        return
-    if page is not None:
-        raise VireoError(f"{page} is for the page: give --report too; data sets go by --data")
-    studies = Studies(home, data, profile, errors)
-    asked: dict[str, Callable[[], object]] = {
-        name: study
-        for name, wanted, study in (
-            ("leaks", check_leaks, studies.leaks),
-            ("sources", sources, studies.sources),
-            ("quotas", tune_quotas, studies.quotas),
-            ("baselines", tune_baselines, studies.baselines),
-            ("diversity", diversity, studies.diversity),
-            ("ablations", without, lambda: studies.ablations(without or [])),
-            ("cold_start", cold_start, lambda: studies.cold_start(minutes)),
+    with heartbeat(errors, f"evaluating {dataset}"):
+        found = commands.evaluate_staged(home, dataset, errors, baselines=_beside(baselines))
+    _print(found, as_json)
+    if not as_json:
+        typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
+
+
+@app.command()
+def served(
+    data: DataOption = "ml-100k",
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that gets each viewer's 100 best as a line of JSON; served.jsonl beside "
+            "the run's report if absent."
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="host:port of the edge of a running stack that serves a measured release and "
+            "its features; a stack of its own is started if absent."
+        ),
+    ] = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time.")] = 8,
+    deadline: Annotated[float, typer.Option(min=0.01, help="Seconds for each request.")] = 5.0,
+    baselines: _Baselines = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what comes out of Envoy: serve the measured release, and ask for every viewer."""
+    from server.home import Home
+    from training.evaluation import commands
+    from training.heartbeat import heartbeat
+    from training.measuring import measuring_home
+
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
+    report = home.run(data) / "report"
+    path = lists or report / "served.jsonl"
+    with (
+        heartbeat(errors, f"evaluating {data}"),
+        _asked_edge(home, data, target, ca, token) as edge,
+    ):
+        options = commands.ServedOptions(
+            edge.target, path, concurrency, deadline, edge.credentials()
         )
-        if wanted
-    }
-    if asked:
-        with heartbeat(errors, f"studying {data}"):
-            found = {name: study() for name, study in asked.items()}
-        print_studies(found, as_json, home.run(data) / "report")
-        return
-    beside = BASELINES if baselines else QUICK
-    if served:
-        path = lists or home.run(data) / "report" / "served.jsonl"
-        with (
-            heartbeat(errors, f"evaluating {data}"),
-            _asked_edge(home, data, target, ca, token) as edge,
-        ):
-            options = commands.ServedOptions(
-                edge.target, path, concurrency, deadline, edge.credentials()
-            )
-            evaluated = commands.evaluate_served(home, data, options, errors, baselines=beside)
-    elif lists is not None:
-        raise VireoError("--lists writes what the stack answers: give --served too")
-    else:
-        with heartbeat(errors, f"evaluating {data}"):
-            evaluated = commands.evaluate_staged(home, data, errors, baselines=beside)
-    if as_json:
-        typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
-        return
-    _print(evaluated)
-    if served:
+        found = commands.evaluate_served(home, data, options, errors, baselines=_beside(baselines))
+    _print(found, as_json)
+    if not as_json:
         typer.echo(f"lists: {path}")
-    if not served or evaluated.agreement:
-        typer.echo(f"report: {home.run(data) / 'report' / 'index.html'}")
+        if found.agreement:
+            typer.echo(f"report: {report / 'index.html'}")
+
+
+@app.command()
+def page(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="File of the page; index.html in the run's report if absent."),
+    ] = None,
+    data: DataOption = "ml-100k",
+) -> None:
+    """Make one page of all that was measured before."""
+    from server.home import Home
+    from training.evaluation import commands
+    from training.measuring import measuring_home
+
+    home = measuring_home(Home.current())
+    typer.echo(f"page: {commands.write_report_page(home, data, file)}")
+
+
+def _beside(every: bool) -> Sequence[str]:
+    from training.evaluation.baselines.registry import BASELINES, QUICK
+
+    return BASELINES if every else QUICK
 
 
 @contextmanager
@@ -195,8 +190,13 @@ def _asked_edge(
         yield edge_of(own, None, "")
 
 
-def _print(evaluated: Evaluated) -> None:
-    """Prints a line a system, then what else was found."""
+def _print(evaluated: Evaluated, as_json: bool) -> None:
+    """Print JSON, or a line a system and what else was found."""
+    if as_json:
+        from training.evaluation import commands
+
+        typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
+        return
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
     columns = tuple(_COLUMNS.values())

@@ -1,35 +1,127 @@
-"""Prints what the studies of `vireo evaluate` found: the page of the report shows all of it."""
+"""`vireo evaluate study` and `leaks`: one part of the newest release at a time.
+
+The page of the report shows all that a study found; the main figures are printed.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from clients.cli.tables import print_table, table_of
 
+if TYPE_CHECKING:
+    from training.evaluation.studies import Studies
 
-def print_studies(found: Mapping[str, Any], as_json: bool, report: Path) -> None:
-    """Prints each study as JSON, or its main figures and where the rest is."""
+DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Profile = Annotated[str, typer.Option(help="Settings to train with.")]
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Find recall of each candidate source, of their union, and of the union without each."""
+    _study("sources", lambda studies: studies.sources(), data, as_json)
+
+
+@app.command()
+def quotas(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Try shares of the candidate sources on validation."""
+    _study("quotas", lambda studies: studies.quotas(), data, as_json)
+
+
+@app.command()
+def baselines(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Try the settings of every baseline on validation; evaluations use the best."""
+    _study("baselines", lambda studies: studies.baselines(), data, as_json)
+
+
+@app.command()
+def diversity(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Find what diversity costs and gives."""
+    _study("diversity", lambda studies: studies.diversity(), data, as_json)
+
+
+@app.command()
+def ablations(
+    without: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Sources, or inputs of the ranker.")
+    ],
+    data: DataOption = "ml-100k",
+    profile: _Profile = "demo",
+    as_json: JsonOption = False,
+) -> None:
+    """Train the ranker again without each of some sources or inputs.
+
+    A study that was stopped goes on.
+    """
+    _study("ablations", lambda studies: studies.ablations(without), data, as_json, profile)
+
+
+@app.command("cold-start")
+def cold_start(
+    data: DataOption = "ml-100k",
+    profile: _Profile = "demo",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Maximum minutes of training.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train towers without some viewers and videos, and recommend to and of these.
+
+    A study that was stopped goes on.
+    """
+    _study("cold_start", lambda studies: studies.cold_start(minutes), data, as_json, profile)
+
+
+def leaks(
+    data: DataOption = "ml-100k",
+    profile: Annotated[str, typer.Option(help="Settings that the release was trained with.")] = (
+        "demo"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Check that no test watch, nor anything later of its viewer, has reached training."""
+    _study("leaks", lambda studies: studies.leaks(), data, as_json, profile)
+
+
+def _study(
+    name: str,
+    study: Callable[[Studies], Any],
+    data: str,
+    as_json: bool,
+    profile: str = "demo",
+) -> None:
+    """Run a study; print it as JSON, or its main figures and where the rest is."""
+    from server.home import Home
+    from training.evaluation.studies import Studies
+    from training.heartbeat import heartbeat
+    from training.measuring import measuring_home
+
+    # Nothing is held out from what is served: its measured twin is studied.
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
+    with heartbeat(errors, f"studying {data}"):
+        document = study(Studies(home, data, profile, errors))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps({name: document}, indent=2))
         return
     console = Console(highlight=False)
-    for name, document in found.items():
-        if name == "leaks":
-            console.print("no leak: nothing of a test watch has reached training")
-            continue
-        rows = list(_ROWS[name](document))
-        columns = tuple(rows[0][1])
-        table = table_of("", *columns, numbers=columns, title=name.replace("_", " "))
-        for title, figures in rows:
-            table.add_row(title, *(f"{value:.4f}" for value in figures.values()))
-        print_table(table, console)
-    typer.echo(f"report: {report}")
+    if name == "leaks":
+        console.print("no leak: nothing of a test watch has reached training")
+        return
+    rows = list(_ROWS[name](document))
+    columns = tuple(rows[0][1])
+    table = table_of("", *columns, numbers=columns, title=name.replace("_", " "))
+    for title, figures in rows:
+        table.add_row(title, *(f"{value:.4f}" for value in figures.values()))
+    print_table(table, console)
+    typer.echo(f"report: {home.run(data) / 'report'}")
 
 
 Row = tuple[str, Mapping[str, float]]

@@ -18,7 +18,7 @@ def test_the_served_chain_beats_ease_and_popularity(demo_home: Home, tmp_path: P
     assert Manifest.read(demo_home.staged_release("ml-100k")).holdout == "none"
     measuring = demo_home.measuring
     lists = tmp_path / "lists.jsonl"
-    command = ["evaluate", "--served", "--data", "ml-100k", "--lists", str(lists), "--json"]
+    command = ["evaluate", "served", "--data", "ml-100k", "--lists", str(lists), "--json"]
     patience = ["--deadline", "9"]  # of a busy machine
     done = subprocess.run(
         [BIN / "vireo", *command, *patience],

@@ -112,7 +112,7 @@ def check_dataset(manifest: Manifest, dataset: str) -> None:
     if manifest.holdout == "none":
         raise VireoError(
             f"release {name} was trained on every watch, so that none is left to test on; its "
-            f"measured twin is served and asked by: vireo evaluate --served --data {dataset}"
+            f"measured twin is served and asked by: vireo evaluate served --data {dataset}"
         )
 
 

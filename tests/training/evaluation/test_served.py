@@ -206,7 +206,7 @@ def test_a_release_of_another_data_set_is_refused() -> None:
 
 
 def test_a_release_that_has_seen_every_watch_is_refused() -> None:
-    with pytest.raises(VireoError, match="vireo evaluate --served --data films"):
+    with pytest.raises(VireoError, match="vireo evaluate served --data films"):
         check_dataset(manifest(holdout="none"), "films")
 
 

@@ -110,7 +110,7 @@ def read_settings(folder: Path) -> TunedBaselines | None:
         return None
     except (OSError, TypeError, ValidationError) as error:
         raise VireoError(
-            f"cannot read {path}: {error}; make it again with: vireo evaluate --tune-baselines"
+            f"cannot read {path}: {error}; make it again with: vireo evaluate study baselines"
         ) from error
     return found
 

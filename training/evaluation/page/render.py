@@ -58,7 +58,5 @@ def write_page(folder: Path, manifest: Manifest, path: Path | None = None) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise VireoError(
-            f"cannot write {path}: {error.strerror}; give --report another file"
-        ) from error
+        raise VireoError(f"cannot write {path}: {error.strerror}; give another file") from error
     return path

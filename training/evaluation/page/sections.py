@@ -128,7 +128,7 @@ _PLANS = (
         "before the held-out one, which they were then asked for. Half-lives are in watches back "
         "in a viewer's history. The file has each grid and all that was tried.",
         SETTINGS_FILE,
-        "vireo evaluate --data DATA --tune-baselines",
+        "vireo evaluate study baselines --data DATA",
         tables=lambda document: [tables.baselines(document)],
     ),
     _Plan(
@@ -137,7 +137,7 @@ _PLANS = (
         "all but one, in k candidates; and how many are among the k best of any source, which are "
         "more candidates than k.",
         SOURCES,
-        "vireo evaluate --data DATA --sources",
+        "vireo evaluate study sources --data DATA",
         lambda document: [Figure("Recall of the candidates", figures.sources(document))],
         lambda document: [tables.sources(document)],
     ),
@@ -146,14 +146,14 @@ _PLANS = (
         "The ranker trained again without one source, or one of its inputs. p: paired permutation "
         "test of the viewers' NDCG@10 (Holm).",
         ABLATIONS,
-        "vireo evaluate --data DATA --without NAME",
+        "vireo evaluate study ablations --data DATA NAME",
         tables=lambda document: [tables.ablations(document)],
     ),
     _Plan(
         "Diversity",
         "What re-ranking for diversity costs: a point for each strength, the released one ringed.",
         DIVERSITY,
-        "vireo evaluate --data DATA --diversity",
+        "vireo evaluate study diversity --data DATA",
         lambda document: [Figure("NDCG@10 against diversity", figures.diversity(document))],
     ),
     _Plan(
@@ -162,7 +162,7 @@ _PLANS = (
         "viewer watches after the first few watches, what a viewer watches last where only the "
         "last few before it are known, and videos that nobody has watched.",
         COLD_START,
-        "vireo evaluate --data DATA --cold-start",
+        "vireo evaluate study cold-start --data DATA",
         _cold_figures,
         _cold_tables,
     ),

@@ -86,7 +86,7 @@ def test_a_damaged_file_and_one_of_another_build_are_refused_with_the_way_out(
     content: str, tmp_path: Path
 ) -> None:
     (tmp_path / SETTINGS_FILE).write_text(content)
-    with pytest.raises(VireoError, match="vireo evaluate --tune-baselines"):
+    with pytest.raises(VireoError, match="vireo evaluate study baselines"):
         tuned_for(PAST, tmp_path, "films")
 
 

@@ -61,11 +61,11 @@ def test_what_was_not_measured_is_left_out_with_the_command_that_would(tmp_path:
     write_small_report(tmp_path)
     page = render_page(tmp_path, MANIFEST)
     for file, command in {
-        "baselines.json": "--tune-baselines",
-        "ablations.json": "--without NAME",
-        "diversity.json": "--diversity",
-        "sources.json": "--sources",
-        "cold_start.json": "--cold-start",
+        "baselines.json": "study baselines",
+        "ablations.json": "study ablations",
+        "diversity.json": "study diversity",
+        "sources.json": "study sources",
+        "cold_start.json": "study cold-start",
         "seeds.json": "python -m bench.seeds --data films &amp; more",
     }.items():
         assert f"<code>{file}</code>" in page
@@ -144,7 +144,7 @@ def test_the_page_goes_where_it_is_told(tmp_path: Path) -> None:
     assert write_page(tmp_path, MANIFEST) == tmp_path / "index.html"
     path = write_page(tmp_path, MANIFEST, tmp_path / "docs" / "films.html")
     assert path.read_text().startswith("<!doctype html>")
-    with pytest.raises(VireoError, match=r"cannot write .*give --report another file"):
+    with pytest.raises(VireoError, match=r"cannot write .*give another file"):
         write_page(tmp_path, MANIFEST, tmp_path)
 
 
