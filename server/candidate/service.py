@@ -49,6 +49,9 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         """The candidates for one viewer."""
         serving = served(self._loader, request.release_id)
         query = decode(request)
+        if request.count_of_release:
+            stated = serving.content.release.manifest.candidates
+            query = replace(query, count=max(stated, request.page_size))
         caller = Caller(context.time_remaining())
         try:
             found = await self._worker.run(lambda: serving.content.retrieve(query, caller), caller)

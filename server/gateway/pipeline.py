@@ -63,7 +63,11 @@ class RecommendPipeline:
         own = release.manifest.release_id
         wanted = self.candidates or release.manifest.candidates
         count = self.quality.count(query.page_size, wanted)
-        retrieval = await attempt("retrieval", self.retrieve(query, viewer, count, own))
+        # The release of a canary pod may state another number than the gateway's.
+        stated = self.candidates is None and count >= wanted
+        retrieval = await attempt(
+            "retrieval", self.retrieve(query, viewer, count, own, count_of_release=stated)
+        )
         candidates = retrieval.value
         missing = candidates is not None and any(report.failure for report in candidates.sources)
         if missing:
@@ -90,7 +94,7 @@ class RecommendPipeline:
                     degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
                 elif self.shadow is not None and not degradations:
                     seconds = retrieval.seconds + ranking.seconds
-                    self.shadow.offer(query, viewer, count, items, release_id, seconds)
+                    self.shadow.offer(query, viewer, count, stated, items, release_id, seconds)
 
         return pb.RecommendResponse(
             items=items,

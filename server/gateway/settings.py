@@ -25,8 +25,8 @@ class GatewaySettings(PodSettings):
     """Folder with the Feast repository of each data set, by name."""
 
     candidates: int | None = Field(default=None, ge=1, le=MAX_CANDIDATES)
-    """How many candidates to have ranked, in place of the release's own number, which its ranker
-    learned from; a larger page asks for as many as it has."""
+    """How many candidates to have ranked, in place of the own number of each release, which its
+    ranker learned from; a larger page asks for as many as it has."""
     least_candidates: int = Field(default=100, ge=1, le=MAX_CANDIDATES)
     """How few to ask for at worst, while pods are slow to answer."""
     default_deadline: float = Field(default=1.0, gt=0)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from vireo.v1 import candidate_pb2, ranking_pb2
 
 from server.features.keys import video_key, video_keys
+from server.releases.manifest import MAX_CANDIDATES
 
 _ROUNDING = 1e-5
 """By which a probability may be above 1."""
@@ -37,8 +38,9 @@ def check_candidates(
         BadAnswerError: they may not.
     """
     count = len(answer.keys)
-    if count > request.count:
-        raise BadAnswerError(f"{count} candidates where {request.count} were asked for")
+    allowed = MAX_CANDIDATES if request.count_of_release else request.count
+    if count > allowed:
+        raise BadAnswerError(f"{count} candidates where {allowed} were asked for")
     _check_release(answer.release_id)
     _check_scores("scores", answer.scores, count)
     _check_scores("co_watch_scores", answer.co_watch_scores, count)

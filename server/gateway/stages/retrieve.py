@@ -36,16 +36,25 @@ class Retrieve:
         count: int,
         release_id: str,
         pool: tuple[tuple[str, str], ...] = (),
+        *,
+        count_of_release: bool = False,
     ) -> pb.RetrieveCandidatesResponse:
-        """`count` candidates, best first, from `release_id` while the pod holds it.
+        """Return the candidates for a query, best first.
 
-        `pool` is metadata that sends the call to another pool than the viewer's.
+        Args:
+            query: what was asked.
+            viewer: the viewer's features.
+            count: how many to return at most.
+            release_id: the release to answer from while the pod holds it; empty for its own.
+            pool: metadata that sends the call to another pool than the viewer's.
+            count_of_release: whether the release that answers says how many instead.
 
         Raises:
             StageFailedError: no pod gave a good answer in time.
             UnknownSeedError: the query follows a video that the release doesn't have.
         """
         request = retrieve_request(query, viewer, count, release_id)
+        request.count_of_release = count_of_release
         blocked = query.blocked_keys(viewer)
         try:
             return await self._call(

@@ -37,6 +37,8 @@ class _Answered:
     viewer: ViewerFeatures
     candidates: int
     """How many were asked for."""
+    count_of_release: bool
+    """Whether the release says how many instead."""
     served: Slate
 
 
@@ -63,6 +65,7 @@ class Shadow:
         query: RecommendQuery,
         viewer: ViewerFeatures,
         candidates: int,
+        count_of_release: bool,
         items: list[pb.SlateItem],
         release_id: str,
         seconds: float,
@@ -73,6 +76,7 @@ class Shadow:
             query: what was asked.
             viewer: the viewer's features as they were read.
             candidates: how many were asked for.
+            count_of_release: whether the release says how many instead.
             items: the slate.
             release_id: the release that it came from.
             seconds: what retrieval and ranking took.
@@ -81,7 +85,7 @@ class Shadow:
             return
         try:
             served = slate_of(release_id, items, seconds)
-            self._queue.put_nowait(_Answered(query, viewer, candidates, served))
+            self._queue.put_nowait(_Answered(query, viewer, candidates, count_of_release, served))
         except asyncio.QueueFull:
             self.comparisons.dropped()
 
@@ -112,7 +116,14 @@ class Shadow:
         query = answered.query.again(Deadline.after(2.5 * SECONDS))
         started = time.perf_counter()
         viewer = answered.viewer
-        candidates = await self._retrieve(query, viewer, answered.candidates, "", POOL)
+        candidates = await self._retrieve(
+            query,
+            viewer,
+            answered.candidates,
+            "",
+            POOL,
+            count_of_release=answered.count_of_release,
+        )
         ranked = await self._rank(query, viewer, candidates, POOL)
         items = ranked_items(ranked, candidates)
         if not items:

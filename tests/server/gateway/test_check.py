@@ -138,6 +138,18 @@ def test_another_release_may_lack_as_many_ids_as_it_says() -> None:
         checked_ranked(answer)
 
 
+def test_a_release_that_says_how_many_it_returns_keeps_within_what_any_may_state() -> None:
+    request = candidate_pb2.RetrieveCandidatesRequest(count=3, page_size=2)
+    with pytest.raises(BadAnswerError, match="4 candidates where 3 were asked for"):
+        check_candidates(found(), request, np.array([1]))
+    request.count_of_release = True
+    check_candidates(found(), request, np.array([1]))
+    answer = found()
+    answer.keys.extend(range(2000))
+    with pytest.raises(BadAnswerError, match="2004 candidates where 2000 were asked for"):
+        check_candidates(answer, request, np.array([1]))
+
+
 def test_long_histories_are_held_against_the_candidates_too() -> None:
     request = candidate_pb2.RetrieveCandidatesRequest(count=4, page_size=2)
     others = np.arange(10_000, dtype=np.int64)

@@ -23,6 +23,7 @@ from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
 from server.ranking.service import RANKING_POD
 from server.releases.manifest import Manifest
+from server.rpc.worker import Worker
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
@@ -157,15 +158,24 @@ async def test_a_page_larger_than_the_candidate_count_is_filled(
         assert response.explanation.candidates == 5
 
 
-async def test_as_many_candidates_are_ranked_as_the_release_states(
-    release: Path, features: Path, candidate_target: str, ranking_target: str, tmp_path: Path
+async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
+    release: Path, features: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(release, tmp_path / "release")
-    Manifest.read(folder).model_copy(update={"candidates": 12}).write(folder)
-    async with gateway(folder, features, candidate_target, ranking_target) as stub:
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
-        assert response.explanation.candidates == 12
-        assert not response.degradations
+    folder = shutil.copytree(release, tmp_path / "canary")
+    changes = {"release_id": "canary", "candidates": 12}
+    Manifest.read(folder).model_copy(update=changes).write(folder)
+    async with (
+        serving(CANDIDATE_POD, folder, worker=Worker()) as (candidate, _),
+        serving(RANKING_POD, folder, worker=Worker()) as (ranking, _),
+    ):
+        pods = (f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}")
+        for size, setting, asked_for in ((1, None, 12), (20, None, 20), (1, 5, 5)):
+            async with gateway(release, features, *pods, candidates=setting) as stub:
+                request = pb.RecommendRequest(viewer_id=VIEWER, page_size=size, explain=True)
+                response = await stub.Recommend(request)
+                assert response.release_id == "canary"
+                assert not response.degradations
+                assert response.explanation.candidates == asked_for
 
 
 async def test_without_ranking_pods_the_slate_is_in_retrieval_order(
