@@ -26,7 +26,7 @@ from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.stack import publish, served, stack_environment
 from server.errors import VireoError
 from server.home import Home
-from server.releases.manifest import Manifest
+from server.releases.manifest import Manifest, Quotas
 from server.releases.store import ReleaseStore
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
@@ -156,7 +156,7 @@ def make_twin(release: Path, target: Path) -> Path:
     manifest.model_copy(
         update={
             "release_id": f"{manifest.release_id}-twin",
-            "quotas": quotas.model_copy(update={"popular": quotas.popular + 0.2}),
+            "quotas": Quotas({**quotas.root, "popular": quotas.root["popular"] + 0.2}),
             "score_weights": weights.model_copy(update={"diversity": weights.diversity + 3.0}),
         }
     ).write(target)

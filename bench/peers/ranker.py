@@ -17,6 +17,7 @@ import numpy.typing as npt
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
+from server.signals import SCORES
 
 RELEASE = "VIREO_BENCH_RELEASE"
 """Environment variable with the release's folder."""
@@ -39,9 +40,7 @@ def arrays_of(query: RankingQuery) -> dict[str, npt.NDArray[np.generic]]:
     text = _SEPARATOR.join(viewer.attributes).encode()
     return {
         "keys": query.keys,
-        "scores": query.two_tower,
-        "co_watch_scores": query.co_watch,
-        "ease_scores": query.ease,
+        **query.scores,
         "source_masks": query.source_masks,
         "history_keys": viewer.history_keys,
         "history_times": viewer.history_times,
@@ -70,9 +69,9 @@ def rank(pipeline: RankingPipeline, arrays: Arrays) -> dict[str, npt.NDArray[np.
                 like_count=likes,
             ),
             keys=arrays["keys"].astype(np.int64, copy=False),
-            two_tower=arrays["scores"].astype(np.float32, copy=False),
-            co_watch=arrays["co_watch_scores"].astype(np.float32, copy=False),
-            ease=arrays["ease_scores"].astype(np.float32, copy=False),
+            scores={
+                score.name: arrays[score.name].astype(np.float32, copy=False) for score in SCORES
+            },
             source_masks=arrays["source_masks"].astype(np.uint32, copy=False),
             page_size=PAGE,
         )

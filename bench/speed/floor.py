@@ -20,13 +20,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
-from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2
 
 from bench.speed.cpu import pin
-from server.candidate.pipeline import SCORERS, CandidatePipeline, CandidateQuery
+from server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
-from server.candidate.scorers import co_watch, ease, two_tower
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
@@ -56,18 +55,12 @@ class InProcess:
     def models(self, query: CandidateQuery, page: int) -> list[str]:
         """The best of the nearest unwatched videos by the ranking model."""
         asked = Retrieval.of(self.candidate.release, query)
-        rows = asked.release.index.nearest(asked.vector, query.count, asked.blocked_rows)
-        found = asked.proposed(rows, viewer_pb2.SOURCE_TWO_TOWER)
+        found = SOURCES[0].propose(asked)
         scores = {
             name: column for each in SCORERS for name, column in each.score(asked, found).items()
         }
-        retrieval = retrieval_features(
-            scores[two_tower.COLUMN],
-            scores[co_watch.COLUMN],
-            scores[ease.COLUMN],
-            found.source_masks,
-        )
-        return self._best(query.viewer, asked.history_rows, rows, retrieval, page)
+        retrieval = retrieval_features(scores, found.source_masks)
+        return self._best(query.viewer, asked.history_rows, found.rows, retrieval, page)
 
     def ranking_query(self, query: CandidateQuery, page: int) -> RankingQuery:
         """What the ranking service is asked after the candidate service has answered."""
@@ -75,9 +68,7 @@ class InProcess:
         return RankingQuery(
             viewer=query.viewer,
             keys=found.keys,
-            two_tower=found.two_tower,
-            co_watch=found.co_watch,
-            ease=found.ease,
+            scores=found.scores,
             source_masks=found.source_masks,
             page_size=page,
             seed_key=query.seed_key,
@@ -88,9 +79,7 @@ class InProcess:
         ranker = self.ranking.release
         rows = ranker.rows.find(query.keys)
         history = ranker.rows.find(query.viewer.history_keys)
-        retrieval = retrieval_features(
-            query.two_tower, query.co_watch, query.ease, query.source_masks
-        )
+        retrieval = retrieval_features(query.scores, query.source_masks)
         return self._best(query.viewer, history[history >= 0], rows, retrieval, query.page_size)
 
     def _best(

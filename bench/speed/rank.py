@@ -163,9 +163,9 @@ def _message(query: RankingQuery, question: Asked) -> ranking_pb2.RankCandidates
     return ranking_pb2.RankCandidatesRequest(
         viewer=retrieval.viewer,
         keys=query.keys.tolist(),
-        scores=query.two_tower.tolist(),
-        co_watch_scores=query.co_watch.tolist(),
-        ease_scores=query.ease.tolist(),
+        scores=query.scores["two_tower"].tolist(),
+        co_watch_scores=query.scores["co_watch"].tolist(),
+        ease_scores=query.scores["ease"].tolist(),
         source_masks=query.source_masks.tolist(),
         page_size=query.page_size,
     )

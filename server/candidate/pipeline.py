@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from vireo.v1 import viewer_pb2
 
+from server import signals
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
-from server.candidate.scorers import co_watch as co_watch_score
-from server.candidate.scorers import ease as ease_score
-from server.candidate.scorers import two_tower as two_tower_score
-from server.candidate.scorers.co_watch import CoWatchScorer
-from server.candidate.scorers.ease import EaseScorer
-from server.candidate.scorers.two_tower import TwoTowerScorer
-from server.candidate.sources.co_watch import CoWatchSource
-from server.candidate.sources.ease import EaseSource
-from server.candidate.sources.fresh import FreshSource
-from server.candidate.sources.popular import PopularSource
-from server.candidate.sources.two_tower import TwoTowerSource
+from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline
@@ -37,23 +28,73 @@ __all__ = [
     "UnknownSeedError",
 ]
 
-SOURCES = (TwoTowerSource(), CoWatchSource(), EaseSource(), PopularSource(), FreshSource())
-SCORERS = (TwoTowerScorer(), CoWatchScorer(), EaseScorer())
-SCORES = {
-    viewer_pb2.SOURCE_TWO_TOWER: TwoTowerScorer.name,
-    viewer_pb2.SOURCE_CO_WATCH: CoWatchScorer.name,
-    viewer_pb2.SOURCE_EASE: EaseScorer.name,
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+_PROPOSE: Mapping[str, Callable[[Retrieval], Int64Array]] = {
+    "two_tower": two_tower.propose,
+    "co_watch": co_watch.propose,
+    "ease": ease.propose,
+    "popular": popular.propose,
+    "fresh": fresh.propose,
 }
-"""The scorer behind each source that has one: what fails there is missing, too."""
-_BITS = {source.source: np.uint32(1 << source.source) for source in SOURCES}
-"""Of each source in a mask."""
+_SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
+    "two_tower": two_tower.score,
+    "co_watch": co_watch.score,
+    "ease": ease.score,
+}
+
+
+@dataclass(frozen=True)
+class SourceStage:
+    """Has a declared source propose."""
+
+    source: signals.Source
+    fail_open: bool = True
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def propose(self, query: Retrieval) -> Candidates:
+        """The candidates that the source proposes, best first."""
+        rows = _PROPOSE[self.name](query)
+        masks = np.full(len(rows), self.source.bit, np.uint32)
+        return Candidates(query.release.keys[rows], rows, masks)
+
+
+@dataclass(frozen=True)
+class ScoreStage:
+    """Adds a declared score."""
+
+    declared: signals.Score
+    fail_open: bool = True
+
+    @property
+    def name(self) -> str:
+        """The score's, and so its source's: what fails in either is missing from that source."""
+        return self.declared.name
+
+    @property
+    def columns(self) -> Mapping[str, float]:
+        """The score's column."""
+        return {self.name: self.declared.neutral}
+
+    def score(self, query: Retrieval, candidates: Candidates) -> Mapping[str, Float32Array]:
+        """The score of each candidate."""
+        return {self.name: _SCORE[self.name](query, candidates.rows)}
+
+
+SOURCES = tuple(map(SourceStage, signals.SOURCES))
+SCORERS = tuple(map(ScoreStage, signals.SCORES))
 
 
 @dataclass(frozen=True)
 class SourceCount:
     """What one source did for one query."""
 
-    source: viewer_pb2.Source.ValueType
+    source: signals.Source
     proposed: int
     """How many of the returned candidates it proposed."""
     failure: str
@@ -62,31 +103,28 @@ class SourceCount:
 
 @dataclass(frozen=True)
 class RetrievedCandidates:
-    """Candidates in columns, best first by two-tower score."""
+    """Candidates in columns, best first by `signals.ORDERING`."""
 
-    keys: npt.NDArray[np.int64]
+    keys: Int64Array
     """int64[n]."""
-    rows: npt.NDArray[np.int64]
+    rows: Int64Array
     """Rows in the release's tables, int64[n]."""
-    two_tower: npt.NDArray[np.float32]
-    """float32[n]; all 0 where the viewer tower failed."""
-    co_watch: npt.NDArray[np.float32]
-    """float32[n]."""
-    ease: npt.NDArray[np.float32]
-    """float32[n]."""
+    scores: Mapping[str, Float32Array]
+    """Each of `signals.SCORES`, float32[n], its neutral value where it failed."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
     reports: tuple[SourceCount, ...]
+    """Of each of `signals.SOURCES`, in their order."""
 
 
-class BestByTwoTower:
-    """Orders by two-tower score; ties keep the union's order, which is the same everywhere."""
+class BestByOrdering:
+    """Orders by `signals.ORDERING`; ties keep the union's order, which is the same everywhere."""
 
-    name = "best_by_two_tower"
+    name = "best_by_ordering"
 
     def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
         """The best `count` candidates, best first."""
-        order = np.argsort(-candidates.scores[two_tower_score.COLUMN], kind="stable")
+        order = np.argsort(-candidates.scores[signals.ORDERING], kind="stable")
         return candidates.take(order[: query.query.count])
 
 
@@ -109,7 +147,7 @@ class CandidatePipeline:
             filters=(BlockedFilter(),),
             merge=QuotaMerge(quotas or release.manifest.quotas),
             scorers=SCORERS,
-            selector=BestByTwoTower(),
+            selector=BestByOrdering(),
             fail_open=fail_open,
         )
 
@@ -125,18 +163,10 @@ class CandidatePipeline:
         masks = selected.source_masks
         reports = tuple(
             SourceCount(
-                source.source,
-                int(np.count_nonzero(masks & _BITS[source.source])),
-                failures.get(source.name) or failures.get(SCORES.get(source.source, ""), ""),
+                source, int(np.count_nonzero(masks & source.bit)), failures.get(source.name, "")
             )
-            for source in SOURCES
+            for source in signals.SOURCES
         )
         return RetrievedCandidates(
-            keys=selected.keys,
-            rows=selected.rows,
-            two_tower=selected.scores[two_tower_score.COLUMN],
-            co_watch=selected.scores[co_watch_score.COLUMN],
-            ease=selected.scores[ease_score.COLUMN],
-            source_masks=selected.source_masks,
-            reports=reports,
+            selected.keys, selected.rows, selected.scores, selected.source_masks, reports
         )

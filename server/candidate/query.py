@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from server.candidate.release import CandidateRelease
-from server.features.co_watch import co_watched
-from server.features.ease import ease_scores
 from server.features.viewer import ViewerFeatures
-from server.pipeline.candidates import Candidates
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class UnknownSeedError(Exception):
@@ -48,6 +48,7 @@ class Retrieval:
     """The query's viewer, with the seed as the last video watched."""
     history_rows: Int64Array
     """Rows of the history that co-watch follows, oldest first: the seed's alone if any."""
+    _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
@@ -89,19 +90,12 @@ class Retrieval:
         """The viewer's embedding, float32[d]."""
         return self.release.viewer_vector(self.viewer)
 
-    @cached_property
-    def co_watched(self) -> tuple[Int64Array, Float32Array]:
-        """Rows that the history leads to, ascending, and their scores."""
-        release = self.release
-        return co_watched(self.history_rows, release.co_watch_rows, release.co_watch_weights)
-
-    @cached_property
-    def ease_scores(self) -> Float32Array:
-        """The EASE score of every video, float32[n]; empty where the release has no EASE."""
-        release = self.release
-        if not release.ease_rows.shape[1]:
-            return np.empty(0, np.float32)
-        return ease_scores(self.watched_rows, release.ease_rows, release.ease_weights)
+    def once(self, compute: Callable[[Retrieval], T]) -> T:
+        """Return what `compute` makes of this query, computed for the first who asks."""
+        if compute not in self._made:
+            self._made[compute] = compute(self)
+        made: T = self._made[compute]
+        return made
 
     def best(self, rows: Int64Array, scores: Float32Array) -> Int64Array:
         """The `wanted` best of `rows` by their `scores`, best first, ties by key."""
@@ -114,8 +108,3 @@ class Retrieval:
         if (np.diff(scores[order]) == 0).any():  # Seldom, and sorting by both takes longer.
             order = np.lexsort((self.release.keys[rows], -scores))
         return rows[order[: self.wanted]]
-
-    def proposed(self, rows: Int64Array, source: int) -> Candidates:
-        """The candidates at `rows`, proposed by Source number `source`."""
-        mask = np.full(len(rows), 1 << source, np.uint32)
-        return Candidates(self.release.keys[rows], rows, mask)

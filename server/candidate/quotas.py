@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from vireo.v1 import viewer_pb2
 
+from server import signals
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
 from server.releases.manifest import Quotas
@@ -15,33 +15,27 @@ from server.releases.manifest import Quotas
 class QuotaMerge:
     """The union of the sources' proposals, `count` videos where there are as many.
 
-    First come the quotas, then two-tower's proposals; should that not do, because two-tower
-    failed, the others' proposals past their quotas. A mask says in which sources' first
+    First come the quotas, then the proposals of the source that has none; should that not do,
+    because it failed, the others' proposals past their quotas. A mask says in which sources' first
     choices a video was; a filler has its own source's bit.
     """
 
     name = "merge"
 
     def __init__(self, quotas: Quotas) -> None:
-        """Takes the shares."""
-        self._shares = {
-            viewer_pb2.SOURCE_CO_WATCH: quotas.co_watch,
-            viewer_pb2.SOURCE_EASE: quotas.ease,
-            viewer_pb2.SOURCE_POPULAR: quotas.popular,
-            viewer_pb2.SOURCE_FRESH: quotas.fresh,
-        }
+        """Merge by these shares."""
+        shares = [(source.bit, quotas.root.get(source.name)) for source in signals.SOURCES]
+        self._shares = sorted(shares, key=lambda each: each[1] is None)
 
     def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
         """One candidate a video, in the order described above."""
         count = query.query.count
         first, rest = [], []
-        for source, share in self._shares.items():
-            proposed = np.flatnonzero(candidates.source_masks == 1 << source)
-            quota = math.floor(share * count)
+        for bit, share in self._shares:
+            proposed = np.flatnonzero(candidates.source_masks == bit)
+            quota = count if share is None else math.floor(share * count)
             first.append(proposed[:quota])
             rest.append(proposed[quota:])
-        two_tower = candidates.source_masks == 1 << viewer_pb2.SOURCE_TWO_TOWER
-        first.append(np.flatnonzero(two_tower)[:count])
         union = _union(candidates.take(np.concatenate(first)))
         if len(union) < count:
             known = union.rows

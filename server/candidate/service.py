@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 from pydantic import Field
-from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2
+from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
 from server.candidate.pipeline import (
     CandidatePipeline,
@@ -29,8 +29,12 @@ from server.rpc.pod import Pod, PodSettings
 from server.rpc.release_service import served
 from server.rpc.viewer import decode_viewer
 from server.rpc.worker import Worker
+from server.signals import SOURCES
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
+_IN_API = {
+    source.name: viewer_pb2.Source.Value(f"SOURCE_{source.name.upper()}") for source in SOURCES
+}
 
 
 class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
@@ -76,15 +80,15 @@ def encode(
     """The answer, with the ids of the first `page_size` candidates."""
     return candidate_pb2.RetrieveCandidatesResponse(
         keys=found.keys.tolist(),
-        scores=found.two_tower.tolist(),
-        co_watch_scores=found.co_watch.tolist(),
-        ease_scores=found.ease.tolist(),
+        scores=found.scores["two_tower"].tolist(),
+        co_watch_scores=found.scores["co_watch"].tolist(),
+        ease_scores=found.scores["ease"].tolist(),
         source_masks=found.source_masks.tolist(),
         ids=[release.ids[row] for row in found.rows[:page_size].tolist()],
         release_id=release.manifest.release_id,
         sources=[
             recommendation_pb2.SourceReport(
-                source=count.source,
+                source=_IN_API[count.source.name],
                 proposed=count.proposed,
                 failure=count.failure,
             )

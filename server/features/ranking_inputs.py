@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server import signals
 from server.features.content_match import content_match
 from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import attribute_ids
@@ -17,23 +18,19 @@ RANKER_HISTORY = 50
 """How many of the last watched videos the ranking model attends to."""
 VIDEO_FEATURES = ("log_watch_count", "log_recent_watch_count", "like_rate", "log_age_days")
 """Columns of a release's video feature table, in this order."""
+_BY_NUMBER = sorted(signals.SOURCES, key=lambda source: source.number)
 RETRIEVAL_FEATURES = (
-    "two_tower",
-    "co_watch",
-    "ease",
-    "from_two_tower",
-    "from_co_watch",
-    "from_popular",
-    "from_ease",
-    "from_fresh",
+    *(score.name for score in signals.SCORES),
+    *(f"from_{source.name}" for source in _BY_NUMBER),
 )
-"""Columns of the retrieval features, in this order; the last five are 0 or 1."""
+"""Columns of the retrieval features, in this order: each score, and whether each source, 0 or 1,
+proposed the candidate."""
 MATCH_FEATURES = ("content_match",)
 """Columns of how a candidate matches the history without retrieval, in this order."""
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
 """Columns of the viewer's dense features, in this order."""
 
-_SOURCES = np.arange(1, 6, dtype=np.uint32)
+_NUMBERS = np.array([source.number for source in _BY_NUMBER], np.uint32)
 
 Float32Array = npt.NDArray[np.float32]
 LIKE_PRIOR_COUNT = 5.0
@@ -79,15 +76,18 @@ def viewer_features(viewer: ViewerFeatures) -> Float32Array:
 
 
 def retrieval_features(
-    two_tower: Float32Array,
-    co_watch: Float32Array,
-    ease: Float32Array,
-    source_masks: npt.NDArray[np.uint32],
+    scores: Mapping[str, Float32Array], source_masks: npt.NDArray[np.uint32]
 ) -> Float32Array:
-    """RETRIEVAL_FEATURES of n candidates, float32[n, 8]; bit s of a mask is Source s."""
-    features = np.empty((len(two_tower), len(RETRIEVAL_FEATURES)), np.float32)
-    features[:, 0], features[:, 1], features[:, 2] = two_tower, co_watch, ease
-    features[:, 3:] = (source_masks[:, None] >> _SOURCES) & 1
+    """Return RETRIEVAL_FEATURES of n candidates, float32[n, r].
+
+    Args:
+        scores: each of `signals.SCORES` by name, float32[n].
+        source_masks: bit s is set if the source of number s proposed the candidate, uint32[n].
+    """
+    features = np.empty((len(source_masks), len(RETRIEVAL_FEATURES)), np.float32)
+    for place, score in enumerate(signals.SCORES):
+        features[:, place] = scores[score.name]
+    features[:, len(signals.SCORES) :] = (source_masks[:, None] >> _NUMBERS) & 1
     return features
 
 
@@ -96,7 +96,7 @@ def match_features(
     candidate_rows: npt.NDArray[np.int64],
     content: Vectors,
 ) -> Float32Array:
-    """MATCH_FEATURES of n candidates, float32[n, 1]; arguments as of `content_match`."""
+    """MATCH_FEATURES of n candidates, float32[n, m]; arguments as of `content_match`."""
     return content_match(history_rows, candidate_rows, content)[:, None]
 
 
@@ -115,7 +115,7 @@ def ranking_inputs(
         viewer: the viewer.
         history_rows: rows of the known videos of the history, oldest first, int64[h].
         candidate_rows: rows of the candidates, int64[n], all >= 0.
-        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, 8].
+        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, r].
         table: the release's video table.
         vocabulary: attribute text to id.
         candidate_features: VIDEO_FEATURES of the candidates at the moment of the request,
@@ -124,7 +124,7 @@ def ranking_inputs(
 
     Returns:
         `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
-        `retrieval_features` float32[1, n, 8], `match_features` float32[1, n, 1],
+        `retrieval_features` float32[1, n, r], `match_features` float32[1, n, m],
         `history_vectors` float32[1, h, d] (the last RANKER_HISTORY, oldest first; one zero row
         where there is none),
         `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].

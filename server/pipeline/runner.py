@@ -122,7 +122,7 @@ class _Run:
     def scored(self, stage: Scorer[Query], query: Query, candidates: Candidates) -> Candidates:
         def work() -> Candidates:
             columns = stage.score(query, candidates)
-            if set(columns) != set(stage.columns):
+            if columns.keys() != stage.columns.keys():
                 raise StageError(f"scorer {stage.name} gave {list(columns)}")
             return candidates.with_scores(columns)
 
@@ -130,7 +130,10 @@ class _Run:
         if scored is not None:
             return scored
         return candidates.with_scores(
-            {name: np.zeros(len(candidates), np.float32) for name in stage.columns}
+            {
+                name: np.full(len(candidates), neutral, np.float32)
+                for name, neutral in stage.columns.items()
+            }
         )
 
     def selected(self, stage: Selector[Query], query: Query, candidates: Candidates) -> Candidates:

@@ -51,8 +51,8 @@ class Scorer(Protocol[Query]):
         """Its name in reports and logs."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it adds; zeros where it failed and fails open."""
+    def columns(self) -> Mapping[str, float]:
+        """The columns that it adds, each with its value if it failed and fails open."""
 
     @property
     def fail_open(self) -> bool:

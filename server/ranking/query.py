@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,6 @@ import numpy.typing as npt
 
 from server.features.viewer import ViewerFeatures
 from server.ranking.release import RankingRelease
-
-TWO_TOWER = "two_tower"
-CO_WATCH = "co_watch"
-EASE = "ease"
-"""Columns that the candidates come with."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +19,8 @@ class RankingQuery:
     viewer: ViewerFeatures
     keys: npt.NDArray[np.int64]
     """int64[n]."""
-    two_tower: npt.NDArray[np.float32]
-    """Two-tower scores as retrieved, float32[n]."""
-    co_watch: npt.NDArray[np.float32]
-    """Co-watch scores as retrieved, float32[n]."""
-    ease: npt.NDArray[np.float32]
-    """EASE scores as retrieved, float32[n]."""
+    scores: Mapping[str, npt.NDArray[np.float32]]
+    """Each of `signals.SCORES` as retrieved, float32[n]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
     page_size: int

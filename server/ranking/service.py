@@ -66,9 +66,11 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     return RankingQuery(
         viewer=decode_viewer(request.viewer),
         keys=np.array(request.keys, np.int64),
-        two_tower=columns["scores"],
-        co_watch=columns["co_watch_scores"],
-        ease=columns["ease_scores"],
+        scores={
+            "two_tower": columns["scores"],
+            "co_watch": columns["co_watch_scores"],
+            "ease": columns["ease_scores"],
+        },
         source_masks=np.array(request.source_masks, np.uint32),
         page_size=request.page_size,
         seed_key=request.seed_key if request.HasField("seed_key") else None,

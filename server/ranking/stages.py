@@ -12,7 +12,7 @@ import structlog
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.inference.model import ModelOutputError
 from server.pipeline.candidates import Candidates
-from server.ranking.query import CO_WATCH, EASE, TWO_TOWER, Ranking
+from server.ranking.query import Ranking
 
 log = structlog.get_logger()
 
@@ -30,12 +30,7 @@ class RequestedSource:
     def propose(self, query: Ranking) -> Candidates:
         """The query's candidates, in its order."""
         asked = query.query
-        return Candidates(
-            asked.keys,
-            query.rows,
-            asked.source_masks,
-            {TWO_TOWER: asked.two_tower, CO_WATCH: asked.co_watch, EASE: asked.ease},
-        )
+        return Candidates(asked.keys, query.rows, asked.source_masks, asked.scores)
 
 
 @dataclass(frozen=True)
@@ -43,8 +38,12 @@ class RankerScorer:
     """The ranking model's probabilities; 0 for candidates that the release doesn't know."""
 
     name: str = "ranker"
-    columns: tuple[str, ...] = (WATCH, LIKE)
     fail_open: bool = False
+
+    @property
+    def columns(self) -> Mapping[str, float]:
+        """The tasks'."""
+        return {WATCH: 0.0, LIKE: 0.0}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Watch and like probability of each candidate."""
@@ -58,12 +57,7 @@ class RankerScorer:
                 query.viewer,
                 history[history >= 0],
                 retrieved.rows,
-                retrieval_features(
-                    retrieved.scores[TWO_TOWER],
-                    retrieved.scores[CO_WATCH],
-                    retrieved.scores[EASE],
-                    retrieved.source_masks,
-                ),
+                retrieval_features(retrieved.scores, retrieved.source_masks),
                 release.table,
                 release.vocabulary,
             )
@@ -76,8 +70,12 @@ class WeightedScorer:
     """One score out of the tasks', by the release's weights."""
 
     name: str = "weighted"
-    columns: tuple[str, ...] = (SCORE,)
     fail_open: bool = False
+
+    @property
+    def columns(self) -> Mapping[str, float]:
+        """The one that orders the page."""
+        return {SCORE: 0.0}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Watch ** watch_weight x like ** like_weight; 0 for unknown candidates.

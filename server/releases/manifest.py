@@ -6,8 +6,17 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    model_validator,
+)
 
+from server import signals
 from server.errors import VireoError
 from server.features.constants import feature_constants
 from server.features.ranking_inputs import (
@@ -116,12 +125,27 @@ class FeatureSchema(_Part):
         for name in sorted(self.constants.keys() | constants.keys()):
             theirs, mine = self.constants.get(name), constants.get(name)
             if theirs != mine:
-                return f"constants[{name}] is {theirs}, this build computes with {mine}"
+                return f"constants[{shown(name)}] is {theirs}, this build computes with {mine}"
         return ""
 
 
-class Quotas(_Part):
-    """Shares of the candidates kept for the best of a source; two-tower gets what is left.
+def _of_every_source(shares: dict[str, float]) -> dict[str, float]:
+    """Return the share of every source that has a quota, its default if it isn't given."""
+    declared = {each.name: each.quota for each in signals.SOURCES if each.quota is not None}
+    unknown = sorted(shares.keys() - declared.keys())
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no source with a quota; those are {', '.join(declared)}")
+    every = {name: shares.get(name, quota) for name, quota in declared.items()}
+    if sum(every.values()) > 1:
+        raise ValueError(f"{', '.join(every)} together must be at most 1")
+    return every
+
+
+_Shares = Annotated[dict[Label, Share], AfterValidator(_of_every_source)]
+
+
+class Quotas(RootModel[_Shares]):
+    """Shares of the candidates kept for the best of each source; two-tower gets what is left.
 
     On validation recall hardly moves with them. With EASE at .2, .3 and .4, Recall@300 is .901,
     .905 and .906 on ml-100k, and .862, .861 and .858 on ml-1m; Recall@500 .950, .952 and .960, and
@@ -129,16 +153,8 @@ class Quotas(_Part):
     ever watch them.
     """
 
-    co_watch: Share = 0.2
-    ease: Share = 0.3
-    popular: Share = 0.05
-    fresh: Share = 0.02
-
-    @model_validator(mode="after")
-    def _within_one(self) -> Quotas:
-        if sum(self.model_dump().values()) > 1:
-            raise ValueError("co_watch, ease, popular and fresh together must be at most 1")
-        return self
+    model_config = ConfigDict(frozen=True, validate_default=True)
+    root: _Shares = Field(default={})
 
 
 class ScoreWeights(_Part):

@@ -16,6 +16,7 @@ from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
+from server.signals import SCORES
 from training.features.history import viewers_before
 from training.heartbeat import tracked
 
@@ -155,9 +156,7 @@ def rank_all(
         RankingQuery(
             viewer=viewer,
             keys=found.keys,
-            two_tower=found.two_tower,
-            co_watch=found.co_watch,
-            ease=found.ease,
+            scores=found.scores,
             source_masks=found.source_masks,
             page_size=len(found.keys),
         )
@@ -170,9 +169,7 @@ def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> flo
         RankingQuery(
             viewer=viewer,
             keys=np.array([key], np.int64),
-            two_tower=np.zeros(1, np.float32),
-            co_watch=np.zeros(1, np.float32),
-            ease=np.zeros(1, np.float32),
+            scores={score.name: np.array([score.neutral], np.float32) for score in SCORES},
             source_masks=np.zeros(1, np.uint32),
             page_size=1,
         )

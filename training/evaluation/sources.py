@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,8 @@ from training.heartbeat import tracked
 CUTOFFS = (100, 200, 500)
 SOURCES_FILE = "sources.json"
 NAMES = tuple(source.name for source in SOURCES)
-GRID: Mapping[str, Sequence[float]] = {
-    "co_watch": (0.0, 0.1, 0.2),
-    "ease": (0.0, 0.1, 0.2, 0.3, 0.4),
-    "popular": (0.0, 0.05),
-    "fresh": (0.0, 0.02, 0.05),
-}
-"""Shares that are tried, every combination of them."""
+MULTIPLES = (0.0, 0.5, 1.0, 1.5)
+"""Shares that are tried of each source, in terms of its default; every combination up to 1."""
 
 VIEWERS_LIMIT = 10_000
 """Proposals of one viewer take some 50 kB."""
@@ -137,10 +132,10 @@ def study_sources(proposals: Proposals) -> dict[str, Any]:
 
 
 def tune_quotas(proposals: Proposals, count: int) -> list[dict[str, float]]:
-    """Recall at `count` of every combination of GRID, the best first.
+    """Recall at `count` of every combination of MULTIPLES, the best first.
 
     Returns:
-        For each the four shares and `recall`; of equals the one with the smallest shares first.
+        For each the shares and `recall`; of equals the one with the smallest shares first.
     """
     tried = [
         quotas.model_dump() | {"recall": _share(proposals.merged(quotas, count))}
@@ -150,8 +145,11 @@ def tune_quotas(proposals: Proposals, count: int) -> list[dict[str, float]]:
 
 
 def _grid() -> Iterator[Quotas]:
-    for shares in itertools.product(*GRID.values()):
-        yield Quotas(**dict(zip(GRID, shares, strict=True)))
+    default = Quotas().root
+    for times in itertools.product(MULTIPLES, repeat=len(default)):
+        shares = [share * each for share, each in zip(default.values(), times, strict=True)]
+        if math.fsum(shares) <= 1:
+            yield Quotas(dict(zip(default, shares, strict=True)))
 
 
 def _share(found: BoolArray) -> float:

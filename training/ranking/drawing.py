@@ -34,7 +34,7 @@ def draw_candidates(
 
     Returns:
         Rows int64[m, count], -1 where there are fewer, and their RETRIEVAL_FEATURES,
-        float32[m, count, 8].
+        float32[m, count, r].
 
     Raises:
         Exception: whatever a source raised: a model isn't trained on less than it would be
@@ -49,7 +49,5 @@ def draw_candidates(
         drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
         found = len(drawn.keys)
         rows[place, :found] = drawn.rows
-        retrieval[place, :found] = retrieval_features(
-            drawn.two_tower, drawn.co_watch, drawn.ease, drawn.source_masks
-        )
+        retrieval[place, :found] = retrieval_features(drawn.scores, drawn.source_masks)
     return rows, retrieval

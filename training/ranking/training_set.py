@@ -92,9 +92,9 @@ class WatchLists:
     features: Float32Array
     """VIDEO_FEATURES at the moment of the label, float32[m, n, f]."""
     retrieval: Float32Array
-    """RETRIEVAL_FEATURES, float32[m, n, 8]."""
+    """RETRIEVAL_FEATURES, float32[m, n, r]."""
     match: Float32Array
-    """MATCH_FEATURES, float32[m, n, 1]."""
+    """MATCH_FEATURES, float32[m, n, k]."""
     moment: Int64Array
     """When the label was watched, Unix microseconds, int64[m]."""
     last: npt.NDArray[np.bool_]
@@ -115,7 +115,7 @@ class LikeLabels:
     features: Float32Array
     """VIDEO_FEATURES at the moment of the label, float32[m, f]."""
     match: Float32Array
-    """MATCH_FEATURES at the moment of the label, float32[m, 1]."""
+    """MATCH_FEATURES at the moment of the label, float32[m, k]."""
     liked: npt.NDArray[np.bool_]
 
 
@@ -263,7 +263,7 @@ def _watch_lists(
 
 
 def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Float32Array:
-    """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, 1]; 0 where row < 0."""
+    """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, k]; 0 where row < 0."""
     matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):
         history = viewers.history_rows[place, :length]

@@ -99,9 +99,7 @@ def ranker_batch(
     single = []
     for viewer, candidates in drawn:
         found = VideoRows(release.keys).find(viewer.history_keys)
-        retrieval = retrieval_features(
-            candidates.two_tower, candidates.co_watch, candidates.ease, candidates.source_masks
-        )
+        retrieval = retrieval_features(candidates.scores, candidates.source_masks)
         inputs = ranking_inputs(
             viewer,
             found[found >= 0],

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vireo.v1 import viewer_pb2
+import numpy as np
+import numpy.typing as npt
 
 from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates
+from server.features.co_watch import co_watched
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class CoWatchSource:
-    """Proposes by co-watch score, ties by key; nothing for a viewer without history."""
+def propose(query: Retrieval) -> Int64Array:
+    """Return the videos that the history leads to, strongest first, ties by key."""
+    return query.best(*query.once(_reached))
 
-    name: str = "co_watch"
-    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_CO_WATCH
-    fail_open: bool = True
 
-    def propose(self, query: Retrieval) -> Candidates:
-        """The videos that the history leads to, strongest first."""
-        rows, scores = query.co_watched
-        return query.proposed(query.best(rows, scores), self.source)
+def score(query: Retrieval, rows: Int64Array) -> Float32Array:
+    """Return how strongly the history leads to each video, 0 where it leads elsewhere."""
+    reached, found = query.once(_reached)
+    if not len(reached):
+        return np.zeros(len(rows), np.float32)
+    place = np.minimum(np.searchsorted(reached, rows), len(reached) - 1)
+    return np.where(reached[place] == rows, found[place], np.float32(0))
+
+
+def _reached(query: Retrieval) -> tuple[Int64Array, Float32Array]:
+    """Return the rows that the history leads to, ascending, and their scores."""
+    release = query.release
+    return co_watched(query.history_rows, release.co_watch_rows, release.co_watch_weights)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from vireo.v1 import viewer_pb2
+import numpy.typing as npt
 
 from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates
+from server.features.ease import ease_scores
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class EaseSource:
-    """Proposes by EASE score; nothing without a watch, or of a catalogue too large for EASE."""
+def propose(query: Retrieval) -> Int64Array:
+    """Return the videos that what was watched speaks for, strongest first, ties by key.
 
-    name: str = "ease"
-    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_EASE
-    fail_open: bool = True
+    There are none without a watch, or in a catalogue too large for EASE.
+    """
+    scores = query.once(_every_score)
+    rows = np.flatnonzero(scores > 0)
+    return query.best(rows, scores[rows])
 
-    def propose(self, query: Retrieval) -> Candidates:
-        """The videos that what was watched speaks for, strongest first."""
-        rows = np.flatnonzero(query.ease_scores > 0)
-        return query.proposed(query.best(rows, query.ease_scores[rows]), self.source)
+
+def score(query: Retrieval, rows: Int64Array) -> Float32Array:
+    """Return the EASE score of each video."""
+    scores = query.once(_every_score)
+    return scores[rows] if len(scores) else np.zeros(len(rows), np.float32)
+
+
+def _every_score(query: Retrieval) -> Float32Array:
+    """Return the EASE score of every video, float32[n]; empty if the release has no EASE."""
+    release = query.release
+    if not release.ease_rows.shape[1]:
+        return np.empty(0, np.float32)
+    return ease_scores(query.watched_rows, release.ease_rows, release.ease_weights)

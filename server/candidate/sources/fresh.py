@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vireo.v1 import viewer_pb2
+import numpy as np
+import numpy.typing as npt
 
 from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates
 
 
-@dataclass(frozen=True)
-class FreshSource:
-    """Proposes by two-tower score: what such videos have of it, they have from their content."""
-
-    name: str = "fresh"
-    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_FRESH
-    fail_open: bool = True
-
-    def propose(self, query: Retrieval) -> Candidates:
-        """The release's fresh videos, nearest first."""
-        rows = query.release.fresh_rows
-        scores = query.release.fresh_vectors @ query.vector
-        return query.proposed(query.best(rows, scores), self.source)
+def propose(query: Retrieval) -> npt.NDArray[np.int64]:
+    """Return the fresh videos by two-tower score, which they have from their content alone."""
+    release = query.release
+    return query.best(release.fresh_rows, release.fresh_vectors @ query.vector)

@@ -1,24 +1,19 @@
-"""Videos nearest to the viewer tower's embedding."""
+"""Videos nearest to the viewer tower's embedding; its score puts all sources on one scale."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vireo.v1 import viewer_pb2
+import numpy as np
+import numpy.typing as npt
 
 from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates
+from server.features.looked_up import looked_up
 
 
-@dataclass(frozen=True)
-class TwoTowerSource:
-    """Proposes by index search, in which watched and excluded videos are passed over."""
+def propose(query: Retrieval) -> npt.NDArray[np.int64]:
+    """Return the nearest videos by index search, which passes over watched and excluded ones."""
+    return query.release.index.nearest(query.vector, query.query.count, query.blocked_rows)
 
-    name: str = "two_tower"
-    source: viewer_pb2.Source.ValueType = viewer_pb2.SOURCE_TWO_TOWER
-    fail_open: bool = True
 
-    def propose(self, query: Retrieval) -> Candidates:
-        """The nearest videos, nearest first; all that are left where there are no more."""
-        rows = query.release.index.nearest(query.vector, query.query.count, query.blocked_rows)
-        return query.proposed(rows, self.source)
+def score(query: Retrieval, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the exact inner products, even if the index compresses vectors."""
+    return looked_up(query.release.vectors, rows) @ query.vector

@@ -77,7 +77,7 @@ def test_diff_shows_files_metrics_and_settings(
         release_id="b",
         seed=sum(b"a"),
         videos=41,
-        quotas=Quotas(fresh=0.1),
+        quotas=Quotas({"fresh": 0.1}),
         weights=ScoreWeights(watch=1.0, like=0.25),
     )
     store.publish(folder)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vireo.v1 import viewer_pb2
 
 from server.candidate.index import VideoIndex
 from server.candidate.pipeline import (
@@ -22,12 +21,13 @@ from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
 from server.releases.manifest import IndexDescription, Quotas
+from server.signals import SOURCES
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
-TWO_TOWER, CO_WATCH, POPULAR, EASE, FRESH = (1 << source for source in (1, 2, 3, 4, 5))
-NONE = Quotas(co_watch=0, ease=0, popular=0, fresh=0)
+TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)
+NONE = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0})
 
 
 def retrieve(
@@ -46,8 +46,8 @@ def test_candidates_come_best_first_by_exact_two_tower_score(release: CandidateR
     found = retrieve(release, viewer, 12)
     assert len(found.keys) == 12
     exact = release.vectors[found.rows] @ release.viewer_vector(viewer)
-    np.testing.assert_allclose(found.two_tower, exact, rtol=1e-6)
-    assert (np.diff(found.two_tower) <= 0).all()
+    np.testing.assert_allclose(found.scores["two_tower"], exact, rtol=1e-6)
+    assert (np.diff(found.scores["two_tower"]) <= 0).all()
     assert (release.keys[found.rows] == found.keys).all()
 
 
@@ -72,9 +72,7 @@ def test_as_many_candidates_as_the_catalogue_allows(
     count: int,
     shares: tuple[float, float, float, float],
 ) -> None:
-    pipeline = CandidatePipeline(
-        release, Quotas(**dict(zip(Quotas.model_fields, shares, strict=True)))
-    )
+    pipeline = CandidatePipeline(release, Quotas(dict(zip(Quotas().root, shares, strict=True))))
     query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
     found = pipeline.retrieve(query)
     free = set(range(VIDEOS)) - set(history) - set(excluded)
@@ -99,13 +97,13 @@ def test_history_that_the_release_does_not_know_is_ignored(release: CandidateRel
 def test_unknown_viewer_gets_candidates_without_co_watch(release: CandidateRelease) -> None:
     found = retrieve(release, ViewerFeatures(), 10)
     assert len(found.keys) == 10
-    assert not found.co_watch.any()
+    assert not found.scores["co_watch"].any()
     assert not (found.source_masks & CO_WATCH).any()
 
 
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10)
-    quotas = Quotas(co_watch=0.3, ease=0.2, popular=0.3, fresh=0.1)
+    quotas = Quotas({"co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     # In the tiny release rows 11, 12, 13 follow row 10 most, EASE expects rows 9 and 8 most
     # after it, 0, 1, 2 are most popular, and the last 8 are fresh.
@@ -121,7 +119,7 @@ def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
 
 def test_quota_is_not_spent_on_videos_that_are_filtered(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10, watched=[0, 1, 11])
-    quotas = Quotas(co_watch=0.2, ease=0, popular=0.2, fresh=0)
+    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     assert {2, 3, 12, 13} <= set(found.rows.tolist())
 
@@ -135,7 +133,7 @@ def test_mask_names_every_source_that_proposed_a_video(release: CandidateRelease
 def test_co_watch_score_is_given_whichever_source_proposed(release: CandidateRelease) -> None:
     pipeline = CandidatePipeline(release, NONE)
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
-    scores = dict(zip(found.rows.tolist(), found.co_watch.tolist(), strict=True))
+    scores = dict(zip(found.rows.tolist(), found.scores["co_watch"].tolist(), strict=True))
     assert scores[11] == pytest.approx(1.0)
     assert scores[12] == pytest.approx(0.5)
     assert scores[9] == 0
@@ -144,12 +142,12 @@ def test_co_watch_score_is_given_whichever_source_proposed(release: CandidateRel
 def test_up_next_follows_the_seed_and_never_returns_it(release: CandidateRelease) -> None:
     seed = video_key("video-20")
     found = retrieve(release, viewer_of_rows(1, 2), VIDEOS, seed_key=seed)
-    scores = dict(zip(found.rows.tolist(), found.co_watch.tolist(), strict=True))
+    scores = dict(zip(found.rows.tolist(), found.scores["co_watch"].tolist(), strict=True))
     assert 20 not in scores
     assert scores[21] == pytest.approx(1.0)
     assert scores[3] == 0, "co-watch follows the seed alone, not the history before it"
     home = retrieve(release, viewer_of_rows(1, 2, 20), VIDEOS)
-    np.testing.assert_array_equal(found.two_tower, home.two_tower)
+    np.testing.assert_array_equal(found.scores["two_tower"], home.scores["two_tower"])
 
 
 def test_unknown_seed_is_an_error_that_names_it(release: CandidateRelease) -> None:
@@ -177,20 +175,22 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30, "popular fills what two-tower would have given"
     assert not (found.source_masks & TWO_TOWER).any()
-    failures = {report.source: report.failure for report in found.reports}
-    assert failures.pop(viewer_pb2.SOURCE_TWO_TOWER).startswith("AssertionError")
+    failures = {report.source.name: report.failure for report in found.reports}
+    assert failures.pop("two_tower").startswith("AssertionError")
     assert len(failures) == 4
     assert not any(failures.values())
-    assert (np.diff(found.two_tower) <= 0).all(), "the viewer tower works: scores stay exact"
+    assert (np.diff(found.scores["two_tower"]) <= 0).all(), (
+        "the viewer tower works: scores stay exact"
+    )
 
 
 def test_a_score_that_failed_is_reported_by_its_source(release: CandidateRelease) -> None:
     broken = replace(release, vectors=np.empty((0, 0), np.float32))
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30
-    assert not found.two_tower.any()
-    failures = {report.source: report.failure for report in found.reports}
-    assert failures[viewer_pb2.SOURCE_TWO_TOWER], "its index works, its score doesn't"
+    assert not found.scores["two_tower"].any()
+    failures = {report.source.name: report.failure for report in found.reports}
+    assert failures["two_tower"], "its index works, its score doesn't"
     assert (found.source_masks & TWO_TOWER).any()
 
 
@@ -198,10 +198,10 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
-    quotas = Quotas(co_watch=0.5, ease=0.25, popular=0.25, fresh=0)
+    quotas = Quotas({"co_watch": 0.5, "ease": 0.25, "popular": 0.25, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))
     assert found.rows.tolist() == [11, 12, 9, 0]
-    assert not found.two_tower.any()
+    assert not found.scores["two_tower"].any()
     assert "isn't finite" in found.reports[0].failure
 
 
@@ -214,11 +214,11 @@ def test_popular_videos_of_equal_popularity_come_by_key(tmp_path: Path) -> None:
 
 def test_quotas_beyond_one_are_refused() -> None:
     with pytest.raises(ValueError, match="together must be at most 1"):
-        Quotas(co_watch=0.5, popular=0.5)
+        Quotas({"co_watch": 0.5, "popular": 0.5})
 
 
 def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
-    quotas = Quotas(co_watch=0, ease=0.5, popular=0, fresh=0)
+    quotas = Quotas({"co_watch": 0, "ease": 0.5, "popular": 0, "fresh": 0})
     release = CandidateRelease.load(build_release(tmp_path, quotas=quotas))
     viewer = viewer_of_rows(10)
     found = CandidatePipeline(release).retrieve(CandidateQuery(viewer, 6))
@@ -231,7 +231,7 @@ def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
 def test_ease_scores_every_candidate_whatever_proposed_it(release: CandidateRelease) -> None:
     pipeline = CandidatePipeline(release, NONE)
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
-    scores = dict(zip(found.rows.tolist(), found.ease.tolist(), strict=True))
+    scores = dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
     assert [scores[row] for row in (9, 8, 7, 6, 5)] == pytest.approx([0.8, 0.4, 0.2, -0.1, 0])
 
 
@@ -240,7 +240,7 @@ def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) 
 
     def scores(viewer: ViewerFeatures, seed_key: int | None = None) -> dict[int, float]:
         found = pipeline.retrieve(CandidateQuery(viewer, VIDEOS, seed_key=seed_key))
-        return dict(zip(found.rows.tolist(), found.ease.tolist(), strict=True))
+        return dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
 
     long_ago = scores(viewer_of_rows(30, watched=[10]))
     assert [long_ago[row] for row in (9, 8, 7, 6)] == pytest.approx([0.8, 0.4, 0.2, -0.1])
@@ -253,7 +253,7 @@ def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) 
 
 
 def test_ease_never_proposes_what_the_watches_speak_against(release: CandidateRelease) -> None:
-    quotas = Quotas(co_watch=0, ease=1, popular=0, fresh=0)
+    quotas = Quotas({"co_watch": 0, "ease": 1, "popular": 0, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
 
@@ -264,7 +264,7 @@ def test_a_catalogue_too_large_for_ease_does_without_it(release: CandidateReleas
     )
     found = retrieve(large, viewer_of_rows(10), 20)
     assert len(found.keys) == 20
-    assert not found.ease.any()
+    assert not found.scores["ease"].any()
     assert not (found.source_masks & EASE).any()
     assert not any(report.failure for report in found.reports)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from vireo.v1 import viewer_pb2
 
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
@@ -16,6 +15,7 @@ from server.features.ranking_inputs import (
     viewer_features,
 )
 from server.features.viewer import ViewerFeatures
+from server.signals import SCORES, SOURCES
 
 TABLE = VideoTable(
     vectors=np.arange(12, dtype=np.float32).reshape(4, 3),
@@ -26,12 +26,8 @@ TABLE = VideoTable(
 
 def inputs(history: list[int], candidates: list[int]) -> dict[str, np.ndarray]:
     count = len(candidates)
-    retrieval = retrieval_features(
-        np.ones(count, np.float32),
-        np.zeros(count, np.float32),
-        np.zeros(count, np.float32),
-        np.full(count, 2, np.uint32),
-    )
+    scores = {score.name: np.zeros(count, np.float32) for score in SCORES}
+    retrieval = retrieval_features(scores, np.full(count, 2, np.uint32))
     return ranking_inputs(
         ViewerFeatures(),
         np.array(history, np.int64),
@@ -43,24 +39,21 @@ def inputs(history: list[int], candidates: list[int]) -> dict[str, np.ndarray]:
 
 
 def test_source_bits_become_columns() -> None:
-    named = {
-        name.removeprefix("SOURCE_").lower(): 1 << number
-        for name, number in viewer_pb2.Source.items()
-        if number
-    }
-    zeros = np.zeros(len(named) + 1, np.float32)
-    masks = np.array([*named.values(), sum(named.values())], np.uint32)
-    columns = retrieval_features(zeros, zeros, zeros, masks)
-    for place, source in enumerate(named):
+    bits = {source.name: source.bit for source in SOURCES}
+    masks = np.array([*bits.values(), sum(bits.values())], np.uint32)
+    zeros = np.zeros(len(masks), np.float32)
+    columns = retrieval_features({score.name: zeros for score in SCORES}, masks)
+    for place, source in enumerate(bits):
         column = columns[:, RETRIEVAL_FEATURES.index(f"from_{source}")]
-        np.testing.assert_array_equal(np.flatnonzero(column), [place, len(named)])
+        np.testing.assert_array_equal(np.flatnonzero(column), [place, len(bits)])
 
 
 def test_scores_come_in_the_declared_order() -> None:
-    two_tower, co_watch, ease = (np.full(1, value, np.float32) for value in (0, 1, 2))
-    columns = retrieval_features(two_tower, co_watch, ease, np.zeros(1, np.uint32))
-    assert RETRIEVAL_FEATURES[:3] == ("two_tower", "co_watch", "ease")
-    np.testing.assert_array_equal(columns[0, :3], [0, 1, 2])
+    values = {
+        score.name: np.full(1, place, np.float32) for place, score in reversed([*enumerate(SCORES)])
+    }
+    columns = retrieval_features(values, np.zeros(1, np.uint32))
+    np.testing.assert_array_equal(columns[0, : len(SCORES)], range(len(SCORES)))
 
 
 def test_the_match_is_that_of_the_content() -> None:

@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class AtMost:
 @dataclass(frozen=True)
 class Half:
     name: str = "half"
-    columns: tuple[str, ...] = ("half",)
+    columns: Mapping[str, float] = field(default_factory=lambda: {"half": 0.5})
     fail_open: bool = True
     length: int | None = None
     failure: str = ""
@@ -133,12 +134,12 @@ def test_filter_of_the_wrong_length_fails_the_run() -> None:
         chain.run(5)
 
 
-def test_failed_scorer_that_fails_open_leaves_zeros() -> None:
+def test_failed_scorer_that_fails_open_leaves_its_neutral_value() -> None:
     chain = Pipeline(
         sources=(Fixed("a", (1, 2)),), scorers=(Half(failure="no model"),), selector=Reversed()
     )
     outcome = chain.run(5)
-    assert outcome.selected.scores["half"].tolist() == [0, 0]
+    assert outcome.selected.scores["half"].tolist() == [0.5, 0.5]
     assert outcome.failures() == {"half": "RuntimeError: no model"}
 
 
@@ -162,7 +163,7 @@ class Leaves:
 
     caller: Caller
     name: str = "leaves"
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, float] = field(default_factory=dict)
     fail_open: bool = True
 
     def score(self, query: int, candidates: Candidates) -> dict[str, npt.NDArray[np.float32]]:

@@ -24,9 +24,11 @@ def rank(
         RankingQuery(
             viewer=viewer_of_rows(1, 2),
             keys=np.array([video_key(f"video-{row}") for row in rows], np.int64),
-            two_tower=np.linspace(1, 0, count, dtype=np.float32),
-            co_watch=np.zeros(count, np.float32),
-            ease=np.zeros(count, np.float32),
+            scores={
+                "two_tower": np.linspace(1, 0, count, dtype=np.float32),
+                "co_watch": np.zeros(count, np.float32),
+                "ease": np.zeros(count, np.float32),
+            },
             source_masks=np.full(count, 2, np.uint32),
             page_size=page_size,
         )

@@ -26,9 +26,11 @@ def query(
     return RankingQuery(
         viewer=viewer or viewer_of_rows(1, 2),
         keys=video_keys([f"video-{row}" for row in rows]),
-        two_tower=np.linspace(1, 0, count, dtype=np.float32),
-        co_watch=np.zeros(count, np.float32),
-        ease=np.linspace(-0.1, 0.3, count, dtype=np.float32),
+        scores={
+            "two_tower": np.linspace(1, 0, count, dtype=np.float32),
+            "co_watch": np.zeros(count, np.float32),
+            "ease": np.linspace(-0.1, 0.3, count, dtype=np.float32),
+        },
         source_masks=np.full(count, 2, np.uint32),
         page_size=page_size,
     )
@@ -41,7 +43,7 @@ def expected(
         asked.viewer,
         np.array([1, 2]),
         np.array(rows),
-        retrieval_features(asked.two_tower, asked.co_watch, asked.ease, asked.source_masks),
+        retrieval_features(asked.scores, asked.source_masks),
         release.table,
         release.vocabulary,
     )

@@ -36,7 +36,7 @@ def test_the_union_is_what_the_pipeline_retrieves(
     drawn = [pipeline.retrieve(CandidateQuery(viewer=one, count=20)) for one in held_out.viewers]
     expected = [target in found.rows for target, found in zip(held_out.targets, drawn, strict=True)]
     assert proposals.merged(release.manifest.quotas, 20).tolist() == expected
-    alone = proposals.merged(Quotas(co_watch=0, ease=0, popular=0, fresh=0), 20)
+    alone = proposals.merged(Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0}), 20)
     assert alone.tolist() == proposals.alone("two_tower", 20).tolist()
 
 

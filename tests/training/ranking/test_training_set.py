@@ -117,7 +117,7 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         viewer,
         history,
         drawn.rows,
-        retrieval_features(drawn.two_tower, drawn.co_watch, drawn.ease, drawn.source_masks),
+        retrieval_features(drawn.scores, drawn.source_masks),
         VideoTable(release.vectors, np.empty((0, 4), np.float32), content),
         release.vocabulary,
         features,

@@ -1,1 +1,0 @@
-"""The scores that candidates get, a file each."""

@@ -1,0 +1,84 @@
+"""Every signal of the recommender, declared once: candidate sources, scores, tasks and features.
+
+Pipelines, checks, the inner hops, manifests, training, evaluation and benchmarks iterate over these
+tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Proposes candidates; computed by the stage of this name in `server.candidate.sources`."""
+
+    name: str
+    number: int
+    """Number in the API's enum `Source`, and bit of the masks; never given to another source."""
+    quota: float | None
+    """Default share of the candidates kept for its best; None fills what the quotas leave."""
+    meaning: str
+
+    @property
+    def bit(self) -> int:
+        """Mask with this source's bit alone."""
+        return 1 << self.number
+
+
+@dataclass(frozen=True)
+class Score:
+    """A float32 for each candidate, input of the ranking model.
+
+    Computed by the stage of this name in `server.candidate.sources`; a source of the same name
+    reports its failures.
+    """
+
+    name: str
+    meaning: str
+    low: float = -_LARGEST
+    """Least value; every value is finite."""
+    high: float = _LARGEST
+    neutral: float = 0.0
+    """Value of candidates that it says nothing of, and of all if it failed."""
+
+    def admits(self, values: Float32Array) -> bool:
+        """Return whether all values, float32[n], are numbers within the bounds."""
+        # NaN passes through min, and compares false.
+        return not len(values) or bool(self.low <= values.min() and values.max() <= self.high)
+
+
+SOURCES = (
+    Source("two_tower", 1, None, "the nearest videos to the viewer's vector"),
+    Source(
+        "co_watch", 2, 0.2, "what viewers watched soon after the last few videos of this history"
+    ),
+    Source(
+        "ease",
+        4,
+        0.3,
+        "what EASE, an item-to-item model, expects of all that was watched (up to 20,000 videos)",
+    ),
+    Source("popular", 3, 0.05, "what is watched most of late"),
+    Source("fresh", 5, 0.02, "new and hardly watched videos, by two-tower score"),
+)
+"""In the order in which they run; quotas are filled in the same order."""
+
+SCORES = (
+    Score("two_tower", "viewer vector · video vector"),
+    Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),
+    Score(
+        "ease", "EASE weights from all that was watched, negative if it speaks against the video"
+    ),
+)
+"""In the order of the ranking model's inputs."""
+
+ORDERING = "two_tower"
+"""Score by which candidates come best first, ranked or not."""
