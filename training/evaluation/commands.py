@@ -31,6 +31,7 @@ from training.evaluation.served import (
     ServedAnswer,
     ask_in_full,
     check_dataset,
+    check_features,
     check_split,
     counts,
     list_rows,
@@ -144,6 +145,14 @@ def evaluate_served(
     tables = load_dataset(home, dataset)
     video_ids = tables.videos["video_id"].tolist()
     bed = TestBed.of(load_watches(home, dataset), video_ids)
+    asyncio.run(
+        check_features(
+            options.target,
+            bed.viewers,
+            deadline=options.deadline,
+            credentials=options.credentials,
+        )
+    )
     answers = _asked(options, bed.viewers, console)
     write_lists(options.lists, answers)
     served = of_lists(list_rows(answers, video_ids), bed.viewers)

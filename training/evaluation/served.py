@@ -19,13 +19,15 @@ from vireo.v1.viewer_pb2 import Degradation
 
 from server.errors import VireoError
 from server.releases.manifest import Manifest
-from training.evaluation.chain import SLATE
+from training.evaluation.chain import SLATE, TestViewers
 from training.features.watches import Split
 
 Int64Array = npt.NDArray[np.int64]
 
 _ATTEMPTS = 3
 """How many times a viewer is asked for at most."""
+_EXPLAINED = 3
+"""Viewers of whom a stack is asked how many watches it knows."""
 _BUSY_SHARE = 0.1
 """Of the viewers: where more aren't answered in full, that isn't a moment's load."""
 _FAULTS = frozenset({Degradation.Name(Degradation.DEGRADATION_MIXED_RELEASES)})
@@ -46,6 +48,8 @@ class ServedAnswer:
     """gRPC status and details where the call failed; then the lists are empty."""
     asked: int = 1
     """How many times it was asked for; this is the last answer."""
+    history_length: int = 0
+    """How many watches the answer was made from; 0 unless an explanation was asked for."""
 
     @property
     def may_do_better(self) -> bool:
@@ -127,6 +131,39 @@ def check_split(manifest: Manifest, split: Split) -> None:
     )
 
 
+async def check_features(
+    target: str,
+    viewers: TestViewers,
+    *,
+    deadline: float,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> None:
+    """Raise VireoError if a stack's features have the watches that are held out.
+
+    Those that viewers are served with have: then every held-out video is missed, since nobody is
+    recommended what they have watched. Viewers with the shortest histories are asked for; of a long
+    one only the end is read.
+
+    Args:
+        target: host:port of the edge.
+        viewers: whom to test.
+        deadline: seconds that each request may take.
+        credentials: for an edge that speaks TLS.
+    """
+    watched = np.array([len(rows) for rows in viewers.watched])
+    few = np.argsort(watched, kind="stable")[:_EXPLAINED]
+    ask = partial(ask_viewers, target, deadline=deadline, credentials=credentials)
+    ids, moments = [viewers.ids[place] for place in few], viewers.moments[few].tolist()
+    answers = await ask(ids, moments, concurrency=1, explain=True)
+    for answer, count in zip(answers, watched[few].tolist(), strict=True):
+        if answer.history_length > count:
+            raise VireoError(
+                f"the stack at {target} serves features that have the watches that are held out: "
+                f"of viewer {answer.viewer_id} {answer.history_length} watches instead of {count}; "
+                "leave --target out, and a stack of its own serves features without them"
+            )
+
+
 async def ask_viewers(
     target: str,
     viewer_ids: Sequence[str],
@@ -136,6 +173,7 @@ async def ask_viewers(
     deadline: float,
     answered: Callable[[], None] = lambda: None,
     credentials: grpc.ChannelCredentials | None = None,
+    explain: bool = False,
 ) -> list[ServedAnswer]:
     """The SLATE best of each viewer, in the order of `viewer_ids`.
 
@@ -147,6 +185,7 @@ async def ask_viewers(
         deadline: seconds that each may take.
         answered: called after each answer.
         credentials: for an edge that speaks TLS.
+        explain: whether to ask for explanations too.
     """
     free = asyncio.Semaphore(concurrency)
     async with (
@@ -157,7 +196,9 @@ async def ask_viewers(
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
 
         async def ask(viewer_id: str, moment: int) -> ServedAnswer:
-            request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=SLATE)
+            request = recommendation_pb2.RecommendRequest(
+                viewer_id=viewer_id, page_size=SLATE, explain=explain
+            )
             request.context.time.FromSeconds(moment)
             async with free:
                 try:
@@ -171,6 +212,7 @@ async def ask_viewers(
                 items=tuple(item.video_id for item in response.items),
                 release_id=response.release_id,
                 degradations=tuple(Degradation.Name(value) for value in response.degradations),
+                history_length=response.explanation.history_length,
             )
 
         return list(await asyncio.gather(*map(ask, viewer_ids, moments)))

@@ -15,6 +15,7 @@ from vireo.v1.viewer_pb2 import Degradation
 from server.errors import VireoError
 from server.home import Home
 from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
+from training.evaluation.chain import TestViewers
 from training.evaluation.commands import find_manifest
 from training.evaluation.served import (
     Agreement,
@@ -22,6 +23,7 @@ from training.evaluation.served import (
     ask_in_full,
     ask_viewers,
     check_dataset,
+    check_features,
     check_split,
     counts,
     list_rows,
@@ -87,6 +89,9 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
                 items=items,
                 release_id="r-2" if half else "r-1",
                 degradations=[degraded] if less else [],
+                explanation=recommendation_pb2.Explanation(history_length=7)
+                if request.explain
+                else None,
             )
         finally:
             self.under_way -= 1
@@ -117,6 +122,24 @@ async def test_each_viewer_is_asked_for_a_hundred_and_answers_keep_their_order(
     assert len(done) == 30
     assert servicer.most <= 4
     assert servicer.moments == {viewer: {moment} for moment, viewer in enumerate(viewers)}
+
+
+async def test_a_stack_whose_features_have_what_is_held_out_is_refused(
+    gateway: tuple[Gateway, str],
+) -> None:
+    servicer, target = gateway
+    await check_features(target, viewers_of({"a": 7, "b": 8}), deadline=10)
+    servicer.asked.clear()
+    with pytest.raises(VireoError, match=r"of viewer a 7 watches instead of 6; leave --target out"):
+        await check_features(target, viewers_of({"d": 9, "c": 8, "b": 7, "a": 6}), deadline=10)
+    assert set(servicer.asked) == {"a", "b", "c"}, "a few tell"
+
+
+def viewers_of(watched: dict[str, int]) -> TestViewers:
+    """Test viewers who have watched so many videos before."""
+    none = np.zeros(len(watched), np.int64)
+    rows = tuple(np.arange(count) for count in watched.values())
+    return TestViewers(tuple(watched), none, none.astype(bool), rows, none)
 
 
 async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, str]) -> None:
