@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test chaos lint breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs chaos lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -13,14 +13,15 @@ setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it need
 $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "error: $(PYTHON) isn't Python 3.11, 3.12 or 3.13; install one of them, or say where it is: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[stack,training,dev]'
 	@touch $@
 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
 	$(BIN)/vireo demo $(if $(ONCE),--once)
 
-# Each of these runs a dozen processes: two of them at once would leave no core for either.
-STACKS := tests/acceptance tests/bench tests/server/stack tests/clients/python/test_wheel.py
+# Each of these runs a dozen processes: two of them at once would leave no core for either. The stack
+# that acceptance tests share goes on until the end, so they are the last.
+STACKS := tests/bench tests/server/stack tests/clients/python/test_wheel.py tests/acceptance
 
 # They need more than Python, and have a task of their own.
 LANGUAGES := tests/clients/languages
@@ -28,6 +29,14 @@ LANGUAGES := tests/clients/languages
 test: setup ## Run every test but clients-test's: two files at a time, then those of whole stacks
 	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
 	$(BIN)/pytest $(STACKS)
+
+check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
+	$(MAKE) --output-sync=target -j2 lint unit
+unit: setup
+	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not integration and not slow' $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
+
+docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
 	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
@@ -65,10 +74,12 @@ chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON
 fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON
 	$(BIN)/vireo bench fuzz --requests $(or $(N),200000)
 
-lint: setup breaking ## Style, strict types, protos
+lint: setup lint-protos docs ## Style, strict types, protos, links of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-protos: setup breaking
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf lint $(DESCRIPTORS) --path vireo/v1 --path inference
 
@@ -101,4 +112,4 @@ clients-test: setup ## Have every language's client ask a plain and a secured st
 
 clean: ## Remove the environment, stubs, caches and all run-time state
 	$(MAKE) -C clients clean
-	rm -rf $(VENV) .vireo protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .vireo build protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache

@@ -18,6 +18,13 @@ TRAINED = "trained"
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks whatever needs the training below as slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "trained_home" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home of measured fits, with one of a small data set, called "trained"."""

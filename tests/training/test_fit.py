@@ -17,6 +17,8 @@ from training import inputs
 from training.release.stage import stage_retrieval
 from training.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 def said(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)

@@ -25,6 +25,8 @@ from training.retrieval.sequences import SequenceFile
 from training.run import Run
 from training.train import train_all
 
+pytestmark = pytest.mark.slow
+
 DATASET = "every-watch"
 
 

@@ -19,6 +19,8 @@ from training.features.online import read_online
 from training.features.watches import Split, load_watches
 from training.train import train_all
 
+pytestmark = pytest.mark.slow
+
 DATASET = "refitted"
 
 

@@ -20,6 +20,8 @@ from tests.builders.control import SetDiscovery, SetShare, control_of, local, ru
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 def replace(path: Path, text: str) -> None:
     """Changes a file as a writer should: by a rename."""

@@ -33,6 +33,8 @@ from tests.builders.kubernetes_api import (
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
+pytestmark = pytest.mark.slow
+
 CANDIDATE, GATEWAY, RANKING = Pool("candidate"), Pool("gateway"), Pool("ranking")
 CANARY = Pool("candidate", "canary")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
@@ -24,6 +25,8 @@ from tests.builders.kubernetes_api import (
 )
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
+
+pytestmark = pytest.mark.slow
 
 READY = {"ready": True, "serving": True, "terminating": False}
 STARTING = {"ready": False, "serving": False, "terminating": False}

@@ -28,6 +28,8 @@ from tests.server.gateway.conftest import gateway
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
+pytestmark = pytest.mark.slow
+
 STALE = viewer_pb2.DEGRADATION_FEATURES_STALE
 MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
 TIMEOUT = 0.5

@@ -26,6 +26,8 @@ from tests.server.gateway.conftest import gateway
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
+pytestmark = pytest.mark.slow
+
 REDUCED = viewer_pb2.DEGRADATION_CANDIDATES_REDUCED
 SKIPPED = viewer_pb2.DEGRADATION_RANKING_SKIPPED
 POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK

@@ -35,6 +35,8 @@ from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE
 
+pytestmark = pytest.mark.slow
+
 FOREVER = 3600.0
 
 

@@ -16,6 +16,8 @@ from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 
+pytestmark = pytest.mark.slow
+
 _LISTING = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">%s</ListBucketResult>'
 
 

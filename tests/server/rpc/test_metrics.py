@@ -22,6 +22,8 @@ from server.rpc import metrics
 from server.rpc.metrics import MAX_SCRAPES, MetricsEndpoint
 from tests.builders.rpc import rpc_settings, serving
 
+pytestmark = pytest.mark.slow
+
 
 def page(port: int, host: str = "127.0.0.1") -> str:
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=60) as answer:

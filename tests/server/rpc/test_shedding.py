@@ -26,6 +26,8 @@ from tests.builders.busy import busy
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
+pytestmark = pytest.mark.slow
+
 METHOD = "/vireo.v1.RankingService/RankCandidates"
 
 

@@ -15,6 +15,8 @@ from training.ranking.batches import Batches
 from training.ranking.calibration import FOLDS, calibrate, fit_platt
 from training.ranking.config import RankingConfig
 
+pytestmark = pytest.mark.slow
+
 
 def test_calibration_is_measured_on_viewers_that_it_was_not_fitted_on(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path

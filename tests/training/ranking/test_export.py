@@ -19,6 +19,8 @@ from training.ranking.export import (
 from training.ranking.model import Ranker, WatchPart
 from training.retrieval.export import ExportError
 
+pytestmark = pytest.mark.slow
+
 VECTOR_SIZE = 8
 
 

@@ -21,6 +21,8 @@ from training.ranking.storage import load_ranking_set, save_ranking_set
 from training.ranking.train import CURVE, RankingTrainer, TrainedRanker, choose, train_ranker
 from training.ranking.training_set import RankingSet
 
+pytestmark = pytest.mark.slow
+
 
 def trained(
     data: RankingSet, vectors: np.ndarray, config: RankingConfig, folder: Path

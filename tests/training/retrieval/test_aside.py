@@ -23,6 +23,8 @@ from training.retrieval.data import RetrievalData
 from training.retrieval.ensemble import train_towers
 from training.retrieval.train import CHECKPOINT, CURVE
 
+pytestmark = pytest.mark.slow
+
 
 def until(holds: Callable[[], bool], seconds: float = 200) -> None:
     """Returns once `holds`."""

@@ -16,6 +16,8 @@ from training.retrieval.export import check_export, export_viewer_tower
 from training.retrieval.model import TwoTower
 from training.retrieval.validation import validation_metrics, viewer_scores
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(

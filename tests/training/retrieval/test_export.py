@@ -18,6 +18,8 @@ from training.retrieval.export import ExportError, check_export, export_viewer_t
 from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def exported(
