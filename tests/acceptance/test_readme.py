@@ -18,6 +18,7 @@ from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.stack import Stack, running_stack
 from tests.builders.viewing import FUTURE_ROW, VIDEOS, watched_by, write_viewing_csv
 from tests.builders.waiting import until
+from training.features.watches import load_watches
 
 README = (CHECKOUT / "README.md").read_text()
 
@@ -120,11 +121,29 @@ def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
 def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path: Path) -> None:
     (script,) = blocks("sh", "How good is it")
     output = run(at(stack, script), stack.environment, tmp_path)
-    for row in ("popularity", "ease", "two_tower", "chain", "served"):
-        assert re.search(rf"^{row} ", output, re.MULTILINE), f"no {row} in:\n{output}"
+    figures = {row: figures_of(output, row) for row in ("popularity", "ease", "chain", "served")}
+    [(hit_rate, ndcg)] = figures["served"]
+    assert ndcg > max(ndcg for row in ("popularity", "ease") for _, ndcg in figures[row])
+
     lists = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
-    assert len(lists) == 943
-    assert all(len(set(row["items"])) == 100 for row in lists)
+    watches = load_watches(stack.home.measuring, "ml-100k")
+    held_out = watches[watches["part"] == "test"].set_index("viewer_id")["video_id"]
+    watched = watches[watches["part"] != "test"].groupby("viewer_id")["video_id"].agg(set)
+    assert sorted(row["user_id"] for row in lists) == sorted(held_out.index)
+    hits = 0
+    for row in lists:
+        assert len(row["items"]) == len(set(row["items"])) == 100
+        assert not set(row["items"]) & watched[row["user_id"]]
+        hits += held_out[row["user_id"]] in row["items"][:10]
+    # The command's own figure, counted again from its lists.
+    assert hits / len(lists) == pytest.approx(hit_rate, abs=5e-4)
+
+
+def figures_of(output: str, system: str) -> list[tuple[float, float]]:
+    """HR@10 and NDCG@10 of a system, in each table that has it."""
+    rows = re.findall(rf"^{system} +([\d.]+) +([\d.]+)", output, re.MULTILINE)
+    assert rows, f"no {system} in:\n{output}"
+    return [(float(hit_rate), float(ndcg)) for hit_rate, ndcg in rows]
 
 
 async def test_your_own_data_takes_the_demos_place_while_it_runs_and_after(

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.home import Home
 from tests.acceptance.conftest import CHECKOUT
+from tests.builders.environments import build_wheel, new_environment
 from tests.builders.stack import Stack, running_stack
 
 SERVICES = {
@@ -38,11 +38,8 @@ import them its start may take: about twice what it does."""
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment's folder of programs, with Vireo's serving part as a wheel."""
     folder = tmp_path_factory.mktemp("serving")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    install = f"{folder}/bin/pip install --quiet --disable-pip-version-check".split()
-    constraint = ["--constraint", str(CHECKOUT / "constraints.txt")]
-    subprocess.run([*install, *constraint, f"{CHECKOUT}[stack]"], check=True, timeout=840)
-    return folder / "bin"
+    wheel = build_wheel(CHECKOUT, folder / "wheel")
+    return new_environment(folder / "environment", f"vireo[stack] @ {wheel.as_uri()}").parent
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -14,11 +13,11 @@ import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from tests.builders.stack import Stack, running_stack
-from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
+from tests.builders.environments import build_wheel, new_environment, pip_of
+from tests.builders.stack import Stack
+from tests.builders.tiny_home import VIEWER, WATCHED
 
-CHECKOUT = Path(__file__).parents[3]
-PACKAGE = CHECKOUT / "clients" / "python"
+PACKAGE = Path(__file__).parents[3] / "clients" / "python"
 DRIVER = Path(__file__).with_name("driver.py")
 
 pytestmark = [
@@ -36,32 +35,20 @@ def run(*command: str | Path, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, PACKAGE)
-    [wheel] = folder.iterdir()
-    return wheel
-
-
-@pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python where the wheel is installed, and nothing but what it asks for."""
     folder = tmp_path_factory.mktemp("client")
-    run(sys.executable, "-m", "venv", folder)
-    run(folder / "bin" / "pip", "install", "-q", wheel, "-c", str(CHECKOUT / "constraints.txt"))
-    return folder / "bin" / "python"
+    wheel = build_wheel(PACKAGE, folder / "wheel")
+    return new_environment(folder / "environment", str(wheel))
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home = build_tiny_home(tmp_path_factory.mktemp("stack"))
-    publish = f"vireo release publish --data {DATASET}"
-    with running_stack(home.root, prepare=publish) as stack:
-        yield stack
+def stack(tiny_stack: Stack) -> Stack:
+    return tiny_stack
 
 
 def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
-    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
+    listed = json.loads(run(*pip_of(python), "list", "--format=json"))
     names = {each["name"].lower().replace("_", "-") for each in listed}
     # typing-extensions is grpcio's own, from some version on.
     assert names - {"pip", "setuptools", "typing-extensions"} == {
@@ -69,7 +56,7 @@ def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
         "grpcio",
         "protobuf",
     }
-    run(python, "-m", "pip", "check")
+    run(*pip_of(python), "check")
 
 
 def test_it_gets_through_envoy_what_others_get_and_fails_as_told(

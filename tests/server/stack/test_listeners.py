@@ -34,10 +34,12 @@ ANSWERS: dict[str, Answer] = {
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
+    if not request.param:
+        yield request.getfixturevalue("tiny_stack")
+        return
     home = build_tiny_home(tmp_path_factory.mktemp("stack"))
-    arguments = ["--secure"] if request.param else []
     with running_stack(
-        home.root, prepare=PUBLISH, settings=ONE_POD_EACH, arguments=arguments
+        home.root, prepare=PUBLISH, settings=ONE_POD_EACH, arguments=["--secure"]
     ) as stack:
         yield stack
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -21,23 +20,20 @@ from server.releases.store import ReleaseStore
 from server.stack.s3 import access
 from server.stack.settings import StackSettings
 from tests.builders.releases import build_release
-from tests.builders.stack import Stack, running_stack
-from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.builders.stack import Stack
 from tests.builders.waiting import until
 
 pytestmark = pytest.mark.integration
 
 CALLERS = 4
 SWAPS = 4
-RELEASES = ("tiny-1", "tiny-2")
+RELEASES = ("tiny-1", "rollout-2")
+"""The first is the one that the stack serves before and after."""
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home = build_tiny_home(tmp_path_factory.mktemp("rollout"))
-    publish = f"vireo release publish --data {DATASET}"
-    with running_stack(home.root, prepare=publish) as stack:
-        yield stack
+def stack(tiny_stack: Stack) -> Stack:
+    return tiny_stack
 
 
 def s3_of(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> S3Settings:

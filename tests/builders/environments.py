@@ -1,0 +1,44 @@
+"""Wheels, and environments that have nothing but a wheel and what it asks for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+
+
+def build_wheel(project: Path, folder: Path) -> Path:
+    """Return the wheel of a project, built in a new folder by what `make setup` has installed."""
+    built = [
+        *_PIP,
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        f"--wheel-dir={folder}",
+    ]
+    _run([*built, str(project)])
+    [wheel] = folder.iterdir()
+    return wheel
+
+
+def new_environment(folder: Path, requirement: str) -> Path:
+    """Return Python of a new environment that has a requirement, and neither pip nor bytecode."""
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    python = folder / "bin" / "python"
+    install = ["install", "--quiet", "--no-compile", f"--constraint={CONSTRAINTS}"]
+    _run([*pip_of(python), *install, requirement])
+    return python
+
+
+def pip_of(python: Path) -> list[str]:
+    """Return the command that is pip for an environment without it."""
+    return [*_PIP, "--python", str(python)]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840)
+    assert done.returncode == 0, done.stdout + done.stderr
