@@ -7,16 +7,16 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from bench.process import running
 from clients import cli
 from server.errors import VireoError
 from server.home import Home
@@ -24,11 +24,11 @@ from server.releases.store import ReleaseStore
 from server.stack.ports import PortTakenError, check_ports_free
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
-from server.stack.state import running_stack
+from server.stack.state import StackState, running_stack
 
 VIREO = (sys.executable, "-m", cli.__name__)
 """The `vireo` command of this environment."""
-_CHANNEL = "production"
+CHANNEL = "production"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 _RESERVATIONS = 8
@@ -36,8 +36,84 @@ _reservations: deque[TextIO] = deque()
 """Locks on the bases given last in this process; by the time that one goes its ports are bound."""
 
 
+@dataclass(frozen=True)
+class OwnStack:
+    """A stack that a measurement can run on ports of its own."""
+
+    settings: StackSettings
+    environment: Mapping[str, str]
+    """Under which `vireo` commands mean this stack."""
+    releases: Sequence[str]
+    """Ids of what its S3 has; the first is in production."""
+
+    @property
+    def home(self) -> Home:
+        """The home that holds its state."""
+        return self.settings.home_folder
+
+    def state(self) -> StackState:
+        """Return what runs now; raise VireoError if the stack has ended."""
+        state = running_stack(self.home)
+        if state is None:
+            raise VireoError(f"the stack of {self.home.root} has ended; its logs say why")
+        return state
+
+    @contextmanager
+    def running(self) -> Iterator[OwnStack]:
+        """Run it until the block ends.
+
+        Raises:
+            VireoError: it did not become ready; its output is in the home's logs.
+        """
+        self.home.logs.mkdir(parents=True, exist_ok=True)
+        with running(
+            [*VIREO, "up"],
+            self.home.logs / "up.log",
+            lambda: bool((state := running_stack(self.home)) and state.ready),
+            self.environment,
+            patience=_START_SECONDS,
+            stop=signal.SIGINT,
+            grace=_STOP_SECONDS,
+        ):
+            yield self
+
+
+def own_home(home: Home, name: str) -> Home:
+    """Return an empty home below another's, with the data and features of that one."""
+    own = Home(home.root / "bench" / name)
+    shutil.rmtree(own.root, ignore_errors=True)
+    own.logs.mkdir(parents=True)
+    for part in ("data", "features"):
+        (own.root / part).symlink_to(home.root / part, target_is_directory=True)
+    return own
+
+
+def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = None) -> OwnStack:
+    """Publish releases to the emptied S3 of a home's stack.
+
+    Args:
+        home: the stack's; no stack may run on it.
+        releases: folders; the first becomes the one in production.
+        settings: of the stack and its pods, by the name of the variable.
+    """
+    environment = {**stack_environment(home), **(settings or {})}
+    own = StackSettings.model_validate(
+        {
+            name.removeprefix("VIREO_").lower(): text
+            for name, text in environment.items()
+            if name.startswith("VIREO_")
+        }
+    )
+    shutil.rmtree(home.s3, ignore_errors=True)
+    with embedded_s3(own) as server:
+        store = ReleaseStore(server)
+        ids = [store.publish(folder).release_id for folder in releases]
+        store.set_channel(CHANNEL, ids[0], store.read_channel(CHANNEL))
+    return OwnStack(own, environment, ids)
+
+
 def stack_environment(home: Home) -> dict[str, str]:
-    """This process's environment for commands on `home`, with ports that are free now.
+    """Return this process's environment for commands on `home`, with ports that are free now.
 
     A busy machine may take minutes to start a stack, which isn't what is measured.
     """
@@ -46,43 +122,6 @@ def stack_environment(home: Home) -> dict[str, str]:
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
     patience = {"VIREO_START_TIMEOUT": "240"}
     return {**kept, **ports, **patience, "VIREO_HOME": str(home.root)}
-
-
-@contextmanager
-def served(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
-    """A stack that serves what `home` has published, until the block ends.
-
-    Args:
-        home: the stack's.
-        environment: see `stack_environment`; other commands find the stack under it.
-
-    Raises:
-        VireoError: it did not become ready; its output is in the home's logs.
-    """
-    home.logs.mkdir(parents=True, exist_ok=True)
-    output = home.logs / "up.log"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [*VIREO, "up"],
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not ((state := running_stack(home)) and state.ready):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise VireoError(f"the stack of {home.root} did not start; see {output}")
-            time.sleep(0.2)
-        yield
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 @contextmanager
@@ -97,28 +136,8 @@ def served_release(home: Home, dataset: str) -> Iterator[str]:
     release = home.trained_release(dataset)
     if (state := running_stack(home)) is not None:
         raise VireoError(f"a stack runs on {home.root} already, at {state.edge}; stop it first")
-    environment = stack_environment(home)
-    settings = StackSettings(
-        home=home.root,
-        port_base=int(environment["VIREO_PORT_BASE"]),
-        edge_port=int(environment["VIREO_EDGE_PORT"]),
-    )
-    shutil.rmtree(home.s3, ignore_errors=True)
-    publish(settings, release)
-    with served(home, environment):
-        yield settings.edge
-
-
-def publish(settings: StackSettings, *releases: Path) -> list[str]:
-    """Publish releases to the embedded S3 of a stack that doesn't run, and return their ids.
-
-    The first is then the one in production.
-    """
-    with embedded_s3(settings) as server:
-        store = ReleaseStore(server)
-        ids = [store.publish(folder).release_id for folder in releases]
-        store.set_channel(_CHANNEL, ids[0], store.read_channel(_CHANNEL))
-    return ids
+    with own_stack(home, release).running() as stack:
+        yield stack.settings.edge
 
 
 def _reserved(base: int) -> bool:
@@ -136,7 +155,7 @@ def _reserved(base: int) -> bool:
 
 
 def free_port_base() -> int:
-    """A VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
+    """Return a VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
     for _ in range(100):
         # Below the range from which the kernel gives ports to clients, S3's + 10008 too.
         base = random.randrange(11_000, 21_000, 100)  # noqa: S311

@@ -13,34 +13,29 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc
 import psutil
 from rich.console import Console
-from vireo.v1 import release_pb2, release_pb2_grpc, viewer_pb2
+from vireo.v1 import viewer_pb2
 
 from bench.load import PAGE, Answer, SteadyLoad, p99
-from bench.stack import publish, served, stack_environment
+from bench.stack import CHANNEL, OwnStack, own_home, own_stack
 from server.errors import VireoError
 from server.home import Home
 from server.releases.manifest import Manifest, Quotas
 from server.releases.store import ReleaseStore
 from server.stack.s3 import embedded_s3
-from server.stack.settings import StackSettings
-from server.stack.state import ProcessState, StackState, running_stack
-from training.evaluation.served import ask_viewers
+from server.stack.state import ProcessState
+from training.evaluation.served import ask_in_full, serving_release
 from training.features.watches import load_watches
 
-CHANNEL = "production"
 _PODS = ("candidate-", "ranking-", "gateway-")
 _SWAP_SECONDS = 60.0
 _POLL = 0.1
 _LEARNERS = 8
-_ATTEMPTS = 5
-"""A busy machine may be late with an answer now and then."""
 _SETTLING = 1.0
 """Seconds after a swap that still count as swapping."""
 
@@ -118,33 +113,21 @@ def count(answers: Sequence[Answer], slates: Slates) -> Counts:
 
 
 def measure_swaps(home: Home, dataset: str, plan: SwapPlan, console: Console) -> SwapResult:
-    """Runs the whole measurement in a home of its own below `home`.
+    """Run the whole measurement in a home of its own below `home`.
 
     Raises:
         VireoError: nothing was trained on the data set, the stack does not start, or a swap
             does not end.
     """
-    own = Home(home.root / "bench" / "swap")
-    staged = home.trained_release(dataset)
-    _prepare(home, own)
-    environment = {
-        **stack_environment(own),
-        "VIREO_KEEP_PREVIOUS_SECONDS": str(plan.keep_previous_seconds),
-    }
-    settings = StackSettings(
-        home=own.root,
-        port_base=int(environment["VIREO_PORT_BASE"]),
-        edge_port=int(environment["VIREO_EDGE_PORT"]),
-    )
+    staged, own = home.trained_release(dataset), own_home(home, "swap")
     twin = make_twin(staged, own.root / "twin")
-    releases = publish(settings, staged, twin)
+    keep = {"VIREO_KEEP_PREVIOUS_SECONDS": str(plan.keep_previous_seconds)}
+    stack = own_stack(own, staged, twin, settings=keep)
     watches = load_watches(home, dataset)
     viewers = watches["viewer_id"].drop_duplicates().head(plan.viewers).tolist()
     viewers += [f"stranger-{number}" for number in range(plan.viewers - len(viewers))]
-    with served(own, environment), embedded_s3(settings) as server:
-        return asyncio.run(
-            _Swaps(own, ReleaseStore(server), releases, viewers, plan, console).run()
-        )
+    with stack.running(), embedded_s3(stack.settings) as server:
+        return asyncio.run(_Swaps(stack, ReleaseStore(server), viewers, plan, console).run())
 
 
 def make_twin(release: Path, target: Path) -> Path:
@@ -168,45 +151,44 @@ class _Swaps:
 
     def __init__(
         self,
-        home: Home,
+        stack: OwnStack,
         store: ReleaseStore,
-        releases: Sequence[str],
         viewers: Sequence[str],
         plan: SwapPlan,
         console: Console,
     ) -> None:
-        self._home, self._store, self._releases = home, store, releases
-        self._viewers, self._plan, self._console = viewers, plan, console
+        self._stack, self._store, self._viewers = stack, store, viewers
+        self._plan, self._console = plan, console
         self._moment = int(time.time())
         """When slates are said to be shown: the same whenever they are asked for."""
 
     async def run(self) -> SwapResult:
-        plan, edge = self._plan, self._state().edge
+        plan, edge, releases = self._plan, self._stack.settings.edge, self._stack.releases
         slates: dict[tuple[str, str], tuple[str, ...]] = {}
-        for release_id in self._releases:
+        for release_id in releases:
             await self._swap(release_id)
             slates |= await self._learned(edge, release_id)
-        first, second = self._releases
+        first, second = releases
         if all(slates[first, viewer] == slates[second, viewer] for viewer in self._viewers):
             raise VireoError("both releases give the same slates: no mixture could be told")
         memory, windows = [0], []
-        load = SteadyLoad(edge, self._viewers, plan.rate, plan.deadline, self._moment)
-        async with load:
+        async with SteadyLoad(edge, self._viewers, plan.rate, plan.deadline, self._moment) as load:
             await asyncio.sleep(plan.quiet_seconds)
-            before = list(load.answers)
+            quiet = p99(load.answers)
             for number in range(1, plan.swaps + 1):
                 started = time.monotonic()
-                took = await self._swap(self._releases[(number + 1) % 2])
+                took = await self._swap(releases[(number + 1) % 2])
                 windows.append((started, started + took + _SETTLING))
                 self._console.print(f"swap {number} of {plan.swaps}: {took:.2f} s on every pod")
                 await asyncio.sleep(plan.pause_seconds)
                 memory.append(self._memory())
-        during = [
-            answer
-            for answer in load.answers
-            if any(start <= answer.at <= end for start, end in windows)
-        ]
-        quiet, busy = p99(before), p99(during)
+        busy = p99(
+            [
+                answer
+                for answer in load.answers
+                if any(start <= answer.at <= end for start, end in windows)
+            ]
+        )
         return SwapResult(
             swaps=plan.swaps,
             requests=len(load.answers),
@@ -219,68 +201,39 @@ class _Swaps:
         )
 
     async def _learned(self, edge: str, release_id: str) -> Slates:
-        """Every viewer's slate under the release that is served."""
-        learned: dict[tuple[str, str], tuple[str, ...]] = {}
-        wanted = list(self._viewers)
-        for _ in range(_ATTEMPTS):
-            unfit = []
-            moments = [self._moment] * len(wanted)
-            for answer in await ask_viewers(
-                edge, wanted, moments, concurrency=_LEARNERS, deadline=5.0
-            ):
-                if answer.failure or answer.degradations or answer.release_id != release_id:
-                    unfit.append(answer)
-                else:
-                    learned[release_id, answer.viewer_id] = answer.items[:PAGE]
-            if not unfit:
-                return learned
-            wanted = [answer.viewer_id for answer in unfit]
-        raise VireoError(f"the quiet stack did not answer in full: {unfit[0]}")
+        """Return every viewer's slate under the release that is served."""
+        moments = [self._moment] * len(self._viewers)
+        answers = await ask_in_full(
+            edge, self._viewers, moments, concurrency=_LEARNERS, deadline=5.0
+        )
+        for answer in answers:
+            if answer.failure or answer.degradations or answer.release_id != release_id:
+                raise VireoError(f"the quiet stack did not answer in full: {answer}")
+        return {(release_id, answer.viewer_id): answer.items[:PAGE] for answer in answers}
 
     async def _swap(self, release_id: str) -> float:
-        """Promotes a release; seconds until every pod serves it."""
+        """Promote a release, and return the seconds until every pod serves it."""
         started = time.monotonic()
         await asyncio.to_thread(
             lambda: self._store.set_channel(CHANNEL, release_id, self._store.read_channel(CHANNEL))
         )
-        for port in self._pods(lambda process: process.port):
-            await self._until_served(port, release_id, started)
+        for pod in self._pods():
+            await asyncio.to_thread(self._until_served, pod, release_id)
         return time.monotonic() - started
 
-    async def _until_served(self, port: int, release_id: str, started: float) -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = release_pb2_grpc.ReleaseServiceStub(channel)
-            while True:
-                state = await stub.GetServingRelease(
-                    release_pb2.GetServingReleaseRequest(), timeout=5
+    def _until_served(self, pod: ProcessState, release_id: str) -> None:
+        until = time.monotonic() + _SWAP_SECONDS
+        while serving_release(f"127.0.0.1:{pod.port}", 5.0) != release_id:
+            if time.monotonic() > until:
+                raise VireoError(
+                    f"{pod.name} did not take up {release_id} within {_SWAP_SECONDS:.0f} s"
                 )
-                if state.release_id == release_id:
-                    return
-                if time.monotonic() - started > _SWAP_SECONDS:
-                    raise VireoError(
-                        f"{state.pod} did not take up {release_id} within {_SWAP_SECONDS:.0f} s: "
-                        f"{state.last_failure or 'it is still loading'}"
-                    )
-                await asyncio.sleep(_POLL)
+            time.sleep(_POLL)
 
     def _memory(self) -> int:
-        """Resident bytes of all pods."""
-        pids = self._pods(lambda process: process.pid or 0)
+        """Return the resident bytes of all pods."""
+        pids = [pod.pid for pod in self._pods() if pod.pid is not None]
         return sum(psutil.Process(pid).memory_info().rss for pid in pids)
 
-    def _pods(self, of: Callable[[ProcessState], int]) -> list[int]:
-        return [of(each) for each in self._state().processes if each.name.startswith(_PODS)]
-
-    def _state(self) -> StackState:
-        state = running_stack(self._home)
-        if state is None:
-            raise VireoError(f"the stack of {self._home.root} has ended; its logs say why")
-        return state
-
-
-def _prepare(home: Home, own: Home) -> None:
-    """An empty home with the data and features of another."""
-    shutil.rmtree(own.root, ignore_errors=True)
-    own.root.mkdir(parents=True)
-    for name in ("data", "features"):
-        (own.root / name).symlink_to(home.root / name, target_is_directory=True)
+    def _pods(self) -> list[ProcessState]:
+        return [each for each in self._stack.state().processes if each.name.startswith(_PODS)]

@@ -10,19 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.stack import VIREO, publish, stack_environment
+from bench.stack import VIREO, OwnStack, own_stack, stack_environment
 from server.errors import VireoError
 from server.home import Home
-from server.stack.settings import StackSettings
 
 _FETCHED = "ml-100k"
 _PROFILE = "quick"
 
 
-def prepared(
-    home: Home, dataset: str, console: Console, bench: str = "chaos"
-) -> tuple[StackSettings, dict[str, str]]:
-    """Settings and environment of a stack whose home, below `home`, has a release published.
+def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -> OwnStack:
+    """Return a stack whose home, below `home`, has a release published.
 
     Each `bench` has a home of its own.
 
@@ -41,14 +38,7 @@ def prepared(
             f"them with: VIREO_ONLINE_STORE=sqlite vireo features build {dataset}"
         )
     shutil.copytree(source.features(dataset), own.features(dataset))
-    environment = stack_environment(own)
-    settings = StackSettings(
-        home=own.root,
-        port_base=int(environment["VIREO_PORT_BASE"]),
-        edge_port=int(environment["VIREO_EDGE_PORT"]),
-    )
-    publish(settings, source.staged_release(dataset))
-    return settings, environment
+    return own_stack(own, source.staged_release(dataset))
 
 
 def online_store(home: Home, dataset: str) -> Path:

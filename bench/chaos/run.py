@@ -29,7 +29,6 @@ from bench.chaos.chain import Chain
 from bench.chaos.home import prepared
 from bench.chaos.plan import ChaosPlan
 from bench.chaos.result import CaseResult, Judge
-from bench.stack import served
 from server.errors import VireoError
 from server.home import Home
 from training.features.watches import load_watches
@@ -70,16 +69,16 @@ def run_chaos(
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    settings, environment = prepared(home, dataset, console)
-    judge = _judge(settings.home_folder, dataset, plan.viewers)
-    with served(settings.home_folder, environment):
+    stack = prepared(home, dataset, console)
+    judge = _judge(stack.home, dataset, plan.viewers)
+    with stack.running():
         for number in numbers:
 
             def tell(line: str, number: int = number) -> None:
                 console.print(f"{number}: {line}", soft_wrap=True)
 
             tell(CASES[number].title)
-            chain = Chain(settings, environment, dataset, judge, plan, tell)
+            chain = Chain(stack.settings, stack.environment, dataset, judge, plan, tell)
             if number == numbers[0]:
                 plan = asyncio.run(_affordable(chain))
                 chain = replace(chain, plan=plan)

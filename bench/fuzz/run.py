@@ -21,7 +21,6 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from bench.chaos.home import prepared
 from bench.fuzz.storm import storm
 from bench.fuzz.targets import methods_of
-from bench.stack import served
 from server.home import Home
 from server.stack.settings import StackSettings
 from server.stack.state import running_stack
@@ -62,9 +61,8 @@ def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Consol
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    settings, environment = prepared(home, dataset, console, "fuzz")
-    with served(settings.home_folder, environment):
-        return asyncio.run(_run(settings, requests, seed, console))
+    with prepared(home, dataset, console, "fuzz").running() as stack:
+        return asyncio.run(_run(stack.settings, requests, seed, console))
 
 
 async def _run(settings: StackSettings, requests: int, seed: int, console: Console) -> FuzzResult:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.speed.floor import InProcess
-from bench.speed.h2load import Shot, frame
+from bench.speed.h2load import Shot, Target
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.gateway.deadline import Deadline
@@ -32,13 +31,9 @@ _REQUEST_ID = "bench"
 _TOLERANCE = 1e-5
 """Of a score: a pod runs the same code on the same machine."""
 _PATH = "/vireo.v1.RecommendationService/Recommend"
-_HEADERS = (
-    "content-type: application/grpc",
-    "te: trailers",
-    "grpc-timeout: 10S",
-    f"{REQUEST_ID}: {_REQUEST_ID}",
-)
+_HEADERS = ("grpc-timeout: 10S", f"{REQUEST_ID}: {_REQUEST_ID}")
 _SECONDS = 10.0
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,22 +51,27 @@ class Asked:
 
 
 def first_viewers(home: Home, dataset: str, count: int) -> list[str]:
-    """Ids of the first so many viewers of a data set."""
+    """Return the ids of the first so many viewers of a data set."""
     viewers: list[str] = load_watches(home, dataset)["viewer_id"].drop_duplicates().tolist()
     return viewers[:count]
 
 
+def feature_reader(features: Path) -> FeatureReader:
+    """Return a reader of viewers' features from a Feast repository, as gateways have."""
+    # Feast imports torch where it is installed: seconds for nothing.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    return FeatureReader(features, _SECONDS)
+
+
 def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
-    """A request for each viewer, with the features as they are in the store.
+    """Return a request for each viewer, with the features as they are in the store.
 
     Args:
         release: folder of the release.
         features: Feast repository of its data set.
         viewers: their ids.
     """
-    # Feast imports torch where it is installed: seconds for nothing.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    reader = FeatureReader(features, _SECONDS)
+    reader = feature_reader(features)
     chain = InProcess.load(release)
     manifest = chain.candidate.release.manifest
     moment = int(time.time())
@@ -90,60 +90,51 @@ def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
     return found
 
 
-def recommend_url(target: str) -> str:
-    """The URL of Recommend at host:port, for h2load."""
-    return f"http://{target}{_PATH}"
-
-
-async def checked_shots(target: str, questions: Sequence[Asked], folder: Path) -> list[Shot]:
-    """Asks each question once, and prepares it for h2load.
+async def checked_target(
+    name: str, address: str, questions: Sequence[Asked], folder: Path
+) -> Target:
+    """Ask each question once, and prepare it for h2load.
 
     Args:
-        target: host:port of what is asked.
+        name: of what is asked, for errors.
+        address: its host:port.
         questions: whose answers are held against the slates they must be.
         folder: where to keep what h2load sends.
 
     Raises:
         VireoError: an answer isn't the right one.
     """
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(address) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         answers = [await _ask(stub, question) for question in questions]
-    stem = target.partition(":")[2]
-    return [
-        prepared(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
+    stem = address.partition(":")[2]
+    shots = [
+        Shot.of(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
         for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
     ]
+    return Target(name, f"http://{address}{_PATH}", shots, folder)
 
 
-def prepared(body: Path, request: Message, answer: Message, headers: tuple[str, ...]) -> Shot:
-    """A request as h2load sends it from the file `body`, which is written."""
-    body.write_bytes(frame(request.SerializeToString()))
-    return Shot(body, len(frame(answer.SerializeToString())), headers)
-
-
-async def check_while(
-    target: str, questions: Sequence[Asked], done: asyncio.Event, pause: float = 0.1
-) -> int:
-    """Asks one question after the other until `done`, and says how many were answered right.
+async def check_while(address: str, questions: Sequence[Asked], done: asyncio.Event) -> int:
+    """Ask one question after the other until `done`, and return how many were answered right.
 
     Raises:
         VireoError: an answer isn't the right one.
     """
     count = 0
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(address) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         while not done.is_set():
             await _ask(stub, questions[count % len(questions)])
             count += 1
-            await asyncio.sleep(pause)
+            await asyncio.sleep(_PAUSE)
     return count
 
 
 async def _ask(
     stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub, question: Asked
 ) -> recommendation_pb2.RecommendResponse:
-    """The answer; raises VireoError unless it is the slate that it must be."""
+    """Return the answer; raise VireoError unless it is the slate that it must be."""
     answer = await stub.Recommend(
         question.request, timeout=_SECONDS, metadata=((REQUEST_ID, _REQUEST_ID),)
     )

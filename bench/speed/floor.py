@@ -7,22 +7,23 @@ calls: all sources, filters, quotas and diversity, too.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 from vireo.v1 import candidate_pb2
 
-from bench.speed.cpu import pin
+from bench.process import pin
 from server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
@@ -118,97 +119,85 @@ class Timing:
     """Seconds of a request, the median."""
 
 
-class FloorProcess:
-    """A process that answers requests by itself and times it. Use it as a context."""
+class Floor:
+    """Processes that answer requests by themselves and time it. Use it as a context."""
 
     def __init__(
         self,
         folder: Path,
         requests: Sequence[bytes],
         page: int,
-        cores: Collection[int] | None = None,
+        *,
+        processes: int = 1,
+        cores: Collection[int] = (),
     ) -> None:
-        """Takes what to answer.
+        """Prepare what to answer.
 
         Args:
             folder: the release's.
-            requests: RetrieveCandidatesRequests, which it answers in turn.
+            requests: RetrieveCandidatesRequests, which are answered in turn.
             page: videos of each answer.
-            cores: to run on; any by default.
+            processes: how many may answer at a time.
+            cores: where they run; anywhere if empty.
         """
-        spawn = get_context("spawn")
-        self._pipe, self._theirs = spawn.Pipe()
-        self._process = spawn.Process(
-            target=_answer, args=(self._theirs, folder, list(requests), page, cores), daemon=True
+        self._pool = ProcessPoolExecutor(
+            processes, get_context("spawn"), _load, (folder, list(requests), page, cores)
         )
 
-    def __enter__(self) -> FloorProcess:
-        """Begins; returns once the release is loaded.
-
-        Raises:
-            VireoError: the process has ended; it said why on the standard error.
-        """
-        self._process.start()
-        self._theirs.close()  # else a process that dies would be waited for for ever
-        self._received()
+    def __enter__(self) -> Floor:
+        """Return itself; the processes start with the first request."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the process."""
-        self._process.terminate()
-        self._process.join()
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        self._pool.shutdown()
 
-    def begin(self, way: str, requests: int) -> None:
-        """Has it answer so many requests by `models` or `pipelines`, or only `rank`."""
-        self._pipe.send((way, requests))
+    async def timed(self, way: str, requests: int, processes: int = 1) -> Timing:
+        """Have some processes together answer so many requests, and return what one took.
 
-    def result(self) -> Timing:
-        """Waits for the timing; raises VireoError where the process has ended."""
-        timing: Timing = self._received()
-        return timing
+        Args:
+            way: `models`, `pipelines`, or only `rank`.
+            requests: of all processes.
+            processes: how many answer at a time.
 
-    def _received(self) -> Any:
+        Raises:
+            VireoError: a process has ended; it said why on the standard error.
+        """
+        share = requests // processes
+        submitted = [self._pool.submit(_timed, way, share) for _ in range(processes)]
         try:
-            return self._pipe.recv()
-        except EOFError as error:
+            timings = [await asyncio.wrap_future(each) for each in submitted]
+        except BrokenProcessPool as error:
             raise VireoError("the process that measures the floor has ended") from error
+        return Timing(
+            float(np.mean([each.cpu for each in timings])),
+            float(np.median([each.p50 for each in timings])),
+        )
 
 
-def _answer(
-    pipe: Connection,
-    folder: Path,
-    bodies: list[bytes],
-    page: int,
-    cores: Collection[int] | None,
-) -> None:
-    if cores is not None:
+_ways: dict[str, list[Answer]] = {}
+"""Of a process of Floor."""
+
+
+def _load(folder: Path, bodies: list[bytes], page: int, cores: Collection[int]) -> None:
+    """Begin a process of Floor."""
+    if cores:
         pin(cores)
     # As pods do: threads of these libraries would only fight over the cores.
     threadpool_limits(1)
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString
     queries = [decode(parse(body)) for body in bodies]
     chain = InProcess.load(folder)
-    ways: dict[str, list[Answer]] = {
-        "models": [partial(chain.models, query, page) for query in queries],
-        "pipelines": [partial(chain.pipelines, query, page) for query in queries],
-        "rank": [partial(chain.rank_raw, chain.ranking_query(query, page)) for query in queries],
-    }
-    for answers in ways.values():
+    _ways["models"] = [partial(chain.models, query, page) for query in queries]
+    _ways["pipelines"] = [partial(chain.pipelines, query, page) for query in queries]
+    _ways["rank"] = [partial(chain.rank_raw, chain.ranking_query(each, page)) for each in queries]
+    for answers in _ways.values():
         for answer in answers:
             answer()  # what is slow only once
-    pipe.send(None)
-    while True:
-        name, requests = pipe.recv()
-        pipe.send(_timed(ways[name], requests))
 
 
-def _timed(answers: Sequence[Answer], requests: int) -> Timing:
-    took = []
+def _timed(way: str, requests: int) -> Timing:
+    answers, took = _ways[way], []
     began = time.process_time()
     for number in range(requests):
         start = time.perf_counter()

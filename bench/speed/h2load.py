@@ -18,17 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import Message
 
 from server.errors import VireoError
 
 _WINDOW_BITS = 24
-_REQUESTS = re.compile(
-    r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, "
-    r"(\d+) failed, (\d+) errored, (\d+) timeout"
-)
+_REQUESTS = re.compile(r"requests: (\d+) total, .* (\d+) succeeded,")
 _TRAFFIC = re.compile(r"traffic: .*\((\d+)\) data")
-_FINISHED = re.compile(r"finished in ([\d.]+)(us|ms|s|m)")
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 GRPC = ("content-type: application/grpc", "te: trailers")
 
 
@@ -42,6 +38,12 @@ class Shot:
     """Length of the right answer's body."""
     headers: tuple[str, ...] = GRPC
     """`name: value` of each."""
+
+    @staticmethod
+    def of(body: Path, request: Message, answer: Message, headers: Sequence[str] = ()) -> Shot:
+        """Return a call whose right answer is known; `body` is written."""
+        body.write_bytes(frame(request.SerializeToString()))
+        return Shot(body, len(frame(answer.SerializeToString())), (*GRPC, *headers))
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,78 @@ class Volley:
         return self.requests / self.seconds
 
 
+@dataclass(frozen=True)
+class Target:
+    """A server, and requests for it that it has answered right."""
+
+    name: str
+    url: str
+    shots: Sequence[Shot]
+    folder: Path
+    """For h2load's logs."""
+    http2: bool = True
+    senders: int = 8
+    """Processes of h2load at a time, a shot each."""
+
+    async def fire(
+        self,
+        number: int,
+        callers: int,
+        requests: int,
+        rate: float | None = None,
+        max_wrong: float = 0.0,
+    ) -> Volley:
+        """Send requests by several callers; all shots get their turn over rounds.
+
+        Args:
+            number: of the round.
+            callers: see `fire`.
+            requests: see `fire`.
+            rate: see `fire`.
+            max_wrong: the share of answers that may be wrong.
+
+        Raises:
+            VireoError: more answers than that are wrong, or h2load failed.
+        """
+        shots = self._turn(number, min(self.senders, callers))
+        return self._checked(await self._fire(shots, callers, requests, rate), max_wrong)
+
+    async def p50(self, number: int, requests: int) -> float:
+        """Return the median seconds of an answer to one caller, over a few shots in turn."""
+        turn = self._turn(number, self.senders)
+        took = [
+            self._checked(await self._fire([shot], 1, requests // len(turn), None)).latencies
+            for shot in turn
+        ]
+        return float(np.median(np.concatenate(took)))
+
+    def _turn(self, number: int, count: int) -> list[Shot]:
+        return [self.shots[(number * count + place) % len(self.shots)] for place in range(count)]
+
+    async def _fire(
+        self, shots: Sequence[Shot], callers: int, requests: int, rate: float | None
+    ) -> Volley:
+        return await fire(
+            self.url,
+            shots,
+            self.folder,
+            callers=callers,
+            requests=requests,
+            rate=rate,
+            http2=self.http2,
+        )
+
+    def _checked(self, volley: Volley, max_wrong: float = 0.0) -> Volley:
+        if volley.wrong > max_wrong * volley.requests:
+            raise VireoError(
+                f"{volley.wrong} of {volley.requests} answers of {self.name} are not those that "
+                "they must be"
+            )
+        return volley
+
+
 def frame(message: bytes) -> bytes:
-    """A gRPC message as it goes over the wire: uncompressed, its length before it."""
+    """Return a gRPC message as it goes over the wire: uncompressed, its length before it."""
     return struct.pack(">BI", 0, len(message)) + message
 
 
@@ -77,7 +149,7 @@ async def fire(
     rate: float | None = None,
     http2: bool = True,
 ) -> Volley:
-    """Sends requests, a process of h2load for each shot, all at once.
+    """Send requests, a process of h2load for each shot, all at once.
 
     Args:
         url: http://host:port/path.
@@ -137,7 +209,7 @@ async def _one(
     counted, traffic = _REQUESTS.search(output), _TRAFFIC.search(output)
     if process.returncode or counted is None or traffic is None:
         raise VireoError(f"h2load failed on {url}: {output.strip()[-300:]}")
-    total, succeeded = int(counted[1]), int(counted[4])
+    total, succeeded = int(counted[1]), int(counted[2])
     if not succeeded:
         raise VireoError(f"h2load failed on {url}: nothing was answered")
     lacking = abs(total * shot.answer_bytes - int(traffic[1]))

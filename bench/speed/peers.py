@@ -6,15 +6,12 @@ import base64
 import json
 import os
 import pickle
-import signal
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -22,30 +19,37 @@ from urllib.error import HTTPError
 import grpc
 import numpy as np
 import numpy.typing as npt
-import psutil
 from inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
-from bench.speed.cpu import pin
-from bench.speed.h2load import Shot, frame
+from bench.process import running
+from bench.speed.h2load import GRPC, Shot, Target, frame
 from server.errors import VireoError
 from server.home import Home
 from server.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
 _START_SECONDS = 240.0
-_STOP_SECONDS = 10.0
-_OIP_PATH = "/inference.GRPCInferenceService/ModelInfer"
+_ASK_SECONDS = 10.0
+_SENDERS = 4
 _TYPES = {"int64": "INT64", "float32": "FP32", "uint32": "UINT32", "uint8": "UINT8"}
+
+Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request for a peer, prepared."""
+class Protocol:
+    """How a ranking is asked for."""
 
-    body: bytes
-    headers: tuple[str, ...]
     path: str
+    headers: tuple[str, ...]
+    body: Callable[[RankingQuery], bytes]
+    """What is posted."""
+    ask: Callable[[int, str, Mapping[str, str], bytes], bytes]
+    """Posts it once to a port: path, headers and body; the answer's body."""
+    keys: Callable[[bytes], Keys]
+    """Those that an answer's body ranks, int64[10]."""
+    http2: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,19 @@ class Peer:
 
     name: str
     bound: float | None
-    """Requests a second of a ranking pod over its own, at least; None where it is only told."""
+    """Minimum requests a second of a ranking pod over its own; None if there is no bound."""
     command: tuple[str, ...]
     """Arguments of its environment's Python; `{port}` stands for the port."""
-    question: Callable[[RankingQuery], Question]
-    http2: bool
+    protocol: Protocol
     quiet: bool = True
     """Whether it takes no processor time while nobody asks it."""
 
     def python(self, home: Home) -> Path:
-        """Python of its environment, which `make bench-peers` makes."""
+        """Return the Python of its environment, which `make bench-peers` makes."""
         return home.root / "peers" / self.name / "bin" / "python"
 
 
-def _oip(query: RankingQuery) -> Question:
+def _oip(query: RankingQuery) -> bytes:
     arrays = arrays_of(query)
     request = oip.ModelInferRequest(
         model_name="ranker",
@@ -80,40 +83,56 @@ def _oip(query: RankingQuery) -> Question:
         ],
         raw_input_contents=[array.tobytes() for array in arrays.values()],
     )
-    headers = ("content-type: application/grpc", "te: trailers")
-    return Question(frame(request.SerializeToString()), headers, _OIP_PATH)
+    return frame(request.SerializeToString())
 
 
-def _json(query: RankingQuery) -> Question:
-    packed = base64.b64encode(pickle.dumps(arrays_of(query), protocol=5)).decode()
-    body = json.dumps({"arrays": packed}).encode()
-    return Question(body, ("content-type: application/json",), "/rank")
+def _oip_keys(answer: bytes) -> Keys:
+    response = oip.ModelInferResponse.FromString(answer[5:])
+    place = [output.name for output in response.outputs].index("keys")
+    if response.raw_output_contents:
+        return np.frombuffer(response.raw_output_contents[place], np.int64)
+    return np.array(response.outputs[place].contents.int64_contents, np.int64)
 
 
-def _pickled(query: RankingQuery) -> Question:
-    body = pickle.dumps(arrays_of(query), protocol=5)
-    return Question(body, ("content-type: application/octet-stream",), "/rank")
+def _ask_grpc(port: int, path: str, _: Mapping[str, str], body: bytes) -> bytes:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask: Any = channel.unary_unary(path)  # bytes in, bytes out
+        return frame(ask(body[5:], timeout=_ASK_SECONDS))
 
 
+def _pickled(query: RankingQuery) -> bytes:
+    return pickle.dumps(arrays_of(query), protocol=5)
+
+
+def _json(query: RankingQuery) -> bytes:
+    return json.dumps({"arrays": base64.b64encode(_pickled(query)).decode()}).encode()
+
+
+def _json_keys(answer: bytes) -> Keys:
+    return np.array(json.loads(answer)["keys"], np.int64)
+
+
+def _ask_http(port: int, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, dict(headers))
+    with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:  # noqa: S310
+        answer: bytes = response.read()
+    return answer
+
+
+_OIP = Protocol(
+    "/inference.GRPCInferenceService/ModelInfer", GRPC, _oip, _ask_grpc, _oip_keys, http2=True
+)
+_JSON = Protocol("/rank", ("content-type: application/json",), _json, _ask_http, _json_keys)
+_PICKLED = Protocol(
+    "/rank", ("content-type: application/octet-stream",), _pickled, _ask_http, _json_keys
+)
+_BENTOML = ("-m", "bentoml", "serve", "bench.peers.bentoml_service:Ranker", "--port", "{port}")
 PEERS = (
-    Peer("mlserver", 1.3, ("-m", "bench.peers.mlserver_runtime"), _oip, http2=True),
-    Peer("kserve", 1.2, ("-m", "bench.peers.kserve_server"), _oip, http2=True),
-    Peer(
-        "bentoml",
-        2.5,
-        ("-m", "bentoml", "serve", "bench.peers.bentoml_service:Ranker", "--port", "{port}"),
-        _json,
-        http2=False,
-    ),
-    Peer("litserve", 2.5, ("-m", "bench.peers.litserve_server"), _json, http2=False),
-    Peer(
-        "rayserve",
-        None,
-        ("-m", "bench.peers.rayserve_server"),
-        _pickled,
-        http2=False,
-        quiet=False,
-    ),
+    Peer("mlserver", 1.3, ("-m", "bench.peers.mlserver_runtime"), _OIP),
+    Peer("kserve", 1.2, ("-m", "bench.peers.kserve_server"), _OIP),
+    Peer("bentoml", 2.5, _BENTOML, _JSON),
+    Peer("litserve", 2.5, ("-m", "bench.peers.litserve_server"), _JSON),
+    Peer("rayserve", None, ("-m", "bench.peers.rayserve_server"), _PICKLED, quiet=False),
 )
 
 
@@ -121,118 +140,66 @@ PEERS = (
 def serving(
     peer: Peer, home: Home, release: Path, cores: Sequence[int], log: Path
 ) -> Iterator[int]:
-    """The port of a peer that runs on some cores until the block ends.
+    """Yield the port of a peer that runs on some cores until the block ends.
 
     Raises:
         VireoError: it doesn't start; its output is in the log.
     """
     port = _free_ports()
-    kept = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [peer.python(home), *(part.format(port=port) for part in peer.command)],
-            cwd=_ROOT,
-            env={
-                **kept,
-                "PYTHONPATH": str(_ROOT),
-                "OMP_NUM_THREADS": "1",
-                RELEASE: str(release),
-                PORT: str(port),
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: pin(cores),
-        )
-    try:
-        _await_port(port, process, peer, log)
+    command = [str(peer.python(home)), *(part.format(port=port) for part in peer.command)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(_ROOT),
+        "OMP_NUM_THREADS": "1",
+        RELEASE: str(release),
+        PORT: str(port),
+    }
+    with running(command, log, lambda: _listens(port), environment, folder=_ROOT, cores=cores):
         yield port
-    finally:
-        workers = _workers(process.pid)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-        with suppress(ProcessLookupError):  # workers may outlive the one that was waited for
-            os.killpg(process.pid, signal.SIGKILL)
-        for worker in workers:  # Ray's have groups of their own
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
-        process.wait()
 
 
-def _workers(pid: int) -> list[psutil.Process]:
-    """All that a process has started, and those that these have."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def shot(
-    peer: Peer, port: int, query: RankingQuery, keys: npt.NDArray[np.int64], body: Path
-) -> Shot:
-    """Asks a peer once, and prepares the same for h2load in the file `body`.
+def checked_peer(
+    peer: Peer, port: int, pages: Sequence[tuple[RankingQuery, Keys]], folder: Path
+) -> Target:
+    """Ask a peer for each page once, and prepare the same for h2load.
 
     Args:
         peer: whom to ask.
         port: where it answers.
-        query: what to ask.
-        keys: the page that it must answer, int64[10].
-        body: where to keep the request.
+        pages: what to ask, and the keys that it must answer, int64[10].
+        folder: where to keep what h2load sends.
 
     Raises:
         VireoError: it answers something else.
     """
-    question = peer.question(query)
+    protocol, shots = peer.protocol, []
+    for number, (query, keys) in enumerate(pages):
+        body = folder / f"{peer.name}-{number}"
+        body.write_bytes(protocol.body(query))
+        answer = _first_answer(peer, port, body.read_bytes())
+        if not np.array_equal(protocol.keys(answer), keys):
+            raise VireoError(f"{peer.name} ranks {protocol.keys(answer)} instead of {keys}")
+        shots.append(Shot(body, len(answer), protocol.headers))
+    url = f"http://127.0.0.1:{port}{protocol.path}"
+    return Target(peer.name, url, shots, folder, protocol.http2, _SENDERS)
+
+
+def _first_answer(peer: Peer, port: int, body: bytes) -> bytes:
+    """Return the answer of a peer that may listen before its model is loaded."""
+    headers = dict(header.split(": ", 1) for header in peer.protocol.headers)
     until = time.monotonic() + _START_SECONDS
     while True:
         try:
-            answer = (_ask_oip if peer.http2 else _ask_http)(port, question)
-            break
+            return peer.protocol.ask(port, peer.protocol.path, headers, body)
         except (OSError, grpc.RpcError) as error:
-            refused = isinstance(error, HTTPError) and error.code != HTTPStatus.SERVICE_UNAVAILABLE
+            refused = isinstance(error, HTTPError) and error.code != 503
             if refused or time.monotonic() > until:
                 raise VireoError(f"{peer.name} does not answer: {error}") from error
-            time.sleep(0.5)  # it listens before its model is loaded
-    got = _keys(peer, answer)
-    if not np.array_equal(got, keys):
-        raise VireoError(f"{peer.name} ranks otherwise: {got} instead of {keys}")
-    body.write_bytes(question.body)
-    length = len(frame(answer)) if peer.http2 else len(answer)
-    return Shot(body, length, question.headers)
-
-
-def _ask_oip(port: int, question: Question) -> bytes:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask: Any = channel.unary_unary(question.path)  # bytes in, bytes out
-        answer: bytes = ask(question.body[5:], timeout=10)
-    return answer
-
-
-def _ask_http(port: int, question: Question) -> bytes:
-    headers = dict(header.split(": ", 1) for header in question.headers)
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{question.path}", question.body, headers
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-        body: bytes = response.read()
-    return body
-
-
-def _keys(peer: Peer, answer: bytes) -> npt.NDArray[np.int64]:
-    """The keys that an answer ranks."""
-    if not peer.http2:
-        listed: Mapping[str, list[int]] = json.loads(answer)
-        return np.array(listed["keys"], np.int64)
-    response = oip.ModelInferResponse.FromString(answer)
-    place = [output.name for output in response.outputs].index("keys")
-    if response.raw_output_contents:
-        return np.frombuffer(response.raw_output_contents[place], np.int64)
-    return np.array(response.outputs[place].contents.int64_contents, np.int64)
+            time.sleep(0.5)
 
 
 def _free_ports() -> int:
-    """A free port whose next one is free, too."""
+    """Return a free port whose next one is free, too."""
     for _ in range(100):
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
@@ -245,13 +212,9 @@ def _free_ports() -> int:
     raise VireoError("no two free ports side by side")
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes], peer: Peer, log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                raise VireoError(f"{peer.name} did not start; see {log}") from None
-            time.sleep(0.3)
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -15,15 +17,15 @@ class Row:
 
     measure: str
     figure: float
-    """The median over rounds, where there were several."""
+    """The median over rounds, if there were several."""
     spread: tuple[float, float] | None = None
-    """Least and most of the rounds."""
+    """Minimum and maximum of the rounds."""
     bound: float | None = None
-    """What the figure must not pass; None where it is only told."""
+    """What the figure must not pass; None if there is no bound."""
     at_least: bool = False
     """Whether the figure must reach the bound instead of keeping below."""
     section: str = ""
-    """The measurement that it is of, where several were made: chain, tail, rank and so on."""
+    """The measurement that it is of: chain, tail, rank and so on."""
 
     @staticmethod
     def over_rounds(
@@ -33,17 +35,50 @@ class Row:
         *,
         at_least: bool = False,
     ) -> Row:
-        """The median of the rounds' figures, of which there is one at least."""
-        low, high = min(figures), max(figures)
-        return Row(measure, float(np.median(figures)), (low, high), bound, at_least)
+        """Return the median of the rounds' figures, of which there is one at least."""
+        spread = (min(figures), max(figures))
+        return Row(measure, float(np.median(figures)), spread, bound, at_least)
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bound is kept; None where there is none."""
+        """Whether the bound is kept; None if there is none."""
         if self.bound is None:
             return None
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
 
     def document(self) -> dict[str, Any]:
-        """The row for programs."""
+        """Return the row for programs."""
         return {**asdict(self), "holds": self.holds}
+
+
+class Figures:
+    """What rounds measure, a figure a round of each measure."""
+
+    def __init__(self, console: Console) -> None:
+        """Progress is shown on `console`."""
+        self._console = console
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._bounds: dict[str, tuple[float | None, bool]] = {}
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """Yield 0 for a round that only warms up, and then the number of each that counts."""
+        yield 0
+        self._values.clear()
+        for number in range(1, count + 1):
+            yield number
+            self._console.print(f"round {number} of {count} done")
+
+    def add(
+        self, measure: str, figure: float, bound: float | None = None, *, at_least: bool = False
+    ) -> None:
+        """Add a figure of this round; for `bound` and `at_least` see `Row`."""
+        self._values[measure].append(figure)
+        self._bounds[measure] = (bound, at_least)
+
+    def rows(self) -> list[Row]:
+        """Return a row for each measure: the median of the rounds, with their range."""
+        return [
+            Row.over_rounds(measure, each, bound, at_least=at_least)
+            for measure, each in self._values.items()
+            for bound, at_least in [self._bounds[measure]]
+        ]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.speed.another_pod import another_pod
+from bench.process import running, serves
 from bench.speed.asked import Asked, asked, first_viewers
-from bench.stack import served, stack_environment
+from bench.stack import OwnStack, own_home, own_stack
+from server.control.mesh import GRPC_SERVICES
 from server.home import Home
 from server.releases.manifest import MAX_CANDIDATES
-from server.releases.store import ReleaseStore
-from server.stack.processes import ProcessSpec, pod_processes
-from server.stack.s3 import access, embedded_s3
-from server.stack.settings import StackSettings
-from server.stack.state import running_stack
+from server.stack.processes import pod_processes
+from server.stack.s3 import access
+from server.stack.settings import PodKind
 
-_CHANNEL = "production"
 SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
     "VIREO_RANKING_PODS": "1",
@@ -35,104 +34,110 @@ SETTINGS = {
     # The same few viewers are asked for over and over: the viewer tower is to run each time.
     "VIREO_VIEWERS_KEPT": "0",
 }
+_PORT_OFFSET = 5
+"""Port of a further pod, after that of the stack's own."""
+
+
+@dataclass(frozen=True)
+class FurtherPod:
+    """A pod beside those of a stack, which neither the control plane nor Envoy knows."""
+
+    address: str
+    """host:port."""
+    pid: int
+    started: float
+    """Seconds from its process's start until it served."""
 
 
 @dataclass(frozen=True)
 class Stand:
     """A stack that runs."""
 
-    home: Home
+    stack: OwnStack
     dataset: str
     release: Path
     """Folder of the release that it serves."""
-    features: Path
-    """Feast repository of the viewers."""
-    edge: str
-    """host:port of Envoy's edge."""
-    gateway: str
-    """host:port of the gateway whose calls go through Envoy."""
-    direct: str
-    """host:port of the gateway that calls the pods itself; empty where there is none."""
-    ranking: str
-    """host:port of the ranking pod."""
-    pods: Mapping[str, ProcessSpec]
-    """How each pod was started: candidate-1, ranking-1, gateway-1."""
-    environment: Mapping[str, str]
-    """What all of them get besides."""
     pids: Mapping[str, int]
-    """Process ids: envoy, gateway, candidate, ranking, and direct where there is such a gateway."""
+    """Process ids: envoy, gateway, candidate, ranking and direct."""
+    direct: str
+    """host:port of the gateway that calls the pods itself."""
+
+    @property
+    def folder(self) -> Path:
+        """For what a measurement leaves."""
+        return self.stack.home.root
+
+    @property
+    def edge(self) -> str:
+        """host:port of Envoy's edge."""
+        return self.stack.settings.edge
+
+    @property
+    def gateway(self) -> str:
+        """host:port of the gateway whose calls go through Envoy."""
+        return f"127.0.0.1:{self.stack.settings.gateway_pod_port}"
 
     def questions(self, viewers: int) -> list[Asked]:
-        """A request of each of the data set's first so many viewers, and what must come back."""
-        first = first_viewers(self.home, self.dataset, viewers)
-        return asked(self.release, self.features, first)
+        """Return a request of each of the data set's first so many viewers, with its answer."""
+        home = self.stack.home
+        first = first_viewers(home, self.dataset, viewers)
+        return asked(self.release, home.features(self.dataset), first)
 
 
 @contextmanager
-def stand(home: Home, dataset: str, name: str, *, direct: bool = True) -> Iterator[Stand]:
-    """Serves the newest release that was trained on a data set until the block ends.
+def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
+    """Serve the newest release that was trained on a data set until the block ends.
 
     Args:
         home: where it was trained.
         dataset: the data set.
         name: of a folder for it, below the home.
-        direct: whether there is a gateway that calls the pods without Envoy.
 
     Raises:
         VireoError: nothing was trained on the data set, or the stack does not start.
     """
-    own = Home(home.root / "bench" / name)
-    staged = home.trained_release(dataset)
-    shutil.rmtree(own.root, ignore_errors=True)
-    own.root.mkdir(parents=True)
-    for part in ("data", "features"):
-        (own.root / part).symlink_to(home.root / part, target_is_directory=True)
-    environment = {**stack_environment(own), **SETTINGS}
-    settings = StackSettings(
-        home=own.root,
-        port_base=int(environment["VIREO_PORT_BASE"]),
-        edge_port=int(environment["VIREO_EDGE_PORT"]),
-        candidate_pods=1,
-        ranking_pods=1,
-        gateway_pods=1,
-    )
-    with embedded_s3(settings) as server:
-        store = ReleaseStore(server)
-        release_id = store.publish(staged).release_id
-        store.set_channel(_CHANNEL, release_id, store.read_channel(_CHANNEL))
-    with served(own, environment), ExitStack() as extra:
-        access_to = access(settings)
-        assert access_to is not None, "the stack runs its own S3 server"
-        pods = {spec.name: spec for spec in pod_processes(settings, access_to)}
-        pids, at = {}, ""
-        if direct:
-            around_envoy = {
-                "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_pod_port}",
-                "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_pod_port}",
-            }
-            gateway = extra.enter_context(
-                another_pod(pods["gateway-1"], "gateway", {**environment, **around_envoy}, own.logs)
-            )
-            pids["direct"], at = gateway.pid, gateway.address
-        state = running_stack(own)
-        assert state is not None, "it is served"
-        running = {each.name: each.pid for each in state.processes if each.pid is not None}
-        yield Stand(
-            home=own,
-            dataset=dataset,
-            release=staged,
-            features=home.features(dataset),
-            edge=state.edge,
-            gateway=f"127.0.0.1:{settings.gateway_pod_port}",
-            direct=at,
-            ranking=f"127.0.0.1:{settings.ranking_pod_port}",
-            pods=pods,
-            environment=environment,
-            pids={
-                **pids,
-                "envoy": running["envoy"],
-                "gateway": running["gateway-1"],
-                "candidate": running["candidate-1"],
-                "ranking": running["ranking-1"],
-            },
-        )
+    release = home.trained_release(dataset)
+    stack = own_stack(own_home(home, name), release, settings=SETTINGS)
+    around_envoy = {
+        "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
+        "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
+    }
+    with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
+        running = {each.name.removesuffix("-1"): each.pid for each in stack.state().processes}
+        names = ("envoy", "gateway", "candidate", "ranking")
+        pids = {each: pid for each in names if (pid := running[each]) is not None}
+        pids["direct"] = direct.pid
+        yield Stand(stack, dataset, release, pids, direct.address)
+
+
+@contextmanager
+def further_pod(
+    stack: OwnStack,
+    kind: PodKind,
+    settings: Mapping[str, str] | None = None,
+    cores: Sequence[int] = (),
+) -> Iterator[FurtherPod]:
+    """Run one more pod like one of a stack's until the block ends.
+
+    Args:
+        stack: the stack; of its processes only S3 must run.
+        kind: of the pod.
+        settings: what it gets instead of that pod's.
+        cores: where it runs; anywhere if empty.
+
+    Raises:
+        VireoError: it does not start.
+    """
+    server = access(stack.settings)
+    assert server is not None, "the stack has its own S3 server"
+    pods = {each.name: each for each in pod_processes(stack.settings, server)}
+    like = pods[f"{kind}-1"]
+    port, name = like.port + _PORT_OFFSET, f"further-{kind}"
+    own = {"VIREO_PORT": str(port), "VIREO_POD_NAME": name, "VIREO_METRICS_PORT": "0"}
+    environment = {**stack.environment, **like.environment, **(settings or {}), **own}
+    address = f"127.0.0.1:{port}"
+    begun = time.monotonic()
+    ready = partial(serves, address, GRPC_SERVICES[kind])
+    log = stack.home.logs / f"{name}.log"
+    with running(like.command, log, ready, environment, cores=cores) as pid:
+        yield FurtherPod(address, pid, time.monotonic() - begun)

@@ -1,20 +1,18 @@
 """What the viewer tower of a release takes for histories up to the longest that it reads.
 
-    vireo bench tower
-
 In this process, on one thread, without the cache of viewers' vectors.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from bench.speed.row import Row
+from bench.speed.plan import SpeedPlan
+from bench.speed.row import Figures, Row
 from server.candidate.release import CandidateRelease
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.home import Home
@@ -23,44 +21,27 @@ _EVENTS = (20, 50, 100, 200)
 _BOUND_MS = {200: 0.8}
 
 
-@dataclass(frozen=True)
-class TowerPlan:
-    """How much to do."""
-
-    rounds: int = 5
-    runs: int = 200
-    """Of each length in each round."""
-
-
-def measure_tower(home: Home, dataset: str, plan: TowerPlan, console: Console) -> list[Row]:
-    """Runs the tower of the newest release over made-up histories.
+def measure_tower(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
+    """Run the tower of the newest release over made-up histories.
 
     Raises:
         VireoError: nothing was trained.
     """
-    folder = home.trained_release(dataset)
-    release = CandidateRelease.load(folder)
-    longest = release.manifest.feature_schema.history_limit
+    release = CandidateRelease.load(home.trained_release(dataset))
+    schema, figures = release.manifest.feature_schema, Figures(console)
+    longest = schema.history_limit
     lengths = [events for events in _EVENTS if events < longest] + [longest]
-    took: dict[int, list[float]] = {events: [] for events in lengths}
     with threadpool_limits(1):
-        for number in range(1, plan.rounds + 1):
+        for number in figures.rounds(plan.rounds):
             for events in lengths:
-                took[events].append(_milliseconds(release, events, plan.runs))
-            console.print(f"round {number} of {plan.rounds} done")
-    size = release.manifest.feature_schema.vector_size
-    return [
-        Row.over_rounds(
-            f"viewer tower, {size} dimensions, {events} events, CPU, ms",
-            took[events],
-            _BOUND_MS.get(events),
-        )
-        for events in lengths
-    ]
+                took = _milliseconds(release, events, plan.of_round(number).alone)
+                measure = f"viewer tower, {schema.vector_size} dimensions, {events} events, CPU, ms"
+                figures.add(measure, took, _BOUND_MS.get(events))
+    return figures.rows()
 
 
 def _milliseconds(release: CandidateRelease, events: int, runs: int) -> float:
-    """Processor milliseconds of one run, on average."""
+    """Return the processor milliseconds of one run, on average."""
     random = np.random.default_rng(events)
     inputs = {
         "history": random.integers(1, len(release.keys) + 1, (1, events)),
@@ -69,7 +50,6 @@ def _milliseconds(release: CandidateRelease, events: int, runs: int) -> float:
         "lengths": np.array([events]),
         "attributes": np.zeros((1, ATTRIBUTE_LIMIT), np.int64),
     }
-    release.tower.run(inputs)  # what is slow only once
     begun = time.process_time()
     for _ in range(runs):
         release.tower.run(inputs)

@@ -17,14 +17,59 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
+    from bench.speed.plan import SpeedPlan
     from bench.speed.row import Row
 
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="How often to measure each in turn.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON a row, for programs.")]
+_HOLDS = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
+_SPEED = {
+    "chain": "Measure what the whole chain costs over its models alone, with and without Envoy.",
+    "tail": "Measure how much longer than usual the slowest answers take at a sustained load.",
+    "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
+    "tower": "Measure what the viewer tower takes for histories of several lengths.",
+    "search": "Measure what the index of a large catalogue finds, and takes, over exact search.",
+    "pods": "Measure how long pods take to start from a warm cache, and their memory.",
+}
 
 app = typer.Typer(no_args_is_help=True)
+
+
+def _add_speed(name: str, about: str) -> None:
+    @app.command(name, help=about)
+    def measured(
+        data: _Data = "ml-100k" if name == "tower" else "million",
+        rounds: _Rounds = 5,
+        as_json: _AsJson = False,
+    ) -> None:
+        from bench.speed.plan import SpeedPlan
+
+        _measure(name, data, SpeedPlan(rounds=rounds), as_json)
+
+
+for _name, _about in _SPEED.items():
+    _add_speed(_name, _about)
+
+
+@app.command()
+def catalogue(
+    data: _Data = "million",
+    small: _Small = "thousands",
+    rounds: _Rounds = 5,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure a whole chain over a large catalogue beside the same over a small one."""
+    from bench.speed.plan import SpeedPlan
+
+    _measure("catalogue", data, SpeedPlan(rounds=rounds, small=small), as_json)
+
+
+def _measure(name: str, data: str, plan: SpeedPlan, as_json: bool) -> None:
+    from bench.speed.every import measure
+
+    _show(list(measure(Home.current(), data, plan, _progress(), name)), as_json)
 
 
 @app.command()
@@ -63,74 +108,6 @@ def swap(
 
 
 @app.command()
-def chain(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
-    """Measure what the whole chain costs over its models alone, directly and through Envoy."""
-    from bench.speed.chain import ChainPlan, measure_chain
-
-    plan = ChainPlan(rounds=rounds)
-    _show(measure_chain(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def tail(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
-    """Measure how much longer than usual the slowest answers take at a load that is sustained."""
-    from bench.speed.tail import TailPlan, measure_tail
-
-    plan = TailPlan(rounds=rounds)
-    _show(measure_tail(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def rank(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
-    """Measure a ranking pod over its model alone, and beside the peers of `make bench-peers`."""
-    from bench.speed.rank import RankPlan, measure_rank
-
-    plan = RankPlan(rounds=rounds)
-    _show(measure_rank(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def search(data: _Data = "million", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
-    """Measure what the index of a large catalogue finds, and takes, against exact search."""
-    from bench.speed.search import SearchPlan, measure_search
-
-    plan = SearchPlan(rounds=rounds)
-    _show(measure_search(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def tower(data: _Data = "ml-100k", rounds: _Rounds = 5, as_json: _AsJson = False) -> None:
-    """Measure what the viewer tower takes for histories of several lengths."""
-    from bench.speed.tower import TowerPlan, measure_tower
-
-    plan = TowerPlan(rounds=rounds)
-    _show(measure_tower(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def pods(data: _Data = "million", rounds: _Rounds = 3, as_json: _AsJson = False) -> None:
-    """Measure how long pods take to start from a warm cache, and their memory."""
-    from bench.speed.pods import PodsPlan, measure_pods
-
-    plan = PodsPlan(rounds=rounds)
-    _show(measure_pods(Home.current(), data, plan, _progress()), as_json)
-
-
-@app.command()
-def catalogue(
-    data: _Data = "million",
-    small: _Small = "thousands",
-    rounds: _Rounds = 5,
-    as_json: _AsJson = False,
-) -> None:
-    """Measure a whole chain over a large catalogue beside the same over a small one."""
-    from bench.speed.catalogue import CataloguePlan, measure_catalogue
-
-    plan = CataloguePlan(rounds=rounds)
-    _show(measure_catalogue(Home.current(), data, small, plan, _progress()), as_json)
-
-
-@app.command()
 def memory(
     events: Annotated[
         list[int] | None,
@@ -149,16 +126,17 @@ def memory(
 def profile(
     data: _Data = "ml-100k",
     report: Annotated[
-        Path, typer.Option(help="Folder to write profile.html, profile.json and SVGs to.")
+        Path, typer.Option(help="Folder to write profile.md, profile.json and SVGs to.")
     ] = Path("bench/report/profile"),
-    seconds: Annotated[int, typer.Option(min=1, help="How long to sample each service.")] = 25,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="How long each tool samples each service.")
+    ] = 15,
 ) -> None:
-    """Sample each service under load: shares of its functions, threads and libraries."""
-    from bench.speed.profile import ProfilePlan, measure_profile
+    """Sample each service under load: flame graphs, and shares by function, thread and library."""
+    from bench.speed.profile import measure_profile
     from bench.speed.report import write_profiles
 
-    plan = ProfilePlan(seconds=seconds)
-    write_profiles(measure_profile(Home.current(), data, plan, _progress()), report)
+    write_profiles(measure_profile(Home.current(), data, seconds, report, _progress()), report)
 
 
 @app.command("all")
@@ -172,28 +150,29 @@ def every(
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write speed.json and the page speed.html to; profiles services, too."
+            help="Folder to write speed.json and the page speed.md to; profiles services, too."
         ),
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Measure everything; without a release of the large data set, chain, tail, rank and tower."""
-    from bench.speed.every import EveryPlan, measure_all
+    from bench.speed.every import measure_all, served_of
+    from bench.speed.plan import SpeedPlan
 
-    rows, home = [], Home.current()
-    for row in measure_all(home, data, large, small, EveryPlan.of(rounds), _progress()):
+    rows, home, plan = [], Home.current(), SpeedPlan(rounds=rounds, small=small)
+    for row in measure_all(home, data, large, plan, _progress()):
         rows.append(row)
         if as_json:  # at once: what comes later may fail
-            typer.echo(json.dumps(row.document()))
+            _show([row], as_json)
     if not as_json:
         _show(rows, as_json)
     if report is not None:
-        from bench.speed.profile import ProfilePlan, measure_profile
+        from bench.speed.profile import measure_profile
         from bench.speed.report import write_report
 
-        served = large if home.staged_release(large).exists() else data
+        served = served_of(home, data, large)
         write_report(rows, served, report)  # at once, for the same reason
-        profiles = measure_profile(home, served, ProfilePlan(), _progress())
+        profiles = measure_profile(home, served, 15, report, _progress())
         write_report(rows, served, report, profiles)
 
 
@@ -217,9 +196,8 @@ def print_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         low, high = row.spread or (None, None)
         bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
-        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
-        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, holds)
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, _HOLDS[row.holds])
     print_table(table)
 
 

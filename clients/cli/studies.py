@@ -111,17 +111,21 @@ def _study(
     if as_json:
         typer.echo(json.dumps({name: document}, indent=2))
         return
-    console = Console(highlight=False)
     if name == "leaks":
-        console.print("no leak: nothing of a test watch has reached training")
+        typer.echo("no leak: nothing of a test watch has reached training")
         return
+    print_study(name, document)
+    typer.echo(f"report: {home.run(data) / 'report'}")
+
+
+def print_study(name: str, document: Any) -> None:
+    """Print a table of a study's main figures."""
     rows = list(_ROWS[name](document))
     columns = tuple(rows[0][1])
     table = table_of("", *columns, numbers=columns, title=name.replace("_", " "))
     for title, figures in rows:
         table.add_row(title, *(f"{value:.4f}" for value in figures.values()))
-    print_table(table, console)
-    typer.echo(f"report: {home.run(data) / 'report'}")
+    print_table(table)
 
 
 Row = tuple[str, Mapping[str, float]]

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.speed.catalogue import CataloguePlan
-from bench.speed.chain import ChainPlan
-from bench.speed.every import EveryPlan, measure_all
-from bench.speed.floor import FloorProcess
-from bench.speed.h2load import Shot, fire, frame
-from bench.speed.pods import PodsPlan
-from bench.speed.rank import RankPlan
+from bench.speed.every import measure_all
+from bench.speed.floor import Floor
+from bench.speed.h2load import Shot, Target, frame
+from bench.speed.plan import SpeedPlan
 from bench.speed.report import write_report
-from bench.speed.row import Row
-from bench.speed.search import SearchPlan, measure_search
-from bench.speed.tail import TailPlan
-from bench.speed.tower import TowerPlan
+from bench.speed.row import Figures, Row
+from bench.speed.search import measure_search
 from server.errors import VireoError
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -29,15 +24,7 @@ from training.release.index import build_index
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"
 )
-SMALL = EveryPlan(
-    ChainPlan(rounds=1, requests=64, alone=16, viewers=4),
-    TailPlan(rounds=1, requests=64, viewers=4),
-    RankPlan(rounds=1, requests=64, alone=16, viewers=4, peers=False),
-    TowerPlan(rounds=1, runs=2),
-    SearchPlan(rounds=1, viewers=4),
-    PodsPlan(rounds=1, viewers=4),
-    CataloguePlan(rounds=1, requests=16, viewers=4),
-)
+SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, peers=False, small=DATASET)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +62,27 @@ def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
         Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0),
     ]
     write_report(rows, DATASET, tmp_path)
-    page = (tmp_path / "speed.html").read_text()
-    assert page.count("<svg") == 2  # bounds, and the chain's processes
-    assert page.count("<section") == 3
+    page = (tmp_path / "speed.md").read_text()
+    assert page.count("\n## ") == 3
     assert "2 of 3" in page
-    assert "memory of a ranking pod, MB: 612, which was to be ≤ 600.0" in page
+    assert "| memory of a ranking pod, MB | 612 |  |  | ≤ 600.0 | **no** |" in page
     for row in rows:
         assert row.measure in page
 
 
-def test_a_floor_that_cannot_load_the_release_is_told_of(tmp_path: Path) -> None:
-    floor = FloorProcess(tmp_path / "missing", [], page=10)
-    with pytest.raises(VireoError, match="has ended"):
-        floor.__enter__()
+def test_the_first_round_only_warms_up() -> None:
+    figures = Figures(Console(quiet=True))
+    for number in figures.rounds(3):
+        figures.add("seconds", [9.0, 1.0, 3.0, 2.0][number], 2.5)
+    assert figures.rows() == [Row("seconds", 2.0, (1.0, 3.0), 2.5)]
+
+
+async def test_a_floor_that_cannot_load_the_release_is_told_of(tmp_path: Path) -> None:
+    with (
+        Floor(tmp_path / "missing", [], page=10) as floor,
+        pytest.raises(VireoError, match="has ended"),
+    ):
+        await floor.timed("models", 1)
 
 
 def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
@@ -100,8 +95,7 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     manifest = Manifest.read(folder).model_copy(update={"index": described})
     manifest.write(folder)
-    plan = SearchPlan(rounds=1, viewers=1)
-    recall, over_exact, _ = measure_search(home, DATASET, plan, Console(quiet=True))
+    recall, over_exact, _ = measure_search(home, DATASET, SMALL, Console(quiet=True))
     assert recall.figure == pytest.approx(1.0, abs=0.1)
     assert over_exact.figure > 0
 
@@ -111,7 +105,7 @@ async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(frame(b""))
     with pytest.raises(VireoError, match="h2load failed"):
-        await fire("http://127.0.0.1:1/x", [Shot(body, 5)], tmp_path, callers=1, requests=1)
+        await Target("it", "http://127.0.0.1:1/x", [Shot(body, 5)], tmp_path).fire(0, 1, 1)
 
 
 @needs_h2load
@@ -119,7 +113,7 @@ async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     """Answers are held against the same release's in process: a wrong one raises."""
     home = build_tiny_home(tmp_path)
-    found = measure_all(home, DATASET, DATASET, DATASET, SMALL, Console(quiet=True))
+    found = measure_all(home, DATASET, DATASET, SMALL, Console(quiet=True))
     rows = {row.measure: row for row in found}
     assert sum(row.bound is not None for row in rows.values()) == 7 + 4 + 1
     # Nothing is said of a search that is exact.

@@ -21,7 +21,7 @@ from clients.cli.release.history import print_history
 from clients.cli.release.listing import print_releases
 from clients.cli.release.status import print_channels, print_comparisons, print_pods
 from clients.cli.status import Release, print_status
-from clients.cli.studies import print_studies
+from clients.cli.studies import print_study
 from clients.cli.tables import print_table, table_of
 from clients.cli.up import process_lines
 from server.releases.channels import Channel, ChannelPointer
@@ -234,11 +234,9 @@ def test_a_slate_has_its_ids_and_scores_whole(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("study", ["sources", "diversity", "ablations", "cold_start"])
-def test_studies_have_a_line_for_each_row(
-    study: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_studies_have_a_line_for_each_row(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads((REPORTS / "ml-100k" / f"{study}.json").read_text())
-    print_studies({study: document}, False, tmp_path)
+    print_study(study, document)
     assert all(len(line) <= WIDTH for line in lines_of(capsys))
 
 

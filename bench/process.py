@@ -1,0 +1,117 @@
+"""A process that runs for as long as a measurement takes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from server.errors import VireoError
+from server.rpc.cores import allowed_cores
+from server.rpc.health import health_problem
+
+CAN_PIN = hasattr(os, "sched_setaffinity")
+"""Whether this system keeps processes to the cores that they are told; macOS doesn't."""
+_POLL = 0.05
+_HEALTH_SECONDS = 2.0
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    cores: Collection[int] = (),
+    patience: float = 240.0,
+    stop: signal.Signals = signal.SIGTERM,
+    grace: float = 10.0,
+) -> Iterator[int]:
+    """Run a process until the block ends; yield its id once it is ready.
+
+    Args:
+        command: its command line.
+        log: file for its output; errors go by the file's name.
+        ready: whether it is, asked over and over.
+        environment: all that it gets.
+        folder: its working directory.
+        cores: where it may run; anywhere if empty.
+        patience: maximum seconds until it is ready.
+        stop: how it is asked to end.
+        grace: seconds for that; then it is killed, with all processes that it has started.
+
+    Raises:
+        VireoError: it ended, or isn't ready in time.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(pin, cores) if cores else None,
+        )
+    try:
+        until = time.monotonic() + patience
+        while not ready():
+            if process.poll() is not None or time.monotonic() > until:
+                raise VireoError(f"{log.stem} did not start; see {log}")
+            time.sleep(_POLL)
+        yield process.pid
+    finally:
+        started = _descendants(process.pid)
+        process.send_signal(stop)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        for each in started:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.kill()
+        process.wait()
+
+
+def serves(address: str, service: str = "") -> bool:
+    """Whether the health check of a service at host:port says SERVING."""
+    return not asyncio.run(health_problem(address, service, _HEALTH_SECONDS))
+
+
+def pin(cores: Collection[int], thread: int = 0) -> None:
+    """Keep a thread, by default the calling one, and what it starts from then on to some cores."""
+    os.sched_setaffinity(thread, cores)
+
+
+def first_core() -> list[int]:
+    """Return the first core that this process may run on, to pin servers to.
+
+    Raises:
+        VireoError: this system can't keep a process to a core; macOS doesn't.
+    """
+    if not CAN_PIN:
+        raise VireoError("servers are compared on one and the same core: that needs Linux")
+    return allowed_cores()[:1]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time that a process has had; 10 ms are the least."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    """All that a process has started, and those that these have."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
