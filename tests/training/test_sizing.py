@@ -49,4 +49,4 @@ def test_the_choice_says_why_and_how_long_it_will_take() -> None:
     chosen = choose_profile(described(1_000_000, 3_706))
     assert "1,000,000 watches of 3,706 videos, so profile quality" in chosen.described(refit=False)
     assert "28 minutes" in chosen.described(refit=False)
-    assert "57 minutes" in chosen.described(refit=True)
+    assert "34 minutes" in chosen.described(refit=True)
