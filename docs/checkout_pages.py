@@ -1,0 +1,71 @@
+"""Hooks of MkDocs: pages that lie outside `docs/`, and links to files that are no pages.
+
+Pages link to each other and to source files as they lie in the checkout, which is how a reader of
+the repository follows them. In the site a link to a page leads to that page; a link to a source
+file becomes its path, since there is no host to link to; a link to nothing fails the build.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+HOME, HOME_URI = "README.md", "index.md"
+OUTSIDE = (
+    HOME,
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "bench/README.md",
+    "bench/report/speed/speed.md",
+    *(f"bench/report/speed/{service}.svg" for service in ("gateway", "candidate", "ranking")),
+    "clients/README.md",
+    *(f"clients/{language}/README.md" for language in ("python", "go", "java", "typescript")),
+)
+"""Files outside `docs/` that the site has, where they lie in the checkout."""
+
+log = logging.getLogger("mkdocs.hooks")
+_CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files outside `docs/`."""
+    for path in OUTSIDE:
+        uri = HOME_URI if path == HOME else path
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: object) -> str:
+    """Have each link outside of code lead to a page of the site, or name a file."""
+    own = page.file.src_uri
+
+    def linked(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
+        if re.match(r"\w+:", target):
+            return match[0]
+        folder = posixpath.dirname(_place(own))
+        path = posixpath.normpath(posixpath.join(folder, target))
+        uri = HOME_URI if path == HOME else path.removeprefix("docs/")
+        if uri in files.src_uris:
+            return f"[{text}]({posixpath.relpath(uri, posixpath.dirname(own) or '.')}{anchor})"
+        if not (ROOT / path).exists():
+            log.warning("%s links to %s, which does not exist", _place(own), target)
+        return text if text.strip("`") in path else f"{text} (`{path}`)"
+
+    parts = _CODE.split(markdown)
+    return "".join(part if part.startswith("```") else _LINK.sub(linked, part) for part in parts)
+
+
+def _place(uri: str) -> str:
+    """Return where a page lies in the checkout."""
+    if uri == HOME_URI:
+        return HOME
+    return uri if uri in OUTSIDE else f"docs/{uri}"
