@@ -11,12 +11,21 @@ from server.inference.model import Model, ModelOutputError
 from server.releases.layout import GOLDEN_TOLERANCE
 from server.releases.manifest import ReleaseError
 
+_MIN_PROBABILITY = 1e-4
+"""Differences of smaller ones are shares of this: their sigmoid is exact to some 1e-8."""
+
 
 class GoldenMismatchError(ReleaseError):
     """A model answers otherwise than it did in training."""
 
     def __init__(self, message: str, difference: float) -> None:
-        """Takes the largest absolute difference of an output, besides the message."""
+        """Make the error.
+
+        Args:
+            message: what differs.
+            difference: the largest of an output; of probabilities, as a share of what was recorded,
+                since most are a few thousandths.
+        """
         super().__init__(message)
         self.difference = difference
 
@@ -55,11 +64,13 @@ def replay(model: Model, golden: Path) -> None:
         raise ReleaseError(f"{golden}: replay failed: {error}") from error
     if got.shape != wanted.shape:
         raise ReleaseError(f"{golden}: replay gave shape {got.shape}, recorded {wanted.shape}")
-    difference = float(np.abs(got - wanted).max(initial=0.0))
+    differences = np.abs(got - wanted)
+    difference = float(differences.max(initial=0.0))
     # Written so that a recorded NaN is refused too.
     if not difference <= GOLDEN_TOLERANCE:
+        scale = np.maximum(wanted, _MIN_PROBABILITY) if model.probabilities else 1.0
         raise GoldenMismatchError(
             f"{golden}: replay differs from the recorded outputs by {difference:.2g}, "
             f"more than {GOLDEN_TOLERANCE:g}",
-            difference,
+            float((differences / scale).max()),
         )

@@ -86,6 +86,7 @@ class Model:
         """The inputs that it reads, as this build feeds them."""
         self.output = signature.output
         self.answer = signature.answer
+        self.probabilities = signature.probabilities
 
     def run(self, inputs: Inputs) -> Float32Array:
         """The output for `inputs`, of which those that the model doesn't read are left out.

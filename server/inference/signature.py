@@ -50,6 +50,8 @@ class Signature:
     """All that this build can feed; a model may leave out what it doesn't need."""
     output: str
     answer: Tensor
+    probabilities: bool = False
+    """Whether the output is of probabilities."""
 
     def check(self, path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Compares with the arguments that ONNX Runtime found in the model at `path`.
@@ -115,4 +117,5 @@ def ranker_signature(vector_size: int) -> Signature:
         },
         output="scores",
         answer=Tensor("float32", (BATCH, CANDIDATES, 2)),
+        probabilities=True,
     )

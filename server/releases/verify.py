@@ -17,7 +17,8 @@ from server.releases.store import ReleaseStore, release_object
 from server.releases.store_errors import BeingRemovedError, NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
-"""Largest difference from the goldens that another kind of processor may explain."""
+"""Largest difference from the goldens that another kind of processor may explain: of a vector's
+value, or as a share of a probability. On one kind, shares of up to 4e-4 were measured."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from server.inference.golden import replay
+from server.inference.golden import GoldenMismatchError, replay
 from server.inference.model import Model, ModelOutputError
 from server.inference.signature import ranker_signature, tower_signature
 from server.releases import layout
 from server.releases.manifest import ReleaseError
+from server.releases.verify import ARCHITECTURE_NOISE
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model, save_golden
 
 
@@ -52,6 +54,27 @@ def test_difference_beyond_the_tolerance_is_refused(folder: Path) -> None:
     golden = tampered(folder, "output/scores", layout.GOLDEN_TOLERANCE * 2)
     with pytest.raises(ReleaseError, match=r"differs from the recorded outputs by 0\.0002"):
         replay(ranker(folder), golden)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given", "excused"),
+    [
+        (0.003, 0.006, False),
+        (0.003, 0.0015, False),
+        (0.5, 0.504, True),
+        (0.5, 0.51, False),
+        (0.0, 2e-4, False),
+    ],
+)
+def test_another_processor_explains_a_share_of_a_probability(
+    folder: Path, recorded: float, given: float, excused: bool
+) -> None:
+    save_golden(folder / layout.GOLDEN_RANKER, {}, {"scores": np.full((1, 1, 2), recorded)})
+    model = create_autospec(Model, output="scores", probabilities=True)
+    model.run.return_value = np.full((1, 1, 2), given)
+    with pytest.raises(GoldenMismatchError) as raised:
+        replay(model, folder / layout.GOLDEN_RANKER)
+    assert (raised.value.difference <= ARCHITECTURE_NOISE) == excused
 
 
 def test_recorded_nan_is_refused(folder: Path) -> None:
