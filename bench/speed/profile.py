@@ -74,13 +74,14 @@ class Profile:
 
 
 def measure_profile(
-    home: Home, dataset: str, seconds: int, folder: Path, console: Console
+    home: Home, dataset: str, plan: SpeedPlan, seconds: int, folder: Path, console: Console
 ) -> list[Profile]:
     """Sample the services of a stack of its own under load.
 
     Args:
         home: where a release was trained.
         dataset: on which data set.
+        plan: viewers whose slates are asked for, and requests of a volley of load.
         seconds: how long each tool samples each service.
         folder: gets a flame graph of each, `<service>.svg`.
         console: where progress is shown.
@@ -91,11 +92,13 @@ def measure_profile(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with stand(home, dataset, "profile") as running:
-        return asyncio.run(_profiles(running, seconds, folder, console))
+        return asyncio.run(_profiles(running, plan, seconds, folder, console))
 
 
-async def _profiles(running: Stand, seconds: int, folder: Path, console: Console) -> list[Profile]:
-    plan, profiles = SpeedPlan(), []
+async def _profiles(
+    running: Stand, plan: SpeedPlan, seconds: int, folder: Path, console: Console
+) -> list[Profile]:
+    profiles = []
     questions = running.questions(plan.viewers)
     gateway = await checked_target("the gateway", running.direct, questions, running.folder)
     await gateway.fire(0, _CALLERS, plan.requests)  # what is slow only once

@@ -133,10 +133,12 @@ def profile(
     ] = 15,
 ) -> None:
     """Sample each service under load: flame graphs, and shares by function, thread and library."""
+    from bench.speed.plan import SpeedPlan
     from bench.speed.profile import measure_profile
     from bench.speed.report import write_profiles
 
-    write_profiles(measure_profile(Home.current(), data, seconds, report, _progress()), report)
+    home, plan = Home.current(), SpeedPlan()
+    write_profiles(measure_profile(home, data, plan, seconds, report, _progress()), report)
 
 
 @app.command("all")
@@ -172,7 +174,7 @@ def every(
 
         served = served_of(home, data, large)
         write_report(rows, served, report)  # at once, for the same reason
-        profiles = measure_profile(home, served, 15, report, _progress())
+        profiles = measure_profile(home, served, plan, 15, report, _progress())
         write_report(rows, served, report, profiles)
 
 

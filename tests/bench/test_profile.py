@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bench.speed.plan import SpeedPlan
 from bench.speed.profile import measure_profile, parse_stacks
 from bench.speed.report import write_profiles
 from server.errors import VireoError
@@ -58,7 +59,8 @@ def test_what_is_not_a_stack_is_refused() -> None:
 @pytest.mark.integration
 def test_each_service_is_sampled_under_load(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path / "home")
-    profiles = measure_profile(home, DATASET, 1, tmp_path, Console(quiet=True))
+    plan = SpeedPlan(viewers=1, requests=64)
+    profiles = measure_profile(home, DATASET, plan, 1, tmp_path, Console(quiet=True))
     assert [each.service for each in profiles] == ["gateway", "candidate", "ranking"]
     for profile in profiles:
         assert any("server/" in each.name for each in profile.functions)
