@@ -29,6 +29,8 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    # By default 5: of a burst the kernel drops the rest, who come again after seconds.
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any) -> None:
         self._free = threading.BoundedSemaphore(MAX_SCRAPES)

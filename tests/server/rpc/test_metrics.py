@@ -22,8 +22,6 @@ from server.rpc import metrics
 from server.rpc.metrics import MAX_SCRAPES, MetricsEndpoint
 from tests.builders.rpc import rpc_settings, serving
 
-pytestmark = pytest.mark.slow
-
 
 def page(port: int, host: str = "127.0.0.1") -> str:
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=60) as answer:
@@ -85,7 +83,9 @@ def test_connections_that_stay_silent_keep_nobody_from_the_metrics(
     monkeypatch.setattr(metrics._Handler, "timeout", 0.3)
     endpoint = MetricsEndpoint.open(0, CollectorRegistry())
     before = threading.active_count()
-    silent = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(60)]
+    silent = [
+        socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.9) for _ in range(60)
+    ]
     try:
         for connection in silent:
             connection.settimeout(30)
