@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -21,6 +22,7 @@ PAGE = 10
 """Videos asked for."""
 _CHANNELS = 4
 """Connections, so that Envoy's threads all have some."""
+_CLOSED_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Answer:
     release_id: str = ""
     degradations: tuple[int, ...] = ()
     failure: str = ""
-    """gRPC status and details where the call failed; then all else is empty."""
+    """gRPC status and details if the call failed; then all else is empty."""
     scores: tuple[float, ...] = ()
     """As many as items."""
 
@@ -66,107 +68,76 @@ class SteadyLoad:
         """Everything that has come back, in the order in which it did."""
         self.departures: list[float] = []
         """By how many seconds each request left late."""
-        self._target = target
-        self._viewers = viewers
-        self._rate = rate
-        self._deadline = deadline
+        self._target, self._viewers = target, viewers
+        self._rate, self._deadline = rate, deadline
         self._moment = int(time.time()) if moment is None else moment
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> SteadyLoad:
-        """Begins."""
+        """Begin."""
         self._running = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Ends, once every request that has left is answered; raises what went wrong in it."""
+        """End, once every request that has left is answered; raise what went wrong in it."""
         self._stopping.set()
         await self._running
 
     async def _run(self) -> None:
-        async with _stubs(self._target) as stubs, asyncio.TaskGroup() as calls:
-            with _no_collection():
-                await self._send(stubs, calls)
+        # Among so many answers Python's collector would stop everything for 0.1 s.
+        gc.collect()
+        gc.disable()
+        try:
+            async with _stubs(self._target) as stubs, asyncio.TaskGroup() as calls:
+                start = time.monotonic()
+                for number in count():
+                    at = start + number / self._rate
+                    await asyncio.sleep(max(0.0, at - time.monotonic()))
+                    if self._stopping.is_set():
+                        return
+                    self.departures.append(time.monotonic() - at)
+                    # Bounded: each ends by its deadline.
+                    calls.create_task(self._answer(stubs[number % _CHANNELS], number, at))
+        finally:
+            gc.enable()
 
-    async def _send(self, stubs: Sequence[_Stub], calls: asyncio.TaskGroup) -> None:
-        start, number = time.monotonic(), 0
-        while not self._stopping.is_set():
-            at = start + number / self._rate
-            await asyncio.sleep(max(0.0, at - time.monotonic()))
-            self.departures.append(time.monotonic() - at)
-            viewer = self._viewers[number % len(self._viewers)]
-            # Bounded: each ends by its deadline.
-            calls.create_task(self._answer(stubs[number % len(stubs)], viewer, at))
-            number += 1
-
-    async def _answer(self, stub: _Stub, viewer: str, at: float) -> None:
+    async def _answer(self, stub: _Stub, number: int, at: float) -> None:
+        viewer = self._viewers[number % len(self._viewers)]
         self.answers.append(await _ask(stub, viewer, at, self._deadline, self._moment))
 
 
-class ClosedLoad:
-    """A few callers, each of whom asks again once it has its answer. Use it as a context."""
+async def closed_load(
+    target: str, viewers: Sequence[str], callers: int, seconds: float
+) -> list[Answer]:
+    """Have a few callers ask for a while, each again once it has its answer."""
+    answers: list[Answer] = []
+    moment, until = int(time.time()), time.monotonic() + seconds
 
-    def __init__(
-        self, target: str, viewers: Sequence[str], callers: int, deadline: float = 10.0
-    ) -> None:
-        """Takes the edge, whom to ask for, how many callers, and each request's deadline."""
-        self.answers: list[Answer] = []
-        """Everything that has come back, in the order in which it did."""
-        self._target = target
-        self._viewers = viewers
-        self._callers = callers
-        self._deadline = deadline
-        self._moment = int(time.time())
-        self._stopping = asyncio.Event()
+    async def call(stub: _Stub, numbers: Sequence[str]) -> None:
+        for number in count():
+            if (at := time.monotonic()) > until:
+                return
+            viewer = numbers[number % len(numbers)]
+            answers.append(await _ask(stub, viewer, at, _CLOSED_SECONDS, moment))
 
-    async def __aenter__(self) -> ClosedLoad:
-        """Begins."""
-        self._running = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Ends, once every request that has left is answered; raises what went wrong in it."""
-        self._stopping.set()
-        await self._running
-
-    async def _run(self) -> None:
-        async with _stubs(self._target) as stubs, asyncio.TaskGroup() as callers:
-            for number in range(self._callers):
-                callers.create_task(self._call(stubs[number % len(stubs)], number))
-
-    async def _call(self, stub: _Stub, number: int) -> None:
-        while not self._stopping.is_set():
-            viewer = self._viewers[number % len(self._viewers)]
-            at = time.monotonic()
-            self.answers.append(await _ask(stub, viewer, at, self._deadline, self._moment))
-            number += self._callers
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keeps Python's collector out: among so many answers it would stop everything for 0.1 s."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
+        for number in range(callers):
+            own = viewers[number % len(viewers) :: callers]
+            group.create_task(call(stubs[number % _CHANNELS], own))
+    return answers
 
 
 @asynccontextmanager
 async def _stubs(target: str) -> AsyncIterator[list[_Stub]]:
-    """Stubs of a few connections to the edge."""
-    channels = [
-        grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(_CHANNELS)
-    ]
-    try:
+    """Yield stubs of a few connections to the edge."""
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
+            )
+            for _ in range(_CHANNELS)
+        ]
         yield [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in channels]
-    finally:
-        for channel in channels:
-            await channel.close()
 
 
 async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int) -> Answer:
@@ -189,6 +160,6 @@ async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int
 
 
 def p99(answers: Sequence[Answer]) -> float:
-    """The 99th percentile of the answers' times, seconds; NaN of none."""
+    """Return the 99th percentile of the answers' times, seconds; NaN of none."""
     seconds = [answer.seconds for answer in answers]
     return float(np.percentile(seconds, 99)) if seconds else float("nan")

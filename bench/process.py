@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -11,12 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
 from server.rpc.cores import allowed_cores
-from server.rpc.health import health_problem
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 """Whether this system keeps processes to the cores that they are told; macOS doesn't."""
@@ -83,8 +84,16 @@ def running(
 
 
 def serves(address: str, service: str = "") -> bool:
-    """Whether the health check of a service at host:port says SERVING."""
-    return not asyncio.run(health_problem(address, service, _HEALTH_SECONDS))
+    """Return whether the health check of a service at host:port says SERVING."""
+    # Without a pool of its own, a new channel to an address inherits the old one's back-off.
+    with grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = stub.Check(request, timeout=_HEALTH_SECONDS)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def pin(cores: Collection[int], thread: int = 0) -> None:

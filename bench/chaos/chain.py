@@ -6,139 +6,151 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from bench.chaos.envoy_view import Host, hosts
+from bench.chaos.findings import Findings
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.result import Findings, Judge
-from bench.chaos.waiting import seconds_until
-from bench.load import SteadyLoad
+from bench.chaos.views import Host, hosts
+from bench.load import SteadyLoad, closed_load
+from bench.process import running, serves
+from bench.stack import OwnStack
 from server.control.discovery.document import EndpointsDocument
 from server.errors import VireoError
+from server.releases.s3 import S3Settings
 from server.rpc.die_with_parent import wrapped
-from server.rpc.health import health_problem
 from server.stack.processes import ProcessSpec, pod_processes
 from server.stack.s3 import access
 from server.stack.settings import POD_KINDS, PodKind, StackSettings
-from server.stack.state import ProcessState, StackState, running_stack
+from server.stack.state import ProcessState
 
 _POLL = 0.05
-_STOP_SECONDS = 10.0
-_PROBE_SECONDS = 1.0
+_CALLERS = 8
+"""That ask one after the other: enough to keep the stack busy, too few to be shed."""
 
 
 @dataclass(frozen=True)
 class Chain:
     """A stack that serves, on this machine."""
 
-    settings: StackSettings
-    environment: Mapping[str, str]
-    """Under which `vireo` commands mean this stack."""
+    stack: OwnStack
     dataset: str
-    judge: Judge
+    viewers: Sequence[str]
+    """Whom to ask for."""
     plan: ChaosPlan
-    tell: Callable[[str], None]
-    """Shows a line of progress."""
+    findings: Findings
+    """Of the case that is run."""
     endpoints: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the file of endpoints is changed."""
 
-    def findings(self, case: int) -> Findings:
-        """An empty list of what a case finds."""
-        return Findings(case, self.judge, self.settings.home_folder.logs / "failures.jsonl")
+    @property
+    def settings(self) -> StackSettings:
+        """The stack's."""
+        return self.stack.settings
+
+    @property
+    def s3(self) -> S3Settings:
+        """Access to the stack's S3."""
+        server = access(self.settings)
+        assert server is not None, "the stack has its own S3 server"
+        return server
 
     def load(self, rate: float | None = None, deadline: float | None = None) -> SteadyLoad:
-        """Steady load on the edge, by default that of the plan."""
+        """Return steady load on the edge, by default that of the plan."""
         return SteadyLoad(
             self.settings.edge,
-            list(self.judge.watched),
+            self.viewers,
             rate or self.plan.rate,
             deadline or self.plan.deadline,
         )
 
+    async def sustainable_rate(self) -> float:
+        """Return how many full answers a second a few callers get."""
+        seconds = 2 * self.plan.quiet
+        answers = await closed_load(self.settings.edge, self.viewers, _CALLERS, seconds)
+        return sum(map(self.findings.judge.full, answers)) / seconds
+
     # What runs.
 
-    def state(self) -> StackState:
-        """What runs now; raises VireoError where the stack has ended."""
-        state = running_stack(self.settings.home_folder)
-        if state is None:
-            raise VireoError(f"the stack of {self.settings.home} has ended; its logs say why")
-        return state
-
     def process(self, name: str) -> ProcessState:
-        """One of the stack's processes, by name."""
-        return next(each for each in self.state().processes if each.name == name)
+        """Return one of the stack's processes, by name."""
+        return next(each for each in self.stack.state().processes if each.name == name)
 
-    def pods(self, *kinds: PodKind) -> list[str]:
-        """The names of the stack's pods of these kinds, of all kinds by default."""
-        return [
-            f"{kind}-{number}"
+    def pods(self, *kinds: PodKind) -> dict[str, int]:
+        """Return the ports of the stack's pods of these kinds, of all by default, by name."""
+        return {
+            f"{kind}-{number}": port
             for kind in kinds or POD_KINDS
-            for number, _ in enumerate(self.settings.pod_ports(kind), start=1)
-        ]
-
-    def ports(self, *kinds: PodKind) -> list[int]:
-        """Where the stack's pods of these kinds answer."""
-        return [port for kind in kinds or POD_KINDS for port in self.settings.pod_ports(kind)]
+            for number, port in enumerate(self.settings.pod_ports(kind), start=1)
+        }
 
     async def host(self, cluster: str, address: str) -> Host | None:
-        """A pod as Envoy sees it; None where it doesn't know it."""
+        """Return a pod as Envoy sees it; None if it doesn't know it."""
         return (await hosts(self.settings.admin_port, cluster)).get(address)
 
     async def pod_host(self, name: str) -> Host:
-        """One of the stack's own pods as Envoy sees it."""
+        """Return one of the stack's own pods as Envoy sees it."""
         host = await self.host(name.rpartition("-")[0], f"127.0.0.1:{self.process(name).port}")
         if host is None:
             raise VireoError(f"Envoy knows no {name}")
         return host
 
-    async def well(self) -> bool:
-        """Whether every process is healthy, and every pod also in Envoy's eyes."""
-        if any(each.state != "healthy" for each in self.state().processes):
-            return False
-        known = [await hosts(self.settings.admin_port, kind) for kind in POD_KINDS]
-        expected = [len(self.settings.pod_ports(kind)) for kind in POD_KINDS]
-        return [len(each) for each in known] == expected and all(
-            host.healthy for each in known for host in each.values()
-        )
-
     async def until_well(self) -> None:
-        """Returns once all is well; raises VireoError where that takes too long."""
-        if await seconds_until(self.well, self.plan.patience) > self.plan.patience:
-            ill = [f"{each.name}: {each.state}" for each in self.state().processes]
-            raise VireoError(f"the stack is not well: {', '.join(ill)}")
+        """Return once every process is healthy, and every pod also in Envoy's eyes.
+
+        Raises:
+            VireoError: that takes too long.
+        """
+
+        async def well() -> bool:
+            if self._ill():
+                return False
+            known = [await hosts(self.settings.admin_port, kind) for kind in POD_KINDS]
+            expected = [len(self.settings.pod_ports(kind)) for kind in POD_KINDS]
+            return [len(each) for each in known] == expected and all(
+                host.healthy for each in known for host in each.values()
+            )
+
+        if await self.findings.until(well) > self.plan.patience:
+            raise VireoError(f"the stack is not well: {', '.join(self._ill())}")
+
+    def _ill(self) -> list[str]:
+        processes = self.stack.state().processes
+        return [f"{each.name}: {each.state}" for each in processes if each.state != "healthy"]
 
     # What is done to it.
 
     def send(self, name: str, number: signal.Signals) -> int:
-        """Sends a signal to a process of the stack; its process id."""
+        """Send a signal to a process of the stack, and return its process id."""
         pid = self.process(name).pid
         if pid is None:
             raise VireoError(f"{name} doesn't run")
         os.kill(pid, number)
         return pid
 
-    async def until_replaced(self, name: str, pid: int) -> float:
-        """Seconds until another process is in the place of `pid`, and Envoy sends to it."""
+    async def replaced(self, name: str, number: signal.Signals) -> float:
+        """Send a signal that ends a pod; return the seconds until Envoy sends to another there."""
+        pid = self.send(name, number)
 
-        async def replaced() -> bool:
+        async def back() -> bool:
             process = self.process(name)
             return process.pid not in (None, pid) and process.state == "healthy"
 
         async def sent_to() -> bool:
             return (await self.pod_host(name)).healthy
 
-        took = await seconds_until(replaced, self.plan.patience)
-        return took + await seconds_until(sent_to, self.plan.patience)
+        took = await self.findings.until(back, f"{name} did not come back")
+        return took + await self.findings.until(sent_to, f"{name} got no calls again")
 
     @asynccontextmanager
-    async def held_down(self, names: Sequence[str]) -> AsyncIterator[None]:
-        """Kills processes, and again each time when the supervisor has started them anew."""
+    async def held_down(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Kill processes, and again each time when the supervisor has started them anew."""
+        names = frozenset(names)
 
         def kill() -> None:
-            for each in self.state().processes:
+            for each in self.stack.state().processes:
                 if each.name in names and each.pid is not None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(each.pid, signal.SIGKILL)
@@ -158,33 +170,31 @@ class Chain:
                 await killing
 
     async def until_healthy(self, names: Iterable[str]) -> float:
-        """Seconds until the supervisor finds all of these processes healthy."""
+        """Return the seconds until the supervisor finds all of these processes healthy."""
         wanted = set(names)
 
         async def healthy() -> bool:
-            return all(
-                each.state == "healthy" for each in self.state().processes if each.name in wanted
-            )
+            processes = self.stack.state().processes
+            return all(each.state == "healthy" for each in processes if each.name in wanted)
 
-        return await seconds_until(healthy, self.plan.patience)
+        return await self.findings.until(healthy)
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
-        """Has discovery find further pods, by kind and "address:port", until the block ends."""
+        """Have discovery find further pods, by kind and "address:port", until the block ends."""
         await self._list(places, present=True)
         try:
             yield
         finally:
             await self._list(places, present=False)
-            for kind, address in places.items():
 
-                async def gone(kind: PodKind = kind, address: str = address) -> bool:
-                    return await self.host(kind, address) is None
+            async def gone() -> bool:
+                return not any([await self.host(kind, at) for kind, at in places.items()])
 
-                await seconds_until(gone, self.plan.patience)
+            await self.findings.until(gone)
 
     async def _list(self, places: Mapping[PodKind, str], *, present: bool) -> None:
-        path = self.settings.home_folder.stack / "endpoints.json"
+        path = self.stack.home.stack / "endpoints.json"
         async with self.endpoints:
             document = EndpointsDocument.model_validate_json(path.read_bytes()).model_dump()
             for kind, address in places.items():
@@ -195,19 +205,17 @@ class Chain:
             fresh.replace(path)
 
     def further_pod(self, kind: PodKind) -> ProcessSpec:
-        """One pod more than the stack has of a kind, as the stack would run it."""
-        server = access(self.settings)
-        assert server is not None, "the stack has made it"
+        """Return one pod more than the stack has of a kind, as the stack would run it."""
         count = f"{kind}_pods"
         more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
-        pods = [each for each in pod_processes(more, server) if each.name.startswith(f"{kind}-")]
-        return pods[-1]
+        pods = pod_processes(more, self.s3)
+        return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
 
     @asynccontextmanager
     async def further_process(
         self, spec: ProcessSpec, host: str = "127.0.0.1", before: Sequence[str] = ()
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Runs one more process until the block ends, from the moment when it is healthy.
+    ) -> AsyncIterator[None]:
+        """Run one more process until the block ends, from the moment when it is healthy.
 
         Args:
             spec: what to run; its own probe is not used.
@@ -217,28 +225,15 @@ class Chain:
         Raises:
             VireoError: it ended, or did not become healthy.
         """
-        log = self.settings.home_folder.logs / f"{spec.name}.log"
-        with log.open("wb") as file:
-            process = await asyncio.create_subprocess_exec(
-                *wrapped([*before, *spec.command]),
-                stdout=file,
-                stderr=file,
-                env={**self.environment, **spec.environment},
-                start_new_session=True,
-            )
-        started = time.monotonic()
+        process = running(
+            wrapped([*before, *spec.command]),
+            self.stack.home.logs / f"{spec.name}.log",
+            partial(serves, f"{host}:{spec.port}"),
+            {**self.stack.environment, **spec.environment},
+            patience=self.plan.patience,
+        )
+        await asyncio.to_thread(process.__enter__)
         try:
-            while await health_problem(f"{host}:{spec.port}", "", _PROBE_SECONDS):
-                late = time.monotonic() - started > self.plan.patience
-                if process.returncode is not None or late:
-                    raise VireoError(f"{spec.name} did not start; see {log}")
-                await asyncio.sleep(_POLL)
-            yield process
+            yield
         finally:
-            if process.returncode is None:
-                process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+            await asyncio.to_thread(process.__exit__, None, None, None)

@@ -19,12 +19,10 @@ _PROFILE = "quick"
 
 
 def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -> OwnStack:
-    """Return a stack whose home, below `home`, has a release published.
+    """Return a stack whose home, below `home`, has a release published; each `bench` has its own.
 
-    Each `bench` has a home of its own.
-
-    The release is the newest that was trained on the data set in `home`; where there is none,
-    a small one is trained.
+    The release is the newest that was trained on the data set in `home`; if there is none, a small
+    one is trained.
 
     Raises:
         VireoError: there is none and the data can't be fetched, or the features aren't in SQLite.
@@ -42,7 +40,7 @@ def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -
 
 
 def online_store(home: Home, dataset: str) -> Path:
-    """The file in which gateways read viewers' features."""
+    """Return the file in which gateways read viewers' features."""
     return home.features(dataset) / "online.db"
 
 
@@ -51,15 +49,12 @@ def _trained(home: Home, dataset: str) -> bool:
 
 
 def _small(home: Home, dataset: str, console: Console) -> Home:
-    """A home with a release that is hardly trained, kept for the next time."""
+    """Return a home with a release that is hardly trained, kept for the next time."""
     small = Home(home.root / "bench" / "chaos" / "release")
     if _trained(small, dataset):
         return small
     if dataset != _FETCHED:
-        raise VireoError(
-            f"{home.staged_release(dataset)} is missing; make a release with: "
-            f"vireo train --data {dataset}"
-        )
+        raise VireoError(f"nothing was trained on {dataset}; do it: vireo train --data {dataset}")
     started = time.monotonic()
     console.print(f"training a small release on {dataset}, since {home.root} has none")
     environment = stack_environment(small)
@@ -70,10 +65,8 @@ def _small(home: Home, dataset: str, console: Console) -> Home:
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Runs a `vireo` command; raises VireoError with its last words where it fails."""
-    done = subprocess.run(
-        [*VIREO, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    """Run a `vireo` command; raise VireoError with its last words if it fails."""
+    done = subprocess.run([*VIREO, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise VireoError(f"vireo {' '.join(arguments)} failed: {words}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_FIRST = ("candidate-1", "ranking-1", "gateway-1")
+_SECOND = ("candidate-2", "ranking-2", "gateway-2")
+
 
 @dataclass(frozen=True)
 class ChaosPlan:
     """All times in seconds."""
 
     rate: float = 80.0
-    """Requests a second of the steady load, where the stack sustains so many."""
+    """Requests a second of the steady load, if the stack sustains so many."""
     share: float = 0.4
     """At most this share of what the stack sustains: faults are not to be overload too."""
     deadline: float = 2.0
@@ -27,28 +30,14 @@ class ChaosPlan:
 
     killed_requests: int = 20_000
     """Killing goes on for as many."""
-    killed_pods: tuple[str, ...] = (
-        "candidate-1",
-        "ranking-1",
-        "gateway-1",
-        "candidate-2",
-        "ranking-2",
-        "gateway-2",
-    )
+    killed_pods: tuple[str, ...] = (*_FIRST, *_SECOND)
     """Killed in turn, each one time at least."""
-    restarted_pods: tuple[str, ...] = (
-        "candidate-1",
-        "candidate-2",
-        "ranking-1",
-        "ranking-2",
-        "gateway-1",
-        "gateway-2",
-    )
+    restarted_pods: tuple[str, ...] = (*_FIRST, *_SECOND)
     """Restarted one after another."""
     restart_rounds: int = 2
     """How often all of them are."""
     hang: float = 20.0
-    hanging_pods: tuple[str, ...] = ("candidate-1", "ranking-1", "gateway-1")
+    hanging_pods: tuple[str, ...] = _FIRST
     faulty: float = 10.0
     """Of each kind of faulty pod."""
     outage: float = 6.0
@@ -69,7 +58,7 @@ class ChaosPlan:
     """Watches, and silent calls, a second."""
 
     def within(self, stated: float) -> float:
-        """Within how many seconds a thing must have happened that is stated to take `stated`."""
+        """Return the maximum seconds for what is stated to take `stated`."""
         return stated if self.timed else self.patience
 
 

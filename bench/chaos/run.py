@@ -1,52 +1,34 @@
-"""Runs the cases on a stack of its own, one after the other.
-
-vireo bench chaos
-"""
+"""Runs the cases on a stack of its own, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
+from functools import partial
 
 from rich.console import Console
 
-from bench.chaos.capacity import sustainable_rate
 from bench.chaos.cases import (
     control_plane,
     faulty_pods,
     hanging_pod,
     hostile_callers,
-    killed_pods,
     missing_parts,
     network_cut,
     overload,
-    rolling_restarts,
+    restarts,
     short_deadline,
 )
 from bench.chaos.chain import Chain
+from bench.chaos.findings import CaseResult, Findings, Judge
 from bench.chaos.home import prepared
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.result import CaseResult, Judge
 from server.errors import VireoError
 from server.home import Home
 from training.features.watches import load_watches
 
-_MODULES: tuple[ModuleType, ...] = (
-    killed_pods,
-    rolling_restarts,
-    hanging_pod,
-    faulty_pods,
-    missing_parts,
-    control_plane,
-    overload,
-    network_cut,
-    short_deadline,
-    hostile_callers,
-)
-
-_LEAST_RATE = 5.0
+_MIN_RATE = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,14 +39,25 @@ class Case:
     run: Callable[[Chain], Awaitable[CaseResult]]
 
 
-CASES = {module.CASE: Case(module.TITLE, module.run) for module in _MODULES}
+CASES = {
+    1: Case("kill -9 of one pod of two, each kind, repeatedly", restarts.killed),
+    2: Case("rolling restart of every pod by SIGTERM", restarts.rolling),
+    3: Case("a pod that hangs (SIGSTOP)", hanging_pod.run),
+    4: Case("pods that answer UNAVAILABLE, slowly, or garbage", faulty_pods.run),
+    5: Case("all ranking pods dead, all candidate pods dead, no feature store", missing_parts.run),
+    6: Case("no control plane while pods come and go; one that Envoy rejects", control_plane.run),
+    7: Case("four times the sustainable load", overload.run),
+    8: Case("a host cut off: packets dropped, not refused", network_cut.run),
+    9: Case("callers with a deadline of 5 ms", short_deadline.run),
+    10: Case("thousands of watchers, silent calls and abandoned calls", hostile_callers.run),
+}
 """By number."""
 
 
 def run_chaos(
     home: Home, dataset: str, numbers: Sequence[int], plan: ChaosPlan, console: Console
 ) -> Iterator[CaseResult]:
-    """Runs cases by number, and gives each one's result when it is there.
+    """Run cases by number, and yield each one's result when it is there.
 
     Raises:
         VireoError: the stack can't be set up or started.
@@ -73,31 +66,32 @@ def run_chaos(
     judge = _judge(stack.home, dataset, plan.viewers)
     with stack.running():
         for number in numbers:
-
-            def tell(line: str, number: int = number) -> None:
-                console.print(f"{number}: {line}", soft_wrap=True)
-
+            tell = partial(_tell, console, number)
+            log = stack.home.logs / "failures.jsonl"
+            findings = Findings(number, judge, log, plan.patience, tell)
+            chain = Chain(stack, dataset, list(judge.watched), plan, findings)
             tell(CASES[number].title)
-            chain = Chain(stack.settings, stack.environment, dataset, judge, plan, tell)
             if number == numbers[0]:
                 plan = asyncio.run(_affordable(chain))
-                chain = replace(chain, plan=plan)
-            yield asyncio.run(_run(number, CASES[number], chain))
+            yield asyncio.run(_run(number, replace(chain, plan=plan)))
+
+
+def _tell(console: Console, number: int, line: str) -> None:
+    console.print(f"{number}: {line}", soft_wrap=True)
 
 
 async def _affordable(chain: Chain) -> ChaosPlan:
-    """The plan with a rate that leaves this machine room."""
-    plan = chain.plan
-    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
-    rate = max(_LEAST_RATE, min(plan.rate, plan.share * sustainable))
-    chain.tell(f"{sustainable:.0f} requests a second are sustainable; the load has {rate:.0f}")
+    """Return the plan with a rate that leaves this machine room."""
+    plan, sustainable = chain.plan, await chain.sustainable_rate()
+    rate = max(_MIN_RATE, min(plan.rate, plan.share * sustainable))
+    chain.findings.tell(f"{sustainable:.0f} requests a second are sustainable; it gets {rate:.0f}")
     return replace(plan, rate=rate)
 
 
-async def _run(number: int, case: Case, chain: Chain) -> CaseResult:
+async def _run(number: int, chain: Chain) -> CaseResult:
     try:
         await chain.until_well()
-        return await case.run(chain)
+        return await CASES[number].run(chain)
     except VireoError as error:
         return CaseResult(number, 0, 0, 0, holds=False, note=str(error))
 

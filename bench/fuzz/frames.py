@@ -18,28 +18,20 @@ from bench.fuzz.messages import valid
 from bench.fuzz.targets import Method
 
 Headers: TypeAlias = dict[str, str]
+Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
 _PATIENCE = 10.0
 _GRPC_CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _WINDOW = 16_384
 
 
-def _content_type(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers["content-type"] = random.choice(
-        (
-            "",
-            "text/plain",
-            "application/json",
-            "application/grpc+xml",
-            "application/grpcx",
-            "a" * 500,
-        )
-    )
-    return body
+def _header(name: str, *values: str) -> Spoil:
+    """Return what gives a header one of some values."""
 
+    def spoil(random: Random, headers: Headers, body: bytes) -> bytes:
+        headers[name] = random.choice(values)
+        return body
 
-def _verb(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers[":method"] = random.choice(("GET", "PUT"))
-    return body
+    return spoil
 
 
 def _path(random: Random, headers: Headers, body: bytes) -> bytes:
@@ -55,36 +47,8 @@ def _short_frame(random: Random, _: Headers, body: bytes) -> bytes:
     return struct.pack(">BI", 0, len(body) + random.choice((1, 100, 1 << 30))) + body[5:]
 
 
-def _half_prefix(random: Random, _: Headers, body: bytes) -> bytes:
-    return body[: random.randrange(5)]
-
-
-def _trailing(random: Random, _: Headers, body: bytes) -> bytes:
-    return body + random.randbytes(random.randrange(1, 9))
-
-
 def _no_te(_: Random, headers: Headers, body: bytes) -> bytes:
     del headers["te"]
-    return body
-
-
-def _timeout(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers["grpc-timeout"] = random.choice(("0n", "1n", "99999999H", "1m"))
-    return body
-
-
-def _any_verb(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers[":method"] = random.choice(("DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"))
-    return body
-
-
-def _no_timeout(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers["grpc-timeout"] = random.choice(("", "soon", "1", "-1S", "123456789S"))
-    return body
-
-
-def _encoding(random: Random, headers: Headers, body: bytes) -> bytes:
-    headers["grpc-encoding"] = random.choice(("", "snappy", "x" * 500))
     return body
 
 
@@ -98,25 +62,24 @@ def _metadata(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
-Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
-
+_TYPES = ("", "text/plain", "application/json", "application/grpc+xml", "application/grpcx")
 SPOILT: Mapping[str, Spoil] = {
-    "content type": _content_type,
-    "verb": _verb,
+    "content type": _header("content-type", *_TYPES, "a" * 500),
+    "verb": _header(":method", "GET", "PUT"),
     "path": _path,
     "short frame": _short_frame,
-    "half a prefix": _half_prefix,
-    "trailing bytes": _trailing,
+    "half a prefix": lambda random, _, body: body[: random.randrange(5)],
+    "trailing bytes": lambda random, _, body: body + random.randbytes(random.randrange(1, 9)),
     "no te": _no_te,
-    "timeout": _timeout,
+    "timeout": _header("grpc-timeout", "0n", "1n", "99999999H", "1m"),
     "metadata": _metadata,
 }
 """What each does to the headers, and the body that it makes of the right one."""
 SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
     **SPOILT,
-    "any verb": _any_verb,
-    "no timeout": _no_timeout,
-    "encoding": _encoding,
+    "any verb": _header(":method", "DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"),
+    "no timeout": _header("grpc-timeout", "", "soon", "1", "-1S", "123456789S"),
+    "encoding": _header("grpc-encoding", "", "snappy", "x" * 500),
 }
 """With what Envoy refuses, and what gRPC's core would answer INTERNAL to before a server's code
 hears of it."""

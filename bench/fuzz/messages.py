@@ -150,34 +150,34 @@ def _cut(random: Random, message: Message) -> bytes:
 
 def _no_utf8(random: Random, message: Message) -> bytes:
     """A text that is no UTF-8 at the end of one of its fields."""
-    numbers = [field.number for field in message.DESCRIPTOR.fields] or [1]
-    return message.SerializeToString() + _tagged(random.choice(numbers), b"\xff\xfe\xc0")
+    return message.SerializeToString() + _tagged(_field(random, message), b"\xff\xfe\xc0")
 
 
 def _giant_list(random: Random, message: Message) -> bytes:
     """One field many times over, of whatever type it may be."""
-    numbers = [field.number for field in message.DESCRIPTOR.fields] or [1]
-    return message.SerializeToString() + _tagged(random.choice(numbers), b"1") * random.choice(
-        _GIANT
-    )
+    item = _tagged(_field(random, message), b"1")
+    return message.SerializeToString() + item * random.choice(_GIANT)
 
 
 def _giant_text(random: Random, message: Message) -> bytes:
-    numbers = [field.number for field in message.DESCRIPTOR.fields] or [1]
     text = b"x" * random.choice((129, 100_000, 1 << 20, 5 << 20))
-    return message.SerializeToString() + _tagged(random.choice(numbers), text)
+    return message.SerializeToString() + _tagged(_field(random, message), text)
 
 
 def _deep(random: Random, message: Message) -> bytes:
     """Groups or messages within each other."""
-    depth = random.choice(_DEEP)
-    number = random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
+    depth, number = random.choice(_DEEP), _field(random, message)
     if random.random() < 0.5:
         return message.SerializeToString() + bytes([number << 3 & 0x7F | 3]) * depth
     nested = b""
     for _ in range(min(depth, 2_000)):
         nested = _tagged(number, nested)
     return message.SerializeToString() + nested
+
+
+def _field(random: Random, message: Message) -> int:
+    """Return the number of one of a message's fields."""
+    return random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
 
 
 def _tagged(number: int, value: bytes) -> bytes:

@@ -1,7 +1,4 @@
-"""Runs a storm of bad requests on a stack of its own, and judges what became of the stack.
-
-vireo bench fuzz
-"""
+"""Runs a storm of bad requests on a stack of its own, and judges what became of the stack."""
 
 from __future__ import annotations
 
@@ -21,15 +18,15 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from bench.chaos.home import prepared
 from bench.fuzz.storm import storm
 from bench.fuzz.targets import methods_of
+from bench.stack import OwnStack
 from server.home import Home
-from server.stack.settings import StackSettings
 from server.stack.state import running_stack
 
-_MOST_GROWTH = 1.2
+_MAX_GROWTH = 1.2
 """Memory at the end over that after the warm-up, of any process."""
 _APART = "s3"
 """Not judged by its memory: no request reaches it, and it grows for minutes when merely read."""
-_LEAST_JUDGED = 20_000
+_MIN_JUDGED = 20_000
 """Requests from which memory is judged: a process takes its buffers in the first thousands."""
 _WARM_UP = 0.25
 """Share of the requests after which memory must be flat."""
@@ -56,18 +53,18 @@ class FuzzResult:
 
 
 def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
-    """Sends that many requests to a stack that serves the newest release of a data set.
+    """Send that many requests to a stack that serves the newest release of a data set.
 
     Raises:
         VireoError: the stack can't be set up or started.
     """
     with prepared(home, dataset, console, "fuzz").running() as stack:
-        return asyncio.run(_run(stack.settings, requests, seed, console))
+        return asyncio.run(_run(stack, requests, seed, console))
 
 
-async def _run(settings: StackSettings, requests: int, seed: int, console: Console) -> FuzzResult:
+async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> FuzzResult:
     started = time.monotonic()
-    before = _pids(settings)
+    before = _processes(stack)
     warm: dict[str, int] = {}
     last = started
 
@@ -79,14 +76,14 @@ async def _run(settings: StackSettings, requests: int, seed: int, console: Conso
             last = time.monotonic()
             console.print(f"{done:,} of {requests:,} after {last - started:.0f} s")
 
-    counts = await storm(methods_of(settings), requests, seed, progress)
+    counts = await storm(methods_of(stack.settings), requests, seed, progress)
     seconds = time.monotonic() - started
-    after = _pids(settings)
-    died = sorted(name for name, pid in before.items() if after.get(name) != pid)
-    end = _memory({name: pid for name, pid in before.items() if name not in died})
+    after = _processes(stack)
+    died = sorted(name for name, process in before.items() if after.get(name) != process)
+    end = _memory({name: process for name, process in before.items() if name not in died})
     growth = {name: round(size / warm[name], 3) for name, size in end.items() if name in warm}
-    flat = requests < _LEAST_JUDGED or max(growth.values(), default=0) <= _MOST_GROWTH
-    well = await _well(settings)
+    flat = requests < _MIN_JUDGED or max(growth.values(), default=0) <= _MAX_GROWTH
+    well = await _well(stack.settings.edge)
     return FuzzResult(
         requests=counts.requests,
         seconds=round(seconds, 1),
@@ -98,37 +95,33 @@ async def _run(settings: StackSettings, requests: int, seed: int, console: Conso
     )
 
 
-def _pids(settings: StackSettings) -> dict[str, int]:
-    """The process ids of the stack's processes, by name, and its supervisor's."""
-    state = running_stack(settings.home_folder)
+def _processes(stack: OwnStack) -> dict[str, psutil.Process]:
+    """Return the stack's processes by name, and its supervisor; none if it has ended."""
+    state = running_stack(stack.home)
     if state is None:
         return {}
-    found = {each.name: each.pid for each in state.processes if each.pid is not None}
-    return {**found, "supervisor": state.pid}
+    pids = {each.name: each.pid for each in state.processes} | {"supervisor": state.pid}
+    return {name: psutil.Process(pid) for name, pid in pids.items() if psutil.pid_exists(pid or -1)}
 
 
-def _memory(pids: Mapping[str, int]) -> dict[str, int]:
-    """Resident bytes by name, of those that run and are judged."""
+def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
+    """Return resident bytes by name, of those that run and are judged."""
     found = {}
-    for name, pid in pids.items():
-        if name == _APART:
-            continue
+    for name, process in processes.items():
         with contextlib.suppress(psutil.NoSuchProcess):
-            found[name] = psutil.Process(pid).memory_info().rss
-    return found
+            found[name] = process.memory_info().rss
+    return {name: size for name, size in found.items() if name != _APART}
 
 
-async def _well(settings: StackSettings) -> bool:
-    """Whether the stack gives a full answer before long."""
-    deadline = time.monotonic() + _CALM
-    async with grpc.aio.insecure_channel(settings.edge) as channel:
+async def _well(edge: str) -> bool:
+    """Return whether the stack gives a full answer before long."""
+    deadline, request = time.monotonic() + _CALM, RecommendRequest(viewer_id="calm")
+    async with grpc.aio.insecure_channel(edge) as channel:
         stub = RecommendationServiceStub(channel)
         while time.monotonic() < deadline:
-            try:
-                answer = await stub.Recommend(RecommendRequest(viewer_id="calm"), timeout=5)
-            except grpc.aio.AioRpcError:
-                answer = None
-            if answer is not None and answer.items and not answer.degradations:
-                return True
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await stub.Recommend(request, timeout=5)
+                if answer.items and not answer.degradations:
+                    return True
             await asyncio.sleep(0.2)
     return False

@@ -85,26 +85,28 @@ class Target:
         rate: float | None = None,
         max_wrong: float = 0.0,
     ) -> Volley:
-        """Send requests by several callers; all shots get their turn over rounds.
+        """Send requests, a process of h2load for each sender; shots get their turn over rounds.
 
         Args:
             number: of the round.
-            callers: see `fire`.
-            requests: see `fire`.
-            rate: see `fire`.
+            callers: who ask one request after the other, all together; those of a sender share a
+                connection.
+            requests: how many to send, all together.
+            rate: requests a second, all together, that leave whether or not answers come back;
+                None sends each caller's next one at its answer.
             max_wrong: the share of answers that may be wrong.
 
         Raises:
-            VireoError: more answers than that are wrong, or h2load failed.
+            VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
         shots = self._turn(number, min(self.senders, callers))
-        return self._checked(await self._fire(shots, callers, requests, rate), max_wrong)
+        return self._checked(await self._volley(shots, callers, requests, rate), max_wrong)
 
     async def p50(self, number: int, requests: int) -> float:
         """Return the median seconds of an answer to one caller, over a few shots in turn."""
         turn = self._turn(number, self.senders)
         took = [
-            self._checked(await self._fire([shot], 1, requests // len(turn), None)).latencies
+            self._checked(await self._volley([shot], 1, requests // len(turn))).latencies
             for shot in turn
         ]
         return float(np.median(np.concatenate(took)))
@@ -112,17 +114,33 @@ class Target:
     def _turn(self, number: int, count: int) -> list[Shot]:
         return [self.shots[(number * count + place) % len(self.shots)] for place in range(count)]
 
-    async def _fire(
-        self, shots: Sequence[Shot], callers: int, requests: int, rate: float | None
+    async def _volley(
+        self, shots: Sequence[Shot], callers: int, requests: int, rate: float | None = None
     ) -> Volley:
-        return await fire(
-            self.url,
-            shots,
-            self.folder,
-            callers=callers,
-            requests=requests,
-            rate=rate,
-            http2=self.http2,
+        if shutil.which("h2load") is None:
+            raise VireoError("h2load is missing; install it with: make h2load")
+        each, of_shot = max(1, callers // len(shots)), max(1, requests // len(shots))
+        if rate is not None:
+            rps = max(1, round(rate / len(shots)))
+            shape = ["--clients=1", "--max-concurrent-streams=500", f"--rps={rps}"]
+        elif self.http2:  # without TLS, by prior knowledge
+            shape = ["--clients=1", f"--max-concurrent-streams={each}"]
+        else:
+            shape = [f"--clients={each}", "--h1"]
+        shape.append(f"--requests={of_shot}")
+        logs = [self.folder / f"h2load-{number}.log" for number in range(len(shots))]
+        for log in logs:  # h2load adds to one that is there
+            log.unlink(missing_ok=True)
+        done = await asyncio.gather(
+            *(_one(self.url, shot, log, shape) for shot, log in zip(shots, logs, strict=True))
+        )
+        began = min(float(log[0, 0]) for log, _ in done)
+        ended = max(float((log[:, 0] + log[:, 2]).max()) for log, _ in done)
+        return Volley(
+            requests=of_shot * len(shots),
+            wrong=sum(wrong for _, wrong in done),
+            seconds=(ended - began) / 1e6,
+            latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
         )
 
     def _checked(self, volley: Volley, max_wrong: float = 0.0) -> Volley:
@@ -137,56 +155,6 @@ class Target:
 def frame(message: bytes) -> bytes:
     """Return a gRPC message as it goes over the wire: uncompressed, its length before it."""
     return struct.pack(">BI", 0, len(message)) + message
-
-
-async def fire(
-    url: str,
-    shots: Sequence[Shot],
-    folder: Path,
-    *,
-    callers: int,
-    requests: int,
-    rate: float | None = None,
-    http2: bool = True,
-) -> Volley:
-    """Send requests, a process of h2load for each shot, all at once.
-
-    Args:
-        url: http://host:port/path.
-        shots: the requests; each has as many callers as every other.
-        folder: where to keep the log of each.
-        callers: who ask one request after the other, all together; they share a connection a shot.
-        requests: how many to send, all together.
-        http2: without TLS, by prior knowledge; else HTTP/1.1, a connection for each caller.
-        rate: requests a second, all together, that leave whether or not answers come back; None
-            sends each caller's next one at its answer.
-
-    Raises:
-        VireoError: h2load is missing or failed.
-    """
-    if shutil.which("h2load") is None:
-        raise VireoError("h2load is missing; install it with: make h2load")
-    each, of_shot = max(1, callers // len(shots)), max(1, requests // len(shots))
-    shape = [f"--requests={of_shot}", "--clients=1", f"--max-concurrent-streams={each}"]
-    if not http2:
-        shape = [f"--requests={of_shot}", f"--clients={each}", "--h1"]
-    if rate is not None:
-        shape = [f"--requests={of_shot}", "--clients=1", "--max-concurrent-streams=500"]
-        shape.append(f"--rps={max(1, round(rate / len(shots)))}")
-    logs = [folder / f"h2load-{number}.log" for number in range(len(shots))]
-    for log in logs:  # h2load adds to one that is there
-        log.unlink(missing_ok=True)
-    done = await asyncio.gather(
-        *(_one(url, shot, log, shape) for shot, log in zip(shots, logs, strict=True))
-    )
-    began = min(float(log[0, 0]) for log, _ in done)
-    ended = max(float((log[:, 0] + log[:, 2]).max()) for log, _ in done)
-    return Volley(
-        requests=of_shot * len(shots),
-        wrong=sum(wrong for _, wrong in done),
-        seconds=(ended - began) / 1e6,
-        latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
-    )
 
 
 async def _one(

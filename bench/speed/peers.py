@@ -6,15 +6,12 @@ import base64
 import json
 import os
 import pickle
-import socket
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import grpc
 import numpy as np
@@ -24,14 +21,14 @@ from inference import open_inference_pb2 as oip
 from bench.peers.ranker import PORT, RELEASE, arrays_of
 from bench.process import running
 from bench.speed.h2load import GRPC, Shot, Target, frame
+from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
 from server.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
-_START_SECONDS = 240.0
 _ASK_SECONDS = 10.0
-_SENDERS = 4
+SENDERS = 4
 _TYPES = {"int64": "INT64", "float32": "FP32", "uint32": "UINT32", "uint8": "UINT8"}
 
 Keys = npt.NDArray[np.int64]
@@ -45,8 +42,8 @@ class Protocol:
     headers: tuple[str, ...]
     body: Callable[[RankingQuery], bytes]
     """What is posted."""
-    ask: Callable[[int, str, Mapping[str, str], bytes], bytes]
-    """Posts it once to a port: path, headers and body; the answer's body."""
+    ask: Callable[[int, Protocol, bytes], bytes]
+    """Posts a body once to a port, and returns the answer's."""
     keys: Callable[[bytes], Keys]
     """Those that an answer's body ranks, int64[10]."""
     http2: bool = False
@@ -94,9 +91,9 @@ def _oip_keys(answer: bytes) -> Keys:
     return np.array(response.outputs[place].contents.int64_contents, np.int64)
 
 
-def _ask_grpc(port: int, path: str, _: Mapping[str, str], body: bytes) -> bytes:
+def _ask_grpc(port: int, protocol: Protocol, body: bytes) -> bytes:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask: Any = channel.unary_unary(path)  # bytes in, bytes out
+        ask: Any = channel.unary_unary(protocol.path)  # bytes in, bytes out
         return frame(ask(body[5:], timeout=_ASK_SECONDS))
 
 
@@ -112,8 +109,9 @@ def _json_keys(answer: bytes) -> Keys:
     return np.array(json.loads(answer)["keys"], np.int64)
 
 
-def _ask_http(port: int, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, dict(headers))
+def _ask_http(port: int, protocol: Protocol, body: bytes) -> bytes:
+    headers = dict(header.split(": ", 1) for header in protocol.headers)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{protocol.path}", body, headers)
     with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:  # noqa: S310
         answer: bytes = response.read()
     return answer
@@ -138,23 +136,25 @@ PEERS = (
 
 @contextmanager
 def serving(
-    peer: Peer, home: Home, release: Path, cores: Sequence[int], log: Path
+    peer: Peer, home: Home, release: Path, cores: Sequence[int], log: Path, query: RankingQuery
 ) -> Iterator[int]:
-    """Yield the port of a peer that runs on some cores until the block ends.
+    """Run a peer on some cores until the block ends; yield its port once it answers `query`.
 
     Raises:
         VireoError: it doesn't start; its output is in the log.
     """
-    port = _free_ports()
+    port = free_port_base()
+    body = peer.protocol.body(query)
+
+    def answers() -> bool:
+        with suppress(OSError, grpc.RpcError):  # it may listen before its model is loaded
+            return bool(peer.protocol.ask(port, peer.protocol, body))
+        return False
+
     command = [str(peer.python(home)), *(part.format(port=port) for part in peer.command)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(_ROOT),
-        "OMP_NUM_THREADS": "1",
-        RELEASE: str(release),
-        PORT: str(port),
-    }
-    with running(command, log, lambda: _listens(port), environment, folder=_ROOT, cores=cores):
+    own = {RELEASE: str(release), PORT: str(port)}
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", **own}
+    with running(command, log, answers, environment, folder=_ROOT, cores=cores):
         yield port
 
 
@@ -176,45 +176,9 @@ def checked_peer(
     for number, (query, keys) in enumerate(pages):
         body = folder / f"{peer.name}-{number}"
         body.write_bytes(protocol.body(query))
-        answer = _first_answer(peer, port, body.read_bytes())
+        answer = protocol.ask(port, protocol, body.read_bytes())
         if not np.array_equal(protocol.keys(answer), keys):
             raise VireoError(f"{peer.name} ranks {protocol.keys(answer)} instead of {keys}")
         shots.append(Shot(body, len(answer), protocol.headers))
     url = f"http://127.0.0.1:{port}{protocol.path}"
-    return Target(peer.name, url, shots, folder, protocol.http2, _SENDERS)
-
-
-def _first_answer(peer: Peer, port: int, body: bytes) -> bytes:
-    """Return the answer of a peer that may listen before its model is loaded."""
-    headers = dict(header.split(": ", 1) for header in peer.protocol.headers)
-    until = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            return peer.protocol.ask(port, peer.protocol.path, headers, body)
-        except (OSError, grpc.RpcError) as error:
-            refused = isinstance(error, HTTPError) and error.code != 503
-            if refused or time.monotonic() > until:
-                raise VireoError(f"{peer.name} does not answer: {error}") from error
-            time.sleep(0.5)
-
-
-def _free_ports() -> int:
-    """Return a free port whose next one is free, too."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise VireoError("no two free ports side by side")
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1):
-            return True
-    except OSError:
-        return False
+    return Target(peer.name, url, shots, folder, protocol.http2, SENDERS)

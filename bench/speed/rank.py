@@ -20,7 +20,7 @@ from bench.process import first_core
 from bench.speed.asked import PAGE, Asked, asked, first_viewers
 from bench.speed.floor import Floor, InProcess
 from bench.speed.h2load import Shot, Target
-from bench.speed.peers import PEERS, Peer, checked_peer, serving
+from bench.speed.peers import PEERS, SENDERS, Peer, checked_peer, serving
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import further_pod
@@ -35,7 +35,6 @@ _OWN = "ranking pod"
 _RAW_BOUND = 1.25
 _CALLERS = 16
 """At saturation; each has one request under way."""
-_SENDERS = 4
 _PATH = "/vireo.v1.RankingService/RankCandidates"
 _SETTINGS = {"VIREO_SHEDDING": "false"}
 
@@ -64,7 +63,7 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
                 targets: dict[Peer, Target] = {}
                 for peer in peers:
                     log = stack.home.logs / f"{peer.name}.log"
-                    port = servers.enter_context(serving(peer, home, staged, core, log))
+                    port = servers.enter_context(serving(peer, home, staged, core, log, queries[0]))
                     targets[peer] = checked_peer(peer, port, pages, stack.home.root)
                 never_idle = " and ".join(peer.name for peer in peers if not peer.quiet)
                 named = replace(pod, name=f"{_OWN} beside {never_idle}") if never_idle else pod
@@ -126,7 +125,7 @@ def _checked_pod(
                 raise VireoError(f"the ranking pod gave {answer.ids} instead of {question.ids}")
             body = folder / f"own-{number}"
             shots.append(Shot.of(body, request, answer, ("x-request-id: bench",)))
-    return Target(_OWN, f"http://{address}{_PATH}", shots, folder, senders=_SENDERS)
+    return Target(_OWN, f"http://{address}{_PATH}", shots, folder, senders=SENDERS)
 
 
 def _message(query: RankingQuery, question: Asked) -> ranking_pb2.RankCandidatesRequest:

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from vireo.v1 import viewer_pb2
 
+from bench.chaos.findings import Findings, Judge
 from bench.chaos.plan import SHORT
-from bench.chaos.result import Findings, Judge
 from bench.chaos.run import CASES, run_chaos
 from bench.load import PAGE, Answer, SteadyLoad
 from tests.builders.tiny_home import DATASET, build_tiny_home

@@ -63,7 +63,7 @@ def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
     ]
     write_report(rows, DATASET, tmp_path)
     page = (tmp_path / "speed.md").read_text()
-    assert page.count("\n## ") == 3
+    assert page.count("\n## ") == 4
     assert "2 of 3" in page
     assert "| memory of a ranking pod, MB | 612 |  |  | ≤ 600.0 | **no** |" in page
     for row in rows:

@@ -8,13 +8,10 @@ import sys
 from bench.chaos import faulty_pod
 from bench.chaos.chain import Chain
 from bench.chaos.faulty_pod import SLOWER, UNAVAILABLE_SHARE
-from bench.chaos.result import CaseResult, Findings
+from bench.chaos.findings import CaseResult
 from server.stack.probes import grpc_probe
 from server.stack.processes import ProcessSpec
-from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, PodKind
-
-CASE = 4
-TITLE = "pods that answer UNAVAILABLE, slowly, or garbage"
+from server.stack.settings import POD_KINDS, PodKind
 
 _FAULTS: dict[str, tuple[str, tuple[PodKind, ...]]] = {
     "unavailable": (f"{UNAVAILABLE_SHARE:.0%} UNAVAILABLE", POD_KINDS),
@@ -27,57 +24,38 @@ _PORT_OFFSET = 90
 
 
 async def run(chain: Chain) -> CaseResult:
-    """Adds a pod of each kind that has one fault, then one with the next."""
-    findings, plan = chain.findings(CASE), chain.plan
+    """Add a pod of each kind that has one fault, then one with the next."""
     async with chain.load() as load:
         for number, (fault, (described, kinds)) in enumerate(_FAULTS.items()):
-            spec = _faulty_process(chain, fault, chain.settings.port_base + _PORT_OFFSET + number)
+            spec = _process(chain, fault, chain.settings.port_base + _PORT_OFFSET + number)
             address = f"127.0.0.1:{spec.port}"
-            async with (
-                chain.further_process(spec),
-                chain.listed(dict.fromkeys(kinds, address)),
-            ):
-                asked = await _asked(chain, kinds, address, plan.faulty)
-                _check(findings, described, asked)
-                chain.tell(f"{described}: asked {asked}; {len(load.answers)} answers")
-    return findings.result(load)
+            async with chain.further_process(spec), chain.listed(dict.fromkeys(kinds, address)):
+                asked = await _asked(chain, kinds, address)
+            for kind, calls in asked.items():
+                never = f"the {kind} pod with {described} was never asked"
+                chain.findings.must(calls > 0, never)
+            counts = ", ".join(f"{calls} as {kind}" for kind, calls in asked.items())
+            chain.findings.note(f"{described}: asked {counts}")
+    return chain.findings.result(load)
 
 
-def _check(findings: Findings, described: str, asked: dict[PodKind, int]) -> None:
-    for kind, calls in asked.items():
-        findings.must(calls > 0, f"the {kind} pod with {described} was never asked")
-    counts = ", ".join(f"{calls} as {kind}" for kind, calls in asked.items())
-    findings.note(f"{described}: asked {counts}")
+async def _asked(chain: Chain, kinds: tuple[PodKind, ...], address: str) -> dict[PodKind, int]:
+    """Return how often the pod was asked as each kind, once it was at all and the time is over."""
+
+    async def calls() -> dict[PodKind, int]:
+        hosts = {kind: await chain.host(kind, address) for kind in kinds}
+        return {kind: host.requests if host else 0 for kind, host in hosts.items()}
+
+    async def all_asked() -> bool:
+        return all((await calls()).values())
+
+    await asyncio.sleep(chain.plan.faulty)
+    await chain.findings.until(all_asked)
+    return await calls()
 
 
-async def _asked(
-    chain: Chain, kinds: tuple[PodKind, ...], address: str, seconds: float
-) -> dict[PodKind, int]:
-    """How often the pod was asked as each kind, once it was at all and the time is over."""
-    patience, asked = chain.plan.patience, dict.fromkeys(kinds, 0)
-    while (seconds > 0 or not all(asked.values())) and patience > 0:
-        await asyncio.sleep(0.5)
-        seconds, patience = seconds - 0.5, patience - 0.5
-        for kind in kinds:
-            host = await chain.host(kind, address)
-            asked[kind] = host.requests if host else 0
-    return asked
-
-
-def _faulty_process(chain: Chain, fault: str, port: int) -> ProcessSpec:
-    targets = {
-        f"VIREO_{kind.upper()}_TARGET": f"127.0.0.1:{chain.settings.pod_ports(kind)[0]}"
-        for kind in POD_KINDS
-    }
-    return ProcessSpec(
-        name=f"faulty-{fault}",
-        command=[sys.executable, "-m", faulty_pod.__name__],
-        port=port,
-        probe=grpc_probe(port, ""),
-        environment={
-            **targets,
-            "VIREO_PORT": str(port),
-            "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
-            "VIREO_FAULT": fault,
-        },
-    )
+def _process(chain: Chain, fault: str, port: int) -> ProcessSpec:
+    first = {kind: chain.settings.pod_ports(kind)[0] for kind in POD_KINDS}
+    targets = [f"{kind}=127.0.0.1:{at}" for kind, at in first.items()]
+    command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
+    return ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))

@@ -5,15 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from bench.chaos.attackers import Attackers
-from bench.chaos.capacity import sustainable_rate
 from bench.chaos.chain import Chain
-from bench.chaos.counters import counted
-from bench.chaos.envoy_view import active_requests
-from bench.chaos.result import CaseResult
-from bench.chaos.waiting import seconds_until
-
-CASE = 10
-TITLE = "thousands of watchers, silent calls and abandoned calls"
+from bench.chaos.findings import CaseResult
+from bench.chaos.views import active_requests, counted
 
 _HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
 """Shares of the sustainable load. Abandoned calls are load too; the rest is left to the attackers,
@@ -23,10 +17,10 @@ _GAUGES = ("vireo_calls_under_way", "vireo_streams_open", "vireo_work_queued")
 
 async def run(chain: Chain) -> CaseResult:
     """Attack for as long as the abandoned calls take, and look at what is left of it."""
-    findings, plan = chain.findings(CASE), chain.plan
-    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
-    edge, ports = chain.settings.edge, chain.ports()
-    attackers = Attackers(edge, list(chain.judge.watched))
+    findings, plan = chain.findings, chain.plan
+    sustainable = await chain.sustainable_rate()
+    ports = chain.pods().values()
+    attackers = Attackers(chain.settings.edge, chain.viewers)
     async with chain.load(rate=_HONEST_SHARE * sustainable) as load:
         await asyncio.sleep(plan.quiet)
         async with attackers:
@@ -43,8 +37,8 @@ async def run(chain: Chain) -> CaseResult:
         at_edge = await active_requests(chain.settings.admin_port)
         return not any(left[name] for name in _GAUGES) and not at_edge
 
-    took = await seconds_until(nothing_left, plan.patience)
-    findings.must(took <= plan.patience, "calls or streams are still counted after the last ended")
+    still = "calls or streams are still counted after the last ended"
+    took = await findings.until(nothing_left, still)
     ended = attackers.ended
     findings.must(ended["watch RESOURCE_EXHAUSTED"] > 0 or plan.watchers < 100, "no watch refused")
     findings.note(

@@ -17,16 +17,11 @@ from tempfile import TemporaryDirectory
 import psutil
 from vireo.v1 import recommendation_pb2
 
-from bench.chaos.capacity import sustainable_rate
 from bench.chaos.chain import Chain
-from bench.chaos.counters import counted
-from bench.chaos.result import CaseResult, Findings
-from bench.chaos.waiting import seconds_until_full
+from bench.chaos.findings import CaseResult, Findings
+from bench.chaos.views import counted
 from bench.load import PAGE, Answer, p99
-from bench.speed.h2load import GRPC, Shot, Volley, fire, frame
-
-CASE = 7
-TITLE = "four times the sustainable load"
+from bench.speed.h2load import Shot, Target, Volley
 
 _TIMES = 4.0
 _LIGHT = 0.2
@@ -37,19 +32,20 @@ _BACK_SECONDS = 5.0
 _SHED = "RESOURCE_EXHAUSTED"
 _SHED_BY_PODS = "vireo_shed_total"
 _SAMPLE = 0.5
-_SHOTS = 2
+_SENDERS = 2
 """Viewers whom the flood asks for, a process of h2load each."""
 _METHOD = "vireo.v1.RecommendationService/Recommend"
 
 
 async def run(chain: Chain) -> CaseResult:
-    """Finds the sustainable load, and sends four times as much."""
-    findings, plan = chain.findings(CASE), chain.plan
-    sustainable = await sustainable_rate(chain, 2 * plan.quiet)
-    chain.tell(f"{sustainable:.0f} requests a second are sustainable")
+    """Find the sustainable load, and send four times as much."""
+    findings, plan = chain.findings, chain.plan
+    ports = chain.pods().values()
+    sustainable = await chain.sustainable_rate()
+    findings.tell(f"{sustainable:.0f} requests a second are sustainable")
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
-    memory, before = [_memory(chain)], await counted(chain.ports())
+    memory, before = [_memory(chain)], await counted(ports)
     async with (
         _flood(chain, (_TIMES - _LIGHT) * sustainable) as flood,
         chain.load(rate=_LIGHT * sustainable) as load,
@@ -57,15 +53,14 @@ async def run(chain: Chain) -> CaseResult:
         while not flood.done():
             await asyncio.sleep(_SAMPLE)
             memory.append(_memory(chain))
-    over = time.monotonic()
-    counts = await counted(chain.ports())
+    over, counts = time.monotonic(), await counted(ports)
     async with chain.load(rate=_LIGHT * sustainable) as after:
-        back = await seconds_until_full(after, chain.judge, over, plan.patience)
+        back = await findings.until_full(after, over)
     limit = plan.within(_BACK_SECONDS)
     findings.must(back <= limit, f"not back to normal {back:.1f} s after")
     growth = max(memory) / memory[0]
     findings.must(growth <= _MEMORY_TIMES, f"memory grew to {growth:.2f} times")
-    _judge(chain, findings, light.answers, load.answers)
+    _judge(findings, light.answers, load.answers, timed=plan.timed)
     findings.note(
         f"{sustainable:.0f}/s sustainable, {flood.result().requests} calls in the flood, memory "
         f"{growth:.2f} times, normal after {back:.1f} s, "
@@ -77,33 +72,32 @@ async def run(chain: Chain) -> CaseResult:
 @asynccontextmanager
 async def _flood(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[Volley]]:
     """Yield the task that sends `rate` requests a second for the time of the plan."""
-    plan, settings = chain.plan, chain.settings
-    url = f"http://{settings.edge}/{_METHOD}"
-    with TemporaryDirectory() as folder:
-        shots = []
-        for number, viewer in enumerate(list(chain.judge.watched)[:_SHOTS]):
-            body = Path(folder) / f"viewer-{number}"
+    with TemporaryDirectory() as name:
+        folder, shots = Path(name), []
+        for number, viewer in enumerate(chain.viewers[:_SENDERS]):
             request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
-            body.write_bytes(frame(request.SerializeToString()))
-            shots.append(Shot(body, 0, (*GRPC, f"grpc-timeout: {plan.deadline:.0f}S")))
-        firing = asyncio.create_task(
-            fire(url, shots, Path(folder), callers=1, requests=int(rate * plan.overload), rate=rate)
-        )
+            answer = recommendation_pb2.RecommendResponse()  # what comes back isn't looked at
+            deadline = f"grpc-timeout: {chain.plan.deadline:.0f}S"
+            shots.append(Shot.of(folder / f"viewer-{number}", request, answer, [deadline]))
+        url = f"http://{chain.settings.edge}/{_METHOD}"
+        requests = int(rate * chain.plan.overload)
+        fire = Target("the edge", url, shots, folder, senders=_SENDERS).fire
+        firing = asyncio.create_task(fire(0, _SENDERS, requests, rate, max_wrong=math.inf))
         try:
             yield firing
         finally:
             await firing
 
 
-def _judge(chain: Chain, findings: Findings, light: list[Answer], overload: list[Answer]) -> None:
-    """Compares the answers under overload with those without."""
+def _judge(findings: Findings, light: list[Answer], overload: list[Answer], *, timed: bool) -> None:
+    """Compare the answers under overload with those without."""
     accepted = [each for each in overload if not each.failure]
     shed = [each for each in overload if each.failure.startswith(_SHED)]
     degraded = sum(bool(each.degradations) for each in accepted)
     unloaded, under_load, refused = p99(light), p99(accepted), p99(shed)
     findings.must(bool(shed or degraded), "nothing was shed or degraded: it was no overload")
     findings.must(bool(accepted), "nothing was accepted")
-    if chain.plan.timed:
+    if timed:
         findings.must(
             under_load <= _P99_TIMES * unloaded,
             f"p99 {under_load:.3f} s under overload, {unloaded:.3f} s without",
@@ -120,6 +114,6 @@ def _judge(chain: Chain, findings: Findings, light: list[Answer], overload: list
 
 
 def _memory(chain: Chain) -> int:
-    """Resident bytes of all pods."""
+    """Return the resident bytes of all pods."""
     pids = [chain.process(name).pid for name in chain.pods()]
     return sum(psutil.Process(pid).memory_info().rss for pid in pids if pid is not None)

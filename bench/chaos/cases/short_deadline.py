@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from bench.chaos.chain import Chain
-from bench.chaos.counters import counted
-from bench.chaos.result import CaseResult
-
-CASE = 9
-TITLE = "callers with a deadline of 5 ms"
+from bench.chaos.findings import CaseResult
+from bench.chaos.views import counted
 
 _RUN = "vireo_work_run_total"
 _ABANDONED = "vireo_work_abandoned_total"
@@ -18,9 +15,9 @@ _UNDER_WAY = 0.5
 
 
 async def run(chain: Chain) -> CaseResult:
-    """Asks for next to no time, and then looks whether any pod still works on it."""
-    findings, plan = chain.findings(CASE), chain.plan
-    ports = chain.ports("candidate", "ranking")
+    """Ask for next to no time, and then look whether any pod still works on it."""
+    findings, plan = chain.findings, chain.plan
+    ports = chain.pods("candidate", "ranking").values()
     before = await counted(ports)
     async with chain.load(plan.short_deadline_rate, plan.short_deadline) as load:
         await asyncio.sleep(plan.short_deadline_seconds)
@@ -31,7 +28,7 @@ async def run(chain: Chain) -> CaseResult:
     findings.must(_RUN in ended, f"pods show no {_RUN}")
     later = after[_RUN] - ended[_RUN]
     findings.must(later == 0, f"{later:.0f} runs were begun for callers who had gone")
-    full = sum(map(chain.judge.full, load.answers))
+    full = sum(map(findings.judge.full, load.answers))
     findings.note(
         f"{sum(bool(each.failure) for each in load.answers)} got DEADLINE_EXCEEDED, {full} were "
         f"answered in full; {ended[_RUN] - before[_RUN]:.0f} runs meanwhile, "
