@@ -65,6 +65,7 @@ def fit(
     ranking_set = _ranking_set(inputs, release, ranking_inputs)
     console.rule("4 of 5  the ranker")
     ranker = _ranker(inputs, release, ranking_set, ranking_inputs, console)
+    del release, ranking_set  # Evaluation loads the release anew, and needs no training set.
     console.rule("5 of 5  evaluation and release")
     metrics = _evaluated(inputs, ranker)
     inputs.run.unmark_draft()

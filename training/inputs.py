@@ -12,6 +12,7 @@ from rich.console import Console
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Quotas
+from server.releases.memory import return_memory
 from training.data.dataset import Dataset
 from training.data.split import Holdout
 from training.features.build import build_features
@@ -58,6 +59,7 @@ class Inputs:
         run = Run(home.run(dataset.name))
         watches = home.features(dataset.name) / "watches.parquet"
         data = RetrievalData.stream(watches, dataset.videos, dataset.viewers, run.sequences)
+        return_memory()  # Of the tables' texts, which lie among those that are kept.
         return Inputs(home, dataset, settings, split, Quotas(), data)
 
     @property
@@ -70,9 +72,9 @@ class Inputs:
         """What of the fit is on disk."""
         return Run(self.home.run(self.dataset.name))
 
-    @cached_property
+    @property
     def watches(self) -> pd.DataFrame:
-        """The split's watches; in memory from the first use on."""
+        """The split's watches; read on each use and not kept, for they take much memory."""
         return load_watches(self.home, self.dataset.name)
 
     @cached_property

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import VireoError
 from server.home import Home
+from training.data.schema import WATCH_EVENTS
 
 DESCRIPTION = "dataset.json"
 
@@ -44,6 +45,11 @@ class DatasetInfo(BaseModel):
     """What was mended or left out while importing, and how often."""
     fingerprint: str
     """SHA-256 over the three tables' files."""
+
+    @property
+    def watches(self) -> int:
+        """How many interactions say that a video was watched."""
+        return sum(self.events.get(event, 0) for event in WATCH_EVENTS)
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def _read(path: Path, categories: Sequence[str] = ()) -> pd.DataFrame:
         table = pq.read_table(path, read_dictionary=list(categories))
         # Else table and frame are both in memory.
         frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+        pa.default_memory_pool().release_unused()
     except (OSError, pa.ArrowInvalid) as error:
         raise VireoError(
             f"cannot read {path}: {error}; fetch or import the data set again with --force"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,8 @@ def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
 def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestViewers:
     """The test viewers of a split; rows are places in `video_ids`."""
     test = watches[watches["part"] == "test"]
-    past = past_watches(watches, video_ids)
+    own = watches["viewer_id"].isin(test["viewer_id"])
+    past = past_watches(watches[own], video_ids)
     none = np.empty(0, np.int64)
     return TestViewers(
         ids=tuple(test["viewer_id"]),
@@ -91,8 +93,14 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
 def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, Int64Array]:
     """Rows that each viewer watched before the test, oldest first, by viewer id."""
     seen = watches[watches["part"] != "test"]
-    groups = pd.Series(_rows(seen, video_ids)).groupby(seen["viewer_id"].to_numpy())
-    return {str(viewer): group.to_numpy() for viewer, group in groups}
+    numbers, viewers = pd.factorize(seen["viewer_id"], sort=True)
+    rows = _rows(seen, video_ids)[np.argsort(numbers, kind="stable")]
+    stops = np.cumsum(np.bincount(numbers, minlength=len(viewers))).tolist()
+    # Views of one array: an array for each of a million viewers would take more than its rows.
+    return {
+        str(viewer): rows[start:stop]
+        for viewer, (start, stop) in zip(viewers, pairwise([0, *stops]), strict=True)
+    }
 
 
 def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:

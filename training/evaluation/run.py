@@ -97,6 +97,7 @@ def evaluate_release(
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     bed = TestBed.of(watches, candidates.ids)
+    del watches  # Those of the bed are fewer.
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)

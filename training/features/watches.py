@@ -89,6 +89,7 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
     try:
         table = pq.read_table(path, read_dictionary=list(_TEXTS))
         frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+        pa.default_memory_pool().release_unused()
     except FileNotFoundError as error:
         raise FeaturesMissingError(_missing(home, name)) from error
     except (OSError, pa.ArrowInvalid) as error:

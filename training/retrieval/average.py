@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.retrieval.model import TwoTower
-
-ROWS_AT_ONCE = 65_536
-"""Bounds the memory of bringing all rows up to date."""
+from training.retrieval.model import ROWS_AT_ONCE, TwoTower
 
 
 class MovingAverage:

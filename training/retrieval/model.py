@@ -17,6 +17,8 @@ from training.retrieval.data import RetrievalData
 
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
+ROWS_AT_ONCE = 65_536
+"""Bounds the memory of what is worked out for every video."""
 
 
 class VideoTower(nn.Module):
@@ -226,7 +228,13 @@ class TwoTower(nn.Module):
 
     def video_vectors(self) -> Tensor:
         """Vectors of the catalogue, by row, float32[n, d]."""
-        vectors: Tensor = self.video_tower()
+        tower = self.video_tower
+        if torch.is_grad_enabled():
+            return cast(Tensor, tower())
+        # All at once, what lies between would take three times the memory of the vectors.
+        vectors = torch.empty_like(tower.id_embedding.weight)
+        for rows in torch.arange(self.video_count).split(ROWS_AT_ONCE):
+            vectors[rows] = tower(rows)
         return vectors
 
     def content_vectors(self) -> Tensor:

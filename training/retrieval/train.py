@@ -124,7 +124,7 @@ def train_retrieval(
                     _write_curve(trainer, checkpoints)
                 if "ndcg_10" in point:
                     bar.console.print(_described(point, config.epochs), highlight=False)
-                if "ndcg_10" in point or trainer.finished:
+                if processes.leads and ("ndcg_10" in point or trainer.finished):
                     _save(trainer, identity, checkpoints)
                 stopped = clock.tick(interrupt.requested) or stopped
             bar.update(task, completed=trainer.share_done, measures=measures)
@@ -138,6 +138,7 @@ def train_retrieval(
                 )
     console.print(_summed_up(trainer), highlight=False)
     model = trainer.best_model()
+    del trainer, clock  # Weights and optimizer take four times the memory of the model.
     fill_unseen(model, data)
     return model
 

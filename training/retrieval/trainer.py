@@ -54,7 +54,8 @@ class RetrievalTrainer:
         self._started = start is not None
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
-        self.best = deepcopy(self.average.model.state_dict())
+        self.best: Mapping[str, Tensor] = self.average.model.state_dict()
+        """The average that did best so far; the latest one until any was validated."""
         self.best_ndcg = -1.0
         self.curve: list[dict[str, float]] = []
         self.epoch = 0
@@ -193,7 +194,9 @@ class RetrievalTrainer:
                 point |= validation_metrics(self.average.model, self._data)
             if point.get("ndcg_10", math.inf) > self.best_ndcg:
                 self.best_ndcg = point.get("ndcg_10", self.best_ndcg)
-                self.best = deepcopy(self.average.model.state_dict())
+                average = self.average.model.state_dict()
+                # After the last step it stays as it is, and needs no copy.
+                self.best = average if self.finished else deepcopy(average)
         self.curve.append(point)
         self.epoch, self.batch, self.tokens = self.epoch + 1, 0, 0
         self.loss_sum, self.step_seconds = 0.0, 0.0

@@ -31,6 +31,7 @@ def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None
             labels of the ranker.
     """
     timeline = Timeline(watches, data.video_ids)
+    del watches  # The timeline has all that is checked.
     check_split(timeline)
     check_retrieval_data(timeline, data)
     check_activity(timeline, repo, data.video_rows())
@@ -57,6 +58,7 @@ def check_made(
         LeakError: as `check_inputs`.
     """
     timeline = Timeline(watches, data.video_ids)
+    del watches
     check_tables(timeline, data, release)
     if ranking_set is not None:
         check_ranking_set(timeline, ranking_set, viewers)

@@ -22,13 +22,19 @@ class LeakError(VireoError):
 class EventCounts:
     """Counts events of an entity up to a moment, for many pairs of both at once."""
 
-    def __init__(self, entities: Int64Array, times: Int64Array) -> None:
-        """Takes the entity of each event and its moment, int64[e] each, in any order."""
-        self._moments = np.unique(times)
+    def __init__(self, entities: Int64Array, ranks: Int64Array, moments: Int64Array) -> None:
+        """Sort events by entity, then moment.
+
+        Args:
+            entities: of each event, in any order, int64[e].
+            ranks: places of their moments among `moments`, int64[e].
+            moments: at least those of these events, increasing, int64[m].
+        """
+        self._moments = moments
         # Entity and moment in one number: moments by their rank, so that it fits.
-        self._width = len(self._moments) + 1
-        ranks = np.searchsorted(self._moments, times)
-        self._events = np.sort(entities * self._width + ranks)
+        self._width = len(moments) + 1
+        self._events = entities * self._width + ranks
+        self._events.sort()
 
     def before(self, entities: Int64Array, moments: Int64Array) -> Int64Array:
         """Events of each entity strictly before each moment, int64[m]."""
@@ -46,7 +52,7 @@ class Timeline:
     def __init__(self, watches: pd.DataFrame, video_ids: Sequence[str]) -> None:
         """Takes watches as in `training.features.watches.WATCHES`, and the ids of the rows.
 
-        Holds some 100 bytes for each watch.
+        Holds some 70 bytes for each watch, and takes as much again while it is made.
         """
         self._videos = pd.Index(list(video_ids))
         numbers, names = pd.factorize(watches["viewer_id"])
@@ -59,6 +65,8 @@ class Timeline:
         """int64[w]."""
         self.times: Int64Array = times[order]
         """int64[w]."""
+        liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)[order]
+        likes = watches["liked_time"].notna().to_numpy()[order]
         self.parts = pd.Categorical(watches["part"]).take(order)
         """Text of each watch, by category, [w]."""
         self.test: BoolArray = np.asarray(self.parts == "test", np.bool_)
@@ -66,16 +74,21 @@ class Timeline:
         self.test_times = np.full(len(names), _NEVER)
         """Each viewer's first test watch, int64[viewers]; the far future where there is none."""
         np.minimum.at(self.test_times, self.viewers[self.test], self.times[self.test])
+        del numbers, times, order  # What follows takes as much again.
         pairs = self.viewers * len(self._videos) + self.rows
         self._by_pair: npt.NDArray[np.intp] = np.argsort(pairs, kind="stable")
         self._pairs = pairs[self._by_pair]
-        liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)[order]
+        del pairs
         past = ~self.test
-        likes = past & watches["liked_time"].notna().to_numpy()[order]
-        self.viewer_watches = EventCounts(self.viewers[past], self.times[past])
-        self.viewer_likes = EventCounts(self.viewers[likes], liked[likes])
-        self.video_watches = EventCounts(self.rows[past], self.times[past])
-        self.video_likes = EventCounts(self.rows[likes], liked[likes])
+        likes &= past
+        watched, liked = self.times[past], liked[likes]
+        moments = np.unique(np.concatenate([watched, liked]))
+        ranks = np.searchsorted(moments, watched)
+        self.viewer_watches = EventCounts(self.viewers[past], ranks, moments)
+        self.video_watches = EventCounts(self.rows[past], ranks, moments)
+        ranks = np.searchsorted(moments, liked)
+        self.viewer_likes = EventCounts(self.viewers[likes], ranks, moments)
+        self.video_likes = EventCounts(self.rows[likes], ranks, moments)
 
     @property
     def video_count(self) -> int:
