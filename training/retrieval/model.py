@@ -233,7 +233,8 @@ class TwoTower(nn.Module):
             return cast(Tensor, tower())
         # All at once, what lies between would take three times the memory of the vectors.
         vectors = torch.empty_like(tower.id_embedding.weight)
-        for rows in torch.arange(self.video_count).split(ROWS_AT_ONCE):
+        for start in range(0, self.video_count, ROWS_AT_ONCE):
+            rows = torch.arange(start, min(start + ROWS_AT_ONCE, self.video_count))
             vectors[rows] = tower(rows)
         return vectors
 
