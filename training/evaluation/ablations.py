@@ -28,7 +28,8 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from training.evaluation.comparison import PER_VIEWER, gains, holm, intervals, paired_p
+from training.evaluation.comparison import PER_VIEWER, holm, intervals, paired_p
+from training.evaluation.metrics import gains
 from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks
 from training.ranking.config import RankingConfig

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.evaluation.metrics import gains, hits
+
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
@@ -16,16 +18,6 @@ _RESAMPLES = 2_000
 _PERMUTATIONS = 9_999
 _BATCH_VALUES = 5_000_000
 """Resampled values held at a time."""
-
-
-def hits(ranks: Int64Array, k: int) -> Float64Array:
-    """1 for each viewer whose held-out video is among the k best, else 0, float64[v]."""
-    return (ranks < k).astype(np.float64)
-
-
-def gains(ranks: Int64Array, k: int) -> Float64Array:
-    """What each viewer adds to NDCG@k, float64[v]."""
-    return np.where(ranks < k, 1 / np.log2(np.minimum(ranks, k) + 2.0), 0.0)
 
 
 PER_VIEWER: Mapping[str, Callable[[Int64Array], Float64Array]] = {

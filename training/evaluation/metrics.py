@@ -8,32 +8,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
 
 _Z_95 = 1.959964
 """Quantile of the normal distribution for a two-sided interval at 95%."""
 
 
-def hit_rate(ranks: IntArray, k: int) -> float:
-    """HR@k: share of held-out videos (one a viewer) among the k best.
+def hits(ranks: IntArray, k: int) -> FloatArray:
+    """Return 1 for each viewer whose held-out video is among the k best, else 0, float64[v].
 
     Args:
         ranks: 0-based rank of each held-out video among the videos not watched, int[v].
         k: length of the slate.
     """
-    return float(np.mean(ranks < k)) if len(ranks) else 0.0
+    return np.asarray(ranks < k, np.float64)
 
 
-def recall(ranks: IntArray, k: int) -> float:
-    """Recall@k: the same number as HR@k where one video a viewer is held out, as here."""
-    return hit_rate(ranks, k)
+def gains(ranks: IntArray, k: int) -> FloatArray:
+    """Return what each viewer adds to NDCG@k: 1 / log2(rank + 2) among the k best, else 0."""
+    return np.where(ranks < k, 1 / np.log2(np.minimum(ranks, k) + 2.0), 0.0)
+
+
+def hit_rate(ranks: IntArray, k: int) -> float:
+    """Return HR@k: the share of held-out videos (one a viewer) among the k best."""
+    return float(hits(ranks, k).mean()) if len(ranks) else 0.0
+
+
+recall = hit_rate
+"""Recall@k is the same number if one video a viewer is held out, as here."""
 
 
 def ndcg(ranks: IntArray, k: int) -> float:
-    """NDCG@k with one relevant video a viewer: 1 / log2(rank + 2) among the k best, else 0."""
-    if not len(ranks):
-        return 0.0
-    return float(np.mean(np.where(ranks < k, 1 / np.log2(np.asarray(ranks) + 2.0), 0.0)))
+    """Return NDCG@k with one relevant video a viewer."""
+    return float(gains(ranks, k).mean()) if len(ranks) else 0.0
 
 
 def coverage(slates: IntArray, video_count: int) -> float:

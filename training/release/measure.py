@@ -27,7 +27,7 @@ from training.evaluation.chain import (
     rank_all,
     run_chain,
 )
-from training.evaluation.comparison import gains, hits
+from training.evaluation.metrics import gains, hits
 from training.release.gate_measures import Measured
 from training.release.predictions import Predictions, in_both
 

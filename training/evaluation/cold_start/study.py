@@ -20,7 +20,7 @@ from training.evaluation.baselines.popularity import Popularity
 from training.evaluation.cold_start.cases import Cases, ColdSets, cold_sets
 from training.evaluation.cold_start.content_knn import ContentKnn
 from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import hit_rate, ndcg, recall
+from training.evaluation.metrics import gains, hit_rate, ndcg, recall
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.ensemble import train_towers
 from training.retrieval.towers import Towers
@@ -105,12 +105,12 @@ def _measured(cases: Cases, systems: dict[str, Scorer], videos: int) -> dict[str
 
 def measures(ranks: npt.NDArray[np.int64]) -> Measures:
     """HR@10, NDCG@10 and Recall@100 of 0-based ranks, with the standard error of NDCG@10."""
-    gains = np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0.0)
+    own = gains(ranks, 10)
     return {
         "hr_10": hit_rate(ranks, 10),
         "ndcg_10": ndcg(ranks, 10),
         "recall_100": recall(ranks, 100),
-        "ndcg_10_error": float(gains.std() / max(1, len(gains)) ** 0.5) if len(gains) else 0.0,
+        "ndcg_10_error": float(own.std() / len(own) ** 0.5) if len(own) else 0.0,
     }
 
 

@@ -67,21 +67,34 @@ def headline(document: Document) -> str:
 
 def slices(slicing: Document) -> str:
     """NDCG@10 of each system in each group of a slicing."""
-    groups = slicing["groups"]
-    names = list(groups[0]["systems"])
+    found = slicing["groups"]
+    labels = [f"{group['name']}\n{group['n']:,} viewers" for group in found]
+    return _bars(labels, [group["systems"] for group in found], "ndcg_10")
+
+
+def groups(found: Mapping[str, Document], measure: str) -> str:
+    """One measure of each system, by group, each of which has `systems`."""
+    return _bars(list(found), [each["systems"] for each in found.values()], measure)
+
+
+def _bars(labels: Sequence[str], found: Sequence[Document], measure: str) -> str:
+    """A bar for each system in each group, with its interval if there is one."""
     drawn, [axis] = figure(height=3.2)
-    width = 0.84 / len(names)
+    names = list(dict.fromkeys(name for systems in found for name in systems))
+    width = 0.84 / max(len(names), 1)
     for place, name in enumerate(names):
-        found = [group["systems"][name]["ndcg_10"] for group in groups]
-        x = np.arange(len(groups)) + (place - (len(names) - 1) / 2) * width
-        values = np.array([each["value"] for each in found])
-        low = values - [each["low"] for each in found]
-        high = np.array([each["high"] for each in found]) - values
-        axis.bar(x, values, width * 0.92, color=colour_of(name), label=name_of(name))
-        axis.errorbar(x, values, [low, high], fmt="none", ecolor=QUIET, elinewidth=0.8)
-    labels = [f"{group['name']}\n{group['n']:,} viewers" for group in groups]
-    axis.set_xticks(range(len(groups)), labels)
-    axis.set(ylabel="NDCG@10", ylim=(0, None))
+        x = np.arange(len(found)) + (place - (len(names) - 1) / 2) * width
+        values = [systems.get(name, {}).get(measure, 0.0) for systems in found]
+        if isinstance(values[0], Mapping):
+            low, middle, high = (
+                np.array([each[end] for each in values]) for end in ("low", "value", "high")
+            )
+            errors = [middle - low, high - middle]
+            axis.errorbar(x, middle, errors, fmt="none", ecolor=QUIET, elinewidth=0.8)
+            values = middle.tolist()
+        axis.bar(x, values, width * 0.92, color=colour_of(name, place), label=name_of(name))
+    axis.set_xticks(range(len(labels)), labels)
+    axis.set(ylabel=MEASURES[measure], ylim=(0, None))
     axis.grid(axis="x", visible=False)
     legend(axis)
     return as_svg(drawn)
@@ -181,22 +194,6 @@ def diversity(document: Document) -> str:
                     markeredgewidth=2,
                 )
         axis.set(xlabel=title, ylabel="NDCG@10")
-    return as_svg(drawn)
-
-
-def groups(found: Mapping[str, Document], measure: str) -> str:
-    """One measure of each system, by group, each of which has `systems`."""
-    drawn, [axis] = figure(height=3.0)
-    names = list(dict.fromkeys(name for each in found.values() for name in each["systems"]))
-    width = 0.84 / max(len(names), 1)
-    for place, name in enumerate(names):
-        x = np.arange(len(found)) + (place - (len(names) - 1) / 2) * width
-        values = [each["systems"].get(name, {}).get(measure, 0.0) for each in found.values()]
-        axis.bar(x, values, width * 0.92, color=colour_of(name, place), label=name_of(name))
-    axis.set_xticks(range(len(found)), list(found))
-    axis.set(ylabel=MEASURES[measure], ylim=(0, None))
-    axis.grid(axis="x", visible=False)
-    legend(axis)
     return as_svg(drawn)
 
 
