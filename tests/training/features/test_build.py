@@ -49,7 +49,7 @@ def test_training_watches_do_influence_features(
     write_small_dataset(other, "small", interactions)
     build_features(other, "small", holdout="none")
     assert contents(other.features("small")) != contents(repo)
-    assert set(load_watches(other, "small")["part"]) == {"train", "validation"}
+    assert set(load_watches(other, "small")["part"]) == {"train"}
     assert Split.load(other, "small").holdout == "none"
 
 
