@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -296,32 +296,36 @@ def test_without_a_control_plane_snapshot_tells_how_to_start_one(tmp_path: Path)
     )
 
 
-def test_ctrl_c_frees_every_process_and_port(tmp_path: Path) -> None:
-    home = build_tiny_home(tmp_path)
-    pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
+@pytest.fixture(scope="module")
+def canary_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of one pod of each kind and a canary pool, whose channel names no release."""
+    home = build_tiny_home(tmp_path_factory.mktemp("canary"))
+    pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY", "CANARY")}
     with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
-        processes = stack.state().processes
-        children = [psutil.Process(process.pid) for process in processes if process.pid]
-        assert len(children) == 6
-        stack.process.send_signal(signal.SIGINT)
-        stack.process.wait(60)
+        yield stack
+
+
+def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(canary_stack: Stack) -> None:
+    for name in ("candidate-canary-1", "ranking-canary-1"):
+        waiting = until(canary_stack, name, lambda process: bool(process.problem))
+        assert (waiting.state, waiting.pool) == ("starting", "canary")
+    vireo(canary_stack.environment, "release", "promote", "tiny-1", "--channel", "canary")
+    for name in ("candidate-canary-1", "ranking-canary-1"):
+        until(canary_stack, name, lambda process: process.state == "healthy")
+
+
+def test_ctrl_c_frees_every_process_and_port(canary_stack: Stack) -> None:
+    """The last that has this stack."""
+    processes = canary_stack.state().processes
+    children = [psutil.Process(process.pid) for process in processes if process.pid]
+    assert len(children) == 8
+    canary_stack.process.send_signal(signal.SIGINT)
+    canary_stack.process.wait(60)
     assert not any(child.is_running() for child in children)
     for process in processes:
         socket.create_server(("127.0.0.1", process.port)).close()
-    assert state_of(home) is None
-    assert "vireo up" in vireo(stack.environment, "status", code=1).stderr
-
-
-def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(tmp_path: Path) -> None:
-    home = build_tiny_home(tmp_path)
-    pods = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY", "CANARY")}
-    with running_stack(home.root, prepare=PUBLISH, settings=pods) as stack:
-        for name in ("candidate-canary-1", "ranking-canary-1"):
-            waiting = until(stack, name, lambda process: bool(process.problem))
-            assert (waiting.state, waiting.pool) == ("starting", "canary")
-        vireo(stack.environment, "release", "promote", "tiny-1", "--channel", "canary")
-        for name in ("candidate-canary-1", "ranking-canary-1"):
-            until(stack, name, lambda process: process.state == "healthy")
+    assert state_of(canary_stack.home) is None
+    assert "vireo up" in vireo(canary_stack.environment, "status", code=1).stderr
 
 
 async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_request_either(
