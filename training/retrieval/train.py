@@ -108,6 +108,7 @@ def train_retrieval(
         "code": trainer.state_names(),
         "start": _digest(first) if first else None,
     }
+    del first  # As large as the catalogue's vectors.
     _resume(trainer, identity, checkpoints, console)
     interrupt = Interrupt()
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
