@@ -1,4 +1,4 @@
-"""A training state on disk: written whole or not at all."""
+"""Training checkpoints, replaced atomically."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from server.errors import VireoError
 
 
 class CheckpointError(VireoError):
-    """A checkpoint that can't be read."""
+    """A checkpoint can't be read."""
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes `state`, replacing the checkpoint before in one step.
+    """Write `state`, replacing the previous checkpoint atomically.
 
     Raises:
-        OSError: the disk can't take it.
+        OSError: the disk is full or refuses the write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -35,7 +35,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 class _Target:
-    """A file that remembers why it couldn't be written."""
+    """A file that keeps the OSError of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -57,23 +57,23 @@ class _Target:
 
 
 def _save(state: Mapping[str, Any], file: BinaryIO) -> None:
-    """Writes a state straight to the file: a copy in memory would double a large model's."""
+    """Write a state straight to the file; a copy in memory would double a large model's."""
     target = _Target(file)
     try:
         torch.save(dict(state), target)  # type: ignore[arg-type]
         target.flush()
     except Exception:
-        # Of a full disk torch tells as a bug of its own.
+        # torch reports a full disk as an internal error.
         if target.refused is not None:
             raise target.refused from None
         raise
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state on disk, or None where there is none.
+    """Return the state on disk, or None if there is none.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
     if not path.exists():
         return None

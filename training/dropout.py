@@ -1,4 +1,4 @@
-"""Dropout whose masks cost a sixth of PyTorch's on a CPU, where drawing them rules."""
+"""Dropout whose masks cost a sixth of PyTorch's on a CPU, where drawing them dominates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class ByteDropout(nn.Module):
-    """Zeroes each value with probability `p`, to the nearest 1/256, and scales the others.
+    """Dropout with probability `p`, rounded to 1/256; scales the values that it keeps.
 
-    One 64-bit draw decides over eight values instead of one.
+    One 64-bit draw decides eight values instead of one.
     """
 
     def __init__(self, p: float) -> None:
@@ -17,7 +17,7 @@ class ByteDropout(nn.Module):
         self.threshold = min(round(256 * p), 255)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[...] to the same shape; x itself outside training."""
+        """Return `x`, float[...], with values dropped; `x` itself outside training."""
         if not self.training or not self.threshold:
             return x
         draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)

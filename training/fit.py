@@ -1,7 +1,7 @@
 """The measured fit of both models: from a data set's features to a staged release, in five steps.
 
-Each step leaves its result on disk under a fingerprint of all that went in, so that a run that
-was interrupted goes on where it stopped, and one whose data or settings changed starts afresh.
+Each step stores its result under a fingerprint of its inputs, so that an interrupted run resumes,
+and a run whose data or settings changed starts afresh.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ def fit(
     console: Console,
     processes: Processes | None = None,
 ) -> Manifest:
-    """Fit both models without each viewer's last watch, which then measures them.
+    """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
-    Stages their release in `home` and returns its manifest.
+    Stages the release in `home` and returns its manifest.
 
     Args:
-        home: where features and the run lie.
-        dataset: what to learn from.
-        settings: of both models.
+        home: holds the features and the run.
+        dataset: the training data.
+        settings: settings of both models.
         console: where the steps are announced.
-        processes: those that share the towers' training, this one leading; one alone if None.
+        processes: the processes that share the towers' training, led by this one; None for this
+            one alone.
 
     Raises:
-        TrainingInterruptedError: Ctrl-C; the same call goes on from there.
-        LeakError: something of a test watch, or of after it, would be learned from.
-        VireoError: anything else that the user can mend.
+        TrainingInterruptedError: Ctrl-C; the same call resumes.
+        LeakError: training would see a test watch or something later.
+        VireoError: any other error that the user can fix.
     """
     inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
     ranking_inputs = fingerprint(inputs.fingerprint, asdict(settings.ranking))
@@ -75,7 +76,7 @@ def fit(
 
 
 def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> CandidateRelease:
-    """Return the staged retrieval part, trained unless an earlier run has done it."""
+    """Return the staged retrieval part; train it unless an earlier run did."""
     run = inputs.run
     release = run.drafted(inputs.fingerprint)
     if release is not None:
@@ -94,7 +95,7 @@ def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> Candid
 
 
 def _ranking_set(inputs: Inputs, release: CandidateRelease, made_of: str) -> RankingSet:
-    """Return the ranker's training set, from disk if it was made of these inputs."""
+    """Return the ranker's training set, from disk if it was built from these inputs."""
     settings, run = inputs.settings.ranking, inputs.run
     data = load_ranking_set(run.ranking_set, made_of)
     if data is None:
@@ -111,7 +112,7 @@ def _ranker(
     made_of: str,
     console: Console,
 ) -> TrainedRanker:
-    """Return the trained ranker, which is staged with the weights that order its slates."""
+    """Train the ranker, stage it with its score weights, and return it."""
     settings = inputs.settings.ranking
     vectors = release.vectors.astype(np.float32, copy=False)
     attributes = len(inputs.data.vocabulary)
@@ -135,7 +136,7 @@ def _ranker(
 
 
 def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
-    """Return the metrics of the staged release, and write its report if watches are held out."""
+    """Return the staged release's metrics; write its report if there are held-out watches."""
     run = inputs.run
     metrics = flat(
         {
@@ -143,7 +144,7 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
             "validation_calibration_error": ranker.calibration_error,
         }
     )
-    # A report of an earlier run would say nothing of this release.
+    # A report of an earlier run doesn't describe this release.
     shutil.rmtree(run.report, ignore_errors=True)
     if (inputs.watches["part"] == "test").any():
         evaluation = evaluate_release(

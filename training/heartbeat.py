@@ -1,4 +1,4 @@
-"""Signs of life for logs: bars are for terminals, and long work without any looks like a hang."""
+"""Progress lines for logs, where progress bars don't show and long work looks like a hang."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 SECONDS = 20.0
-"""From one line to the next."""
+"""Interval between lines."""
 _shown: list[Bars] = []
-"""The bars that are being shown, the innermost last."""
+"""Bars on display, innermost last."""
 
 Item = TypeVar("Item")
 
 
 class Bars(Progress):
-    """Progress bars whose state a heartbeat prints if the console isn't a terminal."""
+    """Progress bars whose state `heartbeat` prints if the console isn't a terminal."""
 
     def start(self) -> None:
         """Show the bars."""
@@ -28,20 +28,20 @@ class Bars(Progress):
         _shown.append(self)
 
     def stop(self) -> None:
-        """Show them no longer; they may not have been shown at all."""
+        """Hide the bars, if they are shown."""
         if self in _shown:
             _shown.remove(self)
         super().stop()
 
     def state(self) -> str:
-        """Return a line with each bar that isn't full."""
+        """Return one line with every unfinished bar."""
         return ", ".join(
             f"{task.description} {task.percentage:.0f}%" for task in self.tasks if not task.finished
         )
 
 
 def tracked(items: Iterable[Item], description: str, console: Console) -> Iterator[Item]:
-    """Yield the items, with a bar that is gone at the end; like `rich.progress.track`."""
+    """Yield the items behind a transient progress bar, like `rich.progress.track`."""
     with Bars(console=console, transient=True) as bars:
         yield from bars.track(items, description=description)
 
@@ -51,9 +51,9 @@ def heartbeat(console: Console, work: str, seconds: float = SECONDS) -> Iterator
     """Print a line every `seconds` while the block runs, unless the console is a terminal.
 
     Args:
-        console: where to.
-        work: what the block does, for the lines while no bar is shown.
-        seconds: from one line to the next.
+        console: where to print.
+        work: what the block does; printed while no bar is shown.
+        seconds: interval between lines.
     """
     if console.is_terminal:
         yield

@@ -1,4 +1,4 @@
-"""What a fit of the models starts from: features of one split of a data set, and its watches."""
+"""Inputs of a fit: one split of a data set, its features and its watches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.run import Run, fingerprint
 
 
 def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:
-    """Return the split of the features, which are built if missing or made of other data."""
+    """Return the features' split; build the features if missing or built from other data."""
     wanted = Split.of(holdout, dataset.fingerprint)
     try:
         split = Split.load(home, dataset.name)
@@ -36,7 +36,7 @@ def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Con
     if split != wanted:
         console.rule(f"features of {dataset.name}")
         with progress_bars(console) as progress:
-            # Nobody but this machine measures: a shared store is for what viewers are served.
+            # Measuring stays local; a shared store holds only what serving reads.
             own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
             build_features(home, dataset.name, holdout, progress, own)
     return wanted
@@ -44,7 +44,7 @@ def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Con
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a fit starts from."""
+    """Inputs of a fit."""
 
     home: Home
     dataset: Dataset
@@ -55,35 +55,35 @@ class Inputs:
 
     @staticmethod
     def of(home: Home, dataset: Dataset, settings: Profile, split: Split) -> Inputs:
-        """Return the inputs, once the towers' sequences are written from the features."""
+        """Write the towers' sequences from the features and return the inputs."""
         run = Run(home.run(dataset.name))
         watches = home.features(dataset.name) / "watches.parquet"
         data = RetrievalData.stream(watches, dataset.videos, dataset.viewers, run.sequences)
-        return_memory()  # Of the tables' texts, which lie among those that are kept.
+        return_memory()  # Freed strings of the tables lie between strings that are kept.
         return Inputs(home, dataset, settings, split, Quotas(), data)
 
     @property
     def repo(self) -> Path:
-        """The folder of features."""
+        """The feature folder."""
         return self.home.features(self.dataset.name)
 
     @property
     def run(self) -> Run:
-        """What of the fit is on disk."""
+        """The run's folder."""
         return Run(self.home.run(self.dataset.name))
 
     @property
     def watches(self) -> pd.DataFrame:
-        """The split's watches; read on each use and not kept, for they take much memory."""
+        """The split's watches, read on each use: keeping them takes too much memory."""
         return load_watches(self.home, self.dataset.name)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the fingerprint of all that decides the retrieval part."""
+        """Fingerprint of everything that determines the retrieval part."""
         retrieval = self.settings.retrieval
         return fingerprint(
             FORMAT_VERSION,
-            # Whatever the members are: the retrieval settings below have their number.
+            # Without the members: the retrieval settings below include their number.
             FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
             self.quotas.model_dump(),
             self.split.model_dump(),
@@ -92,7 +92,7 @@ class Inputs:
         )
 
     def stage_retrieval(self, model: Towers) -> CandidateRelease:
-        """Stage the retrieval part of the release, given its trained towers, and return it."""
+        """Stage the release's retrieval part with the trained towers and return it."""
         origin = Origin(self.dataset.name, self.split.data_fingerprint, self.split.holdout)
         return stage_retrieval(
             self.run.draft, model, self.data, self.dataset, self.repo, origin, self.quotas

@@ -1,4 +1,4 @@
-"""The home of measured fits, whose features and runs hold out each viewer's last watch."""
+"""The home of measured fits, whose features and runs exclude each viewer's last watch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from server.home import Home
 
 
 def measuring_home(home: Home) -> Home:
-    """Return the home of `home`'s measured fits, made if it isn't there yet.
+    """Return the home of `home`'s measured fits; create it if missing.
 
-    It shares the data sets. Its features are not those that viewers are served: measuring needs
-    what was known before the held-out watches, serving needs all that is known now.
+    It shares the data sets but not the features: measuring needs what was known before the
+    held-out watches, serving needs everything known now.
     """
     measuring = home.measuring
     measuring.root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Profiles: named settings of all that is trained, one small TOML file each."""
+"""Profiles: named training settings, one TOML file each."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Config = TypeVar("Config", RetrievalConfig, RankingConfig)
 
 
 class ProfileError(VireoError):
-    """A profile that doesn't exist or holds something that isn't a setting."""
+    """A profile is missing or has an invalid setting."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a training run is made with."""
+    """Settings of a training run."""
 
     retrieval: RetrievalConfig
     ranking: RankingConfig
 
 
 def load_profile(name: str) -> Profile:
-    """The profile in `training/profiles/<name>.toml`; what it doesn't set has its default.
+    """Load the profile in `training/profiles/<name>.toml`; unset fields keep their defaults.
 
     Raises:
-        ProfileError: there is none of this name, or it has an unknown section or field, or a
-            value of the wrong type; the message names it and what would be right.
+        ProfileError: there is no such profile, or it has an unknown section or field, or a
+            value of the wrong type; the message says which, and what is allowed.
     """
     known = sorted(path.stem for path in PROFILES.glob("*.toml"))
     if name not in known:
@@ -41,7 +41,7 @@ def load_profile(name: str) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in the file at `path`; raises as `load_profile`."""
+    """Load the profile in the file at `path`; raises the same errors as `load_profile`."""
     try:
         sections = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -73,7 +73,7 @@ def _config(path: Path, section: str, kind: type[Config], sections: dict[str, An
 
 
 def _fits(value: object, wanted: Any) -> bool:
-    """Whether a TOML value is of a field's type; 1 passes for 1.0, but true never for 1."""
+    """Return whether a TOML value has a field's type; 1 counts as 1.0, true never as 1."""
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, wanted) or (isinstance(value, int) and isinstance(0.0, wanted))

@@ -1,10 +1,10 @@
-"""The fit that viewers are served: of every watch, going on from the measured one.
+"""The fit that is served: it continues the measured fit on every watch.
 
-The towers start from the measured fit's and learn from every watch, its test and validation
-watches among them, for a few more epochs. The tables are counted anew. The ranker stays as it is:
-its labels must be new to the towers, and now no watch is. So few epochs at so low a rate hardly
-move the vectors that it reads. Nothing is left to measure the result on; `bench/refit.py`
-measures the same step one watch earlier.
+The towers start from the measured fit's weights and train a few more epochs on every watch,
+validation and test watches included. The tables are recounted. The ranker is kept: its labels
+must be unseen by the towers, and now no watch is. A few epochs at a low learning rate hardly move
+the vectors that it reads. No watch is left to measure the result on; `bench/refit.py` measures the
+same step one watch earlier.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from training.retrieval.ensemble import train_towers
 from training.run import Run, fingerprint
 
 EPOCHS_SHARE = 1 / 8
-"""Of the first fit's epochs, and at least one."""
+"""Epochs as a share of the first fit's; at least one epoch."""
 RATE_SHARE = 1 / 4
-"""Of the first fit's learning rate; it falls to zero from the start."""
+"""Learning rate as a share of the first fit's; it decays to zero from the start."""
 
 
 def refit(
@@ -36,16 +36,15 @@ def refit(
     """Fit to every watch, stage the release in `home`, and return its manifest.
 
     Args:
-        home: where features of every watch and the run lie.
-        measuring: where the measured fit has left its run; its release becomes a part of this
-            one.
-        dataset: what to learn from.
-        settings: those of the measured fit.
+        home: holds the features of every watch and the run.
+        measuring: home of the measured fit, whose release becomes part of this one.
+        dataset: the training data.
+        settings: the measured fit's settings.
         console: where the steps are announced.
 
     Raises:
-        TrainingInterruptedError: Ctrl-C; the same call goes on from there.
-        VireoError: anything else that the user can mend.
+        TrainingInterruptedError: Ctrl-C; the same call resumes.
+        VireoError: any other error that the user can fix.
     """
     measured = Run(measuring.run(dataset.name))
     twin = Manifest.read(measured.release)
@@ -67,7 +66,7 @@ def refit(
 
 
 def refit_config(config: RetrievalConfig) -> RetrievalConfig:
-    """Return the settings of the epochs that go on from a training with `config`."""
+    """Return the settings that continue a training with `config`."""
     return replace(
         config,
         epochs=max(1, round(config.epochs * EPOCHS_SHARE)),

@@ -1,4 +1,4 @@
-"""The folder of a training run, and what of it is done already."""
+"""The folder of a training run, and which of its steps are done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.data.folder import replaced_folder
 
 
 def fingerprint(*parts: object) -> str:
-    """SHA-256 of values that JSON can hold, hexadecimal."""
+    """Return the SHA-256 of JSON-serializable values, hexadecimal."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run keeps what it makes."""
+    """Paths of a run's outputs."""
 
     folder: Path
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def sequences(self) -> Path:
-        """Each viewer's watches, as the towers learn from them."""
+        """Each viewer's watches, in the form that the towers train on."""
         return self.checkpoints / "sequences.parquet"
 
     @property
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def draft(self) -> Path:
-        """The release while it is being made."""
+        """The release under construction."""
         return self.folder / "draft"
 
     @property
@@ -55,17 +55,17 @@ class Run:
         return self.folder / "release"
 
     def forget(self) -> None:
-        """Delete everything of the run."""
+        """Delete the run."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stage_copy(self, release: Path) -> None:
-        """Put a copy of a finished release, from another run, in this run's place for one."""
+        """Copy the finished release of another run to this run's release folder."""
         self.unmark_draft()
         with replaced_folder(self.release) as place:
             shutil.copytree(release, place, dirs_exist_ok=True)
 
     def drafted(self, inputs: str) -> CandidateRelease | None:
-        """The draft, where its retrieval part was made of these inputs."""
+        """Return the draft if its retrieval part was built from these inputs."""
         if not _marked(self.folder / "draft.txt", inputs):
             return None
         try:
@@ -74,15 +74,15 @@ class Run:
             return None
 
     def unmark_draft(self) -> None:
-        """Forgets whatever the draft was made of, before it changes."""
+        """Forget the draft's inputs, before the draft changes."""
         (self.folder / "draft.txt").unlink(missing_ok=True)
 
     def mark_draft(self, inputs: str) -> None:
-        """Remembers that the draft's retrieval part is done."""
+        """Record that the draft's retrieval part is done."""
         (self.folder / "draft.txt").write_text(inputs)
 
     def finished(self, inputs: str) -> Manifest | None:
-        """The finished release, where it was made of these inputs."""
+        """Return the finished release's manifest if it was built from these inputs."""
         try:
             manifest = Manifest.read(self.release)
         except ReleaseError:
@@ -91,12 +91,12 @@ class Run:
         return manifest if done else None
 
     def finished_inputs(self) -> str:
-        """What the finished release was made of; empty where that isn't known."""
+        """Return the inputs of the finished release; empty if unknown."""
         path = self.folder / "finished.txt"
         return path.read_text().partition(" ")[2] if path.exists() else ""
 
     def mark_finished(self, inputs: str, manifest: Manifest) -> None:
-        """Remembers what the finished release was made of."""
+        """Record the inputs of the finished release."""
         (self.folder / "finished.txt").write_text(f"{manifest.release_id} {inputs}")
 
 

@@ -1,4 +1,4 @@
-"""Which profile fits a data set, and how long its training takes."""
+"""Choice of a profile by data set size, and its estimated training time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from training.data.schema import WATCH_EVENTS
 
 @dataclass(frozen=True)
 class Size:
-    """Up to which size of data a profile is chosen, and what it costs."""
+    """The data size up to which a profile is chosen, and its cost."""
 
     profile: str
     max_watches: float
     max_videos: float
     core_ms_a_watch: float
-    """Milliseconds of one core for each watch, one fit with its report, as measured."""
+    """Core milliseconds per watch for one fit with its report, as measured."""
 
 
 SIZES = (
@@ -24,9 +24,9 @@ SIZES = (
     Size("quality", 5_000_000, 50_000, 1.7),
     Size("large", float("inf"), float("inf"), 0.15),
 )
-"""The first that a data set fits in is chosen."""
+"""The first that fits a data set is chosen."""
 REFIT_SHARE = 0.2
-"""Time of the second fit, of the first one's, as measured on ml-100k and ml-1m."""
+"""Time of the second fit as a share of the first's, as measured on ml-100k and ml-1m."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class ChosenProfile:
     watches: int
     videos: int
     core_minutes: float
-    """Of one fit."""
+    """Core minutes of one fit."""
 
     def described(self, refit: bool) -> str:
-        """Return a line for people: what was chosen, why, and how long it takes."""
+        """Return one line for users: the choice, the reason, and the training time."""
         minutes = max(1, round(self.core_minutes * (1 + REFIT_SHARE * refit)))
         return (
             f"{self.dataset}: {self.watches:,} watches of {self.videos:,} videos, so profile "

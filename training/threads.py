@@ -1,4 +1,4 @@
-"""How many of torch's threads a training uses."""
+"""The number of torch threads that training uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Runs with `count` threads; with as many as torch chose where it is None.
+    """Run the block with `count` torch threads; None keeps torch's choice.
 
     One is right for small tensors: a second gains little on idle cores, and on busy ones the
-    two wait for each other at every operation, many times slower.
+    two wait for each other at every operation, which is many times slower.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

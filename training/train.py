@@ -1,8 +1,8 @@
-"""The whole of training: a measured fit, then the fit that is served.
+"""Training end to end: a measured fit, then the fit that is served.
 
-The first holds out each viewer's last watch and is measured on it: `training.fit`. The second goes
-on from it with every watch, and is what viewers get: `training.refit`. How the two belong together
-is told in `training.release.measured`.
+The first (`training.fit`) holds out each viewer's last watch and is evaluated on it. The second
+(`training.refit`) continues it on every watch and is served. `training.release.measured` explains
+how the two relate.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ def train_all(
 ) -> Manifest:
     """Train on a data set, stage the release, and return its manifest.
 
-    Started by torchrun, the processes share the first fit of the towers; the first does everything
-    else, and the others end before it: `SystemExit` is how this function leaves them.
+    Under torchrun the processes share the first fit of the towers; the leader does everything
+    else, and in the others this function raises `SystemExit` after that fit.
 
     Args:
-        home: where everything lies.
+        home: holds data sets, features, runs and releases.
         dataset: name of an imported data set.
         profile: name of the settings.
-        seed: of everything random, in place of the profile's.
-        refit: go on with every watch once the held-out ones have been used to measure. If
-            not, the measured release itself is staged, which has never seen them.
-        fresh: forget what earlier runs have done.
+        seed: replaces the profile's random seed.
+        refit: continue on every watch after the held-out ones have measured the first fit. If
+            False, the measured release itself is staged, which has never seen them.
+        fresh: discard the results of earlier runs.
         console: where the steps are announced.
 
     Raises:
         DatasetMissingError: there is no such data set.
-        TrainingInterruptedError: Ctrl-C; the same call goes on from there.
-        LeakError: something of a test watch, or of after it, would be learned from.
-        VireoError: anything else that the user can mend.
+        TrainingInterruptedError: Ctrl-C; the same call resumes.
+        LeakError: training would see a test watch or something later.
+        VireoError: any other error that the user can fix.
     """
     console = console or Console(stderr=True, highlight=False)
     settings = _seeded(load_profile(profile), seed)
-    # The exporter warns of every package that it could have used.
+    # The exporter warns about every optional package that is missing.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     processes = Processes.joined()
     if not processes.leads:
@@ -83,7 +83,7 @@ def train_all(
         processes.leader_says("")
         processes.leave()
         if not refit:
-            # What viewers are served with is of every watch, whatever their models have seen.
+            # Served features cover every watch, whatever the models were trained on.
             ensure_features(home, tables, "none", console)
             Run(home.run(dataset)).stage_copy(measuring.staged_release(dataset))
             return manifest
@@ -92,7 +92,7 @@ def train_all(
 
 
 def _train_along(dataset: str, settings: Profile, processes: Processes) -> None:
-    """Train the towers of the measured fit along with the leading process, if it says so."""
+    """Train the measured fit's towers along with the leading process, as it directs."""
     while root := processes.leader_says(""):
         home = Home(Path(root))
         tables = ("videos", "viewers")
@@ -101,7 +101,7 @@ def _train_along(dataset: str, settings: Profile, processes: Processes) -> None:
         )
         run = Run(home.run(dataset))
         data = RetrievalData.open(SequenceFile(run.sequences), videos, viewers)
-        with contextlib.suppress(TrainingInterruptedError):  # The first one says so.
+        with contextlib.suppress(TrainingInterruptedError):  # The leader reports it.
             train_towers(data, settings.retrieval, run.checkpoints, processes=processes)
 
 
