@@ -15,16 +15,16 @@ from server.releases.s3 import S3Settings
 from server.releases.store_errors import StoreUnavailableError, explained, refusal
 
 PARALLEL = 4
-"""Transfers at a time."""
+"""Concurrent transfers."""
 MAX_DOCUMENT_BYTES = 2 << 20
 """Maximum bytes of a manifest or channel, which are read whole."""
 _CHUNK = 1 << 18
-"""Bytes of a transfer that breaking off loses at most."""
+"""Maximum bytes that an interrupted transfer loses."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of the bucket, as a listing tells of it."""
+    """One object of the bucket, as listed."""
 
     name: str
     size: int
@@ -35,11 +35,11 @@ class StoredObject:
 class Bucket:
     """The objects of one bucket. Safe to use from several threads.
 
-    Everything raises StoreError, or one of its kinds, where S3 can't do it.
+    Methods raise StoreError, or a subclass of it, if S3 fails.
     """
 
     def __init__(self, settings: S3Settings) -> None:
-        """Takes the settings; nothing is asked of the server yet."""
+        """Start with `settings`; no request is made yet."""
         self.settings = settings
         self.name = settings.bucket
         self._http = urllib3.PoolManager(
@@ -63,12 +63,12 @@ class Bucket:
         )
 
     def exists(self) -> bool:
-        """Whether the bucket has been made."""
+        """Return whether the bucket exists."""
         with explained(self.settings):
             return bool(self._client.bucket_exists(self.name))
 
     def make(self) -> None:
-        """Makes the bucket where it is missing."""
+        """Create the bucket if it is missing."""
         if self.exists():
             return
         with explained(self.settings):
@@ -79,10 +79,10 @@ class Bucket:
                     raise
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """An object's content from byte `offset` on, in chunks; nothing where it has no more.
+        """Yield an object's content in chunks, from byte `offset` on; nothing if it ends before.
 
         Raises:
-            NotInStoreError: it isn't there.
+            NotInStoreError: the object isn't there.
         """
         with explained(self.settings):
             try:
@@ -100,7 +100,7 @@ class Bucket:
     def get(self, name: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> tuple[bytes, str] | None:
         """Return a small object's content and ETag, or None if it isn't there.
 
-        Of one that is larger than `max_bytes` come so many and one more: whoever parses it tells.
+        At most `max_bytes + 1` bytes are read; the parser refuses an object that is larger.
 
         Raises:
             NotInStoreError: the bucket isn't there.
@@ -119,7 +119,7 @@ class Bucket:
                 response.release_conn()
 
     def put_file(self, name: str, path: Path) -> None:
-        """Writes the file at `path` as an object."""
+        """Write the file at `path` as an object."""
         with explained(self.settings):
             self._client.fput_object(self.name, name, str(path))
 
@@ -146,13 +146,13 @@ class Bucket:
     def swap(self, name: str, body: bytes, etag: str | None) -> str | None:
         """Write an object if it is as it was read; return its new ETag, or None if it isn't.
 
-        Where the answer is lost, the object itself says whether it was written: nobody else may
+        If the response is lost, the object itself says whether it was written: nobody else may
         write the same content.
 
         Args:
             name: the object.
             body: its new content.
-            etag: of what was read; None if nothing was there.
+            etag: ETag of what was read; None if nothing was there.
 
         Raises:
             StoreUnavailableError: S3 fails, and the object isn't known to have been written.
@@ -173,13 +173,13 @@ class Bucket:
     def _asked_if(
         self, method: str, name: str, condition: Mapping[str, str], body: bytes | None = None
     ) -> urllib3.BaseHTTPResponse | None:
-        """Ask for a change under a condition; return the answer, or None if it doesn't hold."""
+        """Send a conditional request; return its response, None if the condition doesn't hold."""
         with explained(self.settings):
             url = self._client.get_presigned_url(
                 method, self.name, name, expires=timedelta(minutes=5)
             )
             response = self._http.request(method, url, body=body, headers=condition, retries=False)
-        # 404 is what If-Match gives where the object has gone; 409 where two meet.
+        # 404: If-Match, and the object is gone. 409: two requests conflicted.
         if response.status in (404, 409, 412):
             return None
         if response.status not in (200, 204):
@@ -187,7 +187,7 @@ class Bucket:
         return response
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders directly below `prefix`, which ends with a slash."""
+        """Return the names of the folders directly below `prefix`, which ends with a slash."""
         with explained(self.settings):
             return [
                 str(entry.object_name).removeprefix(prefix).rstrip("/")
@@ -196,7 +196,7 @@ class Bucket:
             ]
 
     def objects(self, prefix: str, *, recursive: bool = False) -> list[StoredObject]:
-        """The objects below `prefix`, by name; those of its folders too if `recursive`."""
+        """Return the objects below `prefix`, by name; those of its folders too if `recursive`."""
         with explained(self.settings):
             return [
                 StoredObject(str(entry.object_name), entry.size or 0, entry.last_modified)
@@ -205,6 +205,6 @@ class Bucket:
             ]
 
     def remove(self, name: str) -> None:
-        """Removes an object; does nothing where it isn't there."""
+        """Remove an object; do nothing if it isn't there."""
         with explained(self.settings):
             self._client.remove_object(self.name, name)

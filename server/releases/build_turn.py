@@ -1,4 +1,4 @@
-"""Pods of a machine build their releases one after another, so that cores are left for answers."""
+"""Pods of a machine build their releases one after another, which leaves cores for requests."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from server.releases.download import try_lock
 LOCK = "build.lock"
 _LOOK_SECONDS = 0.02
 _REST_SECONDS = 0.05
-_LONGEST_SECONDS = 10.0
-"""After so long a wait a pod builds all the same: the one before it may hang."""
+_MAX_WAIT_SECONDS = 10.0
+"""A pod then builds without a turn: the one before it may hang."""
 
 
 @asynccontextmanager
 async def build_turn(cache: Path) -> AsyncIterator[None]:
-    """Waits until no other pod that shares the cache is in here, or for ten seconds.
+    """Wait until no other pod that shares the cache is building, for at most ten seconds.
 
-    It rests a moment then: answers that another one's building held up go first.
+    It then pauses a moment: requests that another pod's building delayed go first.
     """
     file = _lock_file(cache)
     if file is None:
         yield
         return
     with file:
-        end = time.monotonic() + _LONGEST_SECONDS
+        end = time.monotonic() + _MAX_WAIT_SECONDS
         while not try_lock(file) and time.monotonic() < end:  # noqa: ASYNC110 (other processes')
-            # Drawn anew each time, so that pods that began to wait together don't look together.
+            # Random each time, so that pods that began to wait together don't retry together.
             await asyncio.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
         await asyncio.sleep(_REST_SECONDS)
         yield
 
 
 def _lock_file(cache: Path) -> BinaryIO | None:
-    """The file to lock; None where the cache can't be written, which keeps nobody from building."""
+    """Return the file to lock; None if the cache can't be written: then there are no turns."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         return (cache / LOCK).open("ab")

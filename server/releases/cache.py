@@ -30,12 +30,12 @@ class ReleaseCache:
     """Releases below one folder: `blobs/<sha256>`, `releases/<id>/…`, `last/<pod>/<channel>`."""
 
     def __init__(self, root: Path, keep: int = 3) -> None:
-        """Takes the folder, and how many releases to keep.
+        """Start with `root`; nothing is read or written yet.
 
         Args:
             root: the folder; it is made when something is fetched.
-            keep: how many releases stay besides those that pods of this machine serve, or
-                served last: the ones that were used last.
+            keep: number of releases to keep, the most recently used, besides those that pods of
+                this machine serve or served last.
         """
         self.root = root
         self._keep = keep
@@ -47,22 +47,22 @@ class ReleaseCache:
         files: Sequence[str],
         progress: LoadProgress | None = None,
     ) -> Path:
-        """The folder of a release, with its manifest and `files`, every digest verified.
+        """Return the folder of a release, with its manifest and `files`, every digest verified.
 
-        Files that are here already aren't downloaded again, unless they are damaged. Where
-        all are here, the store isn't asked for anything: releases don't change.
+        Files in the cache aren't downloaded again unless they are damaged. If all are cached, no
+        request is sent to the store: releases are immutable.
 
         Args:
-            store: where what is missing comes from.
+            store: the store to download missing files from.
             release_id: the release.
             files: the files to have, by path in the release.
-            progress: is told of each step.
+            progress: is updated at each step.
 
         Raises:
-            ReleaseError: the release lacks a file, or the store has other content than the
-                manifest says.
+            ReleaseError: the release lacks a file, or the store's content doesn't match the
+                manifest.
             CacheError: the disk is full or can't be written.
-            StoreError: the store can't be read; what has come is kept for the next attempt.
+            StoreError: the store can't be read; what has arrived is kept for the next attempt.
         """
         progress = progress or LoadProgress()
         manifest = self._manifest(release_id) or store.manifest(release_id)
@@ -80,7 +80,7 @@ class ReleaseCache:
                 self._link(release_id, path, entries[path])
             if absent:
                 progress.enter(Stage.DOWNLOADING)
-                # Only now: it deletes what no release links.
+                # After fetching the manifest: pruning deletes blobs that no release links.
                 self._make_space(absent)
 
             def download(path: str, entry: FileEntry) -> None:
@@ -94,10 +94,10 @@ class ReleaseCache:
     def open(
         self, release_id: str, files: Sequence[str], progress: LoadProgress | None = None
     ) -> Path:
-        """The folder of a release that was fetched before, every digest verified again.
+        """Return the folder of a release that was fetched before, every digest verified again.
 
         Raises:
-            CacheError: it isn't here, or is damaged.
+            CacheError: the release isn't in the cache, or is damaged.
         """
         progress = progress or LoadProgress()
         manifest = self._manifest(release_id)
@@ -120,12 +120,12 @@ class ReleaseCache:
             return self._complete(manifest)
 
     def remember(self, pod: str, channel: str, release_id: str) -> bool:
-        """Note that pods of a kind serve this release of a channel.
+        """Record that pods of a kind serve this release of a channel.
 
-        The one that they served until now counts as used just now: a rollback needs it.
+        The release that they served until now counts as just used: a rollback needs it.
 
         Returns:
-            Whether the release is still here: another pod may have pruned it before it was noted.
+            Whether the release is still cached: another pod may have pruned it before.
         """
         before = self.last(pod, channel)
         folder = self._folder(release_id)
@@ -137,17 +137,17 @@ class ReleaseCache:
             return (folder / MANIFEST_NAME).exists()
 
     def last(self, pod: str, channel: str) -> str | None:
-        """The release of a channel that pods of a kind served last; None where none was.
+        """Return the release of a channel that pods of a kind served last; None if there is none.
 
         Raises:
-            CacheError: the note of it can't be read.
+            CacheError: the record can't be read.
         """
         note = self.root / "last" / pod / channel
         with _disk_errors_explained(self.root):
             return note.read_text(errors="replace") if note.exists() else None
 
     def prune(self) -> list[str]:
-        """Deletes what nothing needs any more; gives the ids of the releases that went.
+        """Delete what is no longer needed; return the ids of the releases deleted.
 
         Raises:
             CacheError: the cache can't be read or written.
@@ -156,7 +156,7 @@ class ReleaseCache:
             return prune(self.root, self._keep)
 
     def _manifest(self, release_id: str) -> Manifest | None:
-        """The manifest of a release that has been fetched; None where it isn't here."""
+        """Return the manifest of a fetched release; None if it isn't in the cache."""
         check_release_id(release_id)
         with _disk_errors_explained(self.root):
             try:
@@ -167,7 +167,7 @@ class ReleaseCache:
     def _absent(
         self, entries: Mapping[str, FileEntry], threads: ThreadPoolExecutor, progress: LoadProgress
     ) -> dict[str, FileEntry]:
-        """The files that aren't here, or aren't what their digests say."""
+        """Return the files that aren't cached or don't match their digests."""
         progress.enter(Stage.VERIFYING)
 
         def check(path: str, entry: FileEntry) -> bool:
@@ -183,7 +183,7 @@ class ReleaseCache:
         }
 
     def _make_space(self, absent: Mapping[str, FileEntry]) -> None:
-        """Sees that there is room for the files, if need be by pruning."""
+        """Make room for the files, by pruning if needed."""
         needed = sum(entry.size for entry in {e.sha256: e for e in absent.values()}.values())
         for entry in absent.values():
             part = self._blob(entry).with_name(entry.sha256 + PART)
@@ -204,13 +204,13 @@ class ReleaseCache:
         return self.root / "releases" / release_id
 
     def _touch(self, release_id: str) -> None:
-        """Marks a release as used now, so that it isn't the next to be pruned."""
+        """Mark a release as used now, so that it isn't the next to be pruned."""
         folder = self._folder(release_id)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
 
     def _link(self, release_id: str, path: str, entry: FileEntry) -> None:
-        """Gives a blob its name in the release's folder."""
+        """Link a blob under its name in the release's folder."""
         target, blob = self._folder(release_id) / path, self._blob(entry)
         if target.exists() and target.samefile(blob):
             return
@@ -218,12 +218,11 @@ class ReleaseCache:
         link = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART}")
         os.link(blob, link)
         link.replace(target)
-        # Another pod may have been first: renaming onto a link of the same file does
-        # nothing at all.
+        # Another pod may have been first: renaming onto a link of the same file does nothing.
         link.unlink(missing_ok=True)
 
     def _complete(self, manifest: Manifest) -> Path:
-        """Adds the manifest, without which a folder is no release."""
+        """Add the manifest, without which a folder is no release."""
         folder = self._folder(manifest.release_id)
         _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
         return folder
@@ -238,7 +237,7 @@ def _entries(manifest: Manifest, files: Sequence[str]) -> dict[str, FileEntry]:
 
 @contextmanager
 def _disk_errors_explained(root: Path) -> Iterator[None]:
-    """Turns the operating system's errors into CacheError."""
+    """Raise the operating system's errors as CacheError."""
     try:
         yield
     except OSError as error:

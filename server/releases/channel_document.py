@@ -35,20 +35,20 @@ NEVER_SET = json.dumps({_PENDING: None}).encode()
 
 
 class BestFigures(BaseModel):
-    """The best that a channel's releases have reached on the same held-out watches."""
+    """The best figures that a channel's releases have reached on the same held-out watches."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     held_out: Sha256
     """Fingerprint of these watches."""
     figures: dict[Label, float] = Field(max_length=64)
-    """By measure of the gate."""
+    """Figure by measure of the gate."""
 
 
 class ChannelPointer(BaseModel):
-    """One change of a channel, and so what it names from then on.
+    """One change of a channel, and therefore what it names from then on.
 
-    What an older build wrote lacks all from `reason` on; what a newer one adds is ignored.
+    Records of older builds lack the fields from `reason` on; unknown fields are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -57,34 +57,34 @@ class ChannelPointer(BaseModel):
     updated_at: Time
     updated_by: str = Field(max_length=256)
     reason: str = Field(default="", max_length=16_000)
-    """Why, in the words of whoever did it."""
+    """The reason, as given by whoever made the change."""
     revision: Revision = 0
     """Grows by one with each change."""
     share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the viewers who get this release; of the canary channel only."""
+    """Share of the viewers who get this release; for the canary channel only."""
     action: Action = "promote"
     previous: ReleaseId | None = None
-    """The release that was named before; None by the first change."""
+    """The release named before; None for the first change."""
     returns_to: Revision | None = None
-    """Revision that a rollback from here goes back to; None where there is nothing good."""
+    """Revision that a rollback from here returns to; None if there is no good one."""
     forced: bool = False
     """Whether the gate's refusal was overridden."""
     findings: tuple[Annotated[str, Field(max_length=MAX_FINDING)], ...] = Field(
         default=(), max_length=MAX_FINDINGS
     )
-    """What the gate objected to, where it was overridden."""
+    """The gate's objections, if they were overridden."""
     best_figures: tuple[BestFigures, ...] = Field(default=(), max_length=MAX_BEST_FIGURES)
-    """What the next release is held against besides this one, the latest measured first."""
+    """Figures that the next release is compared with besides this one's, latest measured first."""
 
 
 class Pending(BaseModel):
-    """What a change is about to have a channel name."""
+    """What a channel is about to name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     release_id: ReleaseId
     token: str = Field(max_length=64)
-    """Of the change: no two notes are the same."""
+    """Identifies the change: no two notes are the same."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,14 @@ def parse_record(body: bytes, source: str) -> ChannelPointer:
 
 
 def with_note(body: bytes, release_id: str) -> bytes:
-    """Return a channel's object, of which `body` is sound, with a note of what it will name."""
+    """Return a channel's object with a note of what it will name; `body` must be valid."""
     note = Pending(release_id=release_id, token=uuid.uuid4().hex)
     document = json.loads(body) | {_PENDING: note.model_dump()}
     return json.dumps(document, indent=2).encode()
 
 
 def without_note(body: bytes) -> bytes:
-    """Return a channel's object, of which `body` is sound, without any note."""
+    """Return a channel's object without any note; `body` must be valid."""
     document = json.loads(body)
     if document.pop(_PENDING, None) is None and document:
         return body

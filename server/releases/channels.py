@@ -2,7 +2,7 @@
 
 A channel is one small object that holds the whole record of its latest change. Every record is
 also kept, under its revision, in an append-only history. The history is written after the
-channel; where a process ends in between, the next change writes what is missing first.
+channel; if a process ends in between, the next change writes what is missing first.
 
 A change first notes in the channel, beside what it names, which release it is about to name: so a
 removal of that release finds out in time, see `server.releases.markers`. The note of a process that
@@ -51,7 +51,7 @@ CANARY = "canary"
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was read; hand it to `Channels.set` to change what was read."""
+    """A channel as it was read; pass it to `Channels.set` to change it."""
 
     name: str
     pointer: ChannelPointer
@@ -70,27 +70,27 @@ class Change:
     release_id: str
     action: Action = "promote"
     share: float | None = None
-    """New share of the viewers; as it was if None."""
+    """New share of the viewers; None to keep it."""
     reason: str = ""
     updated_by: str | None = None
-    """Who does it; by default VIREO_USER, or this user on this machine."""
+    """Who makes the change; by default VIREO_USER, or this user on this machine."""
     forced: bool = False
     findings: tuple[str, ...] = ()
     returns_to: int | None = None
-    """Of a rollback: the revision that the next one goes back to."""
+    """For a rollback: the revision that the next one returns to."""
     best_figures: tuple[BestFigures, ...] = ()
-    """What the channel keeps from now on."""
+    """The best figures that the channel keeps from now on."""
 
 
 class Channels:
     """The channels of one bucket. Safe to use from several threads."""
 
     def __init__(self, bucket: Bucket) -> None:
-        """Takes the bucket; nothing is asked of the server yet."""
+        """Start with `bucket`; no request is made yet."""
         self._bucket = bucket
 
     def read(self, name: str) -> Channel | None:
-        """The channel, or None where it was never set.
+        """Return the channel; None if it was never set.
 
         Raises:
             NotInStoreError: the bucket isn't there.
@@ -101,7 +101,7 @@ class Channels:
         return Channel(name, found.pointer, found.etag)
 
     def all(self) -> dict[str, Channel]:
-        """Every channel by name."""
+        """Return every channel by name."""
         return {
             name: Channel(name, found.pointer, found.etag)
             for name, found in self.documents().items()
@@ -109,24 +109,24 @@ class Channels:
         }
 
     def documents(self) -> dict[str, ChannelDocument]:
-        """Return what is stored of each channel, also of one that was never set."""
+        """Return what is stored of each channel, including channels that were never set."""
         found = {name: self._document(name) for name in self._names()}
         return {name: document for name, document in found.items() if document is not None}
 
     def set(
         self, name: str, change: Change, expected: Channel | None, confirm: Callable[[], None]
     ) -> ChannelPointer:
-        """Changes a channel if nobody has since it was read; gives what it holds now.
+        """Change a channel unless it has changed since it was read; return what it holds now.
 
         Args:
             name: the channel.
-            change: what it shall hold.
-            expected: the channel as `read` gave it; None where it was never set.
-            confirm: called once it is noted what the channel is about to name; if it raises, the
-                channel stays as it was.
+            change: what it is to hold.
+            expected: the channel as `read` returned it; None if it was never set.
+            confirm: called once the note of what the channel will name is written; if it raises,
+                the channel stays as it was.
 
         Raises:
-            StoreError: a share is meant for another channel than the canary, or a text is too long.
+            StoreError: a share is given for a channel other than the canary, or a text is too long.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
             StoreUnavailableError: S3 fails, and the channel isn't known to have changed.
         """
@@ -151,13 +151,13 @@ class Channels:
         try:
             self._record(name, pointer)
         except StoreError as error:
-            # Declared policy: the change is made, and must not be taken for a failed one that
-            # is then made twice. The next change records it; until then the channel tells.
+            # Declared policy: the change is made, and must not look failed, or it would be made
+            # twice. The next change records it; until then the channel itself holds it.
             log.warning("change not recorded in the history yet", channel=name, cause=str(error))
         return pointer
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
-        """The changes of a channel, oldest first; the last few only where so many are named."""
+        """Return the changes of a channel, oldest first; only the `last` ones if given."""
         if not self._bucket.exists():
             return ()
         names = self._recorded(name)
@@ -172,16 +172,16 @@ class Channels:
         return tuple(records if last is None else records[-last:])
 
     def recorded(self, name: str, revision: int) -> ChannelPointer | None:
-        """One change of a channel; None where it isn't in the history."""
+        """Return one change of a channel; None if it isn't in the history."""
         return self._record_at(_history_object(name, revision))
 
     def _next(self, name: str, change: Change, expected: Channel | None) -> ChannelPointer:
-        """The record of a change that follows what was read."""
+        """Return the record of a change that follows what was read."""
         now = expected.pointer if expected else None
         returns_to = change.returns_to
         if change.action != "rollback" and now is not None:
-            # Naming the same release again, with another share for example, is no step that
-            # could be gone back.
+            # Naming the same release again, with another share for example, isn't a step that a
+            # rollback could undo.
             same = now.release_id == change.release_id
             returns_to = now.returns_to if same else now.revision
         share = change.share
@@ -206,7 +206,7 @@ class Channels:
             raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error
 
     def _note(self, name: str, release_id: str, before: ChannelDocument | None) -> str:
-        """Notes what a channel is about to name; gives the object's ETag."""
+        """Note what a channel is about to name; return the object's ETag."""
         body = with_note(before.body if before else b"{}", release_id)
         etag = self._bucket.swap(_object(name), body, before.etag if before else None)
         if etag is None:
@@ -214,20 +214,20 @@ class Channels:
         return etag
 
     def _take_note_back(self, name: str, before: ChannelDocument | None, noted: str) -> None:
-        """Has a channel name what it did, for a change that isn't made.
+        """Restore what a channel names, after a change that wasn't made.
 
-        Another's note goes, too: if what is stored were again as that one knows it, that one's
-        change would be made, though a removal may have missed its note meanwhile.
+        Another process's note goes too: if the stored object matched that note again, its change
+        would be made, though a removal may have missed the note meanwhile.
         """
         body = without_note(before.body if before else b"{}")
         try:
             self._bucket.swap(_object(name), body, noted)
         except StoreError as error:
-            # Declared policy: a note too many only keeps a release from being removed.
+            # Declared policy: a surplus note only keeps a release from being removed.
             log.warning("a change that wasn't made is still noted", channel=name, cause=str(error))
 
     def _record(self, name: str, pointer: ChannelPointer) -> None:
-        """Makes sure that a change is in the history; one that is there stays as it is."""
+        """Add a change to the history; keep the record if there is one."""
         place = _history_object(name, pointer.revision)
         self._bucket.put_if(place, _body(pointer), {"If-None-Match": "*"})
 
@@ -236,7 +236,7 @@ class Channels:
         return None if found is None else parse_record(found[0], self._source(place))
 
     def _recorded(self, name: str) -> list[str]:
-        """The objects of a channel's history, oldest first."""
+        """Return the objects of a channel's history, oldest first."""
         if not self._bucket.exists():
             return []
         prefix = f"channels/history/{_checked(name)}/"
@@ -244,12 +244,12 @@ class Channels:
         return sorted(name for name in names if re.fullmatch(r"\d{8}\.json", Path(name).name))
 
     def _last_revision(self, name: str) -> int:
-        """The last one in the history of a channel that isn't there: its object was removed."""
+        """Return the last revision in the history of a channel whose object was removed."""
         records = self._recorded(name)
         return int(Path(records[-1]).stem) if records else 0
 
     def _names(self) -> list[str]:
-        """The channels that have an object; what else lies beside them is none of ours."""
+        """Return the channels that have an object; other objects beside them are ignored."""
         if not self._bucket.exists():
             return []
         found = [Path(entry.name) for entry in self._bucket.objects("channels/")]
@@ -260,7 +260,7 @@ class Channels:
         ]
 
     def _document(self, name: str) -> ChannelDocument | None:
-        """A channel's object; None where there is none."""
+        """Return a channel's object; None if there is none."""
         found = self._bucket.get(_object(name), MAX_DOCUMENT_BYTES)
         if found is None:
             return None
@@ -271,7 +271,7 @@ class Channels:
 
 
 def this_user() -> str:
-    """Who changes a channel: VIREO_USER, or this user on this machine."""
+    """Return who changes a channel: VIREO_USER, or this user on this machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # A container's user may have no name.

@@ -1,4 +1,4 @@
-"""What differs between two releases, by their manifests."""
+"""Differences between two releases, by their manifests."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class FileChange:
     kind: Literal["added", "removed", "changed"]
     before: int | None
     after: int | None
-    """Size in bytes; None where it isn't there."""
+    """Size in bytes; None if the file isn't there."""
 
 
 @dataclass(frozen=True)
 class ReleaseDiff:
-    """What differs from release `before` to release `after`."""
+    """Differences from release `before` to release `after`."""
 
     before: str
     after: str
     files: tuple[FileChange, ...]
     unchanged_files: int
     metrics: Mapping[str, tuple[float | None, float | None]]
-    """Every metric of either, None where one lacks it."""
+    """Every metric of either; None if one lacks it."""
     settings: Mapping[str, tuple[Any, Any]]
-    """What differs of data, code, schema, quotas and weights, by "part.field"."""
+    """Differences in data, code, schema, quotas and weights, by "part.field"."""
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return what `--json` prints."""
         return asdict(self)
 
 
 def diff_releases(before: Manifest, after: Manifest) -> ReleaseDiff:
-    """Compares two manifests."""
+    """Compare two manifests."""
     files = []
     for path in sorted(before.files.keys() | after.files.keys()):
         old, new = before.files.get(path), after.files.get(path)
@@ -70,8 +70,8 @@ def _settings_changes(before: Manifest, after: Manifest) -> dict[str, tuple[Any,
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    told_elsewhere = {"release_id", "created_at", "metrics", "files"}
-    return _flat(manifest.model_dump(mode="json", exclude=told_elsewhere))
+    shown_elsewhere = {"release_id", "created_at", "metrics", "files"}
+    return _flat(manifest.model_dump(mode="json", exclude=shown_elsewhere))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

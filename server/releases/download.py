@@ -1,4 +1,4 @@
-"""Fetches one file of a release into the cache: resumed where it broke off, once a machine."""
+"""Fetches one file of a release into the cache: resumable, and once for all pods of a machine."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 PART = ".part"
-"""Ending of files that aren't complete."""
+"""Suffix of incomplete files."""
 _STALLED_SECONDS = 30.0
-"""How long another pod's download of the same file may bring nothing before we give up on it."""
+"""Seconds without a byte after which another pod's download of the same file counts as stalled."""
 _LOOK_SECONDS = 0.05
 _CHUNK = 1 << 20
 
 
 class CacheError(VireoError):
-    """The cache can't hold or give a release; the message names the cause and the fix."""
+    """The cache can't hold or return a release; the message names the cause and the fix."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,25 @@ class Download:
     path: str
     entry: FileEntry
     blob: Path
-    """Where it goes, named by its digest. `<blob>.part` is what has arrived of it."""
+    """Final path, named by its digest. `<blob>.part` is what has arrived of it."""
     progress: LoadProgress
 
     @property
     def part(self) -> Path:
-        """What has arrived so far; whoever writes it holds its lock."""
+        """Path of what has arrived so far; whoever writes it holds its lock."""
         return self.blob.with_name(self.blob.name + PART)
 
     def run(self) -> None:
-        """Returns once the file is at `blob`, complete and as its digest says.
+        """Download the file to `blob`, and verify its size and digest.
 
-        A file that another pod of this machine is fetching is waited for.
+        If another pod of this machine is fetching the file, wait for it.
 
         Raises:
-            ReleaseError: the store has other content than the manifest says; what came was
-                thrown away.
-            StoreError: the store can't be read; what came is kept for the next attempt.
-            CacheError: another pod's download of it stands still.
-            OSError: the disk can't take it; what came was deleted to free the space.
+            ReleaseError: the store's content doesn't match the manifest; what arrived was
+                deleted.
+            StoreError: the store can't be read; what arrived is kept for the next attempt.
+            CacheError: another pod's download of it has stalled.
+            OSError: the disk can't hold it; what arrived was deleted to free the space.
         """
         with self._locked() as file:
             if file is None:  # another pod was first
@@ -67,7 +67,7 @@ class Download:
             try:
                 had = self._resume(file)
                 if had and not self._arrived_whole(file):
-                    # What was left of an earlier attempt may be to blame, not the store.
+                    # The leftover of an earlier attempt may be to blame, not the store.
                     file.truncate(0)
                     had = self._resume(file)
                 if not self._arrived_whole(file):
@@ -80,7 +80,7 @@ class Download:
             self.part.replace(self.blob)
 
     def _resume(self, file: BinaryIO) -> int:
-        """Fetches what is missing of the part; gives how much of it was here before."""
+        """Fetch the rest of the part; return how many bytes of it were here before."""
         had = file.seek(0, os.SEEK_END)
         if had > self.entry.size:
             file.truncate(0)
@@ -94,7 +94,7 @@ class Download:
                 file.truncate(0)
                 raise ReleaseError(
                     f"{self.path} of release {self.release_id} is larger in the store than the "
-                    f"{self.entry.size} bytes that the manifest says; publish the release again "
+                    f"{self.entry.size} bytes that the manifest lists; publish the release again "
                     "under a new id"
                 )
             file.write(chunk)
@@ -121,13 +121,13 @@ class Download:
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO | None]:
-        """The part, ours alone; None where another pod has brought the whole file meanwhile."""
+        """Yield the locked part; None if another pod has completed the file meanwhile."""
         seen, since = -1, time.monotonic()
         while True:
-            # Not "w": that would cut off what is there to be resumed.
+            # Not "w": that would truncate what is there to be resumed.
             with os.fdopen(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
                 if try_lock(file):
-                    if not _is_at(file, self.part):  # renamed or deleted before we had it
+                    if not _is_at(file, self.part):  # renamed or deleted before it was locked
                         continue
                     if is_sound(self.blob, self.entry):
                         self.part.unlink()
@@ -150,7 +150,7 @@ class Download:
 
 
 def is_sound(blob: Path, entry: FileEntry) -> bool:
-    """Whether the file is there and is what its digest says."""
+    """Return whether the file exists and matches its digest."""
     try:
         return blob.stat().st_size == entry.size and FileEntry.of(blob) == entry
     except FileNotFoundError:
@@ -158,7 +158,7 @@ def is_sound(blob: Path, entry: FileEntry) -> bool:
 
 
 def try_lock(file: BinaryIO | int) -> bool:
-    """Takes the lock of an open file, until it is closed; False where somebody else has it."""
+    """Lock an open file until it is closed; return False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -168,15 +168,15 @@ def try_lock(file: BinaryIO | int) -> bool:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Keep other processes from pruning a release's folder meanwhile; make it if it is missing."""
+    """Keep other processes from pruning a release's folder meanwhile; create it if missing."""
     while True:
         with open_folder(folder) as opened:
             if opened is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 continue
-            with suppress(OSError):  # where folders can't be locked, nobody's pruning waits either
+            with suppress(OSError):  # if folders can't be locked, pruning doesn't wait either
                 fcntl.flock(opened, fcntl.LOCK_SH)
-            if _is_at(opened, folder):  # else it was pruned before we had it
+            if _is_at(opened, folder):  # else it was pruned before it was locked
                 yield
                 return
 

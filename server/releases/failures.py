@@ -1,4 +1,4 @@
-"""What went wrong with loading releases: logged once, counted always, told while it lasts."""
+"""Failures of loading releases: logged once, always counted, reported while they last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 FAILURES = Counter(
     "vireo_release_load_failures",
-    "Loads of a release, or looks at the channel, that failed, by the stage that did.",
+    "Loads of a release, or reads of the channel, that failed, by stage.",
     ["stage"],
 )
 
@@ -23,21 +23,21 @@ class LoadFailures:
     """The failures of one loader."""
 
     def __init__(self, channel: str) -> None:
-        """Takes the channel that is followed."""
+        """Start without failures of `channel`, the channel that is followed."""
         self.latest: Failure | None = None
-        """Also when all has been well since."""
+        """The latest failure; kept after a later success."""
         self._channel = channel
         self._lasts = False
-        # Since the last success, of those that are in the log.
+        # Failures since the last success that are in the log.
         self._reported: set[str] = set()
 
     @property
     def reason(self) -> str:
-        """Why the latest attempt failed; empty when it did not."""
+        """Why the latest attempt failed; empty if it succeeded."""
         return self.latest.reason if self.latest is not None and self._lasts else ""
 
     def ended(self) -> None:
-        """An attempt succeeded."""
+        """Record that an attempt succeeded."""
         self._lasts = False
         self._reported.clear()
 
@@ -49,14 +49,14 @@ class LoadFailures:
         still_serving: str | None,
         before: str = "",
     ) -> None:
-        """Tells of a failed attempt.
+        """Report a failed attempt.
 
         Args:
             error: why it failed.
-            stage: where it did.
-            release_id: what was to be loaded; empty where that was to be found out.
-            still_serving: what is served all the same, if anything.
-            before: why what was tried before failed, which is told with it.
+            stage: the stage that failed.
+            release_id: the release to be loaded; empty if it wasn't known yet.
+            still_serving: the release that is still served, if any.
+            before: why the attempt before this one failed, reported with it.
         """
         expected = isinstance(error, VireoError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
 """What the fields of manifests and channels may hold, and how their documents are parsed.
 
-Names become parts of paths and object names, numbers reach every request: whatever a reader could
-choke on is refused here, once, where the document is parsed.
+Names become parts of paths and object names, and numbers reach every request: values that a
+reader couldn't handle are refused here, once, when the document is parsed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _FILE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 """Relative, with slashes, without empty or hidden parts: neither "." nor ".." is one."""
 _SHOWN = 120
-"""Characters that an error shows of what a document holds."""
+"""Maximum characters of a document's content in an error message."""
 
 ReleaseId = Annotated[str, Field(pattern=RELEASE_ID)]
 DatasetName = Annotated[str, Field(pattern=DATASET_NAME)]
@@ -31,9 +31,9 @@ Label = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a feature, constant, metric or measure."""
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Revision = Annotated[int, Field(ge=0, le=99_999_999)]
-"""Of a channel: its records are named by eight digits, and sorted by name."""
+"""Revision of a channel: records are named by eight digits, and sorted by name."""
 FileSize = Annotated[int, Field(ge=0, le=1 << 53)]
-"""Those of all files of a release together are an int64 in answers."""
+"""Maximum size of a file: the sum over a release's files is an int64 in responses."""
 Time = Annotated[
     AwareDatetime,
     Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
@@ -44,8 +44,8 @@ def parse_json(text: bytes, max_bytes: int) -> Any:
     """Return the JSON document in `text`.
 
     Raises:
-        ValueError: it is longer than `max_bytes`, no JSON, has a name twice in one object, a number
-            that isn't finite or has thousands of digits, or is nested too deeply.
+        ValueError: it is longer than `max_bytes`, isn't JSON, repeats a name within one object, has
+            a number that isn't finite or has thousands of digits, or is nested too deeply.
     """
     if len(text) > max_bytes:
         raise ValueError(f"has more than {max_bytes:,} bytes")
@@ -63,7 +63,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def shown(text: str) -> str:
-    """Return what a document holds as it may stand in an error: one line, printable, bounded."""
+    """Return a document's text as it may stand in an error: one line, printable, bounded."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
 

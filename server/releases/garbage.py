@@ -1,4 +1,4 @@
-"""Which releases of the store nothing needs any more, and how they are removed.
+"""Which releases of the store are no longer needed, and how they are removed.
 
 `server.releases.markers` says how removals, uploads and promotions keep out of each other's way.
 """
@@ -32,18 +32,18 @@ from server.releases.store_errors import StoreError, StoreUnavailableError
 
 @dataclass(frozen=True)
 class Garbage:
-    """A release, or what is left of one, that nothing needs."""
+    """A release, or what is left of one, that is no longer needed."""
 
     release_id: str
     kind: Literal["release", "leftover", "to restore"]
-    """A leftover has no manifest: it was never finished, or half removed. What is to be restored
-    is needed, and has the tombstone of a removal that never ended."""
+    """A leftover has no manifest: it was never finished, or half removed. A release to restore
+    is needed, but has the tombstone of a removal that never ended."""
     found: ManifestObject | None
-    """What was in the manifest's place; it is removed only if it still is."""
+    """The object in the manifest's place; the release is removed only if it is unchanged."""
     size: int
     """Bytes."""
     newest: datetime
-    """When the last of it was written."""
+    """When its latest file was written."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,17 @@ class Plan:
     """What a collection would do."""
 
     kept: Mapping[str, str]
-    """Release to why it is kept."""
+    """Why each release is kept."""
     garbage: tuple[Garbage, ...]
 
 
 def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) -> Plan:
-    """Finds what nothing needs.
+    """Find what is no longer needed.
 
     Args:
         store: where the releases are.
-        history_kept: what so many last changes of a channel name is kept.
-        grace: what was written within so long is kept: somebody may be about to finish or
-            promote it.
+        history_kept: number of a channel's latest changes whose releases are kept.
+        grace: minimum age of what is collected: younger uploads may yet be finished or promoted.
     """
     if not store.bucket.exists():
         return Plan({}, ())
@@ -80,7 +79,7 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
         found = read_manifest_object(store.bucket, release_id)
         removal = found.marker if found else None
         if removal is not None and removal.marker == "removing":
-            # What a channel needs gets its manifest back by being collected.
+            # A needed release gets its manifest back by being collected.
             if age < ABANDONED:
                 kept[release_id] = f"is being removed by {removal.by}"
                 continue
@@ -101,15 +100,15 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
 
 
 def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> bool:
-    """Removes a release, unless it has changed since or come to be needed; tells whether it did.
+    """Remove a release, unless it has changed since or become needed; return whether it was.
 
     Args:
-        store: where it is.
+        store: the store to remove it from.
         garbage: the release as it was planned.
-        history_kept: what so many last changes of a channel name by now is kept.
+        history_kept: number of a channel's latest changes whose releases are kept.
 
     Raises:
-        StoreError: S3 fails. What is left is no release; a later collection removes it.
+        StoreError: S3 fails. What is left isn't a release; a later collection removes it.
     """
     since = time.time()
     release_id, place = garbage.release_id, manifest_place(garbage.release_id)
@@ -122,12 +121,12 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
         needed = release_id in _needed(store, history_kept)
         objects = store.bucket.objects(release_object(release_id, ""), recursive=True)
     except StoreError:
-        # What a removal that never ended has begun on may lack files: its tombstone stays.
+        # If an earlier removal never ended, files may be missing: its tombstone stays.
         if not _removal_began(garbage.found):
             with suppress(StoreError):  # the next collection tries again
                 _put_back(store, place, before, etag)
         raise
-    # A manifest that was published anew since has the same ETag, but newer files.
+    # A manifest that was published again since has the same ETag, but newer files.
     newer = any(each.modified > garbage.newest for each in objects if each.name != place)
     if needed or newer:
         _put_back(store, place, before, etag)
@@ -135,7 +134,7 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
     for entry in objects:
         if time.time() - since > LEASE_SECONDS:
             raise StoreUnavailableError(
-                f"removing {release_id} takes too long: by now somebody else may do it; run "
+                f"removing {release_id} takes too long, another process may have taken over; run "
                 "`vireo release gc --yes` again in an hour"
             )
         if entry.name != place:
@@ -145,7 +144,7 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
 
 
 def _before(found: ManifestObject | None) -> bytes | None:
-    """What to put back: what a removal that never ended had found, else what is there."""
+    """Return what to put back: what an unfinished removal had found, else what is there."""
     if found is not None and found.marker is not None and _removal_began(found):
         return found.marker.original
     return found.body if found else None
@@ -171,9 +170,9 @@ def _is_release_id(name: str) -> bool:
 
 
 def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
-    """Release to why a channel needs it; the strongest reason counts."""
+    """Return why a channel needs each release that one needs; the strongest reason counts."""
     reasons: dict[str, str] = {}
-    # One read of each: it has the note of what a channel is about to name, or names it already.
+    # One read of each channel: it holds either the note of what it is about to name, or the name.
     channels = store.channel_documents()
     pointers = {name: each.pointer for name, each in channels.items() if each.pointer is not None}
     for name, pointer in pointers.items():

@@ -1,4 +1,4 @@
-"""The releases that a process has in memory: what serves, and for a while what did before."""
+"""The releases that a process has in memory: the one served, and for a while the one before."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ Origin = Literal["s3", "cache"]
 
 @dataclass(frozen=True)
 class Serving(Generic[T]):
-    """What is served now. A call takes it once and keeps to it until it has answered."""
+    """What is served now. A call takes it once and keeps it until it has answered."""
 
     content: T
     release_id: str
     since: datetime
     origin: Origin
-    """Where its files came from: "cache" when the store could not give a release."""
+    """Where its files came from: "cache" if the store could not provide a release."""
 
 
 class HeldReleases(Generic[T]):
     """At most two releases. Use it from one event loop.
 
-    The one before is kept so that calls that are pinned to it, and a rollback, find it.
+    The previous one is kept for calls that are pinned to it, and for rollbacks.
     """
 
     def __init__(self, threads: LoadingThreads, keep_previous_seconds: float) -> None:
-        """Takes threads in which to give memory back, and how long to keep the one before."""
+        """Start without a release.
+
+        Args:
+            threads: threads in which to free memory.
+            keep_previous_seconds: how long to keep the previous release.
+        """
         self.serving: Serving[T] | None = None
         """What is served; None until a release is loaded."""
         self.previous: Serving[T] | None = None
@@ -42,26 +47,26 @@ class HeldReleases(Generic[T]):
         self._dropping: asyncio.Task[None] | None = None
 
     def find(self, release_id: str) -> Serving[T] | None:
-        """The release of this id; None where it isn't held."""
+        """Return the held release with this id; None if it isn't held."""
         for held in (self.serving, self.previous):
             if held is not None and held.release_id == release_id:
                 return held
         return None
 
     def swap(self, to: Serving[T]) -> None:
-        """Serves another release from now on; calls that are under way keep theirs."""
+        """Serve another release from now on; calls under way keep theirs."""
         self.serving, self.previous = to, self.serving
         self._stop_dropping()
         self._dropping = asyncio.create_task(self._drop_previous_later())
 
     async def drop_previous(self) -> None:
-        """Keeps only what is served; returns once the memory of the other is given back."""
+        """Keep only what is served; return once the memory of the other is freed."""
         if self.previous is not None:
             self.previous = None
             await self._threads.run(return_memory)
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Cancel background work."""
         if self._dropping is not None:
             self._stop_dropping()
             await asyncio.gather(self._dropping, return_exceptions=True)

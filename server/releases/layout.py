@@ -1,4 +1,4 @@
-"""Where each part lies in a release's folder, and how its tables are read.
+"""Paths of each part in a release's folder, and how its tables are read.
 
 Model folders follow Triton's model-repository layout: `<name>/config.pbtxt` describes
 `<name>/1/model.onnx`. Pods don't read the configs; a Triton that serves the folder does.
@@ -16,9 +16,9 @@ RANKER_CONFIG = "ranker/config.pbtxt"
 VIDEO_KEYS = "videos/keys.npy"
 """int64[n], the key of each row."""
 VIDEO_IDS = "videos/ids.bin"
-"""n ids; see `server.releases.texts`."""
+"""Ids of n videos; see `server.releases.texts`."""
 VIDEO_TITLES = "videos/titles.bin"
-"""n titles, likewise."""
+"""Titles of n videos; see `server.releases.texts`."""
 VIDEO_VECTORS = "viewer_tower/1/vectors.npy"
 """float32[n, d], or float16[n, d] in a large catalogue: output of the video tower. It lies beside
 the viewer tower, which looks the history up in it: ONNX Runtime reads no file outside of a
@@ -28,18 +28,18 @@ VIDEO_FEATURE_TABLE = "videos/features.npy"
 VIDEO_INDEX = "videos/index.faiss"
 """Inner-product index over the vectors; its ids are rows."""
 CO_WATCH_ROWS = "videos/co_watch_rows.npy"
-"""int32[n, k]: rows of the videos that follow each video most, -1 where there are fewer."""
+"""int32[n, k]: rows of the videos that follow each video most, -1 if there are fewer."""
 CO_WATCH_WEIGHTS = "videos/co_watch_weights.npy"
-"""float32[n, k], or float16[n, k] in a large catalogue, 0 where the row is -1."""
+"""float32[n, k], or float16[n, k] in a large catalogue, 0 if the row is -1."""
 EASE_ROWS = "videos/ease_rows.npy"
 """int32[n, k]: rows of the videos that each video speaks for or against most by EASE."""
 EASE_WEIGHTS = "videos/ease_weights.npy"
-"""float32[n, k], how strongly, negative where against; k is 0 in a catalogue too large for it."""
+"""float32[n, k], signed strength of those; k is 0 if the catalogue is too large for EASE."""
 FRESH_ROWS = "videos/fresh_rows.npy"
-"""int64[m]: rows of new and hardly watched videos, at most 2,000, the freshest first."""
+"""int64[m]: rows of new and rarely watched videos, at most 2,000, the freshest first."""
 CONTENT_VECTORS = "videos/content_vectors.npy"
-"""float32[n, c], or float16[n, c] in a large catalogue: the video tower's content part alone at
-length 1, 0 where nothing is known."""
+"""float32[n, c], or float16[n, c] in a large catalogue: the video tower's content part alone,
+with norm 1, or 0 if nothing is known."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"
@@ -47,9 +47,9 @@ POPULAR_IDS = "popular.json"
 VOCABULARY = "vocabulary.json"
 """Object: attribute text to id, from 1."""
 MEASURED = "measured"
-"""Folder of the measured twin, a release of its own that no pod fetches; see the manifest."""
+"""Folder of the measured twin, a release of its own that pods don't fetch; see the manifest."""
 GOLDEN_VIEWER_TOWER = "golden/viewer_tower.npz"
 GOLDEN_RANKER = "golden/ranker.npz"
-"""Arrays `input/<name>` and `output/<name>`: requests and what PyTorch answered."""
+"""Arrays `input/<name>` and `output/<name>`: requests and PyTorch's outputs for them."""
 GOLDEN_TOLERANCE = 1e-4
-"""Largest absolute difference from the golden outputs that a pod accepts."""
+"""Maximum absolute difference from the golden outputs that a pod accepts."""

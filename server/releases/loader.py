@@ -30,11 +30,11 @@ R = TypeVar("R")
 __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
 _HASTY_SECONDS = 1.25
-"""How long S3 may be silent where waiting for it isn't worth it; once more makes under 3 s."""
+"""Timeout of S3 requests that aren't worth waiting for; with one retry it stays under 3 s."""
 
 
 class ChannelUnsetError(ReleaseError):
-    """The store answers, and the channel names no release: nothing is to be served."""
+    """The store responds, and the channel names no release: nothing is to be served."""
 
 
 class _ChannelMovedOnError(Exception):
@@ -44,10 +44,10 @@ class _ChannelMovedOnError(Exception):
 class ReleaseLoader(Generic[T]):
     """Loads the release that a channel names, and each next one; a failure keeps the old.
 
-    At most two releases are in memory: the one that serves, and either the one before it or
+    At most two releases are in memory: the one that is served, and either the one before it or
     the next one, which is being built.
 
-    Where the store can't give a release at the start, the one that pods of this kind served
+    If the store can't provide a release at the start, the one that pods of this kind served
     last is taken from the cache.
     """
 
@@ -65,27 +65,27 @@ class ReleaseLoader(Generic[T]):
         poll_seconds: float = 0.5,
         keep_previous_seconds: float = 10.0,
     ) -> None:
-        """Takes what to follow and how to build it; nothing is loaded yet.
+        """Start with nothing loaded.
 
         Args:
-            store: where the channel and the releases are.
-            cache: where they are kept on this machine.
+            store: holds the channel and the releases.
+            cache: keeps releases on this machine.
             channel: the channel to follow.
             pod: kind of pod, for example "ranking": pods of a kind need the same files.
             files: the files that `build` needs, by path in the release.
-            build: makes what is served out of a release's folder. Runs in a thread of its
-                own; whatever it raises is a failure to load.
-            replay: raises unless what was built answers the golden requests as recorded.
-            ready: returns once the time has come to swap to a release, of which it gets the
-                id; not asked for the first one. Must end by itself.
-            poll_seconds: how often to look at the channel.
-            keep_previous_seconds: how long a release is kept after the next one took over.
+            build: builds what is served from a release's folder. Runs in a thread of its own;
+                whatever it raises is a failure to load.
+            replay: raises unless what was built reproduces the recorded golden outputs.
+            ready: returns once it is time to swap to the release with the given id; not called for
+                the first one. Must end by itself.
+            poll_seconds: how often to read the channel.
+            keep_previous_seconds: how long the previous release is kept after a swap.
         """
         self.channel = channel
         self.failures = LoadFailures(channel)
-        """What went wrong."""
+        """Failures of loading."""
         self._store = store
-        # For reads that are small and soon repeated, or that the cache can stand in for.
+        # For reads that are small and soon repeated, or for which the cache can substitute.
         self._hasty_store = ReleaseStore(
             store.settings.model_copy(
                 update={
@@ -107,7 +107,7 @@ class ReleaseLoader(Generic[T]):
         self._note_retries = Retries(poll_seconds)
         self._threads = LoadingThreads()
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
-        """What is in memory."""
+        """Releases in memory."""
 
     @property
     def serving(self) -> Serving[T] | None:
@@ -116,11 +116,11 @@ class ReleaseLoader(Generic[T]):
 
     @property
     def progress(self) -> Progress:
-        """How far the load is that goes on now; its stage is SERVING where none does."""
+        """Progress of the current load; its stage is SERVING if there is none."""
         return self._progress.value
 
     async def run(self, on_first: Callable[[], Awaitable[None]]) -> None:
-        """Follows the channel until cancelled; calls `on_first` once a release is served."""
+        """Follow the channel until cancelled; call `on_first` once a release is served."""
         announced = False
         try:
             while True:
@@ -133,7 +133,7 @@ class ReleaseLoader(Generic[T]):
             await self._close()
 
     async def _attempt(self) -> float:
-        """Looks at the channel once, and loads what it names; gives the seconds to the next."""
+        """Read the channel once, and load what it names; return the seconds to the next attempt."""
         wanted = ""
         try:
             wanted = await self._look()
@@ -141,7 +141,7 @@ class ReleaseLoader(Generic[T]):
         except _ChannelMovedOnError:
             settled = True
         except Exception as error:  # noqa: BLE001
-            # Declared policy: whatever goes wrong with a release, the old one goes on.
+            # Declared policy: whatever goes wrong with a release, the old one stays.
             await self._fail(error, wanted)
             return self._delay(wanted)
         finally:
@@ -153,13 +153,13 @@ class ReleaseLoader(Generic[T]):
         return self._poll_seconds
 
     def _delay(self, wanted: str) -> float:
-        """Seconds to the next look after a failure; `wanted` is empty where looking failed."""
+        """Return the seconds until the next attempt; `wanted` is empty if it isn't known."""
         if self.serving is None:
             return self._retries.unserved_failed()
         return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
 
     async def _look(self) -> str:
-        """The release that the channel names."""
+        """Return the release that the channel names."""
         channel = await self._threads.run(lambda: self._hasty_store.read_channel(self.channel))
         if channel is None:
             raise ChannelUnsetError(
@@ -169,7 +169,7 @@ class ReleaseLoader(Generic[T]):
         return channel.release_id
 
     async def _bring(self, wanted: str) -> bool:
-        """Has `wanted` served; False where it failed of late and isn't tried again yet."""
+        """Load and serve `wanted`; return False if it failed recently and isn't retried yet."""
         if self.serving is None or self.serving.release_id != wanted:
             held = self.held.find(wanted)
             if held is not None:
@@ -183,18 +183,18 @@ class ReleaseLoader(Generic[T]):
         return True
 
     async def _store_to_load_from(self) -> ReleaseStore:
-        """The store, given little time where the cache could serve instead."""
+        """Return the store, with a short timeout if the cache could serve instead."""
         if self.serving is None:
             last = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
             return self._store if last is None or self._retries.failures else self._hasty_store
         return self._store
 
     async def _fetch(self, store: ReleaseStore, release_id: str) -> Path:
-        """The folder of a release, for as long as the channel names it.
+        """Return the folder of a release, as long as the channel names it.
 
         Raises:
             _ChannelMovedOnError: the channel names another release by now. What has arrived
-                stays for the next attempt.
+                is kept for the next attempt.
         """
         self._progress.begin(Stage.VERIFYING, release_id)
         fetching = asyncio.ensure_future(
@@ -214,13 +214,13 @@ class ReleaseLoader(Generic[T]):
             await asyncio.gather(fetching, return_exceptions=True)
             raise
         finally:
-            fetching.cancel()  # the pod stops: whoever stops it doesn't wait for S3
+            fetching.cancel()  # the pod stops, without waiting for S3
 
     async def _load(self, release_id: str, origin: Origin, folder: Path) -> None:
-        """Builds what is served out of a release's folder, and swaps to it."""
+        """Build what is served from a release's folder, and swap to it."""
         await self.held.drop_previous()
         self._progress.enter(Stage.BUILDING)
-        # A pod that serves nothing yet answers nobody: it builds at once.
+        # A pod that serves nothing yet has no calls to delay: it builds at once.
         async with build_turn(self._cache.root) if self.serving is not None else nullcontext():
             content = await self._behind_answers(lambda: self._build(folder))
             replay = self._replay
@@ -230,7 +230,7 @@ class ReleaseLoader(Generic[T]):
         await self._turn(content, release_id, origin)
 
     async def _turn(self, content: T, release_id: str, origin: Origin) -> None:
-        """Swaps, when it is time; the release before is kept for a while."""
+        """Swap when it is time; keep the previous release for a while."""
         before = self.serving
         if before is not None:
             self._progress.enter(Stage.WAITING)
@@ -245,7 +245,7 @@ class ReleaseLoader(Generic[T]):
         )
 
     async def _wait_for_turn(self, release_id: str) -> None:
-        """Returns when it is time to swap.
+        """Return when it is time to swap.
 
         Raises:
             _ChannelMovedOnError: the channel names another release by now.
@@ -267,10 +267,10 @@ class ReleaseLoader(Generic[T]):
         try:
             return await self._look() == release_id
         except StoreError:
-            return True  # it was when S3 answered last
+            return True  # it was when S3 last responded
 
     async def _note(self) -> None:
-        """Notes in the cache what is served, so that it stays there and is found again."""
+        """Record in the cache what is served, so that it is kept and found again."""
         assert self.serving is not None
         release_id = self.serving.release_id
         if self._noted == release_id or self._note_retries.is_put_off(release_id):
@@ -279,14 +279,14 @@ class ReleaseLoader(Generic[T]):
             here = await self._threads.run(
                 lambda: self._cache.remember(self._pod, self.channel, release_id)
             )
-            if not here:  # another pod has pruned it while it was built
+            if not here:  # another pod pruned it while it was built
                 await self._behind_answers(
                     lambda: self._cache.fetch(self._store, release_id, self._files)
                 )
             await self._threads.run(self._cache.prune)
         except (CacheError, ReleaseError, StoreError) as error:
-            # Declared policy: it is served all the same. Without the note a pod that starts
-            # while S3 is down doesn't find it; so it is tried again.
+            # Declared policy: it is served nonetheless. Without the record, a pod that starts
+            # while S3 is down doesn't find it; so recording is retried.
             self._note_retries.load_failed(release_id)
             if self._note_retries.failures == 1:
                 log.warning(
@@ -299,7 +299,7 @@ class ReleaseLoader(Generic[T]):
             self._note_retries.succeeded()
 
     async def _fail(self, error: Exception, wanted: str) -> None:
-        """Reports a failure; where nothing is served yet, the cache may still help."""
+        """Report a failure; if nothing is served yet, try the cache."""
         self._report(error, wanted)
         if self.serving is None and not isinstance(error, ChannelUnsetError):
             try:
@@ -309,7 +309,7 @@ class ReleaseLoader(Generic[T]):
                 self._report(second, wanted, self.failures.reason)
 
     async def _fall_back(self) -> None:
-        """Serves the cached release that was served last, where there is one."""
+        """Serve the cached release that was served last, if there is one."""
         release_id = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
         if release_id is not None:
             self._progress.begin(Stage.VERIFYING, release_id)
@@ -319,10 +319,10 @@ class ReleaseLoader(Generic[T]):
             await self._load(release_id, "cache", folder)
 
     async def _behind_answers(self, work: Callable[[], R]) -> R:
-        """Runs what takes much, behind answers.
+        """Run expensive work at a lower priority than requests.
 
-        Not so in a pod that serves nothing yet: the others have its calls, and on a busy machine
-        it would hardly get a turn.
+        A pod that serves nothing yet runs it at normal priority: it has no calls, and on a busy
+        machine the work would hardly get the processor.
         """
         run = self._threads.run if self.serving is None else self._threads.run_behind_answers
         return await run(work)
@@ -333,7 +333,7 @@ class ReleaseLoader(Generic[T]):
         self.failures.report(error, stage, release_id, still, before)
 
     async def _close(self) -> None:
-        """Ends what is under way: a download at its next chunk, the rest where it can."""
+        """Cancel what is under way: a download at its next chunk, the rest as soon as it can."""
         self._progress.stop()
         await self.held.close()
         await self._threads.close()

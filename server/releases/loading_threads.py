@@ -1,4 +1,4 @@
-"""The threads in which releases are loaded, so that answers don't wait for it."""
+"""The threads in which releases are loaded, so that requests don't wait for it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _NICE = 10
 
 
 class LoadingThreads:
-    """One thread to load in, and one to give memory back in meanwhile. Use it from one loop."""
+    """One thread to load in, and one to free memory in meanwhile. Use it from one event loop."""
 
     def __init__(self) -> None:
-        """Starts no thread before there is work."""
+        """Start without threads; they start with the first work."""
         self._executor = ThreadPoolExecutor(2, "release")
 
     async def run(self, work: Callable[[], R]) -> R:
-        """What `work` returns, or raises."""
+        """Return what `work` returns, or raise what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def run_behind_answers(self, work: Callable[[], R]) -> R:
-        """The same, for what takes much: answers go first."""
+        """Run expensive `work` at a lower priority than requests."""
 
         def run() -> R:
             _yield_to_answers()
@@ -37,7 +37,7 @@ class LoadingThreads:
         return await self.run(run)
 
     async def close(self) -> None:
-        """Ends the threads, for a second at most: what S3 holds up ends by its own time limit."""
+        """Stop the threads, waiting at most a second: S3 requests have timeouts of their own."""
         ended = asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
         await asyncio.wait([ended], timeout=_CLOSE_SECONDS)
 
@@ -46,9 +46,9 @@ _thread = threading.local()
 
 
 def _yield_to_answers() -> None:
-    """Lets answers go before this thread from now on, also those of the machine's other pods.
+    """Lower this thread's priority below requests, also those of the machine's other pods.
 
-    The cache's threads, which verify and download, are started by it and inherit that.
+    The cache's threads, which verify and download, are started by it and inherit its priority.
     """
     # On Linux each thread has a priority of its own.
     if sys.platform == "linux" and not getattr(_thread, "yields", False):

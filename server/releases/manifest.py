@@ -43,15 +43,15 @@ from server.releases.fields import (
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
-"""Ours have some 10,000."""
+"""Ours have about 10,000 bytes."""
 CANDIDATES = 300
-"""How many a ranker is trained on, and asked for, unless a profile has another number."""
+"""Candidates in a ranker's training lists and requests, unless a profile sets another number."""
 MAX_CANDIDATES = 2000
-"""What pods rank at most."""
+"""Maximum candidates that pods rank."""
 
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 TaskWeight = Annotated[float, Field(ge=0, le=100)]
-"""An exponent of a probability: a negative one makes 0 infinite."""
+"""Exponent of a probability: a negative one would make 0 infinite."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -60,7 +60,7 @@ class ReleaseError(VireoError):
 
 
 class OlderFormatError(ReleaseError):
-    """A release of a format that builds before this one made."""
+    """A release in a format of earlier builds."""
 
 
 class _Part(BaseModel):
@@ -77,7 +77,7 @@ class FileEntry(_Part):
 
     @staticmethod
     def of(path: Path) -> FileEntry:
-        """The entry that describes the file at `path` as it is."""
+        """Return the entry that describes the file at `path` as it is."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(size=path.stat().st_size, sha256=digest)
@@ -91,15 +91,15 @@ class FeatureSchema(_Part):
     match_features: Labels
     viewer_features: Labels
     history_limit: int = Field(ge=1, le=10_000)
-    """How many of the last watched videos the viewer tower reads."""
+    """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
     """Dimensions of the viewer and video embeddings."""
     constants: dict[Label, float] = Field(max_length=256)
-    """The numbers that give features their meaning; see `server.features.constants`."""
+    """Numbers that define the features; see `server.features.constants`."""
 
     @staticmethod
     def ours(history_limit: int, vector_size: int) -> FeatureSchema:
-        """What this build computes, for models of these sizes."""
+        """Return the schema of this build, for models of these sizes."""
         return FeatureSchema(
             video_features=VIDEO_FEATURES,
             retrieval_features=RETRIEVAL_FEATURES,
@@ -111,7 +111,7 @@ class FeatureSchema(_Part):
         )
 
     def difference(self) -> str:
-        """The first field that differs from what this build computes; empty where none does."""
+        """Return the first field that differs from this build's schema; empty if none does."""
         for name, ours in (
             ("video_features", VIDEO_FEATURES),
             ("retrieval_features", RETRIEVAL_FEATURES),
@@ -145,12 +145,12 @@ _Shares = Annotated[dict[Label, Share], AfterValidator(_of_every_source)]
 
 
 class Quotas(RootModel[_Shares]):
-    """Shares of the candidates kept for the best of each source; two-tower gets what is left.
+    """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
 
     On validation recall hardly moves with them. With EASE at .2, .3 and .4, Recall@300 is .901,
     .905 and .906 on ml-100k, and .862, .861 and .858 on ml-1m; Recall@500 .950, .952 and .960, and
-    .910, .912 and .910. Fresh videos cost some, and get a few places all the same, or nobody would
-    ever watch them.
+    .910, .912 and .910. Fresh videos lower it, and get a few places nonetheless, or they would
+    never be watched.
     """
 
     model_config = ConfigDict(frozen=True, validate_default=True)
@@ -163,7 +163,7 @@ class ScoreWeights(_Part):
     watch: TaskWeight = 1.0
     like: TaskWeight = 0.0
     diversity: float = Field(default=0.0, ge=0, le=100)
-    """Strength of the diversity among the best, 0 for none; see `server.ranking.diversity`."""
+    """Strength of the diversity re-ranking, 0 for none; see `server.ranking.diversity`."""
 
 
 class IndexDescription(_Part):
@@ -173,14 +173,14 @@ class IndexDescription(_Part):
     """Every vector, or those of the nearest cells, in 8 bits a dimension."""
     cells: Count = 0
     probes: Count = 0
-    """How many of the cells are searched; 0 where there are none."""
+    """Number of cells that are searched; 0 without cells."""
     neighbours: Count = 0
-    """How many nearest videos the recall is of; 0 where nothing was measured."""
+    """k of recall@k; 0 if it wasn't measured."""
     queries: Count = 0
-    """Viewers that it was measured with."""
+    """Number of viewers that it was measured with."""
     recall_wanted: Share = 1.0
     recall: Share = 1.0
-    """Share of the exact nearest that the search finds."""
+    """Share of the exact nearest neighbours that the search finds."""
 
     @model_validator(mode="after")
     def _probes_within_cells(self) -> IndexDescription:
@@ -199,24 +199,24 @@ class Manifest(_Part):
     """Name of the data set that it was trained on."""
     code_commit: Word
     architecture: Word = ""
-    """Processor that the goldens were made on, for example x86_64; empty where nobody noted it."""
+    """Processor that the goldens were made on, for example x86_64; empty if unknown."""
     data_fingerprint: Word
     holdout: Literal["last", "none"]
-    """Whether each viewer's last watch was kept from training, so that it can be tested."""
+    """Whether each viewer's last watch was held out of training, for testing."""
     measured: ReleaseId | Literal[""] = ""
-    """The measured twin, whole below `layout.MEASURED`, whose metrics these are: fitted with the
-    same settings to all but the held-out watches. Empty if this release was measured itself."""
+    """The measured twin, a whole release below `layout.MEASURED`, whose metrics these are: fitted
+    alike but without the held-out watches. Empty if this release was measured itself."""
     feature_schema: FeatureSchema
     quotas: Quotas = Quotas()
-    """How training drew its candidates, and serving and evaluation therefore do."""
+    """How training sampled candidates, and so serving and evaluation do too."""
     candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
-    """How many: the ranker learned from lists of this length, and its probabilities are of such."""
+    """Length of the ranker's training lists, which its probabilities depend on."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights
     metrics: dict[Label, float] = Field(max_length=1000)
     files: dict[FilePath, FileEntry] = Field(max_length=1000)
-    """Path below the release's folder to what must be there; the manifest itself excepted."""
+    """Entry of every file, by path below the release's folder; the manifest itself excepted."""
 
     @model_validator(mode="after")
     def _files_have_places_of_their_own(self) -> Manifest:
@@ -228,12 +228,12 @@ class Manifest(_Part):
 
     @staticmethod
     def parse(text: bytes, source: str) -> Manifest:
-        """Reads a manifest.
+        """Parse a manifest.
 
         Raises:
-            OlderFormatError: its format version is one of an earlier build.
-            ReleaseError: it isn't one, or its format version or features aren't ours; the
-                message names the field and `source`.
+            OlderFormatError: its format version is that of an earlier build.
+            ReleaseError: it isn't a manifest, or its format version or features aren't this
+                build's; the message names the field and `source`.
         """
         try:
             document = parse_json(text, MAX_MANIFEST_BYTES)
@@ -263,14 +263,14 @@ class Manifest(_Part):
         return Manifest.parse(text, str(path))
 
     def write(self, folder: Path) -> None:
-        """Writes the manifest into `folder`."""
+        """Write the manifest into `folder`."""
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n")
 
 
 def _check_format(document: Any, source: str) -> None:
-    """Raises ReleaseError unless the manifest is of our format: other fields may depend on it."""
+    """Raise ReleaseError unless the manifest has our format: other fields may depend on it."""
     version = document.get("format_version") if isinstance(document, dict) else None
-    # A manifest that says true or 4.0 is damaged.
+    # True and 4.0 equal integers, but only a damaged manifest has them.
     if type(version) is not int or version != FORMAT_VERSION:
         older = type(version) is int and 0 < version < FORMAT_VERSION
         raise (OlderFormatError if older else ReleaseError)(
@@ -281,7 +281,7 @@ def _check_format(document: Any, source: str) -> None:
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
-    """The entry of every file below `folder` but its manifest, by POSIX path."""
+    """Return the entry of every file below `folder` except its manifest, by POSIX path."""
     return {
         path.relative_to(folder).as_posix(): FileEntry.of(path)
         for path in sorted(folder.rglob("*"))

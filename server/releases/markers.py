@@ -1,28 +1,28 @@
 """Whether a release is in the store: the one object that says so, `releases/<id>/manifest.json`.
 
 It goes from absent to *uploading*, to the manifest itself, to *removing*, and to absent again. Each
-step is a compare-and-swap on this object, by a token that nobody else has, so that of an upload, a
-removal and another upload of the same id at most one goes on at a time, and whoever was overtaken
-finds out by its next step:
+step is a compare-and-swap on this object, by a unique token, so that of an upload, a removal and
+another upload of the same id at most one proceeds at a time, and a process that was overtaken
+finds out at its next step:
 
 - `publish` claims the id, uploads, and replaces its own claim by the manifest. If `gc` took the
-  claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
-  each file, since files can't be written on a condition: an upload that was overtaken while it was
-  held up writes at most the files that it had begun, PARALLEL of them, with the content that their
-  manifest describes unless another release took the id. A claim whose process died is taken over
-  by the next publish of the same release, or removed by `gc`.
+   claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
+   each file, since files can't be written conditionally: an upload that was overtaken while it was
+   delayed writes at most the files that it had begun, PARALLEL of them, with the content that
+   their manifest describes unless another release took the id. A claim whose process died is
+   taken over by the next publish of the same release, or removed by `gc`.
 - `gc` replaces what it saw when it planned by a tombstone that keeps what was there. Then it reads
   what channels need and what files there are. If one is needed, or a file is newer than all that it
   planned with, it puts back what was there; else it deletes the files and its own tombstone. A
-  tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be deleted
-  on a condition, so a `gc` that was held up for LEASE_SECONDS stops by itself long before.
+   tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be
+   deleted conditionally, so a `gc` that was delayed for LEASE_SECONDS stops by itself long before.
 - `promote` and `rollback` note in the channel what it is about to name, then read this object, then
   have the channel name the release. If `gc` wrote its tombstone before that read, they see it and
   leave the channel as it was. If it did later, `gc` reads the channel later still, finds the note
   or the name, and puts the manifest back before it has deleted anything.
 
-So a tombstone of a release that a channel needs still has all its files: pods read the manifest out
-of it. If `gc` dies between the two, the next one puts the manifest back.
+Until `gc` has put the manifest back, a tombstone of a release that a channel needs still has all
+its files: pods read the manifest from it. If `gc` dies before that, the next one puts it back.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from server.releases.fields import parse_json
 from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 
 ABANDONED = timedelta(hours=1)
-"""Age after which nobody goes on with the removal that a tombstone stands for."""
+"""Age after which the removal of a tombstone counts as abandoned."""
 LEASE_SECONDS = 900.0
-"""How long after its tombstone a `gc` may still delete files: far less than ABANDONED, since S3 and
-this machine may disagree about the time, and a request may take its while."""
+"""How long after its tombstone a `gc` may delete files: far less than ABANDONED, since S3's clock
+may differ from this machine's, and requests take time."""
 _MAX_BYTES = 2 * MAX_MANIFEST_BYTES
 
 
@@ -56,20 +56,20 @@ class Marker(BaseModel):
     marker: Literal["uploading", "removing"]
     by: str = Field(max_length=256)
     token: str = Field(default_factory=lambda: uuid.uuid4().hex, max_length=64)
-    """Of whoever wrote it: no two markers are the same."""
+    """Unique token of its writer."""
     digest: str = Field(default="", max_length=64)
-    """Of an upload: SHA-256 of the manifest that is to come."""
+    """For an upload: SHA-256 of the manifest to come."""
     replaced: str | None = Field(default=None, max_length=_MAX_BYTES)
-    """Of a removal: what was here before, in Base64; None if nothing that a manifest could be."""
+    """For a removal: what was here before, in Base64; None if it can't have been a manifest."""
 
     @staticmethod
     def uploading(digest: str) -> Marker:
-        """Return a claim of this user."""
+        """Return a claim by this user."""
         return Marker(marker="uploading", by=_user(), digest=digest)
 
     @staticmethod
     def removing(replaced: bytes | None) -> Marker:
-        """Return a tombstone of this user; of more than any manifest may have it keeps nothing."""
+        """Return this user's tombstone; it keeps `replaced` unless larger than any manifest."""
         kept = replaced if replaced is not None and len(replaced) <= MAX_MANIFEST_BYTES else None
         text = None if kept is None else b64encode(kept).decode()
         return Marker(marker="removing", by=_user(), replaced=text)
@@ -89,10 +89,10 @@ class ManifestObject:
     """What a release's object held when it was read."""
 
     body: bytes
-    """As much as `Bucket.get` reads: twice MAX_MANIFEST_BYTES at most, and one more."""
+    """At most as much as `Bucket.get` reads: 2 * MAX_MANIFEST_BYTES + 1."""
     etag: str
     marker: Marker | None
-    """None if it is a manifest, sound or not."""
+    """None if the object is a manifest, sound or not."""
 
     @property
     def manifest(self) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Gives the memory of a release that was dropped back to the machine."""
+"""Returns the memory of a dropped release to the operating system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import gc
 
 
 def return_memory() -> None:
-    """Collects what has no owner any more, and has malloc return the pages that this frees.
+    """Collect garbage, and have malloc return the freed pages.
 
-    Releases have no cycles: the last call that uses one frees it, also where `gc.freeze` had
-    taken it out of the collector's sight. What is collected here is what came with it.
+    Releases have no cycles: the last call that uses one frees it, even if `gc.freeze` had
+    hidden it from the collector. What is collected here are objects created along with it.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc; others return memory as they see fit
+    if trim is not None:  # glibc; other allocators decide by themselves
         trim(ctypes.c_size_t(0))

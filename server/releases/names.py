@@ -1,4 +1,4 @@
-"""What releases may be called: their ids are parts of object names and paths."""
+"""Which release ids are allowed: they are parts of object names and paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.releases.manifest import ReleaseError
 
 
 def check_release_id(release_id: str) -> None:
-    """Raises ReleaseError unless `release_id` is fit to be part of a path."""
+    """Raise ReleaseError unless `release_id` is fit to be part of a path."""
     if not re.fullmatch(RELEASE_ID, release_id):
         raise ReleaseError(
             f"{release_id!r} can't be a release id; use letters, digits, dots, dashes and "

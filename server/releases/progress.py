@@ -1,4 +1,4 @@
-"""How far a load is: a value that anybody may read while threads push it on."""
+"""Progress of a load: anybody may read it while threads update it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Stage(StrEnum):
     """What a loader is doing, in the order of a load."""
 
     LOOKING = "looking"
-    """Asking the channel which release to serve."""
+    """Reading from the channel which release to serve."""
     VERIFYING = "verifying"
-    """Comparing what is in the cache with the manifest's digests."""
+    """Comparing the cached files with the manifest's digests."""
     DOWNLOADING = "downloading"
     BUILDING = "building"
-    """Making sessions, index and tables beside those that serve."""
+    """Building sessions, index and tables beside those that serve."""
     REPLAYING = "replaying"
     """Comparing golden requests with their recorded outputs."""
     WAITING = "waiting"
@@ -28,67 +28,67 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a load is."""
+    """Progress of a load."""
 
     stage: Stage
     release_id: str = ""
     """The release that is loaded; empty while looking for the first one."""
     bytes_done: int = 0
-    """Of the files that this pod needs, how much is in the cache and verified or arriving."""
+    """Bytes of this pod's files that are verified in the cache or have arrived."""
     bytes_total: int = 0
     """Size of all those files; 0 until the manifest is known."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A load, or a look at the channel, that failed."""
+    """A load, or a read of the channel, that failed."""
 
     reason: str
     stage: Stage
     release_id: str
-    """The release that could not be loaded; empty where none was known yet."""
+    """The release that failed to load; empty if it wasn't known yet."""
     at: datetime
 
 
 class LoadStoppedError(Exception):
-    """The load was told to stop: its process is about to end, or another release is wanted."""
+    """The load was stopped: its process is about to end, or another release is wanted."""
 
 
 class LoadProgress:
     """The progress of one load after another. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        """Starts at looking."""
+        """Start with the stage LOOKING."""
         self.value = Progress(Stage.LOOKING)
-        """How far it is now."""
+        """The current progress."""
         self._lock = threading.Lock()
         self._files: dict[str, int] = {}
         self._stopped = self._abandoned = False
 
     def begin(self, stage: Stage, release_id: str = "") -> None:
-        """Starts anew, with no bytes."""
+        """Start a new load, with no bytes."""
         with self._lock:
             self._abandoned = False
             self._files.clear()
             self.value = Progress(stage, release_id)
 
     def enter(self, stage: Stage) -> None:
-        """Goes on to a stage of the same load."""
+        """Enter a stage of the same load."""
         with self._lock:
             now = self.value
             self.value = Progress(stage, now.release_id, now.bytes_done, now.bytes_total)
 
     def expect(self, total: int) -> None:
-        """Tells how many bytes there are in all."""
+        """Set the total number of bytes."""
         with self._lock:
             now = self.value
             self.value = Progress(now.stage, now.release_id, now.bytes_done, total)
 
     def arrived(self, path: str, size: int) -> None:
-        """Tells how many bytes of a file are here by now.
+        """Set how many bytes of a file have arrived.
 
         Raises:
-            LoadStoppedError: the load shall go no further.
+            LoadStoppedError: the load is to stop.
         """
         with self._lock:
             if self._stopped or self._abandoned:
@@ -99,11 +99,11 @@ class LoadProgress:
             self.value = Progress(now.stage, now.release_id, done, now.bytes_total)
 
     def abandon(self) -> None:
-        """Ends the load at its next byte; the next one begins as usual."""
+        """Stop the load at its next byte; the next load begins as usual."""
         with self._lock:
             self._abandoned = True
 
     def stop(self) -> None:
-        """Ends the load, and every later one, at its next byte."""
+        """Stop the load, and every later one, at its next byte."""
         with self._lock:
             self._stopped = True

@@ -1,4 +1,4 @@
-"""Keeps the cache of releases within bounds: what nothing needs any more is deleted."""
+"""Keeps the cache of releases within bounds by deleting what is no longer needed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from server.releases.download import PART, open_folder, try_lock
 log = structlog.get_logger()
 
 _STALE_SECONDS = 3600.0
-"""Age after which something unfinished won't be finished any more."""
+"""Age after which something unfinished counts as abandoned."""
 _UNLINKED_SECONDS = 60.0
-"""Age after which a blob that no release links isn't one that is about to be linked."""
+"""Age after which a blob that no release links counts as garbage, not as about to be linked."""
 
 
 def prune(root: Path, keep: int) -> list[str]:
-    """Deletes releases, blobs and remains of downloads that nothing needs.
+    """Delete releases, blobs and partial downloads that are no longer needed.
 
     Args:
         root: the cache's folder.
-        keep: how many releases stay besides those noted in `last/`: the ones used last.
+        keep: number of releases to keep, the most recently used, besides those in `last/`.
 
     Returns:
         The ids of the releases that were deleted.
@@ -47,7 +47,7 @@ def prune(root: Path, keep: int) -> list[str]:
 
 
 def _noted(root: Path) -> set[str]:
-    """The releases that pods of this machine served last."""
+    """Return the releases that pods of this machine served last."""
     return {
         note.read_text(errors="replace")
         for note in root.glob("last/*/*")
@@ -56,14 +56,14 @@ def _noted(root: Path) -> set[str]:
 
 
 def _delete_unless_used(root: Path, folder: Path) -> bool:
-    """Deletes a release unless a pod fetches, opens or notes it; tells whether it did."""
+    """Delete a release unless a pod fetches, opens or records it; return whether it was deleted."""
     with open_folder(folder) as opened:
         if opened is None or not try_lock(opened):
             return False
-        # Whoever notes a release holds its lock: what isn't noted by now isn't before it is gone.
+        # A pod holds a release's lock while it records it: one unrecorded now stays unrecorded.
         if folder.name in _noted(root):
             return False
-        # A file that doesn't go now goes the next time.
+        # A file that can't be deleted now is deleted the next time.
         shutil.rmtree(folder, ignore_errors=True)
         return True
 
@@ -74,11 +74,11 @@ def _delete_unless_written(part: Path) -> None:
             if try_lock(file):
                 part.unlink(missing_ok=True)
     except FileNotFoundError:
-        return  # its download is complete, or another pod was first
+        return  # its download completed, or another pod deleted it
 
 
 def _age(path: Path) -> float:
-    """Seconds since it was used last; none where it is gone already."""
+    """Return the seconds since its last use; 0 if it no longer exists."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

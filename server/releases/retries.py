@@ -1,51 +1,51 @@
-"""When to try again what has failed: soon at first, then less and less often."""
+"""Backoff between attempts: short at first, then longer and longer."""
 
 from __future__ import annotations
 
 import time
 
 _FIRST_DELAY = 0.25
-_LONGEST_UNSERVED_DELAY = 3.0
-_LONGEST_LOOK_DELAY = 5.0
-_LONGEST_LOAD_DELAY = 30.0
+_MAX_UNSERVED_DELAY = 3.0
+_MAX_LOOK_DELAY = 5.0
+_MAX_LOAD_DELAY = 30.0
 
 
 class Retries:
-    """Delays after failures in a row. All times are in seconds."""
+    """Backoff after consecutive failures. All times are in seconds."""
 
     def __init__(self, poll_seconds: float) -> None:
-        """Takes how often to look at the channel when all is well."""
+        """Start without failures; `poll_seconds` is how often the channel is read in good times."""
         self._poll_seconds = poll_seconds
         self.failures = 0
-        """How many attempts in a row have failed."""
-        # A release that failed to load, and when to try it again.
+        """Number of consecutive failures."""
+        # Release that failed to load, and when to retry it.
         self._put_off = ("", 0.0)
 
     def succeeded(self) -> None:
-        """Begins anew."""
+        """Reset the backoff."""
         self.failures = 0
         self._put_off = ("", 0.0)
 
     def unserved_failed(self) -> float:
-        """An attempt failed with nothing to serve; the time to the next, never long."""
-        return min(_FIRST_DELAY * self._longer(), _LONGEST_UNSERVED_DELAY)
+        """Record a failure with nothing to serve; return the delay, never long."""
+        return min(_FIRST_DELAY * self._longer(), _MAX_UNSERVED_DELAY)
 
     def look_failed(self) -> float:
-        """A look at the channel failed; the time to the next."""
-        longest = max(self._poll_seconds, _LONGEST_LOOK_DELAY)
-        return min(self._poll_seconds * self._longer(), longest)
+        """Record a failed read of the channel; return the delay to the next one."""
+        max_delay = max(self._poll_seconds, _MAX_LOOK_DELAY)
+        return min(self._poll_seconds * self._longer(), max_delay)
 
     def load_failed(self, release_id: str) -> float:
-        """A load failed: it is put off. The time to the next look: others may be named soon."""
+        """Record a failed load, which puts the release off; return the delay to the next read."""
         if release_id != self._put_off[0]:
             self.failures = 0
-        longest = max(self._poll_seconds, _LONGEST_LOAD_DELAY)
-        until = time.monotonic() + min(self._poll_seconds * self._longer(), longest)
+        max_delay = max(self._poll_seconds, _MAX_LOAD_DELAY)
+        until = time.monotonic() + min(self._poll_seconds * self._longer(), max_delay)
         self._put_off = (release_id, until)
         return self._poll_seconds
 
     def is_put_off(self, release_id: str) -> bool:
-        """Whether the time to try a release again hasn't come."""
+        """Return whether the release was put off and isn't due yet."""
         failed, until = self._put_off
         return release_id == failed and time.monotonic() < until
 

@@ -1,4 +1,4 @@
-"""Rolling a channel back: to the release before, skipping what was itself rolled back from."""
+"""Rolling a channel back to the previous release, skipping what was itself rolled back from."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class NothingToReturnToError(VireoError):
 
 @dataclass(frozen=True)
 class Rollback:
-    """What a rollback did."""
+    """Result of a rollback."""
 
     before: Channel
     pointer: ChannelPointer
     """What the channel holds now."""
     gone: tuple[str, ...]
-    """Earlier releases that were passed over, since they aren't in the store any more."""
+    """Earlier releases that were skipped, since they are no longer in the store."""
 
 
 def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
-    """Points a channel at its last good release, with the share and best figures of then.
+    """Point a channel at its last good release, with the share and best figures it had then.
 
     A promotion is a step forward, a rollback takes it back: after two rollbacks the channel
     names what it did two promotions before.
 
     Raises:
-        NothingToReturnToError: there is none.
+        NothingToReturnToError: there is no earlier good release.
         ChannelChangedError: somebody else changed the channel in the meantime.
     """
     before = store.read_channel(name)
@@ -57,7 +57,7 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
         except NotInStoreError:
             gone.append(record.release_id)
             earlier = record.returns_to
-            # A record that leads to itself or to a later one isn't ours.
+            # A record that leads to itself or to a later one is invalid.
             revision = earlier if earlier is not None and earlier < revision else None
         else:
             return Rollback(before, pointer, tuple(gone))
@@ -65,7 +65,7 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
 
 
 def _advice(before: Channel, gone: list[str]) -> str:
-    """What to do where no earlier release is left."""
+    """Return what to do if no earlier release is left."""
     name, release_id = before.name, before.release_id
     removed = f" ({', '.join(gone)} was removed from the store)" if gone else ""
     end_canary = (

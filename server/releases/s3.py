@@ -1,4 +1,4 @@
-"""Where releases are stored: `VIREO_S3_…` variables."""
+"""Settings of the S3 storage of releases: `VIREO_S3_…` variables."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class S3Settings(BaseSettings):
     endpoint: str = Field(pattern=r"^[^/]+$")
     """Host and port, without a scheme, for example 127.0.0.1:8110."""
     access_key: str = Field(min_length=1)
-    """The key's public half. Publishing needs one that may write, pods one that may read."""
+    """The access key. Publishing needs one that may write, pods one that may read."""
     secret_key: SecretStr = Field(min_length=1)
-    """The key's secret half; never printed."""
+    """The secret key; never printed."""
     bucket: str = Field(default="vireo", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-    """Made by the first publish where it is missing."""
+    """Created by the first publish if it is missing."""
     secure: bool = False
-    """Whether to speak TLS."""
+    """Whether to use TLS."""
     region: str = "us-east-1"
     """The region that requests are signed for."""
     connect_timeout: float = Field(default=1.0, gt=0)
     """Seconds. Short, so that a pod soon falls back on its cache."""
     read_timeout: float = Field(default=10.0, gt=0)
-    """Seconds without a byte before a transfer is given up."""
+    """Seconds without a byte after which a transfer is abandoned."""
     retries: int = Field(default=2, ge=0)
-    """How often a request is repeated at once that broke off or got a server error."""
+    """Number of immediate retries of a request that broke off or got a server error."""
 
     @staticmethod
     def load() -> S3Settings:
-        """The settings of the environment.
+        """Return the settings from the environment.
 
         Raises:
-            VireoError: one is missing or unfit; the line names its variable.
+            VireoError: one is missing or unfit; the message names its variable.
         """
         try:
             return S3Settings()  # type: ignore[call-arg]
@@ -51,6 +51,6 @@ class S3Settings(BaseSettings):
             raise VireoError("bad S3 settings: " + "; ".join(problems)) from error
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these settings."""
+        """Return the variables that give a child process these settings."""
         values = self.model_dump() | {"secret_key": self.secret_key.get_secret_value()}
         return {f"VIREO_S3_{name.upper()}": str(value) for name, value in values.items()}

@@ -25,37 +25,37 @@ from server.releases.store_errors import BeingRemovedError, NotInStoreError, Sto
 
 @dataclass(frozen=True)
 class ListedRelease:
-    """A release as a listing tells of it."""
+    """A release as listed."""
 
     release_id: str
     manifest: Manifest | None
-    """None where it is unfit."""
+    """None if it is unfit."""
     problem: str = ""
-    """Why it is unfit; empty where it isn't."""
+    """Why it is unfit; empty if it isn't."""
 
 
 class ReleaseStore:
     """The releases and channels of one bucket. Safe to use from several threads."""
 
     def __init__(self, settings: S3Settings) -> None:
-        """Takes the settings; nothing is asked of the server yet."""
+        """Start with `settings`; no request is made yet."""
         self.settings = settings
         self.bucket = Bucket(settings)
         self._channels = Channels(self.bucket)
 
     def publish(self, folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-        """Uploads the release in `folder`; the manifest goes last, and makes it a release.
+        """Upload the release in `folder`; the manifest goes last, and completes the release.
 
-        Publishing the same release again does nothing. What an upload left that broke off is
+        Publishing the same release again does nothing. The files of an interrupted upload are
         uploaded again.
 
         Args:
             folder: a release with its manifest.
-            progress: called with the bytes of each file once it is there, from any thread.
+            progress: called with the bytes of each file once it is uploaded, from any thread.
 
         Raises:
             ReleaseError: the folder doesn't match its manifest, or another release has its id.
-            StoreError: S3 can't take it, or somebody publishes or removes the release too.
+            StoreError: S3 fails, or another process publishes or removes the release.
         """
         manifest = Manifest.read(folder)
         release_id = manifest.release_id
@@ -85,7 +85,7 @@ class ReleaseStore:
         return manifest
 
     def list(self) -> tuple[ListedRelease, ...]:
-        """Every published release, newest first; those with an unfit manifest last."""
+        """Return every published release, newest first; those with an unfit manifest last."""
         if not self.bucket.exists():
             return ()
         with ThreadPoolExecutor(PARALLEL) as threads:
@@ -99,7 +99,7 @@ class ReleaseStore:
         return tuple(sorted(published, key=newest_last, reverse=True))
 
     def manifest(self, release_id: str) -> Manifest:
-        """The manifest of a release.
+        """Return the manifest of a release.
 
         Raises:
             NotInStoreError: there is no such release.
@@ -118,36 +118,36 @@ class ReleaseStore:
         return manifest
 
     def check_published(self, release_id: str) -> None:
-        """Return if a release is in the store, whole and not about to go.
+        """Return if a release is in the store, complete and not being removed.
 
         Raises:
-            NotInStoreError: it isn't: it was never published, or is being uploaded or removed.
+            NotInStoreError: it was never published, or is being uploaded or removed.
         """
         found = self._found(release_id)
         if found is not None and found.marker is None:
             return
         why = _DOING[found.marker.marker] if found and found.marker else "isn't there"
-        told = (
+        message = (
             f"release {release_id} isn't in bucket {self.bucket.name}: it {why}; "
             "`vireo release list` shows what is"
         )
         if found is not None and found.marker is not None and found.marker.marker == "removing":
-            raise BeingRemovedError(told, found.marker.by)
-        raise NotInStoreError(told)
+            raise BeingRemovedError(message, found.marker.by)
+        raise NotInStoreError(message)
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
-        """The content of one file of a release, in chunks, from byte `offset` on.
+        """Yield the content of one file of a release in chunks, from byte `offset` on.
 
-        Nothing comes where the file has no more than `offset` bytes.
+        Nothing is yielded if the file ends before.
 
         Raises:
-            NotInStoreError: it isn't there.
+            NotInStoreError: the file isn't there.
         """
         check_release_id(release_id)
         return self.bucket.read(release_object(release_id, path), offset)
 
     def read_channel(self, name: str) -> Channel | None:
-        """The channel, or None where it was never set.
+        """Return the channel; None if it was never set.
 
         Raises:
             NotInStoreError: the bucket isn't there.
@@ -155,7 +155,7 @@ class ReleaseStore:
         return self._channels.read(name)
 
     def channels(self) -> dict[str, Channel]:
-        """Every channel by name."""
+        """Return every channel by name."""
         return self._channels.all()
 
     def set_channel(
@@ -165,19 +165,19 @@ class ReleaseStore:
         expected: Channel | None,
         updated_by: str | None = None,
     ) -> ChannelPointer:
-        """Points a channel at a published release; `change_channel` without the details."""
+        """Point a channel at a published release; `change_channel` without the details."""
         return self.change_channel(name, Change(release_id, updated_by=updated_by), expected)
 
     def change_channel(self, name: str, change: Change, expected: Channel | None) -> ChannelPointer:
-        """Changes a channel to name a published release, if nobody has since it was read.
+        """Change a channel to name a published release, unless it has changed since it was read.
 
-        Only a promotion needs a release that this build understands. What a channel named
-        before it may name again, whoever it was made for: the pods verify it themselves.
+        Only a promotion needs a release that this build understands. A channel may name again what
+        it named before, whichever build that was for: the pods verify it themselves.
 
         Args:
             name: the channel.
-            change: what it shall name, and why.
-            expected: the channel as `read_channel` gave it; None where it was never set.
+            change: what it is to name, and why.
+            expected: the channel as `read_channel` returned it; None if it was never set.
 
         Raises:
             NotInStoreError: the release isn't published.
@@ -198,11 +198,11 @@ class ReleaseStore:
         return self._channels.documents()
 
     def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
-        """The changes of a channel, oldest first; the last few only where so many are named."""
+        """Return the changes of a channel, oldest first; only the `last` ones if given."""
         return self._channels.history(name, last)
 
     def recorded(self, name: str, revision: int) -> ChannelPointer | None:
-        """One change of a channel; None where it isn't in the history."""
+        """Return one change of a channel; None if it isn't in the history."""
         return self._channels.recorded(name, revision)
 
     def _found(self, release_id: str) -> ManifestObject | None:
@@ -214,11 +214,11 @@ class ReleaseStore:
         return found.etag if found else None
 
     def _is_published(self, manifest: Manifest) -> bool:
-        """Whether it is; raises ReleaseError where another release has its id."""
+        """Return whether a release is published; raise ReleaseError if another one has its id."""
         try:
             found = self._found(manifest.release_id)
         except NotInStoreError:
-            return False  # nor is the bucket
+            return False  # there is no bucket either
         if found is None or found.marker is not None:
             return False
         if Manifest.parse(found.body, manifest_place(manifest.release_id)) != manifest:
@@ -229,11 +229,11 @@ class ReleaseStore:
         return True
 
     def _claim(self, release_id: str, body: bytes) -> str:
-        """Takes the place of a manifest that is to come; gives the claim's ETag.
+        """Claim the place of a manifest to come; return the claim's ETag.
 
         Raises:
             ReleaseError: another release is being uploaded under this id.
-            StoreError: it is being removed, or somebody claims it just now.
+            StoreError: the release is being removed, or another process claims it at the same time.
         """
         digest = hashlib.sha256(body).hexdigest()
         found = self._found(release_id)
@@ -266,7 +266,7 @@ class ReleaseStore:
         )
 
     def _listed(self, release_id: str) -> ListedRelease | None:
-        """A folder of the store; None where it has no manifest, and so is no release."""
+        """Return a folder of the store as a release; None if it has no manifest."""
         try:
             found = self._found(release_id)
             if found is None or found.manifest is None:
@@ -285,5 +285,5 @@ _DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vi
 
 
 def release_object(release_id: str, path: str) -> str:
-    """Name of the object that holds a file of a release."""
+    """Return the name of the object that holds a file of a release."""
     return f"releases/{release_id}/{path}"

@@ -1,4 +1,4 @@
-"""What can go wrong between us and S3, each with its cause and its fix."""
+"""S3 failures, each with its cause and its fix."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from server.releases.s3 import S3Settings
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
 _MISREAD = (ParseError, ValueError, LookupError, TypeError, AttributeError)
-"""What the SDK raises of an answer that isn't S3's: XML that is none or lacks something, bytes
-that aren't text, a header that is missing."""
+"""What the SDK raises for a response that isn't S3's: invalid or incomplete XML, bytes that aren't
+text, a missing header."""
 _FAILING = (408, 429)
-"""HTTP statuses below 500 that say nothing of the request itself: too slow, too many."""
+"""HTTP statuses below 500 that say nothing about the request itself: timeouts and rate limits."""
 
 
 class StoreError(VireoError):
-    """S3 can't do what was asked; the message names the cause and the fix."""
+    """S3 can't do what was requested; the message names the cause and the fix."""
 
 
 class StoreUnavailableError(StoreError):
-    """S3 can't be reached, or fails: the same may work later."""
+    """S3 can't be reached, or fails: the same request may succeed later."""
 
 
 class NotInStoreError(StoreError):
@@ -37,7 +37,7 @@ class BeingRemovedError(NotInStoreError):
     """The release is being removed, or its removal never ended."""
 
     def __init__(self, message: str, by: str) -> None:
-        """Takes what to say, and who removes it."""
+        """Make the error; `by` is who removes the release."""
         super().__init__(message)
         self.by = by
 
@@ -48,7 +48,7 @@ class ChannelChangedError(StoreError):
 
 @contextmanager
 def explained(settings: S3Settings) -> Iterator[None]:
-    """Turns what the SDK raises into what a person can act on."""
+    """Raise the SDK's errors as StoreErrors with a cause and a fix."""
     where = f"S3 at {settings.endpoint}"
     try:
         yield
@@ -78,12 +78,12 @@ def explained(settings: S3Settings) -> Iterator[None]:
 
 
 def refusal(settings: S3Settings, code: str, status: int) -> StoreError:
-    """The error for an answer of the server that isn't what was asked for.
+    """Return the error for an unexpected response of the server.
 
     Args:
-        settings: by which it was asked.
-        code: what it answered, for people.
-        status: the answer's HTTP status.
+        settings: the settings of the request.
+        code: the response's error code, for the message.
+        status: the response's HTTP status.
     """
     where = f"S3 at {settings.endpoint}"
     if status in _FAILING or status >= 500:

@@ -22,7 +22,7 @@ _NUMBERS = TypeAdapter(dict[str, int])
 
 
 VECTOR_TYPES = (np.float32, np.float16)
-"""Of vectors: those of a large catalogue are in half precision."""
+"""Dtypes of vectors: those of a large catalogue are in half precision."""
 
 
 def read_table(
@@ -31,17 +31,17 @@ def read_table(
     dtype: type[np.generic] | tuple[type[np.generic], ...],
     shape: tuple[int | None, ...],
 ) -> npt.NDArray[Any]:
-    """The .npy table at `path` below `folder`, read-only and mapped.
+    """Return the .npy table at `path` below `folder`, read-only and mapped.
 
     Raises:
-        ReleaseError: it can't be read, or its dtype (one of those) or shape (None: any) is another.
+        ReleaseError: it can't be read, or has another dtype or shape (None: any size).
     """
     file = folder / path
     try:
         mapped = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:
-        # NumPy reads a header as Python: besides OSError and ValueError come EOFError, TypeError,
-        # the tokenizer's and zipfile's errors.
+        # NumPy evaluates a header as Python: besides OSError and ValueError it raises EOFError,
+        # TypeError, and the errors of the tokenizer and of zipfile.
         raise ReleaseError(f"{file}: can't be read as a table: {shown(str(error))}") from error
     if not isinstance(mapped, np.ndarray):
         raise ReleaseError(f"{file}: can't be read as a table: it is an archive of several")
@@ -69,9 +69,9 @@ def _is_finite(values: npt.NDArray[Any]) -> bool:
 
 
 def _parts(file: Path, table: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """The values of a table that is at the end of its file, some at a time.
+    """Yield the values of a table that is at the end of its file, in parts.
 
-    They are read: looking at all of a mapping leaves all of it in the process's memory.
+    They are read, not mapped: pages of a mapping that were read count as the process's memory.
     """
     offset = file.stat().st_size - table.nbytes
     for start in range(0, table.size, _CHECKED_AT_A_TIME):
@@ -88,10 +88,10 @@ def read_rows(
     videos: int,
     lowest: int = 0,
 ) -> npt.NDArray[Any]:
-    """The table of row numbers at `path`, each from `lowest` to below `videos`.
+    """Return the table of row numbers at `path`, each at least `lowest` and below `videos`.
 
     Raises:
-        ReleaseError: see `read_table`; or it names a row that the release hasn't got.
+        ReleaseError: see `read_table`; or a row number is out of range.
     """
     rows = read_table(folder, path, dtype, shape)
     for part in _parts(folder / path, rows):
@@ -100,16 +100,16 @@ def read_rows(
 
 
 def check_rows(file: Path, rows: npt.NDArray[Any], videos: int, lowest: int = 0) -> None:
-    """Raises ReleaseError unless each row number is from `lowest` to below `videos`."""
+    """Raise ReleaseError unless each row number is at least `lowest` and below `videos`."""
     if rows.size and not lowest <= rows.min() <= rows.max() < videos:
         wrong = rows.max() if rows.max() >= videos else rows.min()
         raise ReleaseError(f"{file}: names row {wrong}, the release has rows 0 to {videos - 1}")
 
 
 def read_ids(folder: Path, path: str, keys: npt.NDArray[np.int64]) -> Texts:
-    """The ids at `path`, one for each of `keys`, int64[n]; raises ReleaseError if not.
+    """Return the ids at `path`, one for each of `keys`, int64[n]; raise ReleaseError if unfit.
 
-    Only some are compared with their keys: hashing all of a large catalogue takes a second.
+    Only a sample is compared with its keys: hashing all of a large catalogue takes a second.
     """
     ids = read_mapped_texts(folder / path, len(keys))
     for row in range(0, len(ids), max(1, len(ids) // _COMPARED_IDS)):
@@ -119,17 +119,17 @@ def read_ids(folder: Path, path: str, keys: npt.NDArray[np.int64]) -> Texts:
 
 
 def read_texts(folder: Path, path: str) -> list[str]:
-    """The JSON list of texts at `path`; raises ReleaseError if it isn't one."""
+    """Return the JSON list of texts at `path`; raise ReleaseError if it isn't one."""
     texts: list[str] = _read_json(folder / path, _TEXTS)
     return texts
 
 
 def read_vocabulary(folder: Path, path: str) -> dict[str, int]:
-    """The JSON object of text to number at `path` below `folder`, numbered from 1.
+    """Return the JSON object of text to number at `path` below `folder`, numbered from 1.
 
     Raises:
-        ReleaseError: it can't be read, or a number is beyond the count of texts, and so beyond what
-            a model has learned.
+        ReleaseError: it can't be read, or a number exceeds the count of texts, and so what a model
+            has learned.
     """
     vocabulary: dict[str, int] = _read_json(folder / path, _NUMBERS)
     for number in vocabulary.values():

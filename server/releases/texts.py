@@ -1,4 +1,4 @@
-"""Many texts in one file that is mapped into memory: a million ids take up no objects.
+"""Many texts in one memory-mapped file: a million ids need no Python objects.
 
 The file is int64 n, int64[n + 1] offsets into the rest, and the texts one after the other in
 UTF-8; numbers are little-endian.
@@ -20,14 +20,14 @@ _NUMBER = np.dtype("<i8")
 
 
 class Texts(Sequence[str]):
-    """The texts of a file, decoded one by one as they are asked for."""
+    """The texts of a file, decoded on access."""
 
     def __init__(self, offsets: npt.NDArray[np.int64], content: npt.NDArray[np.uint8]) -> None:
-        """Takes where each begins, int64[n + 1], and all of them in UTF-8, uint8[bytes]."""
+        """Start with `offsets` of each text, int64[n + 1], into `content`, UTF-8, uint8[bytes]."""
         self._offsets = offsets
         self._content = content
         self._bytes = content.data
-        """The same, of which a slice is made in less time."""
+        """The same as a memoryview, which is faster to slice."""
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -54,7 +54,7 @@ class Texts(Sequence[str]):
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:
-    """Writes the file at `path`."""
+    """Write the file at `path`."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=_NUMBER)
     with path.open("wb") as file:
@@ -64,10 +64,10 @@ def write_texts(path: Path, texts: Iterable[str]) -> None:
 
 
 def read_mapped_texts(path: Path, count: int) -> Texts:
-    """The `count` texts of the file at `path`, mapped.
+    """Return the `count` texts of the file at `path`, mapped.
 
     Raises:
-        ReleaseError: it can't be read, has another number of them, or one isn't UTF-8.
+        ReleaseError: it can't be read, has another number of texts, or one isn't UTF-8.
     """
     try:
         stored = int(np.fromfile(path, _NUMBER, 1)[0])
@@ -87,9 +87,9 @@ def read_mapped_texts(path: Path, count: int) -> Texts:
 
 
 def _check(path: Path, start: int, count: int) -> None:
-    """Raises ValueError unless the texts lie one after the other, each in UTF-8.
+    """Raise ValueError unless the texts are contiguous, each in UTF-8.
 
-    Reads the file: looking at all of the mapping would leave all of it in the process's memory.
+    Reads the file: pages of the mapping that were read would count as the process's memory.
     """
     offsets = np.fromfile(path, _NUMBER, count + 1, offset=_NUMBER.itemsize)
     content = np.fromfile(path, np.uint8, offset=start)

@@ -1,4 +1,4 @@
-"""Verifies a release in the store: every digest, then what every kind of pod makes of it."""
+"""Verifies a release in the store: every digest, then whether every kind of pod can load it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from server.releases.store import ReleaseStore, release_object
 from server.releases.store_errors import BeingRemovedError, NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
-"""Largest difference from the goldens that another kind of processor may explain: of a vector's
-value, or as a share of a probability. On one kind, shares of up to 4e-4 were measured."""
+"""Maximum difference from the goldens that another kind of processor may explain: of a vector's
+value, or relative to a probability. On one kind, up to 4e-4 was measured relatively."""
 
 
 @dataclass(frozen=True)
 class PodCheck:
-    """What one kind of pod does with a release before it serves it."""
+    """How one kind of pod loads a release before it serves it."""
 
     files: Sequence[str]
     load: Callable[[Path], None]
-    """Loads it from a folder, goldens replayed; raises whatever is wrong."""
+    """Load the release from a folder, goldens replayed; raise if anything is wrong."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in one release."""
+    """Findings in one release."""
 
     release_id: str
     files: int = 0
-    """How many files were read."""
+    """Number of files read."""
     size: int = 0
-    """Bytes that were read."""
+    """Number of bytes read."""
     problems: tuple[str, ...] = ()
-    """Everything that is wrong, a line each; empty where nothing is."""
+    """Everything that is wrong, a line each; empty if nothing is."""
     notes: tuple[str, ...] = ()
-    """What to know, and is no fault of the release."""
+    """Remarks that aren't problems of the release."""
 
 
 def verify_release(
@@ -52,12 +52,12 @@ def verify_release(
     scratch: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Verification:
-    """Reads every file of a release from the store, and loads it as every kind of pod does.
+    """Read every file of a release from the store, and load it as every kind of pod does.
 
     Args:
-        store: where it is.
-        release_id: which.
-        pods: kinds of pod by name. One whose files are damaged isn't tried.
+        store: the store to read it from.
+        release_id: the release.
+        pods: kinds of pod by name. A kind whose files are damaged isn't tried.
         scratch: an empty folder with room for the release.
         progress: called with the bytes of each chunk, from any thread.
 
@@ -94,11 +94,11 @@ def verify_release(
 
 
 def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """What is wrong with channels: those that name what isn't in the store, a line each.
+    """Return what is wrong with channels that name what isn't in the store, a line each.
 
     Args:
-        store: where they are.
-        names: which; all of them if empty.
+        store: the store to read them from.
+        names: the channels; all of them if empty.
     """
     problems = []
     channels = store.channels()
@@ -130,7 +130,7 @@ def _damage(
     scratch: Path,
     progress: Callable[[int], None],
 ) -> str:
-    """Fetches one file, no more of it than is listed, and says what is wrong; empty if nothing."""
+    """Read one file, at most as long as listed; return what is wrong with it, empty if nothing."""
     target = scratch / path
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
@@ -138,42 +138,42 @@ def _damage(
         with target.open("wb") as file:
             for chunk in store.read(release_id, path):
                 size += len(chunk)
-                if size > entry.size:  # whatever more there is must not fill the disk
-                    return f"{path} has more than the {entry.size:,} bytes that the manifest says"
+                if size > entry.size:  # more must not fill the disk
+                    return f"{path} has more than the {entry.size:,} bytes that the manifest lists"
                 digest.update(chunk)
                 file.write(chunk)
                 progress(len(chunk))
     except NotInStoreError:
         return f"{path} is missing from the store"
     if size != entry.size:
-        return f"{path} has {size:,} bytes, the manifest says {entry.size:,}"
+        return f"{path} has {size:,} bytes, the manifest lists {entry.size:,}"
     if digest.hexdigest() != entry.sha256:
-        return f"{path} has another SHA-256 than the manifest says: its content was changed"
+        return f"{path} doesn't have the SHA-256 in the manifest: its content was changed"
     return ""
 
 
 def _load_problem(
     kind: str, pod: PodCheck, manifest: Manifest, scratch: Path
 ) -> tuple[list[str], list[str]]:
-    """Problems and notes of loading a release as one kind of pod."""
+    """Return problems and notes of loading a release as one kind of pod."""
     try:
         pod.load(scratch)
     except GoldenMismatchError as error:
         here, there = platform.machine(), manifest.architecture
         if there in ("", here) or not error.difference <= ARCHITECTURE_NOISE:
-            return [_told(kind, error, scratch)], []
+            return [_described(kind, error, scratch)], []
         note = (
             f"as a {kind} pod: goldens were made on {there}, this is {here}, and differ by "
             f"{error.difference:.2g}: not judged; verify it on {there}"
         )
         return [], [note]
     except Exception as error:  # noqa: BLE001
-        # Whatever a bad release makes a loader raise is what we are looking for.
-        return [_told(kind, error, scratch)], []
+        # Whatever a bad release makes a loader raise is what verification looks for.
+        return [_described(kind, error, scratch)], []
     return [], []
 
 
-def _told(kind: str, error: Exception, scratch: Path) -> str:
+def _described(kind: str, error: Exception, scratch: Path) -> str:
     reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
     return f"as a {kind} pod: {reason.replace(f'{scratch}/', '')}"
 

@@ -114,8 +114,8 @@ class Bucket:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (truncated, "bad: viewer_tower/1/vectors.npy has 1,401 bytes, the manifest says 1,408"),
-        (flipped_byte, "bad: ranker/1/model.onnx has another SHA-256 than the manifest says"),
+        (truncated, "bad: viewer_tower/1/vectors.npy has 1,401 bytes, the manifest lists 1,408"),
+        (flipped_byte, "bad: ranker/1/model.onnx doesn't have the SHA-256 in the manifest"),
         (missing, "bad: videos/titles.bin is missing from the store"),
         (lying_size, "bad: videos/ids.bin has"),
         (unknown_version, "format_version is 99, this build serves"),
@@ -148,7 +148,7 @@ def test_an_object_is_read_no_further_than_its_manifest_says(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     found = verify_release(store, "bad", {}, scratch)
-    told = f"{layout.VIDEO_VECTORS} has more than the {entry.size:,} bytes that the manifest says"
+    told = f"{layout.VIDEO_VECTORS} has more than the {entry.size:,} bytes that the manifest lists"
     assert found.problems == (told,)
     assert (scratch / layout.VIDEO_VECTORS).stat().st_size <= entry.size
 

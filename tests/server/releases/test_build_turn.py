@@ -35,7 +35,7 @@ async def test_pod_that_fails_to_build_lets_the_next_one_build(tmp_path: Path) -
 async def test_pod_builds_all_the_same_once_another_one_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_MAX_WAIT_SECONDS", 0.2)
     hangs, let_go = asyncio.Event(), asyncio.Event()
 
     async def hanging_pod() -> None:
