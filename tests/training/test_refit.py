@@ -96,7 +96,7 @@ def test_a_second_fit_that_was_stopped_goes_on(home: Home, monkeypatch: pytest.M
     console = Console(file=io.StringIO(), width=200)
     manifest = refitted(home, console)
     assert isinstance(console.file, io.StringIO)
-    assert "going on from the checkpoint, 100% done" in console.file.getvalue()
+    assert "resuming from the checkpoint, 100% done" in console.file.getvalue()
     assert Manifest.read(home.staged_release(DATASET)) == manifest
 
 

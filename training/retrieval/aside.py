@@ -1,4 +1,4 @@
-"""Training of some pairs of towers in processes of their own, while this one trains another."""
+"""Train further pairs of towers in child processes while this process trains another."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from training.retrieval.train import TrainingInterruptedError, train_retrieval
 
 @dataclass(frozen=True)
 class Member:
-    """One pair of towers: how it is trained."""
+    """Training of one pair of towers."""
 
     config: RetrievalConfig
     folder: Path
-    """Of its checkpoint."""
+    """Folder of its checkpoint."""
     start: Path | None = None
-    """Of the checkpoint of the finished training that this one starts from."""
+    """Folder of the finished training's checkpoint that this one starts from."""
 
 
 @dataclass(frozen=True)
 class Aside:
-    """Processes that train a member each."""
+    """Child processes, each of which trains one member."""
 
     processes: Sequence[SpawnProcess]
 
     def wait(self, console: Console | None = None) -> None:
-        """Returns once all have ended, however they did.
+        """Wait until all have ended, and report the exit codes of those that failed.
 
-        One that failed has said why on the standard error, and its checkpoint holds what it did.
+        A failed process has logged its error on stderr, and its checkpoint holds its progress.
         """
         console = console or Console(stderr=True)
         for process in self.processes:
             process.join()
             if process.exitcode:
                 console.print(
-                    f"training aside ended with {process.exitcode}: going on with it here"
+                    f"a training process ended with {process.exitcode}: resuming it in this one"
                 )
 
 
 @contextmanager
 def trained_aside(data: RetrievalData, members: Sequence[Member]) -> Iterator[Aside]:
-    """Trains each member in a process of its own meanwhile.
+    """Train each member in a child process during the block.
 
-    Those still at it when the block is left, as by Ctrl-C, write their checkpoints and end.
+    Processes still running when the block is left, as by Ctrl-C, write their checkpoints and end.
     """
     # Forked, a process would hang in torch's threads.
     spawning = multiprocessing.get_context("spawn")
@@ -76,7 +76,7 @@ def trained_aside(data: RetrievalData, members: Sequence[Member]) -> Iterator[As
 
 
 def _train(data: RetrievalData, member: Member) -> None:
-    # Ctrl-C is for the process that a person sees: it ends this one, with one signal, not two.
+    # A session of its own: Ctrl-C reaches the parent alone, which then sends a single SIGTERM.
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Videos' content as sparse rows, tokens weighted by how telling they are."""
+"""Videos' content as sparse rows of tf-idf weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import sparse
 
 
 def weighted_bags(content: npt.NDArray[np.integer]) -> sparse.csr_array:
-    """Rows of unit length over the tokens, weighted by inverse document frequency (tf-idf).
+    """Return rows of unit length over the tokens, weighted by inverse document frequency (tf-idf).
 
     Args:
         content: token ids of each video, 0-padded, int[n, c]; no token twice in a row.

@@ -11,42 +11,42 @@ from scipy import sparse
 from training.retrieval.data import RetrievalData
 
 STEPS = 10
-"""How many next watches count as following a video."""
+"""Number of next watches that count as following a video."""
 STEP_DECAY = 0.9
-"""Each further step weighs this much of the one before."""
+"""Weight of each step relative to the one before."""
 POPULARITY_DAMPING = 0.1
-"""Power of a follower's own watches that divides its weight: 0 favours the popular."""
+"""A follower's weight is divided by its watch count to this power; 0 favours popular videos."""
 
 
 NEIGHBOURS = 64
-"""How many followers are kept of each video."""
+"""Followers kept for each video."""
 CELLS = 12_000_000
-"""Followers of all videos together: of a catalogue of more than CELLS / NEIGHBOURS videos, most of
-which hardly anyone watches, fewer are kept of each."""
+"""Maximum followers of all videos together: a catalogue of more than CELLS / NEIGHBOURS videos,
+most of which are rarely watched, keeps fewer for each."""
 PAIRS_AT_A_TIME = 8_000_000
-"""Bounds the memory: some 100 bytes for each."""
+"""Pairs counted at once; bounds memory, at some 100 bytes each."""
 
 
 def co_watch_neighbours(videos: int) -> int:
-    """How many followers to keep of each of so many videos."""
+    """Return how many followers to keep for each video of a catalogue of `videos`."""
     return max(8, min(NEIGHBOURS, CELLS // max(videos, 1)))
 
 
 def co_watch_table(
     data: RetrievalData, k: int, videos: range | None = None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The k videos that most follow each video in the train part, the closest first.
+    """Return the k strongest followers of each video in the train part, strongest first.
 
-    The weight is the chance of the follower among the next STEPS watches, nearer steps
-    counting more, over its popularity to the power POPULARITY_DAMPING.
+    A weight is the follower's probability among the next STEPS watches, nearer steps counting
+    more, divided by its watch count to the power POPULARITY_DAMPING.
 
     Args:
-        data: the train part.
-        k: how many.
-        videos: which videos, by row; all if None.
+        data: the train part is counted.
+        k: followers for each video.
+        videos: rows of the videos; all if None.
 
     Returns:
-        Rows int32[n, k], -1 where fewer follow, and weights float32[n, k], 0 there.
+        Rows int32[n, k], padded with -1, and weights float32[n, k], padded with 0.
     """
     videos = range(data.video_count) if videos is None else videos
     rows = np.full((len(videos), k), -1, np.int32)
@@ -71,7 +71,7 @@ def co_watch_table(
 
 
 def _parts(watches: npt.NDArray[np.int64], videos: range) -> Iterator[range]:
-    """The videos in parts of about PAIRS_AT_A_TIME pairs."""
+    """Yield the videos in parts of about PAIRS_AT_A_TIME pairs."""
     pairs = np.cumsum(watches[videos.start : videos.stop]) * STEPS
     start = videos.start
     while start < videos.stop:
@@ -83,7 +83,7 @@ def _parts(watches: npt.NDArray[np.int64], videos: range) -> Iterator[range]:
 
 
 def _follow_counts(data: RetrievalData, videos: range) -> sparse.csr_array:
-    """How often each video (column) followed each of some (row), nearer steps counting more."""
+    """Count how often each video (column) followed each of `videos` (row), weighted by step."""
     places = np.flatnonzero((data.rows >= videos.start) & (data.rows < videos.stop))
     ends = data.offsets[np.searchsorted(data.offsets, places, side="right")]
     before, after, weights = [], [], []

@@ -1,4 +1,4 @@
-"""What is known of a video besides its id, as a bag of tokens."""
+"""Content of a video, that is all that is known besides its id, as a bag of tokens."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy.typing as npt
 import pandas as pd
 
 CONTENT_LIMIT = 24
-"""How many tokens of a video the model reads; further ones are ignored."""
+"""Maximum tokens of a video that the model reads; further ones are ignored."""
 VOCABULARY_LIMIT = 50_000
-"""Rarer tokens are left out."""
+"""Maximum size of the vocabulary; rarer tokens are left out."""
 SHARED_BY = 2
-"""A token that fewer videos have says no more than the id does."""
+"""Minimum videos that share a token; a rarer one adds nothing to the id."""
 
 
 def content_tokens(
     title: str, tags: Iterable[str], year: int | None, duration: float | None
 ) -> list[str]:
-    """The tokens of one video, each once, the most telling kinds first.
+    """Return the distinct tokens of one video, the most informative kinds first.
 
     Args:
         title: its words are tokens, in lower case.
@@ -37,12 +37,12 @@ def content_tokens(
     if duration is not None and duration > 0:
         tokens.append(f"duration={round(2 * math.log2(duration))}")
     tokens += [f"word={word}" for word in re.findall(r"\w+", title.lower())]
-    # Many videos share them.
+    # Many videos share a token, so interning saves memory.
     return [sys.intern(token) for token in dict.fromkeys(tokens)]
 
 
 def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
-    """The tokens of each video of `videos.parquet`, in its order."""
+    """Return the tokens of each video of `videos.parquet`, in its order."""
     years = [None if pd.isna(time) else int(time.year) for time in videos["published"]]
     durations = [None if pd.isna(seconds) else float(seconds) for seconds in videos["duration"]]
     return [
@@ -54,7 +54,7 @@ def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
 
 
 def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Ids from 1 for the tokens that at least SHARED_BY bags have, the commonest first."""
+    """Number the tokens that at least SHARED_BY bags have from 1, the most frequent first."""
     counts = Counter(token for bag in bags for token in set(bag))
     common = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:VOCABULARY_LIMIT]
     shared = [token for token, count in common if count >= SHARED_BY]
@@ -64,7 +64,7 @@ def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:
 def content_ids(
     bags: Sequence[Sequence[str]], vocabulary: Mapping[str, int]
 ) -> npt.NDArray[np.int32]:
-    """Ids of the known tokens of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
+    """Return ids of the known tokens of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     ids = np.zeros((len(bags), CONTENT_LIMIT), np.int32)
     for row, bag in enumerate(bags):
         known = [vocabulary[token] for token in bag if token in vocabulary][:CONTENT_LIMIT]

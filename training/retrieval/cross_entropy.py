@@ -1,9 +1,8 @@
-"""Cross-entropy of states against many vectors, without the table of all logits.
+"""Cross-entropy of states against many vectors, without materialising all logits.
 
-Both losses are means over positions, so that their gradients are known as soon as a chunk's
-softmax is: they are worked out in the forward pass, chunk by chunk, and a chunk's logits are
-forgotten before the next. That halves the time of training on a CPU, where writing and reading
-the logits rules.
+Both losses are means over positions, so that a chunk's gradients follow from its softmax: they are
+computed in the forward pass, chunk by chunk, and a chunk's logits are freed before the next. That
+halves training time on a CPU, which is bound by writing and reading the logits.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = 512
-"""Positions whose logits are held at once."""
+"""Positions whose logits are held in memory at once."""
 HIDDEN = -1e4
-"""Logit of what a position must not see: finite, so that bfloat16 stays sound."""
+"""Logit of a masked vector: finite, so that bfloat16 yields no NaN."""
 
 
 def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
-    """Mean over positions of -log softmax(states @ vectors.T)[targets].
+    """Return the mean over positions of -log softmax(states @ vectors.T)[targets].
 
-    Under autocast it multiplies in autocast's type, else in float32.
+    Matrix products are in autocast's dtype if it is enabled, else in float32.
 
     Args:
         states: float[p, d].
@@ -37,15 +36,14 @@ def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
 def sampled_cross_entropy(
     states: Tensor, own: Tensor, vectors: Tensor, log_expected: Tensor, hidden: Tensor
 ) -> Tensor:
-    """As `cross_entropy`, each position having its own vector and a sample that all share.
+    """Return `cross_entropy` over each position's own vector and a sample that all share.
 
     Args:
         states: float[p, d].
         own: vector of each position's target, float[p, d].
-        vectors: of the sample, float[m, d].
-        log_expected: taken from the sample's logits, float32[m].
-        hidden: (position, place in the sample) pairs that don't count, int64[h, 2], by
-            position.
+        vectors: the sample's vectors, float[m, d].
+        log_expected: correction subtracted from the sample's logits, float32[m].
+        hidden: masked pairs (position, index in the sample), int64[h, 2], sorted by position.
     """
     loss: Tensor = _SampledCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, own, vectors, log_expected, hidden, _product_type()
@@ -73,7 +71,7 @@ class _CrossEntropy(torch.autograd.Function):
             shares = torch.softmax(part @ v.T, dim=1)
             chosen = shares.gather(1, own)
             loss -= chosen.float().clamp(min=1e-30).log().sum()
-            # From here on the derivative of the loss by the logits.
+            # From here on, `shares` is the derivative of the loss by the logits.
             shares.scatter_(1, own, chosen - 1)
             torch.mm(shares, v, out=state_gradient[start : start + CHUNK])
             vector_gradient += shares.T @ part

@@ -1,4 +1,4 @@
-"""What the retrieval model learns from: the catalogue, and each viewer's watches in order."""
+"""Training data of the retrieval model: the catalogue, and each viewer's watches in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.retrieval.sequences import (
 Int64Array = npt.NDArray[np.int64]
 
 VALIDATION_LIMIT = 10_000
-"""Validation asks of so many viewers; of more, a sample that is always the same."""
+"""Maximum viewers that are validated; of more, a fixed sample is drawn."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class HeldOut:
     """A viewer's last watch, and all that came before it."""
 
     viewer: ViewerFeatures
-    """As serving would know it then (counts left out)."""
+    """The viewer's features as serving would have them then (without counts)."""
     watched: Int64Array
     """Rows watched before, oldest first, int64[w]."""
     target: int
@@ -47,12 +47,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """The catalogue, the train part of the watches, and what validation asks.
+    """The catalogue, the train part of the watches, and the validation queries.
 
-    Rows number the videos in the order of `videos.parquet`. In memory are the catalogue (some
-    300 bytes a video) and an offset a viewer; the watches lie in `sequences`. Training reads
-    them from there a part at a time. `rows`, `times` and `watched` are for whoever needs all at
-    once: the first use loads them, 16 bytes a watch.
+    Rows number the videos in the order of `videos.parquet`. The catalogue (some 300 bytes a
+    video) and an offset a viewer are in memory; the watches are in `sequences`, from which
+    training reads a part at a time. `rows`, `times` and `watched` load all watches on first use,
+    16 bytes each.
     """
 
     video_ids: tuple[str, ...]
@@ -68,10 +68,9 @@ class RetrievalData:
 
     @staticmethod
     def build(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame) -> RetrievalData:
-        """Arranges the tables of `watches.parquet`, `videos.parquet` and `viewers.parquet`.
+        """Build the data from `watches.parquet`, `videos.parquet` and `viewers.parquet`.
 
-        Keeps the watches in memory, some 5 bytes each. Those of the test part are not
-        looked at.
+        Keeps the watches in memory, some 5 bytes each. Those of the test part are ignored.
 
         Raises:
             KeyCollisionError: two video ids share a key.
@@ -85,7 +84,7 @@ class RetrievalData:
     def stream(
         watches: Path, videos: pd.DataFrame, viewers: pd.DataFrame, target: Path
     ) -> RetrievalData:
-        """As `build`, from the file of watches into another at `target`, a part at a time."""
+        """Build the data in a file at `target`, reading the file `watches` a part at a time."""
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
         _writer(videos, viewers).write(watch_batches(watches), partial)
@@ -94,7 +93,7 @@ class RetrievalData:
 
     @staticmethod
     def open(sequences: SequenceFile, videos: pd.DataFrame, viewers: pd.DataFrame) -> RetrievalData:
-        """Takes up what `stream` has written of the same tables."""
+        """Open the file that `stream` wrote from the same tables."""
         video_ids = tuple(videos["video_id"])
         bags = catalogue_tokens(videos)
         content_vocabulary = shared_vocabulary(bags)
@@ -109,22 +108,22 @@ class RetrievalData:
 
     @property
     def video_count(self) -> int:
-        """How many videos the catalogue has."""
+        """Number of videos in the catalogue."""
         return len(self.video_ids)
 
     @property
     def viewer_count(self) -> int:
-        """How many viewers have a watch."""
+        """Number of viewers with a watch."""
         return len(self.offsets) - 1
 
     @property
     def watch_count(self) -> int:
-        """How many watches the train part has."""
+        """Number of watches in the train part."""
         return int(self.offsets[-1])
 
     @cached_property
     def viewer_ids(self) -> tuple[str, ...]:
-        """The id of each viewer; all in memory from the first use on."""
+        """The id of each viewer; the first use loads all of them into memory."""
         return self.sequences.viewer_ids()
 
     @cached_property
@@ -135,12 +134,12 @@ class RetrievalData:
 
     @property
     def rows(self) -> Int64Array:
-        """Video watched, int64[events], of each viewer the oldest first."""
+        """Row of each watched video, int64[events], by viewer, then oldest first."""
         return self._train.rows
 
     @property
     def times(self) -> Int64Array:
-        """When, Unix seconds, int64[events]."""
+        """Time of each watch, Unix seconds, int64[events]."""
         return self._train.times
 
     @cached_property
@@ -155,20 +154,20 @@ class RetrievalData:
         return counts
 
     def watch_counts(self) -> Int64Array:
-        """How often each video is watched in the train part, int64[n]."""
+        """Return how often each video is watched in the train part, int64[n]."""
         return self._counts
 
     def attributes(self) -> Int64Array:
-        """Attribute ids of each viewer, int64[viewers, ATTRIBUTE_LIMIT]."""
+        """Return attribute ids of each viewer, int64[viewers, ATTRIBUTE_LIMIT]."""
         none = np.zeros((0, ATTRIBUTE_LIMIT), np.int64)
         return np.concatenate([none, *(group.attributes for group in self.sequences.groups())])
 
     def watched(self, viewer: int) -> Int64Array:
-        """Rows that a viewer watched in the train part, oldest first, int64[w]."""
+        """Return the rows that a viewer watched in the train part, oldest first, int64[w]."""
         return self.rows[self.offsets[viewer] : self.offsets[viewer + 1]]
 
     def viewer_features(self, viewer: int) -> ViewerFeatures:
-        """What serving would know of a viewer after the train part (counts left out)."""
+        """Return a viewer's features as served after the train part (without counts)."""
         place = viewer
         for group in self.sequences.groups():
             if place < len(group.attributes):
@@ -180,9 +179,9 @@ class RetrievalData:
 
     @cached_property
     def validation(self) -> tuple[HeldOut, ...]:
-        """Of the viewers who have a validation watch, the last one.
+        """The last validation watch of each viewer who has one.
 
-        Of more than VALIDATION_LIMIT viewers it is a sample; all their watches are in memory.
+        Limited to a sample of VALIDATION_LIMIT viewers, all of whose watches are in memory.
         """
         return self._last_watches(
             [np.diff(each.held_out.offsets) > 0 for each in self.sequences.groups()]
@@ -190,9 +189,10 @@ class RetrievalData:
 
     @cached_property
     def last_watches(self) -> tuple[HeldOut, ...]:
-        """Return `validation`, or the same of the train part if no watch is for validation.
+        """`validation`, or the last train watches if no watch is for validation.
 
-        Nothing may be measured on the latter, which training has seen; it says where viewers are.
+        The latter only locate viewers in the vector space: no metric may be measured on them,
+        since training has seen them.
         """
         if self.validation:
             return self.validation
@@ -201,7 +201,11 @@ class RetrievalData:
         )
 
     def _last_watches(self, asked: Sequence[npt.NDArray[np.bool_]]) -> tuple[HeldOut, ...]:
-        """Return the last watch of each viewer asked, bool[viewers] by group, or of a sample."""
+        """Return the last watch of each selected viewer, or of a sample of them.
+
+        Args:
+            asked: the selection, bool[viewers] for each group.
+        """
         able = np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *asked]))
         if len(able) > VALIDATION_LIMIT:
             able = np.random.default_rng(0).choice(able, VALIDATION_LIMIT, replace=False)
@@ -226,7 +230,7 @@ class RetrievalData:
         return {number: text for text, number in self.vocabulary.items()}
 
     def _features(self, rows: Int64Array, times: Int64Array, ids: Int64Array) -> ViewerFeatures:
-        """What serving knows of a viewer who watched these rows, known attributes alone."""
+        """Return the features of a viewer who watched these rows, with known attributes only."""
         return ViewerFeatures(
             history_keys=self.keys[rows[-HISTORY_LIMIT:]],
             history_times=times[-HISTORY_LIMIT:],
@@ -235,7 +239,7 @@ class RetrievalData:
         )
 
     def video_rows(self) -> VideoRows:
-        """Finds rows by key, as a release does."""
+        """Return the index of rows by key, as a release has it."""
         return self._video_rows
 
     @cached_property
@@ -243,7 +247,7 @@ class RetrievalData:
         return VideoRows(self.keys)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that training reads, hexadecimal."""
+        """Return the SHA-256 of all that training reads, in hexadecimal."""
         digest = hashlib.sha256()
         for array in (self.keys, self.content):
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())

@@ -1,7 +1,8 @@
-"""Training by several processes (torchrun): each learns a part of every batch.
+"""Data-parallel training by several processes (torchrun), each on a part of every batch.
 
-All hold the whole model and take the same steps: gradients are summed over the processes, each
-weighted by its share of the batch's targets, so that a step is that of one process.
+Every process holds the whole model and takes the same steps: gradients are summed over the
+processes, weighted by their share of the batch's targets, so that a step equals that of a single
+process.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: the first also prepares data and validates."""
+"""Timeout of collective operations: the leader also prepares data and validates meanwhile."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as one of them sees them; the default is a run of one."""
+    """Rank of this process and size of the process group; a single process by default."""
 
     rank: int = 0
     count: int = 1
 
     @staticmethod
     def joined() -> Processes:
-        """Joins those that torchrun has started, where it has."""
+        """Join the process group if torchrun started this process."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return Processes()
@@ -37,11 +38,11 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that reads, writes, prints and validates."""
+        """Whether this process is the leader, which reads, writes, prints and validates."""
         return self.rank == 0
 
     def leader_says(self, order: str) -> str:
-        """Return the leading process's `order`, whatever the others pass; they wait for it."""
+        """Broadcast the leader's `order` to all processes and return it."""
         if self.count == 1:
             return order
         said = [order]
@@ -49,7 +50,7 @@ class Processes:
         return said[0]
 
     def summed(self, values: Sequence[float]) -> list[float]:
-        """The sum of each value over all processes."""
+        """Return the sum of each value over all processes."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
@@ -59,11 +60,11 @@ class Processes:
     def sum_gradients(
         self, parameters: Sequence[nn.Parameter], rows: Sequence[nn.Parameter]
     ) -> None:
-        """Replaces every gradient by its sum over all processes; none counts as zero.
+        """Replace every gradient by its sum over all processes; a missing one counts as zero.
 
         Args:
-            parameters: those with dense gradients.
-            rows: those with sparse ones, of which touched rows alone travel.
+            parameters: parameters with dense gradients.
+            rows: parameters with sparse gradients, of which only touched rows are sent.
         """
         if self.count == 1:
             return
@@ -80,13 +81,13 @@ class Processes:
             parameter.grad = gradient.coalesce()
 
     def leave(self) -> None:
-        """Part from the others, once all have come this far."""
+        """Wait for all processes to get here, then leave the process group."""
         if self.count > 1:
             dist.barrier()
             dist.destroy_process_group()
 
     def wait(self) -> None:
-        """Waits until all have come this far."""
+        """Wait for all processes to get here."""
         if self.count > 1:
             dist.barrier()
 

@@ -1,7 +1,7 @@
-"""EASE, a closed-form item-to-item model, cut down to a table that a pod can hold.
+"""EASE, a closed-form item-to-item model, truncated to a table that fits into a pod's memory.
 
-Kept are EASE_NEIGHBOURS weights of each video. On ml-1m's validation, the sum of two-tower's score
-and this one came to, over the k largest weights and over all:
+EASE_NEIGHBOURS weights are kept for each video. Validation on ml-1m of the sum of the two-tower
+score and this one, by the number k of weights kept:
 
 | k | 256 | 512 | 1,024 | all |
 |---|---|---|---|---|
@@ -21,12 +21,12 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 
 EASE_LAMBDA = 300.0
-"""Pull of the weights to 0. In a sum with two-tower, on validation of ml-1m, Recall@500 is .915
-with 100, .916 with this, .915 with 1,000 and 3,000."""
+"""L2 regularisation. Summed with two-tower, on validation of ml-1m, Recall@500 is .915 with 100,
+.916 with 300, .915 with 1,000 and 3,000."""
 EASE_NEIGHBOURS = 256
-"""How many weights are kept of each video, the largest of either sign."""
+"""Weights kept for each video, the largest by absolute value."""
 _ROWS_AT_A_TIME = 512
-"""Bounds what is held besides the matrix: a few such bands of it."""
+"""Rows of a band; bounds memory besides the matrix to a few bands."""
 
 
 def ease_table(
@@ -35,13 +35,13 @@ def ease_table(
     """Return the k strongest weights of each video, by absolute value, fitted on the train part.
 
     Args:
-        data: what is fitted.
-        k: how many weights to keep.
+        data: the train part is fitted.
+        k: weights to keep for each video.
         limit: see `RetrievalConfig.ease_limit`.
 
     Returns:
-        Rows int32[n, k] and weights float32[n, k], the strongest first, 0 where a video has
-        fewer; k is n in a smaller catalogue, and 0 in one of more than `limit` videos.
+        Rows int32[n, k] and weights float32[n, k], the strongest first, padded with 0; k is at
+        most n, and 0 for a catalogue of more than `limit` videos.
     """
     n = data.video_count
     k = min(k, n) if n <= limit else 0
@@ -51,14 +51,14 @@ def ease_table(
     weights = ease_weights(data)
     for start in range(0, n, _ROWS_AT_A_TIME):
         band = slice(start, start + _ROWS_AT_A_TIME)
-        # Stable, so that equal weights always come in the same order.
+        # Stable, so that ties are always in the same order.
         strongest = np.argsort(-np.abs(weights[band]), axis=1, kind="stable")[:, :k]
         rows[band], kept[band] = strongest, np.take_along_axis(weights[band], strongest, axis=1)
     return rows, kept
 
 
 def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
-    """Return the whole matrix: what a watch of each video says for each other, float32[n, n]."""
+    """Return the item-to-item weights of all pairs of videos, float32[n, n]."""
     n = data.video_count
     ones = np.ones(len(data.rows), np.float32)
     watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
@@ -70,12 +70,12 @@ def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
 def closed_form(watched: sparse.csr_array, regularisation: float) -> npt.NDArray[np.float32]:
     """Return EASE's weights, float32[n, n], 0 on the diagonal (Steck 2019, equation 8).
 
-    One matrix is counted, inverted and divided in place: 4 bytes for each pair of videos. Its
-    inverse is off by some 1e-7 of its condition number, which the regularisation bounds.
+    Works in place on one matrix, 4 bytes for each pair of videos. The relative error of the
+    inverse is some 1e-7 times the condition number, which the regularisation bounds.
 
     Args:
         watched: 1 where a viewer watched a video, float32[v, n], sparse.
-        regularisation: pull of the weights to 0, above 0.
+        regularisation: L2 regularisation, above 0.
     """
     n = watched.shape[1]
     viewers_of = watched.T.tocsr()
@@ -84,12 +84,12 @@ def closed_form(watched: sparse.csr_array, regularisation: float) -> npt.NDArray
         band = slice(start, start + _ROWS_AT_A_TIME)
         gram[band] = (viewers_of[band] @ watched).toarray()
     gram[np.diag_indices(n)] += regularisation
-    # LAPACK overwrites only what lies by columns, as the transpose does; it is the same matrix.
+    # LAPACK overwrites column-major arrays only: pass the transpose, as the matrix is symmetric.
     potrf, potri = get_lapack_funcs(("potrf", "potri"), (gram,))
     factor, _ = potrf(gram.T, lower=True, clean=False, overwrite_a=True)
     inverse, _ = potri(factor, lower=True, overwrite_c=True)
     weights: npt.NDArray[np.float32] = inverse.T
-    for start in range(0, n, _ROWS_AT_A_TIME):  # One triangle is filled in: this is the other.
+    for start in range(0, n, _ROWS_AT_A_TIME):  # LAPACK fills one triangle: mirror it.
         stop = min(start + _ROWS_AT_A_TIME, n)
         weights[start:stop, :start] = weights[:start, start:stop].T
         corner = np.triu(weights[start:stop, start:stop])

@@ -1,8 +1,8 @@
-"""Several pairs of towers as one: its score of a video is the sum of theirs.
+"""Ensemble of several pairs of towers, whose score of a video is the sum of the members' scores.
 
-Models that were trained from different seeds err differently, and a sum errs less: deep ensembles,
-Lakshminarayanan et al. 2017, section 2.4. Vectors are put side by side, and the dot product of
-those is the sum of the members' dot products, so that serving knows nothing of it.
+Models trained from different seeds make different errors, which a sum reduces: deep ensembles,
+Lakshminarayanan et al. 2017, section 2.4. The members' vectors are concatenated: the dot product
+is then the sum of the members' dot products, and serving needs no change.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from training.retrieval.towers import Towers
 from training.retrieval.train import train_retrieval
 
 _SEED_STEP = 7919
-"""From one member's seed to the next: larger than the seeds that anybody compares."""
+"""Distance between members' seeds: more than the range of seeds used in comparisons."""
 
 
 class SummedTowers(nn.Module):
-    """Trained towers side by side."""
+    """Trained towers whose vectors are concatenated."""
 
     def __init__(self, members: Sequence[TwoTower]) -> None:
-        """Takes towers of the same data and shape."""
+        """Combine towers of the same data and architecture."""
         super().__init__()
         self.members = nn.ModuleList(members)
         self.config = members[0].config
@@ -40,15 +40,15 @@ class SummedTowers(nn.Module):
         self.attribute_count = members[0].attribute_count
 
     def video_vectors(self) -> Tensor:
-        """Vectors of the catalogue, by row, float32[n, members x d]."""
+        """Return the catalogue's vectors, by row, float32[n, members x d]."""
         return torch.cat([member.video_vectors() for member in self._towers()], 1)
 
     def content_vectors(self) -> Tensor:
-        """The content part of every video's vector, float32[n, members x d]."""
+        """Return the content part of every video's vector, float32[n, members x d]."""
         return torch.cat([member.content_vectors() for member in self._towers()], 1)
 
     def viewer_side(self) -> ViewerSide:
-        """The part that a viewer's vector takes besides the videos' vectors."""
+        """Return the module that computes viewers' vectors from videos' vectors."""
         return ViewerSide([member.viewer_tower for member in self._towers()])
 
     def _towers(self) -> list[TwoTower]:
@@ -63,12 +63,12 @@ def train_towers(
     processes: Processes | None = None,
     start: Path | None = None,
 ) -> Towers:
-    """Trains `config.members` pairs of towers, each from a seed of its own.
+    """Train `config.members` pairs of towers, each from its own seed.
 
-    As many at once as there are cores for their threads; torchrun's processes, which share the
-    work on each, take one after the other. Arguments and errors are those of `train_retrieval`.
-    The first one's checkpoint and learning curve are in `checkpoints`, the others' in folders
-    below, and likewise in `start`.
+    Members are trained in parallel as far as there are cores for their threads; under torchrun,
+    whose processes share the work on each, one after the other. Arguments and errors are those
+    of `train_retrieval`. The first member's checkpoint and learning curve are in `checkpoints`,
+    the others' in subfolders, and likewise in `start`.
     """
     members = [
         Member(
@@ -85,7 +85,7 @@ def train_towers(
         with trained_aside(data, round_[1:]) as aside:
             first = _trained(data, round_[0], console, processes)
             aside.wait(console)
-        # Each goes on from what its process has left, which as a rule is the end.
+        # Each resumes from its process's last checkpoint, usually that of a finished training.
         rest = [_trained(data, member, console, processes) for member in round_[1:]]
         trained += [first, *rest]
     return trained[0] if config.members == 1 else SummedTowers(trained).eval()

@@ -1,4 +1,4 @@
-"""The viewer tower as one ONNX file that is proven to answer as PyTorch does."""
+"""Export the viewer tower to ONNX, and check that ONNX Runtime's outputs equal PyTorch's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from server.releases import layout
 from training.retrieval.towers import Towers, readable, viewer_vectors
 
 TOLERANCE = 1e-4
-"""Largest absolute difference from PyTorch's outputs that an export may have."""
+"""Maximum absolute difference of an export's outputs from PyTorch's."""
 INPUTS = ("history", "gaps", "asked_gap", "lengths", "attributes")
 OUTPUT = "viewer_vector"
 
@@ -34,18 +34,18 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class ExportError(VireoError):
-    """The exported model doesn't answer as the trained one does."""
+    """The exported model's outputs differ from the trained model's."""
 
 
 class _ViewerTowerWithVideos(nn.Module):
-    """The viewer tower with the videos' vectors at hand."""
+    """The viewer tower with the videos' vectors as a buffer."""
 
     videos: Tensor
 
     def __init__(self, model: Towers, size: int) -> None:
         super().__init__()
         self.viewer_side = model.viewer_side()
-        # A few stand for all: how many there are is no part of the graph.
+        # Two placeholder rows: the number of videos isn't part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
     def forward(
@@ -65,17 +65,17 @@ class _ViewerTowerWithVideos(nn.Module):
 def export_viewer_tower(
     model: Towers, path: Path, precision: type[np.float32 | np.float16] = np.float32
 ) -> None:
-    """Writes the viewer tower to `path`, and the videos' vectors that it reads beside it.
+    """Write the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
-    Inputs are those of `tower_inputs`, batch and history length free; the output is
+    Inputs are those of `tower_inputs`, with dynamic batch size and history length; the output is
     `viewer_vector` float32[b, d].
 
-    The vectors, [n, d] of this precision, are .npy under the name of `layout.VIDEO_VECTORS`: pods
-    map them into memory, once for all processes.
+    The vectors, [n, d] of this precision, are an .npy file named as in `layout.VIDEO_VECTORS`:
+    pods map it into memory, shared by all processes.
 
     Raises:
-        ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE
-            for some batch of `trial_batches`; no file is left behind.
+        ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE on a
+            batch of `trial_batches`; the files are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -114,7 +114,7 @@ def export_viewer_tower(
 
 
 def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
-    """Has the model at `path` read its videos from the .npy file `vectors` beside it."""
+    """Make the model at `path` read its videos from the .npy file `vectors` beside it."""
     model = onnx.load(str(path))
     [videos] = [part for part in model.graph.initializer if part.name == VIDEOS]
     videos.ClearField("raw_data")
@@ -130,7 +130,7 @@ def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
 
 
 def _widen(graph: onnx.GraphProto) -> None:
-    """Turns what is looked up of the videos into float32."""
+    """Cast the looked up vectors to float32."""
     [place] = [at for at, node in enumerate(graph.node) if VIDEOS in node.input]
     found = graph.node[place].output[0]
     graph.node[place].output[0] = f"{found}_half"
@@ -140,7 +140,7 @@ def _widen(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's talk of torchvision and shared axis names; failures still raise."""
+    """Silence the exporter's warnings of torchvision and shared axis names; errors still raise."""
     exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -154,10 +154,10 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def check_export(model: Towers, path: Path) -> None:
-    """Compares ONNX Runtime on the file at `path`, and the vectors beside it, with `model`.
+    """Compare the outputs of ONNX Runtime, on the files at `path`, with those of `model`.
 
     Raises:
-        ExportError: they differ; the message names the batch and by how much.
+        ExportError: they differ; the message names the batch and the difference.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -169,7 +169,7 @@ def check_export(model: Towers, path: Path) -> None:
         with torch.no_grad():
             expected = viewer_vectors(model, table, inputs).numpy()
         difference = float(np.abs(answer - expected).max())
-        # Written so that not-a-number fails too.
+        # Negated so that NaN fails too.
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{path}: ONNX Runtime and PyTorch differ by {difference:.2g} on {name}, "
@@ -178,7 +178,7 @@ def check_export(model: Towers, path: Path) -> None:
 
 
 def trial_batches(model: Towers) -> dict[str, dict[str, Int64Array]]:
-    """Inputs that an export is tried on, by what they stand for."""
+    """Return the inputs that an export is checked on, by the name of the case."""
     limit = model.config.history_limit
     short = min(5, limit)
     batches = {

@@ -1,9 +1,9 @@
-"""Where the videos' id embeddings start: near each other where they are watched near each other.
+"""Initial id embeddings, close to each other for videos that are watched close to each other.
 
-The leading eigenvectors of the videos' positive pointwise mutual information, which is what
+They are the leading eigenvectors of the videos' positive pointwise mutual information, which
 word2vec with negative sampling factorises (O. Levy and Y. Goldberg, Neural Word Embedding as
-Implicit Matrix Factorization, 2014). On ml-1m, validation's NDCG@10 was .131 after one epoch from
-there, and .129 after two from a random start.
+Implicit Matrix Factorization, 2014). On ml-1m, validation NDCG@10 was .131 after one epoch from
+them, and .129 after two from a random initialisation.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from scipy.sparse.linalg import eigsh
 from training.retrieval.data import RetrievalData
 
 STEPS = 10
-"""How many steps apart two watches still count as near, one step 1, two 1/2, and so on."""
+"""Maximum steps between two watches that co-occur; k steps apart weigh 1/k."""
 SPREAD = 0.02
-"""Standard deviation of the values, as of a random start."""
+"""Standard deviation of the values, as in a random initialisation."""
 
 
 def first_vectors(data: RetrievalData, dimension: int, seed: int) -> npt.NDArray[np.float32] | None:
-    """Vectors of all videos, float32[n, dimension]; None where there is too little to go by.
+    """Return vectors of all videos, float32[n, dimension]; None if there is too little data.
 
-    Holds some 100 bytes for each pair of videos that were watched near each other.
+    Takes some 100 bytes of memory for each pair of videos that co-occur.
 
     Args:
-        data: the train part.
-        dimension: of the vectors.
-        seed: of the rotation, which spreads what matters most over all dimensions.
+        data: the train part is counted.
+        dimension: size of the vectors.
+        seed: seed of the rotation, which spreads the leading eigenvectors over all dimensions.
     """
     information = mutual_information(data)
     if dimension >= data.video_count or information.nnz == 0:
         return None
     random = np.random.default_rng(seed)
-    start = random.normal(size=data.video_count)  # ARPACK's own is another in every run
+    start = random.normal(size=data.video_count)  # ARPACK's own differs in every run
     values, vectors = eigsh(  # type: ignore[no-untyped-call]
         information, k=dimension, which="LM", v0=start
     )
@@ -49,7 +49,10 @@ def first_vectors(data: RetrievalData, dimension: int, seed: int) -> npt.NDArray
 
 
 def mutual_information(data: RetrievalData) -> sparse.csr_array:
-    """max(0, log(p(i, j) / p(i) p(j))) of videos watched within STEPS, float64[n, n], symmetric."""
+    """Return max(0, log(p(i, j) / p(i) p(j))) of videos watched within STEPS.
+
+    The matrix, float64[n, n], is sparse and symmetric.
+    """
     near = _near_counts(data)
     marginal = np.asarray(near.sum(axis=1)).ravel()  # type: ignore[no-untyped-call]
     video = np.repeat(np.arange(data.video_count), np.diff(near.indptr))

@@ -14,7 +14,7 @@ from training.retrieval.towers import readable
 def full_softmax_loss(
     model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
 ) -> Tensor:
-    """Mean loss over all positions that have a target, every video being a class.
+    """Return the mean loss over all positions that have a target, every video being a class.
 
     Args:
         model: the towers.
@@ -31,22 +31,22 @@ def full_softmax_loss(
 
 
 class SampledSoftmax:
-    """The same on some videos only, drawn by popularity, with the logQ correction.
+    """Softmax loss over a sample of videos drawn by popularity, with the logQ correction.
 
-    Every position of a batch shares the sample. Subtracting the log of how often a negative
-    is expected in the sample makes the loss an estimate of the full one: popular videos
-    aren't punished for being drawn more. The target is always there, so it isn't corrected.
+    All positions of a batch share the sample. Subtracting the log of a negative's expected count
+    in the sample makes the loss an estimate of the full softmax, so that popular videos aren't
+    penalised for being drawn more often. The target is always included and isn't corrected.
     """
 
     def __init__(self, counts: Tensor, negatives: int, power: float) -> None:
-        """Takes the sample's size and what it is drawn by.
+        """Compute the sampling distribution.
 
         Args:
-            counts: each video's watches, int64[n].
-            negatives: how many are drawn, repeatedly where chance has it.
-            power: of its watches that a video is drawn by; 0 is uniform, 1 popularity.
+            counts: watches of each video, int64[n].
+            negatives: sample size, drawn with replacement.
+            power: exponent of the watch count; 0 is uniform, 1 by popularity.
         """
-        # Videos that nobody watched must be drawn too.
+        # Unwatched videos must be drawn too.
         weights = counts.double().clamp(min=0.25) ** power
         self._cumulated = (weights / weights.sum()).cumsum(0)
         self._log_expected = (negatives * weights / weights.sum()).log().float()
@@ -55,11 +55,11 @@ class SampledSoftmax:
     def __call__(
         self, model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
     ) -> Tensor:
-        """As `full_softmax_loss`."""
+        """Return the estimated loss; arguments are those of `full_softmax_loss`."""
         draws = torch.rand(self._negatives, dtype=torch.float64)
         drawn = torch.searchsorted(self._cumulated, draws).clamp(max=len(self._cumulated) - 1)
         real = targets >= 0
-        # Only these videos' vectors are computed; places number them.
+        # Only these videos' vectors are computed; `places` are their indices.
         needed = torch.cat([drawn, targets[real], history[history > 0] - 1])
         rows, places = torch.unique(needed, return_inverse=True)
         sampled, positives, read = places.split(
@@ -82,7 +82,7 @@ class SampledSoftmax:
 
 
 def _same(positives: Tensor, sampled: Tensor) -> Tensor:
-    """Every (position, place in the sample) where both are the same video, int64[h, 2]."""
+    """Return the pairs (position, index in the sample) of the same video, int64[h, 2]."""
     order = torch.argsort(sampled)
     ordered = sampled[order]
     first = torch.searchsorted(ordered, positives)

@@ -1,4 +1,4 @@
-"""The two towers: a viewer's vector times a video's vector says how likely the next watch is."""
+"""The two towers: the dot product of a viewer's and a video's vector scores the next watch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 
 LATER = -1e4
-"""Added to attention scores of later positions: finite, so that bfloat16 stays sound."""
+"""Added to attention scores of later positions: finite, so that bfloat16 yields no NaN."""
 ROWS_AT_ONCE = 65_536
-"""Bounds the memory of what is worked out for every video."""
+"""Videos computed at once; bounds memory."""
 
 
 class VideoTower(nn.Module):
-    """A video's vector: an embedding of its id plus one of its content.
+    """Computes a video's vector, the sum of an id embedding and a content embedding.
 
-    A video that was never watched in training has its content alone.
+    A video without a watch in the train part has the content embedding only.
     """
 
     content: Tensor
@@ -33,7 +33,7 @@ class VideoTower(nn.Module):
     def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
         super().__init__()
         n, d = data.video_count, config.dimension
-        # Of a large catalogue a batch touches few rows: the others have no gradient.
+        # A batch touches few rows of a large catalogue, so gradients are sparse.
         self.id_embedding = nn.Embedding(n, d, sparse=n > config.full_softmax_limit)
         self.token_embedding = nn.Embedding(len(data.content_vocabulary) + 1, d, padding_idx=0)
         self.token_projection = nn.Linear(d, d, bias=False)
@@ -43,7 +43,7 @@ class VideoTower(nn.Module):
         self.register_buffer("content", torch.from_numpy(data.content), persistent=False)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """Vectors of the videos in `rows` int64[m], or of all: float32[m, d]."""
+        """Return vectors of the videos in `rows` int64[m], or of all: float32[m, d]."""
         ids, watched, content = self.id_embedding.weight, self.watched, self.content
         if rows is not None:
             ids, watched, content = self.id_embedding(rows), watched[rows], content[rows]
@@ -54,7 +54,7 @@ class VideoTower(nn.Module):
         return vectors
 
     def content_vectors(self) -> Tensor:
-        """The content part of every video's vector, without its id's, float32[n, d]."""
+        """Return the content part of every video's vector, without its id's, float32[n, d]."""
         table = self.token_embedding.weight
         bag = F.embedding_bag(self.content, table, padding_idx=0, mode="mean")
         vectors: Tensor = self.token_projection(bag)
@@ -79,11 +79,11 @@ class Block(nn.Module):
         self.dropout = ByteDropout(config.dropout)
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
-        """The next states of x float32[b, l, d].
+        """Return the block's output.
 
         Args:
             x: states of all positions, float32[b, l, d].
-            at: the one position of each that is wanted, int64[b]; by default all are.
+            at: the only position to compute in each sequence, int64[b]; all by default.
 
         Returns:
             float32[b, l, d], or float32[b, 1, d] with `at`.
@@ -108,11 +108,11 @@ class Block(nn.Module):
         return x + cast(Tensor, self.dropout(self.contract(inner)))
 
     def _bias(self) -> Tensor:
-        """What a position adds to its attention to each, float32[heads, limit + 1, limit + 1].
+        """Return the attention bias by distance, float32[heads, limit + 1, limit + 1].
 
-        Of the longest history: it depends on nothing that is asked, so that the exported model has
-        it as a constant, of which it takes a part. To look it up by distance each time takes half
-        of a long history's time.
+        It is of the maximum length and independent of the input, so that the exported model folds
+        it into a constant and slices that. Looking it up by distance in each call takes half of
+        the time of a long history.
         """
         positions = torch.arange(self.distance_bias.num_embeddings)
         distance = positions[:, None] - positions
@@ -134,8 +134,8 @@ class ViewerTower(nn.Module):
         self.attribute_embedding = nn.Embedding(len(data.vocabulary) + 1, d, padding_idx=0)
         self.position_embedding = nn.Embedding(config.history_limit + 1, d)
         self.gap_embedding = nn.Embedding(GAP_BUCKETS, d)
-        # What each bucket adds to the one below it: who stays away for longer than anybody in
-        # training is taken for the one who stayed away longest.
+        # Each bucket's difference from the one below, so that gaps longer than any in training
+        # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
@@ -145,15 +145,14 @@ class ViewerTower(nn.Module):
     def forward(
         self, watched: Tensor, gaps: Tensor, attributes: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        """The state after each watch, or only the one after all of them.
+        """Return the state after each watch, or with `lengths` only after the last one.
 
         Args:
             watched: vectors of the videos watched, oldest first, float32[b, l, d].
-            gaps: buckets of the time before each watch and, after them, before what is asked
-                for, int64[b, l + 1]: state i, which has read i watches, reads that of the next.
+            gaps: buckets of the time before each watch and before the request, int64[b, l + 1]:
+                state i, which has read i watches, reads the gap before the next.
             attributes: ids, 0-padded, int64[b, a].
-            lengths: how many watches are real, int64[b], where only the state after the
-                last one is wanted.
+            lengths: number of watches without padding, int64[b].
 
         Returns:
             float32[b, l + 1, d], state 0 being that of a viewer without history; or, with
@@ -180,7 +179,7 @@ class ViewerTower(nn.Module):
 
 
 class ViewerSide(nn.Module):
-    """Viewer towers side by side, each of which reads its own part of the videos' vectors."""
+    """Viewer towers of all members, each of which reads its own part of the videos' vectors."""
 
     def __init__(self, towers: Sequence[ViewerTower]) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class ViewerSide(nn.Module):
         lengths: Tensor,
         attributes: Tensor,
     ) -> Tensor:
-        """Viewers' vectors, float32[b, towers x d].
+        """Return viewers' vectors, float32[b, towers x d].
 
         Args:
             watched: vectors of the videos watched, oldest first, float32[b, l, towers x d].
@@ -224,14 +223,14 @@ class TwoTower(nn.Module):
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
         if (steps := self.viewer_tower.asked_steps) is not None:
-            nn.init.zeros_(steps.weight)  # one that no batch has adds nothing
+            nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
 
     def video_vectors(self) -> Tensor:
-        """Vectors of the catalogue, by row, float32[n, d]."""
+        """Return the catalogue's vectors, by row, float32[n, d]."""
         tower = self.video_tower
         if torch.is_grad_enabled():
             return cast(Tensor, tower())
-        # All at once, what lies between would take three times the memory of the vectors.
+        # Intermediate results of the whole catalogue would take three times the vectors' memory.
         vectors = torch.empty_like(tower.id_embedding.weight)
         for start in range(0, self.video_count, ROWS_AT_ONCE):
             rows = torch.arange(start, min(start + ROWS_AT_ONCE, self.video_count))
@@ -239,11 +238,11 @@ class TwoTower(nn.Module):
         return vectors
 
     def content_vectors(self) -> Tensor:
-        """The content part of every video's vector, without its id's, float32[n, d]."""
+        """Return the content part of every video's vector, without its id's, float32[n, d]."""
         return self.video_tower.content_vectors()
 
     def viewer_side(self) -> ViewerSide:
-        """The part that a viewer's vector takes besides the videos' vectors."""
+        """Return the module that computes viewers' vectors from videos' vectors."""
         return ViewerSide([self.viewer_tower])
 
 

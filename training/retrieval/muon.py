@@ -1,9 +1,9 @@
-"""Muon: each hidden matrix moves by its momentum made orthogonal.
+"""Muon: each hidden matrix is updated by its orthogonalised momentum.
 
-K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; the size of a
-step as in J. Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2, so that AdamW's
-learning rate serves both. PyTorch's own multiplies in bfloat16, which takes as long as the whole
-of a training step on processors without it.
+K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; step size as in
+J. Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2, so that AdamW's learning rate
+suits both. PyTorch's own implementation multiplies in bfloat16, which on processors without it
+takes as long as a whole training step.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _STEPS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients by which a Newton-Schulz step drives every singular value to about 1."""
 _ADAM_RMS = 0.2
-"""Root mean square of AdamW's usual step, in learning rates."""
+"""Typical root mean square of AdamW's step, in units of the learning rate."""
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two dimensions. Memory is once the weights'."""
+    """Optimiser of two-dimensional parameters. Its state is as large as the weights."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        """Takes the matrices, the learning rate and the decoupled weight decay."""
+        """Optimise matrices, with decoupled weight decay."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step by the gradients at hand; a matrix without one stays."""
+        """Take one step by the current gradients; a matrix without one is unchanged."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix float[m, n] with all its singular values near 1; zeros stay zeros."""
+    """Return the matrix, float[m, n], with all its singular values near 1; zeros stay zeros."""
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)

@@ -1,7 +1,7 @@
-"""Each viewer's watches in order, in a Parquet file that is written and read a part at a time.
+"""Each viewer's watches in order, in a Parquet file that is written and read by row group.
 
-A row of the file is a viewer. Row groups hold some GROUP_WATCHES watches each, and a group is all
-that writing or reading holds in memory, save what the caller keeps.
+A row of the file is a viewer. Row groups hold some GROUP_WATCHES watches each; writing and reading
+hold one row group in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 Int64Array = npt.NDArray[np.int64]
 
 GROUP_WATCHES = 131_072
-"""Watches in a row group; more where a single viewer has more."""
+"""Watches in a row group; more if a single viewer has more."""
 SEQUENCES = pa.schema(
     [
         pa.field("viewer_id", pa.string(), nullable=False),
@@ -33,8 +33,8 @@ SEQUENCES = pa.schema(
         pa.field("attributes", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""Videos watched and when (Unix seconds), of the train part and of validation, oldest first;
-attribute ids, ATTRIBUTE_LIMIT each, 0-padded."""
+"""Columns of the file: rows of watched videos and times (Unix seconds) of the train and validation
+parts, oldest first; attribute ids, ATTRIBUTE_LIMIT each, 0-padded."""
 _READ = ("viewer_id", "video_id", "time", "part")
 
 
@@ -43,19 +43,19 @@ class Watches:
     """The watches of some viewers: those of viewer i are `offsets[i]` to `offsets[i + 1]`."""
 
     rows: Int64Array
-    """Video watched, int64[w]."""
+    """Rows of the watched videos, int64[w]."""
     times: Int64Array
-    """When, Unix seconds, int64[w]."""
+    """Times of the watches, Unix seconds, int64[w]."""
     offsets: Int64Array
     """int64[viewers + 1]."""
 
     def of(self, viewer: int) -> slice:
-        """Where the viewer's watches are."""
+        """Return the slice of the viewer's watches."""
         return slice(int(self.offsets[viewer]), int(self.offsets[viewer + 1]))
 
     @staticmethod
     def joined(parts: Sequence[Watches]) -> Watches:
-        """The viewers of all parts, one after the other."""
+        """Concatenate the viewers of all parts."""
         counts = [np.diff(part.offsets) for part in parts]
         none = np.empty(0, np.int64)
         return Watches(
@@ -67,34 +67,34 @@ class Watches:
 
 @dataclass(frozen=True)
 class Group:
-    """A row group: its viewers' watches of both parts and attribute ids."""
+    """A row group: its viewers' train and validation watches, and attribute ids."""
 
     train: Watches
     held_out: Watches
-    """Of the validation part."""
+    """Watches of the validation part."""
     attributes: Int64Array
     """int64[viewers, ATTRIBUTE_LIMIT]."""
 
 
 @dataclass(frozen=True)
 class SequenceFile:
-    """A file as SEQUENCES, on disk, or in memory where it is small."""
+    """A file with the schema SEQUENCES, on disk or in memory."""
 
     source: Path | pa.Buffer
 
     def groups(self, order: Iterable[int] | None = None) -> Iterator[Group]:
-        """The row groups, or those of these numbers, in this order."""
+        """Yield all row groups, or those numbered in `order`, in that order."""
         with self._open() as file:
             for number in range(file.num_row_groups) if order is None else order:
                 yield _decoded(file.read_row_group(number, columns=SEQUENCES.names[1:]))
 
     def group_count(self) -> int:
-        """How many row groups there are."""
+        """Return the number of row groups."""
         with self._open() as file:
             return int(file.num_row_groups)
 
     def viewer_ids(self) -> tuple[str, ...]:
-        """The id of each viewer, in order; all of them in memory."""
+        """Load the id of each viewer, in order."""
         with self._open() as file:
             return tuple(file.read(columns=["viewer_id"])["viewer_id"].to_pylist())
 
@@ -105,15 +105,15 @@ class SequenceFile:
 
 
 class SequenceWriter:
-    """Turns watches into a file as SEQUENCES, group by group."""
+    """Writes watches to a file with the schema SEQUENCES, group by group."""
 
     def __init__(self, video_ids: Sequence[str], viewers: pd.DataFrame, ids: Int64Array) -> None:
-        """Takes the catalogue's ids in the order of rows, and each viewer's attribute ids.
+        """Index the catalogue and the viewers by id.
 
         Args:
-            video_ids: the catalogue.
+            video_ids: the catalogue's ids in the order of rows.
             viewers: as `viewers.parquet`.
-            ids: attribute ids of each, int64[viewers, ATTRIBUTE_LIMIT].
+            ids: attribute ids of each viewer, int64[viewers, ATTRIBUTE_LIMIT].
         """
         self._videos = pd.Index(video_ids)
         self._viewers = pd.Index(viewers["viewer_id"])
@@ -121,9 +121,9 @@ class SequenceWriter:
         self._attributes = np.concatenate([ids.astype(np.int32), nobody.astype(np.int32)])
 
     def write(self, watches: Iterable[pa.Table], target: Path | pa.NativeFile) -> None:
-        """Writes the file from batches of `watches.parquet`, by viewer, then time.
+        """Write the file from batches of `watches.parquet`, sorted by viewer, then time.
 
-        Watches of the test part are not looked at.
+        Watches of the test part are ignored.
         """
         with pq.ParquetWriter(target, SEQUENCES, compression="zstd") as writer:
             for batch in _whole_viewers(watches):
@@ -146,7 +146,7 @@ class SequenceWriter:
             for values, kind in ((rows, pa.int32()), (times, pa.int64())):
                 flat = pa.array(values[part], kind)
                 columns.append(pa.ListArray.from_arrays(offsets, flat))
-        # A viewer without profile finds place -1, the last, which has none.
+        # A viewer without profile has index -1, the last row, which has no attributes.
         found = self._attributes[self._viewers.get_indexer(pd.Index(ids.to_pandas()))]
         offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * ATTRIBUTE_LIMIT)
         columns.append(pa.ListArray.from_arrays(offsets, pa.array(found.ravel())))
@@ -154,21 +154,21 @@ class SequenceWriter:
 
 
 def watch_batches(path: Path) -> Iterator[pa.Table]:
-    """`watches.parquet`, GROUP_WATCHES at a time."""
+    """Read `watches.parquet`, GROUP_WATCHES at a time."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(GROUP_WATCHES, columns=list(_READ)):
             yield pa.Table.from_batches([batch])
 
 
 def frame_batches(watches: pd.DataFrame) -> Iterator[pa.Table]:
-    """The same of a frame."""
+    """Yield a frame's watches, GROUP_WATCHES at a time."""
     for start in range(0, len(watches), GROUP_WATCHES):
         part = watches.iloc[start : start + GROUP_WATCHES]
         yield pa.Table.from_pandas(part[list(_READ)], preserve_index=False)
 
 
 def _whole_viewers(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, cut where a viewer ends."""
+    """Yield the same rows in batches that end with a viewer's last watch."""
     rest: pa.Table | None = None
     for batch in batches:
         whole = pa.concat_tables([rest, batch]) if rest is not None else batch
@@ -181,7 +181,7 @@ def _whole_viewers(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _starts(viewer: pa.Array) -> Int64Array:
-    """Where each viewer's rows begin, int64[viewers]."""
+    """Return the index of each viewer's first row, int64[viewers]."""
     if not len(viewer):
         return np.empty(0, np.int64)
     other = pc.not_equal(viewer.slice(1), viewer.slice(0, len(viewer) - 1))

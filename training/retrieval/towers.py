@@ -1,4 +1,4 @@
-"""What serving is made from: trained towers, of one pair or of several, and viewers' vectors."""
+"""Interface of trained towers, one pair or several, and viewers' vectors computed by them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 class Towers(Protocol):
-    """Trained towers of n videos and vectors of d dimensions."""
+    """Trained towers for n videos, with vectors of d dimensions."""
 
     config: RetrievalConfig
     video_count: int
     attribute_count: int
 
     def eval(self) -> Self:
-        """Without dropout from now on."""
+        """Turn off dropout."""
 
     def video_vectors(self) -> Tensor:
-        """Vectors of the catalogue, by row, float32[n, d]."""
+        """Return the catalogue's vectors, by row, float32[n, d]."""
 
     def content_vectors(self) -> Tensor:
-        """The content part of every video's vector, without its id's, float32[n, c]."""
+        """Return the content part of every video's vector, without its id's, float32[n, c]."""
 
     def viewer_side(self) -> ViewerSide:
-        """The part that a viewer's vector takes besides the videos' vectors."""
+        """Return the module that computes viewers' vectors from videos' vectors."""
 
 
 def readable(vectors: Tensor) -> Tensor:
-    """Vectors to look up by row + 1: zeros for an unknown video first, float32[n + 1, d]."""
+    """Prepend zeros for unknown videos, for look-ups by row + 1: float32[n + 1, d]."""
     return F.pad(vectors, (0, 0, 1, 0))
 
 
@@ -49,8 +49,8 @@ def viewer_vectors(
 
     Args:
         towers: the trained towers.
-        table: `readable(towers.video_vectors())`, which many batches share, float32[n + 1, d].
-        inputs: of b viewers, from `server.features.tower_inputs.tower_inputs`.
+        table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
+        inputs: `server.features.tower_inputs.tower_inputs` of b viewers.
     """
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     watched = F.embedding(tensors.pop("history"), table)

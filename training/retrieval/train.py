@@ -1,4 +1,4 @@
-"""Trains the retrieval model: shows how it goes, can be stopped anywhere, and goes on."""
+"""Train the retrieval model, with progress display, interruption at any step, and resumption."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 CURVE = "retrieval_curve.jsonl"
-"""One JSON object an epoch: `epoch`, `loss`, `tokens` (watches learned in it),
-`tokens_per_second` (of its steps alone), and validation's measures where it ran."""
+"""One JSON object an epoch: `epoch`, `loss`, `tokens` (watches trained on), `tokens_per_second`
+(throughput of its steps), and the validation metrics if it was validated."""
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterruptedError(VireoError):
-    """Ctrl-C stopped training; the checkpoint holds everything done so far."""
+    """Ctrl-C or SIGTERM stopped training; the checkpoint holds its progress."""
 
 
 class EmptyTrainingSetError(VireoError):
-    """There is nothing to learn from."""
+    """The data set has no watches to train on."""
 
 
 class Interrupt:
-    """Ctrl-C or SIGTERM, noticed between two steps; a second one stops at once."""
+    """Ctrl-C or SIGTERM, checked between steps; a second signal stops at once."""
 
     requested = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catches both signals meanwhile."""
+        """Handle both signals during the block."""
         before = [(number, signal.signal(number, self._request)) for number in _STOPPING]
         try:
             yield
@@ -73,24 +73,24 @@ def train_retrieval(
     processes: Processes | None = None,
     start: Path | None = None,
 ) -> TwoTower:
-    """Trains to the end, from a checkpoint in `checkpoints` where it fits data and config.
+    """Train to the end, resuming from a checkpoint in `checkpoints` if it fits data and config.
 
     Args:
-        data: what to learn.
-        config: how.
-        checkpoints: folder of the checkpoint and the learning curve, which all processes see.
+        data: what to train on.
+        config: architecture and hyperparameters.
+        checkpoints: folder of the checkpoint and the learning curve, shared by all processes.
         console: where progress is shown.
-        processes: those that train together, each of which calls this; the leading one alone
-            validates, writes and prints, and the model that it returns is the one to take.
-        start: folder of the checkpoint of a finished training of the same catalogue and shape,
-            whose result this one starts from.
+        processes: processes that train together, each of which calls this; the leader alone
+            validates, writes and prints, and the model that it returns is the result.
+        start: folder of the checkpoint of a finished training of the same catalogue and
+            architecture, to start from its result.
 
     Returns:
-        The moving average of the weights that did best in validation, or the last one if
-        nothing is for validation, with unseen videos filled in.
+        The moving average of the weights that was best in validation, or the last one without a
+        validation part, with unseen videos filled in.
 
     Raises:
-        TrainingInterruptedError: Ctrl-C or SIGTERM; calling again goes on from there.
+        TrainingInterruptedError: Ctrl-C or SIGTERM; calling again resumes.
         EmptyTrainingSetError: no watch is in the train part.
         CheckpointError: a checkpoint is damaged, or the one in `start` is missing.
     """
@@ -134,26 +134,26 @@ def train_retrieval(
                     _save(trainer, identity, checkpoints)
                 processes.wait()
                 raise TrainingInterruptedError(
-                    f"training was stopped with {trainer.share_done:.0%} of it done; "
-                    "run the same command again to go on from there"
+                    f"training was interrupted at {trainer.share_done:.0%}; "
+                    "run the same command again to resume"
                 )
     console.print(_summed_up(trainer), highlight=False)
     model = trainer.best_model()
-    del trainer, clock  # Weights and optimizer take four times the memory of the model.
+    del trainer, clock  # Weights and optimiser state take four times the model's memory.
     fill_unseen(model, data)
     return model
 
 
 def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
-    """Return the weights that the training in this folder has chosen.
+    """Return the weights that the training in this folder selected.
 
     Raises:
-        CheckpointError: its checkpoint is damaged, or there is none.
+        CheckpointError: the checkpoint is damaged or missing.
     """
     state = read_checkpoint(checkpoints / CHECKPOINT)
     if state is None:
         raise CheckpointError(
-            f"{checkpoints / CHECKPOINT} is gone, which the towers would start from; "
+            f"{checkpoints / CHECKPOINT}, which the towers start from, is missing; "
             "train again with --fresh"
         )
     weights: dict[str, Tensor] = state["trainer"]["best"]
@@ -169,7 +169,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 
 
 class _Clock:
-    """Adds to a trainer's seconds what passes; all processes go by the leading one's clock."""
+    """Adds elapsed time to a trainer's seconds; all processes use the leader's clock."""
 
     def __init__(self, trainer: RetrievalTrainer, processes: Processes) -> None:
         self._trainer = trainer
@@ -177,7 +177,7 @@ class _Clock:
         self._last = time.monotonic()
 
     def tick(self, stopping: bool, stepped: bool = False) -> bool:
-        """Counts the time since the last tick; whether any process is asked to stop."""
+        """Add the time since the last tick; return whether any process was asked to stop."""
         now = time.monotonic()
         passed = now - self._last if self._processes.leads else 0.0
         self._last = now
@@ -196,10 +196,10 @@ def _resume(
         return
     changed = [name for name in identity if state["identity"].get(name) != identity[name]]
     if changed:
-        console.print(f"training afresh: the checkpoint is of other {' and '.join(changed)}")
+        console.print(f"training from scratch: the checkpoint has other {' and '.join(changed)}")
         return
     trainer.restore(state["trainer"])
-    console.print(f"going on from the checkpoint, {trainer.share_done:.0%} done")
+    console.print(f"resuming from the checkpoint, {trainer.share_done:.0%} done")
 
 
 def _save(trainer: RetrievalTrainer, identity: dict[str, Any], checkpoints: Path) -> None:
@@ -227,8 +227,8 @@ def _summed_up(trainer: RetrievalTrainer) -> str:
     tokens = sum(point["tokens"] for point in trainer.curve)
     seconds = sum(point["tokens"] / point["tokens_per_second"] for point in trainer.curve)
     learned = (
-        f"learned {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes, "
-        f"{tokens / seconds:,.0f} a second"
+        f"trained on {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes, "
+        f"{tokens / seconds:,.0f} watches/s"
     )
     if trainer.best_ndcg < 0:
         return learned

@@ -1,4 +1,4 @@
-"""One optimiser step of the retrieval model, and all the state that steps change."""
+"""The retrieval model's training step, and all the state that it changes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from training.retrieval.windows import Batch, epoch_batches
 
 
 def bfloat16_is_fast() -> bool:
-    """Whether this processor multiplies bfloat16 natively; elsewhere it is slower."""
+    """Return whether this processor multiplies bfloat16 natively; without, it is slower."""
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class RetrievalTrainer:
-    """Towers, their moving average, the optimiser, and how far training has come.
+    """Towers, their moving average, the optimiser, and the progress of training.
 
-    All that is random is drawn from (seed, epoch) or (seed, step), so its state needs no
-    generators, and a resumed run equals an uninterrupted one.
+    Random numbers are seeded by (seed, epoch) or (seed, step), so that checkpoints need no
+    generator state, and a resumed run equals an uninterrupted one.
     """
 
     def __init__(
@@ -43,7 +43,14 @@ class RetrievalTrainer:
         processes: Processes | None = None,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Start with the other processes of the run, from the weights `start` if there are any."""
+        """Start from the weights `start`, or from an initialisation if None.
+
+        Args:
+            data: what to train on.
+            config: architecture and hyperparameters.
+            processes: the run's process group; a single process by default.
+            start: weights of a finished training of the same catalogue and architecture.
+        """
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
@@ -55,21 +62,21 @@ class RetrievalTrainer:
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
         self.best: Mapping[str, Tensor] = self.average.model.state_dict()
-        """The average that did best so far; the latest one until any was validated."""
+        """The best average so far; the latest one until the first validation."""
         self.best_ndcg = -1.0
         self.curve: list[dict[str, float]] = []
         self.epoch = 0
         self.batch = 0
-        """Batches of this epoch already done."""
+        """Batches done in this epoch."""
         self.tokens = 0
-        """Watches learned in this epoch."""
+        """Watches trained on in this epoch."""
         self.step = 0
         self.loss_sum = 0.0
-        """Over this epoch's batches."""
+        """Sum of the losses of this epoch's batches."""
         self.seconds = 0.0
-        """Spent in training, validation included."""
+        """Training time, validation included."""
         self.step_seconds = 0.0
-        """Spent in this epoch's steps."""
+        """Time of this epoch's steps."""
         self.finished = False
         self._data = data
         self._processes = processes or Processes()
@@ -81,7 +88,7 @@ class RetrievalTrainer:
             self._loss = SampledSoftmax(counts, config.negatives, config.negative_power)
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs."""
+        """Return the state that `restore` restores."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -91,11 +98,11 @@ class RetrievalTrainer:
         }
 
     def state_names(self) -> list[str]:
-        """What a state consists of: one that other code wrote can't be restored."""
+        """Return the names in a state; a checkpoint with other names can't be restored."""
         return [*PROGRESS, *self.model.state_dict()]
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Restore what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.best = state["best"]
@@ -106,7 +113,7 @@ class RetrievalTrainer:
 
     @property
     def share_done(self) -> float:
-        """How much of training is done, by epochs or by the clock, whichever says more."""
+        """Share of training that is done, by epochs or by time, whichever is larger."""
         share = (self.epoch + self.tokens / self._data.watch_count) / self.config.epochs
         if self.config.max_minutes is not None:
             share = max(share, self.seconds / (60 * self.config.max_minutes))
@@ -114,17 +121,17 @@ class RetrievalTrainer:
 
     @property
     def at_epoch_end(self) -> bool:
-        """Whether every watch has been learned in this epoch."""
+        """Whether this epoch has trained on every watch."""
         return self.tokens == self._data.watch_count
 
     @property
     def loss(self) -> float:
-        """Mean of the batches' losses in this epoch, after its first step."""
+        """Mean loss of this epoch's batches; undefined before its first step."""
         return self.loss_sum / self.batch
 
     @property
     def tokens_per_second(self) -> float:
-        """Watches learned a second in this epoch, by all processes; 0 before its first step."""
+        """Throughput of this epoch over all processes, watches/s; 0 before its first step."""
         return self.tokens / self.step_seconds if self.step_seconds else 0.0
 
     def _next_batch(self) -> Batch:
@@ -134,14 +141,14 @@ class RetrievalTrainer:
         return next(self._batches)
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, constant, then cosine to zero."""
+        """Return the scheduled learning rate: linear warm-up, constant, then cosine to zero."""
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         falling = max(0.0, self.share_done - config.constant_share) / (1 - config.constant_share)
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * falling))
 
     def train_step(self) -> None:
-        """One step on the epoch's next batch of windows."""
+        """Take one step on the epoch's next batch of windows."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
         batch = self._next_batch()
@@ -154,7 +161,7 @@ class RetrievalTrainer:
         self._optimizer.step(self._learning_rate())
         decay = self.config.ema_decay
         if not self._started:
-            # A young average must forget the random start: its decay grows to the full value.
+            # Warm up the decay, so that the average forgets the random initialisation.
             decay = min(decay, (self.step + 1) / (self.step + 10))
         self.average.after_step(touched, decay)
         self.loss_sum += self._processes.summed([loss])[0]
@@ -163,7 +170,7 @@ class RetrievalTrainer:
         self.tokens += batch.tokens
 
     def _learn(self, part: Batch, tokens: int) -> float:
-        """Leaves gradients of this process's part of a batch; its part of the mean loss."""
+        """Compute gradients on this process's part of a batch; return its part of the mean loss."""
         if not len(part.chosen):
             return 0.0
         encoded = part.encode()
@@ -175,9 +182,9 @@ class RetrievalTrainer:
         return float(loss.detach())
 
     def end_epoch(self) -> dict[str, float]:
-        """Close the epoch, validate if that is due, and return its point of the curve.
+        """End the epoch, validate if due, and return its point of the learning curve.
 
-        Without a validation part the last average is the best.
+        Without a validation part the last average counts as the best.
         """
         point = {
             "epoch": self.epoch + 1.0,
@@ -195,7 +202,7 @@ class RetrievalTrainer:
             if point.get("ndcg_10", math.inf) > self.best_ndcg:
                 self.best_ndcg = point.get("ndcg_10", self.best_ndcg)
                 average = self.average.model.state_dict()
-                # After the last step it stays as it is, and needs no copy.
+                # After the last step the average doesn't change any more and needs no copy.
                 self.best = average if self.finished else deepcopy(average)
         self.curve.append(point)
         self.epoch, self.batch, self.tokens = self.epoch + 1, 0, 0
@@ -204,7 +211,7 @@ class RetrievalTrainer:
         return point
 
     def best_model(self) -> TwoTower:
-        """The moving average that did best in validation, ready to serve."""
+        """Return the moving average that was best in validation, in eval mode."""
         self.average.model.load_state_dict(self.best)
         return self.average.model.eval()
 
@@ -220,4 +227,4 @@ PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
     "step_seconds", "finished",
 )  # fmt: skip
-"""Plain attributes of a trainer that a checkpoint holds."""
+"""Attributes of a trainer that a checkpoint holds."""

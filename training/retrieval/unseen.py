@@ -1,11 +1,10 @@
-"""Gives videos that nobody has watched an id's part, guessed from their content.
+"""Estimate the id embeddings of unwatched (unseen) videos from their content.
 
-The content part alone ranks such videos well among each other, but hardly ever above those that
-are known: it says less, so its scores spread less. Two things are added after training, as if
-they were the video's id embedding. A ridge regression from content to the id embeddings of the
-watched videos says what their ids know and the content part doesn't. A step towards where all
-viewers are lifts them until they hold EXPOSURE times their share of viewers' best PLACES: what
-is shown to nobody is learnt of from nobody.
+The content part alone ranks unseen videos well among each other, but rarely above watched ones,
+since its scores have less variance. Their id embedding is set after training to the sum of two
+terms: a ridge regression from content to the id embeddings of watched videos, which predicts what
+the content part lacks; and a step towards the mean viewer vector, so large that unseen videos hold
+EXPOSURE times their share of viewers' top PLACES, since only exposure yields data on them.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
 
 RIDGE = 3.0
-"""Pull of the regression to 0, in videos of weight 1."""
+"""L2 regularisation of the regression, in videos of weight 1."""
 TOKENS = 4096
-"""The regression reads the commonest tokens: its time grows with the cube of their number."""
+"""Most frequent tokens that the regression reads: its time is cubic in their number."""
 PLACES = 100
-"""How far down a viewer's list a place counts."""
+"""Length of the top of a viewer's list in which exposure is counted."""
 EXPOSURE = 1.5
-"""Times the share of videos that are unseen: places to find out what they are worth."""
-MOST_SHARE = 0.08
-"""Of the places, however many of the videos are unseen."""
+"""Target share of the top places, relative to the unseen videos' share of the catalogue."""
+MAX_SHARE = 0.08
+"""Maximum share of the top places, whatever the share of unseen videos."""
 SCORES_AT_ONCE = 16_000_000
-"""Bounds the memory of scores, videos x viewers."""
+"""Scores (videos x viewers) computed at once; bounds memory."""
 _VIEWERS = 512
-"""So many viewers say where viewers are."""
+"""Size of the sample of viewers."""
 _STEPS = 20
-_FARTHEST = 16.0
+_MAX_LIFT = 16.0
 """Score that lifts a video above any other."""
 
 Float64Array = npt.NDArray[np.float64]
@@ -46,13 +45,12 @@ Float64Array = npt.NDArray[np.float64]
 
 @torch.no_grad()
 def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
-    """Fills in the id embeddings of the videos without a watch in the train part, in place.
+    """Fill in the id embeddings of the videos without a watch in the train part, in place.
 
-    The model answers for them as for any other from then on. Videos without content stay as
-    they are.
+    The model then scores them as any other video. Videos without content are unchanged.
     """
     counts = data.watch_counts()
-    # Videos without content can't be told apart: no place of theirs would be a good one.
+    # Videos without content are indistinguishable, so exposing them wouldn't be informative.
     unseen = torch.from_numpy((counts == 0) & (data.content > 0).any(1))
     if not unseen.any() or not counts.any():
         return
@@ -67,7 +65,7 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     states, watched = _viewers(model, data)
     mean = states.mean(0)
     step = mean / mean.square().sum().clamp(min=1e-12)
-    share = min(EXPOSURE * float(unseen.float().mean()), MOST_SHARE)
+    share = min(EXPOSURE * float(unseen.float().mean()), MAX_SHARE)
     vectors = model.video_vectors()
     known_best, unseen_best = (
         best_scores(states, vectors, some, watched) for some in (~unseen, unseen)
@@ -82,13 +80,13 @@ def best_scores(
     some: Tensor,
     watched: Sequence[npt.NDArray[np.int64]],
 ) -> Tensor:
-    """The PLACES best scores of some videos for each viewer, float32[v, at most PLACES].
+    """Return the PLACES best scores of some videos for each viewer, float32[v, at most PLACES].
 
     Args:
-        states: of the viewers, float32[v, d].
-        vectors: of all videos, float32[n, d].
-        some: which of them, bool[n].
-        watched: rows that each viewer watched, whose scores don't count: minus infinity.
+        states: viewers' vectors, float32[v, d].
+        vectors: vectors of all videos, float32[n, d].
+        some: mask of the videos that count, bool[n].
+        watched: rows that each viewer watched, whose scores are minus infinity.
     """
     size = max(1, SCORES_AT_ONCE // len(vectors))
     parts = []
@@ -104,13 +102,13 @@ def best_scores(
 def ridge(
     content: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], known: Float64Array
 ) -> Float64Array:
-    """Embeddings of the videos without watches, from those of the others, float64[u, d].
+    """Predict embeddings of the videos without watches, float64[u, d].
 
     Args:
-        content: token ids, 0-padded, the commonest the smallest, int[n, c].
+        content: token ids, 0-padded, numbered from the most frequent, int[n, c].
         counts: watches of each video, int64[n].
-        known: embeddings of the videos with watches, float64[n - u, d]; one weighs by the
-            logarithm of its watches.
+        known: embeddings of the videos with watches, float64[n - u, d], weighted in the
+            regression by the logarithm of the watches.
     """
     bags = weighted_bags(np.where(content <= TOKENS, content, 0))
     seen = counts > 0
@@ -125,19 +123,20 @@ def ridge(
 
 
 def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> float:
-    """The least that, times a viewer's slope, must be added to some videos' scores.
+    """Return the minimum lift with which some videos hold a share of viewers' top places.
 
-    A lift moves all of a viewer's lifted scores alike, so that only the best can matter.
+    A lift adds lift * slope to all of a viewer's lifted scores, so that only the best of them
+    matter.
 
     Args:
-        fixed: the best scores of the other videos, float32[v, p], the best first; minus infinity
-            where there are fewer.
-        lifted: those of the videos to lift, float32[v, p].
-        slopes: float32[v, 1].
-        share: of each viewer's p best that the lifted must hold on average.
+        fixed: the best scores of the other videos, float32[v, p], best first, padded with minus
+            infinity.
+        lifted: the best scores of the videos to lift, float32[v, p].
+        slopes: each viewer's slope, float32[v, 1].
+        share: mean share of a viewer's top p places that the lifted videos must hold.
 
     Returns:
-        0 where they hold it already; at most _FARTHEST.
+        A lift from 0, if they hold the share without one, to _MAX_LIFT.
     """
     places = fixed.shape[1]
 
@@ -148,7 +147,7 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
 
     if held(0.0) >= share:
         return 0.0
-    low, high = 0.0, _FARTHEST
+    low, high = 0.0, _MAX_LIFT
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if held(middle) < share else (low, middle)
@@ -158,7 +157,7 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
 def _viewers(
     model: TwoTower, data: RetrievalData
 ) -> tuple[Tensor, Sequence[npt.NDArray[np.int64]]]:
-    """Vectors of some viewers at their last watch, float32[v, d], and what they watched."""
+    """Return vectors of some viewers at their last watch, float32[v, d], and rows they watched."""
     asked = data.last_watches[:: -(-len(data.last_watches) // _VIEWERS)]
     viewers = [held_out.viewer for held_out in asked]
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)

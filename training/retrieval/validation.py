@@ -1,4 +1,4 @@
-"""Validation: how high the model ranks each viewer's next watch among all unseen videos."""
+"""Validation by the rank of each viewer's next watch among all videos not watched before."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from training.retrieval.data import RetrievalData
 from training.retrieval.towers import Towers, readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
-"""Bounds the memory of scores, videos x viewers."""
+"""Scores (videos x viewers) computed at once; bounds memory."""
 
 
 SCORES = 2_000_000_000
-"""Bounds the time: of a large catalogue fewer viewers are asked for."""
+"""Maximum scores (videos x viewers) of a validation; a large catalogue has fewer viewers."""
 QUERIES = 500
-"""Viewers that an index is measured with."""
+"""Maximum viewers that an index is measured with."""
 
 
 def viewer_scores(
     model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> npt.NDArray[np.float32]:
-    """The retrieval score of every video for each viewer, float32[v, n]."""
+    """Return the retrieval score of every video for each viewer, float32[v, n]."""
     model.eval()
     with torch.inference_mode():
         vectors = model.video_vectors()
@@ -36,7 +36,7 @@ def viewer_scores(
 
 
 def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32]:
-    """Vectors of QUERIES viewers at their last watch, or of all if fewer, float32[v, d]."""
+    """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
     viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
     model.eval()
@@ -48,12 +48,12 @@ def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32
 
 
 def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64]:
-    """Rank of each viewer's last validation watch given all before it, int64[v].
+    """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
-    Of so many viewers that no more than SCORES are worked out.
+    Viewers are sampled so that about SCORES scores are computed.
     """
     step = -(-len(data.validation) * data.video_count // SCORES) or 1
-    # Alike lengths together: a batch is padded to its longest.
+    # By length, since a batch is padded to its longest history.
     held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
@@ -73,13 +73,13 @@ def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64
 def _vectors(
     model: Towers, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
 ) -> Tensor:
-    """Viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
+    """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
     inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
     return viewer_vectors(model, table, inputs)
 
 
 def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:
-    """HR@10, NDCG@10 and Recall@100 on the validation part."""
+    """Return HR@10, NDCG@10 and Recall@100 on the validation part."""
     ranks = validation_ranks(model, data)
     return {
         "hit_rate_10": hit_rate(ranks, 10),

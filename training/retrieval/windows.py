@@ -1,4 +1,4 @@
-"""Training batches: windows of viewers' watches, encoded as serving encodes a history."""
+"""Training batches: windows of viewers' watches, encoded as histories are in serving."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows of w videos as (history of w - 1, what is watched at each of w states)."""
+    """Windows of w videos, each as a history of w - 1 videos and the targets of w states."""
 
     history: Int64Array
     """Row + 1 of each video, 0 for padding, int64[b, l]."""
     gaps: Int64Array
-    """As `gap_buckets` of the window's times, the targets' included: the bucket at state i is of
+    """`gap_buckets` of the window's times, the targets' included: the bucket at state i is that of
     the time from the last watch read to the target, int64[b, l + 1]."""
     attributes: Int64Array
     """int64[b, ATTRIBUTE_LIMIT]."""
@@ -36,26 +36,27 @@ class Windows:
     def __init__(
         self, watches: Watches, attributes: Int64Array, history_limit: int, batch_tokens: int
     ) -> None:
-        """Takes the viewers' watches and attribute ids, and two limits.
+        """Compute the watches' gap buckets.
 
         Args:
-            watches: held in memory, with 8 bytes more for each.
+            watches: held in memory, plus 8 bytes each.
             attributes: int64[viewers, ATTRIBUTE_LIMIT].
-            history_limit: the longest history in videos.
-            batch_tokens: the most positions in a batch.
+            history_limit: maximum videos in a history.
+            batch_tokens: maximum positions in a batch.
         """
         self.watches = watches
         self._size = history_limit + 1
         self._batch_tokens = batch_tokens
         self._attributes = attributes
-        # A window's gaps are those of the whole sequence but for its first watch: the
-        # buckets depend on consecutive times alone.
+        # A window's gaps are those of the whole sequence, except at its first watch: buckets
+        # depend on consecutive times only.
         self._gaps = gap_buckets(watches.times)
 
     def batches(self, rng: np.random.Generator) -> list[Int64Array]:
-        """Batches of windows, each int64[b, 3] of (viewer, first watch, end).
+        """Return shuffled batches of windows, each int64[b, 3] of (viewer, first watch, end).
 
-        Each watch is the target of one position. Longer sequences are cut at random offsets.
+        Each watch is the target of one position. Sequences longer than a window are cut at random
+        offsets.
         """
         windows = self._cut(rng)
         windows = windows[rng.permutation(len(windows))]
@@ -83,7 +84,7 @@ class Windows:
             start = stop
 
     def encode(self, windows: Int64Array) -> WindowBatch:
-        """The arrays of one batch."""
+        """Return the arrays of one batch."""
         viewers, starts, stops = windows.T
         places = starts[:, None] + np.arange((stops - starts).max())
         inside = places < stops[:, None]
@@ -105,27 +106,27 @@ class Batch:
 
     windows: Windows
     chosen: Int64Array
-    """As `Windows.batches` gives it, int64[b, 3]."""
+    """One batch of `Windows.batches`, int64[b, 3]."""
 
     @property
     def tokens(self) -> int:
-        """How many positions have a target."""
+        """Number of positions with a target."""
         return int((self.chosen[:, 2] - self.chosen[:, 1]).sum())
 
     def part(self, number: int, count: int) -> Batch:
-        """Every `count`-th window, from this one on; there may be none."""
+        """Return every `count`-th window from `number` on; there may be none."""
         return Batch(self.windows, self.chosen[number::count])
 
     def encode(self) -> WindowBatch:
-        """Its arrays."""
+        """Return the batch's arrays."""
         return self.windows.encode(self.chosen)
 
 
 def epoch_batches(sequences: SequenceFile, config: RetrievalConfig, epoch: int) -> Iterator[Batch]:
-    """The batches of one epoch; the same seed and epoch give the same.
+    """Yield the batches of one epoch, which are determined by seed and epoch.
 
-    Row groups are read in random order until they hold `config.shuffle_watches`; the windows of
-    these are shuffled among each other and made into batches, and the next groups are read.
+    Row groups are read in random order until they hold `config.shuffle_watches`; their windows are
+    shuffled and batched before the next groups are read.
     """
     rng = np.random.default_rng([config.seed, epoch])
     held: list[Group] = []

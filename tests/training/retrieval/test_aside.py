@@ -71,7 +71,7 @@ def test_one_that_dies_is_told_of_and_holds_nothing_up(
         until((endless.folder / CURVE).exists)
         aside.processes[0].kill()
         aside.wait()
-    assert "ended with -9: going on with it here" in capsys.readouterr().err
+    assert "ended with -9: resuming it in this one" in capsys.readouterr().err
 
 
 def test_one_ends_with_the_process_that_began_it(ring: RetrievalData, endless: Member) -> None:

@@ -111,7 +111,7 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
 
     resumed = train_retrieval(ring, small, tmp_path, console)
 
-    assert console.lines[0].startswith("going on from the checkpoint, 50% done")
+    assert console.lines[0].startswith("resuming from the checkpoint, 50% done")
     assert torch.equal(weights(resumed), weights(trained[0]))
     assert curve(tmp_path) == curve(trained[1])
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_config_is_not_taken_up(
 
     train_retrieval(ring, replace(short, seed=5), tmp_path, console)
 
-    assert console.lines[0] == "training afresh: the checkpoint is of other config"
+    assert console.lines[0] == "training from scratch: the checkpoint has other config"
 
 
 def test_the_clock_ends_training_when_epochs_would_not(
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_other_code_is_not_taken_up(
 
     train_retrieval(ring, small, tmp_path, console)
 
-    assert "training afresh: the checkpoint is of other code" in console.export_text()
+    assert "training from scratch: the checkpoint has other code" in console.export_text()
 
 
 def test_a_damaged_checkpoint_is_named(
