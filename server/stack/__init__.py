@@ -1,1 +1,1 @@
-"""The whole system on one machine: which processes there are, and who looks after them."""
+"""The whole system on one machine: which processes there are, and their supervision."""

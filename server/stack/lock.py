@@ -18,11 +18,11 @@ class LockTakenError(Exception):
     def __init__(self, path: Path, holder: int | None) -> None:
         super().__init__(f"{path} is held by process {holder}")
         self.holder = holder
-        """Its process id, where it could be read."""
+        """The holder's process id; None if it could not be read."""
 
 
 class FileLock:
-    """Holds `path` locked while used as a context; raises LockTakenError on entry."""
+    """Hold `path` locked while used as a context; entering raises LockTakenError if it is taken."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,7 +30,7 @@ class FileLock:
 
     def __enter__(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever may read a file may lock it: another user could keep a stack from starting.
+        # A reader of a file can lock it: another user could keep a stack from starting.
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(file).st_uid == os.geteuid():
             os.fchmod(file, 0o600)  # one that was made before may be open to all
@@ -39,7 +39,7 @@ class FileLock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(_PAUSE)  # `holder` may be looking
+                time.sleep(_PAUSE)  # `holder` may be testing the lock
         else:
             text = os.read(file, 32).decode()
             os.close(file)
@@ -58,7 +58,7 @@ class FileLock:
 
 
 def holder(path: Path) -> int | None:
-    """Process id of who holds the lock at `path`; None when nobody does."""
+    """Return the process id of the holder of the lock at `path`; None if it is free."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The log files of a stack's processes: bounded in size and number, their end for messages."""
+"""The log files of a stack's processes: bounded in size and number, quoted in messages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = structlog.get_logger()
 
 _TAIL_BYTES = 16384
 MAX_LOG_BYTES = 8 * 1024 * 1024
-"""Size from which a log is put aside."""
+"""Bytes from which a log is rotated."""
 KEPT_LOGS = 2
-"""How many logs of a process are kept besides the one that it writes."""
+"""Number of rotated logs kept for each process."""
 
 
 def last_lines(path: Path, count: int) -> str:
-    """The last `count` lines of the file that are not blank; empty where there is none."""
+    """Return the last `count` lines of the file that are not blank; empty if there are none."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -30,18 +30,18 @@ def last_lines(path: Path, count: int) -> str:
 
 
 def start_log(path: Path) -> None:
-    """Put the log of the run before aside, so that the next one begins with an empty file."""
+    """Rotate the log of the previous run, so that the next one begins with an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         path.replace(_make_room(path))
 
 
 def bound_log(path: Path) -> None:
-    """Put a log aside that has become large, while its process goes on writing.
+    """Rotate a log that has become large, while its process goes on writing.
 
-    The process holds the file open, so it is copied and emptied. Whoever writes must append
-    (O_APPEND). Lines written between the two steps are lost; they are few, and the alternative, a
-    pipe that the supervisor reads, would stop every process with it.
+    The process holds the file open, so it is copied and truncated. The process must append
+    (O_APPEND). Lines written between the two steps are lost; they are few, and the alternative,
+    a pipe that the supervisor reads, would stop every process with it.
     """
     try:
         if path.stat().st_size <= MAX_LOG_BYTES:
@@ -49,17 +49,17 @@ def bound_log(path: Path) -> None:
         try:
             shutil.copyfile(path, _make_room(path))
         except OSError as error:
-            # The declared policy: on a full disk room is worth more than the lines.
+            # The declared policy: on a full disk, space is worth more than the lines.
             numbered(path, 1).unlink(missing_ok=True)
             log.warning("a log was emptied without a copy", log=str(path), reason=str(error))
         os.truncate(path, 0)
     except OSError as error:
-        # The declared policy: a log that can't be bounded stops nothing, and is tried again.
+        # The declared policy: a log that can't be rotated stops nothing, and is retried.
         log.warning("a log can't be bounded", log=str(path), reason=str(error))
 
 
 def numbered(path: Path, number: int) -> Path:
-    """Return where the log that was put aside is: 1 for the last one, 2 for that before."""
+    """Return the path of a rotated log: 1 for the latest, 2 for the one before."""
     return path.with_name(f"{path.name}.{number}")
 
 

@@ -1,4 +1,4 @@
-"""Whether the ports that a stack needs are free, told before anything starts."""
+"""Checks that the ports of a stack are free before anything starts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class PortTakenError(VireoError):
 
 
 def check_ports_free(ports: Mapping[int, str], host: str = "127.0.0.1") -> None:
-    """Raises PortTakenError, naming port and setting, unless every port can be bound.
+    """Raise PortTakenError, naming port and setting, unless every port can be bound.
 
     Args:
         ports: each port with the setting that moves it.
-        host: the address that they are bound on.
+        host: the address to bind them on.
     """
     for port, setting in sorted(ports.items()):
         with socket.socket() as probe:
-            # As servers do: a connection that lingers after its server is no obstacle.
+            # As servers do: a lingering connection of an earlier server is no obstacle.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))

@@ -1,4 +1,4 @@
-"""How it is told whether a process is healthy."""
+"""Health probes of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.rpc.tls import TlsFiles
 from server.stack.s3 import answers, stores
 
 Probe: TypeAlias = Callable[[], Awaitable[str]]
-"""Gives why the process is not healthy; an empty string when it is."""
+"""Returns why the process is not healthy; an empty string if it is."""
 
 _TIMEOUT = 2.0
 
@@ -24,14 +24,14 @@ def grpc_probe(
     tls: TlsFiles | None = None,
     role: str = "",
 ) -> Probe:
-    """Asks grpc.health.v1 for a service.
+    """Return a probe that checks a service by grpc.health.v1.
 
     Args:
-        port: where.
+        port: the port to connect to.
         service: its full name.
-        host: of the port; IPv6 in brackets.
-        tls: our own files, where mutual TLS is spoken.
-        role: what answers there, which its certificate must name.
+        host: the host to connect to; IPv6 in brackets.
+        tls: this process's own files; None if the port doesn't use mutual TLS.
+        role: the role that the server's certificate must name.
     """
 
     async def probe() -> str:
@@ -42,12 +42,12 @@ def grpc_probe(
 
 
 def s3_probe(server: S3Settings) -> Probe:
-    """Has the S3 server keep an object once, and from then on asks for its bucket."""
+    """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
     stored = False
 
     async def probe() -> str:
         nonlocal stored
         stored = await asyncio.to_thread(answers if stored else stores, server)
-        return "" if stored else f"it keeps nothing yet at {server.endpoint}"
+        return "" if stored else f"it stores nothing yet at {server.endpoint}"
 
     return probe

@@ -1,4 +1,4 @@
-"""What each process of a stack is: its command, environment and health probe."""
+"""The processes of a stack, each with its command, environment and health probe."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from server.stack.s3 import s3_command
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-"""The service by which the control plane reports its health."""
+"""The service under which the control plane reports its health."""
 
 _SERVICES = __name__.removesuffix(".stack.processes")
-"""The package of the services, which a wheel has elsewhere."""
+"""The package of the services; a wheel has it under another name."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class ProcessSpec:
     """One process to run."""
 
     name: str
-    """For example "ranking-1"."""
+    """The name, for example "ranking-1"."""
     command: list[str]
     port: int
-    """Where it answers."""
+    """The port that it listens on."""
     probe: Probe
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What it gets besides this process's own environment."""
+    """Variables that are added to this process's own environment."""
     pool: str = ""
     """The pool that a pod belongs to."""
     awaited: bool = True
-    """Whether a stack is only ready with it, and ends when it never comes up."""
+    """Whether the stack is ready only once it is healthy, and ends if it never is."""
     folder: Path | None = None
-    """Its working directory; that of the stack if None."""
+    """Its working directory; None for that of the stack."""
 
 
 def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
-    """The embedded S3 server."""
+    """Return the embedded S3 server."""
     return ProcessSpec(
         name="s3",
         command=s3_command(settings),
@@ -57,7 +57,7 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
 
 
 def pod_processes(settings: StackSettings, server: S3Settings) -> list[ProcessSpec]:
-    """Every candidate, ranking and gateway pod of every pool."""
+    """Return every candidate, ranking and gateway pod of every pool."""
     return [
         _pod_process(settings, server, pool, number, port)
         for pool in POOLS
@@ -79,7 +79,7 @@ def _pod_process(
             port, GRPC_SERVICES[pool.service], tls=operator_tls(settings), role=pool.service
         ),
         pool=pool.name,
-        # The channel of another pool may name no release yet; that holds up nothing.
+        # The channel of another pool may name no release yet; the stack doesn't wait for it.
         awaited=pool.name == "production",
         environment={
             **server.environment(),
@@ -94,19 +94,19 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
             **_tls(settings, pool.service),
-            # A pod has one core: threads of its libraries would only fight over it.
+            # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
         },
     )
 
 
 def operator_tls(settings: StackSettings) -> TlsFiles | None:
-    """With what this machine's operator asks pods, the control plane and the edge."""
+    """Return the TLS files with which the operator calls pods, the control plane and the edge."""
     return settings.security.tls("operator") if settings.secure else None
 
 
 def _tls(settings: StackSettings, role: str) -> dict[str, str]:
-    """The certificate of a process, in a stack that is secured."""
+    """Return the variables with a process's certificate; none unless the stack is secured."""
     if not settings.secure:
         return {}
     files = settings.security.tls(role)
@@ -118,9 +118,9 @@ def _tls(settings: StackSettings, role: str) -> dict[str, str]:
 
 
 def _edge_access(settings: StackSettings) -> dict[str, str]:
-    """What the edge of a stack that is secured asks of callers, for the control plane."""
+    """Return the control plane's settings of what the edge requires of callers."""
     if not settings.secure:
-        return {"VIREO_JWKS": "", "VIREO_RATE_LIMIT": "0"}  # meant for one that is
+        return {"VIREO_JWKS": "", "VIREO_RATE_LIMIT": "0"}  # for secured stacks only
     return {
         "VIREO_ENVOY_SECRETS": str(settings.security.secrets),
         "VIREO_JWKS": settings.jwks or str(settings.security.jwks),
@@ -131,7 +131,7 @@ def _edge_access(settings: StackSettings) -> dict[str, str]:
 
 
 def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
-    """Where a gateway of this name finds the pods of the inner services."""
+    """Return the targets at which a gateway of this name finds the inner services."""
     if settings.inner == "envoy":
         return {
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
@@ -145,11 +145,11 @@ def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
 
 
 def xds_bootstrap(control: str, node: str) -> str:
-    """The bootstrap of gRPC's own xDS client, as JSON.
+    """Return the bootstrap of gRPC's own xDS client, as JSON.
 
     Args:
         control: host:port of the control plane.
-        node: the client's name there.
+        node: the client's node id.
     """
     server = {
         "server_uri": control,
@@ -160,7 +160,7 @@ def xds_bootstrap(control: str, node: str) -> str:
 
 
 def endpoints_document(settings: StackSettings) -> EndpointsDocument:
-    """Where every pod answers, for the control plane."""
+    """Return the addresses of all pods, for the control plane."""
     document: dict[str, dict[str, list[str]]] = {}
     for pool in POOLS:
         ports = settings.pod_ports(pool.service, pool.name)
@@ -169,7 +169,7 @@ def endpoints_document(settings: StackSettings) -> EndpointsDocument:
 
 
 def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
-    """The control plane; `endpoints` is the file in which it finds the pods."""
+    """Return the control plane; it reads the pods' addresses from the file `endpoints`."""
     return ProcessSpec(
         name="control",
         command=[sys.executable, "-m", f"{_SERVICES}.control"],
@@ -181,7 +181,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_PORT": str(settings.control_port),
             "VIREO_POD_NAME": "control",
             "VIREO_METRICS_PORT": str(settings.control_port + METRICS_PORT_OFFSET),
-            "VIREO_MAX_CONNECTION_AGE": "0",  # what is set for pods is not meant for it
+            "VIREO_MAX_CONNECTION_AGE": "0",  # the setting is for pods
             "VIREO_ENDPOINTS_FILE": str(endpoints),
             "VIREO_EDGE_HOST": settings.edge_host,
             "VIREO_EDGE_PORT": str(settings.edge_port),
@@ -195,7 +195,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
 
 
 def envoy_process(settings: StackSettings, bootstrap: Path) -> ProcessSpec:
-    """Envoy; healthy once callers get through its edge to a gateway that serves."""
+    """Return Envoy; it is healthy once calls through its edge reach a gateway that serves."""
     return ProcessSpec(
         name="envoy",
         command=envoy_command(bootstrap, settings),

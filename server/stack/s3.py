@@ -31,11 +31,11 @@ _PROBE = "ready"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 4.0
 _POLL_SECONDS = 0.1
-_MOST_VOLUMES = 1000
+_MAX_VOLUMES = 1000
 
 
 def answers(server: S3Settings) -> bool:
-    """Whether the server takes our keys and has made the bucket."""
+    """Return whether the server accepts this home's keys and has the bucket."""
     try:
         return bool(_client(server).bucket_exists(server.bucket))
     except (MinioException, HTTPError):
@@ -43,9 +43,9 @@ def answers(server: S3Settings) -> bool:
 
 
 def stores(server: S3Settings) -> bool:
-    """Whether the server keeps and gives objects.
+    """Return whether the server stores and returns objects.
 
-    It answers a moment before it has found its own volumes, and fails to read until then.
+    It responds a moment before it has found its own volumes, and reads fail until then.
     """
     client = _client(server)
     try:
@@ -57,7 +57,7 @@ def stores(server: S3Settings) -> bool:
 
 
 def _client(server: S3Settings) -> Minio:
-    """A client that gives up soon."""
+    """Return a client with short timeouts."""
     return Minio(
         server.endpoint,
         server.access_key,
@@ -69,27 +69,27 @@ def _client(server: S3Settings) -> Minio:
 
 
 def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The S3 server that the settings name, where they do; then none is embedded."""
+    """Return the S3 server that the settings name; None if it is to be embedded."""
     return environment.get("VIREO_S3_ENDPOINT") or None
 
 
 def lock_path(settings: StackSettings) -> Path:
-    """Held by whoever runs the embedded server of this home."""
+    """Return the lock that the process running this home's embedded server holds."""
     return settings.home_folder.s3 / "lock"
 
 
 def log_path(settings: StackSettings) -> Path:
-    """Where the embedded server logs."""
+    """Return the path of the embedded server's log."""
     return settings.home_folder.logs / "s3.log"
 
 
 def prepare(settings: StackSettings) -> None:
-    """Make the folders, keys and configuration; the lock must be held.
+    """Create the folders, keys and configuration; the lock must be held.
 
-    The keys of S3 are made once and stay; those between the server's own parts are made anew.
-    Only the owner may enter the folder: it holds the store itself, and the sockets.
+    The keys of S3 are created once and stay; those between the server's own parts are created
+    anew. Only the owner may enter the folder: it holds the store itself, and the sockets.
     """
-    # Here, since who uses an S3 server elsewhere needs nothing of it.
+    # Imported here, since those who use an external S3 server don't need it.
     from server.stack.s3_keys import replace_private, write_internal_keys
 
     folder = settings.home_folder.s3
@@ -111,7 +111,7 @@ def prepare(settings: StackSettings) -> None:
 
 
 def access(settings: StackSettings) -> S3Settings | None:
-    """How to reach the embedded server of this home; None where there never was one."""
+    """Return how to reach the embedded server of this home; None if there never was one."""
     folder = settings.home_folder.s3
     try:
         config = json.loads((folder / "s3.json").read_text())
@@ -131,7 +131,7 @@ def access(settings: StackSettings) -> S3Settings | None:
 def s3_command(settings: StackSettings) -> list[str]:
     """Return the command that runs the embedded server: all of it on loopback, no telemetry.
 
-    It must run in the home's `s3` folder, where `prepare` has left what keeps others out.
+    It must run in the home's `s3` folder, where `prepare` writes the files that restrict access.
     """
     folder, first = settings.home_folder.s3.absolute(), settings.s3_port
     ports = {
@@ -144,7 +144,7 @@ def s3_command(settings: StackSettings) -> list[str]:
         "volume.port": first + 6,
         "volume.port.grpc": first + 7,
         "admin.port": first + 8,
-        # The admin part looks for itself here, whatever it is told.
+        # The admin part looks for itself here, whatever is configured.
         "admin.port.grpc": first + 10008,
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
@@ -160,24 +160,24 @@ def s3_command(settings: StackSettings) -> list[str]:
         f"-dir={folder / 'data'}",
         f"-bucket={BUCKET}",
         f"-s3.config={folder / 's3.json'}",
-        # By default in /tmp. Relative, since a socket's path may have no more than 107 characters.
+        # By default in /tmp. Relative, since a socket's path may have at most 107 characters.
         "-s3.localSocket=s3.sock",
         "-filer.localSocket=filer.sock",
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
-        # Each bucket has a volume of its own; by default there may be one a GiB of free disk.
-        f"-volume.max={_MOST_VOLUMES}",
+        # Each bucket has a volume of its own; by default the maximum is one a GiB of free disk.
+        f"-volume.max={_MAX_VOLUMES}",
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
 
 
 @contextmanager
 def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
-    """The embedded server, ready: the one that runs already, or one started for this context.
+    """Yield the embedded server, ready: the running one, or one started for this context.
 
     Raises:
-        VireoError: it could not be started, or does not become ready; says why.
+        VireoError: it could not be started, or does not become ready; the message says why.
     """
     try:
         with FileLock(lock_path(settings)), _started(settings) as access:
@@ -212,7 +212,7 @@ def _started(settings: StackSettings) -> Iterator[S3Settings]:
 def _wait_until_ready(
     settings: StackSettings, process: subprocess.Popen[bytes] | None, hint: str
 ) -> S3Settings:
-    """Waits for the server to take our keys; raises VireoError when it ends or takes long."""
+    """Wait for the server to accept the keys; raise VireoError if it ends or on timeout."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:

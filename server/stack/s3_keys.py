@@ -1,4 +1,4 @@
-"""The certificate by which the parts of the embedded S3 server know each other."""
+"""The certificate by which the parts of the embedded S3 server authenticate each other."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DAYS = 3650
 
 
 def write_internal_keys(folder: Path) -> None:
-    """Write a new certificate, and the security.toml that has every internal port demand it.
+    """Write a new certificate, and the security.toml that makes every internal port require it.
 
     SeaweedFS is several servers in one process, which call each other at ports of their own. By
-    default those answer anybody: the filer's lets the whole store be read and replaced, past the
-    keys of S3. With mutual TLS only this process gets through. The key that signed the
+    default those serve anybody: the filer's lets the whole store be read and replaced without
+    the keys of S3. With mutual TLS only this process gets through. The key that signed the
     certificate is not kept, so there is never a second one.
 
     Args:
@@ -50,7 +50,7 @@ def _security_toml() -> str:
 
 
 def replace_private(path: Path, contents: bytes) -> None:
-    """Replace a file by one that its owner alone may read."""
+    """Replace a file by one that only its owner may read."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -1,4 +1,4 @@
-"""Makes what a stack that is secured needs: certificates, a key for tokens, and Envoy's view."""
+"""Creates what a secured stack needs: certificates, a key for tokens, and Envoy's secrets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 def secure(settings: StackSettings) -> None:
-    """Makes what is missing or soon over; the rest stays as it is.
+    """Create what is missing or expires soon; leave the rest.
 
     Raises:
         VireoError: the settings can't be secured.
     """
-    # Here, since a stack that isn't secured needs neither.
+    # Imported here, since a stack that isn't secured needs neither.
     from server.security.certificates import Certificates
     from server.security.tokens import TokenSigner
 
@@ -33,7 +33,7 @@ def secure(settings: StackSettings) -> None:
 
 
 def write_envoy_secrets(folder: SecurityFolder) -> None:
-    """Writes the files that tell Envoy where its certificates are, one a secret."""
+    """Write the files that point Envoy to its certificates, one a secret."""
     folder.secrets.mkdir(parents=True, exist_ok=True)
     values = {"certificates": str(folder.current), "watched": str(folder.certificates)}
     for name, secret in filled("secrets", values).items():

@@ -18,17 +18,17 @@ PoolName = Literal["production", "canary", "shadow"]
 _SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
 
 METRICS_PORT_OFFSET = 1000
-"""A pod, and the control plane, shows its metrics at its port + this."""
+"""Offset from the port of a pod, or of the control plane, to that of its metrics."""
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-_MOST_PODS = 10
-_HIGHEST_PORT = 65535
+_MAX_PODS = 10
+_MAX_PORT = 65535
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
 
 
 class StackSettings(BaseSettings):
-    """Read from `VIREO_…` environment variables; each field tells what it is for.
+    """Read from `VIREO_…` environment variables; each field says what it is for.
 
     Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
     they are set, and are bound on loopback.
@@ -44,71 +44,71 @@ class StackSettings(BaseSettings):
     """The channel whose release is served."""
 
     edge_host: str = "127.0.0.1"
-    """Address that the edge listens on; 0.0.0.0 lets other machines in."""
+    """Address that the edge listens on; 0.0.0.0 opens it to other machines."""
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """First of the ports that the others default to."""
+    """First of the ports that the other ports default to."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
-    """Envoy's admin interface, always on loopback; 0 for none."""
+    """Port of Envoy's admin interface, always on loopback; 0 for none."""
     candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
-    """Inner listener before the candidate pods."""
+    """Port of the inner listener before the candidate pods."""
     ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
-    """Inner listener before the ranking pods."""
+    """Port of the inner listener before the ranking pods."""
     control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
-    """The control plane, which tells Envoy its configuration."""
+    """Port of the control plane, which configures Envoy."""
     s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
-    """Embedded S3 server; it takes the eight ports that follow too, and s3_port + 10008."""
+    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
-    """First candidate pod; the next pods take the ports that follow."""
+    """Port of the first candidate pod; the next pods use the ports that follow."""
     ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
-    """First ranking pod."""
+    """Port of the first ranking pod."""
     gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
-    """First gateway pod."""
+    """Port of the first gateway pod."""
     canary_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 50)
-    """First canary pod: ten ports for candidate pods, ten for ranking pods."""
+    """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
     shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
-    """First shadow pod, in the same way."""
+    """Port of the first shadow pod, in the same way."""
 
-    candidate_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
-    """How many candidate pods to run."""
-    ranking_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
-    """How many ranking pods to run."""
-    gateway_pods: int = Field(default=2, ge=1, le=_MOST_PODS)
-    """How many gateway pods to run."""
-    canary_pods: int = Field(default=0, ge=0, le=_MOST_PODS)
-    """How many candidate pods, and as many ranking pods, to run on the channel `canary`."""
-    shadow_pods: int = Field(default=0, ge=0, le=_MOST_PODS)
-    """The same for the channel `shadow`."""
+    candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of candidate pods."""
+    ranking_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of ranking pods."""
+    gateway_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of gateway pods."""
+    canary_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
+    """Number of candidate pods, and of ranking pods, on the channel `canary`."""
+    shadow_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
+    """Number of candidate pods, and of ranking pods, on the channel `shadow`."""
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the answered requests that gateways repeat on shadow pods, where there are any."""
+    """Share of answered requests that gateways repeat on shadow pods, if there are any."""
 
     secure: bool = False
-    """Whether to demand certificates and tokens everywhere, as `vireo up --secure` does."""
+    """Whether to require certificates and tokens everywhere, as `vireo up --secure` does."""
     jwks: str = ""
-    """Where the keys are by which a secured edge checks tokens: a file or https URL; by default
-    those of `vireo token`."""
+    """File or https URL of the keys by which a secured edge verifies tokens; by default those of
+    `vireo token`."""
     jwt_issuer: str = "vireo"
-    """Who must have issued a token: its `iss`."""
+    """Required issuer of tokens (`iss`)."""
     jwt_audience: str = "vireo"
-    """Whom a token must be for: its `aud`."""
+    """Required audience of tokens (`aud`)."""
     rate_limit: int = Field(default=1000, ge=0)
-    """Calls a second that one caller of a secured edge may make; 0 for any number."""
+    """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
     inner: Literal["envoy", "xds"] = "envoy"
-    """How gateways reach pods: through Envoy, or by gRPC's own xDS client without a hop between."""
+    """How gateways reach pods: through Envoy, or by gRPC's own xDS client without that hop."""
     envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
-    """By what id the control plane knows Envoy; each Envoy of a control plane needs its own."""
+    """Envoy's node id; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=2, ge=1, le=64)
-    """Envoy's worker threads."""
+    """Number of Envoy's worker threads."""
     start_timeout: float = Field(default=90, gt=0)
-    """Seconds within which every process must be healthy."""
+    """Maximum seconds to wait for every process to be healthy."""
 
     @staticmethod
     def load() -> StackSettings:
-        """The settings of the environment; raises VireoError that names the variable."""
+        """Return the settings from the environment; raise VireoError that names the variable."""
         try:
             return StackSettings()
         except ValidationError as error:
@@ -123,7 +123,7 @@ class StackSettings(BaseSettings):
 
     @property
     def security(self) -> SecurityFolder:
-        """Where certificates and keys are, in a stack that is secured."""
+        """Folder of certificates and keys, in a secured stack."""
         return SecurityFolder(self.home_folder.security)
 
     @property
@@ -138,22 +138,22 @@ class StackSettings(BaseSettings):
         return f"{self.edge_reached_at}:{self.edge_port}"
 
     def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
-        """The port of each pod of a kind in a pool."""
+        """Return the port of each pod of a kind in a pool."""
         if pool == "production":
             first: int = getattr(self, f"{kind}_pod_port")
             count: int = getattr(self, f"{kind}_pods")
         elif kind == "gateway":
             return []  # gateways are shared
         else:
-            first = getattr(self, f"{pool}_pod_port") + _MOST_PODS * POD_KINDS.index(kind)
+            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * POD_KINDS.index(kind)
             count = getattr(self, f"{pool}_pods")
         return [first + index for index in range(count)]
 
     def ports(self, *, embedded_s3: bool) -> dict[int, str]:
-        """Every port that the stack binds, with the setting that moves it.
+        """Return every port that the stack binds, with the setting that moves it.
 
         Raises:
-            VireoError: two settings lead to the same port, or one to a number that is none.
+            VireoError: two settings lead to the same port, or one to an invalid number.
         """
         ports = {self.edge_port: "VIREO_EDGE_PORT"}
         groups = [
@@ -168,7 +168,7 @@ class StackSettings(BaseSettings):
             for kind in POD_KINDS
         ]
         groups += pods
-        # Also what keeps apart two stacks whose bases differ by as much.
+        # Listed, so that a clash with a stack whose base differs by the offset is detected.
         groups += [
             (
                 f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
@@ -180,9 +180,9 @@ class StackSettings(BaseSettings):
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
         for setting, group in groups:
             for port in group:
-                if port > _HIGHEST_PORT:
+                if port > _MAX_PORT:
                     raise VireoError(
-                        f"{setting} leads to port {port}, and {_HIGHEST_PORT} is the highest; "
+                        f"{setting} leads to port {port}, and {_MAX_PORT} is the highest; "
                         "set it lower"
                     )
                 if port in ports:
@@ -194,6 +194,6 @@ class StackSettings(BaseSettings):
         return ports
 
     def s3_ports(self) -> dict[int, str]:
-        """The ports of the embedded S3 server, with the setting that moves them."""
+        """Return the ports of the embedded S3 server, with the setting that moves them."""
         ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
         return dict.fromkeys(ports, "VIREO_S3_PORT or VIREO_PORT_BASE")

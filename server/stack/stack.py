@@ -1,4 +1,4 @@
-"""A stack from start to end: checks, S3, control plane, pods, Envoy, and their end on a signal."""
+"""A stack from start to end: checks, S3, control plane, pods, Envoy, and shutdown on a signal."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class Stack:
         changed: Callable[[StackState], None],
         ready: Callable[[StackState], None],
     ) -> None:
-        """Takes the settings and whom to tell.
+        """Make a stack; nothing is started yet.
 
         Args:
             settings: what to run.
-            changed: called with the state whenever that of a process changes.
+            changed: called with the stack's state whenever that of a process changes.
             ready: called once, when every process is healthy.
         """
         self._settings = settings
         self._home = settings.home_folder
-        self._told_changed = changed
-        self._told_ready = ready
+        self._on_change = changed
+        self._on_ready = ready
         self._ready = False
         self._supervisor = Supervisor(self._home.logs, self._write_state)
         self._base = StackState(
@@ -78,7 +78,7 @@ class Stack:
         )
 
     async def run(self) -> None:
-        """Runs until SIGINT, SIGTERM or SIGHUP; a second one kills everything at once.
+        """Run until SIGINT, SIGTERM or SIGHUP; a second one kills everything at once.
 
         Raises:
             AlreadyRunningError: another one runs on this home.
@@ -121,11 +121,11 @@ class Stack:
         )
         self._ready = True
         self._write_state()
-        self._told_ready(self._state())
+        self._on_ready(self._state())
         await self._supervisor.watch()
 
     async def _start_s3(self) -> S3Settings:
-        """The S3 server to use: the one of the settings, or else our own, started."""
+        """Return the S3 server to use: that of the settings, else the embedded one, started."""
         if external_endpoint() is not None:
             return S3Settings.load()
         prepare(self._settings)
@@ -146,10 +146,10 @@ class Stack:
         except OSError as error:
             # The declared policy: a full disk takes `vireo status` away, not the stack.
             log.warning("the state file can't be written", reason=str(error))
-        self._told_changed(state)
+        self._on_change(state)
 
     def _stop_signal(self) -> asyncio.Event:
-        """An event that the first signal sets; the second kills and exits."""
+        """Return an event that the first signal sets; the second kills everything and exits."""
         stop = asyncio.Event()
 
         def on_signal(number: signal.Signals) -> None:
@@ -166,7 +166,7 @@ class Stack:
 
 @contextmanager
 def _alone(settings: StackSettings) -> Iterator[None]:
-    """Holds the stack's lock; raises AlreadyRunningError where another stack does."""
+    """Hold the stack's lock; raise AlreadyRunningError if another stack holds it."""
     home = settings.home_folder
     try:
         with FileLock(stack_lock(home)):
@@ -188,7 +188,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
 
 @contextmanager
 def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
-    """Holds the embedded S3 server's lock where the stack runs it."""
+    """Hold the embedded S3 server's lock, if the stack runs that server."""
     lock = FileLock(lock_path(settings)) if external_endpoint() is None else nullcontext()
     try:
         with lock:
@@ -201,7 +201,7 @@ def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:
-    """Raises NoReleaseError, or VireoError without features, before pods wait in vain."""
+    """Raise NoReleaseError, or VireoError without features, before pods wait in vain."""
     store = ReleaseStore(server)
     try:
         channel = store.read_channel(settings.channel)

@@ -26,11 +26,11 @@ class ProcessState(BaseModel):
     problem: str
     log: Path
     pool: str = ""
-    """The pool that a pod belongs to; empty for what is no pod."""
+    """The pool that a pod belongs to; empty for processes that aren't pods."""
 
     @staticmethod
     def of(status: ProcessStatus) -> ProcessState:
-        """The state that a status tells."""
+        """Return the state of a process with this status."""
         return ProcessState(
             name=status.name,
             state=status.state,
@@ -57,18 +57,18 @@ class StackState(BaseModel):
     edge: str
     """host:port that callers use."""
     admin_port: int
-    """Envoy's admin interface; 0 for none."""
+    """Port of Envoy's admin interface; 0 for none."""
     secure: bool = False
-    """Whether certificates and tokens are asked for."""
+    """Whether certificates and tokens are required."""
     processes: tuple[ProcessState, ...] = ()
 
     def with_statuses(self, statuses: Sequence[ProcessStatus], *, ready: bool) -> StackState:
-        """This state with its processes as they are now."""
+        """Return this state with its processes as they are now."""
         processes = tuple(map(ProcessState.of, statuses))
         return self.model_copy(update={"processes": processes, "ready": ready})
 
     def write(self, home: Home) -> None:
-        """Replaces the state file."""
+        """Replace the state file."""
         path = _path(home)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
@@ -77,12 +77,12 @@ class StackState(BaseModel):
 
 
 def stack_lock(home: Home) -> Path:
-    """The lock that a running stack holds."""
+    """Return the path of the lock that a running stack holds."""
     return home.stack / "lock"
 
 
 def running_stack(home: Home) -> StackState | None:
-    """The stack that runs on this home; None where none does, or it has only just begun."""
+    """Return the stack that runs on this home; None if there is none, or it has only just begun."""
     pid = holder(stack_lock(home))
     if pid is None:
         return None

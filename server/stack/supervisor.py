@@ -1,4 +1,4 @@
-"""Runs processes: starts them, tells when all are healthy, restarts what crashes, stops all."""
+"""Runs processes: starts them, waits until they are healthy, restarts after crashes, stops them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from server.stack.processes import ProcessSpec
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
 
 _FIRST_BACKOFF = 0.2
-_LONGEST_BACKOFF = 10.0
+_MAX_BACKOFF = 10.0
 _STABLE_SECONDS = 30.0
-"""A process that ran this long starts over with the first back-off."""
+"""The backoff of a process that ran this long starts over."""
 _STARTING_POLL = 0.2
 _HEALTHY_POLL = 1.0
 _LOG_LINES = 15
@@ -33,7 +33,7 @@ class StartError(VireoError):
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """How one process is."""
+    """Status of one process."""
 
     name: str
     port: int
@@ -43,14 +43,20 @@ class ProcessStatus:
     pid: int | None = None
     restarts: int = 0
     problem: str = ""
-    """Why it isn't healthy; empty when it is."""
+    """Why it isn't healthy; empty if it is."""
 
 
 class SupervisedProcess:
-    """One process that is kept running until it is told to stop."""
+    """One process that is kept running until it is stopped."""
 
     def __init__(self, spec: ProcessSpec, logs: Path, changed: Callable[[], None]) -> None:
-        """Takes what to run, the folder of its log, and what to call on each change."""
+        """Start with nothing running.
+
+        Args:
+            spec: what to run.
+            logs: the folder of its log.
+            changed: called whenever its status changes.
+        """
         self.spec = spec
         self.status = ProcessStatus(spec.name, spec.port, logs / f"{spec.name}.log", spec.pool)
         self.healthy = asyncio.Event()
@@ -60,7 +66,7 @@ class SupervisedProcess:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs it, and again whenever it ends, until it is told to stop.
+        """Run the process, and restart it whenever it ends, until it is stopped.
 
         Raises:
             StartError: it is awaited, and ended before it was ever healthy.
@@ -83,23 +89,23 @@ class SupervisedProcess:
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), backoff)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF)
+            backoff = min(2 * backoff, _MAX_BACKOFF)
         self._update(state="stopped", pid=None, problem="")
 
     def terminate(self, number: signal.Signals) -> None:
-        """Sends a signal to the process and whatever it started; it isn't restarted."""
+        """Send a signal to the process and its children; it isn't restarted."""
         self._stop.set()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def start_error(self, problem: str) -> StartError:
-        """The error that names this process and shows the end of its log."""
+        """Return the error that names this process and shows the end of its log."""
         lines = last_lines(self.status.log, _LOG_LINES) or "(empty)"
         return StartError(f"{self.spec.name} {problem}; the end of {self.status.log}:\n{lines}")
 
     async def _run_once(self) -> int:
-        """One life of the process, from its start to its exit code."""
+        """Run the process once, from its start to its exit code."""
         with self.status.log.open("ab") as file:
             self._process = await asyncio.create_subprocess_exec(
                 *wrapped(self.spec.command),
@@ -110,8 +116,8 @@ class SupervisedProcess:
                 cwd=self.spec.folder,
                 start_new_session=True,
             )
-        self._update(state="starting", pid=self._process.pid, problem="not asked yet")
-        if self._stop.is_set():  # told while it was being made
+        self._update(state="starting", pid=self._process.pid, problem="not probed yet")
+        if self._stop.is_set():  # stopped while it was starting
             self.terminate(signal.SIGTERM)
         watching = asyncio.ensure_future(self._watch_health())
         try:
@@ -135,12 +141,12 @@ class SupervisedProcess:
             await asyncio.sleep(_STARTING_POLL if problem else _HEALTHY_POLL)
 
     async def _problem(self) -> str:
-        """Why it isn't healthy, by its probe; empty when it is."""
+        """Return why it isn't healthy, by its probe; empty if it is."""
         try:
             return await self.spec.probe()
         except Exception as error:  # noqa: BLE001
-            # The declared policy: a probe that fails says so, and is asked again. Else the
-            # process would stay as it was last seen for ever.
+            # The declared policy: a failed probe is reported and repeated. Otherwise the process
+            # would keep its last status for ever.
             return f"its probe failed ({type(error).__name__}: {error})"
 
     def _update(self, **changes: object) -> None:
@@ -154,7 +160,12 @@ class Supervisor:
     """Keeps a set of processes running. Use it as an async context, which stops them all."""
 
     def __init__(self, logs: Path, changed: Callable[[], None]) -> None:
-        """Takes the folder of logs and what to call whenever a status changes."""
+        """Start without processes.
+
+        Args:
+            logs: the folder of logs.
+            changed: called whenever a status changes.
+        """
         self._logs = logs
         self._changed = changed
         self._processes: list[SupervisedProcess] = []
@@ -162,11 +173,11 @@ class Supervisor:
 
     @property
     def statuses(self) -> list[ProcessStatus]:
-        """How each process is, in the order in which they were started."""
+        """Status of each process, in the order in which they were started."""
         return [process.status for process in self._processes]
 
     async def start(self, specs: Sequence[ProcessSpec], patience: float) -> None:
-        """Starts processes and waits until all of them that are awaited are healthy.
+        """Start processes and wait until all of them that are awaited are healthy.
 
         Raises:
             StartError: one of those ended, or wasn't healthy after `patience` seconds.
@@ -190,12 +201,12 @@ class Supervisor:
             )
 
     async def watch(self) -> None:
-        """Returns only by raising, should the care for a process itself fail."""
+        """Return only by raising, if the supervision of a process itself fails."""
         done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         _raise_failures(done)
 
     async def stop(self, patience: float) -> None:
-        """Asks every process to end, in the reverse order of groups; kills what hasn't.
+        """Terminate every process, in the reverse order of starting; kill those that don't end.
 
         Args:
             patience: seconds until the kill.
@@ -207,7 +218,7 @@ class Supervisor:
         await self._gone(patience)
 
     def kill(self) -> None:
-        """Kills every process now."""
+        """Kill every process now."""
         for process in self._processes:
             process.terminate(signal.SIGKILL)
 
