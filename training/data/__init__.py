@@ -1,1 +1,1 @@
-"""Data sets: MovieLens or a user's own, checked and written in one form."""
+"""Data sets: MovieLens or a user's own, validated and written in one schema."""

@@ -1,4 +1,4 @@
-"""Turning a user's columns into ids, numbers, text and tags; what can't be is a problem."""
+"""Conversion of a user's columns to ids, numbers, text and tags; bad values are problems."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from training.data.files import FilePart, present
 from training.data.problems import BoolArray, Problems
 
 ID_BYTES = 128
-"""Ids are at most this long in UTF-8."""
+"""Maximum length of an id in UTF-8."""
 ATTRIBUTE_BYTES = 256
-"""So are attributes, as "name=value"."""
+"""Maximum length of an attribute, "name=value", in UTF-8."""
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _DECIMAL_ID = r"^-?\d+\.0+$"
 
@@ -29,7 +29,7 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass
 class Checked:
-    """A part of a file whose columns are read one by one; remembers which rows are bad."""
+    """A part of a file while its columns are read, and which of its rows are bad."""
 
     file: FilePart
     problems: Problems
@@ -37,18 +37,18 @@ class Checked:
 
     @staticmethod
     def of(file: FilePart, problems: Problems) -> Checked:
-        """Return a part of which nothing is bad yet."""
+        """Return a part without bad rows."""
         return Checked(file, problems, np.zeros(len(file.rows), np.bool_))
 
     def mark(self, column: str, bad: BoolArray, what: Callable[[int], str], remedy: str) -> None:
-        """Note bad rows, each once for a reason; `what` says it from a position."""
+        """Record bad rows; `what` describes the problem of the row at a position."""
         self.problems.add(self.file.name, column, self.file.rows, bad, what, remedy)
         self.bad |= bad
 
     def shown(self, column: str, position: int) -> str:
-        """Return a value of the file, shortened for a message."""
+        """Return a value of the file, truncated for a message."""
         scalar = self.file.columns[column][position]
-        if pa.types.is_temporal(scalar.type):  # Python can't hold the far ones
+        if pa.types.is_temporal(scalar.type):  # datetime can't hold all of them
             text = scalar.cast(pa.string()).as_py()
         else:
             text = repr(scalar.as_py())
@@ -56,7 +56,7 @@ class Checked:
 
 
 class IdColumn:
-    """Reads a column of ids, part after part, as text: 007 stays 007, the integer 7 is 7."""
+    """Reads a column of ids as text, part by part: 007 stays 007, the integer 7 becomes "7"."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -64,10 +64,10 @@ class IdColumn:
         self._others = False
 
     def read(self, checked: Checked) -> Any:
-        """Return the ids of a part, empty where they are missing.
+        """Return the ids of a part, empty if missing.
 
         Raises:
-            VireoError: they are of a type that ids can't be of.
+            VireoError: the column's type is neither text nor integer.
         """
         column = self._column
         values = checked.file.columns[column]
@@ -100,7 +100,7 @@ class IdColumn:
         return text.fill_null("")
 
     def close(self) -> None:
-        """Raise VireoError if every id was a decimal, which integers with gaps turn into."""
+        """Raise VireoError if every id was a decimal, as integers with missing values become."""
         if self._decimals is not None and not self._others:
             raise self._decimals
 
@@ -131,17 +131,17 @@ def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
     checked.mark(
         column,
         there & ~fits,
-        lambda position: f"{checked.shown(column, position)} is no number {span}",
+        lambda position: f"{checked.shown(column, position)} is not a number {span}",
         f"write a number {span}, or leave it empty",
     )
     return pa.array(narrow, mask=~(there & fits))
 
 
 def texts(checked: Checked, column: str) -> Any:
-    """Return a column of any plain values as text, null where one is missing or empty.
+    """Return a column of scalar values as text, null if missing or empty.
 
     Raises:
-        VireoError: the column holds lists or the like.
+        VireoError: the column holds lists, structs or binary values.
     """
     values = checked.file.columns[column]
     kind = values.type
@@ -159,14 +159,14 @@ def texts(checked: Checked, column: str) -> Any:
 def _text(value: Any) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    # Integers with gaps turn into decimals on their way through many tools.
+    # Many tools turn integers with missing values into decimals.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
 def tags(checked: Checked, column: str) -> list[list[str]]:
-    """Return a column of tags: lists of text, or text with `|` between them; each once."""
+    """Return each row's distinct tags, from lists of text or text separated by `|`."""
     values = checked.file.columns.get(column)
     if values is None or pa.types.is_null(values.type):
         return [[] for _ in checked.file.rows]
@@ -185,12 +185,12 @@ def tags(checked: Checked, column: str) -> list[list[str]]:
 
 
 def column_numbers(values: Any) -> tuple[Float64Array, BoolArray]:
-    """Return the numbers of a column, 0 elsewhere, and where they are; text may hold them too."""
+    """Parse a column as numbers: float64[n], 0 if none, and which rows have one, bool[n]."""
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
         kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
-        # pandas can't read numbers that float64 doesn't hold, such as 1e400.
+        # pandas can't read numbers beyond float64, such as 1e400.
         found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
         fits = np.asarray(numeric.to_numpy(), np.bool_) & ~np.isnan(found)
         return np.where(fits, found, 0.0), fits

@@ -1,4 +1,4 @@
-"""An imported data set on disk: its tables, its description, and how to load it."""
+"""Imported data sets on disk: tables, description, loading."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ DESCRIPTION = "dataset.json"
 
 
 class DatasetMissingError(VireoError):
-    """There is no such data set; the message names the command that makes it."""
+    """There is no such data set; the message names the command that creates it."""
 
 
 class DatasetInfo(BaseModel):
-    """What `dataset.json` says of a data set."""
+    """Contents of `dataset.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str
-    """Where it came from, in words."""
+    """Where the data came from, in words."""
     terms: str = ""
-    """Licence or terms of use, of data that was fetched or made up; empty for a user's own."""
+    """Licence or terms of use of fetched or synthetic data; empty for a user's own."""
     interactions: int
     videos: int
     viewers: int
     events: dict[str, int]
-    """How many interactions of each kind."""
+    """Number of interactions of each kind."""
     first: datetime
     last: datetime
     """Time of the first and the last interaction."""
     problems: dict[str, int]
-    """What was mended or left out while importing, and how often."""
+    """What the import repaired or dropped, and how often."""
     fingerprint: str
-    """SHA-256 over the three tables' files."""
+    """SHA-256 of the three tables' files."""
 
     @property
     def watches(self) -> int:
-        """How many interactions say that a video was watched."""
+        """Number of interactions that are watches."""
         return sum(self.events.get(event, 0) for event in WATCH_EVENTS)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on disk; columns of its tables are as in `training.data.schema`.
+    """A data set on disk; its tables have the schemas of `training.data.schema`.
 
-    A table is read whenever it is asked for and not kept: large ones would fill the memory.
+    A table is read on each access and not cached: large ones would fill the memory.
 
     Raises:
-        VireoError: on asking for a table whose file can't be read.
+        VireoError: on access, if a table's file can't be read.
     """
 
     name: str
@@ -73,17 +73,17 @@ class Dataset:
 
     @property
     def viewers(self) -> pd.DataFrame:
-        """Who is known."""
+        """The known viewers."""
         return _read(self.folder / "viewers.parquet")
 
     @property
     def interactions(self) -> pd.DataFrame:
-        """Who watched what when, texts as categories."""
+        """The interactions, with ids and events as categories."""
         return _read(self.folder / "interactions.parquet", ["viewer_id", "video_id", "event"])
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
-    """What is known of a data set without reading its tables.
+    """Return a data set's description, without reading its tables.
 
     Raises:
         DatasetMissingError: there is none of that name.
@@ -101,20 +101,20 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
 
 
 def is_example(home: Home, name: str) -> bool:
-    """Return whether this home's data set of that name was fetched or made up, to try Vireo on.
+    """Return whether this home's data set of that name is an example, fetched or synthetic.
 
-    False if there is none here: it may be somebody's own.
+    False if there is none here: elsewhere the name may be a user's own data.
     """
     try:
         info = describe_dataset(home, name)
     except VireoError:
         return False
-    # What an earlier build made up has no terms.
+    # Earlier builds wrote synthetic data without terms.
     return bool(info.terms) or info.source.startswith("made up:")
 
 
 def list_datasets(home: Home) -> list[DatasetInfo]:
-    """Every data set of this home, by name."""
+    """Return every data set of this home, sorted by name."""
     paths = sorted((home.root / "data").glob(f"[!.]*/{DESCRIPTION}"))
     return [describe_dataset(home, path.parent.name) for path in paths]
 
@@ -133,7 +133,7 @@ def load_dataset(home: Home, name: str) -> Dataset:
 def _read(path: Path, categories: Sequence[str] = ()) -> pd.DataFrame:
     try:
         table = pq.read_table(path, read_dictionary=list(categories))
-        # Else table and frame are both in memory.
+        # Otherwise table and frame are both in memory.
         frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         pa.default_memory_pool().release_unused()
     except (OSError, pa.ArrowInvalid) as error:

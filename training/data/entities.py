@@ -1,4 +1,4 @@
-"""Reading a user's videos and viewers: files with one row for each id."""
+"""Readers of a user's videos and viewers: files with one row per id."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _VIDEO_COLUMNS = ("video_id", "title", "tags", "published", "duration")
 
 @dataclass(frozen=True)
 class Videos:
-    """A videos file."""
+    """The contents of a videos file."""
 
     good: pa.Table
     """Schema VIDEOS."""
     ids: pa.Array
-    """The id of every row that has one, bad ones too."""
+    """The id of every row that has one, bad rows included."""
 
 
 def read_videos(path: Path, problems: Problems, notes: Counter[str], now: datetime) -> Videos:
@@ -41,12 +41,12 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
 
     Args:
         path: CSV or Parquet.
-        problems: gets what is wrong with rows.
-        notes: gets what was mended or left out, and how often.
-        now: the present.
+        problems: collects bad rows.
+        notes: counts what is repaired or dropped.
+        now: the current time.
 
     Raises:
-        VireoError: the file can't be read, or a column is missing or wrong as a whole.
+        VireoError: the file can't be read, or a column is missing or unusable.
     """
     ids, rows = IdColumn("video_id"), _Rows("video_id", VIDEOS)
     every: list[pa.ChunkedArray] = []
@@ -78,7 +78,7 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
 
 
 def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> pa.Table:
-    """Return the good viewers of a viewers file, schema VIEWERS; none without a file.
+    """Read the good rows of a viewers file, schema VIEWERS; an empty table without a file.
 
     Arguments and errors are as for `read_videos`.
     """
@@ -91,7 +91,7 @@ def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> 
         if len(names) > ATTRIBUTE_LIMIT:
             raise VireoError(
                 f"{file.name} has {len(names)} attributes and at most {ATTRIBUTE_LIMIT} are read; "
-                "leave out the columns that say least about what someone watches"
+                "remove the columns that predict least what someone watches"
             )
         checked = Checked.of(file, problems)
         columns = [_attribute(checked, name).to_pylist() for name in names]
@@ -105,7 +105,7 @@ def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> 
 
 
 def _attribute(checked: Checked, name: str) -> Any:
-    """Return a column of attributes as "name=value", null where there is none."""
+    """Return a column of attributes as "name=value", null if there is none."""
     values = pc.binary_join_element_wise(pa.scalar(name), texts(checked, name), "=")
     sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
     checked.mark(
@@ -118,14 +118,14 @@ def _attribute(checked: Checked, name: str) -> Any:
 
 
 def note_ignored(file: FilePart, read: tuple[str, ...], kind: str, notes: Counter[str]) -> None:
-    """Note the columns of a file that aren't read."""
+    """Count the columns of a file that aren't read."""
     ignored = [name for name in file.columns if name not in read]
     if ignored:
         notes[f"columns of {kind} ignored: {', '.join(ignored)}"] = len(ignored)
 
 
 class _Rows:
-    """The good rows of a file, part by part, and how many are bad."""
+    """Collects the good rows of a file part by part, and counts the bad ones."""
 
     def __init__(self, key: str, schema: pa.Schema) -> None:
         self._key = key
@@ -142,7 +142,7 @@ class _Rows:
         self._bad += int(checked.bad.sum()) + checked.file.uneven
 
     def distinct(self, file: str, problems: Problems, notes: Counter[str]) -> pa.Table:
-        """Return each id once: a row that repeats another is dropped, one that differs is bad."""
+        """Return each id once: duplicate rows are dropped, conflicting rows are bad."""
         table, rows = pa.concat_tables(self._parts), np.concatenate(self._numbers)
         kind = self._key.removesuffix("_id") + "s"
         ids = table[self._key].to_pandas()
@@ -166,6 +166,6 @@ class _Rows:
 
 
 def _hashes(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return a number for each row, equal where the rows are, int64[n]."""
+    """Return a hash for each row, int64[n]; equal rows have equal hashes."""
     rows = (row for batch in table.to_batches(10_000) for row in batch.to_pylist())
     return np.fromiter((hash(str(row)) for row in rows), np.int64, table.num_rows)

@@ -1,4 +1,4 @@
-"""What an import will need, told by the size of the files before any of them is read."""
+"""Estimate of an import's size and memory from the file sizes, before reading them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class ImportEstimate:
-    """About how much there is to import."""
+    """Approximate size of an import."""
 
     interactions: int
     videos: int
     viewers: int
     """Rows of the viewers file."""
     free: int
-    """Bytes of this machine's memory that may be used now."""
+    """Available memory of this machine, bytes."""
 
     @property
     def memory(self) -> int:
-        """Bytes that the import takes at its peak; so much is enough with a million of each id."""
+        """Peak memory of the import, bytes; an upper bound for up to a million of each id."""
         entities = self.videos + self.viewers
         return _BASE_BYTES + _INTERACTION_BYTES * self.interactions + _ENTITY_BYTES * entities
 
@@ -48,7 +48,7 @@ class ImportEstimate:
 
 
 def estimate_import(request: ImportRequest) -> ImportEstimate:
-    """Return what an import of some files will need; one that can't be read counts as empty."""
+    """Estimate what importing the files needs; an unreadable file counts as empty."""
     return ImportEstimate(
         interactions=_rows(request.interactions),
         videos=_rows(request.videos),
@@ -58,7 +58,7 @@ def estimate_import(request: ImportRequest) -> ImportEstimate:
 
 
 def _rows(path: Path) -> int:
-    """Return how many rows a file has, by its metadata or the length of its first lines."""
+    """Estimate a file's row count from its metadata or the length of its first lines."""
     try:
         if is_parquet(path):
             return int(pyarrow.dataset.dataset(path, format="parquet").count_rows())

@@ -1,4 +1,4 @@
-"""Reading a user's CSV or Parquet file part by part into columns, each row with its number."""
+"""Reader of a user's CSV or Parquet file: part by part, in columns, with row numbers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from server.errors import VireoError
 from training.data.problems import BoolArray, Int64Array, Problems
 
 BLOCK_BYTES = 32 << 20
-"""Of a CSV file that are parsed at a time; no row may be longer."""
+"""Bytes of a CSV file parsed at a time; no row may be longer."""
 ROWS_AT_A_TIME = 262_144
-"""Of a Parquet file."""
+"""Rows of a Parquet file read at a time."""
 _BUFFER_BYTES = 1 << 20
-"""Of each column of a Parquet file that are read at a time."""
+"""Bytes of each column of a Parquet file read at a time."""
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
@@ -34,16 +34,16 @@ class FilePart:
     """Some rows of a file: CSV columns are all text, Parquet columns are as stored."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     columns: dict[str, Any]
     """Column name to pyarrow ChunkedArray."""
     rows: Int64Array
     """Number of each row in the file, int64[n]: see `Problem.row`."""
     uneven: int = 0
-    """How many rows were left out of it for having too many or too few fields."""
+    """Number of rows dropped because they have too many or too few fields."""
 
     def require(self, *names: str) -> None:
-        """Raise VireoError unless the columns are there."""
+        """Raise VireoError if a column is missing."""
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise VireoError(
@@ -53,7 +53,7 @@ class FilePart:
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file is Parquet by its name, and not CSV.
+    """Return whether a file's name says Parquet rather than CSV.
 
     Raises:
         VireoError: it is neither.
@@ -67,7 +67,7 @@ def is_parquet(path: Path) -> bool:
 def read_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     """Yield a file's rows in order, in at least one part.
 
-    Rows with too many or too few fields are problems and are left out.
+    Rows with too many or too few fields are reported as problems and dropped.
 
     Raises:
         VireoError: it is neither CSV nor Parquet, is missing, can't be read or has no usable
@@ -91,7 +91,7 @@ def _parquet_parts(path: Path) -> Iterator[FilePart]:
     first = 1
     for file, partition in _parquet_files(path):
         _check_header(path, [*file.schema_arrow.names, *partition])
-        # A file without a row has no batch, but columns.
+        # A file without rows has no batch, yet it has columns.
         for batch in itertools.chain(file.iter_batches(ROWS_AT_A_TIME, use_threads=False), [None]):
             table = pa.Table.from_batches([batch] if batch else [], file.schema_arrow)
             table.validate(full=True)
@@ -103,9 +103,9 @@ def _parquet_parts(path: Path) -> Iterator[FilePart]:
 
 
 def _parquet_files(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield a file, or those of a folder, each with the values in the names of its folders.
+    """Yield a file, or those of a folder with the values of their Hive partitions.
 
-    A dataset of pyarrow would hold all of a row group in memory, which may be the whole file.
+    A pyarrow dataset would hold a row group in memory, which may be the whole file.
     """
     if not path.is_dir():
         yield pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES), {}
@@ -126,7 +126,7 @@ def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
 
     reader = pyarrow.csv.open_csv(
         path,
-        # Row numbers are known to one thread alone.
+        # Only single-threaded parsing reports row numbers.
         read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         parse_options=pyarrow.csv.ParseOptions(
             newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
@@ -135,20 +135,20 @@ def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     )
     next_row = 2
     skipped: Int64Array = np.arange(0)
-    # The last part has no row, but those that are uneven after the last good one.
+    # The last part has no rows; it reports the uneven rows after the last good one.
     for batch in itertools.chain(reader, [None]):
         table = pa.Table.from_batches([batch] if batch else [], reader.schema)
         uneven = found.copy()
         found.clear()
         _note_uneven(path, uneven, len(header), problems)
-        # Blocks are read ahead, so these may be of later parts.
+        # The reader reads blocks ahead, so these may belong to later parts.
         skipped = np.append(skipped, np.array([row.number for row in uneven], np.int64))
         rows = np.arange(next_row, next_row + table.num_rows + len(skipped))
         rows = np.setdiff1d(rows, skipped)[: table.num_rows]
         next_row = int(rows[-1]) + 1 if len(rows) else next_row
         skipped = skipped[skipped >= next_row]
         lengths = [pc.binary_length(column).to_numpy() for column in table]
-        full = np.any(lengths, axis=0)  # an empty line is no row
+        full = np.any(lengths, axis=0)  # an empty line isn't a row
         columns = {
             name: _decoded(path.name, name, table[name].filter(pa.array(full)), rows[full])
             for name in header
@@ -163,7 +163,7 @@ class _UnevenRow:
     number: int
     fields: int
     lines: bool
-    """Whether it goes over several lines."""
+    """Whether the row spans several lines."""
 
 
 def _note_uneven(path: Path, uneven: list[_UnevenRow], fields: int, problems: Problems) -> None:
@@ -178,13 +178,13 @@ def _note_uneven(path: Path, uneven: list[_UnevenRow], fields: int, problems: Pr
         "",
         np.array([row.number for row in uneven], np.int64),
         np.ones(len(uneven), np.bool_),
-        lambda position: f"{uneven[position].fields} fields where the header has {fields}",
+        lambda position: f"{uneven[position].fields} fields, but the header has {fields}",
         "put text that contains commas in double quotes",
     )
 
 
 def _csv_header(path: Path) -> list[str]:
-    # The file is decoded in blocks: bad bytes further down are found later, with their row.
+    # The file is decoded in blocks: later bad bytes are reported with their row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         header = next(csv.reader(file), [])
     try:
@@ -204,7 +204,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _decoded(file: str, name: str, column: Any, rows: npt.NDArray[np.int64]) -> Any:
-    """A column of bytes as text."""
+    """Decode a column of bytes as UTF-8."""
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid as error:
@@ -220,14 +220,14 @@ def _decoded(file: str, name: str, column: Any, rows: npt.NDArray[np.int64]) -> 
 
 
 def _plain(column: Any) -> Any:
-    """A column with its values in place: categories and views of text are as good as text."""
+    """Return a column with dictionaries decoded and string views as large strings."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def present(column: Any) -> BoolArray:
-    """Which values of a column are there: not null, not NaN, not empty where it is text."""
+    """Return which values are present: not null, not NaN, and not empty if text."""
     there = pc.invert(column.is_null(nan_is_null=True)).to_numpy()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         there = there & (pc.binary_length(column).fill_null(0).to_numpy() > 0)

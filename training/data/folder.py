@@ -1,4 +1,4 @@
-"""Writing a folder so that readers see the old one or the new one, never a half of it."""
+"""Atomic replacement of a folder: readers see the old one or the new one, nothing between."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from server.errors import VireoError
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that takes its place once the block is done.
+    """Yield an empty folder beside `target` that replaces it when the block ends.
 
-    When the block fails, the new folder is removed and `target` stays as it was.
+    If the block fails, the new folder is removed and `target` stays unchanged.
 
     Raises:
         VireoError: the file system refuses, for example because the disk is full.
@@ -46,6 +46,6 @@ def _swap(draft: Path, target: Path) -> None:
         target.rename(retired / "old")
         draft.rename(target)
     finally:
-        if not target.exists():  # whatever came between, Ctrl-C too
+        if not target.exists():  # after any failure, Ctrl-C included
             (retired / "old").rename(target)
         shutil.rmtree(retired, ignore_errors=True)

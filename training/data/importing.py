@@ -1,4 +1,4 @@
-"""A user's own interactions, videos and viewers, checked and written as a data set."""
+"""Import of a user's own interactions, videos and viewers as a data set."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from training.data.interactions import (
 from training.data.interactions_file import read_interactions
 from training.data.problems import Problems
 from training.data.schema import VIEWERS
-from training.data.split import FEWEST_WATCHES
+from training.data.split import MIN_WATCHES
 from training.data.writing import dataset_writer
 
 MIN_VIDEOS = 2
-"""With fewer there is nothing to choose from."""
+"""Minimum catalogue size; fewer videos leave nothing to choose from."""
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import, and how."""
+    """Files and options of an import."""
 
     name: str
     interactions: Path
     videos: Path
     viewers: Path | None = None
     skip_bad_rows: bool = False
-    """Leave bad rows out and count them, instead of refusing the files."""
+    """Drop and count bad rows instead of refusing the files."""
     force: bool = False
-    """Replace a data set of that name."""
+    """Replace an existing data set of that name."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that it reads."""
+        """The files to read."""
         return (self.interactions, self.videos, *([self.viewers] if self.viewers else []))
 
 
 def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
-    """Check and import a user's files, part by part; `estimate_import` tells the memory needed.
+    """Validate and import a user's files part by part; `estimate_import` gives the memory needed.
 
     Raises:
-        BadRowsError: there are bad rows, and they aren't to be skipped.
-        VireoError: a file can't be read, a column is missing or wrong as a whole, there is too
-            little data to train on, or the disk refuses.
+        BadRowsError: there are bad rows, and `skip_bad_rows` is off.
+        VireoError: a file can't be read, a column is missing or unusable, there is too little
+            data to train on, or writing fails.
     """
     if home.data(request.name).exists() and not request.force:
         raise VireoError(
@@ -66,7 +66,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     problems, notes, now = Problems(), Counter[str](), datetime.now(UTC)
     videos = read_videos(request.videos, problems, notes, now)
     profiles = read_viewers(request.viewers, problems, notes)
-    # A video with a bad row is no reason to refuse its interactions, too.
+    # A bad video row is reported once, not again for each of its interactions.
     known = videos.good["video_id"] if request.skip_bad_rows else videos.ids
     video_ids = pc.unique(known)
     found, viewer_ids = read_interactions(request.interactions, video_ids, problems, notes, now)
@@ -84,16 +84,16 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
 
 
 def _check_size(found: Interactions, videos: int) -> None:
-    """Raise VireoError if there is too little to train on."""
+    """Raise VireoError if there is too little data to train on."""
     if videos < MIN_VIDEOS:
         raise VireoError(
             f"there are {videos} videos, too few to recommend from; import at least {MIN_VIDEOS}"
         )
     most = most_watched(found)
-    if most < FEWEST_WATCHES:
+    if most < MIN_WATCHES:
         raise VireoError(
             f"no viewer watched more than {most} videos, too few to train on; at least one needs "
-            f"{FEWEST_WATCHES} (events play or like)"
+            f"{MIN_WATCHES} (events play or like)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Interactions in columns of numbers, put in order and written as tables."""
+"""Interactions as numeric columns: deduplicated, sorted, and converted to tables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from training.data.problems import BoolArray, Int64Array
 from training.data.schema import EVENTS, INTERACTIONS, TIME, WATCH_EVENTS
 
 MAX_GAP = timedelta(days=730)
-"""Events that are further than this from those before and after them ..."""
+"""Pause that separates groups of events; see `far_from_others`."""
 MIN_SHARE = 0.001
-"""... and fewer than this share of all are a mistake, such as Unix time 0 for "unknown"."""
+"""A group below this share of all events is an error, such as Unix time 0 for "unknown"."""
 ROWS_AT_A_TIME = 262_144
-"""Interactions in a row group."""
+"""Interactions per row group."""
 
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
@@ -29,32 +29,33 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Interactions:
-    """Interactions in columns, 33 bytes each; ids are places in lists of ids."""
+    """Interactions in columns, 33 bytes each; ids are indices into lists of ids."""
 
     viewer: Int32Array
-    """Place of the viewer's id, int32[n]."""
+    """Index of the viewer's id, int32[n]."""
     video: Int32Array
-    """Place of the video's id, int32[n]."""
+    """Index of the video's id, int32[n]."""
     event: Int8Array
-    """Place in EVENTS, int8[n]."""
+    """Index in EVENTS, int8[n]."""
     time: Int64Array
     """Unix microseconds, int64[n]."""
     row: Int64Array
-    """Number in the file, int64[n], increasing."""
+    """Row number in the file, int64[n], increasing."""
     watched_fraction: Float32Array
-    """float32[n], NaN where it isn't known; so are ratings."""
+    """float32[n], NaN if unknown."""
     rating: Float32Array
+    """float32[n], NaN if unknown."""
 
     def __len__(self) -> int:
         return len(self.time)
 
     def take(self, chosen: Int64Array | BoolArray) -> Interactions:
-        """Return those at some places."""
+        """Return the interactions at some indices."""
         return Interactions(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
     def joined(parts: list[Interactions]) -> Interactions:
-        """Return all parts, one after the other; at least one."""
+        """Concatenate the parts, at least one."""
         return Interactions(
             *(
                 np.concatenate([getattr(part, field.name) for part in parts])
@@ -64,10 +65,11 @@ class Interactions:
 
 
 def far_from_others(times: Int64Array) -> BoolArray:
-    """Return which times lie, with less than MIN_SHARE of all, over MAX_GAP from the others.
+    """Return which times belong to a small group far from all others, bool[n].
 
-    So an old history counts if it goes on, and so does a pause; of fewer than 1 / MIN_SHARE times
-    none is far.
+    Pauses over MAX_GAP separate groups; a group with less than MIN_SHARE of all times is far. An
+    old history and a long pause are fine if enough events surround them; among fewer than
+    1 / MIN_SHARE times none is far.
 
     Args:
         times: Unix microseconds, int64[n].
@@ -81,11 +83,13 @@ def far_from_others(times: Int64Array) -> BoolArray:
 
 
 def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
-    """Return places by (time, row), of one viewer, video, event and time only the last row's.
+    """Return indices sorted by (time, row), without duplicates.
+
+    Rows with the same viewer, video, event and time are duplicates; the last one is kept.
 
     Args:
         found: the interactions.
-        notes: gets how many others there were, those with another rating or fraction apart.
+        notes: counts the duplicates, separately if their rating or fraction differs.
 
     Returns:
         int64[m].
@@ -115,7 +119,7 @@ def _differ(values: Float32Array, left: Int64Array, right: Int64Array) -> BoolAr
 
 
 def most_watched(found: Interactions) -> int:
-    """Return how many different videos the viewer who watched most has watched."""
+    """Return the maximum number of distinct videos that any viewer has watched."""
     watched = np.isin(found.event, [EVENTS.index(event) for event in WATCH_EVENTS])
     width = int(found.video.max(initial=0)) + 1
     pairs = found.viewer[watched].astype(np.int64) * width + found.video[watched]
@@ -126,13 +130,13 @@ def most_watched(found: Interactions) -> int:
 def interaction_tables(
     found: Interactions, order: Int64Array, viewer_ids: pa.Array, video_ids: pa.Array
 ) -> Iterator[pa.Table]:
-    """Yield interactions in an order, a row group at a time; schema INTERACTIONS.
+    """Yield interactions in the given order, a row group at a time; schema INTERACTIONS.
 
     Args:
         found: the interactions.
-        order: places in them, int64[n].
-        viewer_ids: the viewers' ids by place.
-        video_ids: the videos' ids by place.
+        order: indices into them, int64[n].
+        viewer_ids: the viewers' ids by index.
+        video_ids: the videos' ids by index.
     """
     for start in range(0, len(order), ROWS_AT_A_TIME):
         part = found.take(order[start : start + ROWS_AT_A_TIME])
@@ -152,5 +156,5 @@ def interaction_tables(
 
 
 def viewers_in(found: Interactions, order: Int64Array, viewer_ids: pa.Array) -> pa.Array:
-    """Return the ids of the viewers of some interactions, each once, as they first come."""
+    """Return the distinct viewer ids of some interactions in order of first appearance."""
     return viewer_ids.take(pa.array(pd.unique(found.viewer[order])))

@@ -1,4 +1,4 @@
-"""Reading a user's interactions part by part, so that the text is never in memory at once."""
+"""Reader of a user's interactions: part by part, so that all of the text is never in memory."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def read_interactions(
 
     Args:
         path: CSV or Parquet.
-        video_ids: the ids that a row may name, each once.
-        problems: gets what is wrong with rows.
-        notes: gets what was mended or left out, and how often.
-        now: the present.
+        video_ids: the distinct ids that a row may name.
+        problems: collects bad rows.
+        notes: counts what is repaired or dropped.
+        now: the current time.
 
     Returns:
-        The rows in the order of the file, and the viewers' ids by place.
+        The rows in file order, and the viewers' ids by index.
 
     Raises:
-        VireoError: the file can't be read, or a column is missing or wrong as a whole.
+        VireoError: the file can't be read, or a column is missing or unusable.
     """
     viewers, videos, seen = IdColumn("viewer_id"), IdColumn("video_id"), _Vocabulary()
     parts: list[Interactions] = []
@@ -91,13 +91,13 @@ def read_interactions(
 
 
 class _Vocabulary:
-    """Numbers ids in the order in which they first come."""
+    """Numbers ids in order of first appearance."""
 
     def __init__(self) -> None:
         self.ids = pa.array([], pa.string())
 
     def places(self, column: Any) -> Int32Array:
-        """Return the place of each id in `ids`, which grows by those that are new."""
+        """Return each id's index in `ids`; append new ids to it."""
         new = pc.unique(column)
         new = new.filter(pc.invert(pc.is_in(new, value_set=self.ids)))
         self.ids = pa.concat_arrays([self.ids, new])
@@ -105,7 +105,7 @@ class _Vocabulary:
 
 
 def _videos(checked: Checked, column: Any, video_ids: pa.Array) -> Any:
-    """Return the place of each video's id among those that are known, null where it isn't."""
+    """Return the index of each video's id among the known ones, null if unknown."""
     places = pc.index_in(column, value_set=video_ids)
     checked.mark(
         "video_id",
@@ -117,7 +117,7 @@ def _videos(checked: Checked, column: Any, video_ids: pa.Array) -> Any:
 
 
 def _events(checked: Checked) -> Any:
-    """Return the place in EVENTS of each interaction's kind; one that isn't given is a play."""
+    """Return the index in EVENTS of each interaction's kind; a missing kind is a play."""
     if "event" not in checked.file.columns:
         return pa.array(np.full(len(checked.file.rows), EVENTS.index("play"), np.int32))
     events = texts(checked, "event").fill_null("play")
@@ -125,7 +125,7 @@ def _events(checked: Checked) -> Any:
     checked.mark(
         "event",
         np.asarray(places.is_null().to_numpy(zero_copy_only=False), np.bool_),
-        lambda position: f"{checked.shown('event', position)} is no kind of event",
+        lambda position: f"{checked.shown('event', position)} is not a kind of event",
         f"write one of {', '.join(EVENTS)}, or leave it empty for play",
     )
     return places

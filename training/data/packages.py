@@ -1,4 +1,4 @@
-"""Files read out of a Python package that is downloaded and never installed or imported."""
+"""Files of a Python package that is downloaded but never installed or imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.errors import VireoError
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """One file of a package and the SHA-256 that it must have."""
+    """One file of a package and its expected SHA-256."""
 
     path: str
     sha256: str
@@ -23,15 +23,15 @@ class PackagedFile:
 def read_packaged_files(
     requirement: str, files: tuple[PackagedFile, ...], scratch: Path
 ) -> list[bytes]:
-    """Downloads a wheel by pip and returns the content of some of its files.
+    """Download a wheel with pip and return the contents of some of its files.
 
     Args:
         requirement: package and exact version, for example "recbole==1.2.1".
-        files: which files.
+        files: the files to read.
         scratch: an empty folder for the wheel.
 
     Raises:
-        VireoError: pip can't download it, or a file is missing or other than expected.
+        VireoError: pip can't download it, or a file is missing or its SHA-256 differs.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(scratch), requirement]

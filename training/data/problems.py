@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a user's files, said so that it can be mended."""
+"""Problems in the rows of a user's files, described so that the user can fix them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy.typing as npt
 from server.errors import VireoError
 
 SHOWN = 20
-"""How many problems are listed; the rest are counted."""
+"""Number of problems listed; the rest are only counted."""
 
 BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
 
 
 class BadRowsError(VireoError):
-    """Files with bad rows; the message lists the first of them."""
+    """Files have bad rows; the message lists the first of them."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong with one row."""
+    """One problem of one row."""
 
     file: str
     row: int
-    """In a CSV file the header is row 1; in a Parquet file the first row is."""
+    """Row number: in a CSV file the header is row 1; in a Parquet file the first row is."""
     column: str
     what: str
     remedy: str
@@ -40,7 +40,7 @@ class Problem:
 
 
 class Problems:
-    """Collects problems: all are counted, enough are kept to list the first."""
+    """Counts all problems and keeps the first SHOWN."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -55,15 +55,15 @@ class Problems:
         what: Callable[[int], str],
         remedy: str,
     ) -> None:
-        """Adds a problem for every bad row.
+        """Add a problem for every bad row.
 
         Args:
             file: name of the file.
-            column: name of the column, empty where it is the whole row.
+            column: name of the column, empty for the whole row.
             rows: each row's number in the file, int64[n].
             bad: which rows are bad, bool[n].
-            what: says what is wrong with the row at a position of `rows`.
-            remedy: says what to do.
+            what: describes the problem of the row at a position of `rows`.
+            remedy: how to fix it.
         """
         positions = np.flatnonzero(bad)
         self.total += len(positions)
@@ -73,11 +73,11 @@ class Problems:
         self._kept = sorted(self._kept)[:SHOWN]
 
     def error(self) -> BadRowsError:
-        """The error that lists the first problems."""
+        """Return the error that lists the first problems."""
         more = self.total - len(self._kept)
         lines = [
             f"{self.total} bad {'value' if self.total == 1 else 'values'}, nothing was imported; "
-            "mend the files or pass --skip-bad-rows to leave such rows out",
+            "fix the files or pass --skip-bad-rows to drop such rows",
             *(f"  {problem}" for problem in self._kept),
             *([f"  and {more} more"] if more else []),
         ]

@@ -1,4 +1,4 @@
-"""The tables of an imported data set: the same for MovieLens and for anyone's own data."""
+"""Table schemas of an imported data set, the same for MovieLens and a user's own data."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ VIEWERS = pa.schema(
         pa.field("attributes", pa.list_(pa.string()), nullable=False),  # "name=value"
     ]
 )
-"""Every viewer of the viewers file, then those that only interactions name."""
+"""The viewers file's viewers, then those that only interactions name."""
 
 EVENTS = ("play", "like", "hide", "impression")
-"""Kinds of interaction."""
+"""Kinds of interactions."""
 WATCH_EVENTS = ("play", "like")
-"""The kinds that say that a video was watched."""
+"""The kinds that count as a watch."""

@@ -1,6 +1,6 @@
-"""Who watched what first, and which of it is for training, validation and test.
+"""Split of each viewer's first watches into training, validation and test.
 
-All is worked out on numbers in place of ids, 100 bytes for each interaction at the most.
+Ids are handled as numbers; memory is at most 100 bytes per interaction.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from training.data.schema import WATCH_EVENTS
 Holdout = Literal["last", "none"]
 PARTS = ("train", "validation", "test")
 LIKED_RATING = 4.0
-"""A rating from here on says that the video was liked."""
+"""Minimum rating that counts as a like."""
 LIKED_FRACTION = 0.8
-"""In data without any rating, so does having watched this much of it."""
-FEWEST_WATCHES = 3
-"""Viewers with fewer watches are for training alone."""
+"""Minimum watched fraction that counts as a like, in data without ratings."""
+MIN_WATCHES = 3
+"""Viewers with fewer watches are used for training only."""
 VALIDATION_WATCHES = 2
-"""How many of a viewer's watches before the test watch are for validation."""
+"""Maximum number of a viewer's watches before the test watch that are for validation."""
 VALIDATION_SHARE = 5
-"""But at most one in so many of those before the test watch, and at least one."""
+"""At most one in this many watches before the test watch is for validation, but at least one."""
 
 BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
 _NEVER = np.iinfo(np.int64).max
 _NULL = np.iinfo(np.int64).min
-"""What a time that isn't there is as a number."""
+"""A missing time as a number."""
 
 
 def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
-    """Return one row per (viewer, video): the first watch, and the part it belongs to.
+    """Return one row per (viewer, video): the first watch and its part of the split.
 
     Args:
         interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
-        holdout: "last": each viewer's last watch is for test (where the data set came with
-            a test part, that is), the VALIDATION_WATCHES before for validation. "none":
-            every watch is for training.
+        holdout: "last": each viewer's last watch is for test (or the packaged test part, if the
+            data set has one), the VALIDATION_WATCHES before it for validation. "none": every
+            watch is for training.
 
     Returns:
         `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
-        viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: since
-        when that is known, null where it isn't liked; `part` categories: PARTS. Sorted by viewer,
+        viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: when
+        the like became known, null if not liked; `part` categories: PARTS. Sorted by viewer,
         then time.
     """
     order = _watches_in_order(interactions)
@@ -60,7 +60,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     viewer, video = viewers.codes[order], videos.codes[order]
     times = _strictly_increasing(raw_times, viewer)
     parts = _parts(viewer, interactions["held_out"].to_numpy()[order], holdout)
-    # Liked when it was watched: known together. Liked later: known from then on.
+    # A like at the time of the watch is known with it, a later one from its own time.
     known = np.where(liked_times > raw_times, np.maximum(liked_times, times), times)
     liked = (liked_times != _NEVER) & ~_after_test(viewer, times, parts, known)
     return pd.DataFrame(
@@ -76,7 +76,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
 
 
 def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """Return the places of the interactions that are watches, in order of time."""
+    """Return the indices of the interactions that are watches, sorted by time."""
     order = np.lexsort((interactions["row"].to_numpy(), _micros(interactions["timestamp"])))
     return order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
 
@@ -84,15 +84,15 @@ def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
 def _first_watches(
     viewer: npt.NDArray[np.integer], video: npt.NDArray[np.integer], likes: Int64Array
 ) -> tuple[npt.NDArray[np.intp], Int64Array]:
-    """Return the place of each (viewer, video)'s first watch, and when it was first liked.
+    """Return the index of each (viewer, video)'s first watch, and the time of its first like.
 
     Args:
-        viewer: number of the viewer of each watch; watches are in order of time.
-        video: number of the video.
-        likes: the watch's time if it says that the video was liked, else _NEVER.
+        viewer: number of each watch's viewer; watches are sorted by time.
+        video: number of each watch's video.
+        likes: the watch's time if it is a like, else _NEVER.
 
     Returns:
-        Both by viewer, then time.
+        Both sorted by viewer, then time.
     """
     pairs = viewer.astype(np.int64)
     pairs *= int(video.max(initial=0)) + 1
@@ -108,7 +108,7 @@ def _first_watches(
 
 
 def _in_order(ids: pd.Series) -> pd.Categorical:
-    """Return ids as categories in the order of the texts."""
+    """Return ids as categories in lexical order."""
     found = pd.Categorical(ids)
     return found.reorder_categories(found.categories.sort_values())
 
@@ -122,7 +122,7 @@ def _moments(micros: Int64Array) -> pd.DatetimeIndex:
 
 
 def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArray:
-    """Return whether each watch, by its place among the interactions, says that it was liked."""
+    """Return whether each watch, given by its index among the interactions, is a like."""
     liked = (interactions["event"] == "like").to_numpy()[watches]
     ratings = interactions["rating"].to_numpy()[watches]
     if not np.isnan(ratings).all():
@@ -132,11 +132,10 @@ def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArr
 
 
 def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> Int64Array:
-    """Return times such that no two watches of a viewer share one; rows are in order already.
+    """Return times that strictly increase within each viewer; rows are already sorted.
 
-    A watch at the time of the one before it is put one microsecond after it. Point-in-time
-    joins then tell each watch from the one before, so that a label sees everything that
-    came earlier in the file and nothing else.
+    A watch at the time of the previous one moves one microsecond after it. Point-in-time joins
+    can then separate the two, so that a label sees exactly what came earlier in the file.
     """
     counts = np.bincount(viewer)
     position = np.arange(len(viewer)) - (np.cumsum(counts) - counts)[viewer]
@@ -147,15 +146,15 @@ def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> 
 def _parts(
     viewer: npt.NDArray[np.integer], packaged: BoolArray, holdout: Holdout
 ) -> npt.NDArray[np.int8]:
-    """Return the part of each watch, by its place in PARTS; rows are by viewer, then time."""
+    """Return each watch's part as an index in PARTS; rows are sorted by viewer, then time."""
     if holdout == "none":
         return np.zeros(len(viewer), np.int8)
     counts = np.bincount(viewer)
-    enough = (counts >= FEWEST_WATCHES)[viewer]
+    enough = (counts >= MIN_WATCHES)[viewer]
     test = packaged if packaged.any() else enough & (np.diff(viewer, append=-1) != 0)
     rest = np.bincount(viewer[~test], minlength=len(counts))
     wanted = np.clip(rest // VALIDATION_SHARE, 1, VALIDATION_WATCHES)
-    # How many of its viewer's watches that aren't for test come after each.
+    # Number of the viewer's later watches that aren't for test.
     later = np.cumsum(rest)[viewer] - np.cumsum(~test)
     validation = ~test & enough & (later < wanted[viewer])
     return np.where(test, 2, np.where(validation, 1, 0)).astype(np.int8)
@@ -169,7 +168,7 @@ def _after_test(
 ) -> BoolArray:
     """Return which watches before a viewer's test watch were liked only after it.
 
-    Whoever stands before the test watch can't know of them, so they don't count.
+    These likes are unknown at the time of the test watch, so they don't count.
     """
     test = parts == PARTS.index("test")
     moments = np.full(int(viewer.max(initial=-1)) + 1, _NEVER)

@@ -1,4 +1,4 @@
-"""Reading a user's times: Unix seconds, ISO 8601 text, and timestamps and dates of Parquet."""
+"""Parser of a user's times: Unix seconds, ISO 8601 text, Parquet timestamps and dates."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from training.data.problems import BoolArray, Int64Array
 from training.data.schema import TIME
 
 MAX_CLOCK_SKEW = timedelta(days=1)
-"""How far in the future an event may be: clocks differ, and so do notions of local time."""
+"""Maximum time of an event in the future: clocks and local time zones differ."""
 MAX_PUBLISHED_AHEAD = timedelta(days=3650)
-"""How far in the future a video may be announced."""
+"""Maximum time in the future at which a video may be announced."""
 EARLIEST_PUBLISHED = datetime(1700, 1, 1, tzinfo=UTC)
-"""Databases write the year 1 for "unknown", which the 64-bit nanoseconds of pandas can't hold."""
+"""Some databases write year 1 for "unknown", which pandas' 64-bit nanoseconds can't hold."""
 
 _MICROS = 1_000_000
 _MAX_SECONDS = 1e11
-"""Unix seconds from here on (the year 5138) are milliseconds by mistake."""
+"""Unix seconds from this value on (the year 5138) are taken for milliseconds."""
 # Four groups and no choice between them: RE2 is five times as fast then.
 _ISO_8601 = (
     r"^(?P<date>\d{4}[-/]?(?:0[1-9]|1[0-2])(?:[-/]?(?:0[1-9]|[12]\d|3[01]))?)"
     r"(?:[Tt ](?P<time>(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d)?)?)(?:[.,](?P<fraction>\d+))?"
     r" ?(?:[Zz]|UTC|(?P<zone>[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?))?)?$"
 )
-"""A month or a day, then a time of day, then a zone."""
+"""A month or day, optionally a time of day, optionally a zone."""
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Moments:
-    """A column of times, one entry for each row."""
+    """A column of parsed times, one entry per row."""
 
     micros: Int64Array
-    """Unix microseconds, int64[n]; 0 where none could be read."""
+    """Unix microseconds, int64[n]; 0 if unreadable."""
     readable: BoolArray
     numeric: BoolArray
-    """Which were written as a number, bool[n]."""
+    """Which times were written as numbers, bool[n]."""
 
     def column(self, bad: BoolArray) -> Any:
-        """Return them as TIME, null where they are unreadable or bad."""
+        """Return the times as TIME, null if unreadable or bad."""
         return pa.array(self.micros, pa.int64(), mask=~self.readable | bad).cast(TIME)
 
 
 def event_times(checked: Checked, column: str, now: datetime) -> Any:
-    """Return a column of times of events as TIME; one that is missing or can't be is a problem.
+    """Return a column of event times as TIME; a missing or implausible time is a problem.
 
     Args:
         checked: the part of the file.
         column: which column.
-        now: the present; later events are bad, but for MAX_CLOCK_SKEW.
+        now: the current time; events over MAX_CLOCK_SKEW later are bad.
     """
     moments = _read(checked, column)
     there = present(checked.file.columns[column])
@@ -83,15 +83,15 @@ def event_times(checked: Checked, column: str, now: datetime) -> Any:
 
 
 def published_times(checked: Checked, column: str, now: datetime) -> Any:
-    """Return a column of publication times as TIME, null where they are missing.
+    """Return a column of publication times as TIME, null if missing.
 
     Args:
         checked: the part of the file.
         column: which column.
-        now: the present; the latest that can be is MAX_PUBLISHED_AHEAD after it.
+        now: the current time; times over MAX_PUBLISHED_AHEAD later are bad.
     """
     moments = _read(checked, column)
-    # Up to 12 January 1970, that is: nothing is lost by it.
+    # As Unix seconds these lie before 12 January 1970, where no video is lost.
     year = moments.numeric & (moments.micros >= 1e3 * _MICROS) & (moments.micros < 1e6 * _MICROS)
     checked.mark(
         column,
@@ -115,7 +115,7 @@ def published_times(checked: Checked, column: str, now: datetime) -> Any:
 
 
 def unix_micros(moment: datetime) -> int:
-    """Return a time in Unix microseconds."""
+    """Return a time in Unix microseconds, rounded to seconds."""
     return round(moment.timestamp()) * _MICROS
 
 
@@ -130,7 +130,7 @@ def _read(checked: Checked, column: str) -> _Moments:
     checked.mark(
         column,
         milliseconds,
-        lambda position: f"{checked.shown(column, position)} is no Unix time in seconds",
+        lambda position: f"{checked.shown(column, position)} is not a Unix time in seconds",
         "divide milliseconds by 1,000",
     )
     numeric = numeric & ~milliseconds
@@ -147,14 +147,14 @@ def _read(checked: Checked, column: str) -> _Moments:
     checked.mark(
         column,
         there & ~numeric & ~milliseconds & ~is_iso,
-        lambda position: f"{checked.shown(column, position)} is no time",
+        lambda position: f"{checked.shown(column, position)} is not a time",
         "write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z",
     )
     return _Moments(np.where(is_iso, iso, micros), (numeric & ~day) | is_iso, numeric & ~day)
 
 
 def _stored(values: Any) -> Int64Array:
-    """Return timestamps or dates as Unix microseconds, the far ones cut to what int64 holds."""
+    """Return timestamps or dates as Unix microseconds, clipped to int64."""
     kind = values.type
     per_second = {"s": 1, "ms": 1_000, "us": _MICROS, "ns": 1_000 * _MICROS}
     unit = "ms" if pa.types.is_date64(kind) else getattr(kind, "unit", "day")
@@ -168,7 +168,7 @@ def _stored(values: Any) -> Int64Array:
 
 
 def _is_written_day(seconds: Float64Array) -> BoolArray:
-    """Return which numbers read as a day without dashes, such as 20240501."""
+    """Return which numbers look like a day without dashes, such as 20240501."""
     year, month_and_day = np.divmod(seconds, 10_000)
     month, day = np.divmod(month_and_day, 100)
     in_calendar = (year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12)
@@ -176,9 +176,9 @@ def _is_written_day(seconds: Float64Array) -> BoolArray:
 
 
 def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
-    """Return ISO 8601 texts as Unix microseconds, 0 elsewhere, and where they are.
+    """Parse ISO 8601 texts to Unix microseconds, 0 if none, and return which rows have one.
 
-    Each is read on its own; pandas gives a time without a zone that of the one before.
+    Each is parsed on its own; pandas gives a time without a zone the previous one's zone.
     """
     micros, found = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
     if not wanted.any() or not (
@@ -191,7 +191,7 @@ def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
     months = 12 * (date // 10_000 - 1970) + date // 100 % 100 - 1
     first = months.astype("datetime64[M]").astype("datetime64[D]")
     day = first + np.maximum(date % 100, 1) - 1
-    exists = day.astype("datetime64[M]").astype(np.int64) == months  # else it is 30 February
+    exists = day.astype("datetime64[M]").astype(np.int64) == months  # false for 30 February
     time, offset = _digits(fields, "time", 6), _digits(fields, "zone", 4)
     offset = 3600 * (offset // 100) + 60 * (offset % 100)
     east = pc.starts_with(fields.field("zone"), "+").fill_null(False)
@@ -205,7 +205,7 @@ def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
 
 
 def _digits(fields: Any, name: str, count: int) -> Int64Array:
-    """Return the first digits of a field as a number, zeros for those that aren't there."""
+    """Return a field's first `count` digits as a number, padded with zeros on the right."""
     text = fields.field(name).fill_null("")
     for mark in "-/:+":
         text = pc.replace_substring(text, mark, "")

@@ -1,4 +1,4 @@
-"""Writes a data set part by part, so that its interactions never need to be in memory at once."""
+"""Writer of data sets: part by part, so that all interactions are never in memory at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCHEMAS = {"interactions": INTERACTIONS, "videos": VIDEOS, "viewers": VIEWERS}
 
 @dataclass(frozen=True)
 class Tables:
-    """A data set's three tables, not yet on disk; schemas as in `training.data.schema`."""
+    """A data set's three tables in memory; schemas as in `training.data.schema`."""
 
     interactions: pa.Table
     videos: pa.Table
@@ -35,10 +35,10 @@ class Tables:
 
 
 class DatasetWriter:
-    """Takes a data set's tables in parts; each part becomes a row group of its file."""
+    """Writes a data set's tables in parts; each part becomes a row group of its file."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
-        """Opens the three files in `folder`, which `files` closes."""
+        """Open the three files in `folder`; `files` closes them."""
         self._folder = folder
         self._files = {
             name: files.enter_context(
@@ -53,16 +53,16 @@ class DatasetWriter:
         self._video_ids: list[str] = []
 
     def add_videos(self, part: pa.Table) -> None:
-        """Appends videos, in the order of the catalogue."""
+        """Append videos, in catalogue order."""
         self._video_ids += part["video_id"].to_pylist()
         self._add("videos", part)
 
     def add_viewers(self, part: pa.Table) -> None:
-        """Appends viewers."""
+        """Append viewers."""
         self._add("viewers", part)
 
     def add_interactions(self, part: pa.Table) -> None:
-        """Appends interactions, no earlier than those before."""
+        """Append interactions, no earlier than the previous ones."""
         for entry in part["event"].value_counts().to_pylist():
             self._events[entry["values"]] += entry["counts"]
         if part.num_rows:
@@ -76,7 +76,7 @@ class DatasetWriter:
         self._rows[name] += part.num_rows
 
     def check(self) -> None:
-        """Raises VireoError where two video ids have the same key, or there is no interaction."""
+        """Raise VireoError if two video ids share a key or there are no interactions."""
         try:
             unique_video_keys(self._video_ids)
         except KeyCollisionError as error:
@@ -85,7 +85,7 @@ class DatasetWriter:
             raise VireoError("a data set needs at least one interaction")
 
     def described(self, **known: Any) -> DatasetInfo:
-        """The description of what was written, once the files are closed."""
+        """Return the description of what was written; call it after the files are closed."""
         digest = hashlib.sha256()
         for name in _SCHEMAS:
             with (self._folder / f"{name}.parquet").open("rb") as file:
@@ -108,17 +108,17 @@ class DatasetWriter:
 def dataset_writer(
     home: Home, name: str, source: str, terms: str = "", problems: Mapping[str, int] | None = None
 ) -> Iterator[DatasetWriter]:
-    """Yields what writes a data set in place of any earlier one of that name, whole or not at all.
+    """Yield a writer whose data set atomically replaces any earlier one of that name.
 
     Args:
-        home: where it goes.
-        name: what to call it.
-        source: where it comes from, in words.
-        terms: what its use is bound to.
-        problems: what was mended in it, and how often.
+        home: where to write the data set.
+        name: the data set's name.
+        source: where the data comes from, in words.
+        terms: licence or terms of use.
+        problems: what was repaired or dropped, and how often.
 
     Raises:
-        VireoError: the name is unfit, the disk refuses, or see `DatasetWriter.check`.
+        VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
     with replaced_folder(home.data(name)) as folder:
         with ExitStack() as files:
@@ -133,7 +133,7 @@ def dataset_writer(
 def write_dataset(
     home: Home, name: str, tables: Tables, source: str, terms: str, problems: Mapping[str, int]
 ) -> DatasetInfo:
-    """Writes a data set that is in memory; arguments and errors as of `dataset_writer`."""
+    """Write a data set from memory; arguments and errors are as for `dataset_writer`."""
     with dataset_writer(home, name, source, terms, problems) as writer:
         writer.add_videos(tables.videos)
         writer.add_viewers(tables.viewers)

@@ -154,17 +154,17 @@ def test_times_are_unix_seconds_or_iso(home: Home, folder: Path, written: str, m
         (f"{'é' * 65},0,1", r"row 5, column viewer_id: the id 'é+\.\.\. is over 128 bytes long"),
         ("a,8,1", r"row 5, column video_id: video '8' is not in the videos file; add the video"),
         ("a,0,", r"row 5, column timestamp: the time is missing"),
-        ("a,0,soon", r"row 5, column timestamp: 'soon' is no time; write Unix seconds or ISO"),
-        ("a,0,1714586400000", r"'1714586400000' is no Unix time in seconds; divide millisec"),
+        ("a,0,soon", r"row 5, column timestamp: 'soon' is not a time; write Unix seconds or ISO"),
+        ("a,0,1714586400000", r"'1714586400000' is not a Unix time in seconds; divide millisec"),
         ("a,0,-5", r"column timestamp: '-5' is before 1970"),
-        ("a,0,nan", r"column timestamp: 'nan' is no time"),
+        ("a,0,nan", r"column timestamp: 'nan' is not a time"),
         ("a,0,20240501", r"'20240501' is a day, not Unix seconds; write it with dashes"),
         ("a,0,9999999999", r"'9999999999' is in the future"),
         ("a,0,2100-01-01", r"'2100-01-01' is in the future \(it is 20.*Z now\); write the time"),
-        ("a,0,1,watch", r"column event: 'watch' is no kind of event; write one of play, like"),
-        ("a,0,1,,1.5", r"column watched_fraction: '1.5' is no number from 0 to 1"),
-        ("a,0,1,,,good", r"column rating: 'good' is no number that is finite"),
-        ("a,0,1,,,1,1,1", r"row 5: 8 fields where the header has 6; put text that contains"),
+        ("a,0,1,watch", r"column event: 'watch' is not a kind of event; write one of play, like"),
+        ("a,0,1,,1.5", r"column watched_fraction: '1.5' is not a number from 0 to 1"),
+        ("a,0,1,,,good", r"column rating: 'good' is not a number that is finite"),
+        ("a,0,1,,,1,1,1", r"row 5: 8 fields, but the header has 6; put text that contains"),
     ],
 )
 def test_a_bad_row_is_named_by_file_row_and_column(
@@ -189,8 +189,8 @@ def test_a_bad_row_is_named_by_file_row_and_column(
         ("0,other", r"row 5, column video_id: '0' was described before, otherwise; keep one"),
         ("9,x,,1995", r"column published: '1995' is a year or month, not Unix seconds; write"),
         ("9,x,,0001-01-01", r"column published: '0001-01-01' is not from 1700 to 20"),
-        ("9,x,,,-1", r"column duration: '-1' is no number of at least 0"),
-        ("9,x,,,1e300", r"column duration: '1e300' is no number of at least 0"),
+        ("9,x,,,-1", r"column duration: '-1' is not a number of at least 0"),
+        ("9,x,,,1e300", r"column duration: '1e300' is not a number of at least 0"),
     ],
 )
 def test_a_bad_video_is_named(home: Home, folder: Path, row: str, said: str) -> None:
@@ -498,8 +498,8 @@ def test_a_number_too_large_to_hold_is_a_bad_value(home: Home, folder: Path) -> 
     interactions = "viewer_id,video_id,timestamp,rating\na,007,1e400,5\na,0,200,-1e999\na,ü,3,4\n"
     with pytest.raises(BadRowsError) as caught:
         imported(home, folder, interactions)
-    assert "row 2, column timestamp: '1e400' is no time" in str(caught.value)
-    assert "row 3, column rating: '-1e999' is no number" in str(caught.value)
+    assert "row 2, column timestamp: '1e400' is not a time" in str(caught.value)
+    assert "row 3, column rating: '-1e999' is not a number" in str(caught.value)
 
 
 def test_categories_and_nan_of_parquet_are_text_and_missing(home: Home, folder: Path) -> None:

@@ -50,8 +50,8 @@ def test_bad_rows_are_all_told_with_what_to_do(command: list[str]) -> None:
     assert isinstance(refused.exception, VireoError)
     first, *lines = str(refused.exception).splitlines()
     assert first == (
-        "3 bad values, nothing was imported; mend the files or pass --skip-bad-rows to leave such "
-        "rows out"
+        "3 bad values, nothing was imported; fix the files or pass --skip-bad-rows to drop such "
+        "rows"
     )
     future, unknown, day = lines
     assert future.startswith(

@@ -85,7 +85,7 @@ def test_each_time_is_read_on_its_own() -> None:
 )
 def test_what_is_no_time_is_refused(value: str) -> None:
     assert read(["2024-05-01T18:00:00+02:00", value, "2024-05-01"])[1] is None
-    assert "is no time; write Unix seconds or ISO 8601" in refusal(value)
+    assert "is not a time; write Unix seconds or ISO 8601" in refusal(value)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_what_is_no_time_is_refused(value: str) -> None:
         ("9999999999", "'9999999999' is in the future (it is 2026-01-01T00:00Z now); write the"),
         ("9999-12-31", "'9999-12-31' is in the future"),
         ("2100-01-01T00:00:00Z", "'2100-01-01T00:00:00Z' is in the future"),
-        ("20240501180000", "'20240501180000' is no Unix time in seconds; divide milliseconds"),
-        (float("inf"), "inf is no Unix time in seconds"),
-        (10**18, "1000000000000000000 is no Unix time in seconds"),
+        ("20240501180000", "'20240501180000' is not a Unix time in seconds; divide milliseconds"),
+        (float("inf"), "inf is not a Unix time in seconds"),
+        (10**18, "1000000000000000000 is not a Unix time in seconds"),
         ("1970-01-01T00:00:00+02:00", "is before 1970"),
         ("-0.4", "'-0.4' is before 1970"),
         ("0000-01-01", "is before 1970"),
-        (True, "True is no time"),
+        (True, "True is not a time"),
     ],
 )
 def test_a_time_that_cannot_be_is_refused_with_its_reason(value: Any, said: str) -> None:
@@ -144,7 +144,7 @@ def test_timestamps_far_ahead_are_refused_and_not_wrapped(stored: pa.Array) -> N
 
 def test_values_that_are_no_moments_are_refused() -> None:
     for kind in (pa.time64("us"), pa.duration("s")):
-        assert "is no time" in refusal(pa.array([5], kind))
+        assert "is not a time" in refusal(pa.array([5], kind))
 
 
 def test_a_publication_may_be_old_or_ahead_but_must_be_held_by_what_reads_it() -> None:

@@ -1,1 +1,1 @@
-"""A made-up world of viewers and videos, as large as is asked for and the same for a seed."""
+"""Synthetic data sets of viewers and videos, of any size, reproducible by seed."""

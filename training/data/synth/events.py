@@ -1,4 +1,4 @@
-"""What the viewers of a made-up world do: sessions, one block after the other, in order of time."""
+"""Events of a synthetic world: viewers' sessions, block by block, in order of time."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import numpy.typing as npt
 from training.data.synth.world import DAY, REGIONS, START, TASTE_SHARES, World
 
 SESSIONS_PER_BLOCK = 32_768
-"""Drawn together from a generator of their own: memory is bounded by it, and a block doesn't
-depend on those before."""
+"""Sessions drawn together, which bounds the memory. Each block has its own random generator, so it
+doesn't depend on earlier blocks."""
 MEAN_LENGTH = 4.0
-"""Of a session, in events."""
-LONGEST = 40
+"""Mean events per session."""
+MAX_LENGTH = 40
+"""Maximum events per session."""
 NEXT_EPISODE = 0.45
-"""How often the next episode follows, where there is one."""
+"""Probability that the next episode follows, if there is one."""
 STRAY = 0.1
-"""How often something follows that isn't of the session's topic, but is in everyone's mouth."""
+"""Probability of a generally popular video outside the session's topic."""
 EVENING = 0.83
-"""Of a day, when most sessions begin."""
+"""Time of peak activity, as a fraction of the day."""
 CALM = 0.6
-"""How much fewer there are at other times, below 1."""
+"""Amplitude of the daily cycle, below 1: how much activity drops off peak."""
 _SPARE = 1.03
-"""More sessions than the mean length asks for, so that there are events enough."""
+"""Factor on the number of sessions, so that there are enough events."""
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 PLAY, LIKE, HIDE = 0, 1, 2
-"""Places in KINDS."""
+"""Indices in KINDS."""
 KINDS = ("play", "like", "hide")
 
 
@@ -47,17 +48,17 @@ class Events:
     time: Int64Array
     """Unix microseconds, int64[m]."""
     kind: npt.NDArray[np.int8]
-    """Place in KINDS, int8[m]."""
+    """Index in KINDS, int8[m]."""
     fraction: Float32Array
-    """Of the video that was watched, float32[m]."""
+    """Watched fraction of the video, float32[m]."""
 
     def take(self, chosen: Int64Array | slice) -> Events:
-        """Those at some places."""
+        """Return the events at some indices."""
         return Events(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
     def joined(parts: list[Events]) -> Events:
-        """All parts, one after the other; at least one."""
+        """Concatenate the parts, at least one."""
         return Events(
             *(
                 np.concatenate([getattr(part, field.name) for part in parts])
@@ -67,7 +68,7 @@ class Events:
 
 
 def all_events(world: World) -> Iterator[Events]:
-    """The world's events in order of time, as many as it is to have, some thousands at a time."""
+    """Yield the world's `config.events` events in order of time, some thousands at a time."""
     sessions = math.ceil(world.config.events / MEAN_LENGTH * _SPARE) + 64
     left, waiting = world.config.events, None
     for block, first in enumerate(range(0, sessions, SESSIONS_PER_BLOCK)):
@@ -76,7 +77,7 @@ def all_events(world: World) -> Iterator[Events]:
         if waiting is not None:
             drawn = Events.joined([waiting, drawn])
         drawn = drawn.take(np.argsort(drawn.time, kind="stable"))
-        # A session that began in this block may end after the next one's first begins.
+        # A session of this block may end after the next block's first session begins.
         end = _begin(world, np.array([last / sessions]))[0] * 1_000_000
         ready = len(drawn.time) if last == sessions else int(np.searchsorted(drawn.time, end))
         waiting = drawn.take(slice(ready, None))
@@ -89,9 +90,9 @@ def all_events(world: World) -> Iterator[Events]:
 
 
 def _begin(world: World, share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """When a session begins that has this share of all before it, Unix seconds: evenings most."""
+    """Return when sessions at these quantiles begin, Unix seconds; they peak in evenings."""
     days = share * world.config.days
-    # Increases, and the slower, the more sessions there are: at EVENING slowest.
+    # Monotone, and flattest at EVENING, where sessions are densest.
     days = days - CALM / (2 * np.pi) * np.sin(2 * np.pi * (days - EVENING))
     return np.asarray(START + days * DAY, np.float64)
 
@@ -105,7 +106,7 @@ def _block(world: World, block: int, first: int, last: int, sessions: int) -> Ev
     viewers = np.minimum(viewers, world.config.viewers - 1).astype(np.int64)
     slots = np.searchsorted(np.cumsum(TASTE_SHARES), random.random(count), side="right")
     topics = world.taste(viewers, np.minimum(slots, 3).astype(np.int64), now.astype(np.int64))
-    lengths = np.minimum(random.geometric(1 / MEAN_LENGTH, count), LONGEST)
+    lengths = np.minimum(random.geometric(1 / MEAN_LENGTH, count), MAX_LENGTH)
     before = np.full(count, -1, np.int64)
     parts = []
     for step in range(int(lengths.max())):
@@ -124,7 +125,7 @@ def _step(
     now: npt.NDArray[np.float64],
     random: np.random.Generator,
 ) -> tuple[Events, npt.NDArray[np.float64]]:
-    """The next event of some sessions, and when the one after it comes."""
+    """Return the next event of some sessions, and the time of the one after it."""
     count, seconds = len(viewers), now.astype(np.int64)
     strays = random.random(count) < STRAY
     everyones = np.full(count, REGIONS, np.int64)

@@ -1,4 +1,4 @@
-"""A made-up world as tables: ids, titles, tags and attributes."""
+"""A synthetic world as tables: ids, titles, tags and attributes."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def video_ids(count: int) -> pa.Array:
-    """The id of each video by row: "v0000000" and so on."""
+    """Return the id of each video by row: "v0000000" and so on."""
     return _numbered("v", np.arange(count))
 
 
 def viewer_ids(count: int) -> pa.Array:
-    """The id of each viewer by number: "u0000000" and so on."""
+    """Return the id of each viewer by number: "u0000000" and so on."""
     return _numbered("u", np.arange(count))
 
 
 def video_parts(world: World) -> Iterator[pa.Table]:
-    """The catalogue in parts; schema VIDEOS.
+    """Yield the catalogue in parts; schema VIDEOS.
 
-    A title has two words of the topic's own, the series' number and the episode's; tags are the
-    topic, its region and how long the video is.
+    A title consists of two words of its topic, the series number and the episode number; tags are
+    the topic, its region and a class of duration.
     """
     ids = video_ids(world.config.videos)
     for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
@@ -94,7 +94,7 @@ def video_parts(world: World) -> Iterator[pa.Table]:
 
 
 def viewer_table(world: World) -> pa.Table:
-    """The viewers; schema VIEWERS. The country tells the region; plan and age tell nothing."""
+    """Return the viewers; schema VIEWERS. Country encodes the region; plan and age are noise."""
     count = world.config.viewers
     random = world.config.random(10)
     attributes = [
@@ -108,13 +108,13 @@ def viewer_table(world: World) -> pa.Table:
 def interaction_table(
     events: Events, first_row: int, viewers: pa.Array, videos: pa.Array
 ) -> pa.Table:
-    """Events as INTERACTIONS, numbered from `first_row`.
+    """Return events as INTERACTIONS, numbered from `first_row`.
 
     Args:
-        events: in order of time.
-        first_row: number of the first of them among all.
-        viewers: ids by number.
-        videos: ids by row.
+        events: events in order of time.
+        first_row: row number of the first event.
+        viewers: viewer ids by number.
+        videos: video ids by row.
     """
     count = len(events.time)
     fraction = pa.array(events.fraction, mask=events.kind == HIDE)
@@ -134,7 +134,7 @@ def interaction_table(
 
 
 def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Array:
-    """A word of each topic's own, as a place in _WORDS."""
+    """Return a word of each topic as an index in _WORDS."""
     chosen = (draw % np.uint64(WORDS_PER_TOPIC)).astype(np.int64)
     return (hashed(seed, 11, topic, chosen) % np.uint64(len(_WORDS))).astype(np.int64)
 
@@ -157,7 +157,7 @@ def _named(name: str, values: tuple[str, ...], places: npt.NDArray[np.integer]) 
 
 
 def _lists(columns: list[pa.Array]) -> pa.Array:
-    """A list a row, of one value of each column."""
+    """Return one list per row, with one value of each column."""
     count, width = len(columns[0]), len(columns)
     every = pa.concat_arrays(columns)
     order = np.arange(count * width).reshape(width, count).T.ravel()

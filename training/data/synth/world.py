@@ -1,7 +1,7 @@
-"""What a made-up world consists of: videos in topics, and viewers with tastes that drift.
+"""A synthetic world: videos in topics, and viewers with drifting tastes.
 
-Everything is drawn from (seed, what it is for), so that a world is the same however much of it is
-looked at. Popularity has a long tail twice over: few topics draw most of the interest, and within
+Everything is drawn from (seed, purpose), so that a world doesn't depend on which part of it is
+computed. Popularity is long-tailed at two levels: few topics draw most of the interest, and within
 each topic a video's share falls with its rank (Zipf-Mandelbrot).
 """
 
@@ -24,85 +24,85 @@ START = 1_704_067_200
 """Unix seconds of the first day, 2024-01-01."""
 DAY = 86_400
 REGIONS = 5
-"""Each topic is of one region, and so is most of what a viewer watches."""
+"""Each topic belongs to one region, and so do most of a viewer's watches."""
 TASTES = 4
-"""How many topics a viewer likes at a time."""
+"""Number of topics that a viewer likes at a time."""
 TASTE_SHARES = np.array([0.5, 0.25, 0.15, 0.1])
-"""Of a viewer's sessions, what each taste has."""
+"""Each taste's share of a viewer's sessions."""
 TASTE_DAYS = (60, 45, 30, 20)
-"""After so many days each taste becomes another topic."""
+"""Days after which each taste changes to another topic."""
 HOME_SHARE = 0.8
-"""Of a viewer's tastes, those of the own region."""
+"""Share of a viewer's tastes that lie in the viewer's region."""
 SERIES = 8
-"""Episodes of a series: neighbours by rank in a topic."""
+"""Episodes per series; they are neighbours by rank in a topic."""
 HEAD = 8.0
-"""Of Zipf-Mandelbrot: the larger, the less the first few ranks stand out."""
+"""Zipf-Mandelbrot offset: larger values flatten the first ranks."""
 OLD_DAYS = 730
-"""Over how many days before the start the first half of the series came out."""
+"""Days before START over which the first half of the series was published."""
 VIDEOS_PER_TOPIC = 250
-MOST_TOPICS = 4_000
-FEWEST_VIDEOS, FEWEST_VIEWERS, FEWEST_EVENTS = 20, 5, 50
+MAX_TOPICS = 4_000
+MIN_VIDEOS, MIN_VIEWERS, MIN_EVENTS = 20, 5, 50
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How large a world is, and which."""
+    """Size and seed of a world."""
 
     viewers: int
     videos: int
     events: int
     seed: int = 0
     days: int = 90
-    """Over how many days the events are spread."""
+    """Number of days that the events span."""
 
     def check(self) -> None:
-        """Raises VireoError where there would be too little to train on, or a bound is passed."""
-        for name, least in (
-            ("videos", FEWEST_VIDEOS),
-            ("viewers", FEWEST_VIEWERS),
-            ("events", FEWEST_EVENTS),
+        """Raise VireoError if a value is out of bounds or leaves too little to train on."""
+        for name, minimum in (
+            ("videos", MIN_VIDEOS),
+            ("viewers", MIN_VIEWERS),
+            ("events", MIN_EVENTS),
             ("days", 1),
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if not least <= value < 2**31:
-                raise VireoError(f"{name} is {value}: choose one from {least} to {2**31 - 1}")
+            if not minimum <= value < 2**31:
+                raise VireoError(f"{name} is {value}: choose one from {minimum} to {2**31 - 1}")
 
     def random(self, *purpose: int) -> np.random.Generator:
-        """A generator of its own for one purpose."""
+        """Return an independent random generator for one purpose."""
         return np.random.default_rng([self.seed, *purpose])
 
 
 @dataclass(frozen=True)
 class World:
-    """The videos and viewers of a world, some 40 bytes for each."""
+    """The videos and viewers of a world, some 40 bytes each."""
 
     config: WorldConfig
     topic: Int32Array
-    """Of each video, int32[n]."""
+    """Topic of each video, int32[n]."""
     rank: Int32Array
-    """Place of each video by popularity in its topic, from 0, int32[n]."""
+    """Popularity rank of each video in its topic, from 0, int32[n]."""
     published: Int64Array
-    """Unix seconds, int64[n]."""
+    """Publication time of each video, Unix seconds, int64[n]."""
     duration: Float32Array
-    """Seconds, float32[n]."""
+    """Duration of each video, seconds, float32[n]."""
     members: Int32Array
-    """Videos by topic, then rank: topic t's are `members[starts[t]:starts[t + 1]]`, int32[n]."""
+    """Videos by topic, then rank: topic t has `members[starts[t]:starts[t + 1]]`, int32[n]."""
     starts: Int64Array
     """int64[topics + 1]."""
     topic_draws: Float64Array
-    """Cumulated interest in topics by region, REGIONS last being all together:
-    float64[REGIONS + 1, topics]."""
+    """Cumulative interest in topics by region, float64[REGIONS + 1, topics]; the last row covers
+    all regions."""
     region: Int32Array
-    """Of each viewer, int32[v]."""
+    """Region of each viewer, int32[v]."""
     activity: Float64Array
-    """Cumulated shares of the sessions, float64[v]."""
+    """Cumulative share of the sessions by viewer, float64[v]."""
 
     @staticmethod
     def of(config: WorldConfig) -> World:
-        """The world; raises VireoError where `config` is unfit."""
+        """Draw the world; raise VireoError if `config` is invalid."""
         config.check()
-        topics = int(np.clip(config.videos // VIDEOS_PER_TOPIC, REGIONS, MOST_TOPICS))
+        topics = int(np.clip(config.videos // VIDEOS_PER_TOPIC, REGIONS, MAX_TOPICS))
         interest = 1 / (np.arange(topics) + 3.0)
         topic, rank, members, starts = _catalogue(config, interest)
         published = _published(config, topic, rank)
@@ -130,7 +130,7 @@ class World:
         )
 
     def taste(self, viewers: Int64Array, slots: Int64Array, times: Int64Array) -> Int64Array:
-        """The topic of a viewer's taste at a time (Unix seconds), all int64[m]."""
+        """Return the topics of viewers' tastes at given times (Unix seconds), all int64[m]."""
         phase = hashed(self.config.seed, 5, viewers, slots)
         length = np.asarray(TASTE_DAYS, np.int64)[slots] * DAY
         epoch = (times - START + (phase % length.astype(np.uint64)).astype(np.int64)) // length
@@ -140,11 +140,11 @@ class World:
         return self.drawn_topics(table.astype(np.int64), unit(draw))
 
     def drawn_topics(self, tables: Int64Array, shares: Float64Array) -> Int64Array:
-        """Topics by interest, int64[m]: of a region's table, or REGIONS for that of all.
+        """Return topics drawn by interest, int64[m].
 
         Args:
-            tables: int64[m].
-            shares: from 0 to below 1, float64[m].
+            tables: regions to draw from, or REGIONS for all of them, int64[m].
+            shares: quantiles in [0, 1), float64[m].
         """
         topics = np.zeros(len(tables), np.int64)
         for table in range(REGIONS + 1):
@@ -156,7 +156,7 @@ class World:
     def drawn_videos(
         self, topics: Int64Array, times: Int64Array, random: np.random.Generator
     ) -> Int64Array:
-        """A video of each topic that is out by then, the popular ones more often, int64[m]."""
+        """Draw a video published by then from each topic, by popularity, int64[m]."""
         sizes = np.diff(self.starts)[topics]
         spread = np.log((sizes + HEAD) / HEAD)
         videos = np.empty(len(topics), np.int64)
@@ -168,13 +168,13 @@ class World:
             left = left[self.published[videos[left]] > times[left]]
             if not len(left):
                 return videos
-        # The first series of each topic came out before everything else.
+        # The first series of each topic was published before everything else.
         ranks = random.integers(0, np.minimum(SERIES, sizes[left]))
         videos[left] = self.members[self.starts[topics[left]] + ranks]
         return videos
 
     def next_episodes(self, videos: Int64Array, times: Int64Array) -> Int64Array:
-        """The next of each video's series, -1 where none is or it isn't out, int64[m]."""
+        """Return each video's next episode, int64[m]; -1 if there is none or it isn't out."""
         topics = self.topic[videos]
         following = self.rank[videos].astype(np.int64) + 1
         place = np.minimum(self.starts[topics] + following, self.starts[topics + 1] - 1)
@@ -188,7 +188,7 @@ _REGION_SHARES = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
 
 
 def hashed(seed: int, purpose: int, one: Int64Array, other: Int64Array) -> UInt64Array:
-    """A number for each pair that looks random, uint64[m] (splitmix64's finaliser)."""
+    """Return a pseudorandom number for each pair, uint64[m] (splitmix64's finaliser)."""
     with np.errstate(over="ignore"):
         start = np.array([seed * 1_000_003 + purpose], np.uint64)
         mixed: UInt64Array = start * np.uint64(0x9E3779B97F4A7C15)
@@ -201,19 +201,19 @@ def hashed(seed: int, purpose: int, one: Int64Array, other: Int64Array) -> UInt6
 
 
 def unit(numbers: UInt64Array) -> Float64Array:
-    """Each as a share from 0 to below 1, float64[m]."""
+    """Return each number scaled to [0, 1), float64[m]."""
     return np.asarray((numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53, np.float64)
 
 
 def _catalogue(
     config: WorldConfig, interest: Float64Array
 ) -> tuple[Int32Array, Int32Array, Int32Array, Int64Array]:
-    """Topic and rank of each video, and the videos by topic and rank."""
+    """Return each video's topic and rank, the videos by topic and rank, and the topics' starts."""
     random = config.random(1)
-    # Sizes differ less than the interest does: what is popular is crowded.
+    # Sizes vary less than interest: popular topics have more interest per video.
     sizes = np.sqrt(interest)
     shares = np.cumsum(sizes / sizes.sum())
-    # Every topic has a video: the first so many videos are spread over all.
+    # The first videos are spread over all topics, so that none is empty.
     topic = np.searchsorted(shares, random.random(config.videos), side="right")
     topic = np.minimum(topic, len(interest) - 1)
     topic[: len(interest)] = np.arange(len(interest))
@@ -225,7 +225,7 @@ def _catalogue(
 
 
 def _published(config: WorldConfig, topic: Int32Array, rank: Int32Array) -> Int64Array:
-    """When each video came out: half of the series before the start, one episode a day."""
+    """Return publication times: half of the series before START, one episode a day."""
     series = rank.astype(np.int64) // SERIES
     draw = unit(hashed(config.seed, 2, topic.astype(np.int64), series))
     old = START - OLD_DAYS * DAY + (2 * draw * (OLD_DAYS - SERIES) * DAY).astype(np.int64)

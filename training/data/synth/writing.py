@@ -1,4 +1,4 @@
-"""Writes a made-up world as a data set, a part at a time."""
+"""Writer of a synthetic world as a data set, a part at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.data.writing import dataset_writer
 
 TERMS = "Made up: these viewers and videos do not exist, and the data may be used for anything."
 ROWS_AT_A_TIME = 262_144
-"""Interactions in a row group."""
+"""Interactions per row group."""
 
 
 def write_world(
@@ -34,21 +34,21 @@ def write_world(
     rows_at_a_time: int = ROWS_AT_A_TIME,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> DatasetInfo:
-    """Makes the world of `config` and writes it as data set `name`.
+    """Generate the world of `config` and write it as data set `name`.
 
-    In memory are the world, some 100 bytes a video and 40 a viewer, and the interactions of a
+    Memory holds the world, some 100 bytes a video and 40 a viewer, and the interactions of one
     row group.
 
     Args:
-        home: where the data set goes.
-        name: what to call it.
-        config: its size and seed.
-        force: replace a data set of that name.
-        rows_at_a_time: changes the layout of the file, never what is in it.
-        progress: told how many interactions are written, and of how many.
+        home: where to write the data set.
+        name: the data set's name.
+        config: size and seed of the world.
+        force: replace an existing data set of that name.
+        rows_at_a_time: interactions per row group; affects the file's layout only.
+        progress: called with the interactions written so far and their total.
 
     Raises:
-        VireoError: there is a data set of that name, `config` is unfit, or the disk refuses.
+        VireoError: a data set of that name exists, `config` is invalid, or writing fails.
     """
     if home.data(name).exists() and not force:
         raise VireoError(
