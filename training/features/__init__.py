@@ -1,1 +1,1 @@
-"""The Feast repository: what is known of viewers and videos at any moment."""
+"""The Feast repository: point-in-time features of viewers and videos."""

@@ -18,9 +18,9 @@ from server.features.keys import video_keys
 from training.data.schema import TIME
 
 ROWS_KEPT = 12
-"""How many of each viewer's last watches are followed by a row: labels are drawn from these."""
+"""Number of each viewer's last watches that get a row; labels are drawn from these."""
 _KEYS_AT_A_TIME = 4_000_000
-"""Bounds the memory of the rows that are made at a time: some 50 bytes for each key in them."""
+"""Keys in the rows built at a time, some 50 bytes each; bounds the memory."""
 _MICROS = 1_000_000
 
 VIEWER_ACTIVITY = pa.schema(
@@ -39,7 +39,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> None:
-    """Writes one row a viewer, valid from `since` on: profiles come without a time."""
+    """Write one row per viewer, valid from `since` on; profiles have no time of their own."""
     table = pa.table(
         {
             "viewer_id": pa.array(viewers["viewer_id"], pa.string()),
@@ -53,17 +53,17 @@ def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> 
 def write_viewer_activity(
     watches: pd.DataFrame, since: datetime, path: Path, progress: Callable[[int, int], None]
 ) -> None:
-    """Writes a row after each of every viewer's last ROWS_KEPT watches that aren't for test.
+    """Write one row after each of a viewer's last ROWS_KEPT watches that aren't for test.
 
-    A row holds what `server.features.activity.Activity` holds after the same events, which tests
-    compare. A viewer whose watches all have a row gets one more, the empty activity that holds
-    before the first of them, from `since` on.
+    A row equals `server.features.activity.Activity` after the same events, as tests check. A
+    viewer whose watches all have a row gets one more: the empty activity, valid from `since`
+    until the first watch.
 
     Args:
-        watches: as `split_watches` makes them, without those for test.
-        since: a moment before any watch.
+        watches: output of `split_watches`, without the test part.
+        since: a time before any watch.
         path: the file to write.
-        progress: told how many viewers are done, and of how many.
+        progress: called with the number of viewers done and their total.
     """
     start = int(since.timestamp() * _MICROS)
     # Rows are sorted by viewer, then time.
@@ -71,7 +71,7 @@ def write_viewer_activity(
     video, video_ids = _numbered(watches["video_id"])
     ids, keys = pa.array(video_ids, pa.string()), video_keys(video_ids.tolist())
     times = np.asarray(watches["time"].astype("int64"), np.int64)
-    # Null is the smallest number.
+    # Null becomes the minimum int64.
     liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)
     offsets = np.searchsorted(viewer, np.arange(len(names) + 1))
     with pq.ParquetWriter(path, VIEWER_ACTIVITY, compression="zstd") as writer:
@@ -98,16 +98,16 @@ def write_viewer_activity(
 
 
 def _numbered(ids: pd.Series) -> tuple[Int64Array, npt.NDArray[np.object_]]:
-    """Return a number for each id, by its first appearance, int64[n], and the id of each number."""
+    """Number ids by first appearance: return each id's number, int64[n], and the distinct ids."""
     numbers, texts = pd.factorize(ids)
     return numbers.astype(np.int64, copy=False), np.asarray(texts, object)
 
 
 def _parts(watches: Int64Array) -> Iterator[tuple[int, int]]:
-    """Yield first and end of runs of viewers whose rows hold about _KEYS_AT_A_TIME keys.
+    """Yield start and end of runs of viewers whose rows hold about _KEYS_AT_A_TIME keys.
 
     Args:
-        watches: how many each viewer has, int64[viewers].
+        watches: watch count of each viewer, int64[viewers].
     """
     keys = np.cumsum(np.minimum(watches, WATCHED_LIMIT) * (ROWS_KEPT + 1))
     first = 0
@@ -121,36 +121,36 @@ def _parts(watches: Int64Array) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class ActivityRows:
-    """What some viewers had done by the moments that rows hold from; by viewer, then time."""
+    """Activity of some viewers at the times of their rows; sorted by viewer, then time."""
 
     viewer: Int64Array
-    """Number of the viewer among them, int64[r]."""
+    """Index of the row's viewer, int64[r]."""
     time: Int64Array
-    """Since when the row holds, Unix microseconds, int64[r]."""
+    """Time from which the row is valid, Unix microseconds, int64[r]."""
     begin: Int64Array
-    """Place of the viewer's first watch, int64[r]."""
+    """Index of the viewer's first watch, int64[r]."""
     seen: Int64Array
-    """How many videos the viewer has watched by then, int64[r]."""
+    """Number of videos the viewer has watched by then, int64[r]."""
     likes: Int64Array
-    """How many of them the viewer has liked by then, int64[r]."""
+    """Number of these that the viewer has liked by then, int64[r]."""
 
 
 def activity_rows(
     offsets: Int64Array, times: Int64Array, liked_times: Int64Array, start: int
 ) -> ActivityRows:
-    """The rows of some viewers.
+    """Return the activity rows of some viewers.
 
     Args:
         offsets: viewer i's watches are at `offsets[i]` to `offsets[i + 1]`, int64[viewers + 1].
-        times: when, Unix microseconds, increasing within a viewer, int64[w].
-        liked_times: since when each is known to be liked, negative where it isn't, int64[w].
-        start: since when the empty activity holds, Unix microseconds.
+        times: watch times, Unix microseconds, increasing within a viewer, int64[w].
+        liked_times: when each like became known, negative if not liked, int64[w].
+        start: time from which the empty activity is valid, Unix microseconds.
     """
     counts = np.diff(offsets)
     viewer = np.repeat(np.arange(len(counts)), counts)
     complete = counts <= ROWS_KEPT
     first_kept = np.where(complete, start, times[np.maximum(offsets[1:] - ROWS_KEPT, offsets[:-1])])
-    # Likes that came with the watch are part of it; later ones are events of their own.
+    # A like at the time of its watch belongs to it; a later one is a separate event.
     late = np.flatnonzero(liked_times > times)
     empty = np.flatnonzero(complete)
     who = np.concatenate([empty, viewer, viewer[late]])
@@ -163,7 +163,7 @@ def activity_rows(
     order = np.lexsort((when, who))
     who, when = who[order], when[order]
     seen, likes = np.cumsum(watch[order]), np.cumsum(like[order])
-    # Of several events at one moment, the row after the last of them.
+    # Events at the same time share one row, after the last of them.
     row = np.ones(len(who), np.bool_)
     row[:-1] = (who[1:] != who[:-1]) | (when[1:] != when[:-1])
     row &= when >= first_kept[who]
@@ -173,7 +173,7 @@ def activity_rows(
 
 
 def _spans(begin: Int64Array, seen: Int64Array, limit: int) -> tuple[pa.Array, Int64Array]:
-    """The places of each row's last `limit` watches: offsets of its list, and all of them."""
+    """Return list offsets and indices of each row's last `limit` watches."""
     lengths = np.minimum(seen, limit)
     ends = np.cumsum(lengths)
     first = np.repeat(begin + seen - ends, lengths)

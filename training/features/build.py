@@ -1,4 +1,4 @@
-"""From a data set to features: split, offline tables, registry and online store."""
+"""Feature build: split, offline tables, registry and online store of a data set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.features.watches import Split, write_watches
 _log = structlog.get_logger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step, how many of its units are done, and of how many."""
+"""Called with a step, the number of its units done, and their total."""
 
 
 def _silent(_step: str, _done: int, _total: int) -> None:
@@ -51,18 +51,18 @@ def build_features(
     progress: Progress = _silent,
     settings: OnlineStoreSettings | None = None,
 ) -> None:
-    """Build the features of a data set in place of any earlier ones, whole or not at all.
+    """Build the features of a data set, atomically replacing any earlier ones.
 
     Args:
-        home: where the data set is and the features go.
+        home: holds the data set and receives the features.
         name: the data set.
         holdout: see `split_watches`.
-        progress: called as each step gets on.
-        settings: of the online store; this process's if None.
+        progress: called as each step progresses.
+        settings: settings of the online store; this process's if None.
 
     Raises:
         DatasetMissingError: there is no such data set.
-        VireoError: it holds no watches, or the disk or online store refuses.
+        VireoError: it has no watches, or writing to disk or to the online store fails.
     """
     settings = settings or OnlineStoreSettings.current()
     dataset = load_dataset(home, name)
@@ -81,7 +81,7 @@ def build_features(
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
         _write_tables(dataset, watches, first, folder, progress)
-        del watches, dataset  # Filling the store needs neither.
+        del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
         _fill_online_store(folder, progress)
 
@@ -89,7 +89,7 @@ def build_features(
 def _write_tables(
     dataset: Dataset, watches: pd.DataFrame, first: datetime, folder: Path, progress: Progress
 ) -> None:
-    """Writes the offline table of each view."""
+    """Write the offline table of each view."""
     write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
     write_viewer_activity(
         watches, first, folder / "viewer_activity.parquet", partial(progress, "viewer activity")
@@ -103,7 +103,7 @@ def _write_tables(
 
 
 def _fill_online_store(folder: Path, progress: Progress) -> None:
-    """Applies the definitions and fills what requests read; leaves nothing when it fails."""
+    """Apply the definitions and fill the online store; undo both on failure."""
     store = open_repository(folder)
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, store)
@@ -115,7 +115,7 @@ def _fill_online_store(folder: Path, progress: Progress) -> None:
         except store_errors() as error:
             kind = store.config.online_store.type
             raise VireoError(
-                f"the online store ({kind}) refuses the features: {error}; "
+                f"the online store ({kind}) refused the features: {error}; "
                 + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
             ) from error
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
@@ -124,7 +124,7 @@ def _fill_online_store(folder: Path, progress: Progress) -> None:
 
 @contextlib.contextmanager
 def _retired(target: Path) -> Iterator[None]:
-    """Deletes what the features in `target` have outside of it, once others replaced them."""
+    """Delete the online rows of the features in `target` once the block has replaced them."""
     retired = open_repository(target) if (target / CONFIGURATION).exists() else None
     yield
     if retired is not None:
@@ -132,7 +132,7 @@ def _retired(target: Path) -> Iterator[None]:
 
 
 def _forget(store: FeatureStore) -> None:
-    """Deletes a store's rows outside of its folder; where it can't, they only take up space."""
+    """Delete a store's rows outside its folder; on failure they only take up space."""
     try:
         forget_online_rows(store)
     except store_errors() as error:

@@ -1,6 +1,6 @@
 """The Feast repository: entities, feature views and feature services.
 
-Values come from `activity.py` and `statistics.py` beside this file, which share their
+Values come from `activity.py` and `statistics.py` in this folder, which share their
 definitions with the online path (`server/features/`).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float32, Int64, String
 
-_FOREVER = timedelta(0)  # Feast's way to say that a value never gets too old
+_FOREVER = timedelta(0)  # In Feast, a TTL of 0 means that values never expire.
 
 viewer = Entity(
     name="viewer",
@@ -29,7 +29,7 @@ video = Entity(
 
 
 def _source(view: str) -> FileSource:
-    """The view's Parquet file, in the folder of the repository's state."""
+    """Return the view's Parquet file, in the repository's folder."""
     return FileSource(
         name=f"{view}_source", path=f"{view}.parquet", timestamp_field="event_timestamp"
     )
@@ -44,7 +44,7 @@ viewer_profile = FeatureView(
         Field(name="attributes", dtype=Array(String), description='"name=value" each'),
     ],
     source=_source("viewer_profile"),
-    description="What is known of a viewer besides what they watch",
+    description="Attributes of a viewer",
 )
 viewer_activity = FeatureView(
     name="viewer_activity",
@@ -68,7 +68,7 @@ viewer_activity = FeatureView(
             description="Keys of the videos watched, oldest first",
         ),
         Field(name="viewer_watch_count", dtype=Int64, description="Videos watched"),
-        Field(name="viewer_like_count", dtype=Int64, description="Of those, liked"),
+        Field(name="viewer_like_count", dtype=Int64, description="Watched videos that were liked"),
     ],
     source=_source("viewer_activity"),
     description="What a viewer watched, as server.features.activity.Activity",
@@ -89,16 +89,16 @@ video_statistics = FeatureView(
         Field(
             name="video_like_rate",
             dtype=Float32,
-            description="Share of watches that were liked, drawn to the prior",
+            description="Share of watches that were liked, shrunk towards the prior",
         ),
         Field(
             name="video_age_days",
             dtype=Float32,
-            description="Since it was published, or first watched",
+            description="Days since publication or first watch",
         ),
     ],
     source=_source("video_statistics"),
-    description="How a video has been received",
+    description="Watch and like statistics of a video",
 )
 viewer_serving = FeatureService(
     name="viewer_serving",
@@ -108,7 +108,7 @@ viewer_serving = FeatureService(
 video_statistics_service = FeatureService(
     name="video_statistics",
     features=[video_statistics],
-    description="A video's statistics, offline alone",
+    description="A video's statistics, offline only",
 )
 
 DEFINITIONS: Any = [
@@ -120,6 +120,6 @@ DEFINITIONS: Any = [
     viewer_serving,
     video_statistics_service,
 ]
-"""Everything to apply: what FeatureStore.apply takes, which names no type for it."""
+"""All objects to apply; FeatureStore.apply declares no type for them."""
 ONLINE_VIEWS = ("viewer_profile", "viewer_activity")
-"""Names of the feature views that requests read; the videos' statistics are in the release."""
+"""Feature views that requests read; the videos' statistics are in the release."""

@@ -1,8 +1,8 @@
-"""Viewers' features as they were at given moments.
+"""Point-in-time features of viewers.
 
-Profiles come by Feast's point-in-time join. Of the activity, which is long lists, only the rows
-that held at the moments are read: Feast finds the same ones, but has Dask pickle the lists of all
-viewers several times over for it, which for some two million rows doesn't end.
+Profiles come from Feast's point-in-time join. Activity rows hold long lists, so only the rows valid
+at the given times are read: Feast finds the same ones, but Dask pickles the lists of all viewers
+several times for it, which doesn't finish for some two million rows.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ _COLUMNS = (
 
 _FILE = "viewer_activity.parquet"
 JUST_BEFORE = pd.Timedelta(1, "us")
-"""From what was known before an event to the event: no two times are nearer to each other."""
+"""Subtracted from an event's time to get what was known before it: the resolution of times."""
 
 Int64Array = npt.NDArray[np.int64]
 _Activity: TypeAlias = tuple[Int64Array, Int64Array, Int64Array, int, int]
-"""Keys and times of the history, keys of all that was watched, and how many watches and likes."""
+"""Keys and times of the history, keys of all watched videos, watch count, like count."""
 
 
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
-    """Viewers as a request at the moment of a watch finds them: `asked_at` is the watch's time.
+    """Return viewers as a request at the time of a watch sees them; `asked_at` is that time.
 
     Args:
-        repo: a folder of features.
+        repo: a feature folder.
         watches: `viewer_id` str, `time` datetime64[us, UTC].
 
     Returns:
-        A value a row: what was known just before that watch.
+        For each row, what was known just before that watch.
 
     Raises:
-        VireoError: as in `viewer_features_at`.
+        VireoError: as for `viewer_features_at`.
     """
     return list(chain.from_iterable(viewers_before_by_part(repo, watches, max(1, len(watches)))))
 
@@ -66,7 +66,7 @@ def viewers_before_by_part(
 ) -> Iterator[list[ViewerFeatures]]:
     """Yield what `viewers_before` returns, `size` rows at a time.
 
-    A viewer who has watched much takes some 10 kB, and with a row for each watch there are many.
+    A viewer with many watches takes some 10 kB, too much to hold all rows at once.
     """
     moments = {"viewer_id": watches["viewer_id"], "event_timestamp": watches["time"] - JUST_BEFORE}
     asked = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
@@ -78,17 +78,17 @@ def viewers_before_by_part(
 
 
 def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
-    """The features of viewers at moments, in the order of the rows; without `asked_at`.
+    """Return the features of viewers at given times, in row order; without `asked_at`.
 
     Args:
-        repo: a folder of features.
+        repo: a feature folder.
         moments: `viewer_id` str, `event_timestamp` datetime64[us, UTC].
 
     Returns:
-        A value a row; a viewer nobody knows gets the default.
+        One value per row; an unknown viewer gets the default.
 
     Raises:
-        VireoError: a moment is so long ago that the viewer's activity at it wasn't kept.
+        VireoError: a time is before the viewer's earliest stored activity.
     """
     return list(chain.from_iterable(_viewers_at(repo, moments, max(1, len(moments)))))
 
@@ -111,8 +111,8 @@ def _viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[V
 def _viewer(
     activity: _Activity | None, attributes: npt.NDArray[np.object_] | float | None
 ) -> ViewerFeatures:
-    """One viewer; attributes are NaN or None where nobody knows them."""
-    # Feast returns lists as arrays, and NaN or None where there is no row.
+    """Return one viewer's features; attributes are NaN or None if unknown."""
+    # Feast returns lists as arrays, and NaN or None if there is no row.
     profile = tuple(attributes) if isinstance(attributes, np.ndarray) else ()
     if activity is None:
         return ViewerFeatures(attributes=profile)
@@ -128,10 +128,10 @@ def _viewer(
 
 
 def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
-    """The file's row that held at each moment, -1 for viewers who have none, int64[n].
+    """Return the index of the file's row valid at each time, int64[n]; -1 for unknown viewers.
 
     Raises:
-        VireoError: all rows that are kept of a viewer are newer.
+        VireoError: all stored rows of a viewer are newer.
     """
     if moments.empty:
         return np.empty(0, np.int64)
@@ -152,13 +152,13 @@ def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
         first = joined[early].iloc[0]
         raise VireoError(
             f"the activity of viewer {first[_KEY]!r} at {first[_MOMENT]} wasn't "
-            f"kept: only what holds after each of the last {ROWS_KEPT} watches is"
+            f"kept: only the states after the last {ROWS_KEPT} watches are"
         )
     return joined[_PLACE].fillna(-1).to_numpy(np.int64)
 
 
 def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
-    """What the file has in some of its rows, by row; -1 has nothing."""
+    """Return the activities in some of the file's rows, by row; -1 has none."""
     needed = np.unique(rows[rows >= 0])
     found: dict[int, _Activity] = {}
     start = 0
@@ -177,7 +177,7 @@ def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
 
 
 def _lists(column: pa.ListArray) -> list[Int64Array]:
-    """The lists of a column as int64 arrays, video ids as their keys."""
+    """Return the lists of a column as int64 arrays, video ids as keys."""
     values = column.flatten()
     if pa.types.is_string(values.type):
         encoded = values.dictionary_encode()

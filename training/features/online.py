@@ -1,4 +1,4 @@
-"""What the online store holds of a viewer: what a request would read now."""
+"""A viewer's values in the online store, as a request would read them now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEATURES = {
 
 @dataclass(frozen=True)
 class OnlineViewer:
-    """One viewer's online values; all empty is a viewer nobody knows."""
+    """One viewer's online values; all empty for an unknown viewer."""
 
     attributes: tuple[str, ...]
     history_ids: tuple[str, ...]
@@ -31,10 +31,10 @@ class OnlineViewer:
 
 
 def read_online(repo: Path, viewer_id: str) -> OnlineViewer:
-    """Reads a viewer's values from the online store.
+    """Read a viewer's values from the online store.
 
     Raises:
-        VireoError: there are no features there.
+        VireoError: `repo` has no features.
     """
     answer = (
         open_repository(repo)

@@ -1,4 +1,4 @@
-"""The store that holds what requests read: SQLite beside the features, or Redis."""
+"""The online store of the values that requests read: SQLite in the feature folder, or Redis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REDIS_IS_HERE = importlib.util.find_spec("redis") is not None
 
 
 class OnlineStoreSettings(BaseSettings):
-    """Where the values that requests read are kept; from VIREO_ONLINE_STORE and the like."""
+    """Choice of the online store; from VIREO_ONLINE_STORE and VIREO_REDIS_URL."""
 
     model_config = SettingsConfigDict(env_prefix="VIREO_")
 
@@ -33,7 +33,7 @@ class OnlineStoreSettings(BaseSettings):
 
     @staticmethod
     def current() -> OnlineStoreSettings:
-        """The settings of this process; raises VireoError where one can't be read."""
+        """Return this process's settings; raise VireoError if one is invalid."""
         try:
             settings = OnlineStoreSettings()
         except ValidationError as error:
@@ -47,10 +47,10 @@ class OnlineStoreSettings(BaseSettings):
 
 
 def redis_connection(url: str) -> str:
-    """Feast's connection string for a Redis URL.
+    """Return Feast's connection string for a Redis URL.
 
     Raises:
-        VireoError: it isn't one, or its password has a comma, which Feast can't pass on.
+        VireoError: the URL is invalid, or user or password has a comma, which Feast can't escape.
     """
     try:
         parts = urlsplit(url)
@@ -71,14 +71,14 @@ def redis_connection(url: str) -> str:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What online stores raise when they refuse or can't be reached."""
+    """Return the exceptions that online stores raise on failure."""
     if not _REDIS_IS_HERE:
         return (sqlite3.Error,)
     return (sqlite3.Error, importlib.import_module("redis.exceptions").RedisError)
 
 
 def forget_online_rows(store: FeatureStore) -> None:
-    """Deletes what a store's project has in Redis; SQLite's file goes with its folder."""
+    """Delete a store's rows in Redis; SQLite's file is deleted with its folder."""
     if store.config.online_store.type == "redis":
         from feast.infra.online_stores.redis import RedisOnlineStore
 

@@ -1,4 +1,4 @@
-"""Feast's point-in-time join, in the order of the rows that were asked for."""
+"""Feast's point-in-time join, with results in the order of the request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]
 
 @normalize_token.register(pd.DataFrame)  # type: ignore[no-untyped-call,untyped-decorator]
 def _name_of(_: pd.DataFrame) -> str:
-    """What tells a frame from others in the names of Dask's steps.
+    """Return a unique token for a frame in Dask's task names.
 
-    Dask has a hash of all that is in it, and pickles every list for that: minutes for the
-    profiles of 200,000 viewers, several times over. Any name that no other frame has will do.
+    By default Dask hashes the contents and pickles every list for that: minutes for the profiles
+    of 200,000 viewers, several times over. Any unique token works.
     """
     return uuid4().hex
 
@@ -29,20 +29,19 @@ def _name_of(_: pd.DataFrame) -> str:
 def joined_at(
     store: FeatureStore, features: list[str], key: str, moments: pd.DataFrame
 ) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
-    """The newest values that are no newer than each moment.
+    """Return the latest values at or before each time.
 
-    Feast returns each (entity, moment) once, in an order of its own, and leaves out an entity
-    all of whose values are newer; an entity that it doesn't know at all it returns empty.
+    Feast returns each (entity, time) once, in unspecified order. It omits an entity if all of its
+    values are newer, and returns an unknown entity with empty values.
 
     Args:
         store: the repository.
-        features: what to read, "view:feature" each.
+        features: features to read, as "view:feature".
         key: the entity's join key, a column of `moments`.
         moments: `key` str and `event_timestamp` datetime64[us, UTC], any order, any index.
 
     Returns:
-        A row for each of `moments`, in their order, and for each whether Feast returned it
-        (bool[n]).
+        One row for each of `moments`, in their order, and whether Feast returned it, bool[n].
     """
     asked = moments[[key, TIMESTAMP]].reset_index(drop=True)
     if asked.empty:

@@ -1,4 +1,4 @@
-"""The progress of building features, as bars on a console."""
+"""Progress bars for feature builds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.heartbeat import Bars
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
-    """Yield what `build_features` reports its progress to: a bar for each of its steps."""
+    """Yield the progress callback for `build_features`, with one bar per step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, console=console) as bars:
         steps: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""The folder that holds a Feast repository's state."""
+"""The folder of a Feast repository's state."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _VIEWERS_AT_A_TIME = 4096
 
 
 def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSettings) -> None:
-    """Writes feature_store.yaml: paths are relative to it, so that the folder can move.
+    """Write feature_store.yaml with relative paths, so that the folder can move.
 
-    Every build gets a project name of its own, so that one in Redis can be made while the
-    one before still answers.
+    Every build gets its own project name, so that a new one can be built in Redis while the
+    previous one still serves.
     """
     online: dict[str, str] = {"type": "sqlite", "path": "online.db"}
     if settings.online_store == "redis":
@@ -47,7 +47,7 @@ def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSetting
 
 
 def open_repository(folder: Path) -> FeatureStore:
-    """The Feast store of a folder of features, whatever the working directory.
+    """Open the Feast store of a feature folder, independent of the working directory.
 
     Raises:
         VireoError: there is none.
@@ -60,21 +60,21 @@ def open_repository(folder: Path) -> FeatureStore:
 
 
 def apply_definitions(store: FeatureStore) -> None:
-    """Registers the entities, views and services."""
-    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints; the command line reports
+    """Register the entities, views and services."""
+    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints; the CLI reports.
         store.apply(DEFINITIONS)
 
 
 def fill_online(store: FeatureStore, view: str, path: Path) -> None:
-    """Writes the newest row of each viewer to the online store, some at a time.
+    """Write the newest row of each viewer to the online store, in batches.
 
-    The online store must hold nothing newer: SQLite would let it be overwritten. Feast's own
-    `materialize` holds all rows of all viewers at once.
+    The online store must hold nothing newer: SQLite would overwrite it. Feast's `materialize`
+    holds all rows of all viewers in memory.
 
     Args:
         store: the repository.
         view: one of ONLINE_VIEWS.
-        path: its offline table, by viewer, then time, no viewer in two row groups.
+        path: its offline table, sorted by viewer, then time; no viewer spans row groups.
     """
     assert view in ONLINE_VIEWS
     file = pq.ParquetFile(path)

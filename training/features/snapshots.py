@@ -1,4 +1,4 @@
-"""The offline rows of the view video_statistics: every video at a number of moments."""
+"""The offline rows of the view video_statistics: every video at several snapshots."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.features.ranking_inputs import like_rate
 from training.data.schema import TIME
 
 SNAPSHOTS = 64
-"""How many moments, evenly spread over the watches, besides the last one."""
+"""Number of snapshots, evenly spread over the watches, besides the last one."""
 ROWS = 16_000_000
-"""At most so many rows, more or less: of a large catalogue there are fewer snapshots."""
-FEWEST_SNAPSHOTS = 8
+"""Approximate maximum number of rows: large catalogues get fewer snapshots."""
+MIN_SNAPSHOTS = 8
 HALF_LIFE_DAYS = 30.0
-"""After so long a watch counts half in the recent count."""
+"""Half-life of a watch in the recent watch count."""
 _DAY = 86_400 * 1_000_000  # microseconds
 
 VIDEO_STATISTICS = pa.schema(
@@ -41,16 +41,16 @@ _NEVER = np.iinfo(np.int64).max
 def write_video_statistics(
     watches: pd.DataFrame, videos: pd.DataFrame, path: Path, progress: Callable[[int, int], None]
 ) -> None:
-    """Writes the statistics of every video that is known, at every snapshot.
+    """Write the statistics of every known video at every snapshot.
 
-    A snapshot at T is made of the watches up to and including T and of the likes known at T.
-    A video is known from its publication or first watch on; before, it has no row.
+    A snapshot at T covers the watches up to and including T and the likes known at T. A video is
+    known from its publication or first watch on; before that it has no row.
 
     Args:
-        watches: as `split_watches` makes them, without those for test.
+        watches: output of `split_watches`, without the test part.
         videos: rows as in `training.data.schema.VIDEOS`.
         path: the file to write.
-        progress: told how many snapshots are done, and of how many.
+        progress: called with the number of snapshots done and their total.
     """
     ids = videos["video_id"].to_numpy()
     watched_rows = pd.Index(ids).get_indexer(pd.Index(watches["video_id"]))
@@ -99,19 +99,19 @@ def write_video_statistics(
 def _in_order(
     rows: npt.NDArray[np.intp], times: pd.Series
 ) -> tuple[npt.NDArray[np.intp], Int64Array]:
-    """Return rows and times, as Unix microseconds, in the order of the times."""
+    """Return rows and times, in Unix microseconds, sorted by time."""
     micros = times.to_numpy("datetime64[us]").view(np.int64)
     order = np.argsort(micros, kind="stable")
     return rows[order], micros[order]
 
 
 def snapshot_moments(times: Int64Array, videos: int) -> list[int]:
-    """The moments of the snapshots, increasing, the last watch's the last of them.
+    """Return the times of the snapshots, increasing; the last is that of the last watch.
 
     Args:
-        times: when watches happened, Unix microseconds, in order, int64[n], n >= 1.
+        times: watch times, Unix microseconds, sorted, int64[n], n >= 1.
         videos: size of the catalogue.
     """
-    count = max(FEWEST_SNAPSHOTS, min(SNAPSHOTS, ROWS // max(videos, 1)))
+    count = max(MIN_SNAPSHOTS, min(SNAPSHOTS, ROWS // max(videos, 1)))
     positions = np.arange(count) * len(times) // count
     return [int(moment) for moment in np.unique(np.append(times[positions], times[-1]))]

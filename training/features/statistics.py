@@ -1,8 +1,8 @@
-"""Videos' features as they were at given moments.
+"""Point-in-time features of videos.
 
-Statistics change at snapshots alone, and the file has a part for each: the newest values that are
-no newer than a moment are those of the last snapshot before it. Feast's point-in-time join finds
-the same, but pairs each moment with all snapshots of its video before it chooses.
+Statistics change only at snapshots, and the file has a part for each: the latest values at a time
+are those of the last snapshot at or before it. Feast's point-in-time join finds the same, but
+first pairs each time with all snapshots of its video.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS = (
     "video_age_days",
 )
 _UNKNOWN = (0.0, 0.0, LIKE_PRIOR, 0.0)
-"""The values of a video that nobody knew at the moment."""
+"""Values of a video that is unknown at the time."""
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ class Snapshots:
     """The file of the view video_statistics, one snapshot at a time."""
 
     def __init__(self, repo: Path, video_ids: Sequence[str]) -> None:
-        """Takes a folder of features, and the ids of the videos by row."""
+        """Open the snapshots in feature folder `repo`; `video_ids` are the videos' ids by row."""
         self._file = pq.ParquetFile(repo / "video_statistics.parquet")
         self._ids = pd.Index(list(video_ids))
         column = self._file.schema_arrow.get_field_index(TIMESTAMP)
@@ -46,14 +46,14 @@ class Snapshots:
         ]
         self._groups = pd.DatetimeIndex(starts).as_unit("us")
         self.moments: pd.DatetimeIndex = self._groups.unique().sort_values()
-        """When the snapshots are of, in order."""
+        """Times of the snapshots, increasing."""
 
     def before(self, moments: pd.DatetimeIndex) -> Int64Array:
-        """The last snapshot no newer than each moment, by number, -1 for none, int64[m]."""
+        """Return the index of the last snapshot at or before each time, int64[m]; -1 for none."""
         return np.asarray(self.moments.searchsorted(moments, side="right") - 1, np.int64)
 
     def values(self, snapshot: int) -> Float64Array:
-        """_COLUMNS of every video at a snapshot, float64[n, 4]; _UNKNOWN where it isn't known."""
+        """Return _COLUMNS of every video at a snapshot, float64[n, 4]; _UNKNOWN if unknown."""
         found = np.tile(np.array(_UNKNOWN), (len(self._ids), 1))
         if snapshot < 0:
             return found
@@ -66,14 +66,14 @@ class Snapshots:
 
 
 def video_features_at(repo: Path, moments: pd.DataFrame) -> Float32Array:
-    """VIDEO_FEATURES of videos at moments, float32[n, 4], in the order of the rows.
+    """Return VIDEO_FEATURES of videos at given times, float32[n, 4], in row order.
 
     Args:
-        repo: a folder of features.
+        repo: a feature folder.
         moments: `video_id` str, `event_timestamp` datetime64[us, UTC].
 
     Returns:
-        The features; of a video nobody knew at the moment: counts 0, the prior like rate, age 0.
+        The features; for a video unknown at the time: counts 0, the prior like rate, age 0.
     """
     rows, ids = pd.factorize(moments["video_id"])
     times = pd.DatetimeIndex(moments[TIMESTAMP])
@@ -92,16 +92,16 @@ def video_features_of_lists_at(
     rows: Int64Array,
     moments: npt.NDArray[np.datetime64],
 ) -> Float32Array:
-    """Return VIDEO_FEATURES of lists of videos, each list at a moment, float32[m, n, 4].
+    """Return VIDEO_FEATURES of lists of videos, each list at its own time, float32[m, n, 4].
 
     Args:
-        repo: a folder of features.
+        repo: a feature folder.
         video_ids: the catalogue.
-        rows: places in the catalogue, -1 for none, int64[m, n].
-        moments: when, datetime64[us] in UTC, [m].
+        rows: rows of the catalogue, -1 for none, int64[m, n].
+        moments: time of each list, datetime64[us] in UTC, [m].
 
     Returns:
-        The features, 0 where there is no video.
+        The features, 0 if there is no video.
     """
     snapshots = Snapshots(repo, video_ids)
     before = snapshots.before(pd.DatetimeIndex(moments, tz="UTC"))
@@ -115,12 +115,12 @@ def video_features_of_lists_at(
 
 
 def latest_video_features(repo: Path, video_ids: Sequence[str]) -> Float32Array:
-    """VIDEO_FEATURES of videos at the last snapshot, float32[n, 4]."""
+    """Return VIDEO_FEATURES of videos at the last snapshot, float32[n, 4]."""
     return _features(_latest(repo, video_ids))
 
 
 def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
-    """Time-decayed watches of videos at the last snapshot, float32[n]."""
+    """Return time-decayed watch counts of videos at the last snapshot, float32[n]."""
     values: Float32Array = _latest(repo, video_ids)[:, 1].astype(np.float32)
     return values
 

@@ -1,4 +1,4 @@
-"""The watches that features and models are made of, as `vireo features build` split them."""
+"""The split watches, input of features and models, as stored by `vireo features build`."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class FeaturesMissingError(VireoError):
 
 
 class Split(BaseModel):
-    """How a data set was split, and the data that it was."""
+    """How a data set was split, and the fingerprint of its data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     holdout: Holdout
     data_fingerprint: str
     validation_watches: int = 1
-    """VALIDATION_WATCHES when it was, 0 if nothing is held out; features of before there was this
-    field had one."""
+    """VALIDATION_WATCHES at the time of the split, 0 if nothing is held out; features older than
+    this field had 1."""
 
     @staticmethod
     def of(holdout: Holdout, data_fingerprint: str) -> Split:
-        """Return the split that `split_watches` makes of this data."""
+        """Return the split that `split_watches` produces for this data."""
         return Split(
             holdout=holdout,
             data_fingerprint=data_fingerprint,
@@ -55,7 +55,7 @@ class Split(BaseModel):
 
     @staticmethod
     def load(home: Home, name: str) -> Split:
-        """The split of a data set's features; raises FeaturesMissingError."""
+        """Load the split of a data set's features; raises FeaturesMissingError."""
         path = home.features(name) / "split.json"
         try:
             return Split.model_validate_json(path.read_bytes())
@@ -65,12 +65,12 @@ class Split(BaseModel):
             raise VireoError(f"cannot read {path}: {error}; build the features again") from error
 
     def write(self, folder: Path) -> None:
-        """Writes the split into a folder of features."""
+        """Write the split into a feature folder."""
         (folder / "split.json").write_text(self.model_dump_json(indent=2) + "\n")
 
 
 def write_watches(watches: pd.DataFrame, folder: Path) -> None:
-    """Write the watches into a folder of features, a part at a time."""
+    """Write the watches into a feature folder, a part at a time."""
     with pq.ParquetWriter(folder / "watches.parquet", WATCHES, compression="zstd") as writer:
         for start in range(0, len(watches), _ROWS_AT_A_TIME):
             part = watches.iloc[start : start + _ROWS_AT_A_TIME]
@@ -78,9 +78,9 @@ def write_watches(watches: pd.DataFrame, folder: Path) -> None:
 
 
 def load_watches(home: Home, name: str) -> pd.DataFrame:
-    """The watches of a data set, columns as in WATCHES, sorted by viewer, then time.
+    """Load the watches of a data set, columns as in WATCHES, sorted by viewer, then time.
 
-    Some 50 bytes each: equal texts are one string.
+    A watch takes some 50 bytes, as equal texts share one string.
 
     Raises:
         FeaturesMissingError: its features haven't been built.
@@ -100,5 +100,5 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 def _missing(home: Home, name: str) -> str:
     return (
         f"{home.root} has no features of {name}; build them with: vireo features build {name}, "
-        f"or, if they are to measure on, with: vireo train --data {name}"
+        f"or, to measure on held-out watches, with: vireo train --data {name}"
     )

@@ -158,7 +158,7 @@ def test_before_the_first_watch_the_profile_is_all_there_is(
 def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd.DataFrame) -> None:
     seen = watches[watches["part"] != "test"]
     many = seen[seen.groupby("viewer_id")["time"].transform("size") > 14]
-    with pytest.raises(VireoError, match=r"wasn't kept: only what holds after each of the last 12"):
+    with pytest.raises(VireoError, match=r"wasn't kept: only the states after the last 12"):
         viewer_features_at(repo, moments_before(many.groupby("viewer_id").head(3)))
 
 
