@@ -13,7 +13,7 @@ setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it need
 $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "error: $(PYTHON) isn't Python 3.11, 3.12 or 3.13; install one of them, or say where it is: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[stack,training,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
 	@touch $@
 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)

@@ -26,10 +26,10 @@ def build_wheel(project: Path, folder: Path) -> Path:
 
 
 def new_environment(folder: Path, requirement: str) -> Path:
-    """Return Python of a new environment that has a requirement, and neither pip nor bytecode."""
+    """Return Python of a new environment that has a requirement, and no pip."""
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = folder / "bin" / "python"
-    install = ["install", "--quiet", "--no-compile", f"--constraint={CONSTRAINTS}"]
+    install = ["install", "--quiet", f"--constraint={CONSTRAINTS}"]
     _run([*pip_of(python), *install, requirement])
     return python
 
