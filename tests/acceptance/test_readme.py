@@ -122,7 +122,7 @@ def test_the_evaluation_commands_measure_the_served_chain(stack: Stack, tmp_path
     (script,) = blocks("sh", "How good is it")
     output = run(at(stack, script), stack.environment, tmp_path)
     figures = {row: figures_of(output, row) for row in ("popularity", "ease", "chain", "served")}
-    [(hit_rate, ndcg)] = figures["served"]
+    hit_rate, ndcg = figures["served"][0]
     assert ndcg > max(ndcg for row in ("popularity", "ease") for _, ndcg in figures[row])
 
     lists = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
