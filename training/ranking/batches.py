@@ -1,4 +1,4 @@
-"""Batches of the ranking set as the model takes them: vectors looked up by row."""
+"""Batches of the ranking set as model inputs, with vectors looked up by row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class Batches:
-    """Make model inputs of label events."""
+    """Makes model inputs of label events."""
 
     def __init__(self, vectors: Float32Array) -> None:
         """Look vectors up by row in float32[n, d]."""
@@ -30,14 +30,14 @@ class Batches:
         """Return batches whose candidates have the features of a release, as in a pod.
 
         Args:
-            features: VIDEO_FEATURES, float32[n, f], in place of those of each label's moment.
+            features: VIDEO_FEATURES, float32[n, f], which replace those at each label's time.
         """
         served = copy(self)
         served._served_features = _padded(features)
         return served
 
     def watch_inputs(self, lists: WatchLists, places: Places) -> tuple[dict[str, Tensor], Tensor]:
-        """Model inputs of the lists at `places`, and which columns are real, bool[b, n]."""
+        """Return model inputs of the lists at `places`, and a mask of real columns, bool[b, n]."""
         rows = torch.from_numpy(lists.rows[places])
         inputs = self._viewer_inputs(lists.viewers, places) | {
             "candidate_vectors": self._table[rows],
@@ -48,7 +48,7 @@ class Batches:
         return inputs, rows >= 0
 
     def like_inputs(self, likes: LikeLabels, places: Places) -> dict[str, Tensor]:
-        """Model inputs of the labels at `places`, one candidate each.
+        """Return model inputs of the labels at `places`, one candidate each.
 
         Retrieval features are zeros: the like task doesn't read them.
         """
@@ -76,11 +76,11 @@ class Batches:
 
 
 def _padded(table: Float32Array) -> Tensor:
-    """The table with a row of zeros at its end, which row -1, padding, finds."""
+    """Append a row of zeros to the table, which padding, row -1, looks up."""
     padding = np.zeros((1, table.shape[1]), np.float32)
     return torch.from_numpy(np.concatenate([table, padding]))
 
 
 def chunks(places: Places, size: int) -> Sequence[Places]:
-    """`places` in pieces of at most `size`."""
+    """Split `places` into chunks of at most `size`."""
     return [places[start : start + size] for start in range(0, len(places), size)]

@@ -1,4 +1,4 @@
-"""Turn logits into honest probabilities: one scale and one offset a task (Platt)."""
+"""Calibrate logits into probabilities by a scale and an offset for each task (Platt scaling)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet
 
 _SHRINKAGE = 1e-3
-"""Pull to scale 1 per example, so that a handful of labels can't turn the order around."""
-_SMALLEST_SCALE = 1e-2
+"""L2 regularisation towards scale 1, so that a few labels can't distort it."""
+_MIN_SCALE = 1e-2
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The scale (above 0, so that no order changes) and offset of least cross-entropy.
+    """Return the scale and offset of minimal cross-entropy.
+
+    The scale is above 0, so that the order of logits is kept.
 
     Args:
         logits: float32[m].
         labels: float32[m], 0 or 1.
 
     Returns:
-        (1, 0) where there are no examples of one of the two kinds.
+        (1, 0) if all labels are the same.
     """
     positives = float(labels.sum())
     if not 0 < positives < len(labels):
@@ -47,29 +49,28 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return max(float(log_scale.detach().exp()), _SMALLEST_SCALE), float(offset.detach())
+    return max(float(log_scale.detach().exp()), _MIN_SCALE), float(offset.detach())
 
 
 TASKS = ("watch", "like")
-"""In the order of the model's calibration."""
+"""Tasks in the order of the model's calibration."""
 FOLDS = 5
-"""Parts of the viewers for whom calibration is measured, each by a fit on the others."""
+"""Folds of the viewers for cross-validating the calibration."""
 MAX_LISTS = 20_000
-"""Lists that watches are calibrated on, at most: enough for their mean to be off by no more than
-a hundredth, and few enough to be held in memory."""
+"""Maximum lists that watches are calibrated on: enough for an error of at most 1 % in their mean,
+and few enough for memory."""
 
 
 def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, float]:
-    """Fit the model's scale and offset of each task, on every label event of the set.
+    """Fit the model's scale and offset of each task on every label event of the set.
 
-    The batches must have features as they are served. The model learned from those of each
-    label's moment, and a release has one table, of its newest snapshot: by then videos are older
-    and less is watched of late, which shifts all logits, although no viewer watches less for it.
+    The batches must have features as they are served. The model was trained on features at each
+    label's time, but a release has a single table, that of its newest snapshot: by then videos are
+    older and have fewer recent watches, which shifts all logits although viewers watch no less.
 
     Returns:
-        How well calibrated viewers are whom scale and offset weren't fitted on, by the names of
-        `calibration_measures`: each of FOLDS is measured by a fit on the others. What is kept in
-        the model is fitted on all of them.
+        `calibration_measures` of each task, cross-validated: each of FOLDS folds of viewers is
+        measured by a fit on the others. The fit kept in the model is on all of them.
     """
     measures: dict[str, float] = {}
     for place, task in enumerate(_task_logits(model, batches, data)):
@@ -83,10 +84,10 @@ def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, fl
 
 @dataclass(frozen=True)
 class _Task:
-    """The label events of one task, m of them."""
+    """The m label events of one task."""
 
     logits: Tensor
-    """Before calibration, float32[m]."""
+    """Logits before calibration, float32[m]."""
     labels: Tensor
     """0 or 1, float32[m]."""
     viewers: Tensor
@@ -94,7 +95,7 @@ class _Task:
 
 
 def _out_of_fold(task: _Task) -> Tensor:
-    """Probabilities, each by a calibration fitted on other folds of viewers, float32[m]."""
+    """Return probabilities calibrated by a fit on the other folds of viewers, float32[m]."""
     folds = task.viewers % FOLDS
     probabilities = torch.zeros_like(task.logits)
     for fold in range(FOLDS):

@@ -1,4 +1,4 @@
-"""The ranker's training state on disk, a file a phase."""
+"""The ranker's training state on disk, one file for each phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.checkpoint import read_checkpoint, write_checkpoint
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in `folder` of a training with this `fingerprint`."""
+    """Checkpoints in `folder` of a training with this `fingerprint`."""
 
     folder: Path
     fingerprint: str
@@ -21,11 +21,15 @@ class Checkpoints:
         return self.folder / f"ranking_{phase}.pt"
 
     def write(self, phase: str, state: Mapping[str, Any]) -> None:
-        """Writes the state of a phase in place of the one before; OSError on a full disk."""
+        """Replace the state of a phase.
+
+        Raises:
+            OSError: the file can't be written, for example because the disk is full.
+        """
         write_checkpoint(self._path(phase), {"fingerprint": self.fingerprint, **state})
 
     def read(self, phase: str) -> dict[str, Any] | None:
-        """The state of a phase; None where there is none, or one of another training.
+        """Return the state of a phase, or None if it is missing or of another training.
 
         Raises:
             CheckpointError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Draws the candidates of many viewers, as serving draws those of one."""
+"""Retrieve the candidates of many viewers by the pipeline that serves."""
 
 from __future__ import annotations
 
@@ -24,28 +24,27 @@ def draw_candidates(
     count: int,
     title: str = "drawing candidates",
 ) -> tuple[Int64Array, Float32Array]:
-    """Return `count` candidates of each viewer, best first.
+    """Return up to `count` candidates of each viewer, best first.
 
     Args:
-        release: whose candidates.
-        viewers: who asks.
-        count: how many candidates each gets.
-        title: what a bar says meanwhile.
+        release: the release to retrieve from.
+        viewers: the m viewers.
+        count: maximum candidates for each viewer.
+        title: title of the progress bar.
 
     Returns:
-        Rows int64[m, count], -1 where there are fewer, and their RETRIEVAL_FEATURES,
-        float32[m, count, r].
+        Rows int64[m, count], padded with -1, and their RETRIEVAL_FEATURES, float32[m, count, r].
 
     Raises:
-        Exception: whatever a source raised: a model isn't trained on less than it would be
-            served.
+        Exception: any error of a source: without its candidates, training would differ from
+            serving.
     """
     pipeline = CandidatePipeline(release, fail_open=False)
     rows = np.full((len(viewers), count), -1, np.int64)
     retrieval = np.zeros((len(viewers), count, len(RETRIEVAL_FEATURES)), np.float32)
     for place, viewer in enumerate(tracked(viewers, title, Console(stderr=True))):
-        # The tower too is asked for one at a time: a batch of it rounds otherwise, and of two
-        # videos that score alike the other would come first.
+        # The tower also runs on single viewers: a batch rounds differently, which would change
+        # the order of videos with nearly equal scores.
         drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
         found = len(drawn.keys)
         rows[place, :found] = drawn.rows

@@ -1,4 +1,4 @@
-"""Exports the ranker to ONNX, and fails unless ONNX Runtime answers as PyTorch does."""
+"""Export the ranker to ONNX, and check that ONNX Runtime's outputs equal PyTorch's."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ INPUTS = (
 
 
 def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
-    """Writes the ranker to `path` as ServedRanker has it, for any batch, candidates and history.
+    """Write the ranker to `path` in the form of ServedRanker.
+
+    Batch size, number of candidates and history length are dynamic.
 
     Raises:
-        ExportError: it differs from PyTorch by more than GOLDEN_TOLERANCE somewhere.
+        ExportError: an output differs from PyTorch's by more than GOLDEN_TOLERANCE.
     """
     model.eval()
     example = example_inputs(model, vector_size, batch=3, candidates=5, history=4)
@@ -78,26 +80,30 @@ def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
 
 
 def check_ranker(model: Ranker, vector_size: int, path: Path) -> None:
-    """Raises ExportError unless the model at `path` equals `model` on all kinds of input."""
+    """Compare the model at `path` with `model` on `export_cases`.
+
+    Raises:
+        ExportError: shapes differ, or an output differs by more than GOLDEN_TOLERANCE.
+    """
     served = Model(path, ranker_signature(vector_size))
     for case, inputs in export_cases(model, vector_size):
         wanted, given = torch_scores(model, inputs), served.run(inputs)
         if given.shape != wanted.shape:
             raise ExportError(
-                f"the exported ranker answers {given.shape}, not {wanted.shape}, with {case}; "
+                f"the exported ranker returns {given.shape}, not {wanted.shape}, for {case}; "
                 "check the model's dynamic axes"
             )
         difference = float(np.abs(given - wanted).max())
-        # Written so that not-a-number fails.
+        # Negated so that NaN fails.
         if not difference <= GOLDEN_TOLERANCE:
             raise ExportError(
-                f"the exported ranker differs from PyTorch by {difference:.2g} with {case} "
-                f"(at most {GOLDEN_TOLERANCE:g} is accepted); check the model's operators"
+                f"the exported ranker differs from PyTorch by {difference:.2g} for {case} "
+                f"(maximum {GOLDEN_TOLERANCE:g}); check the model's operators"
             )
 
 
 def export_cases(model: Ranker, vector_size: int) -> Iterator[tuple[str, Inputs]]:
-    """Inputs of every kind that serving can bring, each with a name."""
+    """Yield inputs of every kind that occurs in serving, each with a name."""
     for batch in (1, 2, 7):
         yield f"a batch of {batch}", example_inputs(model, vector_size, batch, 50, 12)
     empty = example_inputs(model, vector_size, 1, 20, 1)
@@ -118,7 +124,7 @@ def export_cases(model: Ranker, vector_size: int) -> Iterator[tuple[str, Inputs]
 def example_inputs(
     model: Ranker, vector_size: int, batch: int, candidates: int, history: int
 ) -> Inputs:
-    """Random inputs of the given sizes, the same each time; histories of all lengths."""
+    """Return reproducible random inputs of the given sizes, with histories of all lengths."""
     random = np.random.default_rng([batch, candidates, history])
     vocabulary = model.attribute.num_embeddings
     retrieval = random.normal(size=(batch, candidates, len(RETRIEVAL_FEATURES)))
@@ -142,7 +148,7 @@ def example_inputs(
 
 
 def torch_scores(model: Ranker, inputs: Inputs) -> npt.NDArray[np.float32]:
-    """Return what PyTorch answers without dropout, float32[b, n, 2]."""
+    """Return PyTorch's outputs without dropout, float32[b, n, 2]."""
     model.eval()
     with torch.no_grad():
         scores = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})

@@ -1,4 +1,4 @@
-"""How a ranker does on viewers that it wasn't fitted on."""
+"""Metrics of a ranker on held-out viewers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.ranking.training_set import RankingSet
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Measures on held-out viewers; a missed list counts as rank infinity."""
+    """Metrics on held-out viewers; a list without the watched video counts as rank infinity."""
 
     watch_loss: float
     like_loss: float
@@ -25,11 +25,15 @@ class HeldOut:
 
     @property
     def loss(self) -> float:
-        """Of both tasks."""
+        """Sum of both tasks' losses."""
         return self.watch_loss + self.like_loss
 
     def better_than(self, other: HeldOut, floor: float) -> bool:
-        """Whether its NDCG@10 reaches `floor` and the other's doesn't; else, whose loss is less."""
+        """Return whether this is better than `other`.
+
+        If only one of them has an NDCG@10 of at least `floor`, it is the better one; else the one
+        with the lower loss.
+        """
         reaches, other_reaches = self.ndcg_10 >= floor, other.ndcg_10 >= floor
         return self.loss < other.loss if reaches == other_reaches else reaches
 
@@ -42,7 +46,7 @@ def measure(
     lists: Sequence[Places],
     likes: Sequence[Places],
 ) -> HeldOut:
-    """Measures the model on these lists and like labels."""
+    """Measure the model on these lists and like labels."""
     model.eval()
     watch, like, ranks = [(0.0, 0)], [(0.0, 0)], [np.empty(0, np.int64)]
     for places in lists:
@@ -52,7 +56,7 @@ def measure(
         hits = int((label >= 0).sum())
         watch.append((float(listwise_loss(order, real, label)) * hits, hits))
         own = order.gather(1, label.clamp(min=0)[:, None])
-        # Ties count against the video, as they do in full ranking.
+        # Ties count against the video, as in full ranking.
         ahead = (order >= own).logical_and(real).sum(1) - 1
         ranks.append(torch.where(label >= 0, ahead, 1_000_000).numpy())
     for places in likes:

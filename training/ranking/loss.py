@@ -1,4 +1,4 @@
-"""What the ranker is trained on: which video of a list was watched, and whether it was liked."""
+"""Losses of the ranker: which video of a list was watched, and whether it was liked."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def listwise_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy of the watched video among its list, over lists that have it.
+    """Return the mean cross-entropy of the watched video among its list, over lists that have it.
 
     Args:
         logits: float32[b, n].
         real: bool[b, n], False on padding.
-        label: int64[b], column of the watched video, -1 where retrieval missed it.
+        label: int64[b], column of the watched video, -1 if retrieval missed it.
 
     Returns:
-        float32[]; 0 where no list has its video.
+        float32[]; 0 if no list has its video.
     """
     hit = label >= 0
     masked = logits.masked_fill(~real, -torch.inf)[hit]
@@ -25,10 +25,10 @@ def listwise_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
 
 
 def level_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy of every candidate, a list's sum, mean over lists.
+    """Return the binary cross-entropy of all candidates, summed by list, mean over lists.
 
-    It sets the level of the probabilities: a missed list is all negatives, as it is when
-    serving.
+    It sets the level of the probabilities: a list without the watched video is all negatives, as
+    in serving.
     """
     columns = torch.arange(logits.shape[1])
     target = (columns == label[:, None]).to(logits.dtype)
@@ -38,6 +38,6 @@ def level_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
 
 
 def like_loss(logits: Tensor, liked: Tensor) -> Tensor:
-    """Mean binary cross-entropy, float32[]; logits and labels float32[m]."""
+    """Return the mean binary cross-entropy, float32[], of logits and labels, float32[m]."""
     mean: Tensor = F.binary_cross_entropy_with_logits(logits, liked)
     return mean

@@ -1,8 +1,8 @@
-"""The ranking model: will the viewer watch each candidate, and like it once watched?
+"""The ranking model: probabilities that the viewer watches each candidate, and then likes it.
 
-Every term is visible: a linear part that starts as the retrieval order, and a small network
-over viewer, candidate and the history as that candidate sees it. The like task reads nothing
-of retrieval, since its labels are watches that retrieval was trained on.
+It is the sum of a linear part that is initialised to the retrieval order, and a small network over
+viewer, candidate and the history as attended by that candidate. The like task doesn't read
+retrieval features, since its labels are watches that retrieval was trained on.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
-"""How much of the model orders watches: the two-tower score alone, the linear part, or all."""
+"""Part of the model that orders watches: the two-tower score alone, the linear part, or all."""
 LikePart = Literal["linear", "full"]
-"""How much of the model tells likes: the two like rates alone, or all."""
+"""Part of the model that predicts likes: the two like rates alone, or all."""
 
 SIMILARITIES = ("last", "recent", "closest")
-"""Cosine of a candidate to the last video, to the last few, and to the closest one watched."""
+"""Cosine similarity of a candidate to the last, the recent, and the closest watched videos."""
 RECENT_DECAY = 0.8
 """Weight of each step back in the "recent" similarity."""
 _OWN = len(VIDEO_FEATURES) + len(MATCH_FEATURES) + len(SIMILARITIES)
 SIGNALS = len(RETRIEVAL_FEATURES) + _OWN
-"""Signals of a candidate: those of retrieval, then its own, which the like task reads too."""
+"""Signals of a candidate: those of retrieval, then its own, which the like task also reads."""
 _TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
 _CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
 _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
 _VIEWER_LIKE_RATE = VIEWER_FEATURES.index("like_rate")
 MASKED = -1e4
-"""Added to what a candidate has to do with places of a history where nothing is."""
-LEAST_RATE = 1e-3
-"""Like rates nearer to 0 or 1 count as this far from it."""
+"""Added to attention scores of padding in a history."""
+MIN_RATE = 1e-3
+"""Like rates are clamped to MIN_RATE and 1 - MIN_RATE."""
 
 
 class Standardise(nn.Module):
@@ -55,13 +55,13 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def fit(self, values: Tensor) -> None:
-        """Takes mean and deviation of rows `values` [m, width]; a constant column keeps scale 1."""
+        """Fit to the mean and deviation of `values` [m, width]; a constant column keeps scale 1."""
         self.mean.copy_(values.mean(0))
         deviation = values.std(0, correction=0)
         self.scale.copy_(torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation)))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Standardises the last dimension."""
+        """Standardise the last dimension."""
         return (values - self.mean) / self.scale
 
 
@@ -72,14 +72,20 @@ class Ranker(nn.Module):
     co_watch_unit: Tensor
 
     def __init__(self, config: RankingConfig, vector_size: int, attribute_count: int) -> None:
-        """Takes the size of video vectors and how many attributes the vocabulary has."""
+        """Initialise to the retrieval order.
+
+        Args:
+            config: sizes of the layers.
+            vector_size: size of video vectors.
+            attribute_count: number of attributes in the vocabulary.
+        """
         super().__init__()
         hidden = config.hidden
         self.watch_part: WatchPart = "full"
         self.like_part: LikePart = "full"
         self.signals = Standardise(SIGNALS)
         self.viewer = Standardise(len(VIEWER_FEATURES))
-        # Mean co-watch score where there is one: the signal is log(1 + score / unit).
+        # Mean of non-zero co-watch scores: the signal is log(1 + score / unit).
         self.register_buffer("co_watch_unit", torch.ones(()))
         # Scale and offset of each task's logit, fitted last.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
@@ -106,7 +112,7 @@ class Ranker(nn.Module):
         self._start_as_retrieval()
 
     def _start_as_retrieval(self) -> None:
-        """Before any step: watches in two-tower order, likes by the two like rates."""
+        """Initialise watches to the two-tower order, and likes to the two like rates."""
         for layer in (self.watch_linear, self.watch_viewer, self.watch_head, self.like_head):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.watch_viewer.bias)
@@ -118,9 +124,9 @@ class Ranker(nn.Module):
             self.attribute.weight[0] = 0.0
 
     def fit_inputs(self, inputs: dict[str, Tensor], real: Tensor) -> None:
-        """Takes the standardisation constants from a batch; `real` bool[b, n] marks no padding.
+        """Fit the standardisation constants to a batch; `real` bool[b, n] is False on padding.
 
-        The two-tower weight is set so that the linear part is the plain two-tower score.
+        The two-tower weight is set so that the linear part equals the two-tower score.
         """
         with torch.no_grad():
             co_watch = inputs["retrieval_features"][..., _CO_WATCH][real]
@@ -132,7 +138,7 @@ class Ranker(nn.Module):
             self.watch_linear.weight[0, _TWO_TOWER] = self.signals.scale[_TWO_TOWER]
 
     def _signals(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw signals of each candidate [b, n, SIGNALS] and the history's weights [b, h]."""
+        """Return raw signals of each candidate [b, n, SIGNALS] and the history's weights [b, h]."""
         retrieval = inputs["retrieval_features"]
         co_watch = torch.log1p(retrieval[..., _CO_WATCH : _CO_WATCH + 1] / self.co_watch_unit)
         retrieval = torch.cat(
@@ -160,9 +166,9 @@ class Ranker(nn.Module):
         return torch.cat([retrieval, *own], -1), recent
 
     def _trunk(self, inputs: dict[str, Tensor], signals: Tensor, recent: Tensor) -> Tensor:
-        """What both tasks share, free of retrieval features, [b, n, hidden].
+        """Return the layer that both tasks share, without retrieval features, [b, n, hidden].
 
-        The viewer's part of the layer is computed once a viewer and added to every candidate.
+        The viewer's part of the layer is computed once per viewer and added to every candidate.
         """
         history = nn.functional.normalize(inputs["history_vectors"], dim=-1)
         candidates = nn.functional.normalize(inputs["candidate_vectors"], dim=-1)
@@ -170,7 +176,7 @@ class Ranker(nn.Module):
         query, key = self.query(candidates), self.key(history)
         affinity = query @ key.transpose(1, 2) + MASKED * absent[:, None]
         any_watched = (inputs["history_lengths"] > 0).to(history.dtype)[:, None, None]
-        # Narrow before it is spread over the candidates: of whole vectors it took most of the time.
+        # Projected before the product with all candidates: whole vectors took most of the time.
         attended = (affinity.softmax(-1) @ self.value(history)) * any_watched
         known = (inputs["attributes"] > 0).to(history.dtype)
         profile = self.attribute(inputs["attributes"]).sum(1)
@@ -185,11 +191,11 @@ class Ranker(nn.Module):
         return shared
 
     def logits(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits before calibration; inputs as in `forward`, by name.
+        """Return logits before calibration; inputs are those of `forward`, by name.
 
         Returns:
-            The watch logit that orders a viewer's candidates, [b, n]; its level, the same for
-            all of a viewer's candidates, [b, 1]; and the like logit, [b, n].
+            The watch logit that orders a viewer's candidates, [b, n]; its level, shared by all of
+            a viewer's candidates, [b, 1]; and the like logit, [b, n].
         """
         raw, recent = self._signals(inputs)
         signals = self.signals(raw)
@@ -201,7 +207,7 @@ class Ranker(nn.Module):
             -1,
         )
         watch = self.watch_linear(signals)
-        like = self.like_linear(torch.logit(rates, eps=LEAST_RATE))
+        like = self.like_linear(torch.logit(rates, eps=MIN_RATE))
         if self.watch_part == "full" or self.like_part == "full":
             trunk = self._trunk(inputs, signals, recent)
         if self.watch_part == "full":
@@ -226,7 +232,7 @@ class Ranker(nn.Module):
         viewer_features: Tensor,
         attributes: Tensor,
     ) -> Tensor:
-        """Probabilities of a watch, and of a like once watched: float32[b, n, 2].
+        """Return probabilities of a watch, and of a like once watched: float32[b, n, 2].
 
         Args:
             candidate_vectors: float32[b, n, d].
@@ -254,7 +260,7 @@ class Ranker(nn.Module):
 
 
 def steps_back(lengths: Tensor, width: int) -> Tensor:
-    """How many steps before the last watch each place of the history is, [b, width].
+    """Return how many steps before the last watch each position of the history is, [b, width].
 
     Negative on padding.
     """

@@ -1,7 +1,8 @@
-"""The ranking model as it is served: the same probabilities, of fewer and larger operations.
+"""The ranking model as it is served: the same probabilities from fewer and larger operations.
 
-What a pod spends in a small model is mostly what lies between its products: copies, sums and
-constants. Here those are part of the products' weights, and both similarity means are one product.
+In a small model most time goes to the operations between matrix products: copies, sums and
+constants. Here those are folded into the products' weights, and both similarity means are one
+product.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from training.ranking.model import (
-    LEAST_RATE,
     MASKED,
+    MIN_RATE,
     RECENT_DECAY,
     Ranker,
     steps_back,
@@ -31,12 +32,12 @@ _TINY = 1e-12
 
 
 class ServedRanker(nn.Module):
-    """Scores as the trained model that it is made of; `forward` takes and gives the same.
+    """Computes the same function as the trained `Ranker` that it is made from.
 
-    The signals of a candidate are here the retrieval features, the logarithm of the co-watch
-    score, and its own signals, less the training set's means: a row for each candidate of each
-    viewer. Scales are part of weights. Means aren't, since of a column that hardly varies all
-    digits would go into them.
+    Here, the signals of a candidate are the retrieval features, the logarithm of the co-watch
+    score, and its own signals, minus the training set's means: a row for each candidate of each
+    viewer. Scales are folded into weights. Means aren't, since a column of low variance would lose
+    its precision.
     """
 
     any_watched: Tensor
@@ -59,7 +60,7 @@ class ServedRanker(nn.Module):
     level: Tensor
 
     def __init__(self, trained: Ranker) -> None:
-        """Takes the trained model, which isn't changed."""
+        """Fold the weights of the trained model, which isn't changed."""
         super().__init__()
         self.watch_part, self.like_part = trained.watch_part, trained.like_part
         self.attribute = trained.attribute
@@ -82,13 +83,13 @@ class ServedRanker(nn.Module):
         viewer_features: Tensor,
         attributes: Tensor,
     ) -> Tensor:
-        """Probabilities of a watch, and of a like once watched: float32[b, n, 2]; see Ranker.
+        """Return probabilities of a watch, and of a like once watched; see `Ranker.forward`.
 
-        Histories are of RANKER_HISTORY at most.
+        Histories have at most RANKER_HISTORY videos.
         """
         width = history_vectors.shape[1]
         length = history_lengths.clamp(0, width)
-        # Nothing is like a zero vector, which is what all are where nothing was watched.
+        # An empty history becomes zero vectors, whose similarity to any candidate is 0.
         history = _unit(history_vectors) * self.any_watched[length]
         absent = self.absent[length][..., :width]
         tastes = self.tastes[length][..., :width] @ history
@@ -122,7 +123,7 @@ class ServedRanker(nn.Module):
             value = self.value(history)
             affinity = query.reshape(*count, -1) @ (history @ self.key).mT
             attention = (affinity + absent).softmax(-1)
-            # Attention adds up to 1, so what is added to all that it averages is added to it.
+            # Attention weights sum to 1, so a term added to all values is added to their average.
             average = torch.addmm(self.viewer_bias, viewer, self.viewer)[:, None]
             shared = (attention @ (value @ self.attended + average)).flatten(0, 1)
             matched = (attention @ value).flatten(0, 1) * query
@@ -142,7 +143,7 @@ class ServedRanker(nn.Module):
         return torch.sigmoid(logits + level[:, None])
 
     def _viewer(self, features: Tensor, attributes: Tensor, taste: Tensor) -> Tensor:
-        """What is known of each viewer: features, like rate's logit, mean profile, and taste."""
+        """Return each viewer's inputs: features, logit of the like rate, mean profile, taste."""
         known = (attributes > 0).to(features.dtype).sum(-1, keepdim=True)
         profile = self.attribute(attributes).sum(1) / known.clamp(min=1.0)
         rate = _logit(features[:, _VIEWER_LIKE_RATE : _VIEWER_LIKE_RATE + 1])
@@ -150,7 +151,7 @@ class ServedRanker(nn.Module):
 
 
 def _places() -> dict[str, Tensor]:
-    """What each place of a history counts, by the history's length from 0 to RANKER_HISTORY."""
+    """Return weights of each position of a history, by its length from 0 to RANKER_HISTORY."""
     lengths = torch.arange(RANKER_HISTORY + 1)
     back = steps_back(lengths, RANKER_HISTORY)
     recent = torch.pow(RECENT_DECAY, back.clamp(min=0)) * (back >= 0)
@@ -164,7 +165,7 @@ def _places() -> dict[str, Tensor]:
 
 
 def _layers(trained: Ranker) -> dict[str, Tensor]:
-    """Weights of the layers before the heads, [in, out] each."""
+    """Return weights of the layers before the heads, [in, out] each."""
     hidden, vector = trained.query.weight.shape
     size = len(VIEWER_FEATURES)
     own = trained.candidate_layer.weight[:, vector:]
@@ -185,7 +186,7 @@ def _layers(trained: Ranker) -> dict[str, Tensor]:
         "watch_signals": _signals(trained, signals + trained.signal_layer.weight),
         "viewer": torch.cat([features, own.new_zeros(hidden, 1), others], 1).T,
         "viewer_bias": trained.viewer_layer.bias,
-        # Without its bias, which adds the same to all that the softmax is of.
+        # Without its bias, which adds a constant to all inputs of the softmax.
         "key": trained.key.weight.T,
         "attended": attended[:, :hidden].T,
         "matched": attended[:, hidden:].T,
@@ -193,7 +194,7 @@ def _layers(trained: Ranker) -> dict[str, Tensor]:
 
 
 def _heads(trained: Ranker) -> dict[str, Tensor]:
-    """Weights of what adds up to the logits, calibrated, [in, out] each."""
+    """Return weights of the terms of the calibrated logits, [in, out] each."""
     (watch_scale, watch_offset), (like_scale, like_offset) = trained.calibration
     viewer = trained.viewer_layer.in_features
     size = len(VIEWER_FEATURES)
@@ -215,11 +216,11 @@ def _heads(trained: Ranker) -> dict[str, Tensor]:
 
 
 def _signals(trained: Ranker, weight: Tensor) -> Tensor:
-    """For signals as they are here, the weights [in, out] of a layer that reads a Ranker's.
+    """Convert a layer that reads a Ranker's signals to the signals used here, [in, out].
 
     Args:
-        trained: has the standardisation.
-        weight: [out, SIGNALS].
+        trained: the model, with its standardisation.
+        weight: the layer's weight, [out, SIGNALS].
     """
     weight = weight / trained.signals.scale
     retrieval, own = weight[:, : len(RETRIEVAL_FEATURES)], weight[:, len(RETRIEVAL_FEATURES) :]
@@ -229,12 +230,12 @@ def _signals(trained: Ranker, weight: Tensor) -> Tensor:
 
 
 def _logit(rate: Tensor) -> Tensor:
-    rate = rate.clamp(LEAST_RATE, 1.0 - LEAST_RATE)
+    rate = rate.clamp(MIN_RATE, 1.0 - MIN_RATE)
     return torch.log(rate / (1.0 - rate))
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Vectors at length 1; 0 stays 0."""
-    # Two thirds of the time of torch.linalg.vector_norm's operator, and nothing is written out to
-    # the vectors' size first, as by nn.functional.normalize.
+    """Return vectors normalised to length 1; 0 stays 0."""
+    # Takes two thirds of the time of torch.linalg.vector_norm's operator, and doesn't expand the
+    # norm to the vectors' size as nn.functional.normalize does.
     return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clamp(min=_TINY)

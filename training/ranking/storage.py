@@ -1,4 +1,4 @@
-"""The ranking set on disk, so that an interrupted run needn't draw the candidates again."""
+"""The ranking set on disk, so that an interrupted run needn't retrieve candidates again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SERVED = "served_features"
 
 
 def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
-    """Writes the set to `path`, whole or not at all."""
+    """Write the set to `path` atomically."""
     arrays = {"fingerprint": np.array(fingerprint), _SERVED: data.served_features}
     for part, value in (("watches", data.watches), ("likes", data.likes)):
         columns = vars(value) | vars(value.viewers)
@@ -28,12 +28,12 @@ def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
 
 
 def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
-    """The set at `path`; None where there is none, a damaged one, or another fingerprint's."""
+    """Return the set at `path`; None if it is missing, damaged, or of another fingerprint."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = dict(file)
     except (OSError, ValueError, BadZipFile):
-        return None  # It only saves time: it is drawn again.
+        return None  # The file is only a cache: the set is built again.
     if str(arrays["fingerprint"]) != fingerprint:
         return None
     watches, likes = (

@@ -1,8 +1,8 @@
-"""Trains the ranker: first its linear part, then all of it; keeps of each task what helps.
+"""Train the ranker, first its linear part, then all of it, and select the best part for each task.
 
-A loss can fall while the order among the best gets worse: of a list of hundreds, the loss is mostly
-about those far down. So more of the model orders watches only where held-out viewers' NDCG@10 is no
-less: the two-tower order alone is one of the choices, and the linear part another.
+The loss can fall while the order at the top gets worse, since in a list of hundreds most of the
+loss is due to low ranks. So a larger part of the model orders watches only if the NDCG@10 of
+held-out viewers isn't lower; the options are the two-tower order, the linear part, and the whole.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from training.threads import torch_threads
 CURVE = "ranking_curve.jsonl"
 CALIBRATION = "ranking_calibration.json"
 _FIT_INPUT_LISTS = 512
-"""How many lists the standardisation constants are taken from."""
+"""Lists that the standardisation constants are fitted to."""
 
 
 @dataclass(frozen=True)
 class TrainedRanker:
-    """The chosen model, and how each choice did on held-out viewers."""
+    """The selected model, and the metrics of each option on held-out viewers."""
 
     model: Ranker
     held_out: dict[str, HeldOut]
-    """By part: "retrieval", "linear", "full"; and "chosen"."""
+    """Metrics by part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
-    """Of each of TASKS, over the label events, of viewers that calibration wasn't fitted on."""
+    """Cross-validated calibration error (ECE) of each of TASKS over the label events."""
 
     def described(self) -> str:
-        """What was chosen and why, in one line."""
+        """Describe in one line what was selected and why."""
         before, now = self.held_out["retrieval"], self.held_out["chosen"]
         return (
-            f"chosen on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
+            f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes; "
             f"calibration error out of fold {self.calibration_error['watch']:.4f} for watches, "
             f"{self.calibration_error['like']:.4f} for likes"
@@ -66,7 +66,7 @@ class TrainedRanker:
 class RankingTrainer:
     """The state of one training: model, optimiser and the best of each phase.
 
-    What is random is drawn from (seed, phase, epoch), so that a resumed training equals an
+    Random numbers are seeded by (seed, phase, epoch), so that a resumed training equals an
     uninterrupted one.
     """
 
@@ -92,7 +92,7 @@ class RankingTrainer:
         self.curve: list[dict[str, float | str]] = []
 
     def measure(self) -> HeldOut:
-        """How the model, as it is, does on held-out viewers."""
+        """Measure the current model on held-out viewers."""
         lists = chunks(self.held_lists, 64)
         likes = chunks(self.held_likes, 1024)
         return measure(self.model, self.batches, self.data, lists, likes)
@@ -100,10 +100,10 @@ class RankingTrainer:
     def phase(
         self, part: WatchPart, floor: float, progress: Progress
     ) -> tuple[dict[str, Tensor], HeldOut]:
-        """Trains one part; returns the weights after its best epoch, and their measures.
+        """Train one part; return the weights after its best epoch, and their metrics.
 
-        That is the one of least held-out loss among those whose NDCG@10 isn't below `floor`;
-        where all are below it, among all of them, for the sake of the likes.
+        The best epoch has the lowest held-out loss among those with an NDCG@10 of at least
+        `floor`, or among all if none has, since it may still be better for likes.
         """
         like_part: LikePart = "full" if part == "full" else "linear"
         self.model.watch_part, self.model.like_part = part, like_part
@@ -152,20 +152,20 @@ class RankingTrainer:
             progress.update(
                 task,
                 completed=epoch,
-                description=f"ranker, {part} part: watch {watch:.3f} (held out "
-                f"{now.watch_loss:.3f}), like {like:.3f} (held out {now.like_loss:.3f})",
+                description=f"ranker, {part} part: watch {watch:.3f} (held-out "
+                f"{now.watch_loss:.3f}), like {like:.3f} (held-out {now.like_loss:.3f})",
             )
         progress.update(task, completed=self.config.epochs)
         return best_state, best or self.measure()
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the model's weights and constants as they are."""
+        """Return a copy of the model's current weights and constants."""
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def _epoch(
         self, optimizer: torch.optim.Optimizer, part: WatchPart, epoch: int
     ) -> tuple[float, float]:
-        """One pass over the lists, with as many batches of likes; returns the mean losses."""
+        """Pass once over the lists, with a batch of likes each step; return the mean losses."""
         seed = [self.config.seed, len(part), epoch]
         random = np.random.default_rng(seed)
         torch.manual_seed(int(random.integers(2**31)))
@@ -177,7 +177,7 @@ class RankingTrainer:
             label = torch.from_numpy(self.data.watches.label[places])
             order, level, _ = self.model.logits(inputs)
             watch = listwise_loss(order, real, label)
-            # The level learns how likely a watch is at all, and leaves the order alone.
+            # The level learns the overall probability of a watch, without affecting the order.
             total = watch + level_loss(order.detach() + level, real, label)
             some = next(like_batches)
             _, _, logit = self.model.logits(self.batches.like_inputs(self.data.likes, some))
@@ -208,7 +208,7 @@ def train_ranker(
 ) -> TrainedRanker:
     """Train, choose and calibrate the ranker; arguments as in `fit_ranker`.
 
-    Writes CALIBRATION into `checkpoints`: what `calibrate` measures.
+    Writes the measures of `calibrate` to CALIBRATION in `checkpoints`.
     """
     trainer, held_out = fit_ranker(
         data, vectors, attribute_count, config, checkpoints, fingerprint, console
@@ -231,20 +231,19 @@ def fit_ranker(
     fingerprint: str,
     console: Console | None = None,
 ) -> tuple[RankingTrainer, dict[str, HeldOut]]:
-    """Trains the parts and chooses of them, without calibration, which changes no order.
+    """Train the parts and select among them, without calibration, which doesn't change the order.
 
     Args:
         data: the training set.
         vectors: video vectors, float32[n, d].
         attribute_count: size of the attribute vocabulary.
-        config: sizes and recipe.
-        checkpoints: folder of the checkpoints, which gets CURVE too; training goes on where it was
-            interrupted.
-        fingerprint: of all that goes in; checkpoints of another one are ignored.
+        config: architecture and hyperparameters.
+        checkpoints: folder of the checkpoints and of CURVE; an interrupted training resumes.
+        fingerprint: hash of all inputs; checkpoints with another one are ignored.
         console: where progress is shown.
 
     Returns:
-        The trainer, whose model has what was chosen; and each part's measures.
+        The trainer, with the selected model; and the metrics of each part.
     """
     trainer = RankingTrainer(
         data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
@@ -273,9 +272,9 @@ def fit_ranker(
 def choose(
     model: Ranker, states: dict[str, dict[str, Tensor]], held_out: dict[str, HeldOut]
 ) -> None:
-    """Gives the model, of each task, the part that did best on held-out viewers.
+    """Set the model, for each task, to the part that was best on held-out viewers.
 
-    For watches: more of the model where its loss is less and its NDCG@10 isn't.
+    For watches, a larger part must have a lower loss and no lower NDCG@10.
     """
     model.watch_part = "retrieval"
     more: tuple[WatchPart, ...] = ("linear", "full")

@@ -1,12 +1,11 @@
-"""The ranker's training set: what this release draws before each label, and what was known then.
+"""The ranker's training set: this release's candidates for each label, with features as of then.
 
-Label events are the validation watches. No part of retrieval learned from them, but the towers'
-epoch is the one that did best on each viewer's last. Candidates come from the very pipeline that
-serves, whose popular and fresh videos are those of the newest snapshot; features come from
-point-in-time joins one microsecond before the label, and the history before a viewer's last label
-has the labels before it.
-Likes are labelled by the same watches and by the last watches of the train part; for those no
-candidates are drawn, since retrieval was trained on them.
+Label events are the validation watches. Retrieval wasn't trained on them, except that the towers'
+best epoch was selected on each viewer's last one. Candidates come from the pipeline that serves,
+whose popular and fresh videos are those of the newest snapshot; features come from point-in-time
+joins one microsecond before the label, and a label's history includes the viewer's earlier labels.
+Like labels are the same watches and the last watches of the train part; for the latter no
+candidates are retrieved, since retrieval was trained on them.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from training.ranking.config import RankingConfig
 from training.ranking.drawing import draw_candidates
 
 LIKE_WATCHES = ROWS_KEPT - 1
-"""How many of a viewer's last non-test watches label likes: the feature store keeps the
+"""Number of a viewer's last non-test watches that are like labels: the feature store keeps the
 viewer's row before each of these."""
 _LABELS_AT_A_TIME = 65_536
-"""Bounds the memory: some 10 kB for each whose viewer has watched much."""
+"""Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -63,17 +62,17 @@ class ViewerColumns:
     attributes: Int64Array
     """int64[m, a]."""
     viewer: Int64Array
-    """Number of the viewer, the same for all label events of one, int64[m]."""
+    """Index of each event's viewer, int64[m]."""
     held_out: npt.NDArray[np.bool_]
-    """bool[m]: the viewer is kept from fitting."""
+    """Whether the viewer is held out from fitting, bool[m]."""
 
     def take(self, places: npt.NDArray[np.intp]) -> ViewerColumns:
-        """The events at `places`."""
+        """Return the events at `places`."""
         return ViewerColumns(*(getattr(self, field.name)[places] for field in fields(self)))
 
     @staticmethod
     def joined(parts: Sequence[ViewerColumns]) -> ViewerColumns:
-        """Return the events of all parts, one after the other."""
+        """Concatenate the events of all parts."""
         return ViewerColumns(
             *(
                 np.concatenate([getattr(part, field.name) for part in parts])
@@ -90,19 +89,18 @@ class WatchLists:
     rows: Int64Array
     """Rows of the candidates in retrieval order, int64[m, n], -1 for padding."""
     features: Float32Array
-    """VIDEO_FEATURES at the moment of the label, float32[m, n, f]."""
+    """VIDEO_FEATURES as of the label's time, float32[m, n, f]."""
     retrieval: Float32Array
     """RETRIEVAL_FEATURES, float32[m, n, r]."""
     match: Float32Array
     """MATCH_FEATURES, float32[m, n, k]."""
     moment: Int64Array
-    """When the label was watched, Unix microseconds, int64[m]."""
+    """Time of the label's watch, Unix microseconds, int64[m]."""
     last: npt.NDArray[np.bool_]
-    """Whether it is the viewer's last label, bool[m]: the nearest to what will be served."""
+    """Whether it is the viewer's last label, bool[m], which is closest to what is served."""
     label: Int64Array
-    """Column of the watched video, int64[m]; -1 where retrieval missed it. It isn't put into
-    the list then: no served list has a candidate without a source, so a model would learn to
-    know it by that."""
+    """Column of the watched video, int64[m]; -1 if retrieval missed it. It isn't added to the list
+    then: no served candidate lacks a source, so the missing source would leak the label."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +111,15 @@ class LikeLabels:
     rows: Int64Array
     """int64[m]."""
     features: Float32Array
-    """VIDEO_FEATURES at the moment of the label, float32[m, f]."""
+    """VIDEO_FEATURES as of the label's time, float32[m, f]."""
     match: Float32Array
-    """MATCH_FEATURES at the moment of the label, float32[m, k]."""
+    """MATCH_FEATURES as of the label's time, float32[m, k]."""
     liked: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class RankingSet:
-    """Everything that the ranker is fitted on and chosen by."""
+    """All data that the ranker is fitted and selected on."""
 
     watches: WatchLists
     likes: LikeLabels
@@ -130,12 +128,12 @@ class RankingSet:
 
 
 def is_held_out(viewer_id: str, share: float) -> bool:
-    """Whether a viewer is kept from fitting: by its id's hash, the same in every run."""
+    """Return whether a viewer is held out from fitting, by a hash of its id."""
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
 
 
 def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> npt.NDArray[np.bool_]:
-    """Whose watches are label events, bool[n]: at most `limit`, by the hash of the id."""
+    """Select at most `limit` viewers, by a hash of the id, whose watches are labels: bool[n]."""
     hashes = [xxhash.xxh3_64_intdigest(viewer.encode(), seed=16) for viewer in viewer_ids]
     numbers = np.array(hashes, np.uint64)
     chosen = np.ones(len(numbers), np.bool_)
@@ -147,13 +145,13 @@ def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> npt.NDArray[np.bool
 def build_ranking_set(
     watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
 ) -> RankingSet:
-    """Builds the training set.
+    """Build the training set.
 
     Args:
-        watches: the split: viewer_id, video_id, time, liked, part; by viewer, then time.
+        watches: the split, with viewer_id, video_id, time, liked, part; by viewer, then time.
         repo: the Feast repository.
-        release: the staged release, of which the ranker isn't a part yet.
-        config: sizes and shares.
+        release: the staged release, which has no ranker yet.
+        config: number of candidates and viewers, and the held-out share.
     """
     labels = _labels(watches, config.viewers)
     number, names = pd.factorize(labels["viewer_id"])
@@ -181,7 +179,7 @@ def build_ranking_set(
 
 
 def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
-    """Return the watches that label likes: those of `viewers` viewers before the test."""
+    """Return the non-test watches that are labels, of at most `viewers` viewers."""
     past = watches[watches["part"] != "test"]
     everyone = past["viewer_id"].unique()
     chosen = pd.Index(everyone[chosen_viewers(everyone, viewers)])
@@ -199,7 +197,7 @@ def _columns_and_candidates(
 ) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
     """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
 
-    What is known of the viewers is read and dropped in parts, since that takes the most memory.
+    Viewers' features are read and freed in parts, since they take the most memory.
     """
     columns, drawn, start = [], [], 0
     total = -(-len(labels) // _LABELS_AT_A_TIME)
@@ -216,9 +214,9 @@ def _columns_and_candidates(
 def viewer_columns(
     viewers: Sequence[ViewerFeatures], rows: VideoRows, vocabulary: Mapping[str, int]
 ) -> ViewerColumns:
-    """Return the viewers' inputs as `ranking_inputs` has them, the history by row.
+    """Return the viewers' inputs as in `ranking_inputs`, with the history by row.
 
-    Each is a viewer by itself, and none held out.
+    Each entry counts as a different viewer, none of them held out.
     """
     history = np.full((len(viewers), RANKER_HISTORY), -1, np.int64)
     lengths = np.zeros(len(viewers), np.int64)
@@ -246,7 +244,7 @@ def _watch_lists(
     rows: Int64Array,
     retrieval: Float32Array,
 ) -> WatchLists:
-    """Return the lists of labels whose candidates were drawn."""
+    """Return the lists of labels whose candidates were retrieved."""
     before = labels["time"].to_numpy("datetime64[us]")
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     hits = (rows == wanted[:, None]) & (rows >= 0)
@@ -263,7 +261,7 @@ def _watch_lists(
 
 
 def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Float32Array:
-    """MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, k]; 0 where row < 0."""
+    """Return MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, k]; 0 for row -1."""
     matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):
         history = viewers.history_rows[place, :length]
