@@ -1,1 +1,1 @@
-"""Writes the folder of a release: models, tables, index, goldens and manifest."""
+"""Release staging (models, tables, index, goldens, manifest) and the promotion gate."""

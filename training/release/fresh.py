@@ -1,4 +1,4 @@
-"""Which videos count as fresh."""
+"""Selection of fresh videos."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ import pandas as pd
 from training.retrieval.data import RetrievalData
 
 FRESH_DAYS = 30
-"""A video is new for so long after its publication."""
+"""Days after publication during which a video is new."""
 FRESH_WATCHES = 10
-"""A video with fewer watches is hardly watched."""
+"""A video with fewer watches is rarely watched."""
 FRESH_LIMIT = 2000
-"""So few that scoring all of them costs little."""
+"""Maximum number of fresh videos; scoring all of them costs little."""
 
 
 def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Rows of the fresh videos, at most FRESH_LIMIT, the freshest first.
+    """Return the rows of the fresh videos, freshest first, at most FRESH_LIMIT.
 
-    First the new ones: published within FRESH_DAYS before the last watch, or after it, the
-    newest first. Then the hardly watched: fewer than FRESH_WATCHES watches in the train part,
-    the fewest first, and of equally many the newest first, those without a date last. Ties
-    by key.
+    New videos come first: published at most FRESH_DAYS before the last watch, newest first. Then
+    rarely watched ones: under FRESH_WATCHES watches in the train part, sorted by watches, then
+    newest first, undated last. Ties are broken by key.
 
     Args:
         data: the train part.
-        videos: the catalogue, `videos.parquet`, in the order of the rows.
+        videos: the catalogue, `videos.parquet`, in row order.
     """
     watches = data.watch_counts()
     published = videos["published"].to_numpy("datetime64[s]")
     dated = ~np.isnat(published)
-    # Seconds; a video without a date is as old as can be.
+    # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
     newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
     last = int(data.times.max(initial=0))

@@ -1,13 +1,12 @@
-"""The gate before a promotion: is the candidate worse than the current one, beyond chance?
+"""The promotion gate: is the candidate significantly worse than the current release?
 
-A measure refuses a candidate if it is worse than the current release by more than its margin and
-the paired bootstrap over the viewers says that this is no chance. So neither a loss that is
-allowed nor one that is noise stops anybody. But a loss of several margins stops it even if it may
-be noise: too few viewers to tell are no proof that nothing was lost.
+A measure refuses a candidate if the loss exceeds its margin and is significant in a paired
+bootstrap over viewers. Losses within the margin pass, and so does noise, unless the loss exceeds
+several margins: too few viewers for significance don't prove that nothing was lost.
 
-Losses that are each allowed must not add up. A candidate that is worse than the current release is
-held, by the same rule, against the best figures that the channel's releases reached on the same
-watches as well. One that is no worse than the current release never fails for these.
+Allowed losses must not add up. A candidate worse than the current release is therefore also
+compared, by the same rule, with the best figures that the channel's releases reached on the same
+watches. One that is no worse than the current release never fails this comparison.
 """
 
 from __future__ import annotations
@@ -34,83 +33,82 @@ Verdict = Literal[
 
 @dataclass(frozen=True)
 class Margins:
-    """How much worse than the current release a candidate may be, by measure."""
+    """Allowed losses against the current release, by measure."""
 
     ndcg_10: float = 0.02
-    """Share of the current NDCG@10 that may be lost."""
+    """Allowed relative loss of NDCG@10."""
     recall_100: float = 0.02
-    """Share of the current Recall@100 that may be lost."""
+    """Allowed relative loss of Recall@100."""
     coverage_10: float = 0.10
-    """Share of the current coverage of the first ten places that may be lost."""
+    """Allowed relative loss of the top ten's catalogue coverage."""
     log_loss: float = 0.01
-    """Share of the current log loss of watch or like probabilities that may be added: more than
-    seeds differ by, and less than what twice or half as many watches as happen add."""
+    """Allowed relative increase of the log loss of watch or like probabilities: more than between
+    seeds, less than from predicting twice or half the observed watches."""
     miscalibration: float = 0.1
-    """How much the factor by which predicted and observed watches or likes differ may grow, as it
-    is: from 1.05 to 1.15. Another seed changes it by much less."""
+    """Allowed absolute increase of the ratio of predicted to observed watches or likes, for example
+    from 1.05 to 1.15. Another seed changes it by much less."""
     inference_p50: float = 0.25
-    """Share by which the median processor time of viewer tower and ranker may grow: a budget, and
-    wide enough for what a busy machine does to two measurements."""
+    """Allowed relative increase of the median CPU time of viewer tower and ranker: a budget, wide
+    enough for measurement noise on a busy machine."""
     inconclusive: float = 3.0
-    """How many margins a loss may be that may be chance; a larger one is refused anyway."""
+    """Maximum insignificant loss, in margins; a larger one is refused anyway."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measure of the current release and of the candidate."""
+    """One measure of both releases and its verdict."""
 
     measure: str
     now: float
     candidate: float
     change: float
-    """Candidate less current."""
+    """Candidate minus current."""
     low: float
     high: float
-    """Interval of the change at CONFIDENCE."""
+    """Bounds of the change's CONFIDENCE interval."""
     margin: float
-    """Largest change for the worse that is allowed, in the measure's unit."""
+    """Maximum allowed loss, in the measure's unit."""
     verdict: Verdict
     best: float | None = None
-    """Best figure that the channel keeps; None if there is none of this measure."""
+    """Best figure kept by the channel; None if it keeps none for this measure."""
     refused: bool = False
-    """Whether it stands against the promotion."""
+    """Whether this measure refuses the promotion."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate says of a promotion."""
+    """The gate's result for a promotion."""
 
     outcome: Literal["passed", "refused", "not comparable", "nothing to compare"]
     checks: tuple[Check, ...] = ()
     """Empty if nothing was measured."""
     viewers: int = 0
-    """How many viewers both releases were asked for."""
+    """Number of viewers that both releases were measured on."""
     held_out: str = ""
     """Fingerprint of these viewers' held-out watches."""
     reason: str = ""
-    """Why nothing was measured, or what to know of what was."""
+    """Why nothing was measured, or a note on the measurement."""
 
     @property
     def passed(self) -> bool:
-        """Whether the promotion may go on by itself."""
+        """Whether the promotion may proceed without an override."""
         return self.outcome in ("passed", "nothing to compare")
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What stands against the promotion, a line each; empty if nothing does."""
+        """Reasons against the promotion, one line each; empty if there are none."""
         if self.outcome == "not comparable":
             return (self.reason,)
         return tuple(_finding(check) for check in self.checks if check.refused)
 
     def best_figures(self, kept: Sequence[BestFigures]) -> tuple[BestFigures, ...]:
-        """Return what a channel keeps once it names the candidate, the latest measured first.
+        """Return the best figures that a channel keeps after the promotion, latest first.
 
-        The best figures on other watches stay as they are. After a promotion against the gate
-        only the candidate's own figures are left: whoever overrides it accepts the loss, and what
-        follows is held against that release.
+        Best figures on other watches are kept. An override of the gate keeps only the candidate's
+        own figures: it accepts the loss, and later releases are compared with this one.
 
         Args:
-            kept: what the channel kept before.
+            kept: the best figures that the channel kept before.
         """
         others = [each for each in kept if self.passed and each.held_out != self.held_out]
         if not self.checks:
@@ -128,7 +126,7 @@ class GateResult:
         return (latest, *others)[:MAX_BEST_FIGURES]
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the result as `--json` prints it."""
         return {**asdict(self), "passed": self.passed, "findings": list(self.findings)}
 
 
@@ -141,10 +139,10 @@ def judge(
     """Compare two releases measured on the same viewers, at least one.
 
     Args:
-        now: what the current release did.
-        candidate: what the one did that may follow it.
-        margins: how much worse is allowed; the defaults if None.
-        best: what the channel keeps; what was measured on the same watches counts.
+        now: measurements of the current release.
+        candidate: measurements of the candidate.
+        margins: allowed losses; the defaults if None.
+        best: best figures kept by the channel; only those on the same watches count.
     """
     margins = margins or Margins()
     same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
@@ -183,14 +181,14 @@ def _check(
         return margin * abs(reference) if measure.relative else margin
 
     def judged(reference: float) -> tuple[Verdict, bool]:
-        """Return the verdict against a figure, and whether it refuses the candidate.
+        """Return the verdict against a reference, and whether it refuses the candidate.
 
-        How far the current release is from that figure is known, on these very watches; so the
-        interval is that of the change, moved by as much.
+        The current release's distance from the reference is known exactly on these watches, so
+        the interval is that of the change, shifted by this distance.
         """
         gain = measure.sign * (candidate - reference)
-        worst, most = sorted(measure.sign * (end + now - reference) for end in (low, high))
-        verdict = _verdict(gain, worst, most, allowed(reference))
+        lower, upper = sorted(measure.sign * (end + now - reference) for end in (low, high))
+        verdict = _verdict(gain, lower, upper, allowed(reference))
         far = -gain > margins.inconclusive * allowed(reference)
         return verdict, verdict == "worse" or (verdict == "inconclusive" and far)
 
@@ -203,22 +201,22 @@ def _check(
     return Check(name, now, candidate, change, low, high, allowed(now), verdict, best, refused)
 
 
-def _verdict(gain: float, worst: float, most: float, allowed: float) -> Verdict:
-    """Return the verdict on a gain, negative for a loss, that is between `worst` and `most`."""
-    if not np.isfinite((gain, worst, most, allowed)).all():
-        return "worse"  # a number that can't be compared proves nothing
+def _verdict(gain: float, lower: float, upper: float, allowed: float) -> Verdict:
+    """Return the verdict on a gain, negative for a loss, with interval [`lower`, `upper`]."""
+    if not np.isfinite((gain, lower, upper, allowed)).all():
+        return "worse"  # a figure that can't be compared proves nothing
     if gain >= 0:
-        return "better" if worst > 0 else "no worse"
-    if most >= 0:
+        return "better" if lower > 0 else "no worse"
+    if upper >= 0:
         return "within noise" if -gain <= allowed else "inconclusive"
     return "worse" if -gain > allowed else "within margin"
 
 
 def _finding(check: Check) -> str:
-    """Return what stands against a promotion, of one measure that refuses it."""
+    """Return why a measure refuses the promotion."""
     if check.verdict == "below the best":
         return (
-            f"{check.measure} {check.candidate:.4g} where this channel has had {check.best:.4g} on "
+            f"{check.measure} {check.candidate:.4g}, but this channel reached {check.best:.4g} on "
             f"the same watches: losses since then add up to more than is allowed"
         )
     found = (
@@ -231,7 +229,7 @@ def _finding(check: Check) -> str:
 
 
 def _draws(count: int) -> Iterator[Int64Array]:
-    """How often each of `count` is drawn in each resample; the same every time."""
+    """Yield how often each of `count` items is drawn in each resample; deterministic."""
     random = np.random.default_rng(0)
     for _ in range(_RESAMPLES):
         yield np.bincount(random.integers(0, count, count), minlength=count)

@@ -1,4 +1,4 @@
-"""What the gate measures of a release, and how it works that out for any sample of viewers."""
+"""The gate's measures of a release, computed for any resample of viewers."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one release did for v test viewers, in their order."""
+    """Measurements of one release on v test viewers, in viewer order."""
 
     release_id: str
     held_out: str
-    """Fingerprint of the watches that it was asked for."""
+    """Fingerprint of the held-out watches."""
     gains: Float64Array
-    """What each adds to NDCG@10, float64[v]."""
+    """NDCG@10 of each viewer, float64[v]."""
     hits: Float64Array
-    """Whether the held-out video was among the first hundred, float64[v]."""
+    """Whether the held-out video is in the top 100, float64[v]."""
     slates: Int64Array
-    """Rows of the first ten, int64[v, 10], -1 for none."""
+    """Rows of the top ten, int64[v, 10], -1 for none."""
     videos: int
-    """Size of its catalogue."""
+    """Size of the catalogue."""
     predictions: Mapping[str, Predictions]
     """By task: `watch` of each candidate, `like` of each held-out video."""
     seconds: Float64Array
-    """Processor time of viewer tower and ranker for some of the viewers, float64[t]."""
+    """CPU time of viewer tower and ranker for some of the viewers, float64[t]."""
 
 
 Statistic = Callable[[Measured, Int64Array], float]
-"""A measure of viewers who are each counted so many times."""
+"""Computes a measure with each viewer counted as often as the array says, int64[v]."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is worked out and judged."""
+    """How a measure is computed and judged."""
 
     of: Statistic
     margin: str
-    """Its field of Margins."""
+    """Field of Margins that applies."""
     sign: int = 1
-    """1 if more is better, -1 if less is."""
+    """1 if higher is better, -1 if lower is."""
     relative: bool = True
-    """Whether the margin is a share of what it is compared with."""
+    """Whether the margin is relative to the reference."""
     lasting: bool = True
-    """Whether the figure means the same in another run, and so can be kept as the best."""
+    """Whether figures are comparable across runs, so that the best one can be kept."""
     task: str = ""
-    """The task whose probabilities it is of; without one event they can't be judged."""
+    """Task whose probabilities are judged, which needs at least one event; empty for none."""
 
 
 def _ndcg(measured: Measured, times: Int64Array) -> float:
@@ -65,7 +65,7 @@ def _recall(measured: Measured, times: Int64Array) -> float:
 
 
 def _coverage(measured: Measured, times: Int64Array) -> float:
-    # One place more, for the -1 of slates that are short.
+    # One extra entry, for the -1 of short slates.
     seen = np.zeros(measured.videos + 1, bool)
     seen[measured.slates[times > 0]] = True
     return float(seen[:-1].sum() / measured.videos)
@@ -96,10 +96,10 @@ MEASURES = {
     "ndcg_10": Measure(_ndcg, "ndcg_10"),
     "recall_100": Measure(_recall, "recall_100"),
     "coverage_10": Measure(_coverage, "coverage_10"),
-    # The log loss is that of candidates which both releases have: another pair has others.
+    # Log loss covers the candidates that both releases share, which differ from pair to pair.
     **_of_task("watch", lasting=False),
     **_of_task("like", lasting=True),
-    # Of this machine at this moment.
+    # Depends on the machine and its load.
     "inference_p50": Measure(_inference_p50, "inference_p50", -1, lasting=False),
 }
-"""By the name that a check has."""
+"""Measures by name, as in `Check.measure`."""

@@ -1,4 +1,4 @@
-"""Golden requests: what PyTorch answers to a few real viewers, for every pod to repeat."""
+"""Golden requests: PyTorch's outputs for a few real viewers, which every pod replays."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ GOLDEN_CANDIDATES = 32
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.float32]]
-"""What a ranker gives for its inputs, float32[b, n, 2]."""
+"""Computes a ranker's outputs, float32[b, n, 2], from its inputs."""
 
 
 def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
-    """Viewers with short, middling and full histories, one unknown, one without profile.
+    """Return viewers with short to full histories, an unknown one, and one without a profile.
 
-    They ask right after their last watch, or up to weeks later.
+    Their requests come right after their last watch, or up to weeks later.
     """
     lengths = np.diff(data.offsets)
     places = np.linspace(0, len(lengths) - 1, min(GOLDEN_VIEWERS, len(lengths))).astype(int)
@@ -59,7 +59,7 @@ def write_tower_goldens(
     data: RetrievalData,
     path: Path,
 ) -> None:
-    """Writes one batch of requests to the viewer tower, and what PyTorch answers.
+    """Write one batch of viewer tower requests and PyTorch's outputs.
 
     `vectors` are the release's, float32[n, d].
     """
@@ -78,7 +78,7 @@ def write_ranker_goldens(
     table: VideoTable,
     path: Path,
 ) -> None:
-    """Write one batch of requests to the ranker over retrieved candidates, and its answers."""
+    """Write one batch of ranker requests over retrieved candidates, and the outputs."""
     inputs = ranker_batch(viewers, release, table)
     save_golden(path, inputs, {"scores": answer(inputs)})
 
@@ -86,14 +86,13 @@ def write_ranker_goldens(
 def ranker_batch(
     viewers: Sequence[ViewerFeatures], release: CandidateRelease, table: VideoTable
 ) -> dict[str, npt.NDArray[Any]]:
-    """Ranking inputs of several viewers as one batch, histories padded on the right."""
+    """Return the ranking inputs of several viewers as one batch, histories padded on the right."""
     pipeline = CandidatePipeline(release, fail_open=False)
     retrieved = [
         (viewer, pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES)))
         for viewer in viewers
     ]
-    # Of a small catalogue a viewer may have watched everything, or nearly so; a batch has
-    # one width.
+    # A batch has one width, but in a small catalogue a viewer may have watched nearly everything.
     drawn = [(viewer, candidates) for viewer, candidates in retrieved if len(candidates.keys)]
     width = min(len(candidates.keys) for _, candidates in drawn)
     single = []
@@ -116,7 +115,7 @@ def ranker_batch(
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Writes requests and answers as `server.releases.layout` has them."""
+    """Write requests and outputs in the format of `server.releases.layout`."""
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The index of video vectors: exact while that is fast, else approximate by measured recall."""
+"""The index of video vectors: exact for small catalogues, else approximate with measured recall."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from server.releases.manifest import IndexDescription
 
 EXACT_LIMIT = 50_000
-"""Up to so many videos exact search takes under half a millisecond."""
+"""Maximum catalogue for exact search, which takes under half a millisecond up to this size."""
 RECALL_WANTED = 0.95
-"""Share of the exact nearest NEIGHBOURS that an approximate index must find."""
+"""Recall of the exact nearest NEIGHBOURS that an approximate index must reach."""
 NEIGHBOURS = 500
 _TRAINING_ROWS_PER_CELL = 40
 
@@ -29,13 +29,13 @@ def build_index(
     exact_limit: int = EXACT_LIMIT,
     recall_wanted: float = RECALL_WANTED,
 ) -> tuple[Any, IndexDescription]:
-    """A faiss inner-product index whose ids are rows, and how to search it.
+    """Return a faiss inner-product index whose ids are rows, and its description.
 
     Args:
-        vectors: of the videos, float32[n, d].
-        queries: vectors of viewers, which recall is measured with, float32[q, d].
-        exact_limit: larger catalogues are searched approximately.
-        recall_wanted: of the nearest NEIGHBOURS; so many cells are searched as it takes.
+        vectors: video vectors, float32[n, d].
+        queries: viewer vectors to measure recall with, float32[q, d].
+        exact_limit: maximum catalogue for exact search.
+        recall_wanted: recall of the nearest NEIGHBOURS that sets the number of probes.
     """
     count, size = vectors.shape
     if count <= exact_limit:
@@ -45,7 +45,7 @@ def build_index(
     cells = int(2 ** np.round(np.log2(4 * np.sqrt(count))))
     random = np.random.default_rng(0)
     if not len(queries):
-        # Viewers' vectors lie among the videos that they like.
+        # Viewer vectors lie among those of the videos that they like.
         queries = vectors[random.integers(count, size=(200, 3))].mean(1)
     sample = random.permutation(count)[: cells * _TRAINING_ROWS_PER_CELL]
     approximate = _in_cells(vectors, sample, cells)
@@ -60,7 +60,7 @@ def build_index(
         hits = [len(np.intersect1d(*pair)) for pair in zip(wanted, found, strict=True)]
         return float(np.mean(hits) / neighbours)
 
-    probes = fewest(recall, recall_wanted, cells)
+    probes = min_probes(recall, recall_wanted, cells)
     approximate.nprobe = probes
     return approximate, IndexDescription(
         kind="ivf_int8",
@@ -74,17 +74,17 @@ def build_index(
 
 
 def _in_cells(vectors: Float32Array, sample: Int64Array, cells: int) -> Any:
-    """The vectors in 8 bits a dimension, in cells by where they are, not by direction alone.
+    """Return an IVF index with 8 bits per dimension whose cells reflect length and direction.
 
-    The largest inner products are with long vectors. faiss's own cells for inner products tell
-    directions apart, not lengths: ten times as many had to be searched among a million videos
-    for the same recall. Here k-means is by distance, and so is each video's cell; a viewer's
-    cells are those whose centres have the largest inner products.
+    The largest inner products are with long vectors. faiss's own inner-product cells ignore
+    lengths: among a million videos ten times as many had to be searched for the same recall. Here
+    k-means and each video's cell go by L2 distance; a query probes the cells whose centres have
+    the largest inner products.
 
     Args:
         vectors: float32[n, d].
-        sample: rows that the centres are found from, int64[s].
-        cells: how many.
+        sample: rows to train the centres on, int64[s].
+        cells: number of cells.
     """
     size = vectors.shape[1]
     index = faiss.IndexIVFScalarQuantizer(
@@ -94,8 +94,8 @@ def _in_cells(vectors: Float32Array, sample: Int64Array, cells: int) -> Any:
         faiss.ScalarQuantizer.QT_8bit,
         faiss.METRIC_INNER_PRODUCT,
     )
-    index.cp.spherical = False  # As for inner products: all centres of length 1.
-    index.cp.min_points_per_centroid = 1  # It would only warn.
+    index.cp.spherical = False  # The inner-product default normalizes the centres.
+    index.cp.min_points_per_centroid = 1  # Avoids a warning only.
     index.train(vectors[sample])
     index.add(vectors)
     centres: Any = faiss.IndexFlatIP(size)
@@ -105,11 +105,11 @@ def _in_cells(vectors: Float32Array, sample: Int64Array, cells: int) -> Any:
     return index
 
 
-def fewest(recall: Callable[[int], float], wanted: float, most: int) -> int:
-    """The fewest probes with a recall of `wanted`, within a sixteenth; `most` where none has."""
+def min_probes(recall: Callable[[int], float], wanted: float, limit: int) -> int:
+    """Return the minimum probes with recall >= `wanted`, within 1/16; `limit` if none reach it."""
     high = 1
-    while high < most and recall(high) < wanted:
-        high = min(2 * high, most)
+    while high < limit and recall(high) < wanted:
+        high = min(2 * high, limit)
     low = high // 2
     while high - low > max(1, high // 16):
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Measures two releases on the same held-out watches, in one run and with the same code."""
+"""Measurement of two releases on the same held-out watches, in one run with the same code."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LoadedRelease:
-    """A release as both kinds of pod load it."""
+    """A release as candidate and ranking pods load it."""
 
     candidates: CandidateRelease
     ranking: RankingRelease
 
     @property
     def manifest(self) -> Manifest:
-        """Return the release's manifest."""
+        """The release's manifest."""
         return self.candidates.manifest
 
     @staticmethod
     def load(folder: Path) -> LoadedRelease:
-        """Loads it, and replays its goldens; raises ReleaseError where a pod would refuse it."""
+        """Load a release and replay its goldens; raise ReleaseError if a pod would refuse it."""
         loaded = LoadedRelease(CandidateRelease.load(folder), RankingRelease.load(folder))
         loaded.candidates.replay_goldens()
         loaded.ranking.replay_goldens()
@@ -67,22 +67,22 @@ def measure(
     watches: pd.DataFrame,
     repo: Path,
     *,
-    most_viewers: int,
+    max_viewers: int,
 ) -> tuple[Measured, Measured] | None:
-    """Ask both releases for the test viewers' best, as many candidates as each states.
+    """Measure both releases on the test viewers, each with its own number of candidates.
 
-    A viewer whose held-out video one of the two doesn't have is left out: it would be counted
-    as that release's mistake, and says nothing of its models.
+    A viewer whose held-out video is missing from either catalogue is excluded: it would count as
+    that release's miss, but says nothing about its models.
 
     Args:
         now: the current release.
-        candidate: the one that may follow it.
+        candidate: the release to promote.
         watches: the split, as in `training.features.watches.WATCHES`.
         repo: the Feast repository.
-        most_viewers: how many viewers to ask for; of more, so many are drawn, the same always.
+        max_viewers: maximum number of viewers; larger sets are sampled deterministically.
 
     Returns:
-        What the current one did, and the candidate; None if no viewer can be asked for.
+        Measurements of the current release and of the candidate; None if no viewer is left.
     """
     test = watches[watches["part"] == "test"]
     keys = video_keys(test["video_id"].tolist())
@@ -90,8 +90,8 @@ def measure(
     test = test[known[0] & known[1]]
     if not len(test):
         return None
-    if len(test) > most_viewers:
-        test = test.sample(most_viewers, random_state=0).sort_index()
+    if len(test) > max_viewers:
+        test = test.sample(max_viewers, random_state=0).sort_index()
     features = features_before_test(test, repo)
     keys = video_keys(test["video_id"].tolist())
     asked = [_ask(release, features, keys) for release in (now, candidate)]
@@ -121,7 +121,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A release's answers for v viewers whose held-out videos are at `targets`, int64[v]."""
+    """A release's responses for v viewers whose held-out videos are rows `targets`, int64[v]."""
 
     release: LoadedRelease
     answers: ChainAnswers
@@ -129,32 +129,32 @@ class _Asked:
 
     @cached_property
     def ranks(self) -> Int64Array:
-        """Return the place of each held-out video."""
+        """Rank of each held-out video, int64[v]."""
         return list_ranks(self.answers.ranked, self.targets)
 
     @cached_property
     def real(self) -> BoolArray:
-        """Return where there is a candidate, bool[v, c]."""
+        """Which entries are candidates rather than padding, bool[v, c]."""
         return self.answers.ranked >= 0
 
     @cached_property
     def keys(self) -> Int64Array:
-        """Return the keys of the candidates, best first, int64[v, c]; _NO_KEY for none."""
+        """Keys of the candidates, best first, int64[v, c]; _NO_KEY for none."""
         return np.where(self.real, self.release.candidates.keys[self.answers.ranked], _NO_KEY)
 
     def watch_predictions(self, compared: BoolArray) -> Predictions:
-        """Return how the watch probabilities of its candidates came true."""
+        """Return predicted and observed watches of the candidates."""
         watched = self.answers.ranked == self.targets[:, None]
         return Predictions.of(self.answers.watch, watched, self.real, compared & self.real)
 
     def like_predictions(self, liked: BoolArray) -> Predictions:
-        """Return how the like probabilities of the held-out videos came true."""
+        """Return predicted and observed likes of the held-out videos."""
         everyone = np.ones((len(liked), 1), bool)
         return Predictions.of(self.answers.target_like[:, None], liked[:, None], everyone, everyone)
 
 
 def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array) -> _Asked:
-    """Return what a release answers viewers whose held-out videos have these keys."""
+    """Return a release's responses for viewers whose held-out videos have these keys."""
     targets = release.candidates.rows.find(keys)
     count = release.candidates.manifest.candidates
     answers = run_chain(release.candidates, release.ranking, features, targets, count)
@@ -162,7 +162,7 @@ def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64
 
 
 def _fingerprint(test: pd.DataFrame) -> str:
-    """Return the SHA-256 of who is asked for, and of the watches that are held out."""
+    """Return the SHA-256 of the test viewers and their held-out watches."""
     columns = test[["viewer_id", "video_id", "time"]].astype(str)
     return hashlib.sha256(columns.to_csv(index=False).encode()).hexdigest()
 
@@ -170,10 +170,10 @@ def _fingerprint(test: pd.DataFrame) -> str:
 def _inference_seconds(
     releases: Sequence[LoadedRelease], features: Sequence[ViewerFeatures]
 ) -> list[Float64Array]:
-    """Seconds that viewer tower and ranker take for each viewer, float64[t] of each release.
+    """Return the CPU seconds of viewer tower and ranker by viewer, float64[t] for each release.
 
-    Of the processor's time, which both take in this thread alone: what else has it doesn't count.
-    The releases take turns, and turns at being first, so that what slows it meets both alike.
+    CPU time of this thread, in which both run, excludes other work on the machine. The releases
+    take turns, in alternating order, so that any slowdown affects both equally.
     """
     asked = [_timed_call(release) for release in releases]
     spent = np.zeros((len(releases), len(features)))

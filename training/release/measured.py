@@ -1,8 +1,8 @@
 """The measured twin inside a release: the same settings, fitted without the held-out watches.
 
-What is served holds out nothing, so nothing is left to measure it on. Its figures are those
-of its twin, which lies whole in the release's folder: the gate asks the twins of both releases for
-the same held-out watches. Pods never fetch it.
+The served models are trained on every watch, so nothing is left to measure them on. Their figures
+are those of the twin, a complete release inside the release's folder: the gate measures the twins
+of both releases on the same held-out watches. Pods never fetch it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from server.releases.manifest import Manifest
 
 
 def add_measured(folder: Path, measured: Path) -> dict[str, float]:
-    """Put the measured twin into a staged release, and return its metrics.
+    """Add the measured twin to a staged release and return its metrics.
 
     Args:
         folder: the staged release.
-        measured: the twin's finished release; its files are linked if the disk can.
+        measured: the twin's finished release; its files are hard-linked if possible, else copied.
 
     Raises:
-        ReleaseError: there is no twin.
+        ReleaseError: the twin is missing or can't be read.
     """
     manifest = Manifest.read(measured)
     place = folder / layout.MEASURED

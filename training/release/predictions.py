@@ -1,8 +1,8 @@
-"""How good a release's probabilities are, by figures that hold at any base rate.
+"""Quality of a release's probabilities, by measures that work at any base rate.
 
-Of a thousand candidates three are watched. No difference between predicted and observed rate is
-large there, however wrong it is, so what is judged is relative: the log loss, and by which factor
-predicted and observed events differ.
+Some three of a thousand candidates are watched, so absolute differences between predicted and
+observed rates are always small. The measures are relative: the log loss, and the ratio of
+predicted to observed events.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 
 _MIN_PROBABILITY = 1e-7
-"""The log loss takes no probability for smaller: an impossible event that happens counts 16."""
+"""Lower bound of probabilities in the log loss, so that one event adds at most 16 nats."""
 _PRIOR_EVENTS = 1.0
-"""Added to predicted and observed events, so that a handful of viewers without any has a ratio."""
+"""Added to predicted and observed events, so that few viewers without events have a ratio."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of one task and what happened, summed for each of v viewers."""
+    """Predictions and outcomes of one task, summed for each of v viewers."""
 
     predicted: Float64Array
     """Sum of the probabilities, float64[v]."""
     observed: Float64Array
-    """How many of the events happened, float64[v]."""
+    """Number of observed events, float64[v]."""
     losses: Float64Array
-    """Sum of the log losses of those that are compared, float64[v]."""
+    """Sum of the log losses of the compared predictions, float64[v]."""
     compared: Float64Array
-    """How many these are, float64[v]."""
+    """Number of compared predictions, float64[v]."""
 
     @staticmethod
     def of(
@@ -45,8 +45,8 @@ class Predictions:
         Args:
             probabilities: float[v, n].
             happened: bool[v, n].
-            real: which of them are predictions, bool[v, n]; the rest is padding.
-            compared: which of these another release predicts too, bool[v, n].
+            real: which entries are predictions rather than padding, bool[v, n].
+            compared: which of these the other release predicts too, bool[v, n].
         """
         exact = probabilities.astype(np.float64)
         bounded = np.clip(exact, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
@@ -63,9 +63,9 @@ class Predictions:
         return float(times @ self.losses) / max(float(times @ self.compared), 1.0)
 
     def miscalibration(self, times: Int64Array) -> float:
-        """Return by which factor predicted and observed events differ, 1 if they don't.
+        """Return the factor by which predicted and observed events differ; 1 if they are equal.
 
-        Twice as many as happened and half as many are both 2.
+        Predicting twice or half the observed events both give 2.
 
         Args:
             times: how often each viewer is counted, int64[v].
@@ -76,11 +76,11 @@ class Predictions:
 
 
 def in_both(left: Int64Array, right: Int64Array) -> tuple[BoolArray, BoolArray]:
-    """Return which entries of each viewer's two lists are in the other one as well.
+    """Return which entries of each viewer's two lists are also in the other list.
 
     Args:
-        left: keys of the viewers' candidates by one release, int64[v, n]; no key twice in a row.
-        right: by another, int64[v, m].
+        left: keys of the viewers' candidates in one release, int64[v, n], unique in each row.
+        right: the same for another release, int64[v, m].
 
     Returns:
         bool[v, n] and bool[v, m].

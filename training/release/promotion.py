@@ -1,4 +1,4 @@
-"""Whether a release may take a channel's place: fetches both, measures them, asks the gate."""
+"""Decision on a promotion: fetch both releases, measure them, ask the gate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.release.gate import GateResult, Margins, judge
 from training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
-"""The files of a release that are needed to ask it for recommendations."""
+"""The files of a release that recommending needs."""
 
 
 class NotComparableError(VireoError):
@@ -36,35 +36,35 @@ def ask_gate(
     now_id: str,
     candidate_id: str,
     *,
-    most_viewers: int,
+    max_viewers: int,
     margins: Margins | None = None,
     best: Sequence[BestFigures] = (),
     replaces: bool = False,
 ) -> GateResult:
-    """Compares a candidate with the release that viewers get now, measured in one run.
+    """Compare a candidate with the release that is served now, both measured in one run.
 
     Args:
-        home: where the data set is, and the features that hold out what is measured on.
-        store: where the releases are.
-        cache: through which they are fetched.
+        home: holds the data set, and the measuring home with the held-out watches' features.
+        store: holds the releases.
+        cache: the releases are fetched through it.
         now_id: the current release.
-        candidate_id: the one that may follow it.
-        most_viewers: how many test viewers to ask for at most.
-        margins: how much worse is allowed; the defaults if None.
-        best: the best figures that the channel keeps.
-        replaces: whether the candidate takes the current release's place in its channel. One of
-            the user's own data may then take that of a release of example data.
+        candidate_id: the release to promote.
+        max_viewers: maximum number of test viewers.
+        margins: allowed losses; the defaults if None.
+        best: best figures kept by the channel.
+        replaces: whether the candidate replaces the current release in its channel. A release of
+            the user's own data may then replace one of example data unmeasured.
 
     Raises:
-        ReleaseError: the candidate is one that no pod would serve.
+        ReleaseError: no pod would serve the candidate.
         StoreError: the candidate isn't in the store, or the store can't be read.
     """
     candidate = store.manifest(candidate_id)
     try:
         now = store.manifest(now_id)
     except OlderFormatError as error:
-        # Nothing of this build could serve or measure it, and a new format needs a first
-        # release: the one case in which a current release stands in nobody's way.
+        # This build can neither serve nor measure it, and a new format needs a first release:
+        # the only case in which the current release doesn't block.
         return GateResult(
             "nothing to compare",
             reason=f"the current release is of an earlier build's format: {error}",
@@ -98,13 +98,13 @@ def ask_gate(
         asked[1],
         watches,
         measuring.features(candidate.dataset),
-        most_viewers=most_viewers,
+        max_viewers=max_viewers,
     )
     if measured is None:
         return GateResult(
             "not comparable", reason="no held-out video is in the catalogues of both releases"
         )
-    # Those who read the result know the releases, not their measured twins.
+    # Report the ids of the releases, not of their measured twins.
     before, after = (
         replace(each, release_id=release_id)
         for each, release_id in zip(measured, (now_id, candidate_id), strict=True)
@@ -116,7 +116,7 @@ def ask_gate(
 
 
 def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) -> LoadedRelease:
-    """Return what of a release can be measured: its measured twin, or itself if it has none."""
+    """Load the measurable part of a release: its measured twin, or itself if it has none."""
     if not manifest.measured:
         return LoadedRelease.load(cache.fetch(store, manifest.release_id, FILES))
     files = [f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES)]
@@ -124,10 +124,10 @@ def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) ->
 
 
 def _gives_way(home: Home, now: Manifest, candidate: Manifest) -> bool:
-    """Return whether a release of example data may be followed by this one of other data.
+    """Return whether a release of example data may be replaced by this one of other data.
 
-    A data set's name says little: the current release must be of the very data that is here, and
-    example data follows nothing of another data set unmeasured.
+    Names of data sets prove little: the current release must match the example data here by
+    fingerprint, and a release of example data never replaces one of other data unmeasured.
     """
     if not is_example(home, now.dataset) or is_example(home, candidate.dataset):
         return False
@@ -135,14 +135,14 @@ def _gives_way(home: Home, now: Manifest, candidate: Manifest) -> bool:
 
 
 def _split_of_both(home: Home, now: Manifest, candidate: Manifest) -> Split:
-    """The split that both can be tested on.
+    """Return the split that both releases can be tested on.
 
-    The current release may come from an earlier state of the same data set: what is held out
-    now it can only have missed, or, where data was taken away, have seen, which makes the gate
-    stricter. The candidate must come from this very split.
+    The current release may come from an earlier state of the same data set: it has not seen what
+    is held out now, or, if data was removed, has seen it, which makes the gate stricter. The
+    candidate must come from exactly this split.
 
     Raises:
-        NotComparableError: there is none.
+        NotComparableError: there is no such split.
     """
     if (now.dataset, now.holdout) != (candidate.dataset, candidate.holdout):
         raise NotComparableError(

@@ -1,4 +1,4 @@
-"""Writes the staged release, part by part: retrieval, then the ranker, then the manifest."""
+"""Staging of a release: retrieval, then the ranker, then the manifest."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from training.retrieval.validation import viewer_queries
 
 POPULAR_LIMIT = 1000
 DRAFT = "draft"
-"""Release id of a release that isn't finished."""
+"""Release id of an unfinished release."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a release was made from."""
+    """The data set and split that a release was built from."""
 
     dataset: str
     data_fingerprint: str
@@ -69,19 +69,19 @@ def stage_retrieval(
     origin: Origin,
     quotas: Quotas | None = None,
 ) -> CandidateRelease:
-    """Writes all but the ranker, with a draft of the manifest, so that candidates can be drawn.
+    """Write everything but the ranker, with a draft manifest, so that candidates can be retrieved.
 
     Args:
-        folder: the staged release; what is in it is deleted.
+        folder: the staged release; its contents are deleted.
         model: the trained towers.
-        data: what they were trained on.
-        dataset: for titles and dates of publication.
-        repo: the Feast repository, for the videos' newest features.
-        origin: see there.
-        quotas: how candidates are drawn; the defaults of Quotas if None.
+        data: the towers' training data.
+        dataset: source of titles and publication dates.
+        repo: the Feast repository, source of the videos' latest features.
+        origin: the data set and split that the release is built from.
+        quotas: quotas of the candidate sources; the defaults if None.
 
     Raises:
-        ExportError: the exported viewer tower doesn't answer as the trained one.
+        ExportError: the exported viewer tower's outputs differ from the trained one's.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
@@ -151,17 +151,17 @@ def stage_ranker(
     weights: ScoreWeights,
     candidate_count: int,
 ) -> RankingRelease:
-    """Add the ranker, its goldens, the weights of its tasks and how many candidates it ranks.
+    """Add the ranker, its goldens, the task weights and the number of candidates to rank.
 
     Args:
         folder: the staged release.
         model: the trained ranker.
-        data: what the towers were trained on.
-        weights: how the tasks' probabilities make a score.
-        candidate_count: length of the lists that it learned from.
+        data: the towers' training data.
+        weights: weights of the tasks' probabilities in the score.
+        candidate_count: length of the lists that the ranker was trained on.
 
     Raises:
-        ExportError: the exported ranker doesn't answer as the trained one.
+        ExportError: the exported ranker's outputs differ from the trained one's.
     """
     vector_size = Manifest.read(folder).feature_schema.vector_size
     export_ranker(model, vector_size, folder / layout.RANKER)
@@ -170,12 +170,12 @@ def stage_ranker(
 
 
 def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingRelease:
-    """Add the ranker of another release, with its weights and its number of candidates.
+    """Copy the ranker of another release, with its task weights and number of candidates.
 
     Args:
         folder: the staged release.
-        other: folder of a release whose vectors mean the same.
-        data: what the towers were trained on.
+        other: folder of a release whose vectors share the same space.
+        data: the towers' training data.
 
     Raises:
         ReleaseError: the other release can't be read.
@@ -193,7 +193,7 @@ def _with_ranker(
     weights: ScoreWeights,
     candidate_count: int,
 ) -> RankingRelease:
-    """Write the goldens of a staged ranker and what the manifest says of it."""
+    """Write a staged ranker's goldens and its entries in the manifest."""
     candidates = CandidateRelease.load(folder)
     table = VideoTable(
         candidates.vectors,
@@ -210,9 +210,9 @@ def _with_ranker(
 
 
 def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> Manifest:
-    """Describes every file in the manifest, names the release, and moves it to `target`.
+    """Describe every file in the manifest, name the release, and move it to `target`.
 
-    A release that was at `target` is replaced, whole or not at all.
+    An earlier release at `target` is replaced atomically.
     """
     files = describe_files(folder)
     created = datetime.now(UTC).replace(microsecond=0)
@@ -227,14 +227,14 @@ def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> 
     )
     manifest.write(folder)
     with replaced_folder(target) as place:
-        for path in list(folder.iterdir()):  # Moved, not copied: a full disk can't stop it here.
+        for path in list(folder.iterdir()):  # Moving can't fail on a full disk, unlike copying.
             path.rename(place / path.name)
     folder.rmdir()
     return manifest
 
 
 def code_commit() -> str:
-    """The commit that this code is at, "-dirty" where it was changed since; else "unknown"."""
+    """Return this checkout's commit, with "-dirty" if modified; "unknown" without git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return "unknown"

@@ -1,4 +1,4 @@
-"""The config that Triton wants beside a model, written from the model itself.
+"""Triton's configuration of a model, derived from the model.
 
 Model folders are a Triton model repository: `<name>/config.pbtxt`, `<name>/1/model.onnx`.
 """
@@ -22,10 +22,10 @@ _DATA_TYPES: Mapping[int, str] = {
 
 
 def write_triton_config(model_path: Path) -> Path:
-    """Writes `config.pbtxt` for the model at `<name>/1/model.onnx`, and returns its path.
+    """Write `config.pbtxt` for the model at `<name>/1/model.onnx` and return its path.
 
-    Triton's own batching is off (max_batch_size 0): the batch is a dimension of our inputs
-    like every other, and -1 where any size will do.
+    Triton's own batching is off (max_batch_size 0): the batch is an ordinary dimension of our
+    inputs. Dynamic dimensions are -1.
     """
     model = onnx.load(str(model_path), load_external_data=False)
     folder = model_path.parent.parent
@@ -45,7 +45,7 @@ def write_triton_config(model_path: Path) -> Path:
 
 
 def _tensors(field: str, values: Iterable[onnx.ValueInfoProto]) -> list[str]:
-    """A block of text format for each tensor."""
+    """Return a text-format block for each tensor."""
     blocks = []
     for value in values:
         kind = value.type.tensor_type

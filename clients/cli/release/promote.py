@@ -178,7 +178,7 @@ def _gate(
             cache,
             served.release_id,
             release_id,
-            most_viewers=wish.viewers,
+            max_viewers=wish.viewers,
             best=served.pointer.best_figures,
             replaces=replaces,
         )

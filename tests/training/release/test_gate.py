@@ -299,7 +299,7 @@ def test_of_many_viewers_the_same_are_drawn_every_time(
 ) -> None:
     release = LoadedRelease.load(trained_home.staged_release("trained"))
     repo = trained_home.features("trained")
-    found = [measured(release, trained_watches, repo, most_viewers=10) for _ in range(2)]
+    found = [measured(release, trained_watches, repo, max_viewers=10) for _ in range(2)]
     assert found[0] is not None
     assert found[1] is not None
     assert found[0][0].gains.shape == (10,)
@@ -315,6 +315,6 @@ def test_where_no_held_out_video_is_known_nothing_is_measured(
 
 
 def measured(
-    release: LoadedRelease, watches: pd.DataFrame, repo: Path, most_viewers: int = 1000
+    release: LoadedRelease, watches: pd.DataFrame, repo: Path, max_viewers: int = 1000
 ) -> tuple[Measured, Measured] | None:
-    return measure(release, release, watches, repo, most_viewers=most_viewers)
+    return measure(release, release, watches, repo, max_viewers=max_viewers)

@@ -8,7 +8,7 @@ import pytest
 
 from server.candidate.index import VideoIndex
 from server.releases.manifest import IndexDescription
-from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, fewest
+from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
 
 
 def sample(count: int, seed: int) -> np.ndarray:
@@ -80,9 +80,9 @@ def test_without_viewers_recall_is_measured_near_videos(vectors: np.ndarray) -> 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 37, 96, 500])
 def test_the_fewest_probes_are_found_within_a_sixteenth(needed: int) -> None:
-    found = fewest(lambda probes: float(probes >= needed), 1.0, 1024)
+    found = min_probes(lambda probes: float(probes >= needed), 1.0, 1024)
     assert needed <= found <= needed + max(1, found // 16)
 
 
 def test_all_cells_are_searched_where_nothing_less_does() -> None:
-    assert fewest(lambda _: 0.0, 0.9, 24) == 24
+    assert min_probes(lambda _: 0.0, 0.9, 24) == 24
