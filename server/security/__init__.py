@@ -1,1 +1,1 @@
-"""What makes certificates and tokens; what is served with them needs nothing of it."""
+"""Creation of certificates and tokens; serving with them doesn't need this package."""

@@ -1,4 +1,4 @@
-"""Certificates for the processes of a stack on this machine, and the authority that signs them."""
+"""Certificates for the processes of a stack on this machine, and the CA that signs them."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ ROLES: Mapping[str, tuple[x509.ObjectIdentifier, ...]] = {
     "control": (_SERVER, _CLIENT),
     "operator": (_CLIENT,),
 }
-"""What there is a certificate for, and whether as a server, a client or both: `edge` is what
-callers see, `operator` is for the command line and for whoever looks after the processes."""
+"""Roles with a certificate, and its use as server, client or both: `edge` is presented to callers,
+`operator` is for the command line and for operators."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS = 3650
 DAYS = 90
-"""How long a certificate of a role lasts."""
+"""Lifetime of a role's certificate in days."""
 _RENEW_BEFORE = timedelta(days=DAYS / 3)
 _EARLIER = timedelta(minutes=5)
-"""Clocks differ: a certificate begins to be good this long before it is made."""
+"""Allowance for clock skew: certificates are valid from this long before they are created."""
 _KEPT = 2
 
 
 @dataclass(frozen=True)
 class Authority:
-    """Who signs."""
+    """A certificate authority (CA)."""
 
     certificate: x509.Certificate
     key: Key
 
     @staticmethod
     def new(name: str = "vireo", days: int = AUTHORITY_DAYS) -> Authority:
-        """A fresh one, signed by itself."""
+        """Create a self-signed authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
         now = datetime.now(UTC)
@@ -92,12 +92,12 @@ class Authority:
         *,
         ends: datetime | None = None,
     ) -> tuple[bytes, bytes]:
-        """A certificate for a role and its key, as PEM.
+        """Return a certificate for a role and its key, as PEM.
 
         Args:
             role: one of ROLES.
-            hosts: further names and IP addresses, besides that of the role.
-            ends: when it expires; after DAYS by default.
+            hosts: further names and IP addresses, besides the role's name.
+            ends: time of expiry; after DAYS by default.
         """
         ends = ends or datetime.now(UTC) + timedelta(days=DAYS)
         return self.sign(tls_name(role), hosts, ROLES[role], ends)
@@ -137,22 +137,25 @@ class Authority:
 
 
 class Certificates:
-    """Makes the certificates of a folder: the authority, and those of the roles in use.
+    """The certificates of a folder: the authority's, and those of all roles.
 
-    The latter are in a folder of their own that `current` leads to. All are renewed at once by a
-    rename of that link, which whoever watches the folder sees.
+    The latter are in a subfolder that the link `current` points to. They are renewed together by
+    an atomic rename of that link, which watchers of the folder notice.
     """
 
     def __init__(self, folder: SecurityFolder) -> None:
-        """Takes the folder; nothing is read or made yet."""
+        """Hold the folder; nothing is read or created yet."""
         self._current = folder.current
         self._folder = folder.certificates
 
     def ensure(self, hosts: Sequence[str]) -> bool:
-        """Make them where they are missing, soon expire or lack a host; return whether it did.
+        """Create certificates if any is missing, expires soon or lacks a host.
+
+        Returns:
+            Whether certificates were created.
 
         Raises:
-            VireoError: they can't be made, and those that there are can't be used, either.
+            VireoError: they can't be created, and the existing ones can't be used either.
         """
         try:
             ends, names = self._state()
@@ -166,7 +169,7 @@ class Certificates:
         try:
             self.renew(hosts)
         except VireoError as error:
-            # The authority's key may be kept elsewhere: what is still valid serves until it ends.
+            # The authority's key may be kept elsewhere: valid certificates are used until expiry.
             if not fit or left <= timedelta():
                 raise
             log.error("certificates can't be renewed", days_left=left.days, reason=str(error))
@@ -174,11 +177,11 @@ class Certificates:
         return True
 
     def renew(self, hosts: Sequence[str]) -> None:
-        """Makes a certificate for each role anew; the authority only where there is none.
+        """Renew the certificate of each role; create the authority only if there is none.
 
         Args:
-            hosts: names and addresses by which callers reach the edge, besides those of loopback
-                and those that it has a certificate for already.
+            hosts: names and addresses by which callers reach the edge, besides loopback and those
+                of its current certificate.
         """
         authority = self.signing_authority()
         try:
@@ -189,7 +192,7 @@ class Certificates:
         made.mkdir(mode=0o700, parents=True)
         (made / "ca.crt").write_bytes(certificate_pem(authority.certificate))
         for role in ROLES:
-            # Only the edge is reached by address: no other process could pass for it.
+            # Only the edge is reached by address, so no other process can impersonate it.
             names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
             certificate, key = authority.issue(role, names)
             (made / f"{role}.crt").write_bytes(certificate)
@@ -198,17 +201,17 @@ class Certificates:
         link.unlink(missing_ok=True)
         link.symlink_to(made.name)
         link.replace(self._current)
-        # A process may be about to read those before.
+        # A process may still be reading the previous ones.
         for old in sorted(self._folder.glob("2*T*"))[:-_KEPT]:
             shutil.rmtree(old)
 
     def signing_authority(self) -> Authority:
-        """Return who signs, made if there never was one.
+        """Return the authority, created if there never was one.
 
         Raises:
-            VireoError: a part of the authority that certificates are in use of is missing or
-                does not fit. Another one in its place would cut all that runs off from each other,
-                and callers from the edge.
+            VireoError: the certificate or key of the authority in use is missing, or they don't
+                match. With a new authority, running processes would no longer trust each other,
+                nor callers the edge.
         """
         certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
         in_use = self._current / "ca.crt"
@@ -235,9 +238,9 @@ class Certificates:
         return authority
 
     def _new_authority(self, certificate: Path, key: Path) -> Authority:
-        """Make the authority: its key first, since a key alone has signed nothing yet."""
+        """Create the authority, its key first, since a key without certificate is unused."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if key.exists():  # of a start that broke off, or put there without its certificate
+        if key.exists():  # of an interrupted start, or put there without its certificate
             key.replace(key.with_suffix(".key.unused"))
         fresh = Authority.new()
         write_private(key, key_pem(fresh.key))
@@ -247,25 +250,25 @@ class Certificates:
         return fresh
 
     def _complete(self) -> bool:
-        """Whether no file of any role is missing."""
+        """Return whether the files of all roles exist."""
         names = ["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))]
         return all((self._current / name).exists() for name in names)
 
     def _state(self) -> tuple[datetime, tuple[str, ...]]:
-        """When the edge's certificate expires, as all others do, and the hosts that it is for."""
+        """Return the expiry of the edge's certificate, as of all others, and its hosts."""
         edge = _certificate(self._current / "edge.crt")
         names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
 
 
 def write_private(path: Path, contents: bytes) -> None:
-    """Writes a new file that its owner alone may read."""
+    """Write a new file that only its owner may read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(contents)
 
 
 def key_pem(key: Key) -> bytes:
-    """A private key as PEM."""
+    """Return a private key as PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -274,7 +277,7 @@ def key_pem(key: Key) -> bytes:
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:
-    """A certificate as PEM."""
+    """Return a certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -282,17 +285,21 @@ def _certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
-        raise VireoError(f"{path} is no certificate in PEM ({error}); put it back") from error
+        raise VireoError(f"{path} is not a PEM certificate ({error}); put it back") from error
 
 
 def load_key(path: Path) -> Key:
-    """Return a private key; raises VireoError if the file holds none that we could have made."""
+    """Return a private key.
+
+    Raises:
+        VireoError: the file isn't an unencrypted elliptic curve key in PEM.
+    """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise VireoError(f"{path} can't be read as a private key ({error}); put it back") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise VireoError(f"{path} is no key on an elliptic curve; put the one before back")
+        raise VireoError(f"{path} is not an elliptic curve key; put the previous one back")
     return key
 
 

@@ -1,4 +1,4 @@
-"""Where certificates and the key of tokens lie; needs nothing of what makes them."""
+"""Paths of certificates and of the key of tokens; doesn't import the code that creates them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from server.rpc.tls import TlsFiles
 
 @dataclass(frozen=True)
 class SecurityFolder:
-    """The files of one home, made by `vireo certificates`."""
+    """The security files of one home, created by `vireo certificates`."""
 
     root: Path
 
     @property
     def certificates(self) -> Path:
-        """Holds the authority, a folder for each time that some were made, and `current`."""
+        """Folder of the authority, one subfolder for each renewal, and `current`."""
         return self.root / "certificates"
 
     @property
     def current(self) -> Path:
-        """A link to the certificates in use: `ca.crt`, `<role>.crt` and `<role>.key` each."""
+        """Link to the certificates in use: `ca.crt`, and `<role>.crt` and `<role>.key` by role."""
         return self.certificates / "current"
 
     @property
     def authority(self) -> Path:
-        """The certificate that all others come from, which callers are to trust."""
+        """The CA certificate, which callers must trust."""
         return self.current / "ca.crt"
 
     @property
@@ -36,14 +36,14 @@ class SecurityFolder:
 
     @property
     def jwks(self) -> Path:
-        """Its public half, by which the edge checks them."""
+        """The public key, with which the edge verifies tokens."""
         return self.root / "tokens" / "jwks.json"
 
     @property
     def secrets(self) -> Path:
-        """What tells Envoy where its certificates are."""
+        """Folder of Envoy's secret files, which refer to its certificates."""
         return self.root / "envoy"
 
     def tls(self, role: str) -> TlsFiles:
-        """The files of a process with this role."""
+        """Return the TLS files of a process with this role."""
         return TlsFiles(self.current / f"{role}.crt", self.current / f"{role}.key", self.authority)

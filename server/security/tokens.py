@@ -1,4 +1,4 @@
-"""Tokens for local use: a key that signs them, its public half for the edge, and the tokens."""
+"""Tokens for local use: the signing key, its public key for the edge, and the tokens."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ALGORITHM = "ES256"
 
 
 class TokenSigner:
-    """Signs tokens with the key of a folder, and publishes its public half beside it."""
+    """Signs tokens with the key of a folder, and publishes the public key beside it."""
 
     def __init__(self, folder: SecurityFolder) -> None:
-        """Takes the folder; nothing is read or made yet."""
+        """Hold the folder; nothing is read or created yet."""
         self._key = folder.signing_key
         self._jwks = folder.jwks
 
     def ensure(self) -> None:
-        """Make the key if there never was one, and publish its public half.
+        """Create the key if there never was one, and publish its public key.
 
         Raises:
-            VireoError: the key is missing. Tokens are in use that another one can't replace: the
-                edge would refuse them all.
+            VireoError: the key is missing but its public key exists. Tokens that it signed may be
+                in use, and with a new key the edge would refuse them all.
         """
         if not self._key.exists():
             if self._jwks.exists():
@@ -49,14 +49,14 @@ class TokenSigner:
     def token(
         self, *, subject: str, scopes: Sequence[str], issuer: str, audience: str, seconds: float
     ) -> str:
-        """A signed token.
+        """Return a signed token.
 
         Args:
-            subject: who calls: the edge counts calls by it.
-            scopes: what the caller may do, "vireo.read" say.
-            issuer: who the edge is told has signed it.
-            audience: whom it is for.
-            seconds: how long it lasts.
+            subject: the caller (`sub`), by which the edge applies rate limits.
+            scopes: what the caller may do, for example "vireo.read".
+            issuer: the `iss` that the edge expects.
+            audience: the `aud` that the edge expects.
+            seconds: lifetime of the token.
 
         Raises:
             VireoError: there is no key.
@@ -78,12 +78,12 @@ class TokenSigner:
             return load_key(self._key)
         except FileNotFoundError as error:
             raise VireoError(
-                f"{self._key} is not there to sign with; make it with: vireo certificates"
+                f"the signing key {self._key} is missing; create it with: vireo certificates"
             ) from error
 
 
 def public_jwk(key: Key) -> dict[str, Any]:
-    """The public half of a key as a JSON Web Key; its id is a digest of it (RFC 7638)."""
+    """Return a key's public key as a JSON Web Key, with its thumbprint as id (RFC 7638)."""
     jwk: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
     members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
     digest = hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode())
