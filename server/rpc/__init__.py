@@ -1,1 +1,1 @@
-"""How every gRPC server of ours starts, validates, reports, sheds and drains."""
+"""What every gRPC server of ours shares: start, validation, status codes, shedding and draining."""

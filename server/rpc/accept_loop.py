@@ -1,8 +1,8 @@
-"""Notices when gRPC's loop that takes up calls has ended.
+"""Detects that gRPC's accept loop has ended.
 
-grpc.aio runs it in a task that nobody awaits. A request whose path is no UTF-8 ends it with a
-UnicodeDecodeError, before any code of ours hears of the request. The edge refuses such paths, but
-whoever reaches a server's own port can send one.
+grpc.aio runs it in a task that nobody awaits. A request whose path isn't UTF-8 ends it with a
+UnicodeDecodeError, before any interceptor sees the request. The edge refuses such paths, but a
+client that reaches a server's own port can send one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOOP = "_server_main_loop"
 
 
 def accept_loop_ended() -> asyncio.Future[None]:
-    """Return a future that raises when the loop of a server of this event loop has ended.
+    """Return a future that raises once the accept loop of a server of this event loop has ended.
 
     Every other failure of a task that nobody awaits is logged.
     """
@@ -32,7 +32,7 @@ def accept_loop_ended() -> asyncio.Future[None]:
         frames = traceback.extract_tb(error.__traceback__) if error else ()
         if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
             ended.set_exception(
-                RuntimeError("gRPC takes up no more calls, since a request ended its loop")
+                RuntimeError("gRPC accepts no more calls: a request ended its accept loop")
             )
 
     loop.set_exception_handler(on_failure)

@@ -1,8 +1,8 @@
-"""Which calls a service takes on. The others are shed before anything of them is read.
+"""Which calls a service admits. The others are shed before any of their message is read.
 
 One rule, by how long a call waits before it is worked on: it is shed if it would wait past its own
-deadline, or so long that all who come after it would be late too. Gateways, whose calls wait for
-other services, also bound how many they work on at a time (`turns.py`).
+deadline, or so long that all calls after it would be late too. Gateways, whose calls wait for
+other services, also bound their concurrency (`turns.py`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TIMEOUT_HEADER = "x-vireo-timeout"
 """Metadata key of a copy of the call's grpc-timeout, which Envoy makes: see `envoy/shared.yaml`."""
 
 QUEUE_TARGET = 0.01
-"""Seconds that calls may wait all the time."""
+"""Queueing delay in seconds that is always allowed."""
 INTERVAL = 0.1
 """Seconds for which every wait must exceed the target before the queue counts as standing, and must
 stay below it before it no longer does (CoDel, RFC 8289, section 4.3)."""
 MIN_CALLS_AHEAD = 12
-"""Fewer calls ahead don't make a call late: something else has the processor, and to shed a few
-calls would help nobody."""
+"""With fewer calls ahead, the queue isn't what delays a call: something else has the processor, and
+shedding a few calls would help nobody."""
 
 SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
 
@@ -41,14 +41,14 @@ _MAX_DIGITS = 8
 
 
 class Admission:
-    """Decides about the calls of one service. Use it from one event loop.
+    """Admission control of one service. Use it from one event loop.
 
-    A call's wait has two parts. A gRPC server takes up calls one after the other: how long a call
-    has waited for that shows in what is left of its timeout. And it will wait for the worker: the
-    length of the queue times the mean time of a run (Little's law).
+    A call's wait has two parts. A gRPC server accepts calls one after the other: that wait shows
+    in what is left of the call's timeout. And the call will wait for the worker: the length of
+    the queue times the mean time of a run (Little's law).
 
-    While the queue is not standing a call may wait for a whole interval, so that bursts are taken
-    on; while it is, for two targets only (B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+    Unless the queue is standing, a call may wait for a whole interval, so that bursts are
+    admitted; else for two targets only (B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
     """
 
     def __init__(
@@ -64,22 +64,23 @@ class Admission:
 
         Args:
             max_calls: maximum calls under way, for the memory that they take.
-            worker: what calls wait for, if they can't be answered without it.
-            counts_as_latency_sample: have the number of calls follow from how long they take;
-                returns whether the time of an answer counts.
-            target: seconds that calls may wait all the time; infinite to shed by `max_calls` alone.
-            clock: seconds that never go back.
+            worker: the worker that calls wait for; None if they can be answered without it.
+            counts_as_latency_sample: bound concurrency by latency; returns whether a response's
+                latency counts.
+            target: queueing delay in seconds that is always allowed; infinite to shed by
+                `max_calls` alone.
+            clock: monotonic clock in seconds.
         """
         self.max_calls = max_calls
         self.target = target
         self.under_way = 0
         """Calls that are being answered."""
         self.standing = False
-        """Whether the queue stays instead of coming and going."""
+        """Whether the queue persists instead of coming and going."""
         self.latest_wait = 0.0
-        """Seconds that the latest call waits in all."""
+        """Expected wait of the latest call in seconds."""
         self.turns: Turns | None = None
-        """Bounds how many calls are worked on at a time, by how long they take."""
+        """Bounds how many calls are worked on concurrently, by their latency."""
         if counts_as_latency_sample is not None and math.isfinite(target):
             self.turns = Turns(max_calls, clock)
         self._counts = counts_as_latency_sample
@@ -91,14 +92,14 @@ class Admission:
         self._below_since: float | None = None
 
     def check(self, metadata: Metadata, left: float | None) -> None:
-        """Return if a call may go on, before it is read.
+        """Return if a call is admitted, before it is read.
 
         Args:
-            metadata: the call's.
+            metadata: the call's invocation metadata.
             left: seconds until its deadline; None without one.
 
         Raises:
-            ShedError: it may not.
+            ShedError: it is shed.
         """
         now = self._clock()
         waited = waited_seconds(metadata, left)
@@ -120,7 +121,7 @@ class Admission:
             self.turns.check(now)
 
     async def enter(self) -> float:
-        """Count a call as under way; return when it is its turn, with the time, for `leave`.
+        """Count a call as under way; wait for its turn, and return the time then, for `leave`.
 
         Raises:
             ShedError: too many calls are under way.
@@ -147,7 +148,7 @@ class Admission:
             raise ShedError(ShedReason.LIMIT)
 
     def _observe(self, now: float, wait: float) -> None:
-        if now - self._observed > INTERVAL:  # nobody came: there is no queue
+        if now - self._observed > INTERVAL:  # no calls came: there is no queue
             self._above_since = self._below_since = None
             self.standing = False
         self._observed = now
@@ -165,9 +166,9 @@ class Admission:
 
 
 def waited_seconds(metadata: Metadata, left: float | None) -> float:
-    """Return how long ago a call came in, by what was left of its time then and now.
+    """Return how long ago a call arrived, by what was left of its timeout then and now.
 
-    0 if the metadata don't tell, or the call has no deadline.
+    0 if the metadata don't contain the timeout, or the call has no deadline.
     """
     if left is None:
         return 0.0

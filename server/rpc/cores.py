@@ -1,4 +1,4 @@
-"""How many cores this process may keep busy: its container's CPU quota, and where it may run."""
+"""Number of cores that this process may use, by its container's CPU quota and its affinity."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _ROOT = Path("/")
 
 
 def cores(root: Path = _ROOT) -> int:
-    """Whole cores, at least one, by the quota of cgroup v2 and by the processor affinity.
+    """Return the number of whole cores, at least one, by cgroup v2's quota and the CPU affinity.
 
-    A part of a core is left out: a process for it would be stopped by the kernel again and again.
+    A fraction of a core is left out: the kernel would throttle a process for it all the time.
 
     Args:
-        root: below which /proc and /sys are.
+        root: the folder below which /proc and /sys are.
     """
     allowed = len(allowed_cores())
     quota = cpu_quota(root)
@@ -24,17 +24,17 @@ def cores(root: Path = _ROOT) -> int:
 def allowed_cores() -> list[int]:
     """Return the numbers of the cores that this process may run on, in order.
 
-    On systems without processor affinity, such as macOS, it may run on all of them.
+    On systems without CPU affinity, such as macOS, it may run on all of them.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """Processor seconds that the cgroup of this process may use each second; None without a limit.
+    """Return the CPU seconds that this process's cgroup may use each second; None without a limit.
 
-    A group has no more than any that it is in. Where a container sees only its own group, that is
-    the root of what it sees, whatever its path outside.
+    A group has at most the quota of each group that contains it. If a container sees only its
+    own group, that is the root of what it sees, whatever its path outside.
     """
     mount = root / "sys/fs/cgroup"
     group = _group(root / "proc/self/cgroup")
@@ -43,7 +43,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 
 def _group(file: Path) -> PurePosixPath:
-    """The path of the process's cgroup below the mount; that of the root where nothing tells it."""
+    """Return the path of the process's cgroup below the mount; the root's if it isn't known."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -56,7 +56,7 @@ def _group(file: Path) -> PurePosixPath:
 
 
 def _limit(file: Path) -> float | None:
-    """The limit of a `cpu.max`, "200000 100000" for two cores; None for "max" or no such file."""
+    """Return the limit in a `cpu.max`, "200000 100000" for two cores; None for "max" or no file."""
     try:
         quota, period = file.read_text().split()
         return int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""The errors that our services answer with, each with its status code and details."""
+"""The errors that services respond with, each with its status code and details."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-_MOST_VIOLATIONS = 20
-"""Told of one request: they travel in trailers, of which a gRPC client takes 8 KB."""
+_MAX_VIOLATIONS = 20
+"""Maximum violations listed for a request: trailers carry them, and gRPC clients accept 8 KB."""
 
 
 class RpcError(Exception):
@@ -21,14 +21,20 @@ class RpcError(Exception):
     def __init__(
         self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()
     ) -> None:
-        """Takes the status code, a sentence for the caller, and google.rpc details."""
+        """Make the error.
+
+        Args:
+            code: the status code.
+            message: a sentence for the caller.
+            details: google.rpc error details.
+        """
         super().__init__(message)
         self.code = code
         self.message = message
         self.details = tuple(details)
 
     def status(self) -> bytes:
-        """The serialized google.rpc.Status for `grpc-status-details-bin`."""
+        """Return the serialized google.rpc.Status for `grpc-status-details-bin`."""
         packed = []
         for detail in self.details:
             holder = any_pb2.Any()
@@ -40,14 +46,14 @@ class RpcError(Exception):
 
 
 def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
-    """INVALID_ARGUMENT with a BadRequest that lists (field, what is wrong with it).
+    """Return INVALID_ARGUMENT with a BadRequest that lists (field, what is wrong with it).
 
     A list may have thousands of bad items: whole fields come first, and the rest is counted.
     """
     violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
     listed = [
         error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations[:_MOST_VIOLATIONS]
+        for field, description in violations[:_MAX_VIOLATIONS]
     ]
     message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
     if len(violations) > 5:
@@ -57,17 +63,17 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
 
 
 def not_found(message: str) -> RpcError:
-    """NOT_FOUND."""
+    """Return NOT_FOUND."""
     return RpcError(grpc.StatusCode.NOT_FOUND, message)
 
 
 def unavailable(message: str, retry_after: timedelta) -> RpcError:
-    """UNAVAILABLE with RetryInfo: nothing was done, try again."""
+    """Return UNAVAILABLE with RetryInfo: nothing was done, the caller may retry."""
     return RpcError(grpc.StatusCode.UNAVAILABLE, message, [_retry_info(retry_after)])
 
 
 class ShedReason(enum.Enum):
-    """Why a call was shed: what its caller is told. The names are those in metrics."""
+    """Why a call was shed: its value is in the status message, its name in metrics."""
 
     QUEUE = "queueing delay exceeded its target"
     DEADLINE = "the calls ahead take longer than the deadline leaves"
@@ -79,13 +85,13 @@ class ShedError(RpcError):
     """RESOURCE_EXHAUSTED with RetryInfo: nothing was done. Cheap, since there may be many."""
 
     def __init__(self, reason: ShedReason) -> None:
-        """Takes the reason, which is counted."""
+        """Make the error; `reason` is counted in metrics."""
         message = f"shed: {reason.value}; try again or elsewhere"
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         self.reason = reason
 
     def status(self) -> bytes:
-        """As of any other error; made once for each reason."""
+        """Return the serialized google.rpc.Status; it is made once for each reason."""
         if self.reason not in _SHED_STATUS:
             hint = _retry_info(_SHED_RETRY_AFTER)
             _SHED_STATUS[self.reason] = RpcError(self.code, self.message, [hint]).status()

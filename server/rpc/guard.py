@@ -1,4 +1,4 @@
-"""What every call to a server of ours goes through: shed, or read, parse, validate, answer."""
+"""The interceptor of every call: shed it, or read, parse, validate and answer it."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ RPCS = Counter(
 
 
 def request_id() -> str:
-    """The id of the call that is being answered; empty outside of one."""
+    """Return the id of the call that is being answered; empty outside of one."""
     found: str = structlog.contextvars.get_contextvars().get("request_id", "")
     return found
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps each unary method of what we serve, and of health and the like reading and parsing.
+    """Wraps our services' unary methods; of health, reflection and channelz only the reading.
 
-    Health checks are bounded by nothing but the time that their message may take: they tell whether
-    a server lives, and must be answered whatever callers do.
+    Health checks are bounded only by the time in which their message must arrive: they show
+    whether a server lives, and must be answered under any load.
     """
 
     def __init__(self, access_log_share: float, max_calls: int, max_streams: int) -> None:
-        """Make a guard of a server without services.
+        """Start without services.
 
         Args:
             access_log_share: share of calls that get a log line.
-            max_calls: maximum calls of our services at a time, those that are yet to be read
-                included.
-            max_streams: maximum streams, health watches for example, at a time.
+            max_calls: maximum concurrent calls of our services, including those not read yet.
+            max_streams: maximum concurrent streams, for example health watches.
         """
         self._access_log_share = access_log_share
         self._max_calls = max_calls
@@ -70,11 +69,11 @@ class Guard(grpc.aio.ServerInterceptor):
         self.idle.set()
 
     def admit(self, service: str, admission: Admission) -> None:
-        """Have `admission` decide which calls of a service to take on; by default all are."""
+        """Let `admission` decide which calls of a service to admit; by default all are."""
         self._admissions[service] = admission
 
     def close(self) -> None:
-        """From now on new calls get UNAVAILABLE; those that are being answered go on."""
+        """Refuse new calls with UNAVAILABLE from now on; those under way continue."""
         self._closed = True
 
     async def intercept_service(
@@ -82,7 +81,7 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The guarded handler of one of our methods; of gRPC's own services, one that explains."""
+        """Return the guarded handler of one of our methods, or the explained one of gRPC's own."""
         method = handler_call_details.method
         if method in self._guarded:
             return self._guarded[method]
@@ -97,10 +96,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:
-        """Return the handler with raw bytes as its request, so that parsing is ours to explain.
+        """Return a handler that takes raw bytes, so that parse errors can be explained.
 
-        It reads its one message itself, as if there might be several: a call that is shed costs no
-        reading, and one that stays silent is given up soon. To the caller it makes no difference.
+        It reads the one message itself, as if there might be several: a call that is shed isn't
+        read, and one that stays silent is soon ended. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         admission = self._admissions.get(method.split("/")[1])
@@ -114,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):
             self.idle.clear()
             try:
                 if self._closed:
-                    raise unavailable("this server stops; ask another one", timedelta(0))
+                    raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
                 if admission is None:
@@ -152,7 +151,7 @@ class Guard(grpc.aio.ServerInterceptor):
         )
 
     def _log_access(self, method: str, code: grpc.StatusCode, started: float) -> None:
-        # A sample, since a line costs as much as a fifth of the call.
+        # A sample, since a line costs up to a fifth of the call.
         if random.random() < self._access_log_share:  # noqa: S311
             took = round((time.perf_counter() - started) * 1000, 3)
             log.info("call", method=method, code=code.name, milliseconds=took)
@@ -165,7 +164,7 @@ async def _answer(
     identity: str,
     admission: Admission | None = None,
 ) -> Message:
-    """Return what the handler answers to a valid request; anything else becomes an RpcError."""
+    """Return the handler's response to a valid request; anything else becomes an RpcError."""
     try:
         raw = await only_message(context)
         if admission is None:
@@ -181,7 +180,7 @@ async def _answer(
     except NoMessageError as error:
         raise invalid_argument([("", str(error))]) from error
     except Exception as error:
-        # Whatever a handler didn't foresee: the log has the stack, the caller the id.
+        # Unexpected errors of a handler: the log has the stack trace, the caller the request id.
         log.exception("call failed", method=method)
         raise RpcError(
             grpc.StatusCode.INTERNAL,
@@ -198,7 +197,7 @@ async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:
 
 
 def _caller_id(metadata: Metadata) -> str:
-    """Return the request id that the caller sent; empty if there is none that can be sent on."""
+    """Return the caller's request id; empty if there is none that can be sent on."""
     for key, value in metadata:
         if key == REQUEST_ID and sendable(value, _MAX_REQUEST_ID_LENGTH):
             return str(value)

@@ -1,4 +1,4 @@
-"""Asks a process for its health."""
+"""Checks a process's health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.errors import VireoError
 from server.rpc.tls import TlsFiles, open_channel
 
-# Without a pool of its own, a new channel to an address inherits the old one's back-off.
+# Without a pool of its own, a new channel to an address inherits the old one's backoff.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
@@ -20,14 +20,14 @@ async def health_problem(
     tls: TlsFiles | None = None,
     role: str = "",
 ) -> str:
-    """Why a service isn't SERVING; an empty string when it is.
+    """Return why a service isn't SERVING; an empty string if it is.
 
     Args:
         address: host:port, an IPv6 host in brackets.
         service: its full name.
-        timeout: most seconds to wait for the answer.
-        tls: this process's own files for mutual TLS, where the other one speaks it.
-        role: what the other process is, which its certificate must name.
+        timeout: maximum seconds to wait for the response.
+        tls: this process's own files for mutual TLS; None if the other process doesn't use it.
+        role: the role that the other process's certificate must name.
     """
     try:
         channel = open_channel(address, tls, role, _OPTIONS)
@@ -41,8 +41,8 @@ async def health_problem(
             )
         except grpc.aio.AioRpcError as error:
             return error.code().name
-    if response is None:  # what gRPC makes of an answer that can't be parsed
-        return "the answer is no HealthCheckResponse"
+    if response is None:  # gRPC's result for a response that can't be parsed
+        return "the response isn't a HealthCheckResponse"
     if response.status == health_pb2.HealthCheckResponse.SERVING:
         return ""
     known = health_pb2.HealthCheckResponse.ServingStatus.keys()

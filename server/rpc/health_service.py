@@ -1,7 +1,7 @@
-"""grpc.health.v1.Health: what a server reports of its services.
+"""grpc.health.v1.Health: the serving status of a server's services.
 
 grpcio's own servicer writes to watchers while it holds the lock that a change of status needs. A
-watcher that doesn't read would keep a server from ever reporting that it stops.
+watcher that doesn't read would keep a server from ever reporting that it shuts down.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._stopping = True
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status:  # noqa: N802
-        """Return the status; NOT_FOUND for a service that isn't here."""
+        """Return the status; NOT_FOUND for an unknown service."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)

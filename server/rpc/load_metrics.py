@@ -1,4 +1,4 @@
-"""Prometheus metrics of how busy a server is."""
+"""Prometheus metrics of a server's load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from server.rpc.worker import Worker
 
 
 class LoadCollector(Collector):
-    """Prometheus metrics of a process's load, as it is when asked."""
+    """Prometheus metrics of a process's load at the time of a scrape."""
 
     def __init__(self, admission: Admission, worker: Worker, server: RpcServer) -> None:
-        """Keep them for `collect`."""
+        """Hold the sources of the metrics."""
         self._admission, self._worker, self._server = admission, worker, server
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -33,13 +33,13 @@ class LoadCollector(Collector):
                 0 if turns is None else turns.waiting,
             ),
             ("calls_limit", "Calls that may be under way now.", limit),
-            ("queue_wait_seconds", "Wait of the latest call.", admission.latest_wait),
+            ("queue_wait_seconds", "Expected wait of the latest call.", admission.latest_wait),
             (
                 "queue_standing",
-                "1 while the queue stays instead of coming and going, so that calls are shed.",
+                "1 while the queue is standing, not coming and going, so that calls are shed.",
                 float(admission.standing),
             ),
             ("work_queued", "Calls that wait for the worker, or run in it.", worker.queued),
-            ("work_mean_seconds", "Time that the worker takes for a call.", worker.mean_run),
+            ("work_mean_seconds", "Mean time of a call in the worker.", worker.mean_run),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)

@@ -15,10 +15,10 @@ import structlog
 from structlog.typing import EventDict
 
 SUPPRESSED = "lines suppressed"
-"""The event of the line that reports how many lines of another event were not logged."""
+"""The event of the line that reports how many lines of another event were suppressed."""
 _LIMITED = {"warning", "error", "critical", "exception"}
 MAX_LINES = 20
-"""Lines of one event that are logged within a window."""
+"""Maximum lines of one event that are logged within a window."""
 WINDOW_SECONDS = 10.0
 
 
@@ -31,9 +31,9 @@ class _Window:
 
 
 class LineLimit:
-    """Lets the first lines of an event through, and counts the others.
+    """Admits the first lines of an event in a window, and counts the others.
 
-    Nothing is lost in silence: once a window is over, a report says how many lines of the event
+    Nothing is lost silently: once a window is over, a report says how many lines of the event
     were suppressed in it.
     """
 
@@ -46,8 +46,8 @@ class LineLimit:
         """Set the limit.
 
         Args:
-            report: called with an event and the number of its lines that were suppressed.
-            lines: lines of one event that are let through within a window.
+            report: called with an event and the number of its suppressed lines.
+            lines: maximum lines of one event that are admitted within a window.
             seconds: length of a window, which begins with an event's first line.
         """
         self._report = report
@@ -62,8 +62,8 @@ class LineLimit:
         """Return whether a line may be logged.
 
         Args:
-            key: what makes lines the same event; there must be few of them.
-            event: how it is named in the report.
+            key: identifies the event; there must be few different keys.
+            event: its name in the report.
         """
         now = time.monotonic()
         with self._lock:
@@ -77,7 +77,7 @@ class LineLimit:
             window.suppressed += not admitted
             first = window.suppressed == 1 and not admitted
         if over is not None:
-            self._tell(over)
+            self._report_suppressed(over)
         if first:
             self._end_later(key, window)
         return admitted
@@ -86,7 +86,7 @@ class LineLimit:
         left = max(0.0, window.began + self._seconds - time.monotonic())
         timer = threading.Timer(left, self._end, [key, window])
         timer.daemon = True
-        # Without a thread to be had, the event's next line after the window ends it.
+        # If no thread can be started, the event's next line after the window ends it.
         with suppress(RuntimeError, MemoryError):
             timer.start()
 
@@ -102,9 +102,9 @@ class LineLimit:
             if self._windows.get(key) is not window:
                 return  # another line of the event has ended it
             del self._windows[key]
-        self._tell(window)
+        self._report_suppressed(window)
 
-    def _tell(self, window: _Window) -> None:
+    def _report_suppressed(self, window: _Window) -> None:
         if window.suppressed:
             self._report(window.event, window.suppressed)
 
@@ -120,7 +120,7 @@ def flush_all() -> None:
 
 
 class StructlogLimit:
-    """The limit as a processor of structlog; an event's name is what makes lines the same."""
+    """The limit as a processor of structlog; lines are the same event if they have its name."""
 
     def __init__(self, limit: LineLimit) -> None:
         """Apply `limit` to warnings and errors; other levels are sampled where they are logged."""
@@ -135,7 +135,7 @@ class StructlogLimit:
 
 
 class LoggingFilter(logging.Filter):
-    """The same for what libraries log; the call in the code is what makes lines the same."""
+    """The limit for what libraries log; lines are the same event if the same call logs them."""
 
     def __init__(self, limit: LineLimit) -> None:
         """Apply `limit`."""

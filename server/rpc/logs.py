@@ -15,7 +15,7 @@ def configure_logs(level: str, **every_line: str) -> None:
     """Set up logging for this process. Warnings and errors are limited by event.
 
     Args:
-        level: least level that is logged, for example "info".
+        level: minimum level that is logged, for example "info".
         every_line: values that each line carries, for example the pod's name.
     """
     structlog.contextvars.bind_contextvars(**every_line)
@@ -31,7 +31,7 @@ def configure_logs(level: str, **every_line: str) -> None:
     )
 
     def report(event: str, lines: int) -> None:
-        # By a timer's thread, which has no context of its own.
+        # Called by a timer's thread, which has no context of its own.
         structlog.get_logger().warning(
             log_limit.SUPPRESSED,
             of=event,
@@ -47,7 +47,7 @@ def configure_logs(level: str, **every_line: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # What libraries log, in the same form.
+    # Libraries' logs, in the same form.
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(log_limit.LoggingFilter(limit))
     handler.setFormatter(

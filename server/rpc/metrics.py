@@ -1,4 +1,4 @@
-"""What a process tells Prometheus: one HTTP endpoint."""
+"""Exposes a process's Prometheus metrics on an HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from server.errors import VireoError
 
 LOOPBACK = "127.0.0.1"
 MAX_SCRAPES = 16
-"""Connections at a time, a thread each; further ones are closed."""
+"""Maximum concurrent connections, a thread each; further ones are closed."""
 _MAX_SILENCE = 5.0
-"""Seconds after which a connection that says nothing is closed."""
+"""Seconds after which a silent connection is closed."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -29,7 +29,7 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    # By default 5: of a burst the kernel drops the rest, who come again after seconds.
+    # By default 5: of a burst the kernel drops the rest, which retry after seconds.
     request_queue_size = 128
 
     def __init__(self, *arguments: Any) -> None:
@@ -53,7 +53,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a caller that leaves or stays silent is no failure of ours."""
+        """Log nothing: a caller that leaves or stays silent is no failure of the server."""
 
 
 class _ServerV6(_Server):
@@ -62,7 +62,7 @@ class _ServerV6(_Server):
 
 @dataclass(frozen=True)
 class MetricsEndpoint:
-    """The HTTP endpoint, answering in a thread of its own until it is closed."""
+    """The HTTP endpoint, served in a thread of its own until it is closed."""
 
     _server: WSGIServer
     _thread: threading.Thread
@@ -71,7 +71,7 @@ class MetricsEndpoint:
     def open(
         port: int, registry: CollectorRegistry = REGISTRY, host: str = LOOPBACK
     ) -> MetricsEndpoint:
-        """Begins to answer at http://<host>:<port>/metrics.
+        """Start to serve http://<host>:<port>/metrics.
 
         Raises:
             VireoError: the port is taken, or the host isn't this machine's.
@@ -82,7 +82,7 @@ class MetricsEndpoint:
             server = make_server(host, port, app, kind, _Handler)
         except OSError as error:
             raise VireoError(
-                f"can't show metrics on {host}:{port}: {error.strerror}; stop the other process, "
+                f"can't serve metrics on {host}:{port}: {error.strerror}; stop the other process, "
                 "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
                 "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error
@@ -92,12 +92,12 @@ class MetricsEndpoint:
 
     @property
     def port(self) -> int:
-        """Where it answers."""
+        """The port that it listens on."""
         port: int = self._server.server_port
         return port
 
     def close(self) -> None:
-        """Frees the port; returns once the thread has ended."""
+        """Free the port; return once the thread has ended."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

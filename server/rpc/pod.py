@@ -35,8 +35,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _PRODUCTION = "production"
-_LONGEST_OFF_PRODUCTION = 10.0
-"""Seconds to keep the release before on pods whose channel gateways don't follow."""
+_MAX_KEEP_OFF_PRODUCTION = 10.0
+"""Maximum seconds to keep the previous release on pods whose channel gateways don't follow."""
 
 
 class PodSettings(RpcSettings):
@@ -47,18 +47,17 @@ class PodSettings(RpcSettings):
     cache: Path = Field(default_factory=lambda: Home.current().cache)
     """Folder in which fetched releases are kept; pods of a machine share it."""
     cache_releases: int = Field(default=3, ge=1)
-    """How many releases the cache keeps besides those that pods of this machine served last."""
+    """Number of releases kept in the cache besides those that the machine's pods served last."""
     poll_seconds: float = Field(default=0.5, gt=0)
-    """How often to look whether the channel names another release."""
+    """Seconds between reads of the channel."""
     keep_previous_seconds: float = Field(default=60.0, ge=0)
-    """How long a release stays in memory after the next one took over, for calls pinned to it;
-    at most 10 where the channel isn't production."""
+    """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
+    10 if the channel isn't production."""
     queue_target: float = Field(default=QUEUE_TARGET, gt=0)
-    """Seconds that calls may wait all the time before they are worked on; if they wait longer, some
-    are shed."""
+    """Queueing delay in seconds that is always allowed; if calls wait longer, some are shed."""
     shedding: bool = True
-    """Whether calls are shed that would wait for too long. Without it only those beyond max_calls
-    are: for measurements that keep more calls under way than a machine is meant to."""
+    """Whether calls are shed that would wait for too long. If not, only those beyond max_calls are:
+    for measurements that keep more calls under way than a machine is meant for."""
     max_calls: int = Field(default=500, ge=1)
     """Maximum calls under way, for the memory that they take."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
@@ -66,47 +65,47 @@ class PodSettings(RpcSettings):
 
     @property
     def previous_is_kept(self) -> float:
-        """Seconds for which the release before is kept, on the channel that is followed.
+        """Seconds for which the previous release is kept, on the channel that is followed.
 
-        Gateways follow production and pin retrieval to its release: a canary pod that holds that
-        one as its previous would answer from it instead of from the canary's for as long.
+        Gateways follow production and pin retrieval to its release: a canary pod that held that
+        release as its previous one would answer from it instead of from the canary's.
         """
         if self.channel == _PRODUCTION:
             return self.keep_previous_seconds
-        return min(self.keep_previous_seconds, _LONGEST_OFF_PRODUCTION)
+        return min(self.keep_previous_seconds, _MAX_KEEP_OFF_PRODUCTION)
 
 
 @dataclass(frozen=True)
 class Pod(Generic[T]):
-    """What makes a kind of pod."""
+    """What defines a kind of pod."""
 
     kind: str
     """Kind of pod, for example "ranking"."""
     service: str
     """Full name of its service."""
     files: Sequence[str]
-    """The files of a release that it needs."""
+    """Files of a release that it needs."""
     build: Callable[[Path], T]
-    """Makes what is served out of a release's folder."""
+    """Builds what is served from a release's folder."""
     register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
     """Adds its servicer to the server."""
     counts_as_latency_sample: Callable[[Any], bool] | None = None
-    """Has the number of calls follow from their latency, if an answer's counts. None if no call can
-    be answered without the worker: then its queue tells how long calls wait."""
+    """Bounds concurrency by latency; returns whether a response's latency counts. None if no call
+    can be answered without the worker: then the worker's queue gives the wait."""
     inference: Callable[[RpcServer, ReleaseLoader[T], Worker, Admission], None] | None = None
-    """Adds the Open Inference Protocol's service, where the pod has a model."""
+    """Adds the Open Inference Protocol's service; None if the pod has no model."""
     replay: Callable[[T], None] | None = None
-    """Raises unless what was built answers the golden requests as recorded."""
+    """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
-    """Returns once it is time to swap to a release, by its id; None swaps at once."""
+    """Returns once it is time to swap to a release, by its id; None to swap at once."""
     background: Callable[[], Coroutine[Any, Any, None]] | None = None
-    """Goes on for as long as the pod serves, if there is any."""
+    """Runs as long as the pod serves; None if there is nothing to run."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
-    """Adds what this kind of pod knows to what it says of its release."""
+    """Adds to the pod's description of its release."""
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
-    """Serves until told to stop.
+    """Serve until stopped.
 
     Args:
         pod: the kind of pod.
@@ -142,8 +141,8 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     REGISTRY.register(LoadCollector(admission, worker, server))
 
     async def on_first() -> None:
-        # Without this each full collection walks through all that was imported. What was
-        # loaded is freed all the same once it is dropped: it has no cycles.
+        # Otherwise each full collection walks through all that was imported. What was loaded is
+        # freed once it is dropped nonetheless: it has no cycles.
         gc.collect()
         gc.freeze()
         await server.set_serving(True)
@@ -155,13 +154,13 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 def pod_admission(
     pod: Pod[Any], worker: Worker, max_calls: int, queue_target: float = QUEUE_TARGET
 ) -> Admission:
-    """Return what decides which calls a pod takes on.
+    """Return the admission control of a pod's calls.
 
     Args:
         pod: the kind of pod.
-        worker: on which its calls run.
+        worker: the worker that runs its calls.
         max_calls: maximum calls under way.
-        queue_target: seconds that calls may wait all the time.
+        queue_target: queueing delay in seconds that is always allowed.
     """
     sample = pod.counts_as_latency_sample
     return Admission(
@@ -184,9 +183,9 @@ def add_pod_service(
     Args:
         server: the server.
         pod: the kind of pod.
-        loader: of its releases.
-        worker: on which its calls run.
-        admission: decides which calls to take on.
+        loader: the loader of its releases.
+        worker: the worker that runs its calls.
+        admission: decides which calls to admit.
     """
     server.add(
         pod.service,
@@ -203,7 +202,7 @@ def add_release_service(
     pod_name: str,
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
 ) -> None:
-    """Adds ReleaseService to a server."""
+    """Add ReleaseService to a server."""
     servicer = ReleaseServicer(loader, pod_name, describe)
     server.add(
         release_service.NAME,

@@ -1,8 +1,8 @@
-"""Accepts requests that keep their rules at a fraction of what protovalidate takes for it.
+"""Accepts valid requests in a fraction of the time that protovalidate takes.
 
-Protovalidate copies all of a message before it looks at a rule. Of the rules that our requests have
-most are bounds, which are checked here as they are; what isn't accepted, because it breaks a rule
-or has one that isn't known here, is left to protovalidate, which says what is wrong.
+Protovalidate copies all of a message before it checks a rule. Most rules of our requests are
+bounds, which are checked here without a copy; a request that isn't accepted, because it breaks a
+rule or has one that isn't known here, is left to protovalidate, which says what is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 Check: TypeAlias = Callable[[Any], bool]
-"""Whether a message, or a value, keeps a rule."""
+"""Returns whether a message, or a value, keeps a rule."""
 
 
 class _UnknownRuleError(Exception):
@@ -44,14 +44,14 @@ _EXPRESSIONS: Mapping[str, Check] = {
 
 
 def surely_valid(request: Message) -> bool:
-    """Whether a request keeps all rules; False where it may not, or nothing here can tell."""
+    """Return True if a request keeps all rules; False if it may not, or has unknown rules."""
     checks = _checks(request.DESCRIPTOR)
     return checks is not None and all(check(request) for check in checks)
 
 
 @cache
 def _checks(kind: Descriptor) -> tuple[Check, ...] | None:
-    """What a kind of message must pass; None where it has a rule that isn't known here."""
+    """Return the checks of a kind of message; None if it has a rule that isn't known here."""
     try:
         return tuple(_of_message(kind))
     except _UnknownRuleError:
@@ -103,7 +103,7 @@ def _of_submessage(
 
 
 def _of_value(rules: validate_pb2.FieldRules, field: FieldDescriptor) -> Check | None:
-    """What the value of a field, or an item of it, must pass; None where it may be any."""
+    """Return the check of the value of a field, or of an item of it; None if there is none."""
     kind = rules.WhichOneof("type")
     if kind is None:
         _known(rules)
@@ -133,6 +133,6 @@ def _of_value(rules: validate_pb2.FieldRules, field: FieldDescriptor) -> Check |
 
 
 def _known(rules: Message, *names: str) -> None:
-    """Raises _UnknownRuleError where rules other than these are set."""
+    """Raise _UnknownRuleError if rules other than these are set."""
     if any(field.name not in names for field, _ in rules.ListFields()):
         raise _UnknownRuleError

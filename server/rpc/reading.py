@@ -1,4 +1,4 @@
-"""Reads the one message of a call, within a moment."""
+"""Reads the one message of a unary call, within a timeout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 MAX_MESSAGE_SECONDS = 2.0
 """Maximum seconds between a call's headers and the end of its message. A caller that opens calls
-and stays silent holds each for no longer."""
+and stays silent holds each no longer."""
 
 
 class NoMessageError(Exception):
@@ -25,7 +25,7 @@ async def only_message(context: Context, timeout: float = MAX_MESSAGE_SECONDS) -
     """Return the bytes of a call's message.
 
     Raises:
-        NoMessageError: it has none, or none arrives within `timeout` seconds.
+        NoMessageError: there is none, or none arrives within `timeout` seconds.
     """
     try:
         async with asyncio.timeout(timeout):

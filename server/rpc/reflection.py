@@ -1,7 +1,7 @@
 """Reflection, v1 and v1alpha: our services' descriptors with the JSON names of fields.
 
 The descriptors inside Python's stubs lack JSON names, so that a client which prints JSON by
-reflection, grpcurl say, would name fields otherwise than REST does.
+reflection, grpcurl for example, would name fields differently than REST does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _SERVICE = "ServerReflection"
 def add_reflection(
     server: grpc.aio.Server, services: Iterable[str], files: Iterable[FileDescriptor]
 ) -> None:
-    """Has a server tell of its services.
+    """Add reflection to a server.
 
     The two versions have the same messages under two names, and one servicer answers both.
 
     Args:
         server: the server.
         services: full names of its services, reflection's own excepted.
-        files: the protos that have them, where they aren't ours.
+        files: the protos that define them, if they aren't ours.
     """
     pool = descriptor_pool(*files, reflection_pb2.DESCRIPTOR)
     pool.AddSerializedFile(v1_file())
@@ -50,7 +50,7 @@ def add_reflection(
 
 
 def v1_file() -> bytes:
-    """The proto of v1, which Python's package lacks: that of v1alpha by other names."""
+    """Return the proto of v1, which Python's package lacks: that of v1alpha by other names."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", _V1
@@ -66,7 +66,7 @@ def v1_file() -> bytes:
 
 
 def descriptor_pool(*others: FileDescriptor) -> DescriptorPool:
-    """A pool of our protos, of `others`, and of all that these import."""
+    """Return a pool of our protos, of `others`, and of all that these import."""
     packaged = importlib.resources.files("vireo") / "descriptors.binpb"
     described = descriptor_pb2.FileDescriptorSet.FromString(packaged.read_bytes()).file
     files = {file.name: file.SerializeToString() for file in described}
@@ -79,7 +79,7 @@ def descriptor_pool(*others: FileDescriptor) -> DescriptorPool:
 
 
 def _add(file: FileDescriptor, files: dict[str, bytes]) -> None:
-    """Adds a file to `files` unless it is there, after all that it imports."""
+    """Add a file to `files` unless it is there, after all that it imports."""
     if file.name not in files:
         for imported in file.dependencies:
             _add(imported, files)

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus of its release."""
+"""Prometheus metrics of a process's releases."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from server.releases.progress import Stage
 
 
 class ReleaseCollector(Collector):
-    """The release that a process holds and the one that it loads, as they are when asked."""
+    """The releases that a process holds and loads, at the time of a scrape."""
 
     def __init__(self, loader: ReleaseLoader[Any]) -> None:
-        """Takes the loader."""
+        """Start with the loader of the releases."""
         self._loader = loader
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The families, some of them without samples."""
+        """Yield the families, some of them without samples."""
         loader = self._loader
         info = GaugeMetricFamily(
             "vireo_release_info",
@@ -29,7 +29,7 @@ class ReleaseCollector(Collector):
         )
         since = GaugeMetricFamily(
             "vireo_release_serving_since_timestamp_seconds",
-            "When the release that is served took over; absent until there is one.",
+            "When the served release was swapped in; absent until there is one.",
         )
         for role, held in (("serving", loader.held.serving), ("previous", loader.held.previous)):
             if held is not None:
@@ -38,18 +38,18 @@ class ReleaseCollector(Collector):
                     since.add_metric([], held.since.timestamp())
         progress = loader.progress
         stage = GaugeMetricFamily(
-            "vireo_release_load_stage", "1 for what the loader is doing.", labels=["stage"]
+            "vireo_release_load_stage", "1 for the loader's current stage.", labels=["stage"]
         )
         for each in Stage:
             stage.add_metric([each.value], float(each is progress.stage))
         done = GaugeMetricFamily(
             "vireo_release_load_done_bytes",
-            "Of the release that is being loaded, how much is here; 0 while none is.",
+            "Bytes of the release being loaded that have arrived; 0 while none is loaded.",
             value=progress.bytes_done,
         )
         total = GaugeMetricFamily(
             "vireo_release_load_expected_bytes",
-            "Size of the release that is being loaded; 0 while none is.",
+            "Size of the release being loaded; 0 while none is loaded.",
             value=progress.bytes_total,
         )
         failing = GaugeMetricFamily(

@@ -19,7 +19,7 @@ _RETRY_AFTER = timedelta(seconds=1)
 
 
 class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
-    """Answers from a loader."""
+    """Serves the state of a loader."""
 
     def __init__(
         self,
@@ -27,7 +27,13 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         pod_name: str,
         describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
     ) -> None:
-        """Takes the loader, the name of this process, and what adds to an answer."""
+        """Start with a loader.
+
+        Args:
+            loader: the loader whose state is served.
+            pod_name: the name of this process.
+            describe: adds to a response.
+        """
         self._loader = loader
         self._pod_name = pod_name
         self._describe = describe
@@ -37,7 +43,7 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         request: release_pb2.GetServingReleaseRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> release_pb2.GetServingReleaseResponse:
-        """The state of the release on this process."""
+        """Return the state of the release on this process."""
         loader = self._loader
         response = release_pb2.GetServingReleaseResponse(
             state=release_pb2.RELEASE_STATE_LOADING,
@@ -72,12 +78,12 @@ def _stage(stage: Stage) -> release_pb2.LoadStage.ValueType:
 
 
 def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
-    """What a call is answered from, for it to keep to.
+    """Return the release that a call is answered from, for the call to keep.
 
     Args:
         loader: the loader of this process.
-        pinned_id: the release that the caller would like, empty for none: it gets that one
-            while it is held, else the one that is served.
+        pinned_id: the release that the caller prefers, empty for none: it is returned while it
+            is held, else the one that is served.
 
     Raises:
         RpcError: UNAVAILABLE while nothing is loaded.

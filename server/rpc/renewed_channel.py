@@ -1,4 +1,4 @@
-"""A lasting channel to a process of ours that is made anew once the certificate is renewed."""
+"""A long-lived channel to a process of ours, reopened once the certificate is renewed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _LOOK_SECONDS = 1.0
 
 
 class RenewedChannel:
-    """What stubs take for a channel; gRPC's own keep the certificate that they began with.
+    """Serves stubs as their channel; gRPC's own channels keep the certificate they began with.
 
-    The channel before the last renewal is kept, so that calls on it end well. Use it from one
+    The channel before the last renewal is kept, so that calls on it can end. Use it from one
     event loop.
     """
 
     def __init__(self, target: str, tls: TlsFiles, role: str, options: Options = ()) -> None:
-        """Takes what `open_channel` takes, and raises what it raises."""
+        """Open the channel; see `open_channel` for the arguments and errors."""
         self._target, self._tls, self._role, self._options = target, tls, role, options
         self._stamp = tls.stamp()
         self._channel = open_channel(target, tls, role, options)
         self._before: grpc.aio.Channel | None = None
         self._looked = time.monotonic()
         self.generation = 0
-        """How often it was made anew."""
+        """How often it was reopened."""
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
-        """A method that is called on the channel as it is at the time."""
+        """Return a method that uses whichever channel is current when it is called."""
         made = (self.generation, self._channel.unary_unary(method, *arguments, **further))
 
         def call(request: Any, **how: Any) -> Any:
             nonlocal made
-            self._look()
+            self._renew_if_changed()
             if made[0] != self.generation:
                 made = (
                     self.generation,
@@ -51,12 +51,12 @@ class RenewedChannel:
         return call
 
     async def close(self) -> None:
-        """Ends it, with the calls that are under way."""
+        """Close the channel, with the calls that are under way."""
         for channel in (self._before, self._channel):
             if channel is not None:
                 await channel.close()
 
-    def _look(self) -> None:
+    def _renew_if_changed(self) -> None:
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
@@ -67,19 +67,19 @@ class RenewedChannel:
                 return
             fresh = open_channel(self._target, self._tls, self._role, self._options)
         except (OSError, VireoError) as error:
-            # Declared policy: what is open goes on until the files are whole again.
+            # Declared policy: the open channel stays until the files are valid again.
             log.warning("the certificate can't be read anew", reason=str(error))
             return
         self._before, self._channel, self._stamp = self._channel, fresh, stamp
         self.generation += 1
-        log.info("channel made anew", target=self._target)
+        log.info("channel reopened", target=self._target)
 
 
 def lasting_channel(
     target: str, tls: TlsFiles | None, role: str, options: Options = ()
 ) -> grpc.aio.Channel:
-    """A channel for the unary calls of stubs, as long as the process lasts; see `open_channel`."""
+    """Return a channel for unary calls that lasts as long as the process; see `open_channel`."""
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
-    # Of a channel, stubs of services that have unary methods alone call nothing else.
+    # Stubs of services that have only unary methods use nothing else of a channel.
     return cast("grpc.aio.Channel", RenewedChannel(target, tls, role, options))

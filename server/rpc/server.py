@@ -1,4 +1,4 @@
-"""A gRPC server of ours, from the bind to the last call."""
+"""A gRPC server, from the bind to the last call."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ log = structlog.get_logger()
 _KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
 _MAX_CALLS_OF_A_CONNECTION = 1000
-"""As Envoy has it on its side: further ones wait with the caller."""
+"""The same as Envoy's: further streams wait at the caller."""
 CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
-"""Seconds for which the calls on a connection that has reached its age may go on: a watch ends by
-itself within them. Envoy would take a reset for a failure of the pod."""
-_MOST_METADATA_BYTES = 80 << 10
-"""More than the 60 KiB of headers that the edge takes: REST's path goes along as one. Beyond 8 KiB,
-gRPC's own limit would refuse one request and take the next."""
+"""Seconds for which calls may continue on a connection that has reached its maximum age: watches
+end within them. Envoy would count a reset as a failure of the pod."""
+_MAX_METADATA_BYTES = 80 << 10
+"""More than the 60 KiB of headers that the edge accepts: REST's path is sent along as one. Beyond
+8 KiB, gRPC's own limit would refuse some requests and accept others."""
 
 
 class RpcServer:
@@ -49,7 +49,7 @@ class RpcServer:
     """
 
     def __init__(self, settings: RpcSettings) -> None:
-        """Make the server; nothing is bound yet."""
+        """Create the server; nothing is bound yet."""
         self._settings = settings
         self._guard = Guard(
             settings.access_log_share, settings.max_concurrent_rpcs, settings.max_streams
@@ -62,7 +62,7 @@ class RpcServer:
                 # Two processes that share a port by mistake would each get half the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
+                ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -76,7 +76,7 @@ class RpcServer:
         self._metrics: MetricsEndpoint | None = None
         self._described = [health_pb2.DESCRIPTOR]
         self.port = 0
-        """The port it listens on, once started."""
+        """The port that it listens on, once started."""
         self.serving = False
         """Whether it reports its services as SERVING."""
 
@@ -87,7 +87,7 @@ class RpcServer:
 
     @property
     def streams(self) -> StreamLimit:
-        """The streams that are open, and how many may be."""
+        """The open streams and their limit."""
         return self._guard.streams
 
     def add(
@@ -97,13 +97,13 @@ class RpcServer:
         file: FileDescriptor | None = None,
         admission: Admission | None = None,
     ) -> None:
-        """Adds a service.
+        """Add a service.
 
         Args:
             service: its full name.
             register: adds its servicer to the server.
-            file: the proto that has it, for reflection, where it isn't one of ours.
-            admission: decides which calls to take on; all by default.
+            file: the proto that defines it, for reflection; None if it is one of ours.
+            admission: decides which calls to admit; all by default.
         """
         if admission is not None:
             self._guard.admit(service, admission)
@@ -113,18 +113,18 @@ class RpcServer:
             self._described.append(file)
 
     async def set_serving(self, serving: bool) -> None:
-        """Reports every service, and the server as a whole, as SERVING or NOT_SERVING."""
+        """Report every service, and the server as a whole, as SERVING or NOT_SERVING."""
         self.serving = serving
         status = health_pb2.HealthCheckResponse
         for name in ("", *self._names):
             self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def start(self) -> None:
-        """Binds and begins to answer.
+        """Bind the ports and start to serve.
 
         Raises:
-            VireoError: an address can't be bound, because another process has it, say; or a TLS
-                file can't be read.
+            VireoError: an address can't be bound, for example because another process uses it; or a
+                TLS file can't be read.
         """
         await self.set_serving(self.serving)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
@@ -154,10 +154,10 @@ class RpcServer:
             raise PortTakenError(host, port) from error
 
     async def drain(self) -> None:
-        """Stops in order: NOT_SERVING, a pause in which calls are still answered, the end.
+        """Shut down in order: report NOT_SERVING, answer calls for a pause, then stop.
 
-        After the pause new calls are refused, and those under way get the grace to end in.
-        Metrics are shown until the end.
+        After the pause new calls are refused, and those under way have the grace period to end.
+        Metrics are served until the end.
         """
         self.serving = False
         self._health.stop()
@@ -165,8 +165,8 @@ class RpcServer:
         await asyncio.sleep(self._settings.drain_seconds)
         grace = self._settings.grace_seconds
         last = min(_LAST_CALLS_SECONDS, grace)
-        # The guard refuses, and not gRPC's server by an early stop(): that would wait for health
-        # watches all the grace, and a second stop() to end it sooner can crash the process.
+        # The guard refuses calls, not an early stop() of gRPC's server: that would wait all the
+        # grace for health watches, and a second stop() to end it sooner can crash the process.
         self._guard.close()
         try:
             async with asyncio.timeout(grace - last):
@@ -182,13 +182,13 @@ class RpcServer:
         """Serve until SIGTERM or SIGINT, then drain. A second signal exits at once.
 
         Args:
-            owned: work that goes on for as long as the server, a release loader's for
-                example. Should one fail, the server drains and its failure is raised.
+            owned: work that runs as long as the server, for example a release loader's. If it
+                fails, the server drains and the failure is raised.
 
         Raises:
             VireoError: the address can't be bound.
-            RuntimeError: the server takes up no more calls; whoever started the process should
-                start another.
+            RuntimeError: the server accepts no more calls; whoever started the process should
+                restart it.
         """
         stop = _stop_signal()
         tasks: list[asyncio.Future[Any]] = [accept_loop_ended()]
@@ -204,12 +204,12 @@ class RpcServer:
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
         for task in done - {stopped}:
             task.result()
-            raise RuntimeError("work that should go on for as long as the server has ended")
+            raise RuntimeError("work that should run as long as the server has ended")
         log.info("stopped")
 
 
 def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
-    """The options that have connections made anew from time to time, which spreads them evenly."""
+    """Return options that bound the age of connections, which spreads them evenly over time."""
     if not settings.max_connection_age:
         return []
     return [
@@ -219,7 +219,7 @@ def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
 
 
 def _stop_signal() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets; a second signal ends the process."""
+    """Return an event that SIGTERM or SIGINT sets; a second signal ends the process."""
     stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -235,7 +235,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
-    """Runs a server process to its end: exit 0 once drained, 1 with one line on an error."""
+    """Run a server process to its end: exit 0 once drained, 1 with one line on an error."""
     code = 0
     loop = asyncio.new_event_loop()
     try:
@@ -248,6 +248,6 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
         code = 1
     log_limit.flush_all()
     sys.stderr.flush()
-    # Without waiting for a thread that may be in the middle of a download: all that is on
-    # disk was put there by rename.
+    # Without waiting for a thread that may be in the middle of a download: files reach their
+    # final names by rename.
     os._exit(code)

@@ -36,42 +36,41 @@ class RpcSettings(BaseSettings):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(ge=0, le=65535)
-    """Port to listen on; 0 takes a free one and logs it."""
+    """Port to listen on; 0 picks a free one and logs it."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of Prometheus' /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"
-    """Address that it is shown on; 0.0.0.0 lets other machines ask."""
+    """Address that metrics are served on; 0.0.0.0 for other machines too."""
     tls_certificate: Path | None = None
-    """This process's certificate, PEM; with it the port speaks nothing but mutual TLS."""
+    """This process's certificate, PEM; with it the port requires mutual TLS."""
     tls_key: Path | None = None
-    """Its private key, PEM."""
+    """Private key of the certificate, PEM."""
     tls_ca: Path | None = None
-    """The authority, PEM, that must have signed the certificates of all that it calls, or is called
-    by."""
+    """Certificate authority, PEM, of all processes that this one calls, or is called by."""
     reflection: bool = True
-    """Whether callers may ask which services there are."""
+    """Whether gRPC reflection is served."""
     channelz: bool = True
-    """Whether they may ask for the server's connections and their counters."""
+    """Whether channelz is served: the server's connections and their counters."""
     pod_name: str = Field(default="", max_length=128)
     """Name of this process in logs and ReleaseService; made of service and port if empty."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)
-    """After SIGTERM: how long to report NOT_SERVING and still answer, so that balancers leave."""
+    """Seconds after SIGTERM to report NOT_SERVING and still answer, so that balancers leave."""
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
-    """After that: how long the calls that are under way may take."""
+    """Seconds after the drain for the calls under way to end."""
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
-    """Maximum calls at a time, those included whose message has yet to arrive. Health checks and
+    """Maximum concurrent calls, including those whose message hasn't arrived. Health checks and
     streams don't count."""
     max_streams: int = Field(default=200, ge=1)
-    """Maximum streams at a time: health watches and reflection. Each ends after five minutes."""
+    """Maximum concurrent streams: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
-    """Largest request that is accepted."""
+    """Maximum bytes of a request."""
     max_connection_age: float = Field(default=300, ge=0)
-    """Seconds after which a connection is made anew, so that load spreads to new pods; 0 never."""
+    """Maximum age of a connection in seconds, so that load spreads to new pods; 0 for no limit."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least important lines that are logged."""
+    """Minimum level of lines that are logged."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)
-    """Share of calls that get a log line; those that fail with INTERNAL do besides, up to the limit
-    for lines of one kind."""
+    """Share of calls that get a log line; calls that fail with INTERNAL always get one, up to the
+    limit for lines of one kind."""
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
@@ -94,10 +93,10 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
-    """A process's settings from its command line, then the environment, then defaults.
+    """Return a process's settings from its command line, then the environment, then defaults.
 
     Raises:
-        VireoError: a setting is missing or unfit; the one line names its variable and flag.
+        VireoError: a setting is missing or unfit; the message names its variable and flag.
     """
     try:
         return kind(_cli_parse_args=list(arguments), _cli_exit_on_error=False)
@@ -108,7 +107,7 @@ def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
         raise VireoError("bad settings: " + "; ".join(problems)) from error
     except SettingsError as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise VireoError(f"bad settings: {reason}; --help lists them all") from error
+        raise VireoError(f"bad settings: {reason}; --help lists all settings") from error
 
 
 def warn_of_retired_settings(environment: Mapping[str, str] = os.environ) -> None:

@@ -1,6 +1,6 @@
-"""Health, reflection and channelz: requests of any bytes, and a bound on what streams.
+"""Health, reflection and channelz: requests of any bytes, and a bound on streams.
 
-Their handlers are gRPC's own packages' or as simple as these. What is said here of a request holds
+Their handlers are gRPC's own packages' or as simple as those. What is said here of a request holds
 for all of them.
 """
 
@@ -18,14 +18,14 @@ from server.rpc.errors import ShedError, ShedReason
 from server.rpc.reading import Context, Handler, NoMessageError, only_message
 
 PREFIX = "/grpc."
-"""What the paths of their methods begin with."""
+"""Prefix of the paths of their methods."""
 
 MAX_STREAM_SECONDS = 300.0
-"""Maximum seconds of a stream, a health watch for example. Its client opens it anew."""
+"""Maximum seconds of a stream, for example a health watch. Its client opens it again."""
 
 
 class StreamLimit:
-    """How many streams are open at a time, apart from calls, and for how long."""
+    """Bounds how many streams are open at a time, apart from calls, and for how long."""
 
     def __init__(self, max_streams: int, max_seconds: float = MAX_STREAM_SECONDS) -> None:
         """Start with none open."""
@@ -45,9 +45,9 @@ class StreamLimit:
 
     @asynccontextmanager
     async def stream(self, context: Context) -> AsyncIterator[None]:
-        """Count a stream as open until the block ends; end it with OK when its time is over.
+        """Count a stream as open until the block ends; end it with OK once its time is over.
 
-        One beyond the limit is aborted with RESOURCE_EXHAUSTED.
+        A stream beyond the limit is aborted with RESOURCE_EXHAUSTED.
         """
         try:
             with self._counted():
@@ -61,14 +61,14 @@ class StreamLimit:
 
 
 def explained(handler: Handler, limit: StreamLimit) -> Handler:
-    """Return the handler, but with INVALID_ARGUMENT for a request that is absent or no message.
+    """Return the handler, but with INVALID_ARGUMENT for a request that is missing or invalid.
 
-    By itself gRPC would leave a call without a message open until its deadline, if it has one, and
-    answer UNKNOWN to bytes that are no message. As the guard does, this reads the one message of a
-    call itself; to the caller it makes no difference.
+    gRPC itself would leave a call without a message open until its deadline, if it has one, and
+    respond UNKNOWN to bytes that aren't a message. As the guard does, this reads the one message
+    of a call itself; to the caller it makes no difference.
 
     Args:
-        handler: of any method of these services.
+        handler: the handler of any method of these services.
         limit: counts it if it streams.
     """
     parse = handler.request_deserializer
@@ -128,11 +128,11 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
 
 
 async def _messages(context: Context) -> AsyncIterator[bytes]:
-    """Yield what a caller sends until it ends its side; the first message within a moment."""
+    """Yield the caller's messages until it ends its side; the first must arrive within a moment."""
     try:
         raw = await only_message(context)
     except NoMessageError:
-        return  # it says nothing, and is told nothing
+        return  # it sends nothing, and gets nothing
     yield raw
     while (further := await context.read()) is not grpc.aio.EOF:
         yield further

@@ -18,8 +18,8 @@ log = structlog.get_logger()
 
 HANDSHAKES = Counter(
     "vireo_tls_handshakes",
-    "Connections that began at this process's port where it speaks TLS, refused ones among them: "
-    "gRPC doesn't tell which.",
+    "TLS connections opened at this process's port, including refused ones: "
+    "gRPC doesn't distinguish them.",
 )
 
 Options = Sequence[tuple[str, Any]]
@@ -28,9 +28,9 @@ _READS = 10
 
 
 def tls_name(role: str) -> str:
-    """The name in the certificate of a kind of process, "candidate" say, wherever it runs.
+    """Return the name in the certificate of a kind of process, for example "candidate".
 
-    Addresses of pods come and go; a certificate tells what a process is instead.
+    Pods' addresses change; a certificate names what a process is instead.
     """
     return f"{role}.vireo"
 
@@ -46,19 +46,19 @@ _Stamp = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """A process's certificate and key, and the authority that all others' come from, as PEM."""
+    """A process's certificate and key, and the authority of all processes' certificates, as PEM."""
 
     certificate: Path
     key: Path
     authority: Path
 
     def stamp(self) -> _Stamp:
-        """Tells one state of the files from another; raises OSError where one is missing."""
+        """Return what identifies this state of the files; raise OSError if one is missing."""
         states = [path.stat() for path in (self.certificate, self.key, self.authority)]
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
     def read(self) -> tuple[_Stamp, _Contents]:
-        """The files as they were together at one moment.
+        """Return the files as they were together at one moment.
 
         Raises:
             VireoError: one can't be read.
@@ -78,10 +78,10 @@ class TlsFiles:
                 f"the TLS file {error.filename} can't be read ({error.strerror}); make it with "
                 "`vireo certificates`, or set VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and VIREO_TLS_CA"
             ) from error
-        raise VireoError(f"{self.certificate} and the files beside it change all the time")
+        raise VireoError(f"{self.certificate} and the files beside it keep changing")
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """For a server that takes only clients of the authority; each handshake has the newest.
+        """Return credentials of a server for the authority's clients; handshakes use the newest.
 
         Raises:
             VireoError: a file can't be read.
@@ -90,14 +90,14 @@ class TlsFiles:
         known = [seen]
 
         def newest() -> grpc.ServerCertificateConfiguration | None:
-            """Called before each handshake; None where nothing is new."""
+            """Return the files if they have changed, else None; called before each handshake."""
             HANDSHAKES.inc()
             try:
                 if self.stamp() == known[0]:
                     return None
                 known[0], fresh = self.read()
             except (OSError, VireoError) as error:
-                # Declared policy: the certificate that it has goes on until there is another.
+                # Declared policy: the current certificate stays until there is a valid new one.
                 log.warning("the certificate can't be read anew", reason=str(error))
                 return None
             log.info("certificate renewed", file=str(self.certificate))
@@ -105,12 +105,16 @@ class TlsFiles:
 
         return grpc.dynamic_ssl_server_credentials(
             _configuration(contents),
-            newest,  # type: ignore[arg-type] # the stubs leave out that it may be None
+            newest,  # type: ignore[arg-type] # the stubs lack None
             require_client_authentication=True,
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """For a client, as the files are now; raises VireoError where one can't be read."""
+        """Return credentials of a client, by the files as they are now.
+
+        Raises:
+            VireoError: a file can't be read.
+        """
         _, contents = self.read()
         return grpc.ssl_channel_credentials(contents.authority, contents.key, contents.certificate)
 
@@ -123,13 +127,13 @@ def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:
 def open_channel(
     target: str, tls: TlsFiles | None, role: str, options: Options = ()
 ) -> grpc.aio.Channel:
-    """A channel to a process of ours; plain where there are no TLS files.
+    """Return a channel to a process of ours; plaintext without TLS files.
 
     Args:
         target: host:port.
         tls: this process's own files.
-        role: what the other process is, "candidate" say: its certificate must name it.
-        options: of gRPC.
+        role: the role that the other process's certificate must name, for example "candidate".
+        options: gRPC's channel options.
 
     Raises:
         VireoError: a TLS file can't be read.
@@ -142,7 +146,7 @@ def open_channel(
 def open_blocking_channel(
     target: str, tls: TlsFiles | None, role: str, options: Options = ()
 ) -> grpc.Channel:
-    """The same for threads."""
+    """Return a channel as `open_channel` does, for threads."""
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.channel_credentials(), _expecting(role, options))

@@ -1,4 +1,4 @@
-"""W3C trace context: what a caller says of the trace that a call is part of."""
+"""W3C trace context of a call, for the calls made on its behalf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 _PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _MAX_LENGTH = 512
-"""Characters of each of the two; the standard has that many kept of `tracestate` at least."""
+"""Maximum characters of either; the standard requires at least as many of `tracestate`."""
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
 
@@ -16,7 +16,7 @@ _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 def sendable(value: object, max_length: int) -> TypeGuard[str]:
     """Return whether a value of a caller's metadata can be sent on.
 
-    Anything else would fail the call that it is sent with, as if the one who sends it were broken.
+    Anything else would fail the call that carries it, as if its sender were broken.
     """
     return isinstance(value, str) and len(value) <= max_length and bool(_SENDABLE.fullmatch(value))
 
@@ -24,10 +24,10 @@ def sendable(value: object, max_length: int) -> TypeGuard[str]:
 def trace_context(
     metadata: Iterable[tuple[str, str | bytes]] | None,
 ) -> tuple[tuple[str, str], ...]:
-    """Return the `traceparent` and `tracestate` of a call, for the calls that are made for it.
+    """Return the `traceparent` and `tracestate` of a call, for the calls made on its behalf.
 
-    They go along as they are: this process adds no span. A parent that isn't one ends the trace, as
-    the standard has it, and its state with it; what can't be sent on is left out.
+    They are passed on unchanged: this process adds no span. An invalid parent ends the trace, and
+    its state, as the standard requires; what can't be sent on is left out.
     """
     found = {
         key: value

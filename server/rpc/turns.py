@@ -1,7 +1,7 @@
-"""Calls that take turns: as many at a time as a limit lets in, a few others after them in order.
+"""Calls that take turns: as many at a time as a limit admits, a few others queued in order.
 
-A call that waits for a pod that hangs keeps its turn, but no other from having one: others are as
-quick as ever, so that it isn't the number of calls that it waits for.
+A call that waits for a pod that hangs keeps its turn, but doesn't block others: they are as quick
+as ever, so that concurrency isn't what it waits for.
 """
 
 from __future__ import annotations
@@ -16,40 +16,45 @@ from server.rpc.errors import ShedError, ShedReason
 from server.rpc.gradient import GradientLimit
 
 ROOM, MORE_ROOM = 10, 40
-"""Calls that may wait for their turn: a burst, and no more than are soon worked off; and while some
-hang, which end many at a time."""
+"""Maximum calls that wait for their turn: a burst that is soon worked off; and the maximum while
+some calls hang, which end many at a time."""
 
 
 class Turns:
-    """Whose turn it is. Use it from one event loop.
+    """A queue of calls. Use it from one event loop.
 
-    In a flood nobody waits: those who do already would be answered late, and are shed.
+    In a flood nobody waits: the calls in the queue would be answered late, and are shed.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes the most calls that may ever have their turn at a time; `clock` gives seconds."""
+    def __init__(self, max_calls: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with an empty queue.
+
+        Args:
+            max_calls: maximum of the concurrency limit.
+            clock: monotonic clock in seconds.
+        """
         self._clock = clock
-        self.limit = GradientLimit(most)
-        """How many have their turn at a time."""
+        self.limit = GradientLimit(max_calls)
+        """The concurrency limit."""
         self._begun: list[float] = []
-        """When each turn began that was not given back, in order."""
+        """Start times of the turns that were not given back, in order."""
         self._waiting: deque[asyncio.Future[float]] = deque()
 
     @property
     def taken(self) -> int:
-        """Calls that have their turn."""
+        """Number of calls that have their turn."""
         return len(self._begun)
 
     @property
     def waiting(self) -> int:
-        """Calls that have yet to have theirs."""
+        """Number of calls that wait for theirs."""
         return len(self._waiting)
 
     def check(self, now: float) -> None:
         """Return if a call may have its turn now or wait for it.
 
         Raises:
-            ShedError: too many are before it.
+            ShedError: too many are ahead of it.
         """
         self._next(now)  # first come, first served
         if not self._waiting and self._admits(now):
@@ -60,10 +65,10 @@ class Turns:
             raise ShedError(ShedReason.LIMIT)
 
     async def take(self) -> float:
-        """Return when it is a call's turn, with the time, which must then be given back.
+        """Wait for a call's turn; return its start time, for `give_back`.
 
         Raises:
-            ShedError: too many are before it.
+            ShedError: too many are ahead of it.
         """
         now = self._clock()
         self.check(now)
@@ -82,11 +87,11 @@ class Turns:
             raise
 
     def give_back(self, begun: float, took: float | None) -> None:
-        """Ends the turn that began then.
+        """End a turn.
 
         Args:
-            begun: what `take` returned.
-            took: how many seconds the call took, None where that tells nothing.
+            begun: the start time that `take` returned.
+            took: the call's latency in seconds; None if it isn't a sample.
         """
         now = self._clock()
         del self._begun[bisect_left(self._begun, begun)]
@@ -105,7 +110,7 @@ class Turns:
                 turn.set_result(now)
 
     def _next_waiting(self) -> asyncio.Future[float] | None:
-        """Return the call that has waited longest, if any, and that is still there.
+        """Return the call that has waited longest and is still there; None if there is none.
 
         A call that was cancelled stays in the queue until its task runs.
         """

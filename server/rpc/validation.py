@@ -1,4 +1,4 @@
-"""Checks a request against the rules in the protos."""
+"""Validates requests against the rules in the protos."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from server.rpc.quick_rules import surely_valid
 
 
 def validate(request: Message) -> None:
-    """Checks every protovalidate rule.
+    """Check every protovalidate rule.
 
     Raises:
         RpcError: INVALID_ARGUMENT with a BadRequest that lists the violations by field.
     """
     if surely_valid(request):
         return
-    # First and alone: protovalidate looks at each item even of a list that is too long, and
-    # the half million that fit into a message would hold up every other call for seconds.
+    # First and alone: protovalidate checks each item even of a list that is too long, and the half
+    # million that fit into a message would hold up every other call for seconds.
     overlong = list(_overlong(request, ""))
     if overlong:
         raise invalid_argument(overlong)
@@ -36,13 +36,13 @@ def validate(request: Message) -> None:
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
-    """The lists of a message, and of those within it, that are longer than their max_items."""
+    """Yield the lists of a message, and of messages within it, that exceed their max_items."""
     for field, value in message.ListFields():
         name = prefix + field.name
         if field.is_repeated:
-            most = _max_items(field)
-            if most is not None and len(value) > most:
-                yield name, f"must contain no more than {most} item(s)"
+            max_items = _max_items(field)
+            if max_items is not None and len(value) > max_items:
+                yield name, f"must contain no more than {max_items} item(s)"
         elif field.message_type is not None:
             yield from _overlong(value, f"{name}.")
 
@@ -54,9 +54,9 @@ def _max_items(field: FieldDescriptor) -> int | None:
 
 
 def _field(request: Message, violation: Any) -> str:
-    """The field's path, for example `viewer.attributes[0]`.
+    """Return the field's path, for example `viewer.attributes[0]`.
 
-    A rule over several fields names the one to mend by its id, `<field>.<what is wrong>`.
+    The id of a rule over several fields names the one to mend: `<field>.<what is wrong>`.
     """
     if violation.field is None:
         name: str = violation.rule_id.partition(".")[0]

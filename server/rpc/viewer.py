@@ -1,4 +1,4 @@
-"""Decodes the viewer's features of the inner hops, for both services alike."""
+"""Decodes the viewer's features of the inner hops, for candidate and ranking service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.features.viewer import ViewerFeatures
 
 
 def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
-    """Return the features that a request carries, asked for now if it doesn't say when."""
+    """Return the features in a request; its time is now unless the request has one."""
     return ViewerFeatures(
         history_keys=np.array(viewer.history_keys, np.int64),
         history_times=np.array(viewer.history_times, np.int64),

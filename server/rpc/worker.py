@@ -1,4 +1,4 @@
-"""One worker thread for model work, and how long the calls before it make others wait."""
+"""One worker thread for model work, and the expected wait for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.rpc.errors import RpcError
 
 Result = TypeVar("Result")
 _Jobs: TypeAlias = SimpleQueue[Callable[[], None] | None]
-"""What the thread is to run next, one after the other; None ends it."""
+"""Jobs that the thread is to run in order; None ends it."""
 
 _MEAN_WEIGHT = 0.05
 """Weight of the latest run in the mean time of a run."""
@@ -28,10 +28,10 @@ _MEAN_WEIGHT = 0.05
 WORK_RUN = Counter("vireo_work_run", "Work that the worker has run to its end.")
 WORK_ABANDONED = Counter(
     "vireo_work_abandoned",
-    "Work for callers who had gone: waiting was never begun, running was not gone on with.",
+    "Work dropped since its caller had gone: while waiting, or while running.",
     ["when"],
 )
-for _when in ("waiting", "running"):  # so that each is shown as 0 before it happens
+for _when in ("waiting", "running"):  # so that each is exported as 0 before it happens
     WORK_ABANDONED.labels(_when)
 
 
@@ -41,8 +41,8 @@ class Worker:
     One thread, since a process has one core: more would only make each call slower. A call
     that is cancelled or past its deadline before its turn is never run.
 
-    The thread is its own, and not an executor's, which takes twice as long to hand work over:
-    some 100 µs a call.
+    It isn't an executor's thread, since an executor takes twice as long to hand work over:
+    about 100 µs a call.
     """
 
     def __init__(self) -> None:
@@ -50,19 +50,19 @@ class Worker:
         self.queued = 0
         """Calls that wait or run."""
         self.mean_run = 0.0
-        """Seconds that work takes, lately."""
+        """Recent mean seconds of a run."""
         self.running_since: float | None = None
-        """When the work that runs now began, in `time.monotonic` seconds."""
+        """When the current run began, in `time.monotonic` seconds."""
         self._jobs: _Jobs = SimpleQueue()
         threading.Thread(target=_run_all, args=(self._jobs,), name="model", daemon=True).start()
         weakref.finalize(self, self._jobs.put, None)
 
     @property
     def expected_wait(self) -> float:
-        """Seconds that a further call would wait (Little's law)."""
+        """Seconds that another call would wait (Little's law)."""
         if not self.queued and self.running_since is None:
             return 0.0
-        # Work that hangs says more than the mean of what ran before it.
+        # Work that hangs says more than the mean of the runs before it.
         since = self.running_since
         elapsed = 0.0 if since is None else time.monotonic() - since
         return max(self.queued * self.mean_run, elapsed)
@@ -72,13 +72,13 @@ class Worker:
 
         Args:
             work: what to run.
-            caller: whom it is for; told of a cancellation, so that `work` can ask between steps.
+            caller: the caller of the work; is marked as gone on cancellation, for `work` to check.
 
         Raises:
             RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed.
         """
         caller = caller or Caller()
-        turn = threading.Lock()  # whoever has it first: the thread to run the work, or who gives up
+        turn = threading.Lock()  # taken by the thread to run the work, or on cancellation
 
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
@@ -89,9 +89,9 @@ class Worker:
             try:
                 result = self._run(work, caller)
             except Exception as error:  # noqa: BLE001  it is raised where the call waits
-                _tell(loop, answer, partial(answer.set_exception, error))
+                _settle(loop, answer, partial(answer.set_exception, error))
             else:
-                _tell(loop, answer, partial(answer.set_result, result))
+                _settle(loop, answer, partial(answer.set_result, result))
 
         self.queued += 1
         # The context carries the request id into the stages' log lines.
@@ -116,7 +116,7 @@ class Worker:
         begun = self.running_since = time.monotonic()
         try:
             result = work()
-        except StopIteration as error:  # a future doesn't take it: its call would wait for ever
+        except StopIteration as error:  # a future refuses it: its call would wait for ever
             raise RuntimeError("the work raised StopIteration") from error
         except CallerGoneError:
             WORK_ABANDONED.labels("running").inc()
@@ -134,13 +134,13 @@ class Worker:
 def _run_all(jobs: _Jobs) -> None:
     while (job := jobs.get()) is not None:
         job()
-        del job  # which holds a caller's data until the next one comes
+        del job  # else it holds a caller's data until the next one comes
 
 
-def _tell(
+def _settle(
     loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any], settle: Callable[[], None]
 ) -> None:
-    """Has the loop settle an answer, unless its call is gone."""
+    """Have the loop settle an answer, unless its call has gone."""
 
     def settled() -> None:
         if not answer.done():
@@ -149,5 +149,5 @@ def _tell(
     try:
         loop.call_soon_threadsafe(settled)
     except RuntimeError:
-        if not loop.is_closed():  # and with it all who waited
+        if not loop.is_closed():  # and with it all waiting calls
             raise

@@ -219,7 +219,7 @@ async def test_after_that_new_calls_are_refused_and_those_under_way_answered(
                     pass  # the drain begins
         assert (await under_way).outputs
         await draining
-    assert refused == (grpc.StatusCode.UNAVAILABLE, "this server stops; ask another one")
+    assert refused == (grpc.StatusCode.UNAVAILABLE, "this server shuts down; retry on another one")
 
 
 def rename(request: pb.ModelInferRequest, name: str, new: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from server.rpc.gradient import LEAST, REST, GradientLimit
+from server.rpc.gradient import MIN_CALLS, REST, GradientLimit
 from server.rpc.turns import MORE_ROOM, ROOM
 
 MOST = 100
@@ -71,14 +71,14 @@ def test_in_a_flood_of_slow_calls_hardly_any_are_let_in() -> None:
     calls.intervals(5, 0.01)
     flooded = [calls.intervals(1, 0.08, refused=9, under_way=8) for _ in range(3)]
     assert flooded[0] <= REST / 4 + 1e-9, "at once, and by as much as they are too slow"
-    assert flooded[-1] == LEAST
+    assert flooded[-1] == MIN_CALLS
 
 
 def test_in_a_flood_as_many_are_let_in_as_stay_quick() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     calls.intervals(3, 0.08, refused=9, under_way=8)
-    assert calls.intervals(10, 0.015, refused=9, under_way=2) > 2 * LEAST
+    assert calls.intervals(10, 0.015, refused=9, under_way=2) > 2 * MIN_CALLS
 
 
 def test_a_few_refused_calls_are_no_flood() -> None:
@@ -93,7 +93,7 @@ def test_after_a_flood_the_limit_comes_back() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     calls.intervals(20, 0.08, refused=9, under_way=8)
-    assert calls.limit.calls == LEAST
+    assert calls.limit.calls == MIN_CALLS
     began = calls.now
     while calls.limit.calls < REST:
         calls.intervals(1, 0.012)
@@ -162,10 +162,10 @@ def test_what_calls_take_alone_for_long_is_what_they_usually_take() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     calls.intervals(10, 0.08, refused=9, under_way=8)
-    assert calls.limit.calls == LEAST
+    assert calls.limit.calls == MIN_CALLS
     # As they take twice as long for a reason of their own, three times as long would be a queue.
     grown = max(calls.intervals(1, 0.03, refused=9, under_way=1) for _ in range(200))
-    assert grown > LEAST
+    assert grown > MIN_CALLS
     assert calls.limit.usual == pytest.approx(0.015, rel=0.1)
 
 

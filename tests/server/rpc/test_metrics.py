@@ -70,7 +70,7 @@ async def test_port_that_is_taken_is_explained() -> None:
     try:
         with pytest.raises(
             VireoError,
-            match=rf"can't show metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up",
+            match=rf"can't serve metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up",
         ):
             MetricsEndpoint.open(endpoint.port, CollectorRegistry())
     finally:

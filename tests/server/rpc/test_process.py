@@ -310,4 +310,4 @@ async def test_a_process_that_takes_up_no_more_calls_ends_so_that_another_is_sta
         # Latin-1, and so no UTF-8: gRPC's loop ends of it.
         connection.open("/grpc.health.v1.Health/Check?\xe9", grpc_frame(b""))
         assert await asyncio.to_thread(process.wait, 60) == 1
-    assert "gRPC takes up no more calls" in log.read_text()
+    assert "gRPC accepts no more calls" in log.read_text()
