@@ -19,7 +19,7 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, CandidateRelease
-from server.inference.service import MOST_BATCH, ServedModel, add_inference_service
+from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
@@ -103,8 +103,8 @@ def _build(folder: Path, viewers_kept: int = 0) -> CandidatePipeline:
 
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
     history = pipeline.release.manifest.feature_schema.history_limit
-    sizes = {BATCH: MOST_BATCH, HISTORY: history}
-    return ServedModel(pipeline.release.tower, Limits(sizes, product=MOST_BATCH * history))
+    sizes = {BATCH: MAX_BATCH, HISTORY: history}
+    return ServedModel(pipeline.release.tower, Limits(sizes, product=MAX_BATCH * history))
 
 
 class CandidateSettings(PodSettings):

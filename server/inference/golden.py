@@ -1,4 +1,4 @@
-"""Golden replay: a model is served only when it answers here as it did in training."""
+"""Golden replay: a model is served only if its outputs here match those in training."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from server.releases.layout import GOLDEN_TOLERANCE
 from server.releases.manifest import ReleaseError
 
 _MIN_PROBABILITY = 1e-4
-"""Differences of smaller ones are shares of this: their sigmoid is exact to some 1e-8."""
+"""Differences are relative to at least this: below it, the sigmoid is exact to about 1e-8."""
 
 
 class GoldenMismatchError(ReleaseError):
-    """A model answers otherwise than it did in training."""
+    """A model's outputs differ from those in training."""
 
     def __init__(self, message: str, difference: float) -> None:
         """Make the error.
 
         Args:
             message: what differs.
-            difference: the largest of an output; of probabilities, as a share of what was recorded,
-                since most are a few thousandths.
+            difference: the maximum difference of an output; for probabilities relative to the
+                recorded one, since most are a few thousandths.
         """
         super().__init__(message)
         self.difference = difference
 
 
 def replay(model: Model, golden: Path) -> None:
-    """Runs the golden requests through `model` and compares with the recorded outputs.
+    """Run the golden requests through `model` and compare with the recorded outputs.
 
     Args:
-        model: the model as it will serve.
+        model: the model to be served.
         golden: .npz with `input/<name>` for each input and `output/<name>`.
 
     Raises:
@@ -60,7 +60,7 @@ def replay(model: Model, golden: Path) -> None:
             f"{golden}: replay failed: {error}; its weights may hold NaN: train it again"
         ) from error
     except Exception as error:
-        # An input that is missing, or whatever ONNX Runtime raises of one that doesn't fit.
+        # A missing input, or whatever ONNX Runtime raises for one that doesn't fit.
         raise ReleaseError(f"{golden}: replay failed: {error}") from error
     if got.shape != wanted.shape:
         raise ReleaseError(f"{golden}: replay gave shape {got.shape}, recorded {wanted.shape}")

@@ -19,9 +19,9 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 
 
 _REFUSALS = (Fail, InvalidArgument, RuntimeException)
-"""What ONNX Runtime raises of inputs that a model can't be run on; they share no base class."""
+"""What ONNX Runtime raises for unfit inputs; they share no base class."""
 _REASON_LENGTH = 300
-"""Characters: callers are told it."""
+"""Maximum characters of a reason, which callers get."""
 
 
 class ModelInputError(Exception):
@@ -29,14 +29,14 @@ class ModelInputError(Exception):
 
 
 class ModelOutputError(Exception):
-    """A model gave NaN or infinity: the request that it was asked for fails."""
+    """A model's output has NaN or infinity: the request fails."""
 
 
 class Model:
     """An ONNX Runtime session of a model with one output.
 
     One thread and no spinning: a pod is one process a core, and ONNX Runtime's own thread
-    pool would burn the core's time in waiting. Safe to run from several threads.
+    pool would waste the core on waiting. Safe to run from several threads.
     """
 
     def __init__(
@@ -45,23 +45,24 @@ class Model:
         signature: Signature,
         constants: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
-        """Loads the model at `path`, which must have `signature`.
+        """Load the model at `path`, which must have `signature`.
 
         Args:
-            path: the file.
-            signature: what this build feeds and reads.
-            constants: by name, for those that the model doesn't hold itself. They aren't copied.
+            path: the model file.
+            signature: the inputs that this build feeds, and the output that it reads.
+            constants: by name, the constants that the model file doesn't contain. They aren't
+                copied.
 
         Raises:
-            ReleaseError: the file isn't a model that this build can run, or one with other
-                inputs or another output.
+            ReleaseError: the file isn't a model that this build can run, or its inputs or output
+                are others.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Only what is fatal: all else is raised, and inputs that callers make shouldn't fill logs.
+        # Fatal messages only: errors are raised, and callers' inputs shouldn't fill logs.
         options.log_severity_level = 4
         self._constants = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -74,12 +75,12 @@ class Model:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            # ONNX Runtime has no base class of its own for what a bad model raises.
+            # ONNX Runtime has no base class of its own for the errors of a bad model.
             raise ReleaseError(f"{path}: ONNX Runtime can't load the model: {error}") from error
         signature.check(path, self._session.get_inputs(), self._session.get_outputs())
         self.path = path
         self.name, self.version = path.parent.parent.name, path.parent.name
-        """As in a model repository, of which `path` is `<name>/<version>/model.onnx`."""
+        """As in a model repository, in which `path` is `<name>/<version>/model.onnx`."""
         self.inputs = {
             value.name: signature.inputs[value.name] for value in self._session.get_inputs()
         }
@@ -89,10 +90,10 @@ class Model:
         self.probabilities = signature.probabilities
 
     def run(self, inputs: Inputs) -> Float32Array:
-        """The output for `inputs`, of which those that the model doesn't read are left out.
+        """Return the output for `inputs`; those that the model doesn't read are ignored.
 
         Raises:
-            ModelInputError: the inputs don't go together, or an id among them is out of bounds.
+            ModelInputError: the inputs' sizes differ, or an id is out of range.
             ModelOutputError: the output isn't finite.
         """
         feed = {name: inputs[name] for name in self.inputs}
@@ -109,5 +110,5 @@ class Model:
 
 
 def _reason(error: Exception) -> str:
-    """What ONNX Runtime says, without what it always says before, in one line of bounded length."""
+    """Return ONNX Runtime's message without its constant prefix, on one line of bounded length."""
     return " ".join(str(error).rpartition("Status Message: ")[2].split())[:_REASON_LENGTH]

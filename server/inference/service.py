@@ -25,25 +25,25 @@ from server.rpc.worker import Worker
 T = TypeVar("T")
 
 NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-MOST_BATCH = 32
-"""Viewers in one request."""
+MAX_BATCH = 32
+"""Maximum viewers in one request."""
 _PLATFORM = "onnxruntime_onnx"
 _RELEASE_PARAMETER = "release_id"
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that callers may run, and how much at a time."""
+    """A model that callers may run, and its limits."""
 
     model: Model
     limits: Limits
 
     def infer(self, request: pb.ModelInferRequest, release_id: str) -> pb.ModelInferResponse:
-        """What the model gives for a request.
+        """Return the model's output for a request.
 
         Raises:
-            RpcError: INVALID_ARGUMENT where an input doesn't fit, FAILED_PRECONDITION where what
-                comes out isn't finite.
+            RpcError: INVALID_ARGUMENT if an input doesn't fit, FAILED_PRECONDITION if the output
+                isn't finite.
         """
         inputs = read_inputs(request, self.model, self.limits)
         try:
@@ -51,11 +51,11 @@ class ServedModel:
         except ModelInputError as error:
             raise invalid_argument([("inputs", str(error))]) from error
         except ModelOutputError as error:
-            # Neither the inputs alone are to blame, which are finite and fit, nor the server,
-            # whose model gave its golden outputs. UNAVAILABLE would have it asked in vain again.
+            # Neither the inputs alone are to blame, which are finite and fit, nor the server, whose
+            # model reproduced its golden outputs. UNAVAILABLE would have clients retry in vain.
             raise RpcError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"{error} for these inputs; it would again as long as release {release_id} serves",
+                f"{error} for these inputs; it fails as long as release {release_id} is served",
             ) from error
         response = pb.ModelInferResponse(
             model_name=self.model.name, model_version=self.model.version, id=request.id
@@ -66,7 +66,7 @@ class ServedModel:
 
 
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Generic[T]):
-    """Answers from the release that the loader serves."""
+    """Serves the model of the loader's current release."""
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         """Make a servicer.
 
         Args:
-            loader: of the pod's releases.
-            worker: on which models run.
-            admission: decides which runs of a model to take on.
+            loader: the loader of the pod's releases.
+            worker: the worker that runs models.
+            admission: decides which calls to admit.
             model_of: returns the model of a release's content.
             ready: whether the pod is SERVING.
         """
@@ -96,7 +96,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ServerLiveRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> pb.ServerLiveResponse:
-        """Always true: it has answered."""
+        """Return true: the server responds."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802
@@ -104,7 +104,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ServerReadyRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> pb.ServerReadyResponse:
-        """As the health service has it."""
+        """Return the same as the health service."""
         return pb.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(  # noqa: N802
@@ -112,7 +112,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ModelReadyRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.ModelReadyResponse:
-        """False for a model that isn't here, as Triton answers it."""
+        """Return false for an unknown model, as Triton does."""
         if not self._ready():
             return pb.ModelReadyResponse(ready=False)
         try:
@@ -126,7 +126,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ServerMetadataRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> pb.ServerMetadataResponse:
-        """Name and version of Vireo."""
+        """Return name and version of Vireo."""
         return pb.ServerMetadataResponse(name="vireo", version=version("vireo"))
 
     async def ModelMetadata(  # noqa: N802
@@ -134,7 +134,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ModelMetadataRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.ModelMetadataResponse:
-        """The model's inputs and output."""
+        """Return the model's inputs and output."""
         model = self._find(request.name, request.version)[0].model
         return pb.ModelMetadataResponse(
             name=model.name,
@@ -149,7 +149,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         request: pb.ModelInferRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> pb.ModelInferResponse:
-        """One run of the model, in the pod's worker."""
+        """Run the model once, in the pod's worker."""
         model, release_id = self._find(request.model_name, request.model_version)
         left = context.time_remaining()
         self._admission.check(context.invocation_metadata() or (), left)
@@ -160,10 +160,10 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             self._admission.leave(began, None)
 
     def _find(self, name: str, model_version: str) -> tuple[ServedModel, str]:
-        """The model of this name and version, empty for any, and the release that it is of.
+        """Return the model of this name and version (any if empty), and its release's id.
 
         Raises:
-            RpcError: NOT_FOUND for another one, UNAVAILABLE while no release is loaded.
+            RpcError: NOT_FOUND for an unknown model, UNAVAILABLE while no release is loaded.
         """
         serving = served(self._loader)
         found = self._model_of(serving.content)
@@ -184,7 +184,7 @@ def add_inference_service(
     admission: Admission,
     model_of: Callable[[T], ServedModel],
 ) -> None:
-    """Add the service to a pod's server; ready while that is SERVING."""
+    """Add the service to a pod's server; it is ready while the server is SERVING."""
     servicer = InferenceServicer(loader, worker, admission, model_of, lambda: server.serving)
     server.add(
         NAME,

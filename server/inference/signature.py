@@ -1,4 +1,4 @@
-"""What this build feeds each model and reads from it, compared with the model when it loads."""
+"""The inputs and output of each model, checked against the model when it is loaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.manifest import ReleaseError
 
 BATCH = "batch"
-"""The size that is the number of viewers."""
+"""Name of the dimension that is the number of viewers."""
 CANDIDATES = "candidates"
-"""The size that is the number of candidates of each."""
+"""Name of the dimension that is the number of candidates of each viewer."""
 VIDEOS = "videos"
-"""The viewer tower's constant that it doesn't hold itself: the vectors of all videos."""
+"""The viewer tower's constant that its file doesn't contain: the vectors of all videos."""
 HISTORY = "history"
-"""The size that is the number of videos in each history."""
+"""Name of the dimension that is the number of videos in each history."""
 
 _TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
@@ -33,9 +33,9 @@ class Tensor:
     """One input or output."""
 
     dtype: str
-    """NumPy's name of it."""
+    """NumPy dtype."""
     shape: tuple[int | str, ...]
-    """Sizes; a name where requests bring any, the same in all tensors that have it."""
+    """Sizes; a name if requests choose the size, the same in all tensors with that name."""
 
     def __str__(self) -> str:
         sizes = ("any" if isinstance(size, str) else str(size) for size in self.shape)
@@ -47,17 +47,17 @@ class Signature:
     """The inputs and the one output of a model."""
 
     inputs: Mapping[str, Tensor]
-    """All that this build can feed; a model may leave out what it doesn't need."""
+    """All inputs that this build can feed; a model may omit what it doesn't need."""
     output: str
     answer: Tensor
     probabilities: bool = False
-    """Whether the output is of probabilities."""
+    """Whether the output is probabilities."""
 
     def check(self, path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Compares with the arguments that ONNX Runtime found in the model at `path`.
+        """Compare with the inputs and outputs that ONNX Runtime found in the model at `path`.
 
         Raises:
-            ReleaseError: the model needs or gives something else; the message names it.
+            ReleaseError: the model has other inputs or another output; the message names it.
         """
         for argument in inputs:
             if argument.name not in self.inputs:
@@ -75,8 +75,8 @@ class Signature:
 
 
 def _compare(what: str, argument: Any, ours: Tensor) -> None:
-    """Raises ReleaseError unless the model's argument takes or gives what is ours."""
-    # ONNX Runtime has a number for a fixed size, and a name or None for a free one.
+    """Raise ReleaseError unless the model's input or output has our dtype and shape."""
+    # ONNX Runtime gives a number for a fixed size, and a name or None for a free one.
     sizes = tuple(size if isinstance(size, int) else str(size) for size in argument.shape)
     theirs = Tensor(_TYPES.get(argument.type, argument.type), sizes)
     fits = len(theirs.shape) == len(ours.shape) and all(
@@ -88,7 +88,7 @@ def _compare(what: str, argument: Any, ours: Tensor) -> None:
 
 
 def tower_signature(vector_size: int) -> Signature:
-    """The viewer tower's: the inputs of `tower_inputs`, embeddings of `vector_size`."""
+    """Return the viewer tower's signature: `tower_inputs` to embeddings of `vector_size`."""
     return Signature(
         inputs={
             "history": Tensor("int64", (BATCH, HISTORY)),
@@ -103,7 +103,7 @@ def tower_signature(vector_size: int) -> Signature:
 
 
 def ranker_signature(vector_size: int) -> Signature:
-    """The ranker's: the inputs of `ranking_inputs` over vectors of `vector_size`."""
+    """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`."""
     return Signature(
         inputs={
             "candidate_vectors": Tensor("float32", (BATCH, CANDIDATES, vector_size)),

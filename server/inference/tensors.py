@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: from requests to NumPy, and from NumPy to answers."""
+"""Tensors of the Open Inference Protocol: from requests to NumPy, and from NumPy to responses."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from server.inference.signature import Tensor
 from server.rpc.errors import invalid_argument
 
 _Violations = Iterator[tuple[str, str]]
-"""Field of the request and what is wrong with it; names within are cut, since callers make them."""
+"""Field of the request and what is wrong with it; callers' names in it are truncated."""
 
 _UNSUPPORTED = ("shared_memory_region", "classification")
-"""Parameters of tensors that change what an answer is: without them it would be another."""
+"""Parameters of tensors that change the response: ignoring them would make it wrong."""
 
 
 @dataclass(frozen=True)
 class _Datatype:
-    """How the protocol has values of one NumPy type."""
+    """The protocol's encoding of one NumPy dtype."""
 
     name: str
     contents: str
     """Its field of InferTensorContents."""
     raw: str
-    """NumPy's name of its raw form."""
+    """NumPy dtype of its raw form."""
 
 
 _DATATYPES: Mapping[str, _Datatype] = {
@@ -41,16 +41,16 @@ _DATATYPES: Mapping[str, _Datatype] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How much work one request may ask for: memory grows faster with sizes than requests do."""
+    """Maximum work of one request: memory grows faster with sizes than requests do."""
 
     sizes: Mapping[str, int]
-    """The most of each size that requests bring, by its name in the signature."""
+    """Maximum of each size that requests choose, by its name in the signature."""
     product: int
-    """The most of all of them multiplied."""
+    """Maximum of the product of all sizes."""
 
 
 def metadata(name: str, tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
-    """What the protocol tells of an input or output."""
+    """Return the protocol's metadata of an input or output."""
     shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
     return pb.ModelMetadataResponse.TensorMetadata(
         name=name, datatype=_DATATYPES[tensor.dtype].name, shape=shape
@@ -60,11 +60,11 @@ def metadata(name: str, tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetada
 def read_inputs(
     request: pb.ModelInferRequest, model: Model, limits: Limits
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that a request has for a model.
+    """Return the arrays in a request for a model.
 
     Raises:
-        RpcError: INVALID_ARGUMENT, with all that is wrong with names; where they are right, with
-            types and shapes; then with values.
+        RpcError: INVALID_ARGUMENT with all violations of names; if there are none, of types and
+            shapes; then of values.
     """
     _refuse([*_name_violations(request, model), *_form_violations(request)])
     _refuse(_layout_violations(request, model))
@@ -78,7 +78,7 @@ def read_inputs(
 def write_output(
     response: pb.ModelInferResponse, name: str, values: Float32Array, *, raw: bool
 ) -> None:
-    """Adds an output to an answer."""
+    """Add an output to a response."""
     datatype = _DATATYPES["float32"]
     tensor = response.outputs.add(name=name, datatype=datatype.name, shape=values.shape)
     if raw:
@@ -93,7 +93,7 @@ def _refuse(violations: Iterable[tuple[str, str]]) -> None:
 
 
 def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
-    """Inputs and outputs that the model hasn't, inputs that are missing or given twice."""
+    """Yield unknown inputs and outputs, missing inputs, and duplicate inputs."""
     seen: set[str] = set()
     for place, tensor in enumerate(request.inputs):
         if tensor.name not in model.inputs:
@@ -113,7 +113,7 @@ def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations
 
 
 def _form_violations(request: pb.ModelInferRequest) -> _Violations:
-    """Parameters that can't be had, and values both raw and typed."""
+    """Yield unsupported parameters, and values both raw and typed."""
     for place, tensor in enumerate(request.inputs):
         yield from _parameter_violations(f"inputs[{place}]", tensor)
     for place, output in enumerate(request.outputs):
@@ -148,7 +148,7 @@ def _parameter_violations(
 
 
 def _layout_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
-    """Other types and shapes than the model's."""
+    """Yield types and shapes that aren't the model's."""
     for place, tensor in enumerate(request.inputs):
         wanted = model.inputs[tensor.name]
         name, shape = _DATATYPES[wanted.dtype].name, tensor.shape
@@ -174,7 +174,7 @@ def _layout_violations(request: pb.ModelInferRequest, model: Model) -> _Violatio
 
 
 def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits) -> _Violations:
-    """Sizes that differ where they must be the same, and those beyond the limits."""
+    """Yield sizes that should be equal and aren't, and those beyond the limits."""
     first: dict[str, tuple[str, int]] = {}
     for place, tensor in enumerate(request.inputs):
         for size, name in zip(tensor.shape, model.inputs[tensor.name].shape, strict=True):
@@ -192,7 +192,7 @@ def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits
 
 
 def _content_violations(request: pb.ModelInferRequest) -> _Violations:
-    """Another number of values than the shape has, or values in the wrong field."""
+    """Yield tensors whose number of values differs from the shape, or that use the wrong field."""
     for place, tensor in enumerate(request.inputs):
         count, datatype = math.prod(tensor.shape), _datatype(tensor.datatype)
         if request.raw_input_contents:
@@ -222,7 +222,7 @@ def _content_violations(request: pb.ModelInferRequest) -> _Violations:
 
 
 def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
-    """Floats that aren't finite."""
+    """Yield arrays with values that aren't finite."""
     for place, (name, array) in enumerate(arrays.items()):
         if not np.isfinite(array).all():
             yield f"inputs[{place}]", f"every value of input {name!r} must be finite"
@@ -236,7 +236,7 @@ def _array(request: pb.ModelInferRequest, place: int) -> npt.NDArray[Any]:
         values = np.frombuffer(request.raw_input_contents[place], datatype.raw)
     else:
         values = np.array(getattr(tensor.contents, datatype.contents), datatype.raw)
-    # In this machine's own order of bytes, which costs nothing where it is little-endian.
+    # In this machine's byte order, which costs nothing on a little-endian one.
     native = values.astype(values.dtype.newbyteorder("="), copy=False)
     return native.reshape(tuple(tensor.shape))
 
@@ -251,11 +251,11 @@ def _described(wanted: Tensor) -> str:
 
 
 def _sizes(wanted: Tensor) -> str:
-    """The shape with the names of the sizes that requests bring, for example [batch, 16]."""
+    """Return the shape with the names of sizes that requests choose, for example [batch, 16]."""
     return f"sizes [{', '.join(map(str, wanted.shape))}]"
 
 
 def _shown(text: str) -> str:
-    """What a caller wrote, as it may stand in an error: errors travel in trailers of 8 KB."""
+    """Return a caller's text as it may stand in an error: errors travel in trailers of 8 KB."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 66 else f"{quoted[:62]}...'"

@@ -11,7 +11,7 @@ import numpy as np
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
 from server.features.ranking_inputs import RANKER_HISTORY
-from server.inference.service import MOST_BATCH, ServedModel, add_inference_service
+from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
 from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
@@ -100,7 +100,7 @@ def _build(folder: Path) -> RankingPipeline:
 
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:
-    sizes = {BATCH: MOST_BATCH, CANDIDATES: MAX_CANDIDATES, HISTORY: RANKER_HISTORY}
+    sizes = {BATCH: MAX_BATCH, CANDIDATES: MAX_CANDIDATES, HISTORY: RANKER_HISTORY}
     # What one viewer may have: several share it.
     limits = Limits(sizes, product=MAX_CANDIDATES * RANKER_HISTORY)
     return ServedModel(pipeline.release.ranker, limits)
