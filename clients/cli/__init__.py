@@ -1,1 +1,1 @@
-"""The `vireo` command: one file a command group."""
+"""The `vireo` command, one file per command group."""

@@ -1,4 +1,4 @@
-"""The `vireo` command: registers the command groups and turns errors into one clear line."""
+"""The `vireo` command: registers the command groups and prints an error as one line."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("certificates")(security.certificates)
 app.command("token")(security.token)
-app.add_typer(control.app, name="control", help="Run the control plane of Envoy, and show it.")
+app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
 app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
-app.add_typer(bench.app, name="bench", help="Measure what takes long, side by side in one run.")
+app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
 
 _MISSING_EXTRA = {
     "training": {
@@ -74,11 +74,11 @@ _DISK_ERRORS = (
     errno.EPERM,
     errno.ENOTDIR,
 )
-"""Those that a person can mend; any other is a bug, and shows its stack."""
+"""Errors that the user can fix; any other is a bug and prints its traceback."""
 
 
 def main() -> None:
-    """Runs the command line; exits with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the CLI; exit with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
     errors = Console(stderr=True, highlight=False)
     try:
         app()

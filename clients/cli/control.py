@@ -1,4 +1,4 @@
-"""`vireo control`: run the control plane, and show what it has told each Envoy."""
+"""`vireo control`: run the control plane, and show the configuration of each Envoy."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class ResourceStatus:
     """One resource on one Envoy."""
 
     kind: str
-    """It is "clusters", "endpoints", "listeners" or "routes"."""
+    """One of "clusters", "endpoints", "listeners" and "routes"."""
     name: str
     version: str
-    """What the Envoy has; empty where it never took any."""
+    """Version that the Envoy has; empty if it never accepted one."""
     state: str
-    """ACKED; NACKED: a newer version was refused; REQUESTED: one is on its way."""
+    """ACKED, NACKED (a newer version was rejected) or REQUESTED (a version is in flight)."""
     refused_version: str
     words: str
-    """Why it was refused, in Envoy's own words."""
+    """Error details of the rejection, as sent by Envoy."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class EnvoyStatus:
     agent: str
     connected: bool
     variant: str
-    """The protocol that it speaks: "state of the world" or "delta"."""
+    """Protocol variant: "state of the world" or "delta"."""
     versions: dict[str, str]
-    """One version for each kind."""
+    """Version of each kind."""
     resources: tuple[ResourceStatus, ...]
 
 
 @app.command()
 def serve() -> None:
-    """Run the control plane until Ctrl-C; `vireo up` runs one of its own.
+    """Run the control plane until Ctrl-C; `vireo up` starts its own.
 
-    It is set by VIREO_… variables, of which `python -m server.control --help` lists all.
+    VIREO_… variables configure it; `python -m server.control --help` lists them.
     """
     from server.control.control import serve_control
     from server.control.settings import ControlSettings
@@ -74,16 +74,18 @@ def serve() -> None:
 @app.command()
 def snapshot(
     target: Annotated[
-        str, typer.Option(help="host:port of the control plane; by default the running stack's.")
+        str, typer.Option(help="host:port of the control plane; the running stack's if absent.")
     ] = "",
     certificate: Annotated[
-        Path | None, typer.Option(help="With --target: our certificate, PEM, for mutual TLS.")
+        Path | None, typer.Option(help="With --target: client certificate for mutual TLS, PEM.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Its authority, and the target's.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="CA of the certificate and of the target, PEM.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show what each Envoy has: a version for each kind, what it took, what it refused and why."""
+    """Show each Envoy's resources: versions by kind, accepted and rejected ones, and why."""
     if target:
         envoys = envoys_of(target, _files(certificate, key, ca))
     else:
@@ -95,9 +97,11 @@ def snapshot(
         typer.echo(json.dumps([asdict(each) for each in envoys], indent=2))
         return
     if not envoys:
-        typer.echo("no Envoy has asked yet")
+        typer.echo("no Envoy has connected yet")
     for envoy in envoys:
-        connection = "connected" if envoy.connected else "gone; what follows is what it had"
+        connection = (
+            "connected" if envoy.connected else "disconnected; its last known state follows"
+        )
         typer.echo(f"{envoy.node}: {envoy.agent}, {envoy.variant}, {connection}")
         print_table(resource_table(envoy))
 
@@ -113,14 +117,14 @@ def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFi
 
 
 def envoys_of(target: str, tls: TlsFiles | None = None) -> list[EnvoyStatus]:
-    """What a control plane tells of each of its clients.
+    """Return the status of each client of a control plane.
 
     Args:
-        target: its host:port.
-        tls: our own files, where it speaks mutual TLS.
+        target: host:port of the control plane.
+        tls: client TLS files, if it uses mutual TLS.
 
     Raises:
-        VireoError: nothing answers there, or a TLS file can't be read.
+        VireoError: the control plane doesn't answer, or a TLS file can't be read.
     """
     import grpc
     from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
@@ -173,7 +177,7 @@ def envoys_of(target: str, tls: TlsFiles | None = None) -> list[EnvoyStatus]:
 
 
 def control_target(state: StackState) -> str:
-    """host:port of a running stack's control plane; raises VireoError before it is started."""
+    """Return host:port of a running stack's control plane; raise VireoError before it starts."""
     for process in state.processes:
         if process.name == "control":
             return f"127.0.0.1:{process.port}"
@@ -181,17 +185,17 @@ def control_target(state: StackState) -> str:
 
 
 def summary(envoys: Sequence[EnvoyStatus]) -> str:
-    """A line for each Envoy: how many resources of each kind it has taken, and refusals."""
+    """Return a line for each Envoy: its resource counts by kind, and rejected resources."""
     lines = []
     for envoy in envoys:
         counts = [
             f"{sum(each.kind == kind for each in envoy.resources)} {kind}"
             for kind in envoy.versions
         ]
-        has = ", ".join(counts) or "has taken nothing yet"
-        lines.append(f"{envoy.node}: {has}" + ("" if envoy.connected else "; gone"))
+        has = ", ".join(counts) or "no resources yet"
+        lines.append(f"{envoy.node}: {has}" + ("" if envoy.connected else "; disconnected"))
         lines += [
-            f"  refused {each.kind} {each.name}: {each.words}"
+            f"  rejected {each.kind} {each.name}: {each.words}"
             for each in envoy.resources
             if each.state == "NACKED"
         ]
@@ -211,7 +215,7 @@ def _stack() -> StackState:
 
 
 def resource_table(envoy: EnvoyStatus) -> Table:
-    """Return a line a resource of an Envoy, by kind."""
+    """Return a table of an Envoy's resources, by kind."""
     table = table_of("kind", "version", "resource", "its version", "state", "", texts={""})
     shown = ""
     for each in envoy.resources:

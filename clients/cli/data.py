@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.")],
-    force: Annotated[bool, typer.Option(help="Download again where it is there.")] = False,
+    force: Annotated[bool, typer.Option(help="Download again if it is already there.")] = False,
 ) -> None:
     """Download MovieLens and import it."""
     from training.data.movielens import fetch_movielens
@@ -46,11 +46,11 @@ def import_(
     ],
     videos: Annotated[Path, typer.Option(help="The catalogue.", show_default=False)],
     viewers: Annotated[
-        Path | None, typer.Option(help="Attributes of viewers, where there are any.")
+        Path | None, typer.Option(help="Attributes of viewers, if there are any.")
     ] = None,
-    name: Annotated[str, typer.Option(help="What to call the data set.")] = "mine",
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")
+        bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data set of that name.")
@@ -95,7 +95,7 @@ def list_(as_json: Json = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Which data set.")], as_json: Json = False
 ) -> None:
-    """Show what a data set holds and what was mended in it."""
+    """Show the contents of a data set, and what the import repaired or dropped."""
     from training.data.dataset import describe_dataset
 
     info = describe_dataset(Home.current(), name)

@@ -1,4 +1,4 @@
-"""`vireo data synth`: a made-up world, to try Vireo out at any size."""
+"""`vireo data synth`: a synthetic data set of any size, to try Vireo out."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from server.home import Home
 
 
 def synth(
-    viewers: Annotated[int, typer.Option(help="How many viewers.")] = 5_000,
-    videos: Annotated[int, typer.Option(help="How many videos.")] = 10_000,
+    viewers: Annotated[int, typer.Option(help="Number of viewers.")] = 5_000,
+    videos: Annotated[int, typer.Option(help="Number of videos.")] = 10_000,
     events: Annotated[
         int | None,
-        typer.Option(help="How many plays, likes and hides; 40 a viewer if absent."),
+        typer.Option(help="Number of plays, likes and hides; 40 per viewer if absent."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed and sizes give the same world.")] = 0,
-    days: Annotated[int, typer.Option(help="Over how many days the events are spread.")] = 90,
-    name: Annotated[str, typer.Option(help="What to call the data set.")] = "synth",
+    seed: Annotated[
+        int, typer.Option(help="Random seed; the same seed and sizes give the same data.")
+    ] = 0,
+    days: Annotated[int, typer.Option(help="Number of days that the events span.")] = 90,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "synth",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data set of that name.")
     ] = False,
 ) -> None:
-    """Make up viewers, videos and what they watch, to try things out at any size.
+    """Generate a synthetic data set of viewers, videos and interactions, of any size.
 
     Few videos draw most of the watches; each has a topic, and episodes follow each other in
-    series. Viewers like a few topics each, mostly of their own region, and come to like others
-    as the weeks pass. Titles, tags and the viewers' countries tell something of it, so that
-    models find something to learn. What comes out is a data set like an imported one:
+    series. Viewers like a few topics each, mostly of their own region, and their tastes drift
+    over the weeks. Titles, tags and the viewers' countries carry signal for models to learn. The
+    result is used like an imported data set:
 
     vireo data synth --viewers 2000 --videos 5000 && vireo train --data synth
 

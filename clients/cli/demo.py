@@ -1,4 +1,4 @@
-"""`vireo demo`: from nothing to a slate of real videos, in one command."""
+"""`vireo demo`: from an empty home to a slate of real videos, in one command."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def demo(
         bool, typer.Option("--once", help="Stop after the first slate instead of staying up.")
     ] = False,
 ) -> None:
-    """Fetch MovieLens-100K, train, publish, serve it all, and show a first slate.
+    """Fetch MovieLens-100K, train, publish, serve, and show a first slate.
 
-    Each step is a command of its own, shown as it runs. What an earlier demo has done already
-    is not done again.
+    Each step is a command of its own, shown as it runs. Steps that an earlier demo finished are
+    skipped.
     """
     from clients.cli import data, train, up
     from clients.cli.evaluate import measure_offline
@@ -47,21 +47,21 @@ def demo(
         publish(DATASET)
     except PromotionRefusedError as error:
         raise PromotionRefusedError(
-            f"{error}; to run the demo apart from it, set VIREO_HOME to another folder"
+            f"{error}; to run the demo separately, set VIREO_HOME to another folder"
         ) from error
 
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")
         _show_slate()
         if once:
-            # The stack's own handler ends it, as it would on a terminal's Ctrl-C.
+            # The stack's own handler stops it, as on Ctrl-C.
             signal.raise_signal(signal.SIGINT)
         else:
             up.show_endpoints(state)
 
     announce("up")
     up.run_stack_in_terminal(ready)
-    typer.echo("stopped; everything is kept, so that the next demo starts at once")
+    typer.echo("stopped; everything is kept, so the next demo starts at once")
 
 
 def _show_slate() -> None:

@@ -1,4 +1,4 @@
-"""How commands reach an edge, plain or secured, and the processes behind it."""
+"""Connections of commands to an edge, plain text or TLS, and to the processes behind it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CaOption = Annotated[
     Path | None,
     typer.Option(
         envvar="VIREO_CA",
-        help="Authority, PEM, that the edge's certificate comes from; the edge then speaks TLS.",
+        help="CA of the edge's certificate, PEM; the connection then uses TLS.",
     ),
 ]
 TokenOption = Annotated[
@@ -32,23 +32,23 @@ TokenOption = Annotated[
     typer.Option(
         envvar="VIREO_TOKEN",
         show_envvar=True,
-        help="Bearer token. Set the variable rather: others can see a command's options.",
+        help="Bearer token. Prefer the variable: other users can see a command's options.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge, and how to come in."""
+    """An edge and the credentials to call it."""
 
     target: str
     """host:port."""
     ca: Path | None = None
-    """The authority of its certificate; None where it speaks plain text."""
+    """CA of its certificate; None if it uses plain text."""
     token: str = field(default="", repr=False)
 
     def channel(self) -> grpc.Channel:
-        """A channel to it; raises VireoError where the authority can't be read."""
+        """Open a channel to the edge; raise VireoError if the CA can't be read."""
         import grpc
 
         credentials = self.credentials()
@@ -57,24 +57,24 @@ class Edge:
         return grpc.secure_channel(self.target, credentials)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Those of its channels, None where it speaks plain text.
+        """Return channel credentials, None if the edge uses plain text.
 
         Raises:
-            VireoError: the authority can't be read, or a token would travel in plain text.
+            VireoError: the CA can't be read, or a token would be sent in plain text.
         """
         import grpc
 
         if self.ca is None:
             if self.token:
                 raise VireoError(
-                    "a token would travel in plain text; name the authority of the edge's "
-                    "certificate with --ca or VIREO_CA"
+                    "the token would be sent in plain text; set the CA of the edge's certificate "
+                    "with --ca or VIREO_CA"
                 )
             return None
         try:
             credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
         except OSError as error:
-            raise VireoError(f"{self.ca}: {error.strerror}; it is to be a PEM file") from error
+            raise VireoError(f"{self.ca}: {error.strerror}; it must be a PEM file") from error
         if self.token:
             token = grpc.access_token_call_credentials(self.token)
             credentials = grpc.composite_channel_credentials(credentials, token)
@@ -82,14 +82,14 @@ class Edge:
 
 
 def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
-    """The edge that is meant.
+    """Return the edge to call.
 
     Args:
-        target: host:port; by default that of the stack which runs on this home, or of the settings
-            where none does. A secured stack of this home is asked with its own authority, and a
-            token made here.
-        ca: the authority of its certificate.
-        token: the token to send along.
+        target: host:port; by default that of the stack running on this home, or of the settings
+            if none runs. A secured stack of this home is called with its own CA and a token
+            signed here.
+        ca: CA of the edge's certificate.
+        token: bearer token to send.
     """
     from server.stack.settings import StackSettings
     from server.stack.state import running_stack
@@ -108,7 +108,7 @@ def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
 
 
 def operator_tls(state: StackState) -> TlsFiles | None:
-    """With what to ask the processes of a stack; None where it isn't secured."""
+    """Return TLS files to call a stack's processes with; None if it isn't secured."""
     from server.security.folder import SecurityFolder
 
     return SecurityFolder(Home.current().security).tls("operator") if state.secure else None

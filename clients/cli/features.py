@@ -22,9 +22,9 @@ app = typer.Typer(no_args_is_help=True)
 def build(
     name: Annotated[str, typer.Argument(help="Which data set.")],
 ) -> None:
-    """Build the features that viewers are served, as of now, in place of any earlier ones.
+    """Build the features for serving, as of now, replacing any earlier ones.
 
-    What is held out to measure on has features of its own, which `vireo train` builds.
+    Measuring on held-out watches uses separate features, which `vireo train` builds.
     """
     from server.stack.state import running_stack
     from training.features.build import build_features
@@ -34,10 +34,10 @@ def build(
     home, console = Home.current(), Console()
     with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
         build_features(home, name, "none", progress)
-    console.print(f"{name}: features built, of every event.", highlight=False)
+    console.print(f"{name}: features built from every event.", highlight=False)
     if running_stack(home) is not None:
-        # Its gateways keep the store that they opened.
-        console.print("A stack is running: start it again to serve them.", highlight=False)
+        # Its gateways keep the store that they have opened.
+        console.print("A stack is running: restart it to serve them.", highlight=False)
 
 
 @app.command()
@@ -46,7 +46,7 @@ def show(
     viewer: Annotated[str, typer.Option(help="Id of the viewer.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show what the online store holds of a viewer."""
+    """Show a viewer's values in the online store."""
     from training.data.dataset import load_dataset
     from training.features.online import read_online
 
@@ -57,7 +57,7 @@ def show(
         return
     console = Console()
     if not found.viewer_watch_count and not found.attributes:
-        console.print(Text(f"Nothing is known of viewer {viewer}: a cold start."))
+        console.print(Text(f"Viewer {viewer} is unknown: a cold start."))
         return
     summary = Table(show_header=False)
     summary.add_row("viewer", Text(viewer))

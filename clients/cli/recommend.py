@@ -1,4 +1,4 @@
-"""`vireo recommend`: asks the running stack for a slate and shows it."""
+"""`vireo recommend`: request a slate from the running stack and show it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    viewer: Annotated[str, typer.Option(help="Your own id of the viewer; unknown ones too.")],
-    page_size: Annotated[int, typer.Option(help="How many videos, 1 to 500.")] = 10,
+    viewer: Annotated[str, typer.Option(help="Your id of the viewer; unknown ids work too.")],
+    page_size: Annotated[int, typer.Option(help="Number of videos, 1 to 500.")] = 10,
     seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
     exclude: Annotated[list[str] | None, typer.Option(help="Video not to return.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response as JSON.")] = False,
     target: Annotated[
-        str, typer.Option(help="host:port to ask; the stack of VIREO_HOME if absent.")
+        str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
     ] = "",
     ca: CaOption = None,
     token: TokenOption = "",
@@ -42,9 +42,9 @@ def recommend(
             excluded_video_ids=exclude or (),
             explain=not as_json,
         )
-    except ValueError as error:  # what no message can carry; the gateway checks the rest
+    except ValueError as error:  # not representable in a message; the gateway checks the rest
         raise VireoError(
-            f"that can't be asked ({error}); ids are UTF-8 text, a page has 1 to 500 videos"
+            f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos"
         ) from error
     response = ask(request, edge_of(target, ca, token))
     if as_json:
@@ -54,7 +54,7 @@ def recommend(
 
 
 def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
-    """The answer of a gateway behind `edge`; raises VireoError that says what is wrong."""
+    """Send a request to a gateway behind `edge`; raise VireoError with the reason on failure."""
     import grpc
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -66,7 +66,7 @@ def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
 
 
 def _explain(error: grpc.Call, target: str) -> str:
-    """One line for a person: the field violations, or what to do."""
+    """Return one line for the user: the field violations, or what to do."""
     import grpc
     from google.rpc import error_details_pb2
     from grpc_status import rpc_status
@@ -79,8 +79,8 @@ def _explain(error: grpc.Call, target: str) -> str:
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return (
             f"nothing serves at {target} ({error.details()}); "
-            "start the stack with: vireo up, or name another with --target; one that is secured "
-            "needs --ca"
+            "start the stack with: vireo up, or name another with --target; a secured one needs "
+            "--ca"
         )
     if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return (
@@ -91,7 +91,7 @@ def _explain(error: grpc.Call, target: str) -> str:
 
 
 def print_slate(response: pb.RecommendResponse) -> None:
-    """Prints an answer as a table, and below it how it came about."""
+    """Print a response as a table, followed by its explanation."""
     from vireo.v1 import viewer_pb2
 
     console = Console()
@@ -127,11 +127,11 @@ def print_slate(response: pb.RecommendResponse) -> None:
         typer.echo(f"proposed by: {proposed}")
     missing = viewer_pb2.DEGRADATION_FEATURES_MISSING in response.degradations
     if not explanation.history_length and not missing:
-        typer.echo("nothing is known of this viewer: a cold start")
+        typer.echo("this viewer is unknown: a cold start")
     known = {number: name for name, number in viewer_pb2.Degradation.items()}
     for degradation in response.degradations:
-        # A gateway of a later build may know more ways than this one.
-        name = _plain(known.get(degradation, f"in way {degradation}"), "DEGRADATION_")
+        # A gateway of a later build may send values that are unknown here.
+        name = _plain(known.get(degradation, f"unknown kind {degradation}"), "DEGRADATION_")
         console.print(Text(f"degraded: {name}", style="yellow"))
 
 

@@ -1,4 +1,4 @@
-"""`vireo certificates` and `vireo token`: what a stack that is secured needs."""
+"""`vireo certificates` and `vireo token`: credentials of a secured stack."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from server.security.folder import SecurityFolder
 def certificates(
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address by which callers reach the edge, besides localhost."),
+        typer.Option(help="Host name or address of the edge for callers, besides localhost."),
     ] = None,
 ) -> None:
     """Make certificates for `vireo up --secure`, or renew them while it runs.
 
-    A certificate for each kind of process, signed by an authority of this home. Processes that
-    run take up renewed ones by themselves. Keys are readable by their owner alone.
+    Each kind of process gets a certificate signed by this home's CA. Running processes reload
+    renewed ones. Keys are readable only by their owner.
     """
     from server.security.certificates import DAYS, Certificates
     from server.security.tokens import TokenSigner
@@ -30,7 +30,7 @@ def certificates(
     try:
         Certificates(folder).renew(host or [])
     except ValueError as error:
-        raise VireoError(f"that is no host name or address: {error}") from error
+        raise VireoError(f"invalid host name or address: {error}") from error
     TokenSigner(folder).ensure()
     write_envoy_secrets(folder)
     typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
@@ -38,12 +38,14 @@ def certificates(
 
 def token(
     scope: Annotated[
-        list[str] | None, typer.Option(help="What the caller may do: vireo.read, vireo.admin.")
+        list[str] | None, typer.Option(help="Scope of the caller: vireo.read, vireo.admin.")
     ] = None,
-    subject: Annotated[str, typer.Option(help="Who calls; the edge counts calls by it.")] = "local",
-    minutes: Annotated[float, typer.Option(min=0, help="How long it lasts.")] = 60.0,
-    issuer: Annotated[str, typer.Option(help="By default the stack's VIREO_JWT_ISSUER.")] = "",
-    audience: Annotated[str, typer.Option(help="By default the stack's VIREO_JWT_AUDIENCE.")] = "",
+    subject: Annotated[
+        str, typer.Option(help="Identity of the caller; the edge counts calls by it.")
+    ] = "local",
+    minutes: Annotated[float, typer.Option(min=0, help="Lifetime in minutes.")] = 60.0,
+    issuer: Annotated[str, typer.Option(help="The stack's VIREO_JWT_ISSUER if absent.")] = "",
+    audience: Annotated[str, typer.Option(help="The stack's VIREO_JWT_AUDIENCE if absent.")] = "",
 ) -> None:
     """Print a token for this home's secured stack: `export VIREO_TOKEN=$(vireo token)`."""
     from server.security.tokens import TokenSigner

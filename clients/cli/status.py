@@ -1,4 +1,4 @@
-"""`vireo status`: what runs, how it is, and which release each pod serves."""
+"""`vireo status`: running processes, their state, and the release that each pod serves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Release:
-    """What a pod says of its release."""
+    """A pod's report on its release."""
 
     release_id: str
     origin: str
@@ -31,14 +31,14 @@ class Release:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show every process of the running stack; exit with 1 when none runs."""
+    """Show every process of the running stack; exit with 1 if no stack runs."""
     from server.stack.state import running_stack
 
     state = running_stack(Home.current())
     if state is None:
         raise VireoError(
             f"no stack runs on {Home.current().root}; start it with: vireo up, "
-            "or set VIREO_HOME to that of the one you mean"
+            "or set VIREO_HOME to the home of the stack you mean"
         )
     tls = operator_tls(state)
     releases = {
@@ -54,17 +54,17 @@ def status(
 
 
 def _envoys_of(state: StackState) -> list[EnvoyStatus]:
-    """What each Envoy has been told; nothing while the control plane doesn't answer."""
+    """Return each Envoy's status; empty while the control plane doesn't answer."""
     from clients.cli.control import control_target, envoys_of
 
     try:
         return envoys_of(control_target(state), operator_tls(state))
     except VireoError:
-        return []  # the table shows how the control plane is
+        return []  # the table shows the control plane's state
 
 
 def _release_of(name: str, port: int, tls: TlsFiles | None) -> Release | None:
-    """What the pod of this name on a port serves; None when it doesn't answer."""
+    """Return what the pod on a port serves; None if it doesn't answer."""
     import grpc
     from vireo.v1.release_pb2 import GetServingReleaseRequest
     from vireo.v1.release_pb2_grpc import ReleaseServiceStub
@@ -99,7 +99,7 @@ def _print_json(
 def print_status(
     state: StackState, releases: Mapping[str, Release | None], envoys: list[EnvoyStatus]
 ) -> None:
-    """Print a line a process, then what is wrong with any, and what each Envoy has."""
+    """Print a line per process, then their problems, and each Envoy's resources."""
     from clients.cli.control import summary
     from clients.cli.up import state_text
 
@@ -126,9 +126,9 @@ def print_status(
 
 
 def _remark(process: ProcessState, release: Release | None) -> str:
-    """What is not as it should be; empty if all is well."""
+    """Return a process's problem; empty if there is none."""
     if process.problem or release is None:
         return process.problem
     if not release.last_failure and release.origin == "cache":
-        return "its release is from the cache, since the store could not be reached"
+        return "its release is from the cache because the store could not be reached"
     return release.last_failure

@@ -1,6 +1,6 @@
-"""`vireo evaluate study` and `leaks`: one part of the newest release at a time.
+"""`vireo evaluate study` and `leaks`: studies of one part of the newest release.
 
-The page of the report shows all that a study found; the main figures are printed.
+The report shows all results of a study; the main figures are printed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Find recall of each candidate source, of their union, and of the union without each."""
+    """Measure recall of each candidate source, of their union, and of the union without each."""
     _study("sources", lambda studies: studies.sources(), data, as_json)
 
 
 @app.command()
 def quotas(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Try shares of the candidate sources on validation."""
+    """Try quotas of the candidate sources on validation."""
     _study("quotas", lambda studies: studies.quotas(), data, as_json)
 
 
@@ -44,7 +44,7 @@ def baselines(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None
 
 @app.command()
 def diversity(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Find what diversity costs and gives."""
+    """Measure what diversity costs and gains."""
     _study("diversity", lambda studies: studies.diversity(), data, as_json)
 
 
@@ -57,9 +57,9 @@ def ablations(
     profile: _Profile = "demo",
     as_json: JsonOption = False,
 ) -> None:
-    """Train the ranker again without each of some sources or inputs.
+    """Retrain the ranker without each of the named sources or inputs.
 
-    A study that was stopped goes on.
+    An interrupted study resumes.
     """
     _study("ablations", lambda studies: studies.ablations(without), data, as_json, profile)
 
@@ -73,9 +73,9 @@ def cold_start(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train towers without some viewers and videos, and recommend to and of these.
+    """Train towers without some viewers and videos, then measure recommendations on these.
 
-    A study that was stopped goes on.
+    An interrupted study resumes.
     """
     _study("cold_start", lambda studies: studies.cold_start(minutes), data, as_json, profile)
 
@@ -98,13 +98,13 @@ def _study(
     as_json: bool,
     profile: str = "demo",
 ) -> None:
-    """Run a study; print it as JSON, or its main figures and where the rest is."""
+    """Run a study; print it as JSON, or its main figures and the report's path."""
     from server.home import Home
     from training.evaluation.studies import Studies
     from training.heartbeat import heartbeat
     from training.measuring import measuring_home
 
-    # Nothing is held out from what is served: its measured twin is studied.
+    # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     with heartbeat(errors, f"studying {data}"):
         document = study(Studies(home, data, profile, errors))
@@ -112,7 +112,7 @@ def _study(
         typer.echo(json.dumps({name: document}, indent=2))
         return
     if name == "leaks":
-        typer.echo("no leak: nothing of a test watch has reached training")
+        typer.echo("no leak: no test watch has reached training")
         return
     print_study(name, document)
     typer.echo(f"report: {home.run(data) / 'report'}")

@@ -1,4 +1,4 @@
-"""Tables for people: no name is cut or wrapped, however narrow the terminal is."""
+"""Tables for terminals: names are never truncated or wrapped, even on narrow terminals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 _UNBOUNDED = 10_000
-"""Columns of a terminal that is wider than any table."""
+"""Terminal width above that of any table, in columns."""
 
 
 def table_of(
@@ -18,14 +18,14 @@ def table_of(
     title: str | None = None,
     tight: bool = False,
 ) -> Table:
-    """Return a table without lines, which take room that 80 columns don't have.
+    """Return a table without lines, so that it fits into 80 columns.
 
     Args:
-        titles: of the columns.
-        numbers: those of them that are aligned to the right.
-        texts: those that hold sentences, and may go on in the next line.
-        title: of the table.
-        tight: whether one space is between columns instead of two.
+        titles: titles of the columns.
+        numbers: titles of the columns to align right.
+        texts: titles of the columns that hold sentences and may wrap.
+        title: title of the table.
+        tight: whether to separate columns by one space instead of two.
     """
     table = Table(
         title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=tight
@@ -37,7 +37,7 @@ def table_of(
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Print a table; its lines go past the edge of a terminal that is too narrow for its names."""
+    """Print a table; its lines overflow a terminal that is too narrow for its names."""
     console = console or Console(highlight=False)
     whole = console.options.update(max_width=_UNBOUNDED)
     for column in table.columns:

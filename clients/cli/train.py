@@ -1,4 +1,4 @@
-"""`vireo train`: from a data set to a release that is ready to publish."""
+"""`vireo train`: train on a data set and stage a release to publish."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def train(
         ),
     ] = "",
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of all that is random; the profile's if absent.")
+        int | None, typer.Option(min=0, help="Random seed; the profile's if absent.")
     ] = None,
     refit: Annotated[
         bool,
         typer.Option(
-            help="Go on with every watch once the first fit has been measured on each viewer's "
-            "held-out last watch. If not, the measured release is the one to publish, which has "
-            "never seen those watches."
+            help="Continue on every watch after measuring the first fit on each viewer's held-out "
+            "last watch. Otherwise the measured release, which has never seen those watches, is "
+            "the one to publish."
         ),
     ] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier runs' results.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard the results of earlier runs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Train both models and stage a release; Ctrl-C and run again to go on from there."""
+    """Train both models and stage a release; after Ctrl-C, run it again to resume."""
     from server.home import Home
     from training.data.dataset import describe_dataset
     from training.sizing import choose_profile

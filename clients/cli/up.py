@@ -1,4 +1,4 @@
-"""`vireo up`: runs the whole stack on this machine until Ctrl-C."""
+"""`vireo up`: run the whole stack on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def up(
         bool,
         typer.Option(
             "--secure",
-            help="Demand certificates of every process and tokens of every caller; made here.",
+            help="Require certificates of processes and tokens of callers; creates certificates.",
         ),
     ] = False,
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
-    Ports and numbers of pods are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
+    Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
     run_stack_in_terminal(ready=show_endpoints, secure=secure)
@@ -49,11 +49,11 @@ def up(
 
 
 def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool = False) -> None:
-    """Runs a stack until a signal, with a line a process.
+    """Run a stack until a signal, showing one line per process.
 
     Args:
-        ready: called once it serves.
-        secure: whether it is secured, whatever the settings say.
+        ready: called once the stack serves.
+        secure: secure the stack even if the settings don't.
     """
     import asyncio
 
@@ -94,7 +94,7 @@ class _ChangePrinter:
 
 
 def process_lines(processes: tuple[ProcessState, ...]) -> Group:
-    """Return a line a process, and below them what is wrong with any."""
+    """Return a line per process, followed by their problems."""
     numbers = ("pid", "port", "restarts")
     table = table_of("process", "state", *numbers, numbers=numbers)
     for process in processes:
@@ -114,12 +114,12 @@ def process_lines(processes: tuple[ProcessState, ...]) -> Group:
 
 
 def state_text(state: str) -> Text:
-    """A process's state in its colour."""
+    """Return a process's state in its colour."""
     return Text(state, style=_STYLES[state])
 
 
 def show_endpoints(state: StackState) -> None:
-    """Prints where the stack answers, with requests ready to paste into this folder's shell."""
+    """Print the stack's endpoints, with example requests to paste into a shell in this folder."""
     host, _, port = state.edge.rpartition(":")
     edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
     vireo, grpcurl, python = map(_as_typed, ("vireo", "grpcurl", "python"))
@@ -128,10 +128,10 @@ def show_endpoints(state: StackState) -> None:
     ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
-        # Not by reflection, for which the token would need another scope.
+        # Not by reflection, which needs another scope.
         descriptors = _from_here(Path(str(files("vireo") / "descriptors.binpb")))
         typer.echo(f"""{ready}
-They speak TLS, and all but health checks need a token.
+They use TLS, and everything but health checks needs a token.
 
   export VIREO_CA={ca} VIREO_TOKEN=$({vireo} token --scope vireo.read)
   {vireo} recommend --viewer 1 --target {edge}
@@ -158,7 +158,7 @@ print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout
 
 
 def _as_typed(program: str) -> str:
-    """How to call a program of this environment from the current folder: by name where on PATH."""
+    """Return how to call this environment's program from here: by name if it is on PATH."""
     beside = Path(sys.executable).parent / program
     found = shutil.which(program)
     if not beside.exists() or (found and Path(found) == beside):
@@ -167,6 +167,6 @@ def _as_typed(program: str) -> str:
 
 
 def _from_here(path: Path) -> str:
-    """A path as it is typed in the current folder."""
+    """Return a path as typed in the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

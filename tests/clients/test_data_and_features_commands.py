@@ -50,7 +50,7 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
 
     built = vireo("features", "build", "mine")
     assert built.exit_code == 0, built.output
-    assert "mine: features built, of every event." in built.output
+    assert "mine: features built from every event." in built.output
     viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
     assert viewer["viewer_id"] == "03"
     assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
@@ -60,7 +60,7 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
     assert "cold start" in vireo("features", "show", "mine", "--viewer", "3").output
 
 
-def test_mended_rows_are_told(files: list[str], tmp_path: Path) -> None:
+def test_repaired_rows_are_reported(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text(INTERACTIONS + "00,nothing,1,\n00,v0,1700000000,\n")
     refused = vireo("data", "import", *files)
     assert isinstance(refused.exception, VireoError)

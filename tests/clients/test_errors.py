@@ -34,7 +34,7 @@ def test_a_home_that_cannot_be_written_is_told(command: tuple[str, ...], tmp_pat
 def test_a_request_that_no_message_can_carry_is_told(
     request_: tuple[str | bytes, ...], tmp_path: Path
 ) -> None:
-    assert "that can't be asked" in error_of(tmp_path, "recommend", "--viewer", *request_)
+    assert "invalid request" in error_of(tmp_path, "recommend", "--viewer", *request_)
 
 
 def test_a_missing_release_is_told_with_a_command_that_exists(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_degradation_of_a_later_build_is_told_by_its_number(
 ) -> None:
     answer = pb.RecommendResponse.FromString(b"\x22\x01\x63")  # degradations: 99
     print_slate(answer)
-    assert "degraded: in way 99" in capsys.readouterr().out
+    assert "degraded: unknown kind 99" in capsys.readouterr().out
 
 
 def test_a_viewer_whose_features_could_not_be_read_is_no_cold_start(

@@ -120,7 +120,7 @@ def envoy(*resources: ResourceStatus) -> EnvoyStatus:
 
 
 def test_an_envoy_that_has_taken_nothing_yet_says_so() -> None:
-    assert summary([envoy()]) == "envoy-8080: has taken nothing yet"
+    assert summary([envoy()]) == "envoy-8080: no resources yet"
 
 
 def test_a_snapshot_has_a_line_for_each_resource(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`vireo release`: publishes releases, and says which one each channel serves."""
+"""`vireo release`: publish releases and choose which one each channel serves."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clients.cli.release.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Publish releases and say which one is served.\n\n"
-    "`publish` uploads what was trained, `promote` has a channel serve it if the gate agrees, "
-    "`rollback` takes the last promotion back. Pods follow their channel within seconds.",
+    help="Publish releases and choose which one is served.\n\n"
+    "`publish` uploads a trained release, `promote` points a channel at it if the gate agrees, "
+    "`rollback` undoes the last promotion. Pods follow their channel within seconds.",
 )
 app.command()(publish)
 app.command()(promote)

@@ -1,4 +1,4 @@
-"""The store that `vireo release` works on."""
+"""Access to the release store of `vireo release`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
-    """The release store: that of the settings, of the running stack, or started for this.
+    """Yield the release store: that of the settings or the running stack, else a temporary one.
 
     Raises:
-        VireoError: there is none, or too little disk for `needed_bytes` more.
+        VireoError: there is none, or too little disk space for `needed_bytes` more.
     """
     from server.releases.s3 import S3Settings
     from server.releases.store import ReleaseStore
@@ -35,16 +35,16 @@ def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
 
 
 def _check_space(folder: Path, needed_bytes: int) -> None:
-    """Raises VireoError unless the embedded S3 server can take so much more."""
+    """Raise VireoError unless the embedded S3 server can store `needed_bytes` more."""
     import shutil
 
     folder.mkdir(parents=True, exist_ok=True)
     disk = shutil.disk_usage(folder)
-    # The server takes nothing more once less than a hundredth of the disk is free.
+    # The server refuses writes once less than 1% of the disk is free.
     free = disk.free - disk.total // 100
     if free < needed_bytes:
         raise VireoError(
-            f"too little disk for the S3 server in {folder}: the release takes "
+            f"too little disk space for the S3 server in {folder}: the release needs "
             f"{needed_bytes / 1e6:,.0f} MB and {max(free, 0) / 1e6:,.0f} MB are left; free some "
             "space, or set VIREO_HOME to another disk"
         )

@@ -1,4 +1,4 @@
-"""`vireo release diff`: what differs between two releases."""
+"""`vireo release diff`: the differences between two releases."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clients.cli.tables import print_table, table_of
 
 
 def diff(
-    before: Annotated[str, typer.Argument(help="Id of the one release.")],
-    after: Annotated[str, typer.Argument(help="Id of the other.")],
+    before: Annotated[str, typer.Argument(help="Id of the first release.")],
+    after: Annotated[str, typer.Argument(help="Id of the second release.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs from one release to another: files, metrics and settings.
+    """Show the differences between two releases: files, metrics and settings.
 
-    The metrics are those that training noted, each on its own data; `vireo release promote`
-    measures both releases on the same.
+    The metrics are those recorded in training, each on its own data; `vireo release promote`
+    measures both releases on the same data.
     """
     from server.releases.diff import diff_releases
 

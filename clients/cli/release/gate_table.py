@@ -1,4 +1,4 @@
-"""The gate's findings as a table: measure, now, new, change, margin, verdict."""
+"""The gate's checks as a table: measure, now, new, change, margin, verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STYLES = {"better": "green", "within margin": "yellow", "inconclusive": "yellow
 
 
 def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
-    """Prints what was compared, or why nothing was."""
+    """Print the comparison, or why there is none."""
     console = Console(highlight=False)
     if not result.checks:
         why = "nothing to compare with" if result.passed else "not comparable"
@@ -42,7 +42,7 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
     print_table(table, console)
     for check in result.checks:
         if check.verdict == "below the best":
-            best = f"{_TITLES[check.measure]}: this channel has had {check.best:.4f}"
+            best = f"{_TITLES[check.measure]}: this channel reached {check.best:.4f}"
             console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
     if result.reason:
         console.print(f"note: {result.reason}", soft_wrap=True, markup=False)

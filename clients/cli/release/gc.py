@@ -1,4 +1,4 @@
-"""`vireo release gc`: removes releases that nothing needs any more."""
+"""`vireo release gc`: remove releases that nothing needs any more."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 _PLANNED = {
     "release": "to remove: nothing needs it",
-    "leftover": "to remove: never finished, or half removed",
-    "to restore": "to restore: a channel needs it, and a removal of it never ended",
+    "leftover": "to remove: incomplete upload or removal",
+    "to restore": "to restore: a channel needs it, and its removal is incomplete",
 }
 
 
 def gc(
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove it; what would be removed is shown if absent.")
+        bool, typer.Option("--yes", help="Remove the releases; without it, only show them.")
     ] = False,
     history: Annotated[
-        int, typer.Option(min=0, help="Keep what so many last changes of a channel name.")
+        int, typer.Option(min=0, help="Keep the releases of this many last changes per channel.")
     ] = 5,
     grace_hours: Annotated[
-        float, typer.Option(min=0, help="Keep what was written within so many hours.")
+        float, typer.Option(min=0, help="Keep releases written within this many hours.")
     ] = 24.0,
     as_json: AsJson = False,
 ) -> None:
-    """Remove releases that no channel needs, and what uploads left that never ended.
+    """Remove releases that no channel needs, and leftovers of incomplete uploads.
 
-    Kept is what a channel names or would roll back to, what its last changes name, and what
-    was written recently. Nothing is removed without --yes.
+    Releases are kept if a channel names them or would roll back to them, if its last changes
+    name them, or if they were written recently. Nothing is removed without --yes.
     """
     from server.releases.garbage import collect, plan_collection
     from server.releases.store_errors import StoreError
@@ -51,17 +51,17 @@ def gc(
             try:
                 if collect(store, each, history):
                     removed.append(each.release_id)
-            except StoreError as error:  # told below; the others are removed all the same
+            except StoreError as error:  # reported below; the others are still removed
                 failed[each.release_id] = str(error)
-    _tell(plan, removed, failed, yes=yes, as_json=as_json)
+    _print_report(plan, removed, failed, yes=yes, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
 
-def _tell(
+def _print_report(
     plan: Plan, removed: Sequence[str], failed: Mapping[str, str], *, yes: bool, as_json: bool
 ) -> None:
-    """Prints what was done with each release, or would be."""
+    """Print what was, or would be, done with each release."""
     if as_json:
         document = {
             "kept": dict(plan.kept),

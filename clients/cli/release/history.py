@@ -1,4 +1,4 @@
-"""`vireo release history`: who changed a channel, when, to what and why."""
+"""`vireo release history`: the changes of a channel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def history(
     channel: Annotated[
-        str, typer.Option(envvar="VIREO_CHANNEL", help="Which channel.")
+        str, typer.Option(envvar="VIREO_CHANNEL", help="Name of the channel.")
     ] = "production",
-    last: Annotated[int, typer.Option(min=1, help="How many changes to show.")] = 20,
+    last: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show the changes of a channel, newest first: who, when, from, to and why."""
@@ -35,7 +35,7 @@ def history(
 
 
 def print_history(records: Sequence[ChannelPointer]) -> None:
-    """Print two lines a change: when, what and to which release; who, from which and why."""
+    """Print two lines per change: time, release and action; who, previous release and reason."""
     for record in records:
         when = f"{record.updated_at:%Y-%m-%d %H:%M:%S}"
         typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {_what(record)}")

@@ -1,4 +1,4 @@
-"""`vireo release list` and `show`: what is in the store."""
+"""`vireo release list` and `show`: the releases in the store."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def list_(as_json: AsJson = False) -> None:
 def print_releases(
     releases: Sequence[ListedRelease], channels: Mapping[str, Sequence[str]]
 ) -> None:
-    """Print a line a release, and below them why this build can't serve some."""
+    """Print a line per release, followed by the reasons why this build can't serve some."""
     titles = ("release", "data set", "created", "size", "channels")
     table = table_of(*titles, numbers={"size"}, texts={"channels"})
     for each in releases:
@@ -98,5 +98,5 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
 
 
 def megabytes(manifest: Manifest) -> str:
-    """Size of a release's files together."""
+    """Return the total size of a release's files."""
     return f"{sum(entry.size for entry in manifest.files.values()) / 1e6:,.1f} MB"

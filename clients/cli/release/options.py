@@ -1,4 +1,4 @@
-"""Options that several commands of `vireo release` take."""
+"""Options shared by commands of `vireo release`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Share = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Of the canary: share of the viewers who get it, for example 0.1; as it is if absent.",
+        help="Share of the viewers who get the canary, for example 0.1; unchanged if absent.",
         show_default=False,
     ),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Go on where the gate refuses; needs --reason, and is recorded."),
+    typer.Option("--force", help="Override the gate's refusal; needs --reason, and is recorded."),
 ]
-Reason = Annotated[str, typer.Option(help="Why; kept in the channel's history.")]
+Reason = Annotated[str, typer.Option(help="Reason, recorded in the channel's history.")]
 Viewers = Annotated[
-    int, typer.Option(min=1, help="Test viewers to ask for at most; of more, so many are drawn.")
+    int, typer.Option(min=1, help="Maximum number of test viewers; larger sets are sampled.")
 ]
-MOST_VIEWERS = 2000
-"""NDCG@10 is then known to about .01, within a minute."""
+MAX_VIEWERS = 2000
+"""Default maximum of test viewers: measures NDCG@10 to about .01 within a minute."""

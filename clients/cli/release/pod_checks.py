@@ -1,4 +1,4 @@
-"""What each kind of pod does with a release before it serves it, for `vireo release verify`."""
+"""The checks of each kind of pod before it serves a release, for `vireo release verify`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.releases.verify import PodCheck
 
 
 def pod_checks() -> dict[str, PodCheck]:
-    """The kinds of pod by name."""
+    """Return the check of each kind of pod, by name."""
     return {
         "candidate": PodCheck(CANDIDATE_FILES, _load_candidate),
         "ranking": PodCheck(RANKING_FILES, _load_ranking),
@@ -31,5 +31,5 @@ def _load_ranking(folder: Path) -> None:
 
 
 def _load_gateway(folder: Path) -> None:
-    # The features of its data set are no part of a release: they may be on another machine.
+    # Features aren't part of a release: they may be on another machine.
     PopularList.load(folder)

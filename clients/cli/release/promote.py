@@ -1,4 +1,4 @@
-"""`vireo release promote`: points a channel at a release, if the gate agrees."""
+"""`vireo release promote`: point a channel at a release, if the gate agrees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from clients.cli.release.access import open_store
 from clients.cli.release.gate_table import print_gate
 from clients.cli.release.options import (
-    MOST_VIEWERS,
+    MAX_VIEWERS,
     AsJson,
     Channel,
     Force,
@@ -32,27 +32,29 @@ if TYPE_CHECKING:
 
 
 class PromotionRefusedError(VireoError):
-    """The gate refuses a release; nothing was changed."""
+    """The gate refused a release; nothing was changed."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a release is to be promoted."""
+class PromotionRequest:
+    """Options of a promotion."""
 
     channel: str
     share: float | None = None
     force: bool = False
     reason: str = ""
-    viewers: int = MOST_VIEWERS
+    viewers: int = MAX_VIEWERS
 
     def __post_init__(self) -> None:
-        """Refuses what contradicts itself, before anything is done."""
+        """Raise VireoError on contradictory options."""
         if self.force and not self.reason:
-            raise VireoError("--force goes into the channel's history: say why with --reason")
+            raise VireoError(
+                "--force is recorded in the channel's history: give a reason with --reason"
+            )
         if self.share and self.channel != "canary":
             raise VireoError(
                 f"only the canary has a share of the viewers, not {self.channel}: "
-                "give --channel canary too, or leave --share out"
+                "add --channel canary, or omit --share"
             )
 
 
@@ -62,63 +64,62 @@ def promote(
     share: Share = None,
     force: Force = False,
     reason: Reason = "",
-    viewers: Viewers = MOST_VIEWERS,
+    viewers: Viewers = MAX_VIEWERS,
     as_json: AsJson = False,
 ) -> None:
     """Point a channel at a published release, if the gate agrees; pods load it within seconds.
 
-    The gate measures the release and the one that the channel names now on the watches that
-    their measured twins hold out: NDCG@10, Recall@100, coverage, how true the probabilities are,
-    and the median time of an inference. It refuses what is worse by more than its margin and by
-    more than chance; then the exit code is 1 and nothing has changed. The first release of a
-    channel is compared with that of production; what goes to shadow, which no viewer gets, is
-    compared with nothing, nor is a release of another data set that follows one of example data,
-    such as the demo's.
+    The gate measures the release and the channel's current one on the watches that their
+    measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
+    median inference time. It refuses a loss that exceeds its margin and is significant; then the
+    exit code is 1 and nothing changes. The first release of a channel is compared with
+    production's. There is no comparison for shadow, which serves no viewer, nor for a release of
+    another data set that replaces one of example data, such as the demo's.
 
-    Another share for the canary's own release changes the share alone:
+    For the canary's current release, --share changes only the share:
     vireo release promote ID --channel canary --share 0.1
     """
-    wish = Wish(channel, share, force, reason, viewers)
+    request = PromotionRequest(channel, share, force, reason, viewers)
     with open_store() as store:
-        promote_through_gate(store, release_id, wish, as_json=as_json)
+        promote_through_gate(store, release_id, request, as_json=as_json)
 
 
 def promote_through_gate(
-    store: ReleaseStore, release_id: str, wish: Wish, *, as_json: bool = False
+    store: ReleaseStore, release_id: str, request: PromotionRequest, *, as_json: bool = False
 ) -> None:
-    """Promotes a release, and prints what the gate found.
+    """Promote a release, and print the gate's result.
 
     Raises:
-        PromotionRefusedError: the gate refuses it, and isn't overridden.
-        ChannelChangedError: somebody else changed the channel in the meantime.
+        PromotionRefusedError: the gate refuses it and isn't overridden.
+        ChannelChangedError: the channel was changed concurrently.
     """
     from server.releases.channels import Change
 
-    before = store.read_channel(wish.channel)
+    before = store.read_channel(request.channel)
     if before is not None and before.release_id == release_id:
-        _change_share(store, before, wish, as_json)
+        _change_share(store, before, request, as_json)
         return
     store.manifest(release_id)
     served = before or store.read_channel("production")
     compared = served.release_id if served else None
-    result = _gate(store, wish, served, release_id, replaces=before is not None)
+    result = _gate(store, request, served, release_id, replaces=before is not None)
     if not as_json:
         print_gate(result, compared, release_id)
-    overridden = wish.force and not result.passed
+    overridden = request.force and not result.passed
     pointer = before.pointer if before else None
     if result.passed or overridden:
         change = Change(
             release_id,
-            share=wish.share,
-            reason=wish.reason,
+            share=request.share,
+            reason=request.reason,
             forced=overridden,
             findings=result.findings if overridden else (),
             best_figures=result.best_figures(served.pointer.best_figures if served else ()),
         )
-        pointer = store.change_channel(wish.channel, change, before)
+        pointer = store.change_channel(request.channel, change, before)
     if as_json:
         document = {
-            "channel": wish.channel,
+            "channel": request.channel,
             "release_id": release_id,
             "previous": before.release_id if before else None,
             "promoted": result.passed or overridden,
@@ -129,32 +130,37 @@ def promote_through_gate(
         }
         typer.echo(json.dumps(document, indent=2))
     if pointer is None or pointer.release_id != release_id:
-        raise PromotionRefusedError(_refusal(wish.channel, before, compared, release_id, result))
+        raise PromotionRefusedError(_refusal(request.channel, before, compared, release_id, result))
     if not as_json:
         instead = f" instead of {before.release_id}" if before else ""
         forced = ", against the gate" if overridden else ""
-        typer.echo(f"channel {wish.channel} now names {release_id}{instead}{forced}")
-        if wish.channel == "canary":
-            typer.echo(_told_share(release_id, pointer.share))
+        typer.echo(f"channel {request.channel} now names {release_id}{instead}{forced}")
+        if request.channel == "canary":
+            typer.echo(_share_line(release_id, pointer.share))
 
 
 def _gate(
-    store: ReleaseStore, wish: Wish, served: ReadChannel | None, release_id: str, *, replaces: bool
+    store: ReleaseStore,
+    request: PromotionRequest,
+    served: ReadChannel | None,
+    release_id: str,
+    *,
+    replaces: bool,
 ) -> GateResult:
-    """Return what the gate says of a release.
+    """Return the gate's result for a release.
 
     Args:
-        store: where both are.
-        wish: how it is to be promoted.
-        served: the channel whose release the viewers get now; None if there is none.
-        release_id: the one to judge.
-        replaces: whether that is the channel to change, not only production.
+        store: holds both releases.
+        request: options of the promotion.
+        served: the channel whose release is served now; None if there is none.
+        release_id: the release to judge.
+        replaces: whether `served` is the channel to change, rather than production.
     """
     from server.releases.cache import ReleaseCache
     from training.release.gate import GateResult
 
-    if wish.channel == "shadow":
-        return GateResult("nothing to compare", reason="no viewer gets what shadow pods answer")
+    if request.channel == "shadow":
+        return GateResult("nothing to compare", reason="shadow pods serve no viewer")
     if served is None:
         return GateResult("nothing to compare", reason="it is the channel's first release")
     if served.release_id == release_id:
@@ -162,14 +168,14 @@ def _gate(
     try:
         from training.release.promotion import ask_gate
     except ModuleNotFoundError as error:
-        # Where one only serves, a release can still be promoted, by somebody who says why.
+        # Without the training extra a release can still be promoted, with --force and a reason.
         return GateResult(
             "not comparable",
             reason=f"the gate needs {error.name}; install it with: pip install 'vireo[training]'",
         )
 
     home = Home.current()
-    # The same cache as that of this machine's pods, so that each file is fetched once.
+    # Share the cache of this machine's pods, so that each file is fetched once.
     cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
     try:
         return ask_gate(
@@ -178,7 +184,7 @@ def _gate(
             cache,
             served.release_id,
             release_id,
-            max_viewers=wish.viewers,
+            max_viewers=request.viewers,
             best=served.pointer.best_figures,
             replaces=replaces,
         )
@@ -186,24 +192,26 @@ def _gate(
         cache.prune()
 
 
-def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json: bool) -> None:
-    """Promotes what is named already: at most its share changes, which asks no gate."""
+def _change_share(
+    store: ReleaseStore, before: ReadChannel, request: PromotionRequest, as_json: bool
+) -> None:
+    """Handle a release that the channel names already: only its share may change, ungated."""
     from server.releases.channels import Change
 
     release_id, share = before.release_id, before.pointer.share
-    changed = wish.share is not None and wish.share != share
+    changed = request.share is not None and request.share != share
     if changed:
         change = Change(
             release_id,
             action="share",
-            share=wish.share,
-            reason=wish.reason,
+            share=request.share,
+            reason=request.reason,
             best_figures=before.pointer.best_figures,
         )
-        share = store.change_channel(wish.channel, change, before).share
+        share = store.change_channel(request.channel, change, before).share
     if as_json:
         document = {
-            "channel": wish.channel,
+            "channel": request.channel,
             "release_id": release_id,
             "previous": release_id,
             "promoted": False,
@@ -213,12 +221,12 @@ def _change_share(store: ReleaseStore, before: ReadChannel, wish: Wish, as_json:
         }
         typer.echo(json.dumps(document, indent=2))
     elif changed:
-        typer.echo(_told_share(release_id, share))
+        typer.echo(_share_line(release_id, share))
     else:
-        typer.echo(f"channel {wish.channel} names {release_id} already")
+        typer.echo(f"channel {request.channel} names {release_id} already")
 
 
-def _told_share(release_id: str, share: float) -> str:
+def _share_line(release_id: str, share: float) -> str:
     if not share:
         return (
             "no viewer gets it yet; give it some with: "
@@ -238,10 +246,10 @@ def _refusal(
     ways = f"vireo release promote {release_id} --channel {channel} --force --reason '...'"
     if result.outcome == "not comparable":
         return (
-            f"{release_id} can't be compared with {compared}, and {channel} goes on to name "
-            f"{now}: {result.reason}; if you know that it is good: {ways}"
+            f"{release_id} can't be compared with {compared}, and {channel} still names "
+            f"{now}: {result.reason}; if you know that it is good, override with: {ways}"
         )
     return (
-        f"the gate refuses {release_id}, and {channel} goes on to name {now}: "
+        f"the gate refuses {release_id}, and {channel} still names {now}: "
         f"{'; '.join(result.findings)}; train a better one, or override it with: {ways}"
     )

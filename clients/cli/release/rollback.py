@@ -1,4 +1,4 @@
-"""`vireo release rollback`: takes the last promotion of a channel back."""
+"""`vireo release rollback`: undo the last promotion of a channel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clients.cli.release.options import AsJson, Channel, Reason
 def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJson = False) -> None:
     """Point a channel back at its last good release; pods still have it in their cache.
 
-    That is the release before the current one, those passed over that were rolled back from
-    themselves: two rollbacks go back two promotions. No gate is asked.
+    This is the release before the current one, skipping releases that were themselves rolled
+    back: two rollbacks undo two promotions. The gate isn't consulted.
     """
     from server.releases.rollback import roll_back
 
@@ -32,7 +32,7 @@ def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJs
         typer.echo(json.dumps(document, indent=2))
         return
     if done.gone:
-        typer.echo(f"passed over, no longer in the store: {', '.join(done.gone)}")
+        typer.echo(f"skipped, no longer in the store: {', '.join(done.gone)}")
     typer.echo(
         f"channel {channel} names {done.pointer.release_id} again instead of "
         f"{done.before.release_id}"

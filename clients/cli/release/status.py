@@ -1,4 +1,4 @@
-"""`vireo release status`: the channels, and what each pod makes of its own."""
+"""`vireo release status`: the channels, and the release that each pod serves."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _SECONDS = 2.0
 _AT_ONCE = 16
-"""Pods that are asked at a time."""
+"""Maximum number of pods queried concurrently."""
 _PODS = ("candidate", "ranking", "gateway")
 
 
 def status(as_json: AsJson = False) -> None:
     """Show which release each channel names, and which one each pod of the stack serves.
 
-    Where no stack runs on VIREO_HOME, the channels alone are shown.
+    If no stack runs on VIREO_HOME, only the channels are shown.
     """
     with open_store() as store:
         channels = store.channels()
@@ -51,7 +51,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 def _pods() -> dict[str, dict[str, Any] | None] | None:
-    """What each pod of the running stack says, None where it doesn't answer; None without one."""
+    """Return each pod's serving release, None if it doesn't answer; None without a stack."""
     from server.stack.state import running_stack
 
     state = running_stack(Home.current())
@@ -59,7 +59,7 @@ def _pods() -> dict[str, dict[str, Any] | None] | None:
         return None
     pods = [each for each in state.processes if each.name.startswith(_PODS)]
     tls = operator_tls(state)
-    # All at once: one that hangs takes its whole deadline.
+    # Concurrent: a pod that hangs uses up its whole deadline.
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         answers = threads.map(lambda pod: _asked(pod.name, pod.port, tls), pods)
         return {pod.name: answer for pod, answer in zip(pods, answers, strict=True)}
@@ -85,7 +85,7 @@ def _asked(name: str, port: int, tls: TlsFiles | None) -> dict[str, Any] | None:
 
 
 def print_channels(channels: dict[str, Channel]) -> None:
-    """Print what each channel names, since when, and below it who changed it last and why."""
+    """Print each channel's release and since when, then who changed it last and why."""
     table = table_of("channel", "release", "share", "since", numbers={"share"}, title="channels")
     for name, channel in channels.items():
         pointer = channel.pointer
@@ -102,9 +102,9 @@ def print_channels(channels: dict[str, Channel]) -> None:
 
 
 def print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -> None:
-    """Print a line a pod; a release that isn't the one that its channel names is marked.
+    """Print a line per pod, marking a release that isn't the one that its channel names.
 
-    Below them is what each loads, and why it last failed to.
+    Then print what each pod is loading, and its last failure.
     """
     table = table_of("pod", "pool", "serves", "from", title="pods")
     for name, pod in pods.items():
@@ -128,7 +128,7 @@ def print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) ->
 
 
 def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
-    """Print how the shadow pool compares, by each gateway that repeats requests on it."""
+    """Print the shadow pool's comparison for each gateway that mirrors requests to it."""
     columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
     shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
     releases = sorted({shadow.get("release_id", "") for shadow in shadows.values()} - {""})
@@ -147,12 +147,12 @@ def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
 
 
 def _milliseconds(duration: str) -> str:
-    """A duration as JSON has it, "0.0123s", for people."""
+    """Format a JSON duration, "0.0123s", in milliseconds."""
     return f"{float(duration.removesuffix('s')) * 1000:.1f} ms"
 
 
 def _loading(loading: dict[str, Any] | None) -> str:
-    """Stage, bytes and release of what a pod is loading; empty where it loads nothing."""
+    """Return stage, bytes and release that a pod is loading; empty if it loads nothing."""
     if not loading:
         return ""
     stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()

@@ -1,4 +1,4 @@
-"""`vireo release verify`: is what the store holds still what was published, and does it load?"""
+"""`vireo release verify`: check that stored releases are intact and load."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 def verify(
     release_id: Annotated[
-        str, typer.Argument(help="Id of a release; those that channels name if absent.")
+        str, typer.Argument(help="Id of a release; if absent, all that channels name.")
     ] = "",
     channel: Annotated[
-        str, typer.Option(help="Verify what this channel names.", show_default=False)
+        str, typer.Option(help="Verify the release of this channel.", show_default=False)
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Check a release as pods would: every digest in the store, then a load with golden replay.
 
-    Prints everything that is wrong, and exits with 1 where anything is. Without a release,
-    all that channels name is verified, and that what they name is there.
+    Prints every problem, and exits with 1 if there is one. Without a release, the releases that
+    channels name are verified, and that they exist.
 
-    Goldens that differ by a little on another kind of processor than they were made on are
-    told, and not held against the release.
+    Small golden differences on another processor architecture than the release was built on are
+    reported, but don't fail the release.
     """
     with open_store() as store:
         problems, releases = _which(store, release_id, channel)
@@ -57,7 +57,7 @@ def verify(
 
 
 def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[str, ...], list[str]]:
-    """Problems of the channels, and the releases to verify."""
+    """Return the channels' problems, and the releases to verify."""
     from server.releases.verify import dangling_channels
 
     if release_id:
@@ -76,7 +76,7 @@ def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verificat
     from clients.cli.release.pod_checks import pod_checks
     from server.releases.verify import verify_release
 
-    # Beside the cache: a release may be larger than the system's folder for such files.
+    # In VIREO_HOME: a release may be larger than the system's temporary folder.
     root = Home.current().root
     root.mkdir(parents=True, exist_ok=True)
     bar = Progress(
