@@ -112,7 +112,7 @@ def show(
         ("viewers", f"{info.viewers:,}"),
         ("from", f"{info.first:%Y-%m-%d %H:%M:%S} UTC"),
         ("to", f"{info.last:%Y-%m-%d %H:%M:%S} UTC"),
-        ("mended", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "nothing"),
+        ("problems", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "none"),
         *([("terms", info.terms)] if info.terms else []),
         ("fingerprint", info.fingerprint),
     ):
