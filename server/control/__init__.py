@@ -1,1 +1,1 @@
-"""The control plane: tells every Envoy its listeners, routes, clusters and endpoints over xDS."""
+"""The control plane: serves listeners, routes, clusters and endpoints to every Envoy over xDS."""

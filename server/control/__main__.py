@@ -9,7 +9,7 @@ from server.rpc.settings import load_settings
 
 
 async def main() -> None:
-    """Serves until told to stop."""
+    """Serve until SIGTERM or Ctrl-C."""
     await serve_control(load_settings(ControlSettings, sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""Adds to the edge, inner listeners and clusters who may come in: certificates, tokens, rates."""
+"""Access control of the edge, inner listeners and clusters: TLS, tokens and rate limits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from server.control.templates import filled
 Document = dict[str, Any]
 
 _RETRY_SECONDS = 1
-"""Seconds after which a caller's whole allowance of a second is there again."""
+"""Seconds after which a caller's token bucket has refilled."""
 _TOKENS = "envoy.filters.http.jwt_authn"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 _WATCH_SECONDS = 30
-"""Seconds after which an address may open another health watch: see `edge_routes.yaml`."""
+"""Seconds after which an address may open another health watch; see `edge_routes.yaml`."""
 _TOO_MANY = "more health checks, watches or reflection streams than are allowed at a time"
 
 
 def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None:
-    """Have the edge's listener ask for what the settings demand, and say why it refuses a call.
+    """Add TLS, tokens and rate limits to the edge's listener, with error messages for callers.
 
     Args:
         listener: the document of `edge_listener.yaml`.
-        settings: which of TLS, tokens and rate limits there are.
-        jwks: the keys of those who sign tokens.
+        settings: which of TLS, tokens and rate limits are enabled.
+        jwks: the public keys that tokens are verified with.
     """
     [chain] = listener["filter_chains"]
     if settings.envoy_secrets is not None:
@@ -36,8 +36,8 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
     manager = chain["filters"][0]["typed_config"]
     filters = manager["http_filters"]
     names = [each["name"] for each in filters]
-    # After gRPC-Web has been made gRPC, so that refusals are told in the caller's own way; and
-    # before anything else is done for a caller that nobody knows.
+    # After the gRPC-Web filter, so that errors reach callers in their own protocol, and before
+    # any other work for an unauthenticated caller.
     first = names.index("envoy.filters.http.grpc_web") + 1
     if settings.rate_limit:
         filters[names.index(_RATE_LIMIT)] = _rate_limit(settings)
@@ -54,9 +54,9 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
 
 
 def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
-    """Have the edge's routes say whom a call is counted for, and pages see when to ask again.
+    """Add rate limit descriptors to the edge's routes, and expose `retry-after` to web pages.
 
-    A route with a limit of its own is left as it is.
+    A route with its own limit is unchanged.
     """
     for host in routes["virtual_hosts"]:
         if settings.rate_limit:
@@ -71,29 +71,29 @@ def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
 
 
 def guard_inner(listener: Document, settings: ControlSettings) -> None:
-    """Has an inner listener take only processes of ours."""
+    """Restrict an inner listener to our own processes by mutual TLS."""
     if settings.envoy_secrets is not None:
         [chain] = listener["filter_chains"]
         chain["transport_socket"] = filled("inner_tls", {"secrets": settings.envoy_secrets})
 
 
 def guard_cluster(cluster: Document, role: str, settings: ControlSettings) -> None:
-    """Has a cluster's pods shown a certificate, and asked for theirs."""
+    """Use mutual TLS towards a cluster's pods."""
     if settings.envoy_secrets is not None:
         cluster["transport_socket"] = upstream_tls(str(settings.envoy_secrets), role)
 
 
 def upstream_tls(secrets: str, role: str) -> Document:
-    """How Envoy speaks with a process of ours.
+    """Return the transport socket for mutual TLS from Envoy to one of our processes.
 
     Args:
-        secrets: the folder, on Envoy's machine, of the files that say where certificates are.
-        role: what the process is, "candidate" say.
+        secrets: folder, on Envoy's machine, of the secret files that refer to its certificates.
+        role: role of the process, for example "candidate".
     """
     return filled("upstream_tls", {"secrets": secrets, "role": role})
 
 
-# Who has an IPv6 address has a whole /64 of them.
+# An IPv6 subscriber usually has a whole /64.
 _ADDRESS: Document = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
 
 
@@ -102,13 +102,13 @@ def _caller() -> Document:
         "metadata": {
             "descriptor_key": "caller",
             "metadata_key": {"key": _TOKENS, "path": [{"key": "claims"}, {"key": "sub"}]},
-            "default_value": "nobody",  # a token without a subject: they all share one bucket
+            "default_value": "nobody",  # tokens without a subject share one bucket
         }
     }
 
 
 def stream_refusals() -> Document:
-    """Return the headers of the answer to who opens too many streams, as values for templates."""
+    """Return the headers of the response to too many streams, as values for templates."""
     return {
         "later": _refusal(_TOO_MANY, _RETRY_SECONDS),
         "much_later": _refusal(_TOO_MANY, _WATCH_SECONDS),
@@ -125,12 +125,12 @@ def _rate_limit(settings: ControlSettings) -> Document:
 
 
 def _refusal(message: str, seconds: int) -> list[Document]:
-    """Return the headers that tell a caller, by REST and by gRPC, when to try again."""
+    """Return the headers with the retry delay, for REST and for gRPC callers."""
     status = status_pb2.Status(code=8, message=message)
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
     status.details.append(detail)
-    # As gRPC has binary metadata: without the padding.
+    # Unpadded, as gRPC encodes binary metadata.
     details = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
     return [
         {"header": {"key": key, "value": text}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}

@@ -1,4 +1,4 @@
-"""Follows discovery, checks pods that are new, and tells the members of every pool."""
+"""Follow discovery, check the health of new pods, and publish the members of every pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARALLEL_CHECKS = 64
 
 
 class Admission:
-    """The members of every pool, kept up to date while `run` runs."""
+    """The members of every pool, kept up to date by `run`."""
 
     def __init__(
         self,
@@ -34,15 +34,16 @@ class Admission:
         changed: Callable[[Mapping[Pool, Members]], None],
         tls: TlsFiles | None = None,
     ) -> None:
-        """Takes where pods are found and whom to tell.
+        """Start without members.
 
         Args:
             discovery: the source of endpoints.
             patience: how long to keep pods that are gone.
-            interval: seconds between the checks of a pod that has not been healthy yet.
-            first_seconds: how long to wait at first until all pods of production are healthy.
-            changed: called with all members at first, after that, and on each change.
-            tls: with which to check pods that speak mutual TLS.
+            interval: seconds between health checks of a pod that has not been healthy yet.
+            first_seconds: maximum seconds to wait at the start for all pods of production to be
+                healthy.
+            changed: called with all members after that wait, and on each change.
+            tls: certificates for checking pods over mutual TLS.
         """
         self._discovery = discovery
         self._finding = discovery.attempts or Attempts("list")
@@ -51,34 +52,34 @@ class Admission:
         self._first_seconds = first_seconds
         self._changed = changed
         self._tls = tls
-        # A canary or shadow pool is not worth calls to pods that nobody has seen healthy:
-        # production answers for the one, nobody misses the other.
+        # Only production's pods are trusted before their first successful check: production
+        # stands in for a canary pool, and shadow responses aren't needed.
         self._pools = {
             pool: Membership(patience, trusting=pool.name == "production") for pool in POOLS
         }
         self._found = asyncio.Event()
         self._checked = False
-        self._told: Mapping[Pool, Members] | None = None
+        self._published: Mapping[Pool, Members] | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
         self._unintelligible: set[tuple[Pool, Endpoint]] = set()
-        """Pods whose answers to a check can't be understood, and of which that was logged."""
+        """Pods whose invalid responses to a health check have been logged."""
         self.counts: Mapping[Pool, Counts] = {}
-        """How many pods of each pool are in each state, as last told; replaced, never changed."""
+        """Pods of each pool by state, as last published; replaced, never mutated."""
 
     @property
     def attempts(self) -> tuple[Attempts, Attempts]:
-        """How it goes to find pods, and to pass on the members that are made of them."""
+        """Attempts to find pods, and to publish their pools' members."""
         return self._finding, self._publishing
 
     async def run(self) -> None:
-        """Goes on until cancelled."""
+        """Follow discovery and check pods until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self._check())
 
     async def _follow(self) -> None:
         while True:
-            # Sources contain their failures; whatever one lets through is its failure as well.
+            # Sources handle their own failures; any exception that escapes counts as one, too.
             with self._finding.contained():
                 async for endpoints in self._discovery.watch():
                     for pool, membership in self._pools.items():
@@ -88,22 +89,22 @@ class Admission:
                     self._found.set()
                     if self._discovery.attempts is None:
                         self._finding.succeeded()
-                    self._tell()
+                    self._publish()
             await asyncio.sleep(self._finding.pause(_RETRY_SECONDS))
 
     async def _check(self) -> None:
         await self._found.wait()
         await self._check_first()
         while True:
-            self._tell()
+            self._publish()
             await asyncio.sleep(self._interval)
             await self._check_once()
 
     async def _check_first(self) -> None:
-        """Checks production's pods until all are healthy, and admits the others in the end.
+        """Wait up to `first_seconds` for production's pods to be healthy, then admit the rest.
 
-        Envoys may have them all from a control plane before this one, and would drop at once
-        what it leaves out: a pod that is slow to answer is theirs to check, not to lose.
+        Envoys may have all of them from a previous control plane, and would drop any that is left
+        out at once: a pod that is slow to respond is for Envoy's own health checks to judge.
         """
         first = {
             pool: membership.waiting
@@ -116,7 +117,7 @@ class Admission:
             await asyncio.sleep(self._interval)
             await self._check_once()
         for pool, endpoint in missing:
-            log.warning("pod admitted unseen", pool=pool.cluster, endpoint=str(endpoint))
+            log.warning("unhealthy pod admitted", pool=pool.cluster, endpoint=str(endpoint))
             self._pools[pool].admit(endpoint)
         self._checked = True
 
@@ -149,20 +150,20 @@ class Admission:
                 str(endpoint), service, _CHECK_SECONDS, self._tls, pool.service
             )
         except Exception:
-            # Declared policy: whatever a pod answers, only it isn't healthy.
+            # Declared policy: an invalid response makes this pod unhealthy and affects no other.
             if (pool, endpoint) not in self._unintelligible:
                 self._unintelligible.add((pool, endpoint))
-                log.exception("pod can't be checked", pool=pool.cluster, endpoint=str(endpoint))
+                log.exception("health check failed", pool=pool.cluster, endpoint=str(endpoint))
             return False
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         if not self._checked:
             return
         now = time.monotonic()
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
         self.counts = {pool: each.counts(members[pool]) for pool, each in self._pools.items()}
         with self._publishing.contained():
-            if members != self._told:
+            if members != self._published:
                 self._changed(members)
-                self._told = members
+                self._published = members
             self._publishing.succeeded()

@@ -1,4 +1,4 @@
-"""The aggregated discovery service: one stream an Envoy, state of the world or delta."""
+"""The aggregated discovery service: one stream per Envoy, state of the world or delta."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ log = structlog.get_logger()
 
 SNAPSHOTS = Counter("vireo_xds_snapshots", "Snapshots that were published.")
 MAX_NODE_WORDS = 256
-"""Characters of a node's id; of its cluster and user agent no more are kept."""
+"""Maximum characters of a node's id; its cluster and user agent are truncated to this."""
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 
 
-class Wire(Protocol):
-    """How one of the two protocols is spoken."""
+class Codec(Protocol):
+    """Messages of one of the two protocol variants."""
 
     variant: Variant
 
-    def hear(self, session: Session, request: Any) -> None:
-        """Tells the session what a request says."""
+    def decode(self, session: Session, request: Any) -> None:
+        """Apply a request to the session."""
         ...
 
-    def say(self, push: Push) -> Any:
-        """The response for a push."""
+    def encode(self, push: Push) -> Any:
+        """Return the response for a push."""
         ...
 
 
@@ -47,13 +47,13 @@ class StateOfTheWorld:
 
     variant: Variant = "state of the world"
 
-    def hear(self, session: Session, request: Any) -> None:
-        """Tells the session what a request says."""
-        _hear_answer(session, request)
+    def decode(self, session: Session, request: Any) -> None:
+        """Apply a request to the session."""
+        _decode_acknowledgement(session, request)
         session.names(request.type_url, request.resource_names)
 
-    def say(self, push: Push) -> Any:
-        """The response for a push."""
+    def encode(self, push: Push) -> Any:
+        """Return the response for a push."""
         return pb.DiscoveryResponse(
             version_info=push.version,
             type_url=push.kind,
@@ -67,9 +67,9 @@ class Delta:
 
     variant: Variant = "delta"
 
-    def hear(self, session: Session, request: Any) -> None:
-        """Tells the session what a request says."""
-        _hear_answer(session, request)
+    def decode(self, session: Session, request: Any) -> None:
+        """Apply a request to the session."""
+        _decode_acknowledgement(session, request)
         session.change(
             request.type_url,
             request.resource_names_subscribe,
@@ -77,8 +77,8 @@ class Delta:
             request.initial_resource_versions,
         )
 
-    def say(self, push: Push) -> Any:
-        """The response for a push."""
+    def encode(self, push: Push) -> Any:
+        """Return the response for a push."""
         return pb.DeltaDiscoveryResponse(
             system_version_info=push.version,
             type_url=push.kind,
@@ -91,7 +91,7 @@ class Delta:
         )
 
 
-def _hear_answer(session: Session, request: Any) -> None:
+def _decode_acknowledgement(session: Session, request: Any) -> None:
     if not request.response_nonce:
         return
     if request.HasField("error_detail"):
@@ -102,49 +102,54 @@ def _hear_answer(session: Session, request: Any) -> None:
 
 
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Brings every client to the newest snapshot, and keeps it there."""
+    """Keeps every client up to date with the newest snapshot."""
 
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
-        """Serve nothing yet; note in `nodes` what each client has, and hold peers to `limits`."""
+        """Start without a snapshot.
+
+        Args:
+            nodes: registry of what each client has.
+            limits: limits of streams.
+        """
         self.snapshot: Snapshot | None = None
-        """The newest; None before the first."""
+        """The newest snapshot; None before the first."""
         self.nodes = nodes
         self.streams = Streams(limits)
         self._wakes: set[asyncio.Event] = set()
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Make a snapshot the newest."""
+        """Make `snapshot` the newest one, and wake all streams."""
         self.snapshot = snapshot
         SNAPSHOTS.inc()
         for wake in self._wakes:
             wake.set()
 
-    # Both write to the context instead of yielding: a generator that is left behind in a yield
-    # ends when it is collected, and not when its stream does.
+    # Both write to the context instead of yielding: a generator suspended in a yield ends only
+    # when it is garbage collected, not when its stream ends.
 
     async def StreamAggregatedResources(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
-        """State of the world."""
+        """Serve a stream in the state of the world variant."""
         await self._serve(StateOfTheWorld(), request_iterator, context)
 
     async def DeltaAggregatedResources(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
-        """Incremental."""
+        """Serve a stream in the delta (incremental) variant."""
         await self._serve(Delta(), request_iterator, context)
 
-    async def _serve(self, wire: Wire, requests: AsyncIterator[Any], context: Context) -> None:
+    async def _serve(self, codec: Codec, requests: AsyncIterator[Any], context: Context) -> None:
         try:
             with self.streams.counted(context.peer()):
                 first = await self._first(requests, context)
                 if first is not None:
-                    await self._bring_up_to_date(wire, first, requests, context)
+                    await self._bring_up_to_date(codec, first, requests, context)
         except (TooManyStreamsError, TooManyNamesError) as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     async def _first(self, requests: AsyncIterator[Any], context: Context) -> Any:
-        """Return the first request, which says who asks; None if the client has left."""
+        """Return the first request, which identifies the node; None if the client has left."""
         limits = self.streams.limits
         try:
             async with asyncio.timeout(limits.first_request_seconds):
@@ -163,22 +168,22 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         if len(first.node.id) > MAX_NODE_WORDS or not first.node.id.isprintable():
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
-                f"node.id: only {MAX_NODE_WORDS} printable characters are taken",
+                f"node.id must have at most {MAX_NODE_WORDS} characters, all of them printable",
             )
         return first
 
     async def _bring_up_to_date(
-        self, wire: Wire, first: Any, requests: AsyncIterator[Any], context: Context
+        self, codec: Codec, first: Any, requests: AsyncIterator[Any], context: Context
     ) -> None:
-        session = self._session(wire, first.node)
+        session = self._session(codec, first.node)
         wake = asyncio.Event()
         self._wakes.add(wake)
-        reader = asyncio.create_task(_read(wire, session, first, requests, wake))
+        reader = asyncio.create_task(_read(codec, session, first, requests, wake))
         try:
             while not reader.done():
                 push = session.next(self.snapshot) if self.snapshot else None
                 if push is not None:
-                    await context.write(wire.say(push))
+                    await context.write(codec.encode(push))
                     continue
                 await wake.wait()
                 wake.clear()
@@ -190,31 +195,31 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    def _session(self, wire: Wire, sender: Any) -> Session:
+    def _session(self, codec: Codec, sender: Any) -> Session:
         node = self.nodes.connected(sender.id, _shown(sender.cluster), _shown(_user_agent(sender)))
-        session = Session(node, wire.variant)
+        session = Session(node, codec.variant)
         node.begin(session)
-        log.info("stream begun", node=node.identity, variant=wire.variant, agent=node.user_agent)
+        log.info("stream started", node=node.identity, variant=codec.variant, agent=node.user_agent)
         return session
 
 
 async def _read(
-    wire: Wire, session: Session, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
+    codec: Codec, session: Session, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
 ) -> None:
-    """Hears every request of a stream, and wakes the sender after each and at the end."""
+    """Decode every request of a stream, and wake the sender after each and at the end."""
     try:
-        _hear(wire, session, first)
+        _decode(codec, session, first)
         wake.set()
         async for request in requests:
-            _hear(wire, session, request)
+            _decode(codec, session, request)
             wake.set()
     finally:
         wake.set()
 
 
-def _hear(wire: Wire, session: Session, request: Any) -> None:
-    if request.type_url in WARMING_ORDER:  # secrets and the like are never served
-        wire.hear(session, request)
+def _decode(codec: Codec, session: Session, request: Any) -> None:
+    if request.type_url in WARMING_ORDER:  # other types, such as secrets, are never served
+        codec.decode(session, request)
 
 
 def _user_agent(node: Any) -> str:
@@ -225,5 +230,5 @@ def _user_agent(node: Any) -> str:
 
 
 def _shown(words: str) -> str:
-    """Return what people may be shown of what a client says of itself."""
+    """Return a client's text, truncated and without unprintable characters, for display."""
     return "".join(filter(str.isprintable, words[:MAX_NODE_WORDS]))

@@ -1,4 +1,4 @@
-"""How attempts to read a source outside this process go: contained, logged, shown and repeated."""
+"""Attempts to read an external source: errors contained, logged, counted, and retried."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ T = TypeVar("T")
 
 _MAX_PAUSE_SECONDS = 2.0
 _MAX_REASON = 500
-"""Characters of a reason that are logged: it may quote what the source said."""
+"""Maximum characters of a logged reason, which may quote the source."""
 _MAX_FLAWS = 20
-"""Flaws that are logged of one answer."""
+"""Maximum flaws that are logged for one response."""
 
 
 class Attempts:
-    """How the attempts to read one source have gone: logged here, and shown as metrics.
+    """Outcomes of the attempts to read one source, which are logged and exported as metrics.
 
-    A failure that lasts is logged once. Times are of the monotonic clock.
+    A persistent failure is logged once. Times are of the monotonic clock.
     """
 
     def __init__(self, source: str) -> None:
-        """Start without attempts; logs and metrics name the source so, for example "file"."""
+        """Start without attempts; `source` is its name in logs and metrics, for example "file"."""
         self.source = source
         self.failures = 0
-        """How many attempts failed, and how many parts of others couldn't be used."""
+        """Number of failed attempts, plus invalid parts of successful ones."""
         self._in_a_row = 0
         self._succeeded_at = time.monotonic()
         self._reason = ""
@@ -41,10 +41,10 @@ class Attempts:
 
     @contextmanager
     def contained(self) -> Iterator[None]:
-        """Make any exception of the block a failure of the source, and of nothing else.
+        """Record any exception of the block as a failure of the source, and suppress it.
 
-        There is no list of types, on purpose: given the right bytes, a parser raises anything.
-        What isn't a VireoError may be a mistake of ours as well, so it is logged with its stack.
+        All types are caught on purpose, since parsers can raise anything on malformed input. An
+        exception other than VireoError may be a bug of ours, so its stack is logged.
         """
         try:
             yield
@@ -52,30 +52,27 @@ class Attempts:
             self.failed(error)
 
     def succeeded(self, flaws: frozenset[str] = frozenset()) -> None:
-        """Note that the source has answered.
+        """Record a success.
 
         Args:
-            flaws: what of the answer can't be used, and why.
+            flaws: descriptions of the response's invalid parts.
         """
         self._succeeded_at = time.monotonic()
         self._in_a_row = 0
         if self._reason:
-            log.info("a source answers again", source=self.source)
+            log.info("source recovered", source=self.source)
             self._reason = ""
         fresh = sorted(flaws - self._flaws)
         self.failures += len(fresh)
         for flaw in fresh[:_MAX_FLAWS]:
-            log.error(
-                "part of a source can't be used", source=self.source, reason=flaw[:_MAX_REASON]
-            )
+            log.error("part of a source ignored", source=self.source, reason=flaw[:_MAX_REASON])
         if len(fresh) > _MAX_FLAWS:
-            log.error(
-                "more of a source can't be used", source=self.source, more=len(fresh) - _MAX_FLAWS
-            )
+            more = len(fresh) - _MAX_FLAWS
+            log.error("further parts of a source ignored", source=self.source, more=more)
         self._flaws = flaws
 
     def failed(self, error: Exception) -> None:
-        """Note that an attempt has failed: what the source told before stays."""
+        """Record a failure; the source's last known value stays in use."""
         self.failures += 1
         self._in_a_row += 1
         expected = isinstance(error, VireoError)
@@ -83,7 +80,7 @@ class Attempts:
         if reason != self._reason:
             self._reason = reason
             log.error(
-                "a source fails; what it told before stays",
+                "source failed; keeping its last known value",
                 source=self.source,
                 reason=reason,
                 exc_info=None if expected else error,
@@ -95,12 +92,12 @@ class Attempts:
         return self._in_a_row > 0
 
     def pause(self, usual: float) -> float:
-        """Return the seconds to wait before the next attempt, more after each failure in a row."""
+        """Return the seconds to wait before the next attempt, with exponential backoff."""
         return max(usual, min(_MAX_PAUSE_SECONDS, usual * 2.0 ** min(self._in_a_row, 20)))
 
     @property
     def age(self) -> float:
-        """Seconds since the last success; since the start if there was none."""
+        """Seconds since the last success, or since the start if there was none."""
         return time.monotonic() - self._succeeded_at
 
 
@@ -111,15 +108,15 @@ async def follow(
     pause: Callable[[], float],
     fallback: T | None = None,
 ) -> None:
-    """Read a source again and again until cancelled, and pass on each change.
+    """Poll a source until cancelled, and pass on each change.
 
     Args:
-        attempts: notes how it goes.
-        read: returns what the source says; runs in a thread and may raise anything.
-        changed: is called at first and on each change. If it raises, the attempt has failed and
-            the same value is passed on again.
+        attempts: records the outcomes.
+        read: returns the source's value; runs in a thread and may raise anything.
+        changed: called with the first value and on each change. If it raises, the attempt has
+            failed and the same value is passed on again.
         pause: returns the seconds to wait before the next attempt.
-        fallback: is passed on if the first attempt fails; nothing is if None.
+        fallback: value passed on if the first attempt fails; None for nothing.
     """
     known: T | None = None
     while True:

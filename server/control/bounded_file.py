@@ -1,4 +1,4 @@
-"""Reads files that others write."""
+"""Read files of untrusted size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The canary's share of the viewers, as the release channel says."""
+"""The canary's share of the viewers, read from the release channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHANNEL = "canary"
 
 
 class Channels(Protocol):
-    """Where channels are read: the release store."""
+    """Interface of the release store for reading channels."""
 
     def read_channel(self, name: str) -> Channel | None:
         """Return the channel, or None if it was never set."""
@@ -26,17 +26,17 @@ class Channels(Protocol):
 async def follow_share(
     store: Channels, poll_seconds: float, changed: Callable[[float], None], attempts: Attempts
 ) -> None:
-    """Call `changed` with the share, 0 to 1, at first and on each change, until cancelled.
+    """Call `changed` with the current share, 0 to 1, and on each change, until cancelled.
 
-    While the channel can't be read the last known share stays; if there is none yet, it is 0.
+    While the channel can't be read the last known share stays in use, or 0 if there is none.
     """
 
     def read() -> float:
         channel = store.read_channel(CHANNEL)
         return channel.pointer.share if channel else 0.0
 
-    def tell(share: float) -> None:
+    def publish(share: float) -> None:
         changed(share)
         log.info("canary share", share=share)
 
-    await follow(attempts, read, tell, lambda: attempts.pause(poll_seconds), fallback=0.0)
+    await follow(attempts, read, publish, lambda: attempts.pause(poll_seconds), fallback=0.0)

@@ -1,4 +1,4 @@
-"""The control plane's one loop: what is found and asked for becomes snapshots that are served."""
+"""The control plane's main loop: publishes snapshots of pods, the canary's share and keys."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from server.rpc.settings import warn_of_retired_settings
 log = structlog.get_logger()
 
 _SHARE_SECONDS = 3.0
-"""How long the first snapshot waits for the canary's share; S3 may be down."""
+"""Maximum seconds that the first snapshot waits for the canary's share; S3 may be down."""
 
 
 class Control:
-    """Follows discovery and the canary channel, and publishes a snapshot whenever they change."""
+    """Follows discovery, the canary channel and keys, and publishes a snapshot on each change."""
 
     def __init__(
         self,
@@ -49,12 +49,19 @@ class Control:
         channels: Channels,
         servicer: DiscoveryServicer,
     ) -> None:
-        """Takes the settings, the sources of endpoints and channels, and who serves snapshots."""
+        """Start with an empty mesh.
+
+        Args:
+            settings: the control plane's settings.
+            discovery: the source of endpoints.
+            channels: the source of the canary's share.
+            servicer: serves the snapshots.
+        """
         self._settings = settings
         self._channels = channels
         self._servicer = servicer
         self.mesh = Mesh()
-        """What is known now; told once both members and share are."""
+        """The current mesh; published once members, share and keys are known."""
         self._members = asyncio.Event()
         self._share = asyncio.Event()
         self._keys = asyncio.Event()
@@ -70,12 +77,12 @@ class Control:
             settings.tls,
         )
         self.attempts = [*self.admission.attempts, self._canary_attempts]
-        """How it goes with each source, and with what is made of it."""
+        """Attempts to read each source, and to publish members."""
         if settings.jwks:
             self.attempts.append(self._keys_attempts)
 
     async def run(self, server: RpcServer) -> None:
-        """Goes on until cancelled; the server is SERVING from the first snapshot on."""
+        """Run until cancelled; the server is SERVING from the first snapshot on."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.admission.run())
             group.create_task(
@@ -95,13 +102,13 @@ class Control:
                         self._keys_attempts,
                     )
                 )
-                # Without keys every token would be refused, by Envoys that have them too.
+                # A snapshot without keys would make even Envoys that have them reject every token.
                 await self._keys.wait()
             await self._members.wait()
             try:
                 await asyncio.wait_for(self._share.wait(), _SHARE_SECONDS)
             except TimeoutError:
-                log.warning("the canary's share is unknown; no viewer goes there for now")
+                log.warning("canary share unknown; using 0 until it can be read")
             self._complete = True
             self._change()
             await server.set_serving(True)
@@ -121,7 +128,7 @@ class Control:
     def _change(self, **news: Any) -> None:
         """Change the mesh, and publish it once it is complete.
 
-        What no snapshot can be made of is not kept: it would fail all that comes after it.
+        A change that yields no valid snapshot is dropped, since it would fail all later ones.
         """
         mesh = replace(self.mesh, **news)
         snapshot = resources.snapshot(self._settings, mesh)
@@ -131,7 +138,7 @@ class Control:
 
 
 def discovery_of(settings: ControlSettings) -> Discovery:
-    """The source of endpoints that the settings name.
+    """Return the source of endpoints that the settings name.
 
     Raises:
         VireoError: they name none, or two, or one whose client isn't installed.
@@ -143,7 +150,7 @@ def discovery_of(settings: ControlSettings) -> Discovery:
     if settings.endpoints is not None:
         return StaticDiscovery(settings.endpoints.endpoints())
     raise VireoError(
-        "nothing says where pods are; set VIREO_ENDPOINTS_FILE to a file that lists them, "
+        "no source of endpoints is set; set VIREO_ENDPOINTS_FILE to a file that lists pods, "
         "VIREO_ENDPOINTS to the list, or VIREO_DISCOVERY to kubernetes"
     )
 
@@ -155,7 +162,7 @@ def _kubernetes(settings: ControlSettings) -> Discovery:
             "VIREO_ENDPOINTS, or VIREO_DISCOVERY"
         )
     try:
-        # Here, since no other source needs the client.
+        # Imported here, since no other source needs the client.
         from server.control.discovery.kubernetes import KubernetesDiscovery
     except ModuleNotFoundError as error:
         raise VireoError(
@@ -166,9 +173,9 @@ def _kubernetes(settings: ControlSettings) -> Discovery:
 
 
 def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:
-    """A server with both xDS services, and the one of them that takes snapshots."""
+    """Return a server with both xDS services, and the servicer to publish snapshots to."""
     nodes = Nodes()
-    # The rest is for health checks and the like: they never compete with Envoys' streams.
+    # The rest is reserved for other calls, such as health checks.
     limits = Limits(all=max(1, settings.max_concurrent_rpcs * 3 // 4))
     servicer, status = DiscoveryServicer(nodes, limits), StatusServicer(nodes)
     server = RpcServer(settings)
@@ -186,10 +193,10 @@ def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServi
 
 
 async def serve_control(settings: ControlSettings) -> None:
-    """Serves until told to stop.
+    """Serve until SIGTERM or Ctrl-C.
 
     Raises:
-        VireoError: the address can't be bound, or nothing says where pods are.
+        VireoError: the address can't be bound, or no source of endpoints is set.
     """
     configure_logs(settings.log_level, pod=settings.pod_name or "control")
     warn_of_retired_settings()

@@ -1,4 +1,4 @@
-"""The client status discovery service: what each client of the control plane has."""
+"""The client status discovery service: the resources of each client of the control plane."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from server.control.subscription import Subscription
 
 NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 CONNECTED = "connected"
-"""Key of the node's metadata that tells whether its stream lasts."""
+"""Key of the node's metadata for whether it has an open stream."""
 MAX_STREAMS = 16
 MAX_SILENT_SECONDS = 60.0
-"""How long a stream may ask, or read, nothing: few may be open, so that each must be used."""
+"""Idle timeout of a stream without requests or reads, since few may be open."""
 VARIANT = "variant"
-"""Key of the node's metadata that tells which protocol it speaks."""
+"""Key of the node's metadata for its protocol variant."""
 
 _ClientConfig = pb.ClientConfig
 _Resource = pb.ClientConfig.GenericXdsConfig
 
 
 class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
-    """Answers from the registry of nodes."""
+    """Serves client status from the registry of nodes."""
 
     def __init__(self, nodes: Nodes) -> None:
-        """Takes the registry."""
+        """Start without streams."""
         self._nodes = nodes
         self._streams = 0
 
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """What every client has now, or those that match a node id."""
+        """Return the status of all clients, or of those that match a node id."""
         return await self._answer(request, context)
 
     async def StreamClientStatus(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Any
     ) -> None:
-        """The same for each request."""
+        """Return the status for each request of the stream."""
         if self._streams >= MAX_STREAMS:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {MAX_STREAMS} streams are taken"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {MAX_STREAMS} streams are in use"
             )
         self._streams += 1
         requests = aiter(request_iterator)
@@ -59,12 +59,12 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
                     request = await anext(requests, None)
                     if request is None:
                         return
-                    # Within the time, too: a client that reads nothing is as silent.
+                    # Within the timeout: a client that doesn't read counts as idle.
                     await context.write(await self._answer(request, context))
         except TimeoutError:
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"nothing was asked, or read, in {MAX_SILENT_SECONDS:g} s; ask again",
+                f"stream was idle for {MAX_SILENT_SECONDS:g} s; open a new one",
             )
         finally:
             self._streams -= 1
@@ -75,7 +75,7 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
             if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
                 await context.abort(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    "node_matchers: only node_id with an exact match is understood",
+                    "node_matchers: only node_id with an exact match is supported",
                 )
             ids.add(matcher.node_id.exact)
         return pb.ClientStatusResponse(
@@ -99,7 +99,7 @@ def _config(node: Node, *, with_bodies: bool) -> Any:
 
 
 def _subscriptions(node: Node, kind: str) -> dict[str, Subscription]:
-    """By the name of each resource that the client has, was sent, or has refused: its stream's."""
+    """Return, by name, the subscription of each resource that was sent, ACKed or NACKed."""
     found: dict[str, Subscription] = {}
     for session in node.sessions:
         known = session.subscriptions.get(kind)

@@ -1,4 +1,4 @@
-"""The public keys of those who sign callers' tokens, from a file or a URL, followed."""
+"""The public keys that callers' tokens are verified with, polled from a file or a URL."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from server.errors import VireoError
 log = structlog.get_logger()
 
 _MEMBERS: Mapping[str, tuple[str, ...]] = {"RSA": ("n", "e"), "EC": ("x", "y"), "OKP": ("x",)}
-"""What a public key of each kind consists of. All else is optional."""
+"""Required members of a public key of each type."""
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _WORDS = ("kty", "kid", "alg", "use", "crv")
 _FILE_SECONDS = 0.5
 _SILENT_SECONDS = 5.0
-"""How long a server may say nothing."""
+"""Read timeout of a connection."""
 _FETCH_SECONDS = 10.0
-"""How long an answer may take in all, so that one that comes byte by byte ends, too."""
+"""Timeout of a whole response, which also bounds one that trickles in byte by byte."""
 _MAX_BYTES = 1 << 20
 _MAX_KEYS = 100
 _MAX_SHOWN = 64
@@ -38,76 +38,76 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class KeysError(VireoError):
-    """The keys can't be had, or can't serve to check tokens; the message says why."""
+    """The keys can't be read, or can't verify tokens; the message has the reason."""
 
 
 async def follow_keys(
     source: str, seconds: float, changed: Callable[[str], None], attempts: Attempts
 ) -> None:
-    """Call `changed` with the JSON Web Key Set, at first and on each change, until cancelled.
+    """Call `changed` with the current JSON Web Key Set, and on each change, until cancelled.
 
-    While the source fails, or gives what isn't fit, the keys known stay: who could check tokens
-    goes on to. Without any keys none are told, and the edge stays closed.
+    While the source fails or is invalid, the last known keys stay in use. Before the first valid
+    set `changed` isn't called, and the edge stays closed.
 
     Args:
         source: path of a file, or URL.
-        seconds: between two looks at a URL; a file is looked at more often.
-        changed: is called with the set as JSON.
-        attempts: notes how it goes.
+        seconds: interval of polling a URL; a file is polled more often.
+        changed: called with the set as JSON.
+        attempts: records the outcomes.
     """
     remote = "://" in source
-    told = False
+    published = False
 
     def read() -> str:
         text = _fetch(source) if remote else read_bounded(Path(source), _MAX_BYTES)
         return checked(text, source)
 
-    def tell(keys: str) -> None:
-        nonlocal told
+    def publish(keys: str) -> None:
+        nonlocal published
         changed(keys)
-        told = True
-        log.info("keys of tokens", source=source, ids=_ids(keys))
+        published = True
+        log.info("token keys", source=source, ids=_ids(keys))
 
     def pause() -> float:
-        # One that could not be had at first holds up the start: it is asked for again soon.
-        return attempts.pause(seconds if remote and told else _FILE_SECONDS)
+        # Until the first success the start is held up, so a URL is polled as often as a file.
+        return attempts.pause(seconds if remote and published else _FILE_SECONDS)
 
-    await follow(attempts, read, tell, pause)
+    await follow(attempts, read, publish, pause)
 
 
 def checked(text: bytes, source: str) -> str:
-    """Return a JSON Web Key Set in one form: its members in order, and only those that count.
+    """Return a JSON Web Key Set in canonical form, with only the relevant members.
 
     Raises:
-        KeysError: it is none, has no keys, or has one that is secret or isn't whole. Envoy would
-            take such a set, and refuse every token.
+        KeysError: it is not a key set, has no keys, or has a private or incomplete one. Envoy
+            would accept such a set and reject every token.
     """
     try:
         keys = json.loads(text, parse_constant=_refuse)["keys"]
         kinds = {key["kty"] for key in keys}
         members = {member for key in keys for member in key}
     except Exception as error:
-        # Whatever a document can make the parser raise, RecursionError among it.
-        raise KeysError(f"{source} is no JSON Web Key Set") from error
+        # Malformed documents can make the parser raise anything, including RecursionError.
+        raise KeysError(f"{source} is not a JSON Web Key Set") from error
     if not keys:
         raise KeysError(f"{source} has no keys")
     if len(keys) > _MAX_KEYS:
         raise KeysError(f"{source} has more than {_MAX_KEYS} keys")
     if not kinds <= _MEMBERS.keys() or members & _PRIVATE:
-        # Whoever can read a shared key can sign with it.
+        # Anyone who can read a symmetric key can sign with it.
         raise KeysError(f"{source} has a key that isn't public; give only public ones, RSA or EC")
     for number, key in enumerate(keys, start=1):
         if not _is_whole(key):
-            raise KeysError(f"{source}: key {number} isn't one that tokens can be checked by")
-    told = [
+            raise KeysError(f"{source}: key {number} is invalid and can't verify tokens")
+    public = [
         {name: key[name] for name in (*_WORDS, *_MEMBERS[key["kty"]]) if name in key}
         for key in keys
     ]
-    return json.dumps({"keys": told}, sort_keys=True)
+    return json.dumps({"keys": public}, sort_keys=True)
 
 
 def _is_whole(key: Mapping[str, Any]) -> bool:
-    """Whether a key has what its kind consists of, and says nothing that isn't text."""
+    """Return whether a key has all required members, and only text in the optional ones."""
     parts = [key.get(name) for name in _MEMBERS[key["kty"]]]
     return all(isinstance(part, str) and _BASE64URL.fullmatch(part) for part in parts) and all(
         isinstance(key[word], str) for word in _WORDS if word in key
@@ -115,17 +115,17 @@ def _is_whole(key: Mapping[str, Any]) -> bool:
 
 
 def _refuse(constant: str) -> Never:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def check_source(source: str) -> None:
-    """Raise ValueError if keys from there could be anyone's."""
+    """Raise ValueError if the source is a URL that isn't authenticated."""
     if "://" not in source:
         return
     url = urlsplit(source)
     if url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK):
         return
-    raise ValueError("keys are fetched over https alone, or from this machine")
+    raise ValueError("keys can be fetched only over https, or from this machine")
 
 
 def _ids(text: str) -> list[str]:
@@ -133,12 +133,12 @@ def _ids(text: str) -> list[str]:
 
 
 def _fetch(url: str) -> bytes:
-    """Return what a URL answers; redirects aren't followed.
+    """Return the body of a URL's response; redirects aren't followed.
 
-    The standard library's client, since its socket can be cut from outside: time-outs of clients
-    are for each read, and a server that drips resets them. What comes before
-    needs no cut: the handshake ends within the silent seconds in all, and so does the connection to
-    each address; a lookup ends by the resolver's own time-out.
+    Uses the standard library's client, whose socket a watchdog can shut down: read timeouts of
+    clients restart with each read, so a trickling server never hits them. Earlier steps are
+    bounded already: the handshake and the connection to each address by _SILENT_SECONDS, a DNS
+    lookup by the resolver's own timeout.
     """
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -151,7 +151,7 @@ def _fetch(url: str) -> bytes:
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == 200 else b""
         if cut.is_set():
-            raise TimeoutError(f"no whole answer in {_FETCH_SECONDS:g} s")
+            raise TimeoutError(f"the response took longer than {_FETCH_SECONDS:g} s")
     except (OSError, HTTPException) as error:
         words = str(error) or type(error).__name__
         raise KeysError(f"{url} can't be fetched: {words}") from error
@@ -166,12 +166,12 @@ def _fetch(url: str) -> bytes:
 
 @contextmanager
 def _cut_in_time(connected: socket.socket) -> Iterator[Event]:
-    """Shut a socket down if the block lasts too long, and say so by an event."""
+    """Shut down a socket after _FETCH_SECONDS; the event is set if that happened."""
     is_cut = Event()
 
     def cut() -> None:
         is_cut.set()
-        with suppress(OSError):  # it has ended by itself
+        with suppress(OSError):  # already closed
             connected.shutdown(socket.SHUT_RDWR)
 
     watchdog = Timer(_FETCH_SECONDS, cut)

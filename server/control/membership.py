@@ -1,4 +1,4 @@
-"""Which pods of a pool Envoy is told of: admitted when healthy, drained before they go."""
+"""Membership of pods in a pool: admitted once healthy, drained before they are removed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from server.control.mesh import Endpoint, Members
 
 @dataclass(frozen=True)
 class Patience:
-    """How long things may last, in seconds."""
+    """Grace periods in seconds."""
 
     leave: float
-    """How long a pod that is gone from discovery is told as draining."""
+    """Seconds for which a pod that is gone from discovery is draining before it is removed."""
     empty: float
-    """How long discovery must find none before a pool that had pods is emptied."""
+    """Seconds for which discovery must find no pod before a pool that had pods is emptied."""
 
 
 class Counts(NamedTuple):
-    """How many pods of a pool are in each state."""
+    """Number of pods of a pool in each state."""
 
     admitted: int
     unadmitted: int
-    """Found, and not seen healthy yet."""
+    """Pods found that have not been healthy yet."""
     draining: int
 
 
 class Membership:
-    """The pods of one pool. Times are seconds of one monotonic clock."""
+    """The pods of one pool. Times are seconds of the same monotonic clock."""
 
     def __init__(self, patience: Patience, *, trusting: bool) -> None:
-        """Takes the limits.
+        """Start without pods.
 
         Args:
-            patience: see there.
-            trusting: whether all pods are told while none has been seen healthy. A control
-                plane that can't reach the pods itself then takes none away, and Envoy's own
-                checks decide.
+            patience: grace periods.
+            trusting: whether all pods are members while none has been healthy. A control plane
+                that can't reach the pods itself then removes none, and Envoy's own health checks
+                decide.
         """
         self._patience = patience
         self._trusting = trusting
@@ -48,7 +48,7 @@ class Membership:
         self._empty_since: float | None = None
 
     def found(self, endpoints: Collection[Endpoint], now: float) -> None:
-        """Takes what discovery finds now."""
+        """Update the pods by what discovery finds now."""
         if not endpoints and self._present:
             self._empty_since = now if self._empty_since is None else self._empty_since
             return
@@ -56,7 +56,7 @@ class Membership:
         self._present = frozenset(endpoints)
 
     def admit(self, endpoint: Endpoint) -> None:
-        """Has a pod told; from then on Envoy's own checks say how it is."""
+        """Admit a pod; from then on only Envoy's own health checks apply."""
         if endpoint in self._present:
             self._admitted.add(endpoint)
 
@@ -66,10 +66,10 @@ class Membership:
         return self._present - self._admitted
 
     def members(self, now: float) -> Members:
-        """What Envoy is to be told at this moment."""
+        """Return the members that Envoy must have now."""
         if self._empty_since is not None and now - self._empty_since >= self._patience.empty:
             self._present, self._empty_since = frozenset(), None
-            self._admitted.clear()  # all that time nobody vouched for them: no draining
+            self._admitted.clear()  # missing for the whole grace period: no draining
             self._left_since.clear()
         current = self._present & self._admitted
         self._let_go(now, replaced=bool(current))
@@ -81,12 +81,12 @@ class Membership:
         return Members(frozenset(active), draining)
 
     def counts(self, members: Members) -> Counts:
-        """How many pods are in each state, given what `members` has just answered."""
+        """Return the number of pods in each state, given the result of `members`."""
         admitted = members.active & self._admitted
         return Counts(len(admitted), len(self.waiting), len(members.draining))
 
     def _let_go(self, now: float, *, replaced: bool) -> None:
-        """Begins to drain pods that are gone, once others have taken their place, and ends it."""
+        """Start and finish draining pods that are gone, once they are replaced by others."""
         for endpoint in self._admitted & self._present:
             self._left_since.pop(endpoint, None)
         for endpoint in self._admitted - self._present:

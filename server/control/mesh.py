@@ -1,4 +1,4 @@
-"""What the mesh is made of: services, pools of pods, and where each pod answers."""
+"""The mesh: services, pools of pods, and the pods' endpoints."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ Service: TypeAlias = Literal["candidate", "ranking", "gateway"]
 PoolName: TypeAlias = Literal["production", "canary", "shadow"]
 
 INNER: tuple[Service, ...] = ("candidate", "ranking")
-"""The services that gateways call; their pods come in pools."""
+"""Services that gateways call; their pods are in up to three pools."""
 GRPC_SERVICES: Mapping[Service, str] = {
     "candidate": "vireo.v1.CandidateService",
     "ranking": "vireo.v1.RankingService",
     "gateway": "vireo.v1.RecommendationService",
 }
-"""The gRPC service by which each kind of pod reports its health."""
+"""The gRPC service under which each kind of pod reports its health."""
 BUCKETS = 10_000
-"""Viewers are spread over this many buckets, which `x-vireo-bucket` tells."""
+"""Number of buckets that viewers are hashed into; the header `x-vireo-bucket` has the bucket."""
 
 
 class Endpoint(NamedTuple):
-    """Where a pod answers."""
+    """IP address and port of a pod."""
 
     host: str
     port: int
 
     @staticmethod
     def checked(host: str, port: int) -> Endpoint:
-        """Return the endpoint, its address in the short form.
+        """Return the endpoint, with its address in canonical form.
 
         Raises:
-            ValueError: Envoy couldn't take it, and would refuse all endpoints beside it as well.
+            ValueError: Envoy would reject it, and all other endpoints of the resource with it.
         """
-        # Names aren't looked up by whom endpoints are told to.
+        # Host names are rejected: Envoy doesn't resolve those of endpoints.
         address = ipaddress.ip_address(host)
         if getattr(address, "scope_id", None):
-            raise ValueError(f"{host!r} has a scope, which means something on one machine only")
+            raise ValueError(f"{host!r} has a scope, which is valid on one machine only")
         if not 0 < port < 65536:
-            raise ValueError(f"{port} is no port")
+            raise ValueError(f"{port} is not a port")
         return Endpoint(str(address), port)
 
     def __str__(self) -> str:
@@ -49,14 +49,14 @@ class Endpoint(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The pods of a service that follow one channel."""
+    """Pods of a service that follow the same channel."""
 
     service: Service
     name: PoolName = "production"
 
     @property
     def cluster(self) -> str:
-        """The cluster of its pods."""
+        """Name of its pods' cluster."""
         return self.service if self.name == "production" else f"{self.service}-{self.name}"
 
 
@@ -64,41 +64,41 @@ POOLS: tuple[Pool, ...] = (
     Pool("gateway"),
     *(Pool(service, name) for service in INNER for name in ("production", "canary", "shadow")),
 )
-"""Every pool that there can be."""
+"""Every possible pool."""
 
 Endpoints: TypeAlias = Mapping[Pool, frozenset[Endpoint]]
-"""The pods of each pool; a pool that is missing has none."""
+"""The pods of each pool; a missing pool has none."""
 
 
 @dataclass(frozen=True)
 class Members:
-    """The pods of a pool as Envoy is told of them."""
+    """The pods of a pool as published to Envoy."""
 
     active: frozenset[Endpoint] = frozenset()
     draining: frozenset[Endpoint] = frozenset()
-    """Still there, but not to get new calls."""
+    """Pods that finish their calls but get no new ones."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """All that the resources are derived from, besides settings."""
+    """All inputs of the resources besides settings."""
 
     members: Mapping[Pool, Members] = field(default_factory=dict)
     canary_share: float = 0.0
-    """Share of the viewers that the canary pools answer, 0 to 1."""
+    """Share of the viewers that the canary pools serve, 0 to 1."""
     jwks: str = ""
-    """The public keys that callers' tokens are checked by, as JSON."""
+    """The public keys that callers' tokens are verified with, as JSON."""
 
     def of(self, pool: Pool) -> Members:
-        """The members of a pool; none where it is unknown."""
+        """Return the members of a pool; none if it is unknown."""
         return self.members.get(pool, Members())
 
     @property
     def canary_buckets(self) -> int:
-        """How many of the buckets, from 0, the canary pools answer.
+        """Number of buckets, from 0, that the canary pools serve.
 
-        None while a service has no canary pod: the canary's candidates would be ranked by
-        production, or the other way round, and all those viewers get mixed releases.
+        It is 0 while a service has no canary pod: candidates and ranking would otherwise come from
+        different releases for those viewers.
         """
         if not all(self.of(Pool(service, "canary")).active for service in INNER):
             return 0

@@ -1,4 +1,4 @@
-"""What the control plane tells Prometheus of its clients, its snapshot, pods and discovery."""
+"""Prometheus metrics of the control plane's clients, snapshot, pods and discovery."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ClientKind = Literal["envoy", "grpc", "other"]
 
 
 class ControlCollector(Collector):
-    """The state of a control plane, as it is when asked; what happens is counted where it does."""
+    """Gauges of a control plane's state, read on each scrape; events are counted elsewhere."""
 
     def __init__(
         self, servicer: DiscoveryServicer, admission: Admission, attempts: Sequence[Attempts]
     ) -> None:
-        """Keep what is read whenever Prometheus asks; `attempts` has an entry for each source."""
+        """Hold what is read on each scrape; `attempts` has an entry for each source."""
         self._servicer = servicer
         self._admission = admission
         self._attempts = attempts
 
     def collect(self) -> Iterator[Metric]:
-        """The families, some of them without samples at first."""
+        """Yield the metric families, some of them without samples at first."""
         yield from self._clients()
         yield self._snapshot()
         yield self._endpoints()
@@ -40,13 +40,13 @@ class ControlCollector(Collector):
     def _clients(self) -> Iterator[Metric]:
         clients = GaugeMetricFamily(
             "vireo_xds_clients",
-            "Connected clients, by what they are: envoy, grpc or other.",
+            "Connected clients, by kind: envoy, grpc or other.",
             labels=["client"],
         )
         refused = GaugeMetricFamily(
             "vireo_xds_refused_resources",
             "Resources of the newest snapshot that a connected client has refused, over all "
-            "clients; `vireo control snapshot` has their words.",
+            "clients; `vireo control snapshot` shows the reasons.",
             labels=["kind"],
         )
         nodes = [node for node in self._servicer.nodes.all() if node.connected]
@@ -83,12 +83,12 @@ class ControlCollector(Collector):
     def _discovery(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(
             "vireo_discovery_failures",
-            "Attempts to read a source that failed, and parts of others that couldn't be used.",
+            "Failed attempts to read a source, plus invalid parts of successful ones.",
             labels=["source"],
         )
         age = GaugeMetricFamily(
             "vireo_discovery_success_age_seconds",
-            "Time since the source last answered; since the start before it has.",
+            "Time since the last successful read of the source, or since the start if none.",
             labels=["source"],
         )
         for attempts in self._attempts:
@@ -98,7 +98,7 @@ class ControlCollector(Collector):
 
 
 def _client_kind(node: Node) -> ClientKind:
-    """What a client is, by how it calls itself."""
+    """Return the kind of a client by its user agent."""
     agent = node.user_agent.lower()
     if agent.startswith("envoy"):
         return "envoy"

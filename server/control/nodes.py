@@ -1,4 +1,4 @@
-"""What is known of each Envoy beyond one stream: what it took last, what it refused and why."""
+"""State of each Envoy across streams: the resources that it last ACKed and those it NACKed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from server.control.session import Session
 
 MAX_GONE_NODES = 1000
-"""Nodes without a stream that are remembered; those with one are bounded by the streams."""
+"""Maximum remembered nodes without a stream; the limit of streams bounds the others."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Refusal:
     """A NACK."""
 
     versions: Mapping[str, str]
-    """The resources that it may mean, by name, in the version that was refused."""
+    """Versions of the refused resources, by name; only some of them may be at fault."""
     words: str
-    """Why, in the client's own words."""
+    """The client's error message."""
     at: datetime
 
     def names_in_words(self) -> frozenset[str]:
-        """Those of the resources that the words name."""
+        """Return the resources that the error message names."""
         return frozenset(
             name
             for name in self.versions
@@ -37,7 +37,7 @@ class Refusal:
         )
 
     def stands(self, current: Mapping[str, Resource]) -> bool:
-        """Whether all that was refused is still what the client should have."""
+        """Return whether all refused versions are still current."""
         return all(
             name in current and current[name].version == version
             for name, version in self.versions.items()
@@ -46,38 +46,38 @@ class Refusal:
 
 @dataclass
 class Node:
-    """One Envoy, by the id in its bootstrap. It outlives its streams."""
+    """An Envoy, identified by the id in its bootstrap. It outlives its streams."""
 
     identity: str
     cluster: str = ""
     user_agent: str = ""
     sessions: list[Session] = field(default_factory=list)
-    """Its streams, of which gRPC's client has one for each target; the last one if none lasts."""
+    """Its open streams (gRPC's client has one for each target), or the last one if none is open."""
     good: dict[str, dict[str, Resource]] = field(
         default_factory=lambda: {kind: {} for kind in WARMING_ORDER}
     )
-    """The last version of each resource that it took: what it is given instead of a refused one."""
+    """The last ACKed version of each resource, which is sent instead of a refused one."""
     refusals: dict[str, list[Refusal]] = field(
         default_factory=lambda: {kind: [] for kind in WARMING_ORDER}
     )
 
     @property
     def connected(self) -> bool:
-        """Whether any stream of it lasts."""
+        """Whether it has an open stream."""
         return any(session.live for session in self.sessions)
 
     def begin(self, session: Session) -> None:
-        """Takes down that a stream has begun."""
+        """Record that a stream has started."""
         self.sessions = [*(each for each in self.sessions if each.live), session]
 
     def end(self, session: Session) -> None:
-        """Takes down that a stream has ended."""
+        """Record that a stream has ended."""
         session.live = False
         if self.connected:
             self.sessions.remove(session)
 
     def refuse(self, kind: str, refusal: Refusal) -> None:
-        """Takes down that resources were refused, in place of what it said of them before."""
+        """Record a refusal, in place of earlier refusals of the same resources."""
         others = [
             each
             for each in self.refusals[kind]
@@ -87,17 +87,17 @@ class Node:
         good = self.good[kind]
         for name, version in refusal.versions.items():
             if name in good and good[name].version == version:
-                del good[name]  # it is no longer: a client of another build, say
+                del good[name]  # no longer accepted, for example by a client of another build
 
     def forgive(self, kind: str, names: Collection[str] | None = None) -> None:
-        """Forget the refusals of what it asks for anew and has no good version of.
+        """Forget the refusals of resources that are requested anew and have no good version.
 
-        To answer nothing at all would break the protocol. It may take it by now: it was
-        restarted with another build, say. What was refused with it is tried again as well.
+        The protocol requires a response, and the client may accept it by now, for example after a
+        restart with another build. Resources refused together with it are retried as well.
 
         Args:
             kind: the kind of resource.
-            names: what it asks for; all if None.
+            names: the requested resources; all if None.
         """
         good = self.good[kind]
         self.refusals[kind] = [
@@ -109,7 +109,7 @@ class Node:
         ]
 
     def take(self, kind: str, resources: Mapping[str, Resource]) -> None:
-        """Takes down that resources were accepted, perhaps some that were refused before."""
+        """Record that resources were accepted, which clears refusals of the same versions."""
         self.good[kind].update(resources)
         self.refusals[kind] = [
             each
@@ -121,34 +121,34 @@ class Node:
         ]
 
     def review(self, snapshot: Snapshot) -> None:
-        """Forgets the refusals of what has changed since: that is worth another try."""
+        """Forget the refusals of resources that have changed since, so that they are retried."""
         for kind, refusals in self.refusals.items():
             current = snapshot.resources[kind]
             self.refusals[kind] = [each for each in refusals if each.stands(current)]
 
     def refused(self, kind: str) -> dict[str, Refusal]:
-        """The resources of a kind that it has refused as they are now."""
+        """Return the refusal of each resource of a kind that it refuses, by name."""
         return {name: each for each in self.refusals[kind] for name in each.versions}
 
 
 class Nodes:
-    """Every Envoy with a stream, and those that had one of late."""
+    """Registry of every Envoy with a stream, and of those that had one recently."""
 
     def __init__(self) -> None:
-        """Makes an empty registry."""
+        """Start empty."""
         self._connected: dict[str, Node] = {}
         self._gone: OrderedDict[str, Node] = OrderedDict()
-        """Those without a stream, the one that lost it first at the front."""
+        """Nodes without a stream, the longest disconnected first."""
 
     def connected(self, identity: str, cluster: str, user_agent: str) -> Node:
-        """Return the node with this id, known from before or new, which is to begin a stream."""
+        """Return the node with this id, known or new, for a stream that starts."""
         node = self._connected.get(identity) or self._gone.pop(identity, None) or Node(identity)
         node.cluster, node.user_agent = cluster, user_agent
         self._connected[identity] = node
         return node
 
     def ended(self, session: Session) -> None:
-        """Note that a stream has ended; only nodes without one are ever forgotten."""
+        """Record that a stream has ended; only nodes without one are ever forgotten."""
         node = session.node
         node.end(session)
         if node.connected:
@@ -159,11 +159,11 @@ class Nodes:
             self._gone.popitem(last=False)
 
     def all(self) -> list[Node]:
-        """Return all of them, by id."""
+        """Return all nodes, sorted by id."""
         nodes = [*self._connected.values(), *self._gone.values()]
         return sorted(nodes, key=lambda node: node.identity)
 
 
 def now() -> datetime:
-    """The time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

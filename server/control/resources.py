@@ -1,4 +1,4 @@
-"""Makes the resources that describe a mesh, out of the templates in `envoy/`."""
+"""Build the xDS resources of a mesh from the templates in `envoy/`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
 from server.control.templates import FOLDER, filled, message
 
-# By default a pool of two of which one is unhealthy hands 30% of its calls to the next
-# priority; like this it keeps them for as long as one pod is healthy.
+# By default a pool with one of two pods unhealthy spills 30% of its calls over to the next
+# priority; with this factor it keeps them as long as one pod is healthy.
 _OVERPROVISIONED = 100_000
 
 
 def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
-    """Every resource for a mesh as it is now."""
+    """Return the snapshot of all resources of a mesh."""
     return Snapshot.of(_resources(settings, mesh))
 
 
@@ -50,7 +50,7 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "cors_origins": settings.cors_origins,
         "default_duration": f"{min(10.0, max(0.001, settings.default_deadline)):.3f}s",
         "default_timeout": f"{max(1, round(settings.default_deadline * 1000))}m",
-        # All inline: an Envoy on another machine has none of our files.
+        # Inline, since an Envoy on another machine doesn't have our files.
         "descriptors": _packaged("descriptors.binpb"),
         "openapi": _packaged("openapi.json"),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
@@ -61,7 +61,7 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
 
 
 def _packaged(name: str) -> str:
-    """A file that the build made of the protos, in Base64."""
+    """Return a file generated from the protos, in Base64."""
     return base64.b64encode((importlib.resources.files("vireo") / name).read_bytes()).decode()
 
 
@@ -92,7 +92,7 @@ def _cluster(pool: Pool, settings: ControlSettings) -> Message:
 
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
-    """The pods of a pool; production's stand in for a canary pool that has no healthy pod."""
+    """Return the endpoints of a pool; a canary pool fails over to production's pods."""
     priorities = [mesh.of(pool)]
     policy = {}
     if pool.name == "canary":
@@ -107,7 +107,7 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
                 {
                     "priority": priority,
                     "lb_endpoints": _lb_endpoints(members),
-                    # One place and one weight for all: gRPC's xDS client demands both.
+                    # One locality and weight for all, since gRPC's xDS client requires both.
                     "locality": {"zone": "all"},
                     "load_balancing_weight": 1,
                 }
@@ -118,7 +118,7 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
 
 
 def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
-    """Sorted, so that the same pods make the same resource."""
+    """Return the endpoints, sorted so that the same pods yield the same resource."""
     return [
         {
             "endpoint": {
@@ -135,7 +135,7 @@ def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
 
 
 def _inner_routes(service: Service, mesh: Mesh) -> Message:
-    """The routes to the pools of a service, without the canary's while it takes no bucket."""
+    """Return the routes to a service's pools, without the canary's while it has no buckets."""
     buckets = mesh.canary_buckets
     document = filled("inner_routes", {"name": service, "canary_buckets": buckets})
     if not buckets:

@@ -1,4 +1,4 @@
-"""One xDS stream: what its client wants, has and is to be sent next, in either protocol."""
+"""State of one xDS stream: what its client wants and has, and the next push, in both variants."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PUSHES = Counter("vireo_xds_pushes", "Responses sent to clients, by kind of reso
 ACKS = Counter("vireo_xds_acks", "Responses that clients took, by kind of resource.", ["kind"])
 NACKS = Counter("vireo_xds_nacks", "Responses that clients refused, by kind.", ["kind"])
 for _counter in (PUSHES, ACKS, NACKS):
-    for _kind in KINDS.values():  # so that each is shown as 0 before it happens
+    for _kind in KINDS.values():  # so that each is exported as 0 before the first event
         _counter.labels(_kind)
 
 MAX_WORDS = 8192
-"""Characters of a refusal that are kept: enough for Envoy to name each resource that it means."""
+"""Maximum characters kept of an error message: room for Envoy to name each refused resource."""
 
 Variant = Literal["state of the world", "delta"]
 
 _WHOLE = (CLUSTER, LISTENER)
-"""Kinds that may be asked for without names. In state of the world their responses list all."""
-# An Envoy acknowledges clusters only when they are warm, for which it needs their endpoints:
-# so endpoints don't wait for that, but what refers to clusters does.
+"""Kinds that support wildcard subscriptions; state of the world responses have all of them."""
+# An Envoy ACKs clusters only once they are warm, for which it needs their endpoints: so endpoints
+# don't wait for that, but resources that refer to clusters do.
 _WAITS_FOR: Mapping[str, tuple[str, ...]] = {
     CLUSTER: (),
     ENDPOINTS: (),
@@ -53,22 +53,22 @@ class Session:
     """The state of one stream."""
 
     def __init__(self, node: Node, variant: Variant) -> None:
-        """Takes whose stream it is, and which protocol it speaks."""
+        """Start the stream of a node, in one of the two protocol variants."""
         self.node = node
         self.variant = variant
         self.started_at = now()
         self.live = True
-        """Whether the stream still lasts."""
+        """Whether the stream is open."""
         self.subscriptions: dict[str, Subscription] = {}
         self._whole_state = variant == "state of the world"
         self._nonces = 0
         self._early_clusters: set[str] = set()
-        """Clusters that were sent before any endpoints were asked for."""
+        """Clusters that were sent before the first subscription to endpoints."""
 
-    # What the client says.
+    # Requests of the client.
 
     def names(self, kind: str, names: Collection[str]) -> None:
-        """State of the world: from now on the client wants these; at first, none means all."""
+        """Subscribe to exactly these names (state of the world); none at first means all."""
         first = kind not in self.subscriptions
         known = self.subscriptions.setdefault(kind, Subscription())
         wanted = set(names) - {WILDCARD}
@@ -95,12 +95,12 @@ class Session:
         unsubscribe: Collection[str],
         has: Mapping[str, str],
     ) -> None:
-        """Delta: the client wants other names; `has` is what it keeps of an earlier stream."""
+        """Change the subscription (delta); `has` are versions kept from an earlier stream."""
         first = kind not in self.subscriptions
         known = self.subscriptions.setdefault(kind, Subscription())
         if first:
             if kind == ENDPOINTS:
-                # What the client keeps of these it keeps for the clusters that they replace.
+                # Endpoints of these belong to the clusters that were replaced: send them again.
                 has = {name: has[name] for name in has.keys() - self._early_clusters}
             known.has.update(has)
         if kind in _WHOLE and (
@@ -111,7 +111,7 @@ class Session:
         asked = set(subscribe) - {WILDCARD}
         known.names |= asked
         if not first:
-            known.forget(asked)  # asked for again: it is sent again
+            known.forget(asked)  # requested again, so it is sent again
         known.unanswered |= asked - known.has.keys()
         if asked:
             self.node.forgive(kind, asked)
@@ -119,14 +119,14 @@ class Session:
         known.check_size()
 
     def _greet(self, kind: str, known: Subscription, *, again: bool) -> None:
-        """Have all sent to a client that now asks for all; `again` if it could have some."""
+        """Send all to a client that newly subscribes to all; `again` if it may have some."""
         if again:
             known.forget({*known.has, *(known.pending.resources if known.pending else ())})
             known.greeted = False
         self.node.forgive(kind)
 
     def _leave(self, known: Subscription, names: Collection[str]) -> None:
-        """Delta: the client no longer wants these."""
+        """Unsubscribe from these names (delta)."""
         left = known.names.intersection(names)
         known.names -= left
         known.unanswered.difference_update(names)
@@ -135,11 +135,11 @@ class Session:
             known.forget(known.has.keys() - known.names)
         known.forget(left)
         if known.wildcard:
-            # It can't tell whether these are among all: it is to be told, one way or the other.
+            # They may still match the wildcard: the client needs a response either way.
             known.unanswered |= left
 
     def took(self, kind: str, nonce: str) -> None:
-        """The client has accepted what was sent with `nonce`; old nonces mean nothing."""
+        """Record an ACK of the response with `nonce`; stale nonces are ignored."""
         known, push = self._settled(kind, nonce)
         if push is not None:
             ACKS.labels(KINDS[kind]).inc()
@@ -147,7 +147,7 @@ class Session:
             self._drop(known, push)
 
     def refused(self, kind: str, nonce: str, words: str) -> None:
-        """The client has refused what was sent with `nonce`, and says why."""
+        """Record a NACK of the response with `nonce`, with the client's error message."""
         known, push = self._settled(kind, nonce)
         if push is None:
             return
@@ -160,19 +160,19 @@ class Session:
             if known.has.get(name) != each.version
         }
         if not news:
-            self._drop(known, push)  # it refuses to lose something: to insist won't help
+            self._drop(known, push)  # it refuses a removal: sending it again won't help
             return
         refusal = Refusal(news, words, now())
         named = refusal.names_in_words() if kind in _WHOLE else frozenset()
         if named:
-            # Envoy takes the others of the same response, and names those that it didn't.
+            # Envoy accepts the others of the same response, and names those that it refuses.
             rest = {name: each for name, each in push.resources.items() if name not in named}
             self._keep(known, kind, rest)
             refusal = Refusal({name: news[name] for name in named}, words, now())
         elif len(news) > 1 and not (self._whole_state and kind in _WHOLE):
             known.singly = True
             return
-        # What was removed beside it isn't insisted on either, or the two would go on forever.
+        # Removals in the same response aren't retried either, or the exchange would never end.
         self._drop(known, push)
         self.node.refuse(kind, refusal)
 
@@ -199,13 +199,13 @@ class Session:
         for name in gone:
             known.has.pop(name, None)
 
-    # What the client is told.
+    # Responses to the client.
 
     def next(self, snapshot: Snapshot) -> Push | None:
-        """What to send next, to bring the client to this snapshot; None while there is nothing.
+        """Return the next push towards this snapshot; None if there is none for now.
 
-        First all that is new or changed, what is referred to before what refers to it; and
-        only when the client has taken all of it, what is no more, the other way round.
+        New and changed resources come first, in WARMING_ORDER; removals follow in REMOVAL_ORDER
+        once the client has ACKed all of them.
         """
         self.node.review(snapshot)
         for kind in WARMING_ORDER:
@@ -232,7 +232,7 @@ class Session:
         return known is not None and known.pending is not None
 
     def _keeps_old_routes(self) -> bool:
-        """Whether it has refused what would lead away from clusters that are no more."""
+        """Return whether it refuses listeners or routes, so may still use removed clusters."""
         return any(self.node.refusals[kind] for kind in (LISTENER, ROUTES))
 
     def _difference(
@@ -263,11 +263,11 @@ class Session:
             news = dict([next(iter(news.items()))]) if news else {}
         resources: Mapping[str, Resource] = news
         if whole:
-            # What is refused and never was good, as it is: to leave it out would be to
-            # remove what the client may have from before.
+            # Includes refused resources without a good version: leaving them out would remove
+            # what the client may have from before.
             resources = {**self._leftovers(known, good, removing), **current, **target}
         if kind == CLUSTER:
-            # A cluster that is made anew is warm only once it is told its endpoints again.
+            # A replaced cluster becomes warm only when its endpoints are sent again.
             endpoints = self.subscriptions.get(ENDPOINTS)
             if endpoints is None:
                 self._early_clusters.update(news)
@@ -279,7 +279,7 @@ class Session:
     def _leftovers(
         self, known: Subscription, good: Mapping[str, Resource], removing: bool
     ) -> dict[str, Resource]:
-        """What the client has and isn't to lose yet."""
+        """Return the resources that the client must keep for now."""
         return {} if removing else {name: good[name] for name in known.has if name in good}
 
     def _push(

@@ -1,4 +1,4 @@
-"""Snapshots: all resources at one moment, immutable, each with a version made of its content."""
+"""Immutable snapshots of all resources, each with a version derived from its content."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ KINDS: Mapping[str, str] = {
     LISTENER: "listeners",
     ROUTES: "routes",
 }
-"""What the kinds are called where people read of them, by type URL."""
+"""Display name of each kind, by type URL."""
 WARMING_ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
-"""How what is new is told: clusters and their endpoints before the routes that lead there."""
+"""Order of sending new resources: clusters and their endpoints before routes that use them."""
 REMOVAL_ORDER = (LISTENER, ROUTES, CLUSTER, ENDPOINTS)
-"""How what is no more is told: what refers to a thing goes before it."""
+"""Order of removals: resources that refer to others go before those."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Resource:
 
     name: str
     version: str
-    """A digest of the content: equal resources have equal versions, after a restart too."""
+    """Digest of the content: equal resources have equal versions, also after a restart."""
     body: any_pb2.Any
     by_name_only: bool = False
-    """Whether it is left out where all of its kind are asked for."""
+    """Whether wildcard subscriptions leave it out."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Snapshot:
     """The resources of each kind, by name."""
 
     resources: Mapping[str, Mapping[str, Resource]]
-    """Type URL, then name."""
+    """Resources by type URL, then name."""
 
     @staticmethod
     def of(messages: Iterable[Message]) -> Snapshot:
-        """The snapshot of these messages.
+        """Return the snapshot of these messages.
 
         Raises:
-            ValueError: two of a kind have the same name, or one is of no kind that is served.
+            ValueError: two of a kind have the same name, or a kind isn't served.
         """
         resources: dict[str, dict[str, Resource]] = {kind: {} for kind in WARMING_ORDER}
         for message in messages:
@@ -61,15 +61,15 @@ class Snapshot:
             body.Pack(message, deterministic=True)
             name: str = getattr(message, "cluster_name", "") or getattr(message, "name", "")
             if body.type_url not in resources or name in resources[body.type_url]:
-                raise ValueError(f"{body.type_url} {name!r} is there twice or of no known kind")
+                raise ValueError(f"{body.type_url} {name!r} is duplicate or of an unknown kind")
             version = xxhash.xxh3_64_hexdigest(body.value)
-            # Listeners for gRPC clients, which name them; an Envoy couldn't take one.
+            # Listeners for gRPC clients, which request them by name; Envoy would reject them.
             by_name_only = body.type_url == LISTENER and message.HasField("api_listener")
             resources[body.type_url][name] = Resource(name, version, body, by_name_only)
         return Snapshot(MappingProxyType(resources))
 
 
 def version_of(versions: Mapping[str, str]) -> str:
-    """One version for a set of resources, given the version of each by name."""
+    """Return a version for a set of resources, given the version of each by name."""
     text = "\n".join(f"{name}={version}" for name, version in sorted(versions.items()))
     return xxhash.xxh3_64_hexdigest(text.encode())

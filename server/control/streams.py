@@ -1,4 +1,4 @@
-"""How many streams peers may hold: a client that opens them by the thousand gets no more."""
+"""Limits of the number of open streams, in all and for each address."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from prometheus_client import Counter
 from server.errors import VireoError
 
 REFUSED = Counter(
-    "vireo_xds_streams_refused", "Streams that were refused since their peer, or all, had enough."
+    "vireo_xds_streams_refused", "Streams refused by the limit of their address, or of all streams."
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most streams at a time, below what the server takes of calls of any kind."""
+    """Limits of concurrent streams, below the server's limit of concurrent RPCs."""
 
     all: int
     address: int = 300
-    """Maximum streams of one address; Envoys behind a proxy share theirs."""
+    """Maximum streams of one address, which Envoys behind a proxy share."""
     first_request_seconds: float = 10.0
-    """How long a stream may be there without saying whose it is."""
+    """Maximum seconds until a stream's first request, which identifies its node."""
 
 
 class TooManyStreamsError(VireoError):
-    """There are as many streams as there may be."""
+    """A limit of concurrent streams is reached."""
 
 
 class Streams:
-    """Counts the streams that last."""
+    """Counts open streams."""
 
     def __init__(self, limits: Limits) -> None:
-        """Counts none yet."""
+        """Start without streams."""
         self.limits = limits
         self.count = 0
-        """How many there are."""
+        """Number of open streams."""
         self._addresses: Counts[str] = Counts()
 
     @contextmanager
     def counted(self, peer: str) -> Iterator[None]:
-        """Count a stream for as long as the block lasts.
+        """Count a stream during the block.
 
         Args:
-            peer: as gRPC tells it, with the port at its end.
+            peer: as in gRPC's context, ending with the port.
 
         Raises:
-            TooManyStreamsError: there is no room for it.
+            TooManyStreamsError: a limit is reached.
         """
         address = peer.rpartition(":")[0]
         if self.count >= self.limits.all:
-            raise _refusal(f"all {self.limits.all} streams are taken")
+            raise _refusal(f"all {self.limits.all} streams are in use")
         if self._addresses[address] >= self.limits.address:
-            raise _refusal(f"this address has {self.limits.address} streams, and gets no more")
+            raise _refusal(f"this address has the maximum of {self.limits.address} streams")
         self.count += 1
         self._addresses[address] += 1
         try:
@@ -69,4 +69,4 @@ class Streams:
 
 def _refusal(why: str) -> TooManyStreamsError:
     REFUSED.inc()
-    return TooManyStreamsError(f"{why}; ask again later")
+    return TooManyStreamsError(f"{why}; retry later")

@@ -1,4 +1,4 @@
-"""Reads the YAML of `envoy/`, fills in its placeholders, and makes typed protobufs of it."""
+"""Read the YAML templates of `envoy/`, fill in placeholders, and parse them into protobufs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 FOLDER = Path(__file__).parents[2] / "envoy"
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-# A typed_config is resolved by its @type only when the module that has the type is imported.
+# A typed_config's @type is resolved only if the module of the type is imported.
 _EXTENSIONS = (
     "access_loggers.stream.v3.stream_pb2",
     "filters.http.buffer.v3.buffer_pb2",
@@ -40,10 +40,10 @@ _EXTENSIONS = (
 
 
 def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
-    """The file `envoy/<name>.yaml` as a document, each `${placeholder}` replaced.
+    """Return the document `envoy/<name>.yaml` with each `${placeholder}` replaced.
 
-    A text that is nothing but a placeholder becomes the value itself, whatever its type. The
-    parts of `envoy/shared.yaml` are values too.
+    A string that consists of a placeholder only becomes the value itself, of any type. The parts
+    of `envoy/shared.yaml` are values, too.
 
     Raises:
         KeyError: a placeholder has no value.
@@ -53,10 +53,10 @@ def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def message(kind: type[Message], document: Mapping[str, Any]) -> Message:
-    """A document as a protobuf of Envoy's API.
+    """Parse a document into a message of Envoy's API.
 
     Raises:
-        google.protobuf.json_format.ParseError: it has a field or type that the API lacks.
+        google.protobuf.json_format.ParseError: it has a field or type unknown to the API.
     """
     _import_extensions()
     parsed = kind()
@@ -66,10 +66,10 @@ def message(kind: type[Message], document: Mapping[str, Any]) -> Message:
 
 
 def _settle(node: Message) -> None:
-    """Packs each Any inside anew, its maps in order.
+    """Serialise each nested Any deterministically, with sorted maps.
 
-    Their order is else another in each process, and a control plane that was restarted would
-    seem to have changed what it hasn't.
+    The order of maps otherwise differs between processes, so that resources would get new versions
+    after a restart of the control plane.
     """
     if isinstance(node, any_pb2.Any):
         descriptor = descriptor_pool.Default().FindMessageTypeByName(node.TypeName())

@@ -1,1 +1,1 @@
-"""Where pods are: each source gives the endpoints of every service and pool, and each change."""
+"""Discovery of pods: each source yields the endpoints of all pools, and every change."""

@@ -1,4 +1,4 @@
-"""The document that lists pods: in a file, or as a setting."""
+"""The document that lists pods, in a file or as a setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _endpoint(text: str) -> Endpoint:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no address:port")
+        raise ValueError(f"{text!r} is not address:port")
     return Endpoint.checked(host, int(port))
 
 
@@ -26,7 +26,7 @@ Address = Annotated[str, AfterValidator(_parsed)]
 
 
 class GatewayPools(BaseModel):
-    """The gateways; they come in one pool."""
+    """The gateways, which have a single pool."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class EndpointsDocument(BaseModel):
     ranking: InnerPools = InnerPools()
 
     def endpoints(self) -> Endpoints:
-        """The same as endpoints of pools."""
+        """Return the endpoints of each pool."""
         return {
             pool: frozenset(map(_endpoint, getattr(getattr(self, pool.service), pool.name)))
             for pool in POOLS

@@ -1,4 +1,4 @@
-"""Pods from a JSON or YAML file that is watched."""
+"""Discovery of pods by a JSON or YAML file that is watched for changes."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from server.errors import VireoError
 
 _POLL_SECONDS = 0.1
 _MAX_BYTES = 1 << 20
-"""Room for some 40,000 pods."""
+"""Maximum size of the file: room for some 40,000 pods."""
 
 
 class EndpointsFileError(VireoError):
-    """The file of endpoints can't be used; the message names what is wrong with it."""
+    """The file of endpoints is invalid; the message names the problem."""
 
 
 class FileDiscovery:
-    """The pods that a file lists. Replace the file by a rename, so that it is never half there."""
+    """The pods that a file lists. Replace the file by a rename, so that it is never incomplete."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the file's path; nothing is read yet."""
+        """Hold the file's path; nothing is read yet."""
         self.attempts = Attempts("file")
         self._path = path
         self._text: bytes | None = None
         self._found: Endpoints = {}
         self._problem = ""
-        """What is wrong with the text: a large file that is wrong isn't parsed in every look."""
+        """Problem of the last content, so that an invalid file isn't parsed on every poll."""
 
     async def watch(self) -> AsyncIterator[Endpoints]:
-        """Yield the pods, and again after each change of the file; bad content is reported."""
+        """Yield the pods, and again after each change; invalid content is reported and ignored."""
         known: Endpoints | None = None
         while True:
-            # Declared policy: what can't be read takes no pod away.
+            # Declared policy: a file that can't be read removes no pod.
             with self.attempts.contained():
                 endpoints = await asyncio.to_thread(self._look)
                 self.attempts.succeeded()
@@ -65,10 +65,10 @@ class FileDiscovery:
 
 
 def parse(text: bytes, path: Path) -> Endpoints:
-    """Return the pods that a file's text lists; JSON is YAML too.
+    """Parse the pods that a file lists, in JSON or YAML.
 
     Raises:
-        EndpointsFileError: it is no such document; names the first thing that is wrong.
+        EndpointsFileError: the document is invalid; the message names the first problem.
     """
     try:
         content = _load(text)
@@ -86,7 +86,7 @@ def parse(text: bytes, path: Path) -> Endpoints:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, by which a small file can stand for a huge one, and repeated keys."""
+    """YAML loader that rejects aliases, which can expand a small file hugely, and repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         found = super().construct_mapping(node, deep)
         if len(found) != len(node.value):
-            raise yaml.YAMLError(f"a key is there twice, {node.start_mark}".strip())
+            raise yaml.YAMLError(f"duplicate key, {node.start_mark}".strip())
         return found
 
 
@@ -110,5 +110,5 @@ def _load(text: bytes) -> Any:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise yaml.YAMLError("a key is there twice")
+        raise yaml.YAMLError("duplicate key")
     return found

@@ -1,4 +1,4 @@
-"""Pods from the EndpointSlices of a Kubernetes cluster."""
+"""Discovery of pods by the EndpointSlices of a Kubernetes cluster."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from server.control.mesh import Endpoints
 log = structlog.get_logger()
 
 _FIRST_RETRY_SECONDS = 0.25
-_SHORTEST_WATCH_SECONDS = 1.0
+_MIN_WATCH_SECONDS = 1.0
+"""A watch without events that ends earlier counts as a failure."""
 
 
 class KubernetesDiscovery:
-    """The pods of the Services that the settings name: listed once, then watched.
+    """The pods of the configured Services: listed once, then watched.
 
-    The client is the asyncio one: it runs in the event loop and never holds it up.
+    Uses the asyncio client, which doesn't block the event loop.
     """
 
     def __init__(self, settings: KubernetesSettings) -> None:
-        """Takes the settings; nothing is asked yet."""
+        """Hold the settings; nothing is requested yet."""
         self.attempts = Attempts("kubernetes")
         self._settings = settings
         self._failures = 0
-        """How many attempts in a row have come to nothing."""
+        """Number of consecutive failures."""
 
     async def watch(self) -> AsyncIterator[Endpoints]:
-        """The pods that are ready, and again after each change."""
+        """Yield the pods that are ready, and again after each change."""
         known: Endpoints | None = None
         while True:
-            # Declared policy: an API that can't be asked takes no pod away.
+            # Declared policy: an API that can't be reached removes no pod.
             with self.attempts.contained():
                 try:
                     async with (
@@ -60,31 +61,35 @@ class KubernetesDiscovery:
                                 known = found.endpoints
                                 yield known
                 except VersionExpiredError as error:
-                    # The ordinary end of a watch that was cut off for long: list again.
+                    # Expected after a long interruption of a watch: list again.
                     source = self.attempts.source
-                    log.info("pods are listed again", source=source, reason=str(error))
+                    log.info("relisting pods", source=source, reason=str(error))
             await asyncio.sleep(self._delay())
 
     async def _follow(self, view: SliceView) -> AsyncGenerator[None, None]:
-        """Yields whenever the view is up to date; raises KubernetesApiError when it can't be."""
+        """Yield whenever the view is up to date.
+
+        Raises:
+            KubernetesApiError: listing or watching failed.
+        """
         await view.list()
         yield
         while True:
             began = time.monotonic()
-            heard = False
+            received = False
             async with aclosing(view.watch()) as watch:
-                async for spoken in watch:
-                    if spoken:
-                        heard, self._failures = True, 0
+                async for changed in watch:
+                    if changed:
+                        received, self._failures = True, 0
                     yield
-            if not heard and time.monotonic() - began < _SHORTEST_WATCH_SECONDS:
-                # Without a pause between them such watches would be a flood.
+            if not received and time.monotonic() - began < _MIN_WATCH_SECONDS:
+                # Restarting such watches without a backoff would flood the API.
                 raise KubernetesApiError("watching: the API ends watches as soon as they begin")
             self._failures = 0
             yield
 
     def _delay(self) -> float:
-        """Seconds to the next attempt, at random so that control planes don't come all at once."""
-        longest = min(self._settings.retry_seconds, _FIRST_RETRY_SECONDS * 2.0**self._failures)
+        """Return the seconds to the next attempt: exponential backoff with jitter."""
+        backoff = min(self._settings.retry_seconds, _FIRST_RETRY_SECONDS * 2.0**self._failures)
         self._failures = min(self._failures + 1, 20)
-        return random.uniform(longest / 2, longest)  # noqa: S311
+        return random.uniform(backoff / 2, backoff)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The Kubernetes API, by its official client: EndpointSlices as they are, and what changes."""
+"""List and watch EndpointSlices by the official client of the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from server.errors import VireoError
 _OK = 200
 _GONE = 410
 _MAX_WORDS = 300
-"""Characters of a refusal that are shown."""
+"""Maximum characters shown of an error message."""
 _MAX_LIST_BYTES = 32 << 20
-"""Room for tens of thousands of pods."""
+"""Maximum size of a list: room for tens of thousands of pods."""
 _MAX_LINE_BYTES = 4 << 20
-"""More than one object may have in etcd. By itself aiohttp refuses lines of 128 KiB."""
+"""Maximum size of an event, above that of an object in etcd; aiohttp's default is 128 KiB."""
 _MAX_REFUSAL_BYTES = 64 << 10
 _MAX_SLICES = 10_000
 
 
 class KubernetesApiError(VireoError):
-    """The API doesn't do what was asked; the message has its own words."""
+    """A request to the API failed; the message includes the API's."""
 
 
 class VersionExpiredError(KubernetesApiError):
-    """What has changed since that version is no longer known: list again."""
+    """The resource version to watch from has expired: list again."""
 
 
 class _ListMetadata(BaseModel):
@@ -62,25 +62,31 @@ class _Change(BaseModel):
 
 
 class SliceView:
-    """The slices of some Services, as the API has told them by now."""
+    """The slices of some Services, as last received from the API."""
 
     def __init__(self, api: Any, namespace: str, settings: KubernetesSettings) -> None:
-        """Takes the client's API of EndpointSlices; nothing is asked yet."""
+        """Start empty.
+
+        Args:
+            api: the client's API of EndpointSlices.
+            namespace: namespace of the Services.
+            settings: Services and timeouts.
+        """
         self._api = api
         self._namespace = namespace
         self._settings = settings
         self._selector = f"{SERVICE_LABEL} in ({','.join(sorted(settings.pools))})"
         self._version = ""
         self.slices: dict[str, EndpointSlice] = {}
-        """By name."""
+        """Slices by name."""
         self.followed = False
-        """Whether they are kept up to date, since a watch has begun."""
+        """Whether a watch has started, which keeps them up to date."""
 
     async def list(self) -> None:
-        """Has all slices as they are now.
+        """List all current slices.
 
         Raises:
-            KubernetesApiError: it failed, and nothing has changed here.
+            KubernetesApiError: the request failed; the view is unchanged.
         """
         seconds = self._settings.request_seconds
         with _explained("listing"):
@@ -93,13 +99,14 @@ class SliceView:
         self._version = listed.metadata.version
 
     async def watch(self) -> AsyncGenerator[bool, None]:
-        """Follows what changes from the version on that is here, until the API ends the watch.
+        """Apply changes since the current version, until the API ends the watch.
 
-        Yields False once it has begun, and True after each change or bookmark.
+        Yields:
+            False once the watch has started, and True after each change or bookmark.
 
         Raises:
-            KubernetesApiError: the watch failed, or has not ended in time.
-            VersionExpiredError: the API no longer knows what has changed since that version.
+            KubernetesApiError: the watch failed, or timed out.
+            VersionExpiredError: the current version has expired.
         """
         first, whole = self._settings.request_seconds, self._settings.watch_seconds
         with _explained("watching"):
@@ -125,18 +132,18 @@ class SliceView:
         if change.type == "BOOKMARK":
             self._version = _Bookmarked.model_validate(change.object).metadata.version
             return
-        told = EndpointSlice.model_validate(change.object)
+        received = EndpointSlice.model_validate(change.object)
         if change.type == "DELETED":
-            self.slices.pop(told.metadata.name, None)
+            self.slices.pop(received.metadata.name, None)
         else:
-            self.slices[told.metadata.name] = told
+            self.slices[received.metadata.name] = received
             if len(self.slices) > _MAX_SLICES:
                 raise KubernetesApiError(f"there are more than {_MAX_SLICES} EndpointSlices")
-        self._version = told.metadata.version
+        self._version = received.metadata.version
 
     async def _request(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
-        """The answer to a request that may take so long in all, once it has begun."""
-        # Without its content, since a watch has no end; and the client doesn't look at the status.
+        """Return the response, once it has started, of a request with a timeout of `seconds`."""
+        # Without preloading the body, since a watch is endless; the client then skips the status.
         response: aiohttp.ClientResponse = (
             await self._api.list_namespaced_endpoint_slice_without_preload_content(
                 self._namespace,
@@ -154,17 +161,17 @@ class SliceView:
 
 @asynccontextmanager
 async def slice_view(settings: KubernetesSettings) -> AsyncIterator[SliceView]:
-    """A view, empty at first, on a connection of its own with credentials that are read anew.
+    """Open an empty view on a connection of its own, with freshly read credentials.
 
     Raises:
-        KubernetesApiError: nothing says where the API is, or with what credentials to ask it.
+        KubernetesApiError: the API's address or credentials are missing.
     """
     with _explained("reading the configuration"):
         configuration = client.Configuration()
         try:
             namespace = await _configure(configuration, settings.config)
         except Exception as error:
-            # A kubeconfig is looked into without a check of its form: that raises anything.
+            # The client doesn't validate a kubeconfig, so a malformed one can raise anything.
             raise KubernetesApiError(f"{type(error).__name__}: {error}") from error
         api_client = client.ApiClient(configuration)
     async with api_client:
@@ -174,7 +181,7 @@ async def slice_view(settings: KubernetesSettings) -> AsyncIterator[SliceView]:
 
 
 async def _configure(configuration: Any, path: Path | None) -> str:
-    """Fills in the API's address and credentials; returns the namespace that comes with them."""
+    """Set the API's address and credentials, and return the namespace that comes with them."""
     if path is None and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
         config.load_incluster_config(client_configuration=configuration)
         token = Path(incluster_config.SERVICE_TOKEN_FILENAME)
@@ -190,7 +197,7 @@ async def _configure(configuration: Any, path: Path | None) -> str:
 
 @contextmanager
 def _explained(doing: str) -> Iterator[None]:
-    """Makes one kind of error of all that a request may fail with, credentials left out."""
+    """Convert all errors of a request to KubernetesApiError, without credentials."""
     try:
         yield
     except KubernetesApiError as error:
@@ -201,13 +208,13 @@ def _explained(doing: str) -> Iterator[None]:
         aiohttp.ClientError,
         client.ApiException,
         OSError,
-        ValueError,  # an answer that isn't what it should be
+        ValueError,  # an invalid response
     ) as error:
         raise KubernetesApiError(f"{doing}: {type(error).__name__}: {error}") from error
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Return what a response says; somewhat more than `max_bytes` if it has more."""
+    """Return a response's body, truncated at slightly more than `max_bytes`."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
@@ -217,7 +224,7 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 
 def _words(body: bytes) -> str:
-    """Return a Status's message; of an answer that is none, a proxy's for example, all."""
+    """Return a Status's message, or the whole body if it isn't one, for example a proxy's."""
     try:
         return _Status.model_validate_json(body).message
     except ValidationError:

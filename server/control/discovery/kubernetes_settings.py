@@ -1,4 +1,4 @@
-"""Where pods are found in a Kubernetes cluster: `VIREO_KUBERNETES_…` variables."""
+"""Settings of discovery in a Kubernetes cluster: `VIREO_KUBERNETES_…` variables."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from server.errors import VireoError
 _POOLS = {pool.cluster: pool for pool in POOLS}
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-"""A name that Kubernetes allows for a namespace or a Service, and for a label that holds it."""
+"""A valid name of a namespace or a Service in Kubernetes, also as the value of a label."""
 
 
 class KubernetesSettings(BaseSettings):
-    """Which Services have the pods, and how their EndpointSlices are followed."""
+    """Services of the pods, and how their EndpointSlices are watched."""
 
     model_config = SettingsConfigDict(
         env_prefix="VIREO_KUBERNETES_", frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
     config: Path | None = None
-    """A kubeconfig file. Without it, in a pod its service account; elsewhere what KUBECONFIG
-    names, or ~/.kube/config."""
+    """A kubeconfig file. By default the service account in a pod; elsewhere the file that
+    KUBECONFIG names, or ~/.kube/config."""
     namespace: Name | None = None
     """Namespace of the Services; by default the service account's, or the kubeconfig's."""
     services: dict[str, Name] = {}
-    """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; each that isn't named
-    here is called vireo- and the cluster."""
+    """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; by default vireo- and
+    the cluster."""
     port_name: str = "grpc"
-    """Name of the port on which the pods of all Services answer."""
+    """Name of the port that the pods of all Services serve on."""
     request_seconds: float = Field(default=5.0, gt=0)
-    """Most seconds to wait for an answer of the API."""
+    """Maximum seconds to wait for a response of the API."""
     watch_seconds: int = Field(default=30, ge=1)
-    """How long one watch lasts; a connection that is lost without a word is noticed after it."""
+    """Seconds that one watch lasts; a silently lost connection is detected after them."""
     retry_seconds: float = Field(default=10.0, gt=0)
-    """Most seconds between attempts while the API fails; the first come sooner."""
+    """Maximum seconds between attempts while the API fails; the backoff starts lower."""
 
     @field_validator("services")
     @classmethod
@@ -61,10 +61,10 @@ class KubernetesSettings(BaseSettings):
 
     @staticmethod
     def load() -> KubernetesSettings:
-        """The settings of the environment.
+        """Load the settings from the environment.
 
         Raises:
-            VireoError: one is unfit; the line names its variable.
+            VireoError: a setting is invalid; the message names its variable.
         """
         try:
             return KubernetesSettings()
@@ -77,5 +77,5 @@ class KubernetesSettings(BaseSettings):
 
 
 def _named(services: Mapping[str, str]) -> tuple[str, ...]:
-    """The name of each pool's Service, in the order of the pools."""
+    """Return the name of each pool's Service, in the order of POOLS."""
     return tuple(services.get(cluster, f"vireo-{cluster}") for cluster in _POOLS)

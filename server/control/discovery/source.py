@@ -1,4 +1,4 @@
-"""What a source of endpoints is, and the one that never changes."""
+"""Interface of sources of endpoints, and a static source."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Discovery(Protocol):
 
     @property
     def attempts(self) -> Attempts | None:
-        """How it goes; None if nothing can fail."""
+        """Outcomes of reading the source; None if it can't fail."""
         ...
 
     def watch(self) -> AsyncIterator[Endpoints]:
-        """Yield all pods now, and all of them again whenever that changes, without an end.
+        """Yield all pods, and all of them again on each change, without an end.
 
-        What can't be read is noted in `attempts` and left out: the answer before it stays.
+        Failures are recorded in `attempts`; the last known pods stay in use.
         """
         ...
 
@@ -30,7 +30,7 @@ class StaticDiscovery:
     """The pods that a setting lists."""
 
     def __init__(self, endpoints: Endpoints) -> None:
-        """Takes the pods."""
+        """Hold the pods."""
         self.attempts = None
         self._endpoints = endpoints
 

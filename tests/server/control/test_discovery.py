@@ -162,8 +162,8 @@ def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
         ("[]", "valid dictionary"),
         ('{"rankings": {}}', "rankings: Extra inputs"),
         ('{"gateway": {"canary": []}}', "gateway.canary: Extra inputs"),
-        ('{"ranking": {"production": ["nowhere"]}}', "'nowhere' is no address:port"),
-        ('{"ranking": {"production": ["::1:0"]}}', "'::1:0' is no address:port"),
+        ('{"ranking": {"production": ["nowhere"]}}', "'nowhere' is not address:port"),
+        ('{"ranking": {"production": ["::1:0"]}}', "'::1:0' is not address:port"),
         ('{"ranking": {"production": ["pod-1:80"]}}', "'pod-1' does not appear to be an IP"),
     ],
 )

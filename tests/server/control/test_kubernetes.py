@@ -244,7 +244,7 @@ async def test_a_list_that_fails_takes_no_pod_away_and_is_reported_until_it_work
         api.listing, api.list_fault = recorded("list_later.json"), None
         await until(lambda: len(follower.told) == 2)
         assert follower.told == [LISTED, LISTED_LATER]
-        await until(lambda: logs[-1]["event"] == "a source answers again")
+        await until(lambda: logs[-1]["event"] == "source recovered")
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if "list" not in name])

@@ -144,7 +144,7 @@ def test_a_port_that_is_none_is_told_as_a_flaw_beside_the_pods_that_have_one(por
     odd = slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},), name="odd")
     found = pods_of([odd, slice_of(endpoint("10.0.0.2"))], POOLS, "grpc")
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
-    assert found.flaws == {f"EndpointSlice odd: {port} is no port"}
+    assert found.flaws == {f"EndpointSlice odd: {port} is not a port"}
 
 
 def test_an_address_with_a_scope_is_told_as_a_flaw() -> None:
