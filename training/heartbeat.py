@@ -23,9 +23,10 @@ class Bars(Progress):
     """Progress bars whose state `heartbeat` prints if the console isn't a terminal."""
 
     def start(self) -> None:
-        """Show the bars."""
+        """Show the bars, if they aren't yet."""
         super().start()
-        _shown.append(self)
+        if self not in _shown:
+            _shown.append(self)
 
     def stop(self) -> None:
         """Hide the bars, if they are shown."""

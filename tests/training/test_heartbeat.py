@@ -50,3 +50,14 @@ def test_nothing_is_printed_after_the_end() -> None:
     before = printed(console)
     time.sleep(0.02)
     assert printed(console) == before
+
+
+def test_bars_that_were_started_twice_are_gone_once_they_stop() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    bars = Bars(console=console)
+    bars.add_task("baseline", total=2)
+    for _ in range(2):
+        bars.start()
+    bars.stop()
+    with heartbeat(console, "training", seconds=0.001):
+        wait_for("training", console)
