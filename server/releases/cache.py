@@ -80,7 +80,7 @@ class ReleaseCache:
                 self._link(release_id, path, entries[path])
             if absent:
                 progress.enter(Stage.DOWNLOADING)
-                # After fetching the manifest: pruning deletes blobs that no release links.
+                # Only after the links above: pruning deletes blobs that no release links.
                 self._make_space(absent)
 
             def download(path: str, entry: FileEntry) -> None:
@@ -125,7 +125,7 @@ class ReleaseCache:
         The release that they served until now counts as just used: a rollback needs it.
 
         Returns:
-            Whether the release is still cached: another pod may have pruned it before.
+            Whether the release is still cached: another pod may have pruned it already.
         """
         before = self.last(pod, channel)
         folder = self._folder(release_id)

@@ -100,7 +100,7 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
 
 
 def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> bool:
-    """Remove a release, unless it has changed since or become needed; return whether it was.
+    """Remove a release unless it has changed or become needed since; return whether it was removed.
 
     Args:
         store: the store to remove it from.

@@ -153,7 +153,7 @@ class ReleaseLoader(Generic[T]):
         return self._poll_seconds
 
     def _delay(self, wanted: str) -> float:
-        """Return the seconds until the next attempt; `wanted` is empty if it isn't known."""
+        """Return the delay after a failure, in seconds; `wanted` is empty if it isn't known."""
         if self.serving is None:
             return self._retries.unserved_failed()
         return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
@@ -190,7 +190,7 @@ class ReleaseLoader(Generic[T]):
         return self._store
 
     async def _fetch(self, store: ReleaseStore, release_id: str) -> Path:
-        """Return the folder of a release, as long as the channel names it.
+        """Return the folder of a release; give up once the channel names another.
 
         Raises:
             _ChannelMovedOnError: the channel names another release by now. What has arrived

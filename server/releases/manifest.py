@@ -208,7 +208,7 @@ class Manifest(_Part):
     alike but without the held-out watches. Empty if this release was measured itself."""
     feature_schema: FeatureSchema
     quotas: Quotas = Quotas()
-    """How training sampled candidates, and so serving and evaluation do too."""
+    """How training chose its candidates, and so serving and evaluation do too."""
     candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
     """Length of the ranker's training lists, which its probabilities depend on."""
     index: IndexDescription = IndexDescription()

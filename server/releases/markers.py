@@ -6,16 +6,16 @@ another upload of the same id at most one proceeds at a time, and a process that
 finds out at its next step:
 
 - `publish` claims the id, uploads, and replaces its own claim by the manifest. If `gc` took the
-   claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
-   each file, since files can't be written conditionally: an upload that was overtaken while it was
-   delayed writes at most the files that it had begun, PARALLEL of them, with the content that
-   their manifest describes unless another release took the id. A claim whose process died is
-   taken over by the next publish of the same release, or removed by `gc`.
+  claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
+  each file, since files can't be written conditionally: an upload that was overtaken while it was
+  delayed writes at most the files that it had begun, PARALLEL of them, with the content that
+  their manifest describes unless another release took the id. A claim whose process died is
+  taken over by the next publish of the same release, or removed by `gc`.
 - `gc` replaces what it saw when it planned by a tombstone that keeps what was there. Then it reads
   what channels need and what files there are. If one is needed, or a file is newer than all that it
   planned with, it puts back what was there; else it deletes the files and its own tombstone. A
-   tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be
-   deleted conditionally, so a `gc` that was delayed for LEASE_SECONDS stops by itself long before.
+  tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be
+  deleted conditionally, so a `gc` that was delayed for LEASE_SECONDS stops by itself long before.
 - `promote` and `rollback` note in the channel what it is about to name, then read this object, then
   have the channel name the release. If `gc` wrote its tombstone before that read, they see it and
   leave the channel as it was. If it did later, `gc` reads the channel later still, finds the note

@@ -14,7 +14,7 @@ class Retries:
     """Backoff after consecutive failures. All times are in seconds."""
 
     def __init__(self, poll_seconds: float) -> None:
-        """Start without failures; `poll_seconds` is how often the channel is read in good times."""
+        """Start without failures; `poll_seconds` is the delay between reads of the channel."""
         self._poll_seconds = poll_seconds
         self.failures = 0
         """Number of consecutive failures."""

@@ -18,7 +18,7 @@ from server.releases.store_errors import BeingRemovedError, NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Maximum difference from the goldens that another kind of processor may explain: of a vector's
-value, or relative to a probability. On one kind, up to 4e-4 was measured relatively."""
+value, or relative to a probability. On one kind, relative ones up to 4e-4 were measured."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PodCheck:
 
     files: Sequence[str]
     load: Callable[[Path], None]
-    """Load the release from a folder, goldens replayed; raise if anything is wrong."""
+    """Loads the release from a folder, goldens replayed; raises if anything is wrong."""
 
 
 @dataclass(frozen=True)

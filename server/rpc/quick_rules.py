@@ -112,23 +112,23 @@ def _of_value(rules: validate_pb2.FieldRules, field: FieldDescriptor) -> Check |
     bounds = getattr(rules, kind)
     if kind in ("int32", "int64"):
         _known(bounds, "gte", "lte")
-        least = bounds.gte if bounds.HasField("gte") else -(1 << 63)
-        most = bounds.lte if bounds.HasField("lte") else 1 << 63
-        return lambda value: least <= value <= most
+        minimum = bounds.gte if bounds.HasField("gte") else -(1 << 63)
+        maximum = bounds.lte if bounds.HasField("lte") else 1 << 63
+        return lambda value: minimum <= value <= maximum
     if kind == "enum" and field.enum_type is not None:
         _known(bounds, "defined_only")
         return frozenset(field.enum_type.values_by_number).__contains__
     if kind == "string":
         _known(bounds, "min_bytes", "max_bytes")
-        least, most = bounds.min_bytes, bounds.max_bytes or 1 << 63
-        return lambda value: least <= len(value.encode()) <= most
+        minimum, maximum = bounds.min_bytes, bounds.max_bytes or 1 << 63
+        return lambda value: minimum <= len(value.encode()) <= maximum
     if kind == "repeated":
         _known(bounds, "min_items", "max_items", "items")
-        least, most = bounds.min_items, bounds.max_items or 1 << 63
+        minimum, maximum = bounds.min_items, bounds.max_items or 1 << 63
         item = _of_value(bounds.items, field)
         if item is None:
-            return lambda values: least <= len(values) <= most
-        return lambda values: least <= len(values) <= most and all(map(item, values))
+            return lambda values: minimum <= len(values) <= maximum
+        return lambda values: minimum <= len(values) <= maximum and all(map(item, values))
     raise _UnknownRuleError
 
 

@@ -68,7 +68,7 @@ class RenewedChannel:
             fresh = open_channel(self._target, self._tls, self._role, self._options)
         except (OSError, VireoError) as error:
             # Declared policy: the open channel stays until the files are valid again.
-            log.warning("the certificate can't be read anew", reason=str(error))
+            log.warning("the renewed certificate can't be read", reason=str(error))
             return
         self._before, self._channel, self._stamp = self._channel, fresh, stamp
         self.generation += 1

@@ -98,7 +98,7 @@ class TlsFiles:
                 known[0], fresh = self.read()
             except (OSError, VireoError) as error:
                 # Declared policy: the current certificate stays until there is a valid new one.
-                log.warning("the certificate can't be read anew", reason=str(error))
+                log.warning("the renewed certificate can't be read", reason=str(error))
                 return None
             log.info("certificate renewed", file=str(self.certificate))
             return _configuration(fresh)

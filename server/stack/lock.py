@@ -22,7 +22,7 @@ class LockTakenError(Exception):
 
 
 class FileLock:
-    """Hold `path` locked while used as a context; entering raises LockTakenError if it is taken."""
+    """Locks `path` while used as a context; raises LockTakenError if another process holds it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

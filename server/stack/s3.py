@@ -87,7 +87,7 @@ def prepare(settings: StackSettings) -> None:
     """Create the folders, keys and configuration; the lock must be held.
 
     The keys of S3 are created once and stay; those between the server's own parts are created
-    anew. Only the owner may enter the folder: it holds the store itself, and the sockets.
+    again. Only the owner may enter the folder: it holds the store itself, and the sockets.
     """
     # Imported here, since those who use an external S3 server don't need it.
     from server.stack.s3_keys import replace_private, write_internal_keys
