@@ -15,6 +15,7 @@ from rich.console import Console
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import Manifest, ScoreWeights
+from server.releases.memory import return_memory
 from training.data.dataset import Dataset
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
 from training.evaluation.leaks import check_inputs, check_made
@@ -91,6 +92,8 @@ def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> Candid
     run.unmark_draft()
     release = inputs.stage_retrieval(model)
     run.mark_draft(inputs.fingerprint)
+    del model
+    return_memory()
     return release
 
 

@@ -28,12 +28,13 @@ class EventCounts:
         Args:
             entities: of each event, in any order, int64[e].
             ranks: places of their moments among `moments`, int64[e].
-            moments: at least those of these events, increasing, int64[m].
+            moments: at least those of these events, in order, int64[m].
         """
         self._moments = moments
         # Entity and moment in one number: moments by their rank, so that it fits.
         self._width = len(moments) + 1
-        self._events = entities * self._width + ranks
+        self._events = entities * self._width
+        self._events += ranks
         self._events.sort()
 
     def before(self, entities: Int64Array, moments: Int64Array) -> Int64Array:
@@ -82,8 +83,10 @@ class Timeline:
         past = ~self.test
         likes &= past
         watched, liked = self.times[past], liked[likes]
-        moments = np.unique(np.concatenate([watched, liked]))
+        moments = np.concatenate([watched, liked])
+        moments.sort()
         ranks = np.searchsorted(moments, watched)
+        del watched
         self.viewer_watches = EventCounts(self.viewers[past], ranks, moments)
         self.video_watches = EventCounts(self.rows[past], ranks, moments)
         ranks = np.searchsorted(moments, liked)
