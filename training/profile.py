@@ -28,15 +28,21 @@ class Profile:
 
 
 def load_profile(name: str) -> Profile:
-    """Load the profile in `training/profiles/<name>.toml`; unset fields keep their defaults.
+    """Load the profile in `training/profiles/<name>.toml`, or in the file `name` if it ends so.
+
+    Unset fields keep their defaults.
 
     Raises:
         ProfileError: there is no such profile, or it has an unknown section or field, or a
             value of the wrong type; the message says which, and what is allowed.
     """
+    if name.endswith(".toml"):
+        return read_profile(Path(name))
     known = sorted(path.stem for path in PROFILES.glob("*.toml"))
     if name not in known:
-        raise ProfileError(f"there is no profile {name!r}; choose one of {', '.join(known)}")
+        raise ProfileError(
+            f"there is no profile {name!r}; choose one of {', '.join(known)}, or a file NAME.toml"
+        )
     return read_profile(PROFILES / f"{name}.toml")
 
 
@@ -44,6 +50,8 @@ def read_profile(path: Path) -> Profile:
     """Load the profile in the file at `path`; raises the same errors as `load_profile`."""
     try:
         sections = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ProfileError(f"cannot read the profile {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{path}: not TOML: {error}") from error
     allowed = [each.name for each in fields(Profile)]

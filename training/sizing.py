@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.data.dataset import DatasetInfo
-from training.data.schema import WATCH_EVENTS
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,10 @@ class ChosenProfile:
 
 def choose_profile(info: DatasetInfo) -> ChosenProfile:
     """Return the profile for a data set of this size."""
-    watches = sum(info.events.get(event, 0) for event in WATCH_EVENTS)
     size = next(
-        each for each in SIZES if watches <= each.max_watches and info.videos <= each.max_videos
+        each
+        for each in SIZES
+        if info.watches <= each.max_watches and info.videos <= each.max_videos
     )
-    minutes = watches * size.core_ms_a_watch / 60_000
-    return ChosenProfile(size.profile, info.name, watches, info.videos, minutes)
+    minutes = info.watches * size.core_ms_a_watch / 60_000
+    return ChosenProfile(size.profile, info.name, info.watches, info.videos, minutes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from rich.console import Console
 
-from bench.memory.peak import peak_memory
+from bench.memory.peak import peak_memory, peak_rows
 from bench.speed.row import Row
 from server.home import Home
 from training.data.estimate import estimate_import
@@ -21,46 +20,29 @@ from training.data.importing import ImportRequest
 
 EVENTS_PER_VIEWER = 10
 """And per video: a million of each at ten million events."""
-MAX_GB = 4.0
 _CHUNK = 1_000_000
-_GB = 1e9
 _START, _SPAN = 1_700_000_000, 90 * 86_400
 """Unix seconds of the first event; seconds to the last."""
 
 
-@dataclass(frozen=True)
-class ImportPlan:
-    """How many events to import, in turn."""
-
-    events: tuple[int, ...] = (1_000_000, 10_000_000)
-
-
-def measure_imports(home: Home, plan: ImportPlan, progress: Console) -> list[Row]:
-    """Import made-up files of some sizes, each in a process of its own.
+def measure_import(home: Home, events: int, progress: Console) -> list[Row]:
+    """Import made-up files in a process of its own.
 
     Args:
         home: where there is room for them; what is made is removed.
-        plan: the sizes.
+        events: how many.
         progress: told what is being done.
 
     Raises:
-        VireoError: an import fails.
+        VireoError: the import fails.
     """
-    rows = []
     home.root.mkdir(parents=True, exist_ok=True)
-    for events in plan.events:
-        with tempfile.TemporaryDirectory(prefix=".memory-", dir=home.root) as scratch:
-            progress.print(f"importing {events:,} events")
-            request = write_files(Path(scratch), events)
-            command = ["data", "import", "--interactions", str(request.interactions)]
-            peak = peak_memory(Home(Path(scratch)), [*command, "--videos", str(request.videos)])
-            said = estimate_import(request).memory
-        name = f"import, {events:,} events"
-        rows.append(Row(f"{name}: peak memory in GB", peak / _GB, bound=MAX_GB))
-        rows.append(
-            Row(f"{name}: memory said before, over used", said / peak, bound=1.0, at_least=True)
-        )
-    return rows
+    with tempfile.TemporaryDirectory(prefix=".memory-", dir=home.root) as scratch:
+        progress.print(f"importing {events:,} events")
+        request = write_files(Path(scratch), events)
+        command = ["data", "import", "--interactions", str(request.interactions)]
+        peak = peak_memory(Home(Path(scratch)), [*command, "--videos", str(request.videos)])
+        return peak_rows("import", events, peak, estimate_import(request).memory.needed)
 
 
 def write_files(folder: Path, events: int, seed: int = 0) -> ImportRequest:

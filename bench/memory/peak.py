@@ -7,9 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from bench.speed.row import Row
 from clients import cli
 from server.errors import VireoError
 from server.home import Home
+
+MAX_GB = 4.0
+_GB = 1e9
 
 # A process begins with the peak of the one that started it, so a small one is put between.
 _LAUNCHER = """
@@ -45,3 +49,19 @@ def peak_memory(home: Home, arguments: Sequence[str]) -> int:
     if done.returncode:
         raise VireoError(f"vireo {arguments[0]} failed: {done.stderr.strip()[-2000:]}")
     return int(done.stdout)
+
+
+def peak_rows(what: str, events: int, peak: int, said: int) -> list[Row]:
+    """Return the rows of one measurement.
+
+    Args:
+        what: the command's work.
+        events: how many it worked on.
+        peak: bytes that it took.
+        said: bytes that it said before that it would.
+    """
+    name = f"{what}, {events:,} events"
+    return [
+        Row(f"{name}: peak memory in GB", peak / _GB, bound=MAX_GB),
+        Row(f"{name}: memory said before, over used", said / peak, bound=1.0, at_least=True),
+    ]

@@ -115,11 +115,16 @@ def memory(
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Measure the peak memory of an import of made-up events, and what it said beforehand."""
-    from bench.memory.importing import ImportPlan, measure_imports
+    """Measure the peak memory of import, features and training, and what they said beforehand."""
+    from bench.memory.every import EVENTS, measure_memory
 
-    plan = ImportPlan(tuple(events)) if events else ImportPlan()
-    _show(measure_imports(Home.current(), plan, _progress()), as_json)
+    rows = []
+    for row in measure_memory(Home.current(), events or EVENTS, _progress()):
+        rows.append(row)
+        if as_json:  # at once: what comes later takes long
+            typer.echo(json.dumps(row.document()))
+    if not as_json:
+        _show(rows, as_json)
 
 
 @app.command()

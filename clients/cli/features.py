@@ -27,11 +27,15 @@ def build(
     Measuring on held-out watches uses separate features, which `vireo train` builds.
     """
     from server.stack.state import running_stack
+    from training.data.dataset import describe_dataset
     from training.features.build import build_features
     from training.features.progress import progress_bars
     from training.heartbeat import heartbeat
+    from training.memory import features_memory
 
     home, console = Home.current(), Console()
+    need = features_memory(describe_dataset(home, name))
+    console.print(f"{name}: {need}", highlight=False, soft_wrap=True)
     with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
         build_features(home, name, "none", progress)
     console.print(f"{name}: features built from every event.", highlight=False)

@@ -13,8 +13,8 @@ def train(
     profile: Annotated[
         str,
         typer.Option(
-            help="Settings: demo (minutes), quality, large (a million videos), or quick (seconds, "
-            "to try things out). By the size of the data if absent."
+            help="Settings: demo (minutes), quality, large (a million videos), quick (seconds, "
+            "to try things out), or a file NAME.toml. By the size of the data if absent."
         ),
     ] = "",
     seed: Annotated[
@@ -36,14 +36,18 @@ def train(
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
     from server.home import Home
     from training.data.dataset import describe_dataset
+    from training.memory import training_memory
+    from training.profile import load_profile
     from training.sizing import choose_profile
     from training.train import train_all
 
     home, errors = Home.current(), Console(stderr=True, highlight=False)
+    info = describe_dataset(home, data)
     if not profile:
-        chosen = choose_profile(describe_dataset(home, data))
+        chosen = choose_profile(info)
         errors.print(chosen.described(refit), soft_wrap=True)
         profile = chosen.profile
+    errors.print(f"{data}: {training_memory(info, load_profile(profile))}", soft_wrap=True)
     manifest = train_all(home, data, profile, seed=seed, refit=refit, fresh=fresh, console=errors)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))

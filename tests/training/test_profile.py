@@ -40,6 +40,15 @@ def test_what_is_not_set_has_its_default(tmp_path: Path) -> None:
     assert profile.ranking == RankingConfig()
 
 
+def test_a_file_is_a_profile_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[retrieval]\nepochs = 3\n")
+
+    assert load_profile(str(path)).retrieval.epochs == 3
+    with pytest.raises(ProfileError, match=r"cannot read the profile .*other.toml: No such file"):
+        load_profile(str(tmp_path / "other.toml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

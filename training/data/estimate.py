@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.dataset
 
 from training.data.files import is_parquet
 from training.data.importing import ImportRequest
+from training.memory import MemoryEstimate, import_memory
 
 _SAMPLE_BYTES = 1 << 20
-# As `vireo bench memory` measures it.
-_BASE_BYTES = 500_000_000
-_INTERACTION_BYTES = 100
-_ENTITY_BYTES = 500
-
-_GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -29,22 +23,18 @@ class ImportEstimate:
     videos: int
     viewers: int
     """Rows of the viewers file."""
-    free: int
-    """Available memory of this machine, bytes."""
 
     @property
-    def memory(self) -> int:
-        """Peak memory of the import, bytes; an upper bound for up to a million of each id."""
-        entities = self.videos + self.viewers
-        return _BASE_BYTES + _INTERACTION_BYTES * self.interactions + _ENTITY_BYTES * entities
+    def memory(self) -> MemoryEstimate:
+        """Peak memory of the import."""
+        return import_memory(self.interactions, self.videos + self.viewers)
 
     def __str__(self) -> str:
         known = f"{self.viewers:,} viewers, " if self.viewers else ""
-        line = (
+        return (
             f"about {self.interactions:,} interactions, {known}{self.videos:,} videos: "
-            f"takes about {self.memory / _GB:.1f} GB of memory, {self.free / _GB:.1f} GB are free"
+            f"{self.memory}"
         )
-        return line if self.memory <= self.free else f"{line}: close other programs first"
 
 
 def estimate_import(request: ImportRequest) -> ImportEstimate:
@@ -53,7 +43,6 @@ def estimate_import(request: ImportRequest) -> ImportEstimate:
         interactions=_rows(request.interactions),
         videos=_rows(request.videos),
         viewers=_rows(request.viewers) if request.viewers else 0,
-        free=psutil.virtual_memory().available,
     )
 
 

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from training.data.dataset import DatasetInfo
+from training.memory import MemoryEstimate, features_memory, training_memory
+from training.profile import load_profile
+
+MEASURED = {
+    (1_000_000, 100_000): (0.97, 2.28),
+    (10_000_000, 1_000_000): (2.05, 3.99),
+}
+"""Peaks in GB of features and training, by events and viewers, by `vireo bench memory`."""
+
+
+def described(events: int, videos: int, viewers: int) -> DatasetInfo:
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    return DatasetInfo(
+        name="mine",
+        source="a test",
+        interactions=events,
+        videos=videos,
+        viewers=viewers,
+        events={"play": events * 9 // 10, "hide": events // 10},
+        first=now,
+        last=now,
+        problems={},
+        fingerprint="0" * 64,
+    )
+
+
+@pytest.mark.parametrize("size", MEASURED)
+def test_what_is_said_is_enough_and_not_half_as_much_again(size: tuple[int, int]) -> None:
+    events, entities = size
+    info, (features, training) = described(events, entities, entities), MEASURED[size]
+    assert 1 <= features_memory(info).needed / 1e9 / features <= 1.5
+    assert 1 <= training_memory(info, load_profile("large")).needed / 1e9 / training <= 1.5
+
+
+def test_towers_that_are_trained_at_once_and_score_all_videos_take_more() -> None:
+    info = described(1_000_000, 3_700, 6_000)
+    quality, demo = (
+        training_memory(info, load_profile(name)).needed for name in ("quality", "demo")
+    )
+    assert quality > 4.5e9 > 3e9 > demo
+
+
+def test_what_is_needed_is_said_and_whether_it_is_there() -> None:
+    assert str(MemoryEstimate(2_500_000_000, free=16_000_000_000)) == (
+        "takes about 2.5 GB of memory, 16.0 GB are free"
+    )
+    assert str(MemoryEstimate(2_500_000_000, free=1_000_000_000)) == (
+        "takes about 2.5 GB of memory, 1.0 GB are free: close other programs first"
+    )

@@ -1,0 +1,73 @@
+"""Memory that long commands need, said before they start.
+
+The coefficients are fitted to what `vireo bench memory` measures, and rounded up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from training.data.dataset import DatasetInfo
+from training.profile import Profile
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Approximate peak memory of a command."""
+
+    needed: int
+    """Bytes."""
+    free: int
+    """Available memory of this machine, bytes."""
+
+    @staticmethod
+    def of(needed: float) -> MemoryEstimate:
+        """Return the estimate beside what is available now."""
+        return MemoryEstimate(round(needed), psutil.virtual_memory().available)
+
+    def __str__(self) -> str:
+        line = (
+            f"takes about {self.needed / _GB:.1f} GB of memory, {self.free / _GB:.1f} GB are free"
+        )
+        return line if self.needed <= self.free else f"{line}: close other programs first"
+
+
+def import_memory(interactions: int, entities: int) -> MemoryEstimate:
+    """Estimate the memory of an import.
+
+    Args:
+        interactions: rows of the interactions file.
+        entities: rows of the other files; an upper bound for up to a million ids of each kind.
+    """
+    return MemoryEstimate.of(500e6 + 100 * interactions + 500 * entities)
+
+
+def features_memory(info: DatasetInfo) -> MemoryEstimate:
+    """Estimate the memory of building a data set's features."""
+    entities = info.videos + info.viewers
+    return MemoryEstimate.of(900e6 + 100 * info.interactions + 150 * entities)
+
+
+def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
+    """Estimate the memory of training on a data set, all processes together.
+
+    Training's phases follow each other, and each frees what it took.
+    """
+    from training.evaluation.run import SCORES  # Heavy, and of no use to other commands.
+
+    retrieval, ranking = profile.retrieval, profile.ranking
+    videos, watches = info.videos, info.watches
+    processes = retrieval.members if retrieval.threads else 1
+    near_pairs = 20 * watches if videos <= retrieval.full_softmax_limit else 0
+    towers = 24 * videos * retrieval.dimension + 100 * min(videos**2, near_pairs)
+    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 0
+    ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
+    tested = min(info.viewers, SCORES // max(videos, 1))
+    evaluation = 100 * watches + 90 * ranking.candidates * tested
+    phases = (processes * towers, ease, 200 * watches + ranking_set, evaluation)
+    base = 1.5e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)
+    return MemoryEstimate.of(base + max(phases))
