@@ -14,6 +14,7 @@ from server.errors import VireoError
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
+from tests.builders.watches import watches_frame
 from training.evaluation import report as files
 from training.evaluation.baselines.registry import BASELINES
 from training.evaluation.baselines.settings import read_settings
@@ -23,6 +24,7 @@ from training.evaluation.chain import (
     features_before_test,
     list_ranks,
     load_test_viewers,
+    past_watches,
     run_chain,
     tower_scores,
 )
@@ -57,6 +59,19 @@ def test_every_viewer_with_a_test_watch_is_asked_for(
     test = trained_watches[trained_watches["part"] == "test"]
     assert viewers.ids == tuple(test["viewer_id"])
     assert [release.ids[row] for row in viewers.targets] == test["video_id"].tolist()
+
+
+def test_past_watches_are_parts_of_one_array() -> None:
+    watches = watches_frame({"a": ["x", "y", "z"], "b": ["z"], "c": ["y", "x", "z"]})
+    last = ~watches["viewer_id"].duplicated(keep="last")
+    watches["part"] = np.where(last, "test", "train")
+    mixed = watches.iloc[[4, 0, 5, 3, 1, 6, 2]]
+    past = past_watches(mixed, ["x", "y", "z"])
+
+    assert {viewer: rows.tolist() for viewer, rows in past.items()} == {"a": [0, 1], "c": [1, 0]}
+    assert list(past) == ["a", "c"]
+    assert past["a"].base is past["c"].base is not None
+    assert past_watches(watches[last], ["x", "y", "z"]) == {}
 
 
 def test_features_hold_validation_and_end_before_the_test_watch(

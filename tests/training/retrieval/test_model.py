@@ -11,7 +11,7 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
+from training.retrieval.model import TwoTower, VideoTower
 from training.retrieval.towers import readable, viewer_vectors
 
 Inputs = dict[str, npt.NDArray[np.int64]]
@@ -171,6 +171,26 @@ def test_vectors_of_some_rows_are_those_of_the_whole_table(
     rows = torch.tensor([7, 0, 7])
 
     assert torch.allclose(model.video_tower(rows), model.video_vectors()[rows], atol=1e-6)
+
+
+def test_the_whole_table_is_made_a_part_at_a_time(
+    ring: RetrievalData, small: RetrievalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = seeded(ring, small)
+    sizes: list[int] = []
+
+    def forward(tower: VideoTower, rows: torch.Tensor | None = None) -> torch.Tensor:
+        sizes.append(ring.video_count if rows is None else len(rows))
+        return whole(tower, rows)
+
+    whole = VideoTower.forward
+    monkeypatch.setattr(VideoTower, "forward", forward)
+    monkeypatch.setattr("training.retrieval.model.ROWS_AT_ONCE", 8)
+    with torch.no_grad():
+        parts = model.video_vectors()
+
+    assert sizes == [8, 8, 8, 6]
+    assert torch.equal(parts, model.video_vectors())
 
 
 def test_videos_without_content_are_their_ids(small: RetrievalConfig) -> None:

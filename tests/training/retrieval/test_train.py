@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from rich.console import Console
 from tests.builders.watches import videos_frame, viewers_frame
 from tests.training.retrieval.conftest import Tables
 from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from training.retrieval import train
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
@@ -142,6 +145,40 @@ def test_a_state_taken_in_the_middle_of_an_epoch_goes_on_the_same(
 
     assert torch.equal(weights(resumed.model), weights(straight.model))
     assert torch.equal(weights(resumed.average.model), weights(straight.average.model))
+
+
+def test_the_optimizer_is_gone_before_unseen_videos_are_filled_in(
+    ring: RetrievalData,
+    small: RetrievalConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainers: list[weakref.ref[RetrievalTrainer]] = []
+    filled: list[RetrievalTrainer | None] = []
+
+    def started(*arguments: Any) -> RetrievalTrainer:
+        trainer = RetrievalTrainer(*arguments)
+        trainers.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(train, "RetrievalTrainer", started)
+    monkeypatch.setattr(train, "fill_unseen", lambda *_: filled.append(trainers[0]()))
+    train_retrieval(ring, replace(small, epochs=1), tmp_path)
+
+    assert filled == [None]
+
+
+def test_the_last_average_is_not_copied_when_it_is_the_best(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    trainer = RetrievalTrainer(ring, replace(small, epochs=1, validate_every=1))
+    while not trainer.at_epoch_end:
+        trainer.train_step()
+    trainer.end_epoch()
+
+    assert trainer.finished
+    for name, weight in trainer.average.model.state_dict().items():
+        assert trainer.best[name].data_ptr() == weight.data_ptr()
 
 
 def test_a_finished_run_is_not_trained_again(
