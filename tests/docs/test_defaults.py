@@ -10,7 +10,7 @@ import pytest
 from bench.speed.asked import PAGE
 from bench.speed.stand import SETTINGS
 from clients.cli.release.gc import gc
-from clients.cli.release.options import MOST_VIEWERS
+from clients.cli.release.options import MAX_VIEWERS
 from server.gateway.query import DEFAULT_PAGE_SIZE
 from server.gateway.settings import GatewaySettings
 from server.home import Home
@@ -37,7 +37,7 @@ PHRASES = [
     ("bench/README.md", f"a page of {PAGE}:"),
     ("bench/README.md", f"500 in the profile for large catalogues and {CANDIDATES} in all others"),
     ("docs/recommendations.md", f"(releases state {CANDIDATES} unless their profile"),
-    ("docs/releases.md", f"`--viewers`: {MOST_VIEWERS:,} of them"),
+    ("docs/releases.md", f"`--viewers`: {MAX_VIEWERS:,} of them"),
     ("docs/releases.md", f"NDCG@10 | {MARGINS.ndcg_10:.0%} of"),
     ("docs/releases.md", f"Recall@100 | {MARGINS.recall_100:.0%} of"),
     ("docs/releases.md", f"ten places | {MARGINS.coverage_10:.0%} of"),
