@@ -50,6 +50,7 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
 
     built = vireo("features", "build", "mine")
     assert built.exit_code == 0, built.output
+    assert built.output.startswith("mine: takes about 0.9 GB of memory, ")
     assert "mine: features built from every event." in built.output
     viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
     assert viewer["viewer_id"] == "03"
