@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
 from server.rpc.cores import allowed_cores
+from server.rpc.die_with_parent import wrapped
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 """Whether this system keeps processes to the cores that they are told; macOS doesn't."""
@@ -38,7 +39,7 @@ def running(
     stop: signal.Signals = signal.SIGTERM,
     grace: float = 10.0,
 ) -> Iterator[int]:
-    """Run a process until the block ends; yield its id once it is ready.
+    """Run a process until the block ends, or this process does; yield its id once it is ready.
 
     Args:
         command: its command line.
@@ -56,7 +57,7 @@ def running(
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            wrapped([*map(str, command)]),
             cwd=folder,
             env=environment,
             stdout=output,

@@ -20,7 +20,6 @@ from bench.stack import OwnStack
 from server.control.discovery.document import EndpointsDocument
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
-from server.rpc.die_with_parent import wrapped
 from server.stack.processes import ProcessSpec, pod_processes
 from server.stack.s3 import access
 from server.stack.settings import POD_KINDS, PodKind, StackSettings
@@ -226,7 +225,7 @@ class Chain:
             VireoError: it ended, or did not become healthy.
         """
         process = running(
-            wrapped([*before, *spec.command]),
+            [*before, *spec.command],
             self.stack.home.logs / f"{spec.name}.log",
             partial(serves, f"{host}:{spec.port}"),
             {**self.stack.environment, **spec.environment},

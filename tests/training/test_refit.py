@@ -106,7 +106,7 @@ def test_other_towers_to_start_from_start_it_afresh(home: Home) -> None:
     console = Console(file=io.StringIO(), width=200)
     refitted(home, console)
     assert isinstance(console.file, io.StringIO)
-    assert "the checkpoint is of other start" in console.file.getvalue()
+    assert "the checkpoint has other start" in console.file.getvalue()
 
 
 def test_without_the_measured_fits_checkpoint_it_says_what_to_do(home: Home) -> None:

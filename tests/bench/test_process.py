@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.process import cpu_seconds, running
+from server.errors import VireoError
+
+CHILD = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True)"
+
+
+def test_a_process_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-c", f"{CHILD}; time.sleep(60)"]
+    with running(command, log, lambda: log.read_text() == "up\n", os.environ) as pid:
+        [started] = psutil.Process(pid).children()
+        assert cpu_seconds(pid) > 0
+    assert not psutil.pid_exists(pid)
+    deadline = time.monotonic() + 10
+    with suppress(psutil.NoSuchProcess):
+        while started.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_process_that_ends_at_once_is_not_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('no')"]
+    with (
+        pytest.raises(VireoError, match=r"server did not start; see .*server\.log"),
+        running(command, tmp_path / "server.log", lambda: False, os.environ),
+    ):
+        pass
+    assert (tmp_path / "server.log").read_text() == "no\n"
