@@ -16,9 +16,9 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.cores import allowed_cores
 from server.errors import VireoError
-from server.rpc.cores import allowed_cores
-from server.rpc.die_with_parent import wrapped
+from server.stack.die_with_parent import wrapped
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 """Whether this system keeps processes to the cores that they are told; macOS doesn't."""

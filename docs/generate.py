@@ -11,8 +11,8 @@ from server.candidate.service import CandidateSettings
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.settings import ControlSettings
 from server.gateway.settings import GatewaySettings
+from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
-from server.rpc.pod import PodSettings
 from server.rpc.settings import RpcSettings
 from server.stack.settings import StackSettings
 

@@ -19,7 +19,7 @@ from bench.speed.h2load import Target
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import Stand
-from server.rpc.cores import cores
+from server.cores import cores
 
 _CALLERS = 32
 _PIPELINES = "both pipelines in one process"

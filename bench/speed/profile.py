@@ -28,9 +28,9 @@ from bench.speed.asked import checked_target
 from bench.speed.h2load import Target
 from bench.speed.plan import SpeedPlan
 from bench.speed.stand import Stand, stand
+from server.cores import allowed_cores
 from server.errors import VireoError
 from server.home import Home
-from server.rpc.cores import allowed_cores
 
 _SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
 """Each service by the process of the stand that is sampled."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench.speed.profile import Profile
 from bench.speed.row import Row
+from server.cores import cores
 from server.errors import VireoError
-from server.rpc.cores import cores
 
 _MIN_SHARE = 0.002
 _MANY, _SOME = 100, 10

@@ -6,7 +6,7 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
 from server.candidate.service import CandidateSettings, candidate_pod
-from server.rpc.pod import serve_pod
+from server.pod.pod import serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 

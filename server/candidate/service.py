@@ -23,12 +23,12 @@ from server.inference.service import MAX_BATCH, ServedModel, add_inference_servi
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
+from server.pod.pod import Pod, PodSettings
+from server.pod.release_service import served
+from server.pod.viewer import decode_viewer
+from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
-from server.rpc.pod import Pod, PodSettings
-from server.rpc.release_service import served
-from server.rpc.viewer import decode_viewer
-from server.rpc.worker import Worker
 from server.signals import SOURCES
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name

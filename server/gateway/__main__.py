@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at imp
 
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
-from server.rpc.pod import serve_pod
+from server.pod.pod import serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 

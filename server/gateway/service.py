@@ -32,14 +32,14 @@ from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import SHARE, Retrieve, UnknownSeedError
 from server.gateway.stages.shadow import SECONDS, Shadow
 from server.gateway.turn import InnerPods
+from server.pod.pod import Pod
+from server.pod.release_service import served
+from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.rpc.guard import request_id
-from server.rpc.pod import Pod
-from server.rpc.release_service import served
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import trace_context
-from server.rpc.worker import Worker
 
 DEGRADATIONS = Counter(
     "vireo_degradations",

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from server.home import Home
+from server.pod.pod import PodSettings
 from server.releases.manifest import MAX_CANDIDATES
-from server.rpc.pod import PodSettings
 
 
 class GatewaySettings(PodSettings):

@@ -15,12 +15,12 @@ from inference import open_inference_pb2_grpc
 from server.inference.model import Model, ModelInputError, ModelOutputError
 from server.inference.tensors import Limits, metadata, read_inputs, write_output
 from server.pipeline.caller import Caller
+from server.pod.admission import Admission
+from server.pod.release_service import served
+from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
-from server.rpc.admission import Admission
 from server.rpc.errors import RpcError, invalid_argument, not_found
-from server.rpc.release_service import served
 from server.rpc.server import RpcServer
-from server.rpc.worker import Worker
 
 T = TypeVar("T")
 

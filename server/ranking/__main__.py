@@ -5,8 +5,8 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
+from server.pod.pod import PodSettings, serve_pod
 from server.ranking.service import RANKING_POD
-from server.rpc.pod import PodSettings, serve_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 

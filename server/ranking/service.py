@@ -15,15 +15,15 @@ from server.inference.service import MAX_BATCH, ServedModel, add_inference_servi
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
 from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
+from server.pod.pod import Pod
+from server.pod.release_service import served
+from server.pod.viewer import decode_viewer
+from server.pod.worker import Worker
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
-from server.rpc.pod import Pod
-from server.rpc.release_service import served
-from server.rpc.viewer import decode_viewer
-from server.rpc.worker import Worker
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 

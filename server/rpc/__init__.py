@@ -1,1 +1,1 @@
-"""What every gRPC server of ours shares: start, validation, status codes, shedding and draining."""
+"""What every gRPC server of ours shares: start and stop, validation, status codes, metrics."""

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -16,9 +17,8 @@ from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
 from server.rpc import standard
-from server.rpc.admission import SHED, Admission, Metadata
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from server.rpc.reading import Context, Handler, NoMessageError, only_message
+from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
 from server.rpc.standard import StreamLimit
 from server.rpc.trace import sendable
 from server.rpc.validation import validate
@@ -33,6 +33,20 @@ _PACKAGES = ("/vireo.", "/inference.")
 RPCS = Counter(
     "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
 )
+SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
+
+
+class Admission(Protocol):
+    """Decides which calls of a service to admit: what a server knows of the work behind it."""
+
+    def check(self, metadata: Metadata, left: float | None) -> None:
+        """Return if a call may be read, whose deadline is in `left` seconds; else ShedError."""
+
+    async def enter(self) -> float:
+        """Count a call that was read; return the moment for `leave`, or raise ShedError."""
+
+    def leave(self, began: float, answer: Message | None) -> None:
+        """Count a call as ended; `answer` is None if it has none."""
 
 
 def request_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,6 +12,7 @@ import grpc.aio
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose stubs don't know that an aio handler is a coroutine."""
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Metadata: TypeAlias = Iterable[tuple[str, Any]]
 
 MAX_MESSAGE_SECONDS = 2.0
 """Maximum seconds between a call's headers and the end of its message. A caller that opens calls

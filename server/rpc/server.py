@@ -19,8 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from server.errors import VireoError
 from server.rpc import log_limit
 from server.rpc.accept_loop import accept_loop_ended
-from server.rpc.admission import Admission
-from server.rpc.guard import Guard
+from server.rpc.guard import Admission, Guard
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.ports import PortTakenError, address

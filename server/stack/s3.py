@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from server.errors import VireoError
 from server.releases.s3 import S3Settings
-from server.rpc.die_with_parent import wrapped
+from server.stack.die_with_parent import wrapped
 from server.stack.envoy import tool
 from server.stack.lock import FileLock, LockTakenError
 from server.stack.logs import last_lines

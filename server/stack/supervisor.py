@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from server.errors import VireoError
-from server.rpc.die_with_parent import wrapped
+from server.stack.die_with_parent import wrapped
 from server.stack.logs import bound_log, last_lines, start_log
 from server.stack.processes import ProcessSpec
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.rpc.worker import Worker
+from server.pod.worker import Worker
 from tests.builders.waiting import until
 
 

@@ -28,7 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
-from server.rpc.admission import waited_seconds
+from server.pod.admission import waited_seconds
 from server.rpc.errors import ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
 from server.stack.envoy import XdsApi, bootstrap, envoy_command

@@ -13,12 +13,12 @@ import grpc.aio
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from server.pod.worker import Worker
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_admission
 from server.rpc.server import RpcServer
-from server.rpc.worker import Worker
 from tests.builders.loading import running
 from tests.builders.rpc import rpc_settings
 

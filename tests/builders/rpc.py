@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from server.pod.worker import Worker
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod, add_pod_service, add_release_service, pod_admission
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
-from server.rpc.worker import Worker
 from tests.builders.s3 import unreachable_s3
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from server.control.mesh import GRPC_SERVICES, POOLS
 from server.control.settings import ControlSettings
 from server.control.templates import filled
 from server.gateway.settings import GatewaySettings
+from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
-from server.rpc.pod import PodSettings
 from server.rpc.settings import RpcSettings, load_settings
 from server.stack.envoy import envoy_command, tool
 from server.stack.settings import StackSettings

@@ -14,8 +14,8 @@ from clients.cli.release.options import MAX_VIEWERS
 from server.gateway.query import DEFAULT_PAGE_SIZE
 from server.gateway.settings import GatewaySettings
 from server.home import Home
+from server.pod.pod import PodSettings
 from server.releases.manifest import CANDIDATES, MAX_CANDIDATES, Manifest
-from server.rpc.pod import PodSettings
 from server.stack.settings import StackSettings
 from training.profile import PROFILES, read_profile
 from training.ranking.config import RankingConfig

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from server.rpc.cores import cores
+from server.cores import cores
 from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData

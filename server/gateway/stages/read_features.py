@@ -14,7 +14,7 @@ from server.gateway.features import FeatureReader, UnfitRowError
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError, StageSkippedError
-from server.rpc.worker import Worker
+from server.pod.worker import Worker
 
 log = structlog.get_logger()
 

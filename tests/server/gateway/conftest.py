@@ -14,8 +14,8 @@ from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
 from server.home import Home
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
-from server.rpc.worker import Worker
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.s3 import unreachable_s3

@@ -18,8 +18,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER

@@ -21,9 +21,9 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.releases.manifest import Manifest
-from server.rpc.worker import Worker
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED

@@ -19,8 +19,8 @@ from server.gateway.fallback import PopularList
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.answer import ranked_items, sources_of
 from server.gateway.stages.retrieve import retrieve_request
+from server.pod.viewer import decode_viewer
 from server.releases.manifest import ReleaseError
-from server.rpc.viewer import decode_viewer
 
 
 def query(**fields: object) -> RecommendQuery:

@@ -15,8 +15,8 @@ from vireo.v1 import viewer_pb2
 
 from bench.stack import free_port_base
 from server.candidate.service import CANDIDATE_POD
+from server.pod.pod import Pod
 from server.ranking.service import RANKING_POD
-from server.rpc.pod import Pod
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER

@@ -18,9 +18,9 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import NAME, gateway_pod
-from server.rpc.admission import QUEUE_TARGET
-from server.rpc.gradient import REST
-from server.rpc.worker import Worker
+from server.pod.admission import QUEUE_TARGET
+from server.pod.gradient import REST
+from server.pod.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER

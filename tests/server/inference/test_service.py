@@ -21,10 +21,10 @@ from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from prometheus_client import REGISTRY
 
 from server.candidate.service import CANDIDATE_POD
+from server.pod.pod import Pod
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.releases import layout
-from server.rpc.pod import Pod
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model

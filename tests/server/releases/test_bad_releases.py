@@ -18,12 +18,12 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key
+from server.pod.pod import Pod
 from server.ranking.service import RANKING_POD
 from server.releases import layout
 from server.releases.cache import CacheError, ReleaseCache
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod
 from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.loading import serves

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from server.candidate.service import CANDIDATE_POD
+from server.pod.pod import Pod
+from server.pod.release_service import served
 from server.ranking.service import RANKING_POD
 from server.releases.cache import ReleaseCache
 from server.releases.layout import RANKER
@@ -20,8 +22,6 @@ from server.releases.loader import ReleaseLoader
 from server.releases.manifest import Manifest
 from server.releases.progress import Progress, Stage
 from server.releases.store import ReleaseStore
-from server.rpc.pod import Pod
-from server.rpc.release_service import served
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import running, serves
 from tests.builders.releases import build_release

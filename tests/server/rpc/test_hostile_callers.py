@@ -17,12 +17,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from bench.fuzz.frames import exchange
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from tests.server.rpc.test_shedding import METHOD, request
+from tests.server.pod.test_shedding import METHOD, request
 
 WATCH = "/grpc.health.v1.Health/Watch"
 

@@ -14,10 +14,10 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.errors import VireoError
 from server.features.keys import video_key
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
-from server.rpc.worker import Worker
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 

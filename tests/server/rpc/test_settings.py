@@ -4,8 +4,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.errors import VireoError
+from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
-from server.rpc.pod import PodSettings
 from server.rpc.settings import RETIRED, load_settings, warn_of_retired_settings
 from tests.builders.s3 import unreachable_s3
 

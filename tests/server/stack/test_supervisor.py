@@ -203,7 +203,7 @@ async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
 def test_children_die_with_a_supervisor_that_is_killed() -> None:
     script = """
 import subprocess, sys, time
-from server.rpc.die_with_parent import wrapped
+from server.stack.die_with_parent import wrapped
 child = subprocess.Popen(wrapped(["sleep", "600"]), start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)

@@ -16,19 +16,19 @@ from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.home import Home
+from server.pod import release_service
+from server.pod.admission import QUEUE_TARGET, Admission
+from server.pod.load_metrics import LoadCollector
+from server.pod.release_metrics import ReleaseCollector
+from server.pod.release_service import ReleaseServicer
+from server.pod.worker import Worker
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.rpc import release_service
-from server.rpc.admission import QUEUE_TARGET, Admission
-from server.rpc.load_metrics import LoadCollector
 from server.rpc.logs import configure_logs
-from server.rpc.release_metrics import ReleaseCollector
-from server.rpc.release_service import ReleaseServicer
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings, warn_of_retired_settings
-from server.rpc.worker import Worker
 
 log = structlog.get_logger()
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.message import Message
-from prometheus_client import Counter
 
+from server.pod.turns import Turns
+from server.pod.worker import Worker
 from server.rpc.errors import ShedError, ShedReason
-from server.rpc.turns import Turns
-from server.rpc.worker import Worker
-
-Metadata: TypeAlias = Iterable[tuple[str, Any]]
+from server.rpc.reading import Metadata
 
 TIMEOUT_HEADER = "x-vireo-timeout"
 """Metadata key of a copy of the call's grpc-timeout, which Envoy makes: see `envoy/shared.yaml`."""
@@ -33,8 +31,6 @@ stay below it before it no longer does (CoDel, RFC 8289, section 4.3)."""
 MIN_CALLS_AHEAD = 12
 """With fewer calls ahead, the queue isn't what delays a call: something else has the processor, and
 shedding a few calls would help nobody."""
-
-SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_DIGITS = 8

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from server.pod.gradient import REST
+from server.pod.turns import ROOM, Turns
 from server.rpc.errors import ShedError, ShedReason
-from server.rpc.gradient import REST
-from server.rpc.turns import ROOM, Turns
 from tests.builders.waiting import until
 
 MOST = 50

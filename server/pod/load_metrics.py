@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from server.rpc.admission import Admission
+from server.pod.admission import Admission
+from server.pod.worker import Worker
 from server.rpc.server import RpcServer
-from server.rpc.worker import Worker
 
 
 class LoadCollector(Collector):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.rpc.pod import PodSettings
+from server.pod.pod import PodSettings
 from tests.builders.s3 import unreachable_s3
 
 

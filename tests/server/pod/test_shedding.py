@@ -19,9 +19,9 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.features.keys import video_key
+from server.pod.admission import MIN_CALLS_AHEAD
+from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
-from server.rpc.admission import MIN_CALLS_AHEAD
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until

@@ -7,13 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from vireo.v1 import release_pb2
 
+from server.pod.release_metrics import ReleaseCollector
+from server.pod.release_service import _stage
 from server.ranking.service import RANKING_POD
 from server.releases.manifest import Manifest
 from server.releases.progress import Stage
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.rpc.release_metrics import ReleaseCollector
-from server.rpc.release_service import _stage
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import serves
 from tests.builders.pods import RunningPod, running_pod

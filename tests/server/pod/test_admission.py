@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.rpc.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
+from server.pod.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
+from server.pod.load_metrics import LoadCollector
+from server.pod.worker import Worker
 from server.rpc.errors import ShedError, ShedReason
-from server.rpc.load_metrics import LoadCollector
 from server.rpc.server import RpcServer
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.rpc import rpc_settings
 

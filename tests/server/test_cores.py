@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.rpc.cores import allowed_cores, cores, cpu_quota
+from server.cores import allowed_cores, cores, cpu_quota
 
 CHECKOUT = Path(__file__).parents[3]
 TEN = frozenset(range(10))
@@ -86,7 +86,7 @@ def test_where_there_is_no_affinity_all_cores_are_allowed(
 @pytest.mark.parametrize(
     ("function", "place"),
     [
-        ("getaffinity", "server/rpc/cores.py"),
+        ("getaffinity", "server/cores.py"),
         ("setaffinity", "bench/process.py"),
     ],
 )

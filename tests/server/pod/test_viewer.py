@@ -6,7 +6,7 @@ import time
 
 from vireo.v1 import viewer_pb2
 
-from server.rpc.viewer import decode_viewer
+from server.pod.viewer import decode_viewer
 
 
 def test_a_request_without_a_moment_is_for_now() -> None:

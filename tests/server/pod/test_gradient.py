@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from server.rpc.gradient import MIN_CALLS, REST, GradientLimit
-from server.rpc.turns import MORE_ROOM, ROOM
+from server.pod.gradient import MIN_CALLS, REST, GradientLimit
+from server.pod.turns import MORE_ROOM, ROOM
 
 MOST = 100
 

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.pipeline.caller import Caller
+from server.pod.worker import Worker
 from server.rpc.errors import RpcError
-from server.rpc.worker import Worker
 from tests.builders.busy import busy
 from tests.builders.waiting import until
 

@@ -1,6 +1,5 @@
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -8,11 +7,6 @@ from bench.stack import free_port_base
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
-
-
-@pytest.fixture(scope="session")
-def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_release(tmp_path_factory.mktemp("rpc-release"))
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
+from server.pod.gradient import GradientLimit
 from server.rpc.errors import ShedError, ShedReason
-from server.rpc.gradient import GradientLimit
 
 ROOM, MORE_ROOM = 10, 40
 """Maximum calls that wait for their turn: a burst that is soon worked off; and the maximum while

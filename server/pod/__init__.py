@@ -1,0 +1,1 @@
+"""What all pods share: their release, their worker, and which calls they shed."""
