@@ -18,7 +18,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import NAME, gateway_pod
-from server.pod.admission import QUEUE_TARGET
+from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.gradient import REST
 from server.pod.worker import Worker
 from tests.builders.busy import busy
@@ -120,6 +120,7 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
                 await asyncio.gather(*tasks)
             await until(lambda: server.under_way == 0)
             admission = server._guard._admissions[NAME]
+            assert isinstance(admission, Admission)
             assert admission.turns is not None
             assert (admission.under_way, admission.turns.taken, admission.turns.waiting) == (
                 0,
