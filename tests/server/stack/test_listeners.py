@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from server.home import Home
-from server.stack.listeners import Listener, listeners
 from server.stack.settings import StackSettings
+from tests.builders.declared_listeners import Listener, listeners
 from tests.builders.listeners import Answer, answer, listening, unix_sockets
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
