@@ -137,7 +137,8 @@ class Stack:
         return server
 
     def _state(self) -> StackState:
-        return self._base.with_statuses(self._supervisor.statuses, ready=self._ready)
+        processes = tuple(self._supervisor.statuses)
+        return self._base.model_copy(update={"processes": processes, "ready": self._ready})
 
     def _write_state(self) -> None:
         state = self._state()

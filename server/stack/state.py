@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.home import Home
 from server.stack.lock import holder
-from server.stack.supervisor import ProcessStatus, State
+
+State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
 
 
 class ProcessState(BaseModel):
-    """One process, as it was when the file was written."""
+    """One process and its status."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    state: State
-    pid: int | None
     port: int
-    restarts: int
-    problem: str
     log: Path
     pool: str = ""
     """The pool that a pod belongs to; empty for processes that aren't pods."""
-
-    @staticmethod
-    def of(status: ProcessStatus) -> ProcessState:
-        """Return the state of a process with this status."""
-        return ProcessState(
-            name=status.name,
-            state=status.state,
-            pid=status.pid,
-            port=status.port,
-            restarts=status.restarts,
-            problem=status.problem,
-            log=status.log,
-            pool=status.pool,
-        )
+    state: State = "starting"
+    pid: int | None = None
+    restarts: int = 0
+    problem: str = ""
+    """Why it isn't healthy; empty if it is."""
 
 
 class StackState(BaseModel):
@@ -61,11 +49,6 @@ class StackState(BaseModel):
     secure: bool = False
     """Whether certificates and tokens are required."""
     processes: tuple[ProcessState, ...] = ()
-
-    def with_statuses(self, statuses: Sequence[ProcessStatus], *, ready: bool) -> StackState:
-        """Return this state with its processes as they are now."""
-        processes = tuple(map(ProcessState.of, statuses))
-        return self.model_copy(update={"processes": processes, "ready": ready})
 
     def write(self, home: Home) -> None:
         """Replace the state file."""

@@ -7,16 +7,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from server.errors import VireoError
 from server.stack.die_with_parent import wrapped
 from server.stack.logs import bound_log, last_lines, start_log
 from server.stack.processes import ProcessSpec
-
-State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
+from server.stack.state import ProcessState
 
 _FIRST_BACKOFF = 0.2
 _MAX_BACKOFF = 10.0
@@ -31,21 +28,6 @@ class StartError(VireoError):
     """A process did not become healthy; the message names it and ends with its log."""
 
 
-@dataclass(frozen=True)
-class ProcessStatus:
-    """Status of one process."""
-
-    name: str
-    port: int
-    log: Path
-    pool: str = ""
-    state: State = "starting"
-    pid: int | None = None
-    restarts: int = 0
-    problem: str = ""
-    """Why it isn't healthy; empty if it is."""
-
-
 class SupervisedProcess:
     """One process that is kept running until it is stopped."""
 
@@ -58,7 +40,9 @@ class SupervisedProcess:
             changed: called whenever its status changes.
         """
         self.spec = spec
-        self.status = ProcessStatus(spec.name, spec.port, logs / f"{spec.name}.log", spec.pool)
+        self.status = ProcessState(
+            name=spec.name, port=spec.port, log=logs / f"{spec.name}.log", pool=spec.pool
+        )
         self.healthy = asyncio.Event()
         """Set once it has been healthy."""
         self._changed = changed
@@ -150,7 +134,7 @@ class SupervisedProcess:
             return f"its probe failed ({type(error).__name__}: {error})"
 
     def _update(self, **changes: object) -> None:
-        fresh = replace(self.status, **changes)  # type: ignore[arg-type]
+        fresh = self.status.model_copy(update=changes)
         if fresh != self.status:
             self.status = fresh
             self._changed()
@@ -172,7 +156,7 @@ class Supervisor:
         self._running: dict[asyncio.Future[None], SupervisedProcess] = {}
 
     @property
-    def statuses(self) -> list[ProcessStatus]:
+    def statuses(self) -> list[ProcessState]:
         """Status of each process, in the order in which they were started."""
         return [process.status for process in self._processes]
 

@@ -19,7 +19,8 @@ import pytest
 
 from server.stack import logs
 from server.stack.processes import ProcessSpec
-from server.stack.supervisor import ProcessStatus, StartError, Supervisor
+from server.stack.state import ProcessState
+from server.stack.supervisor import StartError, Supervisor
 from tests.builders.waiting import until
 
 
@@ -47,14 +48,14 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         self.supervisor = Supervisor(folder / "logs", self._note)
-        self.history: list[list[ProcessStatus]] = []
+        self.history: list[list[ProcessState]] = []
         self._news = asyncio.Event()
 
     def _note(self) -> None:
         self.history.append(self.supervisor.statuses)
         self._news.set()
 
-    async def until(self, holds: Callable[[ProcessStatus], bool], name: str) -> ProcessStatus:
+    async def until(self, holds: Callable[[ProcessState], bool], name: str) -> ProcessState:
         """The first status of a process for which `holds`."""
         async with asyncio.timeout(60):
             while True:
