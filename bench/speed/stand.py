@@ -27,12 +27,12 @@ SETTINGS = {
     "VIREO_SHEDDING": "false",
     # For the same reason no stage is given up, nor asked for less, where the machine is busy with
     # something else.
-    "VIREO_LEAST_CANDIDATES": str(MAX_CANDIDATES),
+    "VIREO_MIN_CANDIDATES": str(MAX_CANDIDATES),
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",
     # The same few viewers are asked for over and over: the viewer tower is to run each time.
-    "VIREO_VIEWERS_KEPT": "0",
+    "VIREO_VIEWER_VECTOR_CACHE_SIZE": "0",
 }
 _PORT_OFFSET = 5
 """Port of a further pod, after that of the stack's own."""

@@ -57,10 +57,13 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool =
     """
     import asyncio
 
+    from server.rpc.settings import retired_settings
     from server.stack.settings import StackSettings
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
+    for name, instead in retired_settings().items():
+        typer.echo(f"warning: {name} no longer has an effect: {instead}", err=True)
     if secure:
         settings = settings.model_copy(update={"secure": True})
     console = Console()

@@ -14,7 +14,7 @@ from server.rpc.settings import load_settings
 async def main() -> None:
     """Serves until told to stop."""
     settings = load_settings(CandidateSettings, sys.argv[1:])
-    await serve_pod(candidate_pod(settings.viewers_kept), settings)
+    await serve_pod(candidate_pod(settings.viewer_vector_cache_size), settings)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,10 @@ class CandidateRelease:
     """Of the viewers who were asked for last."""
 
     @staticmethod
-    def load(folder: Path, viewers_kept: int = 0) -> CandidateRelease:
+    def load(folder: Path, vector_cache_size: int = 0) -> CandidateRelease:
         """Loads the release in `folder`: its manifest and FILES, goldens excepted.
 
-        The vectors of `viewers_kept` viewers are kept for their next request. Digests aren't
+        At most `vector_cache_size` viewers' vectors are cached. Digests aren't
         checked here: the cache does that when it hands out the folder.
 
         Raises:
@@ -126,7 +126,7 @@ class CandidateRelease:
             popular_rows=_most_popular(popularity, keys),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
-            viewers=ViewerVectors(viewers_kept),
+            viewers=ViewerVectors(vector_cache_size),
         )
 
     def replay_goldens(self) -> None:

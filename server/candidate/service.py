@@ -97,8 +97,8 @@ def encode(
     )
 
 
-def _build(folder: Path, viewers_kept: int = 0) -> CandidatePipeline:
-    return CandidatePipeline(CandidateRelease.load(folder, viewers_kept))
+def _build(folder: Path, vector_cache_size: int = 0) -> CandidatePipeline:
+    return CandidatePipeline(CandidateRelease.load(folder, vector_cache_size))
 
 
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
@@ -110,9 +110,8 @@ def _served_model(pipeline: CandidatePipeline) -> ServedModel:
 class CandidateSettings(PodSettings):
     """Settings of the candidate pod."""
 
-    viewers_kept: int = Field(default=10_000, ge=0)
-    """How many viewers' vectors are kept for their next request, of those asked for last; 0 runs
-    the viewer tower each time."""
+    viewer_vector_cache_size: int = Field(default=10_000, ge=0)
+    """Number of viewers' vectors in the LRU cache; 0 runs the viewer tower for every request."""
 
 
 CANDIDATE_POD = Pod(
@@ -131,6 +130,6 @@ CANDIDATE_POD = Pod(
 """The candidate pod."""
 
 
-def candidate_pod(viewers_kept: int) -> Pod[CandidatePipeline]:
-    """The candidate pod that keeps so many viewers' vectors."""
-    return replace(CANDIDATE_POD, build=partial(_build, viewers_kept=viewers_kept))
+def candidate_pod(vector_cache_size: int) -> Pod[CandidatePipeline]:
+    """Return the candidate pod with a cache of this many viewers' vectors."""
+    return replace(CANDIDATE_POD, build=partial(_build, vector_cache_size=vector_cache_size))

@@ -46,8 +46,8 @@ class ControlSettings(RpcSettings):
     jwks: str = ""
     """File, or https URL, of the public keys that callers' tokens are verified with; if empty,
     calls need no token."""
-    jwks_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between reads of the URL."""
+    jwks_refresh_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between reads of a URL in `jwks`."""
     jwt_issuer: str = "vireo"
     """Required issuer of a token, its `iss`."""
     jwt_audience: str = "vireo"
@@ -66,13 +66,13 @@ class ControlSettings(RpcSettings):
     """A JSON or YAML file with the same content; it is watched for changes."""
     admission_interval: float = Field(default=0.25, gt=0)
     """Seconds between health checks of a pod that has not been healthy yet."""
-    first_admission_seconds: float = Field(default=5.0, ge=0)
+    initial_admission_timeout: float = Field(default=5.0, ge=0)
     """Maximum seconds to wait at the start for production's pods to be healthy; then all of them
-    are published."""
-    leave_seconds: float = Field(default=3.0, ge=0)
-    """Seconds for which a pod that is gone from discovery is draining before it is removed."""
-    empty_seconds: float = Field(default=30.0, ge=0)
-    """Seconds for which discovery must find no pod before a pool that had pods is emptied."""
+    are published, healthy or not."""
+    endpoint_drain_seconds: float = Field(default=3.0, ge=0)
+    """Seconds for which a pod that discovery no longer lists is published as draining."""
+    empty_pool_grace_seconds: float = Field(default=30.0, ge=0)
+    """Seconds for which discovery must find no pods before a pool is emptied."""
     canary_poll_seconds: float = Field(default=0.5, gt=0)
     """Seconds between reads of the canary's share from its channel."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)

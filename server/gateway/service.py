@@ -124,7 +124,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         for target in (settings.candidate_target, settings.ranking_target)
     )
     inner = InnerPods(
-        [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.turn_last_seconds
+        [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.release_swap_timeout
     )
 
     find, order = CandidateServiceStub(candidate), RankingServiceStub(ranking)
@@ -140,7 +140,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=told)),
         )
 
-    quality = Quality(settings.least_candidates)
+    quality = Quality(settings.min_candidates)
     QUALITY.set_function(quality.factor)
     retrieve, rank = stages("", settings.retrieval_timeout, settings.ranking_timeout, quality)
     shadow = None
@@ -151,7 +151,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     def register(
         loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
     ) -> None:
-        last = LastFeatures(settings.last_features_bytes, settings.last_features_seconds)
+        last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
         read = ReadFeatures(worker, settings.features_timeout, last)
         pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(

@@ -12,37 +12,37 @@ from server.releases.manifest import MAX_CANDIDATES
 
 
 class GatewaySettings(PodSettings):
-    """Where the gateway finds what it needs, and how long it waits for it."""
+    """Addresses of the gateway's dependencies, timeouts and limits."""
 
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
-    """Largest request; the largest valid one, 1,000 ids of 128 bytes, is a fifth of it."""
+    """Maximum bytes of a request; the largest valid one, 1,000 ids of 128 bytes, needs a fifth."""
 
     candidate_target: str = "127.0.0.1:8101"
-    """host:port of the candidate pods, or of the Envoy listener before them."""
+    """host:port of the candidate pods, or of the Envoy listener in front of them."""
     ranking_target: str = "127.0.0.1:8102"
-    """The same for the ranking pods."""
+    """host:port of the ranking pods, or of the Envoy listener in front of them."""
     features: Path = Field(default_factory=lambda: Home.current().root / "features")
-    """Folder with the Feast repository of each data set, by name."""
+    """Folder with a Feast repository per data set, by its name."""
 
     candidates: int | None = Field(default=None, ge=1, le=MAX_CANDIDATES)
-    """How many candidates to have ranked, in place of the own number of each release, which its
-    ranker learned from; a larger page asks for as many as it has."""
-    least_candidates: int = Field(default=100, ge=1, le=MAX_CANDIDATES)
-    """How few to ask for at worst, while pods are slow to answer."""
+    """Number of candidates to rank; by default the number that the release's ranker was trained
+    with. A larger page raises it to the page's size."""
+    min_candidates: int = Field(default=100, ge=1, le=MAX_CANDIDATES)
+    """Minimum number of candidates to request while pods respond slowly."""
     default_deadline: float = Field(default=1.0, gt=0)
-    """Seconds within which to answer a caller that sets no deadline."""
+    """Deadline in seconds of calls that carry none."""
     features_timeout: float = Field(default=0.2, gt=0)
-    """Most seconds to wait for the online store."""
-    last_features_seconds: float = Field(default=3600, ge=0)
-    """For how long to keep the features read last of each viewer, for when the store fails."""
-    last_features_bytes: int = Field(default=64 << 20, ge=0)
-    """Most memory of these features; 0 keeps none."""
+    """Maximum seconds to wait for the online store."""
+    stale_features_max_age: float = Field(default=3600, ge=0)
+    """Maximum age in seconds of cached features, which are served while the online store fails."""
+    stale_features_max_bytes: int = Field(default=64 << 20, ge=0)
+    """Maximum memory of the cached features in bytes; 0 caches none."""
     retrieval_timeout: float = Field(default=0.5, gt=0)
-    """Most seconds to wait for candidates, all tries of Envoy together."""
+    """Maximum seconds to wait for candidates, including Envoy's retries."""
     ranking_timeout: float = Field(default=0.5, gt=0)
-    """The same for ranking."""
+    """Maximum seconds to wait for ranking, including Envoy's retries."""
     shadow_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the answered requests that is repeated on the shadow pool and compared."""
-    turn_last_seconds: float = Field(default=10.0, ge=0)
-    """Most seconds to wait, with a new release built, while an inner pod neither serves nor loads
-    it."""
+    """Share of answered requests that are mirrored to the shadow pool and compared."""
+    release_swap_timeout: float = Field(default=10.0, ge=0)
+    """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
+    or ranking pod neither serves nor loads it."""

@@ -45,7 +45,7 @@ class PodSettings(RpcSettings):
     channel: str = Field(default="production", min_length=1)
     """The channel whose release is served."""
     cache: Path = Field(default_factory=lambda: Home.current().cache)
-    """Folder in which fetched releases are kept; pods of a machine share it."""
+    """Folder of downloaded releases, shared by the pods of a machine."""
     cache_releases: int = Field(default=3, ge=1)
     """Number of releases kept in the cache besides those that the machine's pods served last."""
     poll_seconds: float = Field(default=0.5, gt=0)
@@ -54,12 +54,12 @@ class PodSettings(RpcSettings):
     """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
     10 if the channel isn't production."""
     queue_target: float = Field(default=QUEUE_TARGET, gt=0)
-    """Queueing delay in seconds that is always allowed; if calls wait longer, some are shed."""
+    """Queueing delay in seconds that never causes shedding."""
     shedding: bool = True
-    """Whether calls are shed that would wait for too long. If not, only those beyond max_calls are:
-    for measurements that keep more calls under way than a machine is meant for."""
+    """Whether calls are shed whose expected wait is too long; if not, only calls beyond `max_calls`
+    are shed. For load tests beyond a machine's capacity."""
     max_calls: int = Field(default=500, ge=1)
-    """Maximum calls under way, for the memory that they take."""
+    """Maximum concurrent calls, which bounds their memory."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
 

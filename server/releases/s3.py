@@ -18,21 +18,21 @@ class S3Settings(BaseSettings):
     endpoint: str = Field(pattern=r"^[^/]+$")
     """Host and port, without a scheme, for example 127.0.0.1:8110."""
     access_key: str = Field(min_length=1)
-    """The access key. Publishing needs one that may write, pods one that may read."""
+    """Access key: with write access for publishing, with read access for pods."""
     secret_key: SecretStr = Field(min_length=1)
-    """The secret key; never printed."""
+    """Secret key; never printed."""
     bucket: str = Field(default="vireo", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-    """Created by the first publish if it is missing."""
+    """Name of the bucket; the first publish creates it if it is missing."""
     secure: bool = False
     """Whether to use TLS."""
     region: str = "us-east-1"
-    """The region that requests are signed for."""
+    """Region that requests are signed for."""
     connect_timeout: float = Field(default=1.0, gt=0)
-    """Seconds. Short, so that a pod soon falls back on its cache."""
+    """Maximum seconds to wait for a connection; short, so that pods soon fall back on the cache."""
     read_timeout: float = Field(default=10.0, gt=0)
-    """Seconds without a byte after which a transfer is abandoned."""
+    """Maximum seconds to wait for the next byte of a response."""
     retries: int = Field(default=2, ge=0)
-    """Number of immediate retries of a request that broke off or got a server error."""
+    """Number of immediate retries of a request after a network or server error."""
 
     @staticmethod
     def load() -> S3Settings:

@@ -16,14 +16,28 @@ from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
+_RENAMED: Mapping[str, str] = {
+    "VIREO_EMPTY_SECONDS": "VIREO_EMPTY_POOL_GRACE_SECONDS",
+    "VIREO_FIRST_ADMISSION_SECONDS": "VIREO_INITIAL_ADMISSION_TIMEOUT",
+    "VIREO_JWKS_SECONDS": "VIREO_JWKS_REFRESH_SECONDS",
+    "VIREO_KUBERNETES_REQUEST_SECONDS": "VIREO_KUBERNETES_REQUEST_TIMEOUT",
+    "VIREO_KUBERNETES_RETRY_SECONDS": "VIREO_KUBERNETES_MAX_BACKOFF",
+    "VIREO_LAST_FEATURES_BYTES": "VIREO_STALE_FEATURES_MAX_BYTES",
+    "VIREO_LAST_FEATURES_SECONDS": "VIREO_STALE_FEATURES_MAX_AGE",
+    "VIREO_LEAST_CANDIDATES": "VIREO_MIN_CANDIDATES",
+    "VIREO_LEAVE_SECONDS": "VIREO_ENDPOINT_DRAIN_SECONDS",
+    "VIREO_TURN_LAST_SECONDS": "VIREO_RELEASE_SWAP_TIMEOUT",
+    "VIREO_VIEWERS_KEPT": "VIREO_VIEWER_VECTOR_CACHE_SIZE",
+}
 RETIRED: Mapping[str, str] = {
     "VIREO_WORKERS": "a pod is one process; run more pods instead",
+    **{old: f"set {new} instead" for old, new in _RENAMED.items()},
 }
-"""Variables that were settings in earlier versions, with what replaces each."""
+"""Variables of earlier versions that no longer have an effect, with what to do instead."""
 
 
 class RpcSettings(BaseSettings):
-    """How a gRPC server listens, sheds, logs and stops."""
+    """Settings of a gRPC server: ports, TLS, limits, logs and shutdown."""
 
     model_config = SettingsConfigDict(
         env_prefix="VIREO_",
@@ -36,30 +50,31 @@ class RpcSettings(BaseSettings):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(ge=0, le=65535)
-    """Port to listen on; 0 picks a free one and logs it."""
+    """Port to listen on; 0 selects a free one and logs it."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of Prometheus' /metrics; 0 for none."""
+    """Port of the Prometheus endpoint /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"
-    """Address that metrics are served on; 0.0.0.0 for other machines too."""
+    """Address of the Prometheus endpoint; 0.0.0.0 opens it to other machines."""
     tls_certificate: Path | None = None
-    """This process's certificate, PEM; with it the port requires mutual TLS."""
+    """This process's certificate, PEM; if set, the port requires mutual TLS."""
     tls_key: Path | None = None
     """Private key of the certificate, PEM."""
     tls_ca: Path | None = None
-    """Certificate authority, PEM, of all processes that this one calls, or is called by."""
+    """Certificate authority, PEM, of this process's clients and servers."""
     reflection: bool = True
     """Whether gRPC reflection is served."""
     channelz: bool = True
-    """Whether channelz is served: the server's connections and their counters."""
+    """Whether gRPC channelz is served."""
     pod_name: str = Field(default="", max_length=128)
-    """Name of this process in logs and ReleaseService; made of service and port if empty."""
+    """Name of this process in logs and ReleaseService; by default its kind and port."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)
-    """Seconds after SIGTERM to report NOT_SERVING and still answer, so that balancers leave."""
+    """Seconds after SIGTERM to report NOT_SERVING but still answer, so that load balancers stop
+    sending calls."""
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
-    """Seconds after the drain for the calls under way to end."""
+    """Seconds after the drain for calls in flight to finish."""
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
-    """Maximum concurrent calls, including those whose message hasn't arrived. Health checks and
-    streams don't count."""
+    """Maximum concurrent calls, including those whose message hasn't arrived; without health
+    checks and streams."""
     max_streams: int = Field(default=200, ge=1)
     """Maximum concurrent streams: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
@@ -67,10 +82,10 @@ class RpcSettings(BaseSettings):
     max_connection_age: float = Field(default=300, ge=0)
     """Maximum age of a connection in seconds, so that load spreads to new pods; 0 for no limit."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Minimum level of lines that are logged."""
+    """Minimum level of log lines."""
     access_log_share: float = Field(default=0.01, ge=0, le=1)
-    """Share of calls that get a log line; calls that fail with INTERNAL always get one, up to the
-    limit for lines of one kind."""
+    """Share of calls that are logged; calls that fail with INTERNAL always are, within the rate
+    limit of log lines."""
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
@@ -110,10 +125,15 @@ def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
         raise VireoError(f"bad settings: {reason}; --help lists all settings") from error
 
 
+def retired_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables in an environment that no longer have an effect: what to do, by name."""
+    return {name: RETIRED[name] for name in sorted(RETIRED.keys() & environment.keys())}
+
+
 def warn_of_retired_settings(environment: Mapping[str, str] = os.environ) -> None:
-    """Log a warning for each variable that is set and no longer has any effect."""
-    for name in RETIRED.keys() & environment.keys():
-        log.warning("setting no longer exists", setting=name, instead=RETIRED[name])
+    """Log a warning for each variable that is set and no longer has an effect."""
+    for name, instead in retired_settings(environment).items():
+        log.warning("setting no longer exists", setting=name, instead=instead)
 
 
 def _setting_name(kind: type[BaseSettings], place: tuple[int | str, ...]) -> str:

@@ -39,7 +39,7 @@ class StackSettings(BaseSettings):
     )
 
     home: Path = Field(default_factory=lambda: Home.current().root)
-    """Folder of all run-time state; `.vireo` in the checkout by default."""
+    """Folder of all state; `.vireo` in the checkout by default."""
     channel: str = Field(default="production", min_length=1)
     """The channel whose release is served."""
 
@@ -48,13 +48,13 @@ class StackSettings(BaseSettings):
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """First of the ports that the other ports default to."""
+    """Port that the defaults of the other ports are derived from."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Port of Envoy's admin interface, always on loopback; 0 for none."""
     candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
-    """Port of the inner listener before the candidate pods."""
+    """Port of Envoy's inner listener for the candidate pods."""
     ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
-    """Port of the inner listener before the ranking pods."""
+    """Port of Envoy's inner listener for the ranking pods."""
     control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
     """Port of the control plane, which configures Envoy."""
     s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
@@ -82,12 +82,12 @@ class StackSettings(BaseSettings):
     """Number of candidate pods, and of ranking pods, on the channel `shadow`."""
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of answered requests that gateways repeat on shadow pods, if there are any."""
+    """Share of answered requests that gateways mirror to shadow pods, if there are any."""
 
     secure: bool = False
     """Whether to require certificates and tokens everywhere, as `vireo up --secure` does."""
     jwks: str = ""
-    """File or https URL of the keys by which a secured edge verifies tokens; by default those of
+    """File or https URL of the keys that a secured edge verifies tokens with; by default those of
     `vireo token`."""
     jwt_issuer: str = "vireo"
     """Required issuer of tokens (`iss`)."""
@@ -98,7 +98,7 @@ class StackSettings(BaseSettings):
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
     inner: Literal["envoy", "xds"] = "envoy"
-    """How gateways reach pods: through Envoy, or by gRPC's own xDS client without that hop."""
+    """How gateways reach pods: `envoy` through Envoy, `xds` directly, by proxyless gRPC."""
     envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
     """Envoy's node id; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=2, ge=1, le=64)

@@ -107,9 +107,9 @@ async def control_of(
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
         "admission_interval": 0.05,
-        "first_admission_seconds": 0.0,
+        "initial_admission_timeout": 0.0,
         "canary_poll_seconds": 0.05,
-        "leave_seconds": 0.2,
+        "endpoint_drain_seconds": 0.2,
         "s3": unreachable_s3(),
     }
     used = ControlSettings(**{**quick, **settings})

@@ -165,7 +165,7 @@ def test_pods_have_the_time_to_drain_that_they_take_and_are_told_as_draining_for
         settings = settings_of(OURS[name], monkeypatch)
         whole = settings.drain_seconds + settings.grace_seconds
         assert pods()[name]["terminationGracePeriodSeconds"] > whole
-        assert control.leave_seconds > settings.drain_seconds
+        assert control.endpoint_drain_seconds > settings.drain_seconds
 
 
 def test_the_control_plane_may_read_slices_and_nothing_else() -> None:

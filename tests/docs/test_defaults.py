@@ -79,7 +79,7 @@ def test_gc_keeps_what_the_document_says() -> None:
 
 
 def test_the_benchmark_has_pods_asked_for_no_less_when_they_are_slow() -> None:
-    assert SETTINGS["VIREO_LEAST_CANDIDATES"] == str(MAX_CANDIDATES)
+    assert SETTINGS["VIREO_MIN_CANDIDATES"] == str(MAX_CANDIDATES)
 
 
 def test_the_home_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,10 @@ def route_names(edge: Edge) -> list[str]:
 
 
 async def test_an_empty_discovery_leaves_the_pods_where_they_are(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_seconds": 60}) as (edge, caller):
+    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 60}) as (
+        edge,
+        caller,
+    ):
         edge.control.discovery.set(CANDIDATE)
         await asyncio.sleep(0.5)
         assert port_count(edge) == 2
@@ -115,7 +118,10 @@ async def test_an_empty_discovery_leaves_the_pods_where_they_are(tmp_path: Path)
 
 
 async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_seconds": 0.5}) as (edge, caller):
+    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 0.5}) as (
+        edge,
+        caller,
+    ):
         edge.control.discovery.set(CANDIDATE)
         await caller.until(lambda answer: answer == "UNAVAILABLE")
         edge.control.discovery.set(CANDIDATE, *edge.settings.pod_ports("candidate"))

@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 import structlog
 
+from server.backoff import backoff
 from server.control.attempts import Attempts
 from server.control.discovery.kubernetes_api import (
     KubernetesApiError,
@@ -90,6 +91,6 @@ class KubernetesDiscovery:
 
     def _delay(self) -> float:
         """Return the seconds to the next attempt: exponential backoff with jitter."""
-        backoff = min(self._settings.retry_seconds, _FIRST_RETRY_SECONDS * 2.0**self._failures)
-        self._failures = min(self._failures + 1, 20)
-        return random.uniform(backoff / 2, backoff)  # noqa: S311
+        self._failures += 1
+        delay = backoff(self._failures, _FIRST_RETRY_SECONDS, self._settings.max_backoff)
+        return random.uniform(delay / 2, delay)  # noqa: S311

@@ -88,7 +88,7 @@ class SliceView:
         Raises:
             KubernetesApiError: the request failed; the view is unchanged.
         """
-        seconds = self._settings.request_seconds
+        seconds = self._settings.request_timeout
         with _explained("listing"):
             async with asyncio.timeout(seconds), await self._request(seconds) as response:
                 body = await _body(response, _MAX_LIST_BYTES)
@@ -108,7 +108,7 @@ class SliceView:
             KubernetesApiError: the watch failed, or timed out.
             VersionExpiredError: the current version has expired.
         """
-        first, whole = self._settings.request_seconds, self._settings.watch_seconds
+        first, whole = self._settings.request_timeout, self._settings.watch_seconds
         with _explained("watching"):
             async with asyncio.timeout(first):
                 response = await self._request(

@@ -35,11 +35,11 @@ class KubernetesSettings(BaseSettings):
     the cluster."""
     port_name: str = "grpc"
     """Name of the port that the pods of all Services serve on."""
-    request_seconds: float = Field(default=5.0, gt=0)
+    request_timeout: float = Field(default=5.0, gt=0)
     """Maximum seconds to wait for a response of the API."""
     watch_seconds: int = Field(default=30, ge=1)
     """Seconds that one watch lasts; a silently lost connection is detected after them."""
-    retry_seconds: float = Field(default=10.0, gt=0)
+    max_backoff: float = Field(default=10.0, gt=0)
     """Maximum seconds between attempts while the API fails; the backoff starts lower."""
 
     @field_validator("services")

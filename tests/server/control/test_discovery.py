@@ -125,7 +125,7 @@ async def test_the_control_plane_outlives_a_source_that_raises_anything() -> Non
             yield dict(self.endpoints)
             await asyncio.Event().wait()
 
-    async with control_of(Raising(), SetShare(), empty_seconds=60) as (_, _, control):
+    async with control_of(Raising(), SetShare(), empty_pool_grace_seconds=60) as (_, _, control):
         await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
 
 

@@ -103,7 +103,7 @@ async def following(settings: KubernetesSettings) -> AsyncIterator[Following]:
 
 
 def quick(api: RecordedApi, folder: Path, **changes: Any) -> KubernetesSettings:
-    used = {"config": api.kubeconfig(folder), "retry_seconds": 0.05, **changes}
+    used = {"config": api.kubeconfig(folder), "max_backoff": 0.05, **changes}
     return KubernetesSettings(**used)
 
 
@@ -224,7 +224,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 def impatience(name: str) -> dict[str, float]:
     """Of what hangs, that it hangs is to be found soon; all else may take as long as it takes."""
-    return {"request_seconds": 1.5} if name == "hanging" else {}
+    return {"request_timeout": 1.5} if name == "hanging" else {}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -315,7 +315,7 @@ async def test_a_watch_that_neither_speaks_nor_ends_is_given_up(
     api: RecordedApi, tmp_path: Path
 ) -> None:
     api.keeps_time = False
-    settings = quick(api, tmp_path, watch_seconds=1, request_seconds=0.5)
+    settings = quick(api, tmp_path, watch_seconds=1, request_timeout=0.5)
     async with following(settings) as follower:
         await until(lambda: bool(api.open_watches))
         api.listing = recorded("list_later.json")
@@ -357,7 +357,7 @@ async def test_a_slice_without_the_port_is_reported_once_beside_those_that_have_
 async def test_it_stops_at_once_while_the_api_hangs(api: RecordedApi, tmp_path: Path) -> None:
     api.list_fault = "hang"
     async with asyncio.timeout(60):
-        async with following(quick(api, tmp_path, request_seconds=300)):
+        async with following(quick(api, tmp_path, request_timeout=300)):
             await until(lambda: bool(api.asked))
 
 
@@ -396,7 +396,7 @@ async def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
         monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(path))
-        async with following(KubernetesSettings(retry_seconds=0.05)) as follower:
+        async with following(KubernetesSettings(max_backoff=0.05)) as follower:
             await until(lambda: bool(api.open_watches))
             assert follower.told == [LISTED]
             assert {each.namespace for each in api.asked} == {"recommender"}

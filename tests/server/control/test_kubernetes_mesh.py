@@ -66,10 +66,10 @@ async def test_pods_are_told_when_they_are_ready_and_healthy_and_drain_before_th
             await serve_candidate(CandidatePod(host), port, stack, host=host)
         api = await stack.enter_async_context(recorded_api())
         api.listing = listing(10, pods(9, first=READY, second=STARTING))
-        settings = KubernetesSettings(config=api.kubeconfig(tmp_path), retry_seconds=0.05)
+        settings = KubernetesSettings(config=api.kubeconfig(tmp_path), max_backoff=0.05)
         discovery = KubernetesDiscovery(settings)
         control_port, _, _ = await stack.enter_async_context(
-            control_of(discovery, SetShare(), leave_seconds=3.0)
+            control_of(discovery, SetShare(), endpoint_drain_seconds=3.0)
         )
         client = await stack.enter_async_context(xds_client(control_port, delta=delta))
         told = Told(client)

@@ -121,7 +121,7 @@ async def test_pods_are_told_by_cluster_and_state() -> None:
     async with AsyncExitStack() as stack:
         for each in (port, port + 1):
             await serve_candidate(CandidatePod(str(each)), each, stack)
-        control = await stack.enter_async_context(running_control({}, leave_seconds=60))
+        control = await stack.enter_async_context(running_control({}, endpoint_drain_seconds=60))
         registry = registry_of(control)
 
         def states(cluster: str = "candidate") -> list[float | None]:
@@ -205,7 +205,7 @@ async def test_a_process_that_follows_kubernetes_shows_them_all_and_stops_when_t
             "VIREO_PORT": str(port),
             "VIREO_METRICS_PORT": str(metrics_port),
             "VIREO_DRAIN_SECONDS": "0",
-            "VIREO_FIRST_ADMISSION_SECONDS": "0",
+            "VIREO_INITIAL_ADMISSION_TIMEOUT": "0",
             "VIREO_DISCOVERY": "kubernetes",
             "VIREO_KUBERNETES_CONFIG": str(api.kubeconfig(tmp_path)),
             **unreachable_s3().environment(),

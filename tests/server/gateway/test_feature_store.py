@@ -152,7 +152,7 @@ async def test_what_is_too_old_is_not_used(
         candidate_target,
         ranking_target,
         features_timeout=TIMEOUT,
-        last_features_seconds=0,
+        stale_features_max_age=0,
     ) as stub:
         await ask_until(stub, [])
         with locked(own_features):

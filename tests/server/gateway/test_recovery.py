@@ -84,7 +84,7 @@ async def test_slow_pods_are_asked_for_fewer_candidates_and_quick_ones_for_all_a
     relay = Relay(targets[slow])
     limit = 2.0  # seconds; what takes 0.6 of it is late
     changes: dict[str, Any] = {"retrieval_timeout": limit, "ranking_timeout": limit}
-    changes |= {"candidates": 30, "least_candidates": 12}
+    changes |= {"candidates": 30, "min_candidates": 12}
     async with relaying(relay) as target:
         targets[slow] = target
         async with gateway(release, features, **targets, **changes) as stub:
@@ -110,7 +110,7 @@ async def test_a_page_is_full_however_few_candidates_are_asked_for(
     async with (
         relaying(relay) as ranking,
         gateway(
-            release, features, candidate_target, ranking, candidates=30, least_candidates=1
+            release, features, candidate_target, ranking, candidates=30, min_candidates=1
         ) as stub,
     ):
         await ask_until(stub, [REDUCED, SKIPPED])

@@ -1,3 +1,6 @@
+from __future__ import annotations
+
+import re
 from pathlib import Path
 
 import pytest
@@ -67,9 +70,24 @@ def test_secrets_are_hidden_when_settings_are_shown() -> None:
     assert shown["s3"]["secret_key"] == "**********"
 
 
-def test_a_setting_that_no_longer_exists_is_warned_of() -> None:
+@pytest.mark.parametrize(
+    ("variable", "instead"),
+    [
+        ("VIREO_WORKERS", "run more pods"),
+        ("VIREO_TURN_LAST_SECONDS", "set VIREO_RELEASE_SWAP_TIMEOUT instead"),
+    ],
+)
+def test_a_retired_setting_is_warned_of(variable: str, instead: str) -> None:
     with capture_logs() as lines:
-        warn_of_retired_settings({"VIREO_WORKERS": "2", "VIREO_PORT": "1"})
+        warn_of_retired_settings({variable: "2", "VIREO_PORT": "1"})
     [line] = lines
-    assert (line["log_level"], line["setting"]) == ("warning", "VIREO_WORKERS")
-    assert line["instead"] == RETIRED["VIREO_WORKERS"]
+    assert (line["log_level"], line["setting"]) == ("warning", variable)
+    assert instead in line["instead"]
+
+
+def test_every_replacement_of_a_retired_setting_exists() -> None:
+    documented = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+    for old, instead in RETIRED.items():
+        assert f"`{old}`" not in documented
+        for new in re.findall(r"VIREO_\w+", instead):
+            assert f"`{new}`" in documented

@@ -1,0 +1,21 @@
+"""`vireo up` in the terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from clients.cli.up import run_stack_in_terminal
+from server.stack.stack import Stack
+
+
+def test_up_warns_of_renamed_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def no_processes(_: Stack) -> None:
+        """Start nothing."""
+
+    monkeypatch.setattr(Stack, "run", no_processes)
+    monkeypatch.setenv("VIREO_LEAST_CANDIDATES", "50")
+    run_stack_in_terminal(ready=lambda _: None)
+    warning = capsys.readouterr().err
+    assert "VIREO_LEAST_CANDIDATES no longer has an effect: set VIREO_MIN_CANDIDATES" in warning
