@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from server.backoff import backoff
 from server.errors import VireoError
 
 log = structlog.get_logger()
@@ -93,7 +94,7 @@ class Attempts:
 
     def pause(self, usual: float) -> float:
         """Return the seconds to wait before the next attempt, with exponential backoff."""
-        return max(usual, min(_MAX_PAUSE_SECONDS, usual * 2.0 ** min(self._in_a_row, 20)))
+        return backoff(self._in_a_row + 1, usual, max(usual, _MAX_PAUSE_SECONDS))
 
     @property
     def age(self) -> float:

@@ -1,13 +1,10 @@
-"""Backoff between attempts: short at first, then longer and longer."""
+"""When a loader tries again: backoff after consecutive failures."""
 
 from __future__ import annotations
 
 import time
 
-_FIRST_DELAY = 0.25
-_MAX_UNSERVED_DELAY = 3.0
-_MAX_LOOK_DELAY = 5.0
-_MAX_LOAD_DELAY = 30.0
+from server.backoff import backoff
 
 
 class Retries:
@@ -28,20 +25,17 @@ class Retries:
 
     def unserved_failed(self) -> float:
         """Record a failure with nothing to serve; return the delay, never long."""
-        return min(_FIRST_DELAY * self._longer(), _MAX_UNSERVED_DELAY)
+        return self._longer(0.25, 3.0)
 
     def look_failed(self) -> float:
         """Record a failed read of the channel; return the delay to the next one."""
-        max_delay = max(self._poll_seconds, _MAX_LOOK_DELAY)
-        return min(self._poll_seconds * self._longer(), max_delay)
+        return self._longer(self._poll_seconds, 5.0)
 
     def load_failed(self, release_id: str) -> float:
         """Record a failed load, which puts the release off; return the delay to the next read."""
         if release_id != self._put_off[0]:
             self.failures = 0
-        max_delay = max(self._poll_seconds, _MAX_LOAD_DELAY)
-        until = time.monotonic() + min(self._poll_seconds * self._longer(), max_delay)
-        self._put_off = (release_id, until)
+        self._put_off = (release_id, time.monotonic() + self._longer(self._poll_seconds, 30.0))
         return self._poll_seconds
 
     def is_put_off(self, release_id: str) -> bool:
@@ -49,6 +43,6 @@ class Retries:
         failed, until = self._put_off
         return release_id == failed and time.monotonic() < until
 
-    def _longer(self) -> float:
+    def _longer(self, first: float, maximum: float) -> float:
         self.failures += 1
-        return float(2.0 ** min(self.failures - 1, 10))
+        return backoff(self.failures, first, max(first, maximum))

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from server.backoff import backoff
 from server.errors import VireoError
 from server.stack.die_with_parent import wrapped
 from server.stack.logs import bound_log, last_lines, start_log
@@ -56,7 +57,7 @@ class SupervisedProcess:
             StartError: it is awaited, and ended before it was ever healthy.
         """
         start_log(self.status.log)
-        backoff = _FIRST_BACKOFF
+        failures = 0
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             started = loop.time()
@@ -66,14 +67,13 @@ class SupervisedProcess:
             if self.spec.awaited and not self.healthy.is_set():
                 self._update(state="stopped", pid=None, problem=ended)
                 raise self.start_error(ended)
-            if loop.time() - started > _STABLE_SECONDS:
-                backoff = _FIRST_BACKOFF
+            failures = 1 if loop.time() - started > _STABLE_SECONDS else failures + 1
             self._update(
                 state="restarting", pid=None, problem=ended, restarts=self.status.restarts + 1
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), backoff)
-            backoff = min(2 * backoff, _MAX_BACKOFF)
+                delay = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF)
+                await asyncio.wait_for(self._stop.wait(), delay)
         self._update(state="stopped", pid=None, problem="")
 
     def terminate(self, number: signal.Signals) -> None:
