@@ -1,0 +1,208 @@
+"""The control plane's main loop: publishes snapshots of pods, the canary's share and keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from prometheus_client import REGISTRY
+
+from server.control import ads, csds, resources
+from server.control.admission import Admission
+from server.control.ads import DiscoveryServicer
+from server.control.attempts import Attempts
+from server.control.canary import Channels, follow_share
+from server.control.csds import StatusServicer
+from server.control.discovery.file import FileDiscovery
+from server.control.discovery.source import Discovery, StaticDiscovery
+from server.control.keys import follow_keys
+from server.control.membership import Patience
+from server.control.mesh import Members, Mesh, Pool
+from server.control.metrics import ControlCollector
+from server.control.nodes import Nodes
+from server.control.settings import ControlSettings
+from server.control.streams import Limits
+from server.errors import VireoError
+from server.releases.store import ReleaseStore
+from server.rpc.logs import configure_logs
+from server.rpc.server import RpcServer
+from server.rpc.settings import warn_of_retired_settings
+
+log = structlog.get_logger()
+
+_SHARE_SECONDS = 3.0
+"""Maximum seconds that the first snapshot waits for the canary's share; S3 may be down."""
+
+
+class Control:
+    """Follows discovery, the canary channel and keys, and publishes a snapshot on each change."""
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        discovery: Discovery,
+        channels: Channels,
+        servicer: DiscoveryServicer,
+    ) -> None:
+        """Start with an empty mesh.
+
+        Args:
+            settings: the control plane's settings.
+            discovery: the source of endpoints.
+            channels: the source of the canary's share.
+            servicer: serves the snapshots.
+        """
+        self._settings = settings
+        self._channels = channels
+        self._servicer = servicer
+        self.mesh = Mesh()
+        """The current mesh; published once members, share and keys are known."""
+        self._members = asyncio.Event()
+        self._share = asyncio.Event()
+        self._keys = asyncio.Event()
+        self._complete = False
+        self._canary_attempts, self._keys_attempts = Attempts("canary"), Attempts("keys")
+        patience = Patience(settings.endpoint_drain_seconds, settings.empty_pool_grace_seconds)
+        self.admission = Admission(
+            discovery,
+            patience,
+            settings.admission_interval,
+            settings.initial_admission_timeout,
+            self._members_changed,
+            settings.tls,
+        )
+        self.attempts = [*self.admission.attempts, self._canary_attempts]
+        """Attempts to read each source, and to publish members."""
+        if settings.jwks:
+            self.attempts.append(self._keys_attempts)
+
+    async def run(self, server: RpcServer) -> None:
+        """Run until cancelled; the server is SERVING from the first snapshot on."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.admission.run())
+            group.create_task(
+                follow_share(
+                    self._channels,
+                    self._settings.canary_poll_seconds,
+                    self._share_changed,
+                    self._canary_attempts,
+                )
+            )
+            if self._settings.jwks:
+                group.create_task(
+                    follow_keys(
+                        self._settings.jwks,
+                        self._settings.jwks_refresh_seconds,
+                        self._keys_changed,
+                        self._keys_attempts,
+                    )
+                )
+                # A snapshot without keys would make even Envoys that have them reject every token.
+                await self._keys.wait()
+            await self._members.wait()
+            try:
+                await asyncio.wait_for(self._share.wait(), _SHARE_SECONDS)
+            except TimeoutError:
+                log.warning("canary share unknown; using 0 until it can be read")
+            self._complete = True
+            self._change()
+            await server.set_serving(True)
+
+    def _members_changed(self, members: Mapping[Pool, Members]) -> None:
+        self._change(members=members)
+        self._members.set()
+
+    def _share_changed(self, share: float) -> None:
+        self._change(canary_share=share)
+        self._share.set()
+
+    def _keys_changed(self, jwks: str) -> None:
+        self._change(jwks=jwks)
+        self._keys.set()
+
+    def _change(self, **news: Any) -> None:
+        """Change the mesh, and publish it once it is complete.
+
+        A change that yields no valid snapshot is dropped, since it would fail all later ones.
+        """
+        mesh = replace(self.mesh, **news)
+        snapshot = resources.snapshot(self._settings, mesh)
+        self.mesh = mesh
+        if self._complete:
+            self._servicer.publish(snapshot)
+
+
+def discovery_of(settings: ControlSettings) -> Discovery:
+    """Return the source of endpoints that the settings name.
+
+    Raises:
+        VireoError: they name none, or two, or one whose client isn't installed.
+    """
+    if settings.discovery == "kubernetes":
+        return _kubernetes(settings)
+    if settings.endpoints_file is not None:
+        return FileDiscovery(settings.endpoints_file)
+    if settings.endpoints is not None:
+        return StaticDiscovery(settings.endpoints.endpoints())
+    raise VireoError(
+        "no source of endpoints is set; set VIREO_ENDPOINTS_FILE to a file that lists pods, "
+        "VIREO_ENDPOINTS to the list, or VIREO_DISCOVERY to kubernetes"
+    )
+
+
+def _kubernetes(settings: ControlSettings) -> Discovery:
+    if settings.endpoints_file is not None or settings.endpoints is not None:
+        raise VireoError(
+            "VIREO_DISCOVERY=kubernetes finds pods by itself; unset VIREO_ENDPOINTS_FILE and "
+            "VIREO_ENDPOINTS, or VIREO_DISCOVERY"
+        )
+    try:
+        # Imported here, since no other source needs the client.
+        from server.control.discovery.kubernetes import KubernetesDiscovery
+    except ModuleNotFoundError as error:
+        raise VireoError(
+            f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "
+            "pip install 'vireo[kubernetes]'"
+        ) from error
+    return KubernetesDiscovery(settings.kubernetes)
+
+
+def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:
+    """Return a server with both xDS services, and the servicer to publish snapshots to."""
+    nodes = Nodes()
+    # The rest is reserved for other calls, such as health checks.
+    limits = Limits(all=max(1, settings.max_concurrent_rpcs * 3 // 4))
+    servicer, status = DiscoveryServicer(nodes, limits), StatusServicer(nodes)
+    server = RpcServer(settings)
+    server.add(
+        ads.NAME,
+        lambda it: ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, it),
+        ads_pb2.DESCRIPTOR,
+    )
+    server.add(
+        csds.NAME,
+        lambda it: csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server(status, it),
+        csds_pb2.DESCRIPTOR,
+    )
+    return server, servicer
+
+
+async def serve_control(settings: ControlSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        VireoError: the address can't be bound, or no source of endpoints is set.
+    """
+    configure_logs(settings.log_level, pod=settings.pod_name or "control")
+    warn_of_retired_settings()
+    log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
+    server, servicer = control_server(settings)
+    discovery = discovery_of(settings)
+    control = Control(settings, discovery, ReleaseStore(settings.s3), servicer)
+    REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
+    await server.run(control.run(server))
