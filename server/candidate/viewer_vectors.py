@@ -1,4 +1,4 @@
-"""The vectors of the viewers who were asked for last, so that their next page takes no model."""
+"""LRU cache of viewers' vectors, so that a viewer's next page doesn't run the viewer tower."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from prometheus_client import Counter
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
-VECTORS = Counter(
-    "vireo_viewer_vectors", "Vectors of viewers, by whether the viewer tower ran for them.", ["how"]
+LOOKUPS = Counter(
+    "vireo_viewer_vector_lookups",
+    "Lookups in the cache of viewers' vectors; the viewer tower runs for each miss.",
+    ["result"],
 )
-_KEPT, _MADE = VECTORS.labels("kept"), VECTORS.labels("made")
+_HIT, _MISS = LOOKUPS.labels("hit"), LOOKUPS.labels("miss")
 
 
 class ViewerVectors:
-    """Vectors of one release by what its viewer tower reads; used least recently goes first.
+    """LRU cache of one release's viewer vectors, keyed by the viewer tower's inputs.
 
-    A viewer who has watched something since, whose profile has changed, or whose last watch has
-    become twice as long ago, has other inputs, so what is kept never needs to be forgotten. Safe to
-    use from several threads.
+    Entries never become stale: a new watch, a changed profile, or a last watch that is twice as
+    long ago changes the inputs, and with them the key. Safe to use from several threads.
     """
 
-    def __init__(self, most: int) -> None:
-        """Takes how many to keep; 0 keeps none."""
-        self._vectors: LRUCache[bytes, Float32Array] = LRUCache(most)
+    def __init__(self, max_vectors: int) -> None:
+        """Start empty; with `max_vectors` 0 nothing is cached."""
+        self._vectors: LRUCache[bytes, Float32Array] = LRUCache(max_vectors)
         self._lock = Lock()
 
     def of(
@@ -38,7 +39,7 @@ class ViewerVectors:
         inputs: Mapping[str, Int64Array],
         made: Callable[[Mapping[str, Int64Array]], Float32Array],
     ) -> Float32Array:
-        """The vector for a viewer's inputs, float32[d], by `made` where it isn't kept."""
+        """Return the vector for a viewer's inputs, float32[d]; call `made` on a miss."""
         if not self._vectors.maxsize:
             return made(inputs)
         digest = xxhash.xxh3_128()
@@ -48,11 +49,11 @@ class ViewerVectors:
         with self._lock:
             kept = self._vectors.get(key)
         if kept is not None:
-            _KEPT.inc()
+            _HIT.inc()
             return kept
         vector = made(inputs)
         vector.setflags(write=False)
         with self._lock:
             self._vectors[key] = vector
-        _MADE.inc()
+        _MISS.inc()
         return vector

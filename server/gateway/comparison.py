@@ -17,12 +17,12 @@ _PAIRS = 4
 
 OUTCOMES = Counter(
     "vireo_shadow_requests",
-    "Requests repeated on the shadow pool, by what became of them.",
+    "Requests mirrored to the shadow pool, by outcome.",
     ["outcome"],
 )
 OVERLAP = Histogram(
     "vireo_shadow_overlap_ratio",
-    "Share of the ten best that the shadow has among its own.",
+    "Share of the top ten that is in the shadow's top ten.",
     buckets=[tenth / 10 for tenth in range(11)],
 )
 

@@ -1,4 +1,4 @@
-"""The features that were read last of each viewer, for when the store can't be read."""
+"""Cache of the features last read of each viewer, served while the online store fails."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from prometheus_client import Gauge
 from server.features.viewer import ViewerFeatures
 
 _ENTRY_BYTES = 1000
-"""What an entry takes besides its columns: the objects, the key, and the cache's own."""
+"""Memory of an entry besides its columns: objects, key and the cache's bookkeeping."""
 
 KEPT_BYTES = Gauge(
-    "vireo_last_features_bytes", "Memory of the features that are kept for when the store fails."
+    "vireo_stale_features_bytes",
+    "Memory of cached features, which are served while the online store fails.",
 )
 
 
 class LastFeatures:
-    """A cache of bounded memory and age; what was used least recently goes first."""
+    """An LRU cache of bounded memory and age."""
 
     def __init__(
-        self, most_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic
+        self, max_bytes: int, max_age: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Takes how much memory all entries may have, and how old each may become."""
+        """Start empty.
+
+        Args:
+            max_bytes: maximum memory of all entries.
+            max_age: maximum age of an entry in seconds.
+            clock: the current time in seconds.
+        """
         self._viewers: TTLCache[tuple[str, str], ViewerFeatures, float] = TTLCache(
-            most_bytes, seconds, clock, _size
+            max_bytes, max_age, clock, _size
         )
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
-        """Takes up what was read just now of a viewer.
+        """Cache what was read of a viewer.
 
-        A viewer of whom nothing is known is forgotten: ids that nobody has would take the room
-        of others.
+        Unknown viewers are dropped: ids that nobody has would evict others.
         """
         key = dataset, viewer_id
         if _unknown(viewer) or _size(viewer) > self._viewers.maxsize:
@@ -44,7 +50,7 @@ class LastFeatures:
         KEPT_BYTES.set(self._viewers.currsize)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
-        """What was read last of a viewer; None where nothing is kept."""
+        """Return what was last read of a viewer; None if nothing is cached."""
         return self._viewers.get((dataset, viewer_id))
 
 

@@ -43,14 +43,14 @@ from server.rpc.trace import trace_context
 
 DEGRADATIONS = Counter(
     "vireo_degradations",
-    "Answers that were less than full, by what was less; mixed_releases counts the chains whose "
-    "candidates and ranking came from different releases.",
+    "Degraded responses by kind; mixed_releases: candidates and ranking came from different "
+    "releases.",
     ["kind"],
 )
 
 QUALITY = Gauge(
     "vireo_quality_factor",
-    "Share of the usual number of candidates that is asked for: below 1 while pods are slow.",
+    "Share of the usual number of candidates that is requested; below 1 while pods are slow.",
 )
 
 _WHOLE = frozenset(

@@ -25,21 +25,25 @@ class LoadCollector(Collector):
         turns = admission.turns
         limit = admission.max_calls if turns is None else turns.limit.calls
         for name, meaning, value in (
-            ("calls_under_way", "Calls that are being read or answered.", server.under_way),
-            ("streams_open", "Health watches and other streams.", server.streams.open),
+            ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
+            ("streams_open", "Open streams: health watches and reflection.", server.streams.open),
             (
-                "calls_waiting",
-                "Calls that wait for their turn.",
+                "rpcs_queued",
+                "Calls that wait for admission.",
                 0 if turns is None else turns.waiting,
             ),
-            ("calls_limit", "Calls that may be under way now.", limit),
-            ("queue_wait_seconds", "Expected wait of the latest call.", admission.latest_wait),
+            ("concurrency_limit", "Current limit of concurrent calls.", limit),
+            (
+                "queue_wait_seconds",
+                "Expected queueing delay of the latest call.",
+                admission.latest_wait,
+            ),
             (
                 "queue_standing",
-                "1 while the queue is standing, not coming and going, so that calls are shed.",
+                "1 while a standing queue causes shedding.",
                 float(admission.standing),
             ),
-            ("work_queued", "Calls that wait for the worker, or run in it.", worker.queued),
-            ("work_mean_seconds", "Mean time of a call in the worker.", worker.mean_run),
+            ("work_queued", "Jobs that wait for the worker thread or run in it.", worker.queued),
+            ("work_mean_seconds", "Recent mean run time of a job.", worker.mean_run),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)

@@ -25,10 +25,10 @@ _Jobs: TypeAlias = SimpleQueue[Callable[[], None] | None]
 _MEAN_WEIGHT = 0.05
 """Weight of the latest run in the mean time of a run."""
 
-WORK_RUN = Counter("vireo_work_run", "Work that the worker has run to its end.")
+WORK_RUN = Counter("vireo_work_run", "Jobs that the worker thread has completed.")
 WORK_ABANDONED = Counter(
     "vireo_work_abandoned",
-    "Work dropped since its caller had gone: while waiting, or while running.",
+    "Jobs dropped because the caller cancelled or its deadline passed, while waiting or running.",
     ["when"],
 )
 for _when in ("waiting", "running"):  # so that each is exported as 0 before it happens

@@ -33,7 +33,9 @@ _PACKAGES = ("/vireo.", "/inference.")
 RPCS = Counter(
     "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
 )
-SHED = Counter("vireo_shed", "Calls that were shed, by method and reason.", ["method", "reason"])
+SHED = Counter(
+    "vireo_rpcs_shed", "Calls that were shed, by method and reason.", ["method", "reason"]
+)
 
 
 class Admission(Protocol):

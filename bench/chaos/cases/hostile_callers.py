@@ -12,7 +12,7 @@ from bench.chaos.views import active_requests, counted
 _HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
 """Shares of the sustainable load. Abandoned calls are load too; the rest is left to the attackers,
 which share the machine."""
-_GAUGES = ("vireo_calls_under_way", "vireo_streams_open", "vireo_work_queued")
+_GAUGES = ("vireo_rpcs_in_flight", "vireo_streams_open", "vireo_work_queued")
 
 
 async def run(chain: Chain) -> CaseResult:

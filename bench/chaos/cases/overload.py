@@ -30,7 +30,7 @@ _P99_TIMES = 3.0
 _MEMORY_TIMES = 1.2
 _BACK_SECONDS = 5.0
 _SHED = "RESOURCE_EXHAUSTED"
-_SHED_BY_PODS = "vireo_shed_total"
+_SHED_BY_PODS = "vireo_rpcs_shed_total"
 _SAMPLE = 0.5
 _SENDERS = 2
 """Viewers whom the flood asks for, a process of h2load each."""

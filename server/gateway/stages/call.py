@@ -44,10 +44,10 @@ _BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 """What a pod answers when it is at fault itself, which another may not be, and Envoy can't repeat.
 INTERNAL it has repeated already."""
 
-BAD_ANSWERS = Counter(
-    "vireo_bad_answers",
-    "Answers of inner pods that break the contract, by stage and pod (its address; empty where it "
-    "isn't known).",
+INVALID_RESPONSES = Counter(
+    "vireo_invalid_responses",
+    "Invalid responses of candidate and ranking pods, by stage and the pod's address "
+    "(empty if unknown).",
     ["stage", "pod"],
 )
 _pods: set[str] = set()
@@ -128,7 +128,7 @@ class StageCall(Generic[Request, Answer]):
             check(answer)
         except BadAnswerError as error:
             pod = str((await call.initial_metadata()).get(_POD, ""))
-            BAD_ANSWERS.labels(self.stage, _label(pod)).inc()
+            INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
             log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
             raise _BrokenPodError(f"bad answer of {pod or 'a pod'}: {error}") from error
         return answer

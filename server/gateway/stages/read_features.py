@@ -25,8 +25,9 @@ _LEAST_SECONDS = 0.001
 _STUCK_SHARE = 0.75
 """Of the most seconds of a read: after that those behind it would hardly get their turn."""
 
-SKIPPED = Gauge(
-    "vireo_feature_store_skipped", "1 while requests do without the feature store, since it fails."
+CIRCUIT_OPEN = Gauge(
+    "vireo_feature_store_circuit_open",
+    "1 while the online store is failing, so that requests skip it.",
 )
 
 
@@ -97,12 +98,12 @@ class ReadFeatures:
         closed = not self._circuit.open
         self._circuit.failed()
         if closed and self._circuit.open:
-            SKIPPED.set(1)
+            CIRCUIT_OPEN.set(1)
             log.warning("the online store is left alone for now", reason=str(failure))
         return failure
 
     def _succeeded(self) -> None:
         if self._circuit.open:
-            SKIPPED.set(0)
+            CIRCUIT_OPEN.set(0)
             log.info("the online store is back")
         self._circuit.succeeded()

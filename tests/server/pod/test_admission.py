@@ -160,10 +160,10 @@ async def test_gauges_show_the_load(clock: Clock) -> None:
         }
     assert shown.pop("vireo_queue_wait_seconds") >= 0.25
     assert shown == {
-        "vireo_calls_under_way": 0,
+        "vireo_rpcs_in_flight": 0,
         "vireo_streams_open": 0,
-        "vireo_calls_limit": 7,
-        "vireo_calls_waiting": 0,
+        "vireo_concurrency_limit": 7,
+        "vireo_rpcs_queued": 0,
         "vireo_queue_standing": 1,
         "vireo_work_queued": 1,
         "vireo_work_mean_seconds": pytest.approx(0.05),

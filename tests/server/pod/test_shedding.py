@@ -61,7 +61,7 @@ def retry_delay(error: grpc.aio.AioRpcError) -> int:
 
 def shed(reason: str) -> float:
     labels = {"method": METHOD, "reason": reason}
-    return REGISTRY.get_sample_value("vireo_shed_total", labels) or 0.0
+    return REGISTRY.get_sample_value("vireo_rpcs_shed_total", labels) or 0.0
 
 
 async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry(
