@@ -143,7 +143,9 @@ class ReleaseLoader(Generic[T]):
         except Exception as error:  # noqa: BLE001
             # Declared policy: whatever goes wrong with a release, the old one stays.
             await self._fail(error, wanted)
-            return self._delay(wanted)
+            if self.serving is None:
+                return self._retries.unserved_failed()
+            return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
         finally:
             serving = self.serving.release_id if self.serving else ""
             self._progress.begin(Stage.SERVING if serving else Stage.LOOKING, serving)
@@ -151,12 +153,6 @@ class ReleaseLoader(Generic[T]):
             self.failures.ended()
             self._retries.succeeded()
         return self._poll_seconds
-
-    def _delay(self, wanted: str) -> float:
-        """Return the delay after a failure, in seconds; `wanted` is empty if it isn't known."""
-        if self.serving is None:
-            return self._retries.unserved_failed()
-        return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
 
     async def _look(self) -> str:
         """Return the release that the channel names."""
@@ -173,44 +169,30 @@ class ReleaseLoader(Generic[T]):
         if self.serving is None or self.serving.release_id != wanted:
             held = self.held.find(wanted)
             if held is not None:
-                await self._turn(held.content, wanted, held.origin)
+                await self._swap(held.content, wanted, held.origin)
             elif self.serving is not None and self._retries.is_put_off(wanted):
                 return False
             else:
-                store = await self._store_to_load_from()
-                await self._load(wanted, "s3", await self._fetch(store, wanted))
+                await self._load(wanted, "s3", await self._fetch(wanted))
         await self._note()
         return True
 
-    async def _store_to_load_from(self) -> ReleaseStore:
-        """Return the store, with a short timeout if the cache could serve instead."""
-        if self.serving is None:
-            last = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
-            return self._store if last is None or self._retries.failures else self._hasty_store
-        return self._store
-
-    async def _fetch(self, store: ReleaseStore, release_id: str) -> Path:
+    async def _fetch(self, release_id: str) -> Path:
         """Return the folder of a release; give up once the channel names another.
 
-        Raises:
-            _ChannelMovedOnError: the channel names another release by now. What has arrived
-                is kept for the next attempt.
+        What has arrived is kept for the next attempt.
         """
         self._progress.begin(Stage.VERIFYING, release_id)
+        store = self._store
+        if self.serving is None and not self._retries.failures and await self._last():
+            store = self._hasty_store
         fetching = asyncio.ensure_future(
-            self._behind_answers(
-                lambda: self._cache.fetch(store, release_id, self._files, self._progress)
-            )
+            self._work(lambda: self._cache.fetch(store, release_id, self._files, self._progress))
         )
         try:
-            while True:
-                await asyncio.wait([fetching], timeout=self._poll_seconds)
-                if fetching.done():
-                    return fetching.result()
-                if not await self._is_still_named(release_id):
-                    raise _ChannelMovedOnError
+            return await self._while_named(release_id, fetching)
         except Exception:
-            self._progress.abandon()
+            self._progress.stop()
             await asyncio.gather(fetching, return_exceptions=True)
             raise
         finally:
@@ -222,19 +204,19 @@ class ReleaseLoader(Generic[T]):
         self._progress.enter(Stage.BUILDING)
         # A pod that serves nothing yet has no calls to delay: it builds at once.
         async with build_turn(self._cache.root) if self.serving is not None else nullcontext():
-            content = await self._behind_answers(lambda: self._build(folder))
+            content = await self._work(lambda: self._build(folder))
             replay = self._replay
             if replay is not None:
                 self._progress.enter(Stage.REPLAYING)
-                await self._behind_answers(lambda: replay(content))
-        await self._turn(content, release_id, origin)
+                await self._work(lambda: replay(content))
+        await self._swap(content, release_id, origin)
 
-    async def _turn(self, content: T, release_id: str, origin: Origin) -> None:
+    async def _swap(self, content: T, release_id: str, origin: Origin) -> None:
         """Swap when it is time; keep the previous release for a while."""
         before = self.serving
         if before is not None:
             self._progress.enter(Stage.WAITING)
-            await self._wait_for_turn(release_id)
+            await self._wait_until_ready(release_id)
         self.held.swap(Serving(content, release_id, datetime.now(UTC), origin))
         self._progress.enter(Stage.SERVING)
         log.info(
@@ -244,24 +226,25 @@ class ReleaseLoader(Generic[T]):
             before=before.release_id if before else None,
         )
 
-    async def _wait_for_turn(self, release_id: str) -> None:
-        """Return when it is time to swap.
+    async def _wait_until_ready(self, release_id: str) -> None:
+        """Return when it is time to swap, unless the channel names another release by then."""
+        if self._ready is not None:
+            ready = asyncio.ensure_future(self._ready(release_id))
+            try:
+                await self._while_named(release_id, ready)
+            finally:
+                ready.cancel()
+                await asyncio.gather(ready, return_exceptions=True)
+        if not await self._is_still_named(release_id):
+            raise _ChannelMovedOnError
 
-        Raises:
-            _ChannelMovedOnError: the channel names another release by now.
-        """
-        ready = asyncio.ensure_future(self._ready(release_id) if self._ready else _at_once())
-        try:
-            while True:
-                await asyncio.wait([ready], timeout=self._poll_seconds)
-                if not await self._is_still_named(release_id):
-                    raise _ChannelMovedOnError
-                if ready.done():
-                    ready.result()
-                    return
-        finally:
-            ready.cancel()
-            await asyncio.gather(ready, return_exceptions=True)
+    async def _while_named(self, release_id: str, task: asyncio.Future[R]) -> R:
+        """Return the task's result; raise _ChannelMovedOnError if the channel moves on before."""
+        while not task.done():
+            await asyncio.wait([task], timeout=self._poll_seconds)
+            if not task.done() and not await self._is_still_named(release_id):
+                raise _ChannelMovedOnError
+        return task.result()
 
     async def _is_still_named(self, release_id: str) -> bool:
         try:
@@ -280,9 +263,7 @@ class ReleaseLoader(Generic[T]):
                 lambda: self._cache.remember(self._pod, self.channel, release_id)
             )
             if not here:  # another pod pruned it while it was built
-                await self._behind_answers(
-                    lambda: self._cache.fetch(self._store, release_id, self._files)
-                )
+                await self._work(lambda: self._cache.fetch(self._store, release_id, self._files))
             await self._threads.run(self._cache.prune)
         except (CacheError, ReleaseError, StoreError) as error:
             # Declared policy: it is served nonetheless. Without the record, a pod that starts
@@ -299,33 +280,31 @@ class ReleaseLoader(Generic[T]):
             self._note_retries.succeeded()
 
     async def _fail(self, error: Exception, wanted: str) -> None:
-        """Report a failure; if nothing is served yet, try the cache."""
+        """Report a failure; if nothing is served yet, serve what the cache has."""
         self._report(error, wanted)
         if self.serving is None and not isinstance(error, ChannelUnsetError):
             try:
-                await self._fall_back()
+                if last := await self._last():
+                    self._progress.begin(Stage.VERIFYING, last)
+                    folder = await self._threads.run(
+                        lambda: self._cache.open(last, self._files, self._progress)
+                    )
+                    await self._load(last, "cache", folder)
             except Exception as second:  # noqa: BLE001
                 # The same policy: nothing to serve yet, but the next attempt may succeed.
                 self._report(second, wanted, self.failures.reason)
 
-    async def _fall_back(self) -> None:
-        """Serve the cached release that was served last, if there is one."""
-        release_id = await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
-        if release_id is not None:
-            self._progress.begin(Stage.VERIFYING, release_id)
-            folder = await self._threads.run(
-                lambda: self._cache.open(release_id, self._files, self._progress)
-            )
-            await self._load(release_id, "cache", folder)
+    async def _last(self) -> str | None:
+        """Return the release that pods of this kind served last; None if there is none."""
+        return await self._threads.run(lambda: self._cache.last(self._pod, self.channel))
 
-    async def _behind_answers(self, work: Callable[[], R]) -> R:
+    async def _work(self, work: Callable[[], R]) -> R:
         """Run expensive work at a lower priority than requests.
 
         A pod that serves nothing yet runs it at normal priority: it has no calls, and on a busy
         machine the work would hardly get the processor.
         """
-        run = self._threads.run if self.serving is None else self._threads.run_behind_answers
-        return await run(work)
+        return await self._threads.run(work, low_priority=self.serving is not None)
 
     def _report(self, error: Exception, release_id: str, before: str = "") -> None:
         stage = self.progress.stage if release_id else Stage.LOOKING
@@ -337,7 +316,3 @@ class ReleaseLoader(Generic[T]):
         self._progress.stop()
         await self.held.close()
         await self._threads.close()
-
-
-async def _at_once() -> None:
-    """No turn to wait for."""

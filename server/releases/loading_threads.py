@@ -14,6 +14,7 @@ R = TypeVar("R")
 
 _CLOSE_SECONDS = 1.0
 _NICE = 10
+_thread = threading.local()
 
 
 class LoadingThreads:
@@ -23,34 +24,24 @@ class LoadingThreads:
         """Start without threads; they start with the first work."""
         self._executor = ThreadPoolExecutor(2, "release")
 
-    async def run(self, work: Callable[[], R]) -> R:
-        """Return what `work` returns, or raise what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    async def run(self, work: Callable[[], R], *, low_priority: bool = False) -> R:
+        """Return what `work` returns, or raise what it raises.
 
-    async def run_behind_answers(self, work: Callable[[], R]) -> R:
-        """Run expensive `work` at a lower priority than requests."""
+        With `low_priority` it runs at a lower priority than requests, also those of the machine's
+        other pods. The cache's threads, which verify and download, inherit it.
+        """
 
-        def run() -> R:
-            _yield_to_answers()
+        def lowered() -> R:
+            # On Linux each thread has a priority of its own.
+            if sys.platform == "linux" and not getattr(_thread, "lowered", False):
+                os.nice(_NICE)
+                _thread.lowered = True
             return work()
 
-        return await self.run(run)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lowered if low_priority else work)
 
     async def close(self) -> None:
         """Stop the threads, waiting at most a second: S3 requests have timeouts of their own."""
         ended = asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
         await asyncio.wait([ended], timeout=_CLOSE_SECONDS)
-
-
-_thread = threading.local()
-
-
-def _yield_to_answers() -> None:
-    """Lower this thread's priority below requests, also those of the machine's other pods.
-
-    The cache's threads, which verify and download, are started by it and inherit its priority.
-    """
-    # On Linux each thread has a priority of its own.
-    if sys.platform == "linux" and not getattr(_thread, "yields", False):
-        os.nice(_NICE)
-        _thread.yields = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -63,47 +63,34 @@ class LoadProgress:
         """The current progress."""
         self._lock = threading.Lock()
         self._files: dict[str, int] = {}
-        self._stopped = self._abandoned = False
+        self._stopped = False
 
     def begin(self, stage: Stage, release_id: str = "") -> None:
         """Start a new load, with no bytes."""
         with self._lock:
-            self._abandoned = False
+            self._stopped = False
             self._files.clear()
             self.value = Progress(stage, release_id)
 
     def enter(self, stage: Stage) -> None:
         """Enter a stage of the same load."""
         with self._lock:
-            now = self.value
-            self.value = Progress(stage, now.release_id, now.bytes_done, now.bytes_total)
+            self.value = replace(self.value, stage=stage)
 
     def expect(self, total: int) -> None:
         """Set the total number of bytes."""
         with self._lock:
-            now = self.value
-            self.value = Progress(now.stage, now.release_id, now.bytes_done, total)
+            self.value = replace(self.value, bytes_total=total)
 
     def arrived(self, path: str, size: int) -> None:
-        """Set how many bytes of a file have arrived.
-
-        Raises:
-            LoadStoppedError: the load is to stop.
-        """
+        """Set how many bytes of a file have arrived; raise LoadStoppedError to stop the load."""
         with self._lock:
-            if self._stopped or self._abandoned:
+            if self._stopped:
                 raise LoadStoppedError
             self._files[path] = size
-            now = self.value
-            done = sum(self._files.values())
-            self.value = Progress(now.stage, now.release_id, done, now.bytes_total)
-
-    def abandon(self) -> None:
-        """Stop the load at its next byte; the next load begins as usual."""
-        with self._lock:
-            self._abandoned = True
+            self.value = replace(self.value, bytes_done=sum(self._files.values()))
 
     def stop(self) -> None:
-        """Stop the load, and every later one, at its next byte."""
+        """Stop the load at its next byte; the next one begins as usual."""
         with self._lock:
             self._stopped = True

@@ -282,7 +282,7 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             point(store, name, ids[1])
             await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
             point(store, name, ids[2])
-            await until(lambda: loader._progress._abandoned)
+            await until(lambda: loader._progress._stopped)
             passed_on.set()
             await until(lambda: serves(loader, ids[2]))
             assert built == [ids[0], ids[2]]
