@@ -173,7 +173,7 @@ def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
     """Return why a channel needs each release that one needs; the strongest reason counts."""
     reasons: dict[str, str] = {}
     # One read of each channel: it holds either the note of what it is about to name, or the name.
-    channels = store.channel_documents()
+    channels = store.channels.documents()
     pointers = {name: each.pointer for name, each in channels.items() if each.pointer is not None}
     for name, pointer in pointers.items():
         reasons.setdefault(pointer.release_id, f"{name} names it")
@@ -182,13 +182,13 @@ def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
             reasons.setdefault(channel.pending.release_id, f"{name} is about to name it")
     for name, pointer in pointers.items():
         if pointer.returns_to is not None:
-            earlier = store.recorded(name, pointer.returns_to)
+            earlier = store.channels.recorded(name, pointer.returns_to)
             if earlier is not None:
                 reasons.setdefault(earlier.release_id, f"{name} would roll back to it")
     # A channel whose object was removed still has its history.
     folders = store.bucket.folders("channels/history/") if history_kept else []
     named = {*channels, *(each for each in folders if re.fullmatch(CHANNEL_NAME, each))}
     for name in named if history_kept else ():
-        for record in store.history(name, history_kept):
+        for record in store.channels.history(name, history_kept):
             reasons.setdefault(record.release_id, f"{name} named it recently")
     return reasons

@@ -43,7 +43,7 @@ def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
         )
     gone = []
     revision = before.pointer.returns_to
-    while revision is not None and (record := store.recorded(name, revision)) is not None:
+    while revision is not None and (record := store.channels.recorded(name, revision)) is not None:
         change = Change(
             record.release_id,
             action="rollback",

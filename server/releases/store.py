@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from server.releases.bucket import PARALLEL, Bucket
-from server.releases.channel_document import ChannelDocument
 from server.releases.channels import Change, Channel, ChannelPointer, Channels
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.markers import (
@@ -41,7 +41,8 @@ class ReleaseStore:
         """Start with `settings`; no request is made yet."""
         self.settings = settings
         self.bucket = Bucket(settings)
-        self._channels = Channels(self.bucket)
+        self.channels = Channels(self.bucket)
+        """The channels; `change_channel` changes one, and checks the release that it will name."""
 
     def publish(self, folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
         """Upload the release in `folder`; the manifest goes last, and completes the release.
@@ -152,11 +153,7 @@ class ReleaseStore:
         Raises:
             NotInStoreError: the bucket isn't there.
         """
-        return self._channels.read(name)
-
-    def channels(self) -> dict[str, Channel]:
-        """Return every channel by name."""
-        return self._channels.all()
+        return self.channels.read(name)
 
     def set_channel(
         self,
@@ -187,23 +184,8 @@ class ReleaseStore:
         self.check_published(change.release_id)
         if change.action == "promote":
             self.manifest(change.release_id)
-
-        def confirm() -> None:
-            self.check_published(change.release_id)
-
-        return self._channels.set(name, change, expected, confirm)
-
-    def channel_documents(self) -> dict[str, ChannelDocument]:
-        """Return what is stored of each channel, with what it is about to name."""
-        return self._channels.documents()
-
-    def history(self, name: str, last: int | None = None) -> tuple[ChannelPointer, ...]:
-        """Return the changes of a channel, oldest first; only the `last` ones if given."""
-        return self._channels.history(name, last)
-
-    def recorded(self, name: str, revision: int) -> ChannelPointer | None:
-        """Return one change of a channel; None if it isn't in the history."""
-        return self._channels.recorded(name, revision)
+        check = partial(self.check_published, change.release_id)
+        return self.channels.set(name, change, expected, confirm=check)
 
     def _found(self, release_id: str) -> ManifestObject | None:
         check_release_id(release_id)

@@ -101,7 +101,7 @@ def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[s
         names: the channels; all of them if empty.
     """
     problems = []
-    channels = store.channels()
+    channels = store.channels.all()
     for name in names or sorted(channels):
         if name not in channels:
             problems.append(f"channel {name} was never set")

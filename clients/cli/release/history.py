@@ -24,7 +24,7 @@ def history(
 ) -> None:
     """Show the changes of a channel, newest first: who, when, from, to and why."""
     with open_store() as store:
-        records = tuple(reversed(store.history(channel, last)))
+        records = tuple(reversed(store.channels.history(channel, last)))
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
         return

@@ -26,7 +26,7 @@ def list_(as_json: AsJson = False) -> None:
     """List published releases, newest first, and the channels that name them."""
     with open_store() as store:
         releases = store.list()
-        channels = {name: channel.release_id for name, channel in store.channels().items()}
+        channels = {name: channel.release_id for name, channel in store.channels.all().items()}
     named = {
         each.release_id: sorted(
             name for name, release_id in channels.items() if release_id == each.release_id

@@ -31,7 +31,7 @@ def status(as_json: AsJson = False) -> None:
     If no stack runs on VIREO_HOME, only the channels are shown.
     """
     with open_store() as store:
-        channels = store.channels()
+        channels = store.channels.all()
     pods = _pods()
     if as_json:
         document = {

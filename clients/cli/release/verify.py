@@ -66,7 +66,7 @@ def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[st
     published = {each.release_id for each in store.list()}
     named = {
         each.release_id
-        for name, each in store.channels().items()
+        for name, each in store.channels.all().items()
         if channel in ("", name) and each.release_id in published
     }
     return problems, sorted(named)

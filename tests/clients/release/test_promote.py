@@ -96,7 +96,7 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     verdicts = {check["measure"]: check["verdict"] for check in told["gate"]["checks"]}
     assert set(verdicts) == MEASURES
     assert (verdicts["ndcg_10"], verdicts["watch_log_loss"]) == ("worse", "worse")
-    assert [record.release_id for record in store.history("production")] == [trained]
+    assert [record.release_id for record in store.channels.history("production")] == [trained]
 
     table = vireo("promote", "worse").stdout
     assert f"worse against {trained}" in table
@@ -109,7 +109,7 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     forced = vireo("promote", "worse", "--force", "--reason", "to see what happens")
     assert forced.exit_code == 0, forced.output
     assert "against the gate" in forced.output
-    passed, record = store.history("production")[-2:]
+    passed, record = store.channels.history("production")[-2:]
     [before], [after] = passed.best_figures, record.best_figures
     assert after.held_out == before.held_out
     assert after.figures["ndcg_10"] < before.figures["ndcg_10"], "the loss is accepted"
@@ -173,7 +173,7 @@ def test_what_cant_be_compared_is_refused_with_the_reason(
     assert why in str(refused.exception)
     forced = vireo("promote", other, "--force", "--reason", "I know it")
     assert forced.exit_code == 0, forced.output
-    [finding] = store.history("production")[-1].findings
+    [finding] = store.channels.history("production")[-1].findings
     assert why in finding
 
 
@@ -188,7 +188,7 @@ def test_own_data_takes_the_place_of_example_data_and_rollback_takes_it_back(
     assert done.exit_code == 0, done.output
     assert f"{example} was made from example data, shown, and {trained} from ring" in done.output
     assert "to take it back: vireo release rollback" in done.output
-    assert not store.history("production")[-1].forced
+    assert not store.channels.history("production")[-1].forced
     back = vireo("rollback")
     assert f"channel production names {example} again" in back.output
 
@@ -291,7 +291,7 @@ def test_after_a_current_release_that_cannot_be_read_one_has_to_say_why(
     assert "the current release can't be measured" in str(refused.exception)
     forced = vireo("promote", "b", "--force", "--reason", "a is damaged")
     assert forced.exit_code == 0, forced.output
-    [finding] = store.history("production")[-1].findings
+    [finding] = store.channels.history("production")[-1].findings
     assert why in finding
 
 
@@ -305,7 +305,7 @@ def test_the_first_release_of_a_new_format_follows_an_older_one_by_itself(
     done = vireo("promote", "b")
     assert done.exit_code == 0, done.output
     assert "the current release is of an earlier build's format" in done.output
-    assert not store.history("production")[-1].forced
+    assert not store.channels.history("production")[-1].forced
 
 
 def replace_manifest(s3: S3Settings, release_id: str, manifest: bytes | None) -> None:
@@ -364,7 +364,7 @@ def test_the_canarys_share_is_set_and_changed_and_no_other_channel_has_one(
     changed = vireo("promote", "a", "--channel", "canary", "--share", "0.1")
     assert changed.exit_code == 0, changed.output
     assert "10.0% of the viewers get it" in changed.output
-    assert [(each.action, each.share) for each in store.history("canary")] == [
+    assert [(each.action, each.share) for each in store.channels.history("canary")] == [
         ("promote", 0.0),
         ("share", 0.1),
     ]

@@ -101,8 +101,8 @@ def channel() -> Channel:
 
 ASKED: dict[str, Callable[[ReleaseStore, Path], object]] = {
     "read a channel": lambda store, _: store.read_channel("production"),
-    "all channels": lambda store, _: store.channels(),
-    "history": lambda store, _: store.history("production", 3),
+    "all channels": lambda store, _: store.channels.all(),
+    "history": lambda store, _: store.channels.history("production", 3),
     "a manifest": lambda store, _: store.manifest("r"),
     "a file": lambda store, _: list(store.read("r", "popular.json")),
     "list": lambda store, _: store.list(),

@@ -24,7 +24,7 @@ TRIALS = 50
 
 
 def revisions(store: ReleaseStore, name: str) -> list[int]:
-    return [record.revision for record in store.history(name)]
+    return [record.revision for record in store.channels.history(name)]
 
 
 def stored_history(s3: S3Settings, name: str) -> list[str]:
@@ -38,7 +38,7 @@ def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and
     publish(f"{name}-a")
     publish(f"{name}-b")
     assert store.read_channel(name) is None
-    assert store.history(name) == ()
+    assert store.channels.history(name) == ()
     first = store.set_channel(name, f"{name}-a", None, updated_by="ada")
     channel = store.read_channel(name)
     assert channel is not None
@@ -53,9 +53,9 @@ def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and
     )
     second = store.change_channel(name, change, channel)
 
-    assert store.channels()[name].release_id == f"{name}-b"
-    assert store.history(name) == (first, second)
-    assert store.history(name, last=1) == (second,)
+    assert store.channels.all()[name].release_id == f"{name}-b"
+    assert store.channels.history(name) == (first, second)
+    assert store.channels.history(name, last=1) == (second,)
     assert (second.updated_by, second.reason, second.previous) == (
         "grace",
         "it is Monday",
@@ -77,7 +77,7 @@ def test_stale_view_of_a_channel_changes_nothing(
     for stale in (seen, None):
         with pytest.raises(ChannelChangedError, match="changed by somebody else"):
             store.set_channel(name, f"{name}-a", stale)
-    assert store.channels()[name].release_id == f"{name}-b"
+    assert store.channels.all()[name].release_id == f"{name}-b"
     assert revisions(store, name) == [1, 2]
 
 
@@ -104,7 +104,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
             [winner] = filter(None, threads.map(promote, releases))
             won.append(winner)
 
-    history = store.history(name)
+    history = store.channels.history(name)
     assert [record.revision for record in history] == list(range(1, TRIALS + 1))
     assert [record.updated_by for record in history] == won
     assert [record.previous for record in history] == [None, *won[:-1]]
@@ -116,10 +116,10 @@ def test_what_a_process_that_died_left_unrecorded_the_next_change_records(
     publish(name)
     first = store.set_channel(name, name, None)
     client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
-    assert store.history(name) == (first,), "the channel itself tells of it"
+    assert store.channels.history(name) == (first,), "the channel itself tells of it"
     second = store.set_channel(name, name, store.read_channel(name))
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
-    assert store.history(name) == (first, second)
+    assert store.channels.history(name) == (first, second)
 
 
 @pytest.mark.parametrize("fault", ["busy", "fails", "refuses"])
@@ -131,9 +131,9 @@ def test_a_change_whose_record_fails_is_made_and_recorded_by_the_next(
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/history/{name}/".encode()
         first = ReleaseStore(proxy.settings).set_channel(name, name, None)
     assert stored_history(s3, name) == []
-    assert store.history(name) == (first,)
+    assert store.channels.history(name) == (first,)
     second = store.set_channel(name, name, store.read_channel(name))
-    assert store.history(name) == (first, second)
+    assert store.channels.history(name) == (first, second)
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
 
@@ -148,7 +148,7 @@ def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         through = ReleaseStore(proxy.settings)
         made = through.set_channel(name, f"{name}-b", through.read_channel(name))
-    assert store.history(name)[-1] == made
+    assert store.channels.history(name)[-1] == made
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
 
@@ -172,7 +172,7 @@ def test_what_is_in_the_history_is_never_overwritten(
     # Somebody removes the channel: its numbers go on.
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
     second = store.set_channel(name, name, None, updated_by="bob")
-    assert store.history(name) == (first, second)
+    assert store.channels.history(name) == (first, second)
 
 
 def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
@@ -189,7 +189,7 @@ def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
     assert channel is not None
     assert (channel.pointer.revision, channel.pointer.share) == (0, 0.0)
     store.set_channel(name, f"{name}-b", channel)
-    assert [(each.revision, each.release_id) for each in store.history(name)] == [
+    assert [(each.revision, each.release_id) for each in store.channels.history(name)] == [
         (0, f"{name}-a"),
         (1, f"{name}-b"),
     ]
@@ -236,8 +236,8 @@ def test_what_lies_beside_channels_and_records_hides_none_of_them(
     odd = ("channels/No Channel.json", "channels/a.b.json", f"channels/history/{name}/latest.json")
     for place in odd:
         client_of(s3).put_object(s3.bucket, place, BytesIO(b"?"), 1)
-    assert store.channels()[name].pointer == first
-    assert store.history(name) == (first,)
+    assert store.channels.all()[name].pointer == first
+    assert store.channels.history(name) == (first,)
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
     assert store.set_channel(name, name, None).revision == 2
     for place in odd:
@@ -272,8 +272,8 @@ def test_a_promotion_that_came_to_nothing_leaves_a_channel_that_was_never_set_so
         with pytest.raises(NotInStoreError):
             ReleaseStore(proxy.settings).set_channel(name, name, None)
     assert store.read_channel(name) is None
-    assert name not in store.channels()
-    assert store.history(name) == ()
+    assert name not in store.channels.all()
+    assert store.channels.history(name) == ()
     publish(f"{name}-b")
     assert store.set_channel(name, f"{name}-b", None).revision == 1
 

@@ -565,6 +565,6 @@ def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
     store.bucket.remove(place)
     store.bucket.put_if(place, b"{}", {})
     with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
-        store.history(name)
+        store.channels.history(name)
     store.bucket.remove(place)
-    assert [each.revision for each in store.history(name)] == [1]
+    assert [each.revision for each in store.channels.history(name)] == [1]

@@ -37,7 +37,9 @@ def test_a_rollback_takes_the_last_promotion_back_and_two_take_back_two(
     assert [roll_back(store, name).pointer.release_id for _ in range(2)] == [b, a]
     with pytest.raises(NothingToReturnToError, match=f"before {a}; choose one of"):
         roll_back(store, name)
-    assert [(each.action, each.release_id, each.reason) for each in store.history(name)] == [
+    assert [
+        (each.action, each.release_id, each.reason) for each in store.channels.history(name)
+    ] == [
         ("promote", a, ""),
         ("promote", b, ""),
         ("promote", c, ""),
@@ -86,7 +88,7 @@ def test_a_history_that_leads_in_a_circle_ends_a_rollback(
 ) -> None:
     for release_id in (f"{name}-a", f"{name}-b"):
         promote(name, release_id)
-    record = store.recorded(name, 1)
+    record = store.channels.recorded(name, 1)
     assert record is not None
     gone = record.model_copy(update={"release_id": "gone", "returns_to": 1})
     body = gone.model_dump_json().encode()

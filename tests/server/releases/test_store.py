@@ -88,8 +88,8 @@ def test_release_that_differs_from_its_manifest_is_not_published(
 def test_bucket_is_made_by_the_first_publish(s3: S3Settings, name: str, tmp_path: Path) -> None:
     store = ReleaseStore(s3.model_copy(update={"bucket": "made-by-publish"}))
     assert store.list() == ()
-    assert store.channels() == {}
-    assert store.history("production") == ()
+    assert store.channels.all() == {}
+    assert store.channels.history("production") == ()
     for ask in (store.manifest, store.read_channel):
         with pytest.raises(NotInStoreError, match="has no bucket 'made-by-publish'; publish"):
             ask(name)
