@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
-_Rounds = Annotated[int, typer.Option(min=1, help="How often to measure each in turn.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON a row, for programs.")]
+_Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
 _HOLDS = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
 _SPEED = {
-    "chain": "Measure what the whole chain costs over its models alone, with and without Envoy.",
-    "tail": "Measure how much longer than usual the slowest answers take at a sustained load.",
+    "chain": "Measure the whole chain's overhead over its models, with and without Envoy.",
+    "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
-    "tower": "Measure what the viewer tower takes for histories of several lengths.",
-    "search": "Measure what the index of a large catalogue finds, and takes, over exact search.",
-    "pods": "Measure how long pods take to start from a warm cache, and their memory.",
+    "tower": "Measure the viewer tower's latency by length of history.",
+    "search": "Measure recall and latency of a large catalogue's index against exact search.",
+    "pods": "Measure pods' start time from a warm cache, and their memory.",
 }
 
 app = typer.Typer(no_args_is_help=True)
@@ -75,10 +75,10 @@ def _measure(name: str, data: str, plan: SpeedPlan, as_json: bool) -> None:
 @app.command()
 def swap(
     data: Annotated[str, typer.Option(help="Data set whose newest release to swap.")] = "ml-100k",
-    swaps: Annotated[int, typer.Option(min=2, help="How often to promote back and forth.")] = 20,
+    swaps: Annotated[int, typer.Option(min=2, help="Number of promotions, back and forth.")] = 20,
     rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 60.0,
     quiet_seconds: Annotated[
-        float, typer.Option(min=1, help="Load without a swap, to compare with.")
+        float, typer.Option(min=1, help="Seconds of load without a swap, as the baseline.")
     ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -134,7 +134,7 @@ def profile(
         Path, typer.Option(help="Folder to write profile.md, profile.json and SVGs to.")
     ] = Path("bench/report/profile"),
     seconds: Annotated[
-        int, typer.Option(min=1, help="How long each tool samples each service.")
+        int, typer.Option(min=1, help="Seconds for which each tool samples each service.")
     ] = 15,
 ) -> None:
     """Sample each service under load: flame graphs, and shares by function, thread and library."""
@@ -188,7 +188,7 @@ def _progress() -> Console:
 
 
 def _show(rows: Sequence[Row], as_json: bool) -> None:
-    """Prints rows; a bound that isn't kept is told in its row, and not an error."""
+    """Print rows; a missed bound is shown in its row, and is no error."""
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row.document()))
@@ -219,13 +219,13 @@ def chaos(
         bool, typer.Option("--short", help="Each fault once and briefly; no time is judged.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON a case, for programs.")
+        bool, typer.Option("--json", help="Print JSON lines, one per case.")
     ] = False,
 ) -> None:
     """Kill, hang, cut off and overload a stack under load; exit with 1 if a case does not hold.
 
-    Runs a stack of its own on free ports: a running one is left alone. docs/chaos.md tells what
-    each case does.
+    Runs a stack of its own on free ports: a running one is left alone. docs/chaos.md describes
+    the cases.
     """
     from bench.chaos.plan import SHORT, ChaosPlan
     from bench.chaos.run import CASES, run_chaos
@@ -254,13 +254,13 @@ def chaos(
 @app.command()
 def fuzz(
     data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
-    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 20_000,
+    requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
 ) -> None:
     """Send bad requests to every method; exit with 1 if a process died or an answer was unclear.
 
     Runs a stack of its own on free ports: a running one is left alone. The last line that is
-    printed is JSON. docs/fuzz.md tells what is sent and what must hold.
+    printed is JSON. docs/fuzz.md describes requests and checks.
     """
     from bench.fuzz.run import run_fuzz
 

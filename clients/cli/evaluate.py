@@ -50,8 +50,8 @@ _Baselines = Annotated[
     bool,
     typer.Option(
         "--baselines",
-        help="Measure beside every baseline, with intervals, paired tests and slices; "
-        "beside popularity and EASE alone if absent.",
+        help="Compare with every baseline, with confidence intervals, paired tests and slices; "
+        "by default only with popularity and EASE.",
     ),
 ]
 
@@ -77,7 +77,7 @@ def evaluate(
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the newest release on each viewer's held-out watch, beside popularity and EASE."""
+    """Measure the newest release on held-out watches, with popularity and EASE as baselines."""
     command = context.invoked_subcommand
     if command is None:
         measure_offline(data, baselines=baselines, as_json=as_json)
@@ -86,17 +86,17 @@ def evaluate(
 
 
 def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = False) -> None:
-    """Measure the newest release of a data set in process, and print what was found.
+    """Measure the newest release of a data set in this process, and print the results.
 
     Raises:
-        VireoError: there is none, or it can't be tested.
+        VireoError: there is no release, or it can't be measured.
     """
     from server.home import Home
     from training.evaluation import commands
     from training.heartbeat import heartbeat
     from training.measuring import measuring_home
 
-    # Nothing is held out from what is served: its measured twin is asked.
+    # The served release has seen every watch: measure its twin, which has not.
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     with heartbeat(errors, f"evaluating {dataset}"):
         found = commands.evaluate_staged(home, dataset, errors, baselines=_beside(baselines))
@@ -111,25 +111,29 @@ def served(
     lists: Annotated[
         Path | None,
         typer.Option(
-            help="File that gets each viewer's 100 best as a line of JSON; served.jsonl beside "
-            "the run's report if absent."
+            help="File to write each viewer's top 100 to, as JSON lines; by default served.jsonl "
+            "in the run's report."
         ),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
             help="host:port of the edge of a running stack that serves a measured release and "
-            "its features; a stack of its own is started if absent."
+            "its features; by default a stack is started for the evaluation."
         ),
     ] = "",
     ca: CaOption = None,
     token: TokenOption = "",
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time.")] = 8,
-    deadline: Annotated[float, typer.Option(min=0.01, help="Seconds for each request.")] = 5.0,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="Maximum concurrent requests.")
+    ] = 8,
+    deadline: Annotated[
+        float, typer.Option(min=0.01, help="Deadline of each request in seconds.")
+    ] = 5.0,
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what comes out of Envoy: serve the measured release, and ask for every viewer."""
+    """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
     from server.home import Home
     from training.evaluation import commands
     from training.heartbeat import heartbeat
@@ -157,11 +161,11 @@ def served(
 def page(
     file: Annotated[
         Path | None,
-        typer.Argument(help="File of the page; index.html in the run's report if absent."),
+        typer.Argument(help="File to write; by default index.html in the run's report."),
     ] = None,
     data: DataOption = "ml-100k",
 ) -> None:
-    """Make one page of all that was measured before."""
+    """Write one page with the results of all evaluations so far."""
     from server.home import Home
     from training.evaluation import commands
     from training.measuring import measuring_home
@@ -191,7 +195,7 @@ def _asked_edge(
 
 
 def _print(evaluated: Evaluated, as_json: bool) -> None:
-    """Print JSON, or a line a system and what else was found."""
+    """Print JSON, or a table with a row per system."""
     if as_json:
         from training.evaluation import commands
 
