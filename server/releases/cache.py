@@ -6,6 +6,8 @@ is complete.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import shutil
 import uuid
@@ -16,10 +18,9 @@ from pathlib import Path
 
 from server.releases.download import PART, CacheError, Download, in_use, is_sound
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from server.releases.names import check_release_id
 from server.releases.progress import LoadProgress, Stage
 from server.releases.pruning import prune
-from server.releases.store import ReleaseStore
+from server.releases.store import ReleaseStore, check_release_id
 
 __all__ = ["CacheError", "ReleaseCache"]
 
@@ -64,32 +65,8 @@ class ReleaseCache:
             CacheError: the disk is full or can't be written.
             StoreError: the store can't be read; what has arrived is kept for the next attempt.
         """
-        progress = progress or LoadProgress()
         manifest = self._manifest(release_id) or store.manifest(release_id)
-        entries = _entries(manifest, files)
-        progress.expect(sum(entry.size for entry in entries.values()))
-        with (
-            ThreadPoolExecutor(_PARALLEL) as threads,
-            _disk_errors_explained(self.root),
-            in_use(self._folder(release_id)),
-        ):
-            (self.root / "blobs").mkdir(parents=True, exist_ok=True)
-            self._touch(release_id)
-            absent = self._absent(entries, threads, progress)
-            for path in entries.keys() - absent.keys():
-                self._link(release_id, path, entries[path])
-            if absent:
-                progress.enter(Stage.DOWNLOADING)
-                # Only after the links above: pruning deletes blobs that no release links.
-                self._make_space(absent)
-
-            def download(path: str, entry: FileEntry) -> None:
-                blob = self._blob(entry)
-                Download(store, release_id, path, entry, blob, progress).run()
-                self._link(release_id, path, entry)
-
-            list(threads.map(download, absent.keys(), absent.values()))
-            return self._complete(manifest)
+        return self._provide(manifest, files, progress or LoadProgress(), store)
 
     def open(
         self, release_id: str, files: Sequence[str], progress: LoadProgress | None = None
@@ -99,25 +76,51 @@ class ReleaseCache:
         Raises:
             CacheError: the release isn't in the cache, or is damaged.
         """
-        progress = progress or LoadProgress()
         manifest = self._manifest(release_id)
         if manifest is None:
             raise CacheError(f"release {release_id} isn't in the cache {self.root}")
+        return self._provide(manifest, files, progress or LoadProgress(), None)
+
+    def _provide(
+        self,
+        manifest: Manifest,
+        files: Sequence[str],
+        progress: LoadProgress,
+        store: ReleaseStore | None,
+    ) -> Path:
+        """Verify, download what is missing if there is a store, and link everything."""
+        release_id, folder = manifest.release_id, self._folder(manifest.release_id)
         entries = _entries(manifest, files)
         progress.expect(sum(entry.size for entry in entries.values()))
         with (
             ThreadPoolExecutor(_PARALLEL) as threads,
             _disk_errors_explained(self.root),
-            in_use(self._folder(release_id)),
+            in_use(folder),
         ):
-            for path in self._absent(entries, threads, progress):
-                raise CacheError(
-                    f"{path} of release {release_id} is missing or damaged in the cache {self.root}"
-                )
-            for path, entry in entries.items():
-                self._link(release_id, path, entry)
+            (self.root / "blobs").mkdir(parents=True, exist_ok=True)
             self._touch(release_id)
-            return self._complete(manifest)
+            absent = self._absent(entries, threads, progress)
+            if absent and store is None:
+                raise CacheError(
+                    f"{next(iter(absent))} of release {release_id} is missing or damaged in the "
+                    f"cache {self.root}"
+                )
+            for path in entries.keys() - absent.keys():
+                self._link(release_id, path, entries[path])
+            if absent:
+                progress.enter(Stage.DOWNLOADING)
+                # Only after the links above: pruning deletes blobs that no release links.
+                self._make_space(absent)
+
+            def download(path: str, entry: FileEntry) -> None:
+                assert store is not None
+                Download(store, release_id, path, entry, self._blob(entry), progress).run()
+                self._link(release_id, path, entry)
+
+            list(threads.map(download, absent.keys(), absent.values()))
+            # Without its manifest a folder is no release.
+            _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
+            return folder
 
     def remember(self, pod: str, channel: str, release_id: str) -> bool:
         """Record that pods of a kind serve this release of a channel.
@@ -175,12 +178,8 @@ class ReleaseCache:
             progress.arrived(path, entry.size if sound else 0)
             return sound
 
-        found = threads.map(check, entries.keys(), entries.values())
-        return {
-            path: entry
-            for (path, entry), sound in zip(entries.items(), found, strict=True)
-            if not sound
-        }
+        found = list(threads.map(check, entries.keys(), entries.values()))
+        return dict(itertools.compress(entries.items(), map(operator.not_, found)))
 
     def _make_space(self, absent: Mapping[str, FileEntry]) -> None:
         """Make room for the files, by pruning if needed."""
@@ -204,7 +203,7 @@ class ReleaseCache:
         return self.root / "releases" / release_id
 
     def _touch(self, release_id: str) -> None:
-        """Mark a release as used now, so that it isn't the next to be pruned."""
+        """Mark a release as just used, so that it isn't the next to be pruned."""
         folder = self._folder(release_id)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
@@ -220,12 +219,6 @@ class ReleaseCache:
         link.replace(target)
         # Another pod may have been first: renaming onto a link of the same file does nothing.
         link.unlink(missing_ok=True)
-
-    def _complete(self, manifest: Manifest) -> Path:
-        """Add the manifest, without which a folder is no release."""
-        folder = self._folder(manifest.release_id)
-        _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
-        return folder
 
 
 def _entries(manifest: Manifest, files: Sequence[str]) -> dict[str, FileEntry]:

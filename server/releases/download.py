@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from server.errors import VireoError
 from server.releases.manifest import FileEntry, ReleaseError
 from server.releases.progress import LoadProgress
 from server.releases.store import ReleaseStore
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 PART = ".part"
 """Suffix of incomplete files."""
 _STALLED_SECONDS = 30.0
 """Seconds without a byte after which another pod's download of the same file counts as stalled."""
 _LOOK_SECONDS = 0.05
-_CHUNK = 1 << 20
 
 
 class CacheError(VireoError):
@@ -66,11 +61,11 @@ class Download:
                 return
             try:
                 had = self._resume(file)
-                if had and not self._arrived_whole(file):
+                if had and not is_sound(self.part, self.entry):
                     # The leftover of an earlier attempt may be to blame, not the store.
                     file.truncate(0)
                     had = self._resume(file)
-                if not self._arrived_whole(file):
+                if not is_sound(self.part, self.entry):
                     raise self._mismatch(file)
             except Exception as error:
                 broke_off = not isinstance(error, (ReleaseError, OSError))
@@ -85,9 +80,9 @@ class Download:
         if had > self.entry.size:
             file.truncate(0)
             had = file.seek(0)
-        size = had
-        if size == self.entry.size:
+        if had == self.entry.size:
             return had
+        size = had
         for chunk in self.store.read(self.release_id, self.path, offset=had):
             size += len(chunk)
             if size > self.entry.size:
@@ -101,11 +96,6 @@ class Download:
             file.flush()
             self.progress.arrived(self.path, size)
         return had
-
-    def _arrived_whole(self, file: BinaryIO) -> bool:
-        file.seek(0)
-        digest = _digest(file)
-        return (file.tell(), digest.hexdigest()) == (self.entry.size, self.entry.sha256)
 
     def _mismatch(self, file: BinaryIO) -> ReleaseError:
         size = file.seek(0, os.SEEK_END)
@@ -196,15 +186,8 @@ def open_folder(folder: Path) -> Iterator[int | None]:
 
 
 def _is_at(file: BinaryIO | int, path: Path) -> bool:
-    descriptor = file if isinstance(file, int) else file.fileno()
     try:
+        descriptor = file if isinstance(file, int) else file.fileno()
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _digest(file: BinaryIO) -> _Hash:
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest

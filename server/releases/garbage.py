@@ -15,8 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from server.releases.bucket import StoredObject
-from server.releases.fields import CHANNEL_NAME
-from server.releases.manifest import ReleaseError
+from server.releases.fields import CHANNEL_NAME, RELEASE_ID
 from server.releases.markers import (
     ABANDONED,
     LEASE_SECONDS,
@@ -25,7 +24,6 @@ from server.releases.markers import (
     manifest_place,
     read_manifest_object,
 )
-from server.releases.names import check_release_id
 from server.releases.store import ReleaseStore, release_object
 from server.releases.store_errors import StoreError, StoreUnavailableError
 
@@ -69,7 +67,7 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
     by_release: dict[str, list[StoredObject]] = defaultdict(list)
     for entry in store.bucket.objects("releases/", recursive=True):
         parts = entry.name.split("/")
-        if len(parts) > 2 and _is_release_id(parts[1]):
+        if len(parts) > 2 and re.fullmatch(RELEASE_ID, parts[1]):
             by_release[parts[1]].append(entry)
     kept, garbage = {}, []
     now = datetime.now(UTC)
@@ -159,14 +157,6 @@ def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) 
         store.bucket.remove_if(place, etag)
     else:
         store.bucket.swap(place, before, etag)
-
-
-def _is_release_id(name: str) -> bool:
-    try:
-        check_release_id(name)
-    except ReleaseError:
-        return False
-    return True
 
 
 def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from server.releases.bucket import PARALLEL, Bucket
 from server.releases.channels import Change, Channel, ChannelPointer, Channels
+from server.releases.fields import RELEASE_ID
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.markers import (
     ManifestObject,
@@ -18,7 +20,6 @@ from server.releases.markers import (
     manifest_place,
     read_manifest_object,
 )
-from server.releases.names import check_release_id
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
 
@@ -269,3 +270,12 @@ _DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vi
 def release_object(release_id: str, path: str) -> str:
     """Return the name of the object that holds a file of a release."""
     return f"releases/{release_id}/{path}"
+
+
+def check_release_id(release_id: str) -> None:
+    """Raise ReleaseError unless `release_id` is fit to be part of a path."""
+    if not re.fullmatch(RELEASE_ID, release_id):
+        raise ReleaseError(
+            f"{release_id!r} can't be a release id; use letters, digits, dots, dashes and "
+            "underscores, 128 at most"
+        )
