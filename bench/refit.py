@@ -2,22 +2,20 @@
 
     python -m bench.refit --data ml-100k --profile demo --seeds 0 1 2
 
-Reads the measured fits that `python -m bench.seeds` has left for these seeds. The towers of each go
-on with the validation watches too, the tables are counted anew, the ranker stays, and both releases
-are asked for the held-out test watches, which neither has seen.
+It reads the measured fits that `python -m bench.seeds` has left for these seeds. The towers of each
+train on with the validation watches too, the tables are counted anew, the ranker stays, and both
+releases rank the held-out test watches, which neither has seen.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from bench.seeds import REPORT, mean, seed_home
+from bench.seeds import arguments, means, seed_home, write
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
@@ -43,12 +41,7 @@ _VARIANTS = ("first_fit", "gone_on")
 
 def main() -> None:
     """Run from the command line; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
-    parser.add_argument("--profile", default="demo", help="settings of the trainings")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
-    given = parser.parse_args()
+    given = arguments(__doc__)
     console, home = Console(stderr=True, highlight=False), Home.current()
     tables = load_dataset(home, given.data)
     config = refit_config(load_profile(given.profile).retrieval)
@@ -65,28 +58,19 @@ def main() -> None:
         "data": given.data,
         "profile": given.profile,
         "seeds": results,
-        "mean": {
-            variant: {
-                name: mean([result[variant][name] for result in results])
-                for name in (*_COUNTED, *_PROBABILITIES)
-            }
-            for variant in _VARIANTS
-        },
+        "mean": {variant: means([result[variant] for result in results]) for variant in _VARIANTS},
     }
-    path = given.out / f"refit-{given.data}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    console.print(f"result: {path}", soft_wrap=True)
+    write("refit", given, document, console)
 
 
 def gone_on(
     measuring: Home, tables: Dataset, config: RetrievalConfig, folder: Path, console: Console
 ) -> Path:
-    """Return the folder of the release whose towers have gone on with the validation watches.
+    """Train the towers of a measured fit on with the validation watches; return the release.
 
     Args:
-        measuring: where a measured fit has left its run.
-        tables: what it was fitted to.
+        measuring: home of the measured fit's run.
+        tables: its data set.
         config: see `refit_config`; its seed is that of the fit.
         folder: where checkpoints and the release go.
         console: where progress is shown.
@@ -105,7 +89,7 @@ def gone_on(
 
 
 def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]:
-    """Return what a release does on the test watches, by measure."""
+    """Return a release's measures on the test watches."""
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     bed = TestBed.of(load_watches(measuring, dataset), candidates.ids)
     features = features_before_test(bed.watches, measuring.features(dataset))

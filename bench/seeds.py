@@ -1,4 +1,4 @@
-"""How far the figures depend on the seed: trains, serves and tests one release for each.
+"""How far the figures depend on the seed: train, serve and test one release for each.
 
     python -m bench.seeds --data ml-100k --profile demo --seeds 0 1 2
 
@@ -36,31 +36,42 @@ _CONFIDENCE = 0.95
 
 
 def main() -> None:
-    """Runs from the command line; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
-    parser.add_argument("--profile", default="demo", help="settings of the training")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
-    given = parser.parse_args()
+    """Run from the command line; see the module."""
+    given = arguments(__doc__)
     console, home = Console(stderr=True, highlight=False), Home.current()
     results = []
     for seed in given.seeds:
         console.rule(f"seed {seed} of {given.profile} on {given.data}")
         results.append(result_of(home, given.data, given.profile, seed))
-    document = summary(given.data, given.profile, results)
-    text = json.dumps(document, indent=2) + "\n"
-    path = given.out / f"seeds-{given.data}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path = write("seeds", given, summary(given.data, given.profile, results), console)
     report = home.measuring.run(given.data) / "report"
-    if report.exists():  # For the page of the newest run.
-        (report / "seeds.json").write_text(text)
+    if report.exists():  # for the page of the newest run
+        (report / "seeds.json").write_text(path.read_text())
+
+
+def arguments(about: str) -> argparse.Namespace:
+    """Read the command line of a measurement over seeds; `about` begins with its description."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
+    parser.add_argument("--profile", default="demo", help="settings of the training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
+    return parser.parse_args()
+
+
+def write(
+    name: str, given: argparse.Namespace, document: Mapping[str, object], console: Console
+) -> Path:
+    """Write `<name>-<data set>.json` to the folder of results, and return its path."""
+    path: Path = given.out / f"{name}-{given.data}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
     console.print(f"result: {path}", soft_wrap=True)
+    return path
 
 
 def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
-    """What one seed gave: trains, publishes, serves and tests where that isn't done yet.
+    """Train, publish, serve and test a seed unless that is done, and return its figures.
 
     Raises:
         VireoError: a command failed, or not every viewer was answered in full.
@@ -72,9 +83,8 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
         return result
     _link(home, own)
     environment = stack_environment(own)
-    spent = train_seed(
-        own, ["--data", data, "--profile", profile, "--seed", str(seed)], environment
-    )
+    options = ["--data", data, "--profile", profile, "--seed", str(seed)]
+    spent = train_seed(own, options, environment)
     found = json.loads(_run(["evaluate", "served", "--data", data, "--json"], environment))
     answers = found["answers"]
     if answers["failed"] or answers["degraded"]:
@@ -100,16 +110,16 @@ def seed_home(home: Home, data: str, profile: str, seed: int) -> Home:
 
 @dataclass(frozen=True)
 class Spent:
-    """What training has taken so far, the time between interruptions left out."""
+    """Time that training has taken so far, without the time between interruptions."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    """Of all cores together: what other work on the machine hardly changes."""
+    """Of all cores together; other work on the machine hardly changes it."""
     finished: bool = False
 
 
 def train_seed(own: Home, options: Sequence[str], environment: Mapping[str, str]) -> Spent:
-    """Trains a seed, or goes on where it was interrupted; what all of it took."""
+    """Train a seed, or continue where it was interrupted; return the time of all of it."""
     note = own.root / "spent.json"
     before = Spent(**json.loads(note.read_text())) if note.exists() else Spent()
     if before.finished:
@@ -130,14 +140,13 @@ def train_seed(own: Home, options: Sequence[str], environment: Mapping[str, str]
 
 
 def _children_cpu_seconds() -> float:
-    """Of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every seed's figures, their means with Student's t intervals, and the machine."""
-    measures, of_ranker = results[0]["systems"][_SYSTEMS[0]], results[0].get("ranker", {})
+    """Return every seed's figures, their means with Student's t intervals, and the machine."""
+    spent = [{name: each[name] for name in each if name.startswith("train_")} for each in results]
     return {
         "data": data,
         "profile": profile,
@@ -150,29 +159,24 @@ def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> di
         "confidence": _CONFIDENCE,
         "seeds": list(results),
         "mean": {
-            system: {
-                measure: mean([result["systems"][system][measure] for result in results])
-                for measure in measures
-            }
-            for system in _SYSTEMS
+            system: means([result["systems"][system] for result in results]) for system in _SYSTEMS
         },
-        "ranker": {
-            measure: mean([result["ranker"][measure] for result in results])
-            for measure in of_ranker
-        },
-        **{
-            name: mean([result[name] for result in results])
-            for name in ("train_seconds", "train_cpu_seconds")
-        },
+        "ranker": means([result["ranker"] for result in results]),
+        **means(spent),
     }
 
 
+def means(results: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Return the mean of each measure over seeds, with its interval; see `mean`."""
+    return {name: mean([result[name] for result in results]) for name in results[0]}
+
+
 def mean(values: Sequence[float]) -> dict[str, float | None]:
-    """`mean`, and `low` and `high` of its t interval, None of one value."""
+    """Return `mean`, and `low` and `high` of its t interval, which are None for one value."""
     middle = float(np.mean(values))
     if len(values) < 2:
         return {"mean": middle, "low": None, "high": None}
-    # What the test of the mean against 0 says of the mean, not of 0.
+    # The test of the mean against 0 has the mean's own interval.
     found = stats.ttest_1samp(values, 0.0).confidence_interval(_CONFIDENCE)
     return {"mean": middle, "low": float(found.low), "high": float(found.high)}
 
@@ -187,13 +191,11 @@ def _link(home: Home, own: Home) -> None:
             link.symlink_to(home.root / name, target_is_directory=True)
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Runs a `vireo` command, its progress shown, and gives what it printed."""
-    done = subprocess.run(
-        [*VIREO, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a `vireo` command, showing its progress, and return what it printed."""
+    done = subprocess.run([*VIREO, *command], env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise VireoError(f"vireo {' '.join(arguments)} failed with code {done.returncode}")
+        raise VireoError(f"vireo {' '.join(command)} failed with code {done.returncode}")
     return done.stdout
 
 

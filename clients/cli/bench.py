@@ -116,7 +116,7 @@ def memory(
     as_json: _AsJson = False,
 ) -> None:
     """Measure the peak memory of import, features and training, and what they said beforehand."""
-    from bench.memory.every import EVENTS, measure_memory
+    from bench.memory import EVENTS, measure_memory
 
     rows = []
     for row in measure_memory(Home.current(), events or EVENTS, _progress()):

@@ -9,10 +9,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench.memory import every, training
-from bench.memory.importing import measure_import
-from bench.memory.peak import peak_memory, peak_rows
-from bench.memory.training import measure_training, write_profile
+from bench import memory
+from bench.memory import measure_import, measure_training, peak_memory, peak_rows, write_profile
 from clients.cli.bench import app
 from server.errors import VireoError
 from server.home import Home
@@ -21,7 +19,7 @@ from training.profile import load_profile, read_profile
 QUIET = Console(quiet=True)
 
 
-def test_an_import_tells_its_peak_and_whether_that_was_said_before(tmp_path: Path) -> None:
+def test_an_import_reports_its_peak_and_whether_it_was_estimated(tmp_path: Path) -> None:
     peak, said = measure_import(Home(tmp_path), 300, QUIET)
 
     assert peak.measure == "import, 300 events: peak memory in GB"
@@ -42,7 +40,7 @@ def test_features_and_training_are_measured_on_one_made_up_world(
         commands.append(list(arguments))
         return 5_000_000_000
 
-    monkeypatch.setattr(training, "peak_memory", peak)
+    monkeypatch.setattr(memory, "peak_memory", peak)
     rows = list(measure_training(Home(tmp_path), 1000, QUIET))
 
     assert [command[:2] for command in commands] == [["features", "build"], ["train", "--data"]]
@@ -62,9 +60,9 @@ def test_the_profile_is_the_large_one_for_a_minute(tmp_path: Path) -> None:
 
 
 def test_a_line_is_printed_for_each_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(every, "measure_import", lambda *_: peak_rows("import", 300, 10**9, 10**9))
+    monkeypatch.setattr(memory, "measure_import", lambda *_: peak_rows("import", 300, 10**9, 10**9))
     monkeypatch.setattr(
-        every, "measure_training", lambda *_: peak_rows("training", 300, 5 * 10**9, 10**9)
+        memory, "measure_training", lambda *_: peak_rows("training", 300, 5 * 10**9, 10**9)
     )
     done = CliRunner().invoke(app, ["memory", "--events", "300", "--json"])
     assert done.exit_code == 0, done.output
