@@ -20,6 +20,7 @@ MAX_DOCUMENT_BYTES = 2 << 20
 """Maximum bytes of a manifest or channel, which are read whole."""
 _CHUNK = 1 << 18
 """Maximum bytes that an interrupted transfer loses."""
+_PRESIGNED_FOR = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -123,26 +124,6 @@ class Bucket:
         with explained(self.settings):
             self._client.fput_object(self.name, name, str(path))
 
-    def put_if(self, name: str, body: bytes, condition: Mapping[str, str]) -> str | None:
-        """Write an object if `condition` holds; return its new ETag, or None if it doesn't hold.
-
-        The SDK's put takes no conditional headers; a presigned PUT does. It isn't retried:
-        a second attempt would find the first one's own change.
-
-        Args:
-            name: the object.
-            body: its new content.
-            condition: `{"If-Match": etag}` or `{"If-None-Match": "*"}`.
-
-        Raises:
-            StoreUnavailableError: no answer, or one that leaves open whether it was written.
-        """
-        response = self._asked_if("PUT", name, condition, body)
-        if response is None:
-            return None
-        with explained(self.settings):
-            return response.headers["ETag"]
-
     def swap(self, name: str, body: bytes, etag: str | None) -> str | None:
         """Write an object if it is as it was read; return its new ETag, or None if it isn't.
 
@@ -159,7 +140,9 @@ class Bucket:
         """
         condition = {"If-Match": etag} if etag else {"If-None-Match": "*"}
         try:
-            return self.put_if(name, body, condition)
+            response = self._conditional("PUT", name, condition, body)
+            with explained(self.settings):
+                return None if response is None else response.headers["ETag"]
         except StoreUnavailableError:
             found = self.get(name)
             if found is None or found[0] != body:
@@ -167,17 +150,19 @@ class Bucket:
             return found[1]
 
     def remove_if(self, name: str, etag: str) -> bool:
-        """Remove an object if it still has this ETag; return whether it did. Isn't retried."""
-        return self._asked_if("DELETE", name, {"If-Match": etag}) is not None
+        """Remove an object if it still has this ETag; return whether it did."""
+        return self._conditional("DELETE", name, {"If-Match": etag}) is not None
 
-    def _asked_if(
+    def _conditional(
         self, method: str, name: str, condition: Mapping[str, str], body: bytes | None = None
     ) -> urllib3.BaseHTTPResponse | None:
-        """Send a conditional request; return its response, None if the condition doesn't hold."""
+        """Send a conditional request; return its response, None if the condition doesn't hold.
+
+        The SDK's methods take no conditional headers; a presigned URL does. It isn't retried: a
+        second attempt would find the first one's own change.
+        """
         with explained(self.settings):
-            url = self._client.get_presigned_url(
-                method, self.name, name, expires=timedelta(minutes=5)
-            )
+            url = self._client.get_presigned_url(method, self.name, name, _PRESIGNED_FOR)
             response = self._http.request(method, url, body=body, headers=condition, retries=False)
         # 404: If-Match, and the object is gone. 409: two requests conflicted.
         if response.status in (404, 409, 412):

@@ -228,8 +228,7 @@ class Channels:
 
     def _record(self, name: str, pointer: ChannelPointer) -> None:
         """Add a change to the history; keep the record if there is one."""
-        place = _history_object(name, pointer.revision)
-        self._bucket.put_if(place, _body(pointer), {"If-None-Match": "*"})
+        self._bucket.swap(_history_object(name, pointer.revision), _body(pointer), None)
 
     def _record_at(self, place: str) -> ChannelPointer | None:
         found = self._bucket.get(place, MAX_DOCUMENT_BYTES)

@@ -56,7 +56,7 @@ def test_list_shows_every_release_and_what_is_wrong_with_an_unfit_one(
     publish("good")
     publish("unfit")
     store.set_channel("production", "good", None)
-    assert store.bucket.put_if("releases/odd/manifest.json", b"{}", {"If-None-Match": "*"})
+    assert store.bucket.swap("releases/odd/manifest.json", b"{}", None)
     done = vireo("list", "--json")
     assert done.exit_code == 0, done.output
     listed = {each["release_id"]: each for each in json.loads(done.stdout)}

@@ -108,7 +108,7 @@ ASKED: dict[str, Callable[[ReleaseStore, Path], object]] = {
     "list": lambda store, _: store.list(),
     "promote": lambda store, _: store.set_channel("production", "r", channel()),
     "put a file": lambda store, file: store.bucket.put_file("a", file),
-    "put if": lambda store, _: store.bucket.put_if("a", b"", {"If-Match": '"etag"'}),
+    "swap": lambda store, _: store.bucket.swap("a", b"new", '"etag"'),
     "remove": lambda store, _: store.bucket.remove("a"),
     "remove if": lambda store, _: store.bucket.remove_if("a", '"etag"'),
     "list objects": lambda store, _: store.bucket.objects("releases/", recursive=True),

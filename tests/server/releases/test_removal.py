@@ -467,7 +467,7 @@ def test_a_release_that_was_removed_and_published_anew_since_it_was_planned_stay
 
 @pytest.mark.parametrize("size", [1_600_000, 3 << 20])
 def test_a_manifest_of_any_size_is_removed(store: ReleaseStore, name: str, size: int) -> None:
-    store.bucket.put_if(f"releases/{name}/{MANIFEST_NAME}", b" " * size, {"If-None-Match": "*"})
+    store.bucket.swap(f"releases/{name}/{MANIFEST_NAME}", b" " * size, None)
     gc(store, name)
     assert not store.bucket.objects(f"releases/{name}/", recursive=True)
 
@@ -547,7 +547,7 @@ def test_a_folder_of_the_history_that_is_no_channels_stops_no_gc(
     store: ReleaseStore, name: str, staged: Callable[[str], Path]
 ) -> None:
     odd = "channels/history/No Channel/00000001.json"
-    store.bucket.put_if(odd, b"?", {})
+    store.bucket.swap(odd, b"?", None)
     store.publish(staged(name))
     try:
         plan = plan_collection(store, 5, timedelta(0))
@@ -563,7 +563,7 @@ def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
     promotion(name, name)(store)
     place = f"channels/history/{name}/00000001.json"
     store.bucket.remove(place)
-    store.bucket.put_if(place, b"{}", {})
+    store.bucket.swap(place, b"{}", None)
     with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
         store.channels.history(name)
     store.bucket.remove(place)
