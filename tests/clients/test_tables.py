@@ -27,8 +27,7 @@ from clients.cli.up import process_lines
 from server.releases.channels import Channel, ChannelPointer
 from server.releases.manifest import Manifest
 from server.releases.store import ListedRelease
-from server.stack.state import ProcessState, StackState
-from server.stack.supervisor import State
+from server.stack.state import ProcessState, StackState, State
 from tests.builders.releases import build_release
 from training.release.gate import Check, GateResult, Verdict
 
