@@ -75,11 +75,10 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
         newest = max(entry.modified for entry in objects)
         age = now - newest
         found = read_manifest_object(store.bucket, release_id)
-        removal = found.marker if found else None
-        if removal is not None and removal.marker == "removing":
+        if found is not None and found.removal is not None:
             # A needed release gets its manifest back by being collected.
             if age < ABANDONED:
-                kept[release_id] = f"is being removed by {removal.by}"
+                kept[release_id] = f"is being removed by {found.removal.by}"
                 continue
         elif release_id in needed:
             kept[release_id] = needed[release_id]
@@ -110,9 +109,10 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
     """
     since = time.time()
     release_id, place = garbage.release_id, manifest_place(garbage.release_id)
-    before = _before(garbage.found)
+    found = garbage.found
+    before = found.before_removal if found else None
     tombstone = Marker.removing(before)
-    etag = store.bucket.swap(place, tombstone.body(), garbage.found.etag if garbage.found else None)
+    etag = store.bucket.swap(place, tombstone.body(), found.etag if found else None)
     if etag is None:
         return False
     try:
@@ -120,7 +120,7 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
         objects = store.bucket.objects(release_object(release_id, ""), recursive=True)
     except StoreError:
         # If an earlier removal never ended, files may be missing: its tombstone stays.
-        if not _removal_began(garbage.found):
+        if found is None or found.removal is None:
             with suppress(StoreError):  # the next collection tries again
                 _put_back(store, place, before, etag)
         raise
@@ -139,17 +139,6 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
             store.bucket.remove(entry.name)
     store.bucket.remove_if(place, etag)
     return True
-
-
-def _before(found: ManifestObject | None) -> bytes | None:
-    """Return what to put back: what an unfinished removal had found, else what is there."""
-    if found is not None and found.marker is not None and _removal_began(found):
-        return found.marker.original
-    return found.body if found else None
-
-
-def _removal_began(found: ManifestObject | None) -> bool:
-    return found is not None and found.marker is not None and found.marker.marker == "removing"
 
 
 def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) -> None:

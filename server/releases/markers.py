@@ -65,14 +65,14 @@ class Marker(BaseModel):
     @staticmethod
     def uploading(digest: str) -> Marker:
         """Return a claim by this user."""
-        return Marker(marker="uploading", by=_user(), digest=digest)
+        return Marker(marker="uploading", by=this_user()[:256], digest=digest)
 
     @staticmethod
     def removing(replaced: bytes | None) -> Marker:
         """Return this user's tombstone; it keeps `replaced` unless larger than any manifest."""
         kept = replaced if replaced is not None and len(replaced) <= MAX_MANIFEST_BYTES else None
         text = None if kept is None else b64encode(kept).decode()
-        return Marker(marker="removing", by=_user(), replaced=text)
+        return Marker(marker="removing", by=this_user()[:256], replaced=text)
 
     def body(self) -> bytes:
         """Return it as it is stored."""
@@ -95,11 +95,19 @@ class ManifestObject:
     """None if the object is a manifest, sound or not."""
 
     @property
+    def removal(self) -> Marker | None:
+        """The tombstone of a release that is being removed; None for any other."""
+        return self.marker if self.marker and self.marker.marker == "removing" else None
+
+    @property
+    def before_removal(self) -> bytes | None:
+        """The object without a tombstone; None if nothing was there before it."""
+        return self.removal.original if self.removal else self.body
+
+    @property
     def manifest(self) -> bytes | None:
         """The manifest, also of a release that is being removed; None while it is uploaded."""
-        if self.marker is None:
-            return self.body
-        before = self.marker.original
+        before = self.before_removal
         return None if before is None or _parsed(before) is not None else before
 
 
@@ -125,7 +133,3 @@ def _parsed(body: bytes) -> Marker | None:
     except (ValidationError, ValueError):
         return None
     return marker
-
-
-def _user() -> str:
-    return this_user()[:256]

@@ -133,8 +133,8 @@ class ReleaseStore:
             f"release {release_id} isn't in bucket {self.bucket.name}: it {why}; "
             "`vireo release list` shows what is"
         )
-        if found is not None and found.marker is not None and found.marker.marker == "removing":
-            raise BeingRemovedError(message, found.marker.by)
+        if found is not None and found.removal is not None:
+            raise BeingRemovedError(message, found.removal.by)
         raise NotInStoreError(message)
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
@@ -221,10 +221,10 @@ class ReleaseStore:
         digest = hashlib.sha256(body).hexdigest()
         found = self._found(release_id)
         there = found.marker if found else None
-        if there is not None and there.marker == "removing":
+        if found is not None and found.removal is not None:
             raise StoreUnavailableError(
-                f"release {release_id} is being removed by {there.by}; publish it again when "
-                "that is done. If it isn't within an hour: vireo release gc --yes"
+                f"release {release_id} is being removed by {found.removal.by}; publish it again "
+                "when that is done. If it isn't within an hour: vireo release gc --yes"
             )
         if there is not None and there.digest != digest:
             raise ReleaseError(
@@ -232,12 +232,11 @@ class ReleaseStore:
                 "an id of its own. If that one broke off, `vireo release gc --yes` removes what is "
                 "left of it from 24 hours later on"
             )
-        claim = Marker.uploading(digest).body()
         etag = None
         if found is None or there is not None:
-            etag = self.bucket.swap(
-                manifest_place(release_id), claim, found.etag if found else None
-            )
+            claim = Marker.uploading(digest).body()
+            place = manifest_place(release_id)
+            etag = self.bucket.swap(place, claim, found.etag if found else None)
         if etag is None:
             raise self._meets_another(release_id)
         return etag
