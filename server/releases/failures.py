@@ -26,20 +26,16 @@ class LoadFailures:
         """Start without failures of `channel`, the channel that is followed."""
         self.latest: Failure | None = None
         """The latest failure; kept after a later success."""
-        self._channel = channel
-        self._lasts = False
-        # Failures since the last success that are in the log.
-        self._reported: set[str] = set()
-
-    @property
-    def reason(self) -> str:
+        self.reason = ""
         """Why the latest attempt failed; empty if it succeeded."""
-        return self.latest.reason if self.latest is not None and self._lasts else ""
+        self._channel = channel
+        self._logged: set[str] = set()
+        """Failures since the last success that are in the log."""
 
     def ended(self) -> None:
         """Record that an attempt succeeded."""
-        self._lasts = False
-        self._reported.clear()
+        self.reason = ""
+        self._logged.clear()
 
     def report(
         self,
@@ -61,8 +57,8 @@ class LoadFailures:
         expected = isinstance(error, VireoError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         FAILURES.labels(stage).inc()
-        if reason not in self._reported:
-            self._reported.add(reason)
+        if reason not in self._logged:
+            self._logged.add(reason)
             log.error(
                 "release not loaded",
                 channel=self._channel,
@@ -73,4 +69,4 @@ class LoadFailures:
             )
         shown = f"{before}; {reason}" if before else reason
         self.latest = Failure(shown, stage, release_id, datetime.now(UTC))
-        self._lasts = True
+        self.reason = shown

@@ -16,13 +16,13 @@ Origin = Literal["s3", "cache"]
 
 @dataclass(frozen=True)
 class Serving(Generic[T]):
-    """What is served now. A call takes it once and keeps it until it has answered."""
+    """What is served now; a call keeps the one that it began with."""
 
     content: T
     release_id: str
     since: datetime
     origin: Origin
-    """Where its files came from: "cache" if the store could not provide a release."""
+    """Source of its files: "cache" if the store could not provide a release."""
 
 
 class HeldReleases(Generic[T]):
@@ -39,9 +39,9 @@ class HeldReleases(Generic[T]):
             keep_previous_seconds: how long to keep the previous release.
         """
         self.serving: Serving[T] | None = None
-        """What is served; None until a release is loaded."""
+        """The release that is served; None until one is loaded."""
         self.previous: Serving[T] | None = None
-        """What was served before, while it is kept."""
+        """The release that was served before, while it is kept."""
         self._threads = threads
         self._keep_previous_seconds = keep_previous_seconds
         self._dropping: asyncio.Task[None] | None = None
@@ -67,8 +67,8 @@ class HeldReleases(Generic[T]):
 
     async def close(self) -> None:
         """Cancel background work."""
+        self._stop_dropping()
         if self._dropping is not None:
-            self._stop_dropping()
             await asyncio.gather(self._dropping, return_exceptions=True)
 
     async def _drop_previous_later(self) -> None:
