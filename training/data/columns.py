@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from server.arrays import BoolArray, Float64Array
 from server.errors import VireoError
-from training.data.files import FilePart, present
-from training.data.problems import BoolArray, Problems
+from training.data.files import FilePart, is_text, present
+from training.data.problems import Problems
 
 ID_BYTES = 128
 """Maximum length of an id in UTF-8."""
@@ -23,8 +23,6 @@ ATTRIBUTE_BYTES = 256
 """Maximum length of an attribute, "name=value", in UTF-8."""
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _DECIMAL_ID = r"^-?\d+\.0+$"
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -40,9 +38,14 @@ class Checked:
         """Return a part without bad rows."""
         return Checked(file, problems, np.zeros(len(file.rows), np.bool_))
 
-    def mark(self, column: str, bad: BoolArray, what: Callable[[int], str], remedy: str) -> None:
-        """Record bad rows; `what` describes the problem of the row at a position."""
-        self.problems.add(self.file.name, column, self.file.rows, bad, what, remedy)
+    def mark(self, column: str, bad: BoolArray, what: str, remedy: str) -> None:
+        """Record bad rows; {} in `what` stands for the row's value."""
+
+        def described(position: int) -> str:
+            # A missing time can't be shown.
+            return what.replace("{}", self.shown(column, position)) if "{}" in what else what
+
+        self.problems.add(self.file.name, column, self.file.rows, bad, described, remedy)
         self.bad |= bad
 
     def shown(self, column: str, position: int) -> str:
@@ -64,19 +67,13 @@ class IdColumn:
         self._others = False
 
     def read(self, checked: Checked) -> Any:
-        """Return the ids of a part, empty if missing.
-
-        Raises:
-            VireoError: the column's type is neither text nor integer.
-        """
+        """Return a part's ids, empty if missing; raise VireoError if not text or integers."""
         column = self._column
         values = checked.file.columns[column]
         kind = values.type
         if pa.types.is_floating(kind):
             raise _decimal_ids(checked, column, 0)
-        if not (
-            pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        ):
+        if not (pa.types.is_integer(kind) or is_text(kind)):
             raise VireoError(
                 f"{checked.file.name}, column {column}: ids are of type {kind}; "
                 "write them as text or integers"
@@ -87,16 +84,10 @@ class IdColumn:
         self._others = self._others or bool((there & ~decimal).any())
         if self._decimals is None and not self._others and there.any():
             self._decimals = _decimal_ids(checked, column, int(np.argmax(there)))
-        long = pc.binary_length(text).fill_null(0).to_numpy() > ID_BYTES
-        checked.mark(column, ~there, lambda _: "the id is missing", "give every row its id")
-        checked.mark(
-            column,
-            np.asarray(long, np.bool_),
-            lambda position: (
-                f"the id {checked.shown(column, position)} is over {ID_BYTES} bytes long"
-            ),
-            f"use ids of 1 to {ID_BYTES} bytes of UTF-8",
-        )
+        long = np.asarray(pc.binary_length(text).fill_null(0).to_numpy() > ID_BYTES, np.bool_)
+        checked.mark(column, ~there, "the id is missing", "give every row its id")
+        too_long = f"the id {{}} is over {ID_BYTES} bytes long"
+        checked.mark(column, long, too_long, f"use ids of 1 to {ID_BYTES} bytes of UTF-8")
         return text.fill_null("")
 
     def close(self) -> None:
@@ -128,12 +119,8 @@ def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
     if not math.isfinite(low):
         span = "that is finite"
-    checked.mark(
-        column,
-        there & ~fits,
-        lambda position: f"{checked.shown(column, position)} is not a number {span}",
-        f"write a number {span}, or leave it empty",
-    )
+    remedy = f"write a number {span}, or leave it empty"
+    checked.mark(column, there & ~fits, f"{{}} is not a number {span}", remedy)
     return pa.array(narrow, mask=~(there & fits))
 
 
@@ -150,7 +137,7 @@ def texts(checked: Checked, column: str) -> Any:
             f"{checked.file.name}, column {column}: values are of type {kind}; "
             "write text or numbers"
         )
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         text = values.cast(pa.string())
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     return pa.array([_text(value) for value in values.to_pylist()], pa.string())
@@ -173,7 +160,7 @@ def tags(checked: Checked, column: str) -> list[list[str]]:
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         lists: Iterator[list[Any]] = (value or [] for value in values.to_pylist())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    elif is_text(kind):
         lists = ((value or "").split("|") for value in values.to_pylist())
     else:
         raise VireoError(
@@ -187,7 +174,7 @@ def tags(checked: Checked, column: str) -> list[list[str]]:
 def column_numbers(values: Any) -> tuple[Float64Array, BoolArray]:
     """Parse a column as numbers: float64[n], 0 if none, and which rows have one, bool[n]."""
     kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
         kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
         # pandas can't read numbers beyond float64, such as 1e400.

@@ -17,6 +17,7 @@ from server.home import Home
 from training.data.schema import WATCH_EVENTS
 
 DESCRIPTION = "dataset.json"
+_REMEDY = "fetch or import the data set again with --force"
 
 
 class DatasetMissingError(VireoError):
@@ -56,10 +57,7 @@ class DatasetInfo(BaseModel):
 class Dataset:
     """A data set on disk; its tables have the schemas of `training.data.schema`.
 
-    A table is read on each access and not cached: large ones would fill the memory.
-
-    Raises:
-        VireoError: on access, if a table's file can't be read.
+    A table is read on each access, as large ones would fill the memory; VireoError if it can't be.
     """
 
     name: str
@@ -69,25 +67,27 @@ class Dataset:
     @property
     def videos(self) -> pd.DataFrame:
         """The catalogue."""
-        return _read(self.folder / "videos.parquet")
+        return self._table("videos")
 
     @property
     def viewers(self) -> pd.DataFrame:
         """The known viewers."""
-        return _read(self.folder / "viewers.parquet")
+        return self._table("viewers")
 
     @property
     def interactions(self) -> pd.DataFrame:
         """The interactions, with ids and events as categories."""
-        return _read(self.folder / "interactions.parquet", ["viewer_id", "video_id", "event"])
+        return self._table("interactions", "viewer_id", "video_id", "event")
+
+    def _table(self, name: str, *categories: str) -> pd.DataFrame:
+        return read_frame(self.folder / f"{name}.parquet", categories, _REMEDY)
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
     """Return a data set's description, without reading its tables.
 
     Raises:
-        DatasetMissingError: there is none of that name.
-        VireoError: its description can't be read.
+        VireoError: it can't be read; DatasetMissingError if there is none of that name.
     """
     path = home.data(name) / DESCRIPTION
     try:
@@ -95,13 +95,11 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
     except FileNotFoundError as error:
         raise DatasetMissingError(_missing(home, name)) from error
     except (OSError, ValidationError) as error:
-        raise VireoError(
-            f"cannot read {path}: {error}; fetch or import the data set again with --force"
-        ) from error
+        raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
 
 def is_example(home: Home, name: str) -> bool:
-    """Return whether this home's data set of that name is an example, fetched or synthetic.
+    """Return whether this home has an example data set of that name, fetched or synthetic.
 
     False if there is none here: elsewhere the name may be a user's own data.
     """
@@ -120,26 +118,24 @@ def list_datasets(home: Home) -> list[DatasetInfo]:
 
 
 def load_dataset(home: Home, name: str) -> Dataset:
-    """Return a data set.
-
-    Raises:
-        DatasetMissingError: there is none of that name.
-        VireoError: its description can't be read.
-    """
+    """Return a data set; raises the same errors as `describe_dataset`."""
     info = describe_dataset(home, name)
     return Dataset(name=name, folder=home.data(name), fingerprint=info.fingerprint)
 
 
-def _read(path: Path, categories: Sequence[str] = ()) -> pd.DataFrame:
+def read_frame(path: Path, categories: Sequence[str], remedy: str) -> pd.DataFrame:
+    """Read a Parquet file, some of its columns as categories.
+
+    Raises:
+        VireoError: it can't be read; the message ends with `remedy`.
+    """
     try:
         table = pq.read_table(path, read_dictionary=list(categories))
         # Otherwise table and frame are both in memory.
         frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         pa.default_memory_pool().release_unused()
     except (OSError, pa.ArrowInvalid) as error:
-        raise VireoError(
-            f"cannot read {path}: {error}; fetch or import the data set again with --force"
-        ) from error
+        raise VireoError(f"cannot read {path}: {error}; {remedy}") from error
     return frame
 
 

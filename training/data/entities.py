@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from server.arrays import Int64Array
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from training.data.columns import ATTRIBUTE_BYTES, Checked, IdColumn, numbers, tags, texts
 from training.data.files import FilePart, read_parts
-from training.data.problems import Int64Array, Problems
+from training.data.problems import Problems
 from training.data.schema import VIDEOS, VIEWERS
 from training.data.times import published_times
 
@@ -37,10 +37,10 @@ class Videos:
 
 
 def read_videos(path: Path, problems: Problems, notes: Counter[str], now: datetime) -> Videos:
-    """Read a videos file.
+    """Read a videos file, CSV or Parquet.
 
     Args:
-        path: CSV or Parquet.
+        path: the file.
         problems: collects bad rows.
         notes: counts what is repaired or dropped.
         now: the current time.
@@ -111,7 +111,7 @@ def _attribute(checked: Checked, name: str) -> Any:
     checked.mark(
         name,
         np.asarray(sizes > ATTRIBUTE_BYTES, np.bool_),
-        lambda _: f"{name}=value is over {ATTRIBUTE_BYTES} bytes long",
+        f"{name}=value is over {ATTRIBUTE_BYTES} bytes long",
         "shorten the value",
     )
     return values
@@ -165,7 +165,7 @@ class _Rows:
         return table.filter(pa.array(~(differs | again)))
 
 
-def _hashes(table: pa.Table) -> npt.NDArray[np.int64]:
+def _hashes(table: pa.Table) -> Int64Array:
     """Return a hash for each row, int64[n]; equal rows have equal hashes."""
     rows = (row for batch in table.to_batches(10_000) for row in batch.to_pylist())
     return np.fromiter((hash(str(row)) for row in rows), np.int64, table.num_rows)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
+from server.arrays import BoolArray, Int64Array
 from server.errors import VireoError
-from training.data.problems import BoolArray, Int64Array, Problems
+from training.data.problems import Problems
 
 BLOCK_BYTES = 32 << 20
 """Bytes of a CSV file parsed at a time; no row may be longer."""
@@ -53,11 +53,7 @@ class FilePart:
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file's name says Parquet rather than CSV.
-
-    Raises:
-        VireoError: it is neither.
-    """
+    """Return whether a file's name says Parquet rather than CSV; raise VireoError if neither."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", *PARQUET_SUFFIXES):
         raise VireoError(f"{path} is neither .csv nor .parquet; convert it to one of them")
@@ -70,8 +66,7 @@ def read_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     Rows with too many or too few fields are reported as problems and dropped.
 
     Raises:
-        VireoError: it is neither CSV nor Parquet, is missing, can't be read or has no usable
-            header.
+        VireoError: the file is missing, can't be read or has no usable header.
     """
     parquet = is_parquet(path)
     try:
@@ -203,7 +198,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise VireoError(f"{path} has two columns named {twice[0]!r}; rename one of them")
 
 
-def _decoded(file: str, name: str, column: Any, rows: npt.NDArray[np.int64]) -> Any:
+def _decoded(file: str, name: str, column: Any, rows: Int64Array) -> Any:
     """Decode a column of bytes as UTF-8."""
     try:
         return column.cast(pa.string())
@@ -226,9 +221,14 @@ def _plain(column: Any) -> Any:
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column's type is text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def present(column: Any) -> BoolArray:
     """Return which values are present: not null, not NaN, and not empty if text."""
     there = pc.invert(column.is_null(nan_is_null=True)).to_numpy()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         there = there & (pc.binary_length(column).fill_null(0).to_numpy() > 0)
     return np.asarray(there, np.bool_)

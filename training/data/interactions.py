@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from training.data.problems import BoolArray, Int64Array
+from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from training.data.schema import EVENTS, INTERACTIONS, TIME, WATCH_EVENTS
 
 MAX_GAP = timedelta(days=730)
@@ -23,8 +23,6 @@ ROWS_AT_A_TIME = 262_144
 """Interactions per row group."""
 
 Int8Array = npt.NDArray[np.int8]
-Int32Array = npt.NDArray[np.int32]
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,11 @@ class Interactions:
 
 
 def far_from_others(times: Int64Array) -> BoolArray:
-    """Return which times belong to a small group far from all others, bool[n].
+    """Return which times, Unix microseconds, belong to a small group far from all others, bool[n].
 
     Pauses over MAX_GAP separate groups; a group with less than MIN_SHARE of all times is far. An
-    old history and a long pause are fine if enough events surround them; among fewer than
-    1 / MIN_SHARE times none is far.
-
-    Args:
-        times: Unix microseconds, int64[n].
+    old history and a long pause are fine if enough events surround them; among fewer than 1 /
+    MIN_SHARE times none is far.
     """
     order = np.argsort(times, kind="stable")
     pauses = np.flatnonzero(np.diff(times[order]) > MAX_GAP // timedelta(microseconds=1)) + 1
@@ -83,16 +78,10 @@ def far_from_others(times: Int64Array) -> BoolArray:
 
 
 def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
-    """Return indices sorted by (time, row), without duplicates.
+    """Return indices sorted by (time, row), without duplicates, int64[m].
 
-    Rows with the same viewer, video, event and time are duplicates; the last one is kept.
-
-    Args:
-        found: the interactions.
-        notes: counts the duplicates, separately if their rating or fraction differs.
-
-    Returns:
-        int64[m].
+    Of rows with the same viewer, video, event and time the last is kept. `notes` counts the others,
+    separately if their rating or fraction differs.
     """
     pair = found.viewer.astype(np.int64) * (int(found.video.max(initial=0)) + 1) + found.video
     same = pair * len(EVENTS) + found.event
@@ -130,13 +119,9 @@ def most_watched(found: Interactions) -> int:
 def interaction_tables(
     found: Interactions, order: Int64Array, viewer_ids: pa.Array, video_ids: pa.Array
 ) -> Iterator[pa.Table]:
-    """Yield interactions in the given order, a row group at a time; schema INTERACTIONS.
+    """Yield interactions in the given order, int64[n], a row group at a time; schema INTERACTIONS.
 
-    Args:
-        found: the interactions.
-        order: indices into them, int64[n].
-        viewer_ids: the viewers' ids by index.
-        video_ids: the videos' ids by index.
+    `viewer_ids` and `video_ids` are the ids by index.
     """
     for start in range(0, len(order), ROWS_AT_A_TIME):
         part = found.take(order[start : start + ROWS_AT_A_TIME])

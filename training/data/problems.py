@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import BoolArray, Int64Array
 from server.errors import VireoError
 
 SHOWN = 20
 """Number of problems listed; the rest are only counted."""
-
-BoolArray = npt.NDArray[np.bool_]
-Int64Array = npt.NDArray[np.int64]
 
 
 class BadRowsError(VireoError):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from server.arrays import BoolArray, Int64Array
 from training.data.schema import WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
@@ -26,8 +27,6 @@ VALIDATION_WATCHES = 2
 VALIDATION_SHARE = 5
 """At most one in this many watches before the test watch is for validation, but at least one."""
 
-BoolArray = npt.NDArray[np.bool_]
-Int64Array = npt.NDArray[np.int64]
 _NEVER = np.iinfo(np.int64).max
 _NULL = np.iinfo(np.int64).min
 """A missing time as a number."""
@@ -86,13 +85,8 @@ def _first_watches(
 ) -> tuple[npt.NDArray[np.intp], Int64Array]:
     """Return the index of each (viewer, video)'s first watch, and the time of its first like.
 
-    Args:
-        viewer: number of each watch's viewer; watches are sorted by time.
-        video: number of each watch's video.
-        likes: the watch's time if it is a like, else _NEVER.
-
-    Returns:
-        Both sorted by viewer, then time.
+    Watches are sorted by time; `likes` is a watch's time if it is a like, else _NEVER. Both results
+    are sorted by viewer, then time.
     """
     pairs = viewer.astype(np.int64)
     pairs *= int(video.max(initial=0)) + 1
@@ -166,10 +160,7 @@ def _after_test(
     parts: npt.NDArray[np.int8],
     known: Int64Array,
 ) -> BoolArray:
-    """Return which watches before a viewer's test watch were liked only after it.
-
-    These likes are unknown at the time of the test watch, so they don't count.
-    """
+    """Return which watches before a viewer's test watch were liked only later: unknown by then."""
     test = parts == PARTS.index("test")
     moments = np.full(int(viewer.max(initial=-1)) + 1, _NEVER)
     np.minimum.at(moments, viewer[test], times[test])

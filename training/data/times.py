@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from server.arrays import BoolArray, Float64Array, Int64Array
 from training.data.columns import Checked, column_numbers
-from training.data.files import present
-from training.data.problems import BoolArray, Int64Array
+from training.data.files import is_text, present
 from training.data.schema import TIME
 
 MAX_CLOCK_SKEW = timedelta(days=1)
@@ -34,8 +33,6 @@ _ISO_8601 = (
 )
 """A month or day, optionally a time of day, optionally a zone."""
 
-Float64Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class _Moments:
@@ -53,30 +50,20 @@ class _Moments:
 
 
 def event_times(checked: Checked, column: str, now: datetime) -> Any:
-    """Return a column of event times as TIME; a missing or implausible time is a problem.
+    """Return a column of event times as TIME; missing, early or future ones are problems.
 
-    Args:
-        checked: the part of the file.
-        column: which column.
-        now: the current time; events over MAX_CLOCK_SKEW later are bad.
+    Events may be up to MAX_CLOCK_SKEW later than `now`, the current time.
     """
     moments = _read(checked, column)
     there = present(checked.file.columns[column])
-    checked.mark(column, ~there, lambda _: "the time is missing", "give every row its time")
+    checked.mark(column, ~there, "the time is missing", "give every row its time")
     early = moments.readable & (moments.micros < 0)
-    checked.mark(
-        column,
-        early,
-        lambda position: f"{checked.shown(column, position)} is before 1970",
-        "write the time of the event",
-    )
+    checked.mark(column, early, "{} is before 1970", "write the time of the event")
     late = moments.readable & (moments.micros > unix_micros(now + MAX_CLOCK_SKEW))
     checked.mark(
         column,
         late,
-        lambda position: (
-            f"{checked.shown(column, position)} is in the future (it is {now:%Y-%m-%dT%H:%MZ} now)"
-        ),
+        f"{{}} is in the future (it is {now:%Y-%m-%dT%H:%MZ} now)",
         "write the time of the event, or set this machine's clock",
     )
     return moments.column(early | late)
@@ -85,10 +72,7 @@ def event_times(checked: Checked, column: str, now: datetime) -> Any:
 def published_times(checked: Checked, column: str, now: datetime) -> Any:
     """Return a column of publication times as TIME, null if missing.
 
-    Args:
-        checked: the part of the file.
-        column: which column.
-        now: the current time; times over MAX_PUBLISHED_AHEAD later are bad.
+    Times may be up to MAX_PUBLISHED_AHEAD later than `now`, the current time.
     """
     moments = _read(checked, column)
     # As Unix seconds these lie before 12 January 1970, where no video is lost.
@@ -96,7 +80,7 @@ def published_times(checked: Checked, column: str, now: datetime) -> Any:
     checked.mark(
         column,
         year,
-        lambda position: f"{checked.shown(column, position)} is a year or month, not Unix seconds",
+        "{} is a year or month, not Unix seconds",
         "write the day, for example 1995-01-01",
     )
     first, last = EARLIEST_PUBLISHED, now + MAX_PUBLISHED_AHEAD
@@ -106,9 +90,7 @@ def published_times(checked: Checked, column: str, now: datetime) -> Any:
     checked.mark(
         column,
         outside,
-        lambda position: (
-            f"{checked.shown(column, position)} is not from {first.year} to {last.year}"
-        ),
+        f"{{}} is not from {first.year} to {last.year}",
         "write the day that it was published, or leave it empty",
     )
     return moments.column(year | outside)
@@ -127,27 +109,19 @@ def _read(checked: Checked, column: str) -> _Moments:
         return _Moments(_stored(values), there, np.zeros(len(there), np.bool_))
     seconds, numeric = column_numbers(values)
     milliseconds = numeric & ~(np.abs(seconds) < _MAX_SECONDS)
-    checked.mark(
-        column,
-        milliseconds,
-        lambda position: f"{checked.shown(column, position)} is not a Unix time in seconds",
-        "divide milliseconds by 1,000",
-    )
+    what = "{} is not a Unix time in seconds"
+    checked.mark(column, milliseconds, what, "divide milliseconds by 1,000")
     numeric = numeric & ~milliseconds
     seconds = np.where(numeric, seconds, 0.0)
     day = numeric & _is_written_day(seconds)
-    checked.mark(
-        column,
-        day,
-        lambda position: f"{checked.shown(column, position)} is a day, not Unix seconds",
-        "write it with dashes, for example 2024-05-01",
-    )
+    remedy = "write it with dashes, for example 2024-05-01"
+    checked.mark(column, day, "{} is a day, not Unix seconds", remedy)
     micros = np.rint(seconds * _MICROS).astype(np.int64)
     iso, is_iso = _iso_times(values, there & ~numeric & ~milliseconds)
     checked.mark(
         column,
         there & ~numeric & ~milliseconds & ~is_iso,
-        lambda position: f"{checked.shown(column, position)} is not a time",
+        "{} is not a time",
         "write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z",
     )
     return _Moments(np.where(is_iso, iso, micros), (numeric & ~day) | is_iso, numeric & ~day)
@@ -181,9 +155,7 @@ def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
     Each is parsed on its own; pandas gives a time without a zone the previous one's zone.
     """
     micros, found = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-    if not wanted.any() or not (
-        pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    ):
+    if not wanted.any() or not is_text(values.type):
         return micros, found
     text = pc.utf8_trim_whitespace(values.filter(pa.array(wanted)))
     fields = pc.extract_regex(text, _ISO_8601).combine_chunks()

