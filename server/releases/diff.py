@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from server.releases.manifest import Manifest
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -33,40 +35,33 @@ class ReleaseDiff:
     settings: Mapping[str, tuple[Any, Any]]
     """Differences in data, code, schema, quotas and weights, by "part.field"."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        return asdict(self)
-
 
 def diff_releases(before: Manifest, after: Manifest) -> ReleaseDiff:
     """Compare two manifests."""
     files = []
-    for path in sorted(before.files.keys() | after.files.keys()):
-        old, new = before.files.get(path), after.files.get(path)
-        if old == new:
-            continue
-        kind: Literal["added", "removed", "changed"] = (
-            "added" if old is None else "removed" if new is None else "changed"
-        )
-        files.append(FileChange(path, kind, old.size if old else None, new.size if new else None))
-    names = sorted(before.metrics.keys() | after.metrics.keys())
+    for path, (old, new) in _pairs(before.files, after.files).items():
+        if old != new:
+            kind: Literal["added", "removed", "changed"] = (
+                "added" if old is None else "removed" if new is None else "changed"
+            )
+            files.append(
+                FileChange(path, kind, old.size if old else None, new.size if new else None)
+            )
+    settings = _pairs(_settings(before), _settings(after))
     return ReleaseDiff(
         before=before.release_id,
         after=after.release_id,
         files=tuple(files),
         unchanged_files=sum(after.files.get(path) == entry for path, entry in before.files.items()),
-        metrics={name: (before.metrics.get(name), after.metrics.get(name)) for name in names},
-        settings=_settings_changes(before, after),
+        metrics=_pairs(before.metrics, after.metrics),
+        settings={name: (old, new) for name, (old, new) in settings.items() if old != new},
     )
 
 
-def _settings_changes(before: Manifest, after: Manifest) -> dict[str, tuple[Any, Any]]:
-    old, new = _settings(before), _settings(after)
-    return {
-        name: (old.get(name), new.get(name))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    }
+def _pairs(before: Mapping[str, V], after: Mapping[str, V]) -> dict[str, tuple[V | None, V | None]]:
+    """Return the values that either has, by name; None if one lacks it."""
+    names = sorted(before.keys() | after.keys())
+    return {name: (before.get(name), after.get(name)) for name in names}
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
@@ -77,8 +72,7 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in document.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat

@@ -12,7 +12,7 @@ from pathlib import Path
 from server.errors import VireoError
 from server.inference.golden import GoldenMismatchError
 from server.releases.bucket import PARALLEL
-from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
 from server.releases.store import ReleaseStore, release_object
 from server.releases.store_errors import BeingRemovedError, NotInStoreError
 
@@ -85,10 +85,21 @@ def verify_release(
         if lacking or unfit:
             notes.append(f"not loaded as a {kind} pod: {', '.join(lacking + unfit)} is unfit")
             continue
-        problem, note = _load_problem(kind, pod, manifest, scratch)
-        problems += problem
-        notes += note
-    notes += _unlisted(store, manifest)
+        try:
+            pod.load(scratch)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a bad release makes a loader raise is what verification looks for.
+            if note := _note_on_goldens(error, manifest.architecture):
+                notes.append(f"as a {kind} pod: {note}")
+            else:
+                problems.append(f"as a {kind} pod: {_reason(error, scratch)}")
+    prefix = release_object(release_id, "")
+    stored = store.bucket.objects(prefix, recursive=True)
+    listed = {*manifest.files, MANIFEST_NAME}
+    paths = [each.name.removeprefix(prefix) for each in stored]
+    notes += [
+        f"{path} isn't in the manifest; no pod reads it" for path in paths if path not in listed
+    ]
     size = sum(entry.size for entry in manifest.files.values())
     return Verification(release_id, len(manifest.files), size, tuple(problems), tuple(notes))
 
@@ -152,38 +163,19 @@ def _damage(
     return ""
 
 
-def _load_problem(
-    kind: str, pod: PodCheck, manifest: Manifest, scratch: Path
-) -> tuple[list[str], list[str]]:
-    """Return problems and notes of loading a release as one kind of pod."""
-    try:
-        pod.load(scratch)
-    except GoldenMismatchError as error:
-        here, there = platform.machine(), manifest.architecture
-        if there in ("", here) or not error.difference <= ARCHITECTURE_NOISE:
-            return [_described(kind, error, scratch)], []
-        note = (
-            f"as a {kind} pod: goldens were made on {there}, this is {here}, and differ by "
-            f"{error.difference:.2g}: not judged; verify it on {there}"
-        )
-        return [], [note]
-    except Exception as error:  # noqa: BLE001
-        # Whatever a bad release makes a loader raise is what verification looks for.
-        return [_described(kind, error, scratch)], []
-    return [], []
+def _note_on_goldens(error: Exception, made_on: str) -> str:
+    """Return a remark if another processor may explain a difference from goldens, else nothing."""
+    here = platform.machine()
+    if not isinstance(error, GoldenMismatchError) or made_on in ("", here):
+        return ""
+    if not error.difference <= ARCHITECTURE_NOISE:
+        return ""
+    return (
+        f"goldens were made on {made_on}, this is {here}, and differ by {error.difference:.2g}: "
+        f"not judged; verify it on {made_on}"
+    )
 
 
-def _described(kind: str, error: Exception, scratch: Path) -> str:
+def _reason(error: Exception, scratch: Path) -> str:
     reason = str(error) if isinstance(error, VireoError) else f"{type(error).__name__}: {error}"
-    return f"as a {kind} pod: {reason.replace(f'{scratch}/', '')}"
-
-
-def _unlisted(store: ReleaseStore, manifest: Manifest) -> list[str]:
-    prefix = release_object(manifest.release_id, "")
-    listed = {*manifest.files, MANIFEST_NAME}
-    paths = [
-        entry.name.removeprefix(prefix) for entry in store.bucket.objects(prefix, recursive=True)
-    ]
-    return [
-        f"{path} isn't in the manifest; no pod reads it" for path in paths if path not in listed
-    ]
+    return reason.replace(f"{scratch}/", "")

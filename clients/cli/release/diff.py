@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -29,7 +30,7 @@ def diff(
     with open_store() as store:
         found = diff_releases(store.manifest(before), store.manifest(after))
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        typer.echo(json.dumps(asdict(found), indent=2))
         return
     console = Console(highlight=False)
     sides = ("before", "after")
