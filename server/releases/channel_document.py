@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -87,6 +87,10 @@ class Pending(BaseModel):
     """Identifies the change: no two notes are the same."""
 
 
+class _Note(BaseModel):
+    pending: Pending | None = None
+
+
 @dataclass(frozen=True)
 class ChannelDocument:
     """A channel's object."""
@@ -104,30 +108,28 @@ class ChannelDocument:
         Raises:
             StoreError: it isn't a channel; the message names `source` and the field.
         """
-        document = _parsed(body, source)
-        pointer = pending = None
-        if not isinstance(document, dict) or document.keys() != {_PENDING}:
-            pointer = _record(document, source)
-        if document.get(_PENDING) is not None:
-            try:
-                pending = Pending.model_validate(document[_PENDING])
-            except ValidationError as error:
-                raise _unfit(source, f"{_PENDING}.{first_problem(error)}") from error
-        return ChannelDocument(pointer, pending, body, etag)
+        try:
+            document = parse_json(body, MAX_DOCUMENT_BYTES)
+            pointer = None
+            if not isinstance(document, dict) or document.keys() != {_PENDING}:
+                pointer = ChannelPointer.model_validate(document)
+            return ChannelDocument(pointer, _Note.model_validate(document).pending, body, etag)
+        except ValueError as error:
+            raise StoreError(
+                f"{source} isn't a channel; remove it, and set it again with `vireo release "
+                f"promote` ({_problem(error)})"
+            ) from error
 
 
 def parse_record(body: bytes, source: str) -> ChannelPointer:
     """Return a record of the history; raise StoreError if it isn't one."""
     try:
         return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
-    except ValidationError as error:
-        problem = first_problem(error)
     except ValueError as error:
-        problem = shown(str(error))
-    raise StoreError(
-        f"{source} isn't a record of a channel's change; remove it: the channel keeps what it "
-        f"names, but no rollback goes back to that change or beyond it ({problem})"
-    )
+        raise StoreError(
+            f"{source} isn't a record of a channel's change; remove it: the channel keeps what it "
+            f"names, but no rollback goes back to that change or beyond it ({_problem(error)})"
+        ) from error
 
 
 def with_note(body: bytes, release_id: str) -> bytes:
@@ -145,22 +147,5 @@ def without_note(body: bytes) -> bytes:
     return json.dumps(document, indent=2).encode() if document else NEVER_SET
 
 
-def _parsed(body: bytes, source: str) -> Any:
-    try:
-        return parse_json(body, MAX_DOCUMENT_BYTES)
-    except ValueError as error:
-        raise _unfit(source, shown(str(error))) from error
-
-
-def _record(document: Any, source: str) -> ChannelPointer:
-    try:
-        return ChannelPointer.model_validate(document)
-    except ValidationError as error:
-        raise _unfit(source, first_problem(error)) from error
-
-
-def _unfit(source: str, problem: str) -> StoreError:
-    return StoreError(
-        f"{source} isn't a channel; remove it, and set it again with `vireo release promote` "
-        f"({problem})"
-    )
+def _problem(error: ValueError) -> str:
+    return first_problem(error) if isinstance(error, ValidationError) else shown(str(error))

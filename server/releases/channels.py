@@ -136,15 +136,18 @@ class Channels:
         if expected is not None:
             self._record(name, expected.pointer)
         before = self._document(name)
-        if (before.etag if before else None) != (expected.etag if expected else None) and not (
-            expected is None and before is not None and before.pointer is None
-        ):
+        never_set = before is None or before.pointer is None
+        if not (never_set if expected is None else before and before.etag == expected.etag):
             raise _changed(name)
-        noted = self._note(name, change.release_id, before)
+        body = before.body if before else b"{}"
+        note = with_note(body, change.release_id)
+        noted = self._bucket.swap(_object(name), note, before.etag if before else None)
+        if noted is None:
+            raise _changed(name)
         try:
             confirm()
         except VireoError:
-            self._take_note_back(name, before, noted)
+            self._take_note_back(name, body, noted)
             raise
         if self._bucket.swap(_object(name), _body(pointer), noted) is None:
             raise _changed(name)
@@ -160,13 +163,11 @@ class Channels:
         """Return the changes of a channel, oldest first; only the `last` ones if given."""
         if not self._bucket.exists():
             return ()
-        names = self._recorded(name)
+        places = self._recorded(name)
         current = self.read(name)
         with ThreadPoolExecutor(PARALLEL) as threads:
-            wanted = names if last is None else names[-last:]
-            records = [
-                record for record in threads.map(self._record_at, wanted) if record is not None
-            ]
+            found = threads.map(self._record_at, places if last is None else places[-last:])
+            records = [record for record in found if record is not None]
         if current is not None and current.pointer.revision not in [r.revision for r in records]:
             records.append(current.pointer)
         return tuple(records if last is None else records[-last:])
@@ -184,9 +185,6 @@ class Channels:
             # rollback could undo.
             same = now.release_id == change.release_id
             returns_to = now.returns_to if same else now.revision
-        share = change.share
-        if share is None:
-            share = now.share if now else 0.0
         try:
             return ChannelPointer(
                 release_id=change.release_id,
@@ -194,7 +192,7 @@ class Channels:
                 updated_by=change.updated_by or this_user(),
                 reason=change.reason,
                 revision=(now.revision if now else self._last_revision(name)) + 1,
-                share=share,
+                share=(now.share if now else 0.0) if change.share is None else change.share,
                 action=change.action,
                 previous=now.release_id if now else None,
                 returns_to=returns_to,
@@ -205,23 +203,14 @@ class Channels:
         except ValidationError as error:
             raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error
 
-    def _note(self, name: str, release_id: str, before: ChannelDocument | None) -> str:
-        """Note what a channel is about to name; return the object's ETag."""
-        body = with_note(before.body if before else b"{}", release_id)
-        etag = self._bucket.swap(_object(name), body, before.etag if before else None)
-        if etag is None:
-            raise _changed(name)
-        return etag
-
-    def _take_note_back(self, name: str, before: ChannelDocument | None, noted: str) -> None:
+    def _take_note_back(self, name: str, before: bytes, noted: str) -> None:
         """Restore what a channel names, after a change that wasn't made.
 
         Another process's note goes too: if the stored object matched that note again, its change
         would be made, though a removal may have missed the note meanwhile.
         """
-        body = without_note(before.body if before else b"{}")
         try:
-            self._bucket.swap(_object(name), body, noted)
+            self._bucket.swap(_object(name), without_note(before), noted)
         except StoreError as error:
             # Declared policy: a surplus note only keeps a release from being removed.
             log.warning("a change that wasn't made is still noted", channel=name, cause=str(error))
@@ -251,19 +240,17 @@ class Channels:
         """Return the channels that have an object; other objects beside them are ignored."""
         if not self._bucket.exists():
             return []
-        found = [Path(entry.name) for entry in self._bucket.objects("channels/")]
+        paths = [Path(entry.name) for entry in self._bucket.objects("channels/")]
         return [
             path.stem
-            for path in found
+            for path in paths
             if path.suffix == ".json" and re.fullmatch(CHANNEL_NAME, path.stem)
         ]
 
     def _document(self, name: str) -> ChannelDocument | None:
         """Return a channel's object; None if there is none."""
         found = self._bucket.get(_object(name), MAX_DOCUMENT_BYTES)
-        if found is None:
-            return None
-        return ChannelDocument.parse(*found, self._source(_object(name)))
+        return found and ChannelDocument.parse(*found, self._source(_object(name)))
 
     def _source(self, place: str) -> str:
         return f"{place} in bucket {self._bucket.name}"
