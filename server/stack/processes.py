@@ -69,7 +69,6 @@ def _pod_process(
     settings: StackSettings, server: S3Settings, pool: Pool, number: int, port: int
 ) -> ProcessSpec:
     name = f"{pool.cluster}-{number}"
-    channel = settings.channel if pool.name == "production" else pool.name
     home = settings.home_folder
     return ProcessSpec(
         name=name,
@@ -82,39 +81,40 @@ def _pod_process(
         # The channel of another pool may name no release yet; the stack doesn't wait for it.
         awaited=pool.name == "production",
         environment={
-            **server.environment(),
+            **_server_environment(settings, server, name, port, pool.service),
             "VIREO_HOME": str(home.root),
-            "VIREO_HOST": "127.0.0.1",
-            "VIREO_PORT": str(port),
-            "VIREO_POD_NAME": name,
-            "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
-            "VIREO_CHANNEL": channel,
+            "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
             "VIREO_FEATURES": str(home.root / "features"),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
-            **_tls(settings, pool.service),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
         },
     )
 
 
+def _server_environment(
+    settings: StackSettings, server: S3Settings, name: str, port: int, role: str
+) -> dict[str, str]:
+    """Return the variables of every server process: S3, ports, and its certificate if secured."""
+    environment = server.environment() | {
+        "VIREO_HOST": "127.0.0.1",
+        "VIREO_PORT": str(port),
+        "VIREO_POD_NAME": name,
+        "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
+    }
+    if settings.secure:
+        files = settings.security.tls(role)
+        environment["VIREO_TLS_CERTIFICATE"] = str(files.certificate)
+        environment["VIREO_TLS_KEY"] = str(files.key)
+        environment["VIREO_TLS_CA"] = str(files.authority)
+    return environment
+
+
 def operator_tls(settings: StackSettings) -> TlsFiles | None:
     """Return the TLS files with which the operator calls pods, the control plane and the edge."""
     return settings.security.tls("operator") if settings.secure else None
-
-
-def _tls(settings: StackSettings, role: str) -> dict[str, str]:
-    """Return the variables with a process's certificate; none unless the stack is secured."""
-    if not settings.secure:
-        return {}
-    files = settings.security.tls(role)
-    return {
-        "VIREO_TLS_CERTIFICATE": str(files.certificate),
-        "VIREO_TLS_KEY": str(files.key),
-        "VIREO_TLS_CA": str(files.authority),
-    }
 
 
 def _edge_access(settings: StackSettings) -> dict[str, str]:
@@ -176,11 +176,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
         port=settings.control_port,
         probe=grpc_probe(settings.control_port, ADS, tls=operator_tls(settings), role="control"),
         environment={
-            **server.environment(),
-            "VIREO_HOST": "127.0.0.1",
-            "VIREO_PORT": str(settings.control_port),
-            "VIREO_POD_NAME": "control",
-            "VIREO_METRICS_PORT": str(settings.control_port + METRICS_PORT_OFFSET),
+            **_server_environment(settings, server, "control", settings.control_port, "control"),
             "VIREO_MAX_CONNECTION_AGE": "0",  # the setting is for pods
             "VIREO_ENDPOINTS_FILE": str(endpoints),
             "VIREO_EDGE_HOST": settings.edge_host,
@@ -188,7 +184,6 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
             "VIREO_RANKING_PORT": str(settings.ranking_port),
             "VIREO_CORS_ORIGINS": settings.cors_origins,
-            **_tls(settings, "control"),
             **_edge_access(settings),
         },
     )

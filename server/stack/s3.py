@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minio import Minio
-from minio.error import MinioException
-from urllib3 import PoolManager
-from urllib3.exceptions import HTTPError
-
 from server.errors import VireoError
+from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
+from server.releases.store_errors import StoreError
 from server.stack.die_with_parent import wrapped
 from server.stack.envoy import tool
-from server.stack.lock import FileLock, LockTakenError
+from server.stack.lock import LockTakenError, file_lock
 from server.stack.logs import last_lines
 from server.stack.ports import check_ports_free
 from server.stack.settings import StackSettings
@@ -36,10 +32,9 @@ _MAX_VOLUMES = 1000
 
 def answers(server: S3Settings) -> bool:
     """Return whether the server accepts this home's keys and has the bucket."""
-    try:
-        return bool(_client(server).bucket_exists(server.bucket))
-    except (MinioException, HTTPError):
-        return False
+    with suppress(StoreError):
+        return _bucket(server).exists()
+    return False
 
 
 def stores(server: S3Settings) -> bool:
@@ -47,25 +42,18 @@ def stores(server: S3Settings) -> bool:
 
     It responds a moment before it has found its own volumes, and reads fail until then.
     """
-    client = _client(server)
-    try:
-        client.put_object(server.bucket, _PROBE, io.BytesIO(b"1"), 1)
-        with closing(client.get_object(server.bucket, _PROBE)) as response:
-            return bool(response.read() == b"1")
-    except (MinioException, HTTPError):
-        return False
+    bucket = _bucket(server)
+    with suppress(StoreError):
+        found = bucket.get(_PROBE)
+        written = bucket.swap(_PROBE, b"1", found[1] if found else None)
+        return written is not None and bucket.get(_PROBE) is not None
+    return False
 
 
-def _client(server: S3Settings) -> Minio:
-    """Return a client with short timeouts."""
-    return Minio(
-        server.endpoint,
-        server.access_key,
-        server.secret_key.get_secret_value(),
-        secure=False,
-        region=server.region,
-        http_client=PoolManager(retries=False, timeout=2),
-    )
+def _bucket(server: S3Settings) -> Bucket:
+    """Return the server's bucket, with short timeouts."""
+    brief = {"connect_timeout": 2.0, "read_timeout": 2.0, "retries": 0}
+    return Bucket(server.model_copy(update=brief))
 
 
 def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -180,7 +168,7 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
         VireoError: it could not be started, or does not become ready; the message says why.
     """
     try:
-        with FileLock(lock_path(settings)), _started(settings) as access:
+        with file_lock(lock_path(settings)), _started(settings) as access:
             yield access
     except LockTakenError as error:
         yield _wait_until_ready(settings, None, f"process {error.holder} runs it")

@@ -16,7 +16,7 @@ from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
-from server.stack.lock import FileLock, LockTakenError
+from server.stack.lock import LockTakenError, file_lock
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
     control_process,
@@ -170,7 +170,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
     """Hold the stack's lock; raise AlreadyRunningError if another stack holds it."""
     home = settings.home_folder
     try:
-        with FileLock(stack_lock(home)):
+        with file_lock(stack_lock(home)):
             yield
     except LockTakenError as error:
         other = running_stack(home)
@@ -190,7 +190,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
 @contextmanager
 def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
     """Hold the embedded S3 server's lock, if the stack runs that server."""
-    lock = FileLock(lock_path(settings)) if external_endpoint() is None else nullcontext()
+    lock = file_lock(lock_path(settings)) if external_endpoint() is None else nullcontext()
     try:
         with lock:
             yield

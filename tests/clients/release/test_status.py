@@ -16,7 +16,7 @@ import pytest
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.home import Home
-from server.stack.lock import FileLock
+from server.stack.lock import file_lock
 from server.stack.state import ProcessState, StackState, stack_lock
 from tests.clients.release.conftest import Vireo
 
@@ -57,7 +57,7 @@ def test_pods_are_asked_at_once_and_one_that_is_gone_is_told(vireo: Vireo, tmp_p
     with ExitStack() as running:
         ports = {f"gateway-{n}": running.enter_context(pod(everybody)) for n in range(PODS)}
         running.callback(everybody.abort)  # lets go of whoever still waits
-        running.enter_context(FileLock(stack_lock(home)))
+        running.enter_context(file_lock(stack_lock(home)))
         running_stack(home, {**ports, "ranking-0": 1, "edge": 1})
         done = vireo("status", "--json")
     assert done.exit_code == 0, done.output

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.stack.lock import FileLock, LockTakenError, holder
+from server.stack.lock import LockTakenError, file_lock, holder
 from server.stack.logs import last_lines
 from server.stack.ports import PortTakenError, check_ports_free
 
@@ -18,21 +18,21 @@ from server.stack.ports import PortTakenError, check_ports_free
 def test_a_lock_has_one_holder_and_tells_who(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "lock"
     assert holder(path) is None
-    with FileLock(path):
+    with file_lock(path):
         assert holder(path) == os.getpid()
-        with pytest.raises(LockTakenError) as raised, FileLock(path):
+        with pytest.raises(LockTakenError) as raised, file_lock(path):
             pass
         assert raised.value.holder == os.getpid()
     assert holder(path) is None
-    with FileLock(path):
+    with file_lock(path):
         pass
 
 
 def test_a_lock_is_free_once_its_process_has_been_killed(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time
-from server.stack.lock import FileLock
-with FileLock(pathlib.Path({str(tmp_path / "lock")!r})):
+from server.stack.lock import file_lock
+with file_lock(pathlib.Path({str(tmp_path / "lock")!r})):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -50,7 +50,7 @@ def test_a_lock_file_that_was_made_open_to_all_is_closed_to_others(tmp_path: Pat
     path = tmp_path / "lock"
     path.touch()
     path.chmod(0o644)
-    with FileLock(path):
+    with file_lock(path):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
