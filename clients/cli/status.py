@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clients.cli.edge import operator_tls
+from clients.cli.pods import serving_releases
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
+    from vireo.v1.release_pb2 import GetServingReleaseResponse
+
     from clients.cli.control import EnvoyStatus
-    from server.rpc.tls import TlsFiles
     from server.stack.state import ProcessState, StackState
-
-
-@dataclass(frozen=True)
-class Release:
-    """A pod's report on its release."""
-
-    release_id: str
-    origin: str
-    last_failure: str
 
 
 def status(
@@ -40,12 +32,7 @@ def status(
             f"no stack runs on {Home.current().root}; start it with: vireo up, "
             "or set VIREO_HOME to the home of the stack you mean"
         )
-    tls = operator_tls(state)
-    releases = {
-        process.name: _release_of(process.name, process.port, tls)
-        for process in state.processes
-        if process.pid is not None and process.name not in ("s3", "control", "envoy")
-    }
+    releases = serving_releases(state)
     envoys = _envoys_of(state)
     if as_json:
         _print_json(state, releases, envoys)
@@ -63,41 +50,27 @@ def _envoys_of(state: StackState) -> list[EnvoyStatus]:
         return []  # the table shows the control plane's state
 
 
-def _release_of(name: str, port: int, tls: TlsFiles | None) -> Release | None:
-    """Return what the pod on a port serves; None if it doesn't answer."""
-    import grpc
-    from vireo.v1.release_pb2 import GetServingReleaseRequest
-    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
-    from server.rpc.tls import open_blocking_channel
-
-    role = name.partition("-")[0]
-    with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
-        try:
-            answer = ReleaseServiceStub(channel).GetServingRelease(
-                GetServingReleaseRequest(), timeout=2
-            )
-        except grpc.RpcError:
-            return None
-    return Release(answer.release_id, answer.origin, answer.last_failure)
-
-
 def _print_json(
-    state: StackState, releases: Mapping[str, Release | None], envoys: list[EnvoyStatus]
+    state: StackState,
+    releases: Mapping[str, GetServingReleaseResponse | None],
+    envoys: list[EnvoyStatus],
 ) -> None:
     import json
     from dataclasses import asdict
 
+    fields = ("release_id", "origin", "last_failure")
     document = state.model_dump(mode="json")
     for process in document["processes"]:
         release = releases.get(process["name"])
-        process["release"] = asdict(release) if release else None
+        process["release"] = {name: getattr(release, name) for name in fields} if release else None
     document["envoys"] = [asdict(envoy) for envoy in envoys]
     typer.echo(json.dumps(document, indent=2))
 
 
 def print_status(
-    state: StackState, releases: Mapping[str, Release | None], envoys: list[EnvoyStatus]
+    state: StackState,
+    releases: Mapping[str, GetServingReleaseResponse | None],
+    envoys: list[EnvoyStatus],
 ) -> None:
     """Print a line per process, then their problems, and each Envoy's resources."""
     from clients.cli.control import summary
@@ -125,7 +98,7 @@ def print_status(
     typer.echo(f"{ready}; edge {state.edge}, channel {state.channel}, supervisor {state.pid}")
 
 
-def _remark(process: ProcessState, release: Release | None) -> str:
+def _remark(process: ProcessState, release: GetServingReleaseResponse | None) -> str:
     """Return a process's problem; empty if there is none."""
     if process.problem or release is None:
         return process.problem

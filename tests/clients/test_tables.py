@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from vireo.v1 import recommendation_pb2, viewer_pb2
+from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 from bench.speed.row import Row
 from clients.cli.bench import print_rows
@@ -20,7 +21,7 @@ from clients.cli.release.gate_table import print_gate
 from clients.cli.release.history import print_history
 from clients.cli.release.listing import print_releases
 from clients.cli.release.status import print_channels, print_comparisons, print_pods
-from clients.cli.status import Release, print_status
+from clients.cli.status import print_status
 from clients.cli.studies import print_study
 from clients.cli.tables import print_table, table_of
 from clients.cli.up import process_lines
@@ -86,7 +87,7 @@ def test_status_has_a_line_for_each_process_and_what_is_wrong_below(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     problem = "vireo.v1.RecommendationService on port 8140: NOT_SERVING"
-    served = dict.fromkeys(NAMES, Release(RELEASE, "s3", ""))
+    served = dict.fromkeys(NAMES, GetServingReleaseResponse(release_id=RELEASE, origin="s3"))
     print_status(state("restarting", problem), served, [])
     lines = lines_of(capsys)
     for name in NAMES:
@@ -94,10 +95,12 @@ def test_status_has_a_line_for_each_process_and_what_is_wrong_below(
         assert f"{name}: {problem}" in lines
 
 
-def test_status_tells_of_a_release_that_came_from_the_cache(
+def test_status_marks_a_release_from_the_cache(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_status(state(), {"gateway-1": Release(RELEASE, "cache", "")}, [])
+    print_status(
+        state(), {"gateway-1": GetServingReleaseResponse(release_id=RELEASE, origin="cache")}, []
+    )
     [line] = [each for each in lines_of(capsys) if each.startswith("gateway-1: ")]
     assert "from the cache" in line
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
 
-from clients.cli.edge import operator_tls
+from clients.cli.pods import serving_releases
 from clients.cli.release.access import open_store
 from clients.cli.release.options import AsJson
 from clients.cli.tables import print_table, table_of
@@ -17,12 +16,6 @@ from server.home import Home
 
 if TYPE_CHECKING:
     from server.releases.channels import Channel
-    from server.rpc.tls import TlsFiles
-
-_SECONDS = 2.0
-_AT_ONCE = 16
-"""Maximum number of pods queried concurrently."""
-_PODS = ("candidate", "ranking", "gateway")
 
 
 def status(as_json: AsJson = False) -> None:
@@ -52,36 +45,17 @@ def status(as_json: AsJson = False) -> None:
 
 def _pods() -> dict[str, dict[str, Any] | None] | None:
     """Return each pod's serving release, None if it doesn't answer; None without a stack."""
+    from google.protobuf.json_format import MessageToDict
+
     from server.stack.state import running_stack
 
     state = running_stack(Home.current())
     if state is None:
         return None
-    pods = [each for each in state.processes if each.name.startswith(_PODS)]
-    tls = operator_tls(state)
-    # Concurrent: a pod that hangs uses up its whole deadline.
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        answers = threads.map(lambda pod: _asked(pod.name, pod.port, tls), pods)
-        return {pod.name: answer for pod, answer in zip(pods, answers, strict=True)}
-
-
-def _asked(name: str, port: int, tls: TlsFiles | None) -> dict[str, Any] | None:
-    import grpc
-    from google.protobuf.json_format import MessageToDict
-    from vireo.v1.release_pb2 import GetServingReleaseRequest
-    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
-    from server.rpc.tls import open_blocking_channel
-
-    role = name.partition("-")[0]
-    with open_blocking_channel(f"127.0.0.1:{port}", tls, role) as channel:
-        try:
-            answer = ReleaseServiceStub(channel).GetServingRelease(
-                GetServingReleaseRequest(), timeout=_SECONDS
-            )
-        except grpc.RpcError:
-            return None
-    return MessageToDict(answer, preserving_proto_field_name=True)
+    return {
+        name: None if answer is None else MessageToDict(answer, preserving_proto_field_name=True)
+        for name, answer in serving_releases(state).items()
+    }
 
 
 def print_channels(channels: dict[str, Channel]) -> None:
