@@ -69,7 +69,7 @@ def test_every_block_is_one_that_these_tests_or_make_run() -> None:
         assert f"make {target}" in (CHECKOUT / ".ci" / "run").read_text(), "CI runs it"
 
 
-def test_what_needs_the_demo_to_be_served_comes_before_own_data_takes_its_place() -> None:
+def test_steps_that_need_the_demo_precede_the_import_of_own_data() -> None:
     headings = re.findall(r"^## (.*)$", README, re.MULTILINE)
     assert headings.index("First requests") < headings.index("Your own data")
     assert headings.index("How good is it") < headings.index("Your own data")
@@ -146,7 +146,7 @@ def figures_of(output: str, system: str) -> list[tuple[float, float]]:
     return [(float(hit_rate), float(ndcg)) for hit_rate, ndcg in rows]
 
 
-async def test_your_own_data_takes_the_demos_place_while_it_runs_and_after(
+async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
     demo_home: Home, tmp_path: Path
 ) -> None:
     """In the README's order: the demo is still up in the first terminal."""

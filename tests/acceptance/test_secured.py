@@ -166,7 +166,7 @@ def test_a_caller_without_the_scope_is_denied(secured: SecuredStack, told: Tell)
     assert counted == 2
 
 
-def test_processes_take_only_those_with_a_certificate_of_ours(
+def test_processes_accept_only_certificates_of_the_authority(
     secured: SecuredStack, told: Tell, tmp_path: Path
 ) -> None:
     ours, roots = secured.folder.tls("operator"), secured.folder.authority
@@ -208,7 +208,7 @@ def test_processes_take_only_those_with_a_certificate_of_ours(
             assert counted > 0
 
 
-def test_who_asks_too_often_is_told_so_and_nobody_else_notices(
+def test_a_rate_limited_caller_gets_retry_info_and_others_are_unaffected(
     secured: SecuredStack, told: Tell
 ) -> None:
     busy, other = (secured.tokens.good(subject=name) for name in ("busy", "other"))
@@ -248,7 +248,7 @@ def test_who_asks_too_often_is_told_so_and_nobody_else_notices(
     assert secured.rest(other).status == 200
 
 
-def test_no_secret_is_in_a_log_a_command_line_or_what_state_tells(secured: SecuredStack) -> None:
+def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(secured: SecuredStack) -> None:
     home = secured.stack.home
     identity = json.loads((home.s3 / "s3.json").read_text())["identities"][0]
     token = secured.tokens.good(subject="secret")

@@ -71,7 +71,7 @@ def test_nothing_of_training_is_installed(environment: Path) -> None:
     assert run(environment, code) == ""
 
 
-def test_the_wheel_takes_no_name_but_its_own_and_leaves_envoys_to_envoys_protos(
+def test_the_wheel_claims_one_top_level_name_and_works_beside_envoys_protos(
     environment: Path,
 ) -> None:
     code = "from importlib.metadata import files; print(*files('vireo'), sep='\\n')"
@@ -113,7 +113,7 @@ def test_candidate_and_ranking_pods_have_loaded_no_torch_pandas_or_arrow(
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_pods_start_takes_little_more_than_its_libraries(
+def test_a_pod_starts_little_slower_than_its_libraries_import(
     serving: Stack, environment: Path, name: str
 ) -> None:
     service, libraries, times = SERVICES[name]

@@ -25,18 +25,18 @@ def error_of(home: Path, *arguments: str | bytes) -> str:
 
 
 @pytest.mark.parametrize("command", [("release", "list"), ("up",)])
-def test_a_home_that_cannot_be_written_is_told(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_read_only_home_is_reported(command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "VIREO_HOME" in error_of(tmp_path / "file" / "home", *command)
 
 
 @pytest.mark.parametrize("request_", [("1", "--page-size", "99999999999"), (b"a\xff",)])
-def test_a_request_that_no_message_can_carry_is_told(
+def test_a_request_that_no_message_can_hold_is_reported(
     request_: tuple[str | bytes, ...], tmp_path: Path
 ) -> None:
     assert "invalid request" in error_of(tmp_path, "recommend", "--viewer", *request_)
 
 
-def test_a_missing_release_is_told_with_a_command_that_exists(tmp_path: Path) -> None:
+def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:
     told = error_of(tmp_path, "release", "publish", "--data", "mine")
     assert "vireo train --data mine" in told

@@ -39,7 +39,7 @@ def test_a_slate_without_candidates_says_nothing_of_sources(
 
 
 @pytest.mark.parametrize("degradation", [each for each in viewer_pb2.Degradation.values() if each])
-def test_every_degradation_is_told(
+def test_every_degradation_is_printed(
     degradation: viewer_pb2.Degradation.ValueType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_slate(pb.RecommendResponse(degradations=[degradation]))
@@ -47,7 +47,7 @@ def test_every_degradation_is_told(
     assert f"degraded: {name.lower().replace('_', ' ')}" in capsys.readouterr().out
 
 
-def test_a_degradation_of_a_later_build_is_told_by_its_number(
+def test_an_unknown_degradation_is_printed_by_its_number(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     answer = pb.RecommendResponse.FromString(b"\x22\x01\x63")  # degradations: 99

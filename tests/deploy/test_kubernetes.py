@@ -156,7 +156,7 @@ def test_ports_and_probes_are_those_on_which_processes_answer(
         assert container["livenessProbe"]["grpc"] == {"port": settings.port}
 
 
-def test_pods_have_the_time_to_drain_that_they_take_and_are_told_as_draining_for_it(
+def test_pods_have_time_to_drain_and_are_published_as_draining_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     control = settings_of(OURS["vireo-control"], monkeypatch)
@@ -215,7 +215,7 @@ def test_envoys_are_run_as_the_stack_runs_its_own(tmp_path: Path) -> None:
         assert mount["mountPath"] == "/etc/envoy"
 
 
-def test_envoys_and_gateways_meet_where_the_control_plane_has_envoys_listen(
+def test_gateways_call_the_ports_that_envoys_listen_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     control = settings_of(OURS["vireo-control"], monkeypatch)

@@ -55,11 +55,11 @@ PHRASES = [
 
 
 @pytest.mark.parametrize(("document", "phrase"), PHRASES)
-def test_a_default_that_is_told_is_that_of_the_code(document: str, phrase: str) -> None:
+def test_documented_defaults_equal_those_in_the_code(document: str, phrase: str) -> None:
     assert phrase in " ".join((CHECKOUT / document).read_text().split())
 
 
-def test_gateways_ask_for_as_many_candidates_as_the_release_states_unless_they_are_told() -> None:
+def test_gateways_request_the_releases_number_of_candidates_by_default() -> None:
     assert GATEWAY["candidates"] is None
     assert "VIREO_CANDIDATES" not in SETTINGS
     assert RankingConfig().candidates == Manifest.model_fields["candidates"].default == CANDIDATES
@@ -82,7 +82,7 @@ def test_the_benchmark_has_pods_asked_for_no_less_when_they_are_slow() -> None:
     assert SETTINGS["VIREO_MIN_CANDIDATES"] == str(MAX_CANDIDATES)
 
 
-def test_the_home_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_is_the_one_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VIREO_HOME", raising=False)
     assert Home.current().logs == CHECKOUT / ".vireo" / "logs"
     assert "`.vireo/logs/`" in (CHECKOUT / "README.md").read_text()

@@ -241,7 +241,7 @@ async def test_browsers_may_send_a_token_along(guarded: Guarded) -> None:
     assert "authorization" in (response.getheader("access-control-allow-headers") or "")
 
 
-async def test_who_asks_too_often_is_told_when_to_ask_again_and_others_notice_nothing(
+async def test_a_rate_limited_caller_gets_a_retry_delay_and_others_are_unaffected(
     guarded: Guarded,
 ) -> None:
     busy, other = (guarded.tokens.good(subject=name) for name in ("busy", "other"))

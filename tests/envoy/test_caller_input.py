@@ -109,7 +109,7 @@ async def flood_in_time(
 
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS.keys())
-async def test_headers_that_a_gateway_can_not_take_cost_no_call_and_eject_none(
+async def test_headers_that_a_gateway_rejects_fail_no_other_call_and_eject_no_gateway(
     edge: Edge, headers: dict[str, str]
 ) -> None:
     assert await flood_in_time(edge, RECOMMEND, MESSAGE, headers) == {grpc.StatusCode.OK}

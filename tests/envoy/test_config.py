@@ -51,7 +51,7 @@ def test_envoy_accepts_the_bootstrap(
         {"edge_host": "::1", "cors_origins": "https://it's[.]example"},
     ],
 )
-async def test_envoy_takes_every_resource(
+async def test_envoy_accepts_every_resource(
     changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
 ) -> None:
     async with running_edge(tmp_path, 1, xds_api=xds_api, **changes) as edge:
@@ -142,7 +142,7 @@ def test_the_edge_gives_up_on_connections_that_are_not_used() -> None:
 
 
 @pytest.mark.parametrize("listener", ["candidate", "ranking"])
-def test_callers_who_take_all_connections_leave_gateways_theirs(listener: str) -> None:
+def test_callers_with_all_edge_connections_leave_gateways_theirs(listener: str) -> None:
     assert rendered("Listener", listener)["ignoreGlobalConnLimit"]
     document = yaml.safe_load(bootstrap(StackSettings()))
     assert document["admin"]["ignore_global_conn_limit"]

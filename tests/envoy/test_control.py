@@ -106,7 +106,7 @@ def route_names(edge: Edge) -> list[str]:
     return [each.name for each in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes]
 
 
-async def test_an_empty_discovery_leaves_the_pods_where_they_are(tmp_path: Path) -> None:
+async def test_an_empty_discovery_keeps_the_pods(tmp_path: Path) -> None:
     async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 60}) as (
         edge,
         caller,

@@ -161,12 +161,12 @@ async def test_envoy_watches_its_heap(edge: Edge) -> None:
         assert await stat(edge, f"overload.envoy.overload_actions.{action}.active") == 0
 
 
-async def test_a_connection_has_only_so_many_streams(edge: Edge) -> None:
+async def test_streams_per_connection_are_bounded(edge: Edge) -> None:
     async with http2(edge.address) as connection:
         assert connection.max_streams == OF_A_CONNECTION
 
 
-async def test_who_is_refused_a_watch_is_told_when_to_try_again(edge: Edge) -> None:
+async def test_a_refused_watch_gets_a_retry_delay(edge: Edge) -> None:
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with (
         http2(edge.address, "127.0.0.1") as connection,

@@ -76,7 +76,7 @@ async def test_a_candidate_pod_that_answers_internal_costs_no_call(edge: Edge) -
             assert answer.release_id == "candidate-1"
 
 
-async def test_when_every_gateway_drains_the_caller_is_told(edge: Edge) -> None:
+async def test_a_call_fails_clearly_if_every_gateway_drains(edge: Edge) -> None:
     for gateway in edge.gateways:
         gateway.refuses = True
     async with grpc.aio.insecure_channel(edge.address) as channel:
@@ -112,7 +112,7 @@ async def test_a_caller_with_little_time_has_a_gateway_that_hangs_passed_over_so
                 passed_over = len(edge.gateways[0].requests) > asked
 
 
-async def test_slow_gateways_answer_all_the_same_and_what_is_no_longer_needed_is_cancelled(
+async def test_slow_gateways_still_answer_and_superseded_tries_are_cancelled(
     edge: Edge,
 ) -> None:
     for gateway in edge.gateways:
@@ -150,7 +150,7 @@ async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_dead
                     passed_over = edge.candidates[0].calls > asked
 
 
-async def test_the_inner_hop_tells_which_pod_has_answered(edge: Edge) -> None:
+async def test_the_inner_hop_names_the_pod_that_answered(edge: Edge) -> None:
     ports = edge.settings.pod_ports("candidate")
     pods = {pod.name: f"127.0.0.1:{port}" for pod, port in zip(edge.candidates, ports, strict=True)}
     told: dict[str, str] = {}

@@ -76,7 +76,7 @@ def breaking(change: Change, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", INCOMPATIBLE)
-def test_an_incompatible_change_is_stopped_and_told_by_file(name: str, tmp_path: Path) -> None:
+def test_an_incompatible_change_is_rejected_with_its_file(name: str, tmp_path: Path) -> None:
     done = breaking(INCOMPATIBLE[name], tmp_path)
     assert done.returncode != 0
     assert f"vireo/v1/{INCOMPATIBLE[name][0]}.proto" in done.stdout + done.stderr

@@ -23,7 +23,7 @@ def test_no_name_of_a_data_set_leads_out_of_the_home(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "ml-100k", "a_b", "Mine", "a.b", "_", "x" * 64, "x" * 65])
-def test_a_home_takes_the_names_of_data_sets_that_a_manifest_takes(name: str) -> None:
+def test_homes_and_manifests_accept_the_same_names_of_data_sets(name: str) -> None:
     try:
         TypeAdapter(DatasetName).validate_python(name)
     except ValidationError:

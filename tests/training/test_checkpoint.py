@@ -26,7 +26,7 @@ def test_a_state_that_can_not_be_written_leaves_the_one_before(tmp_path: Path) -
     assert read_checkpoint(path) == {"epoch": 1}
 
 
-def test_a_full_disk_is_told_as_such_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     write_checkpoint(path, {"epoch": 1})
     (tmp_path / "training.partial").symlink_to("/dev/full")

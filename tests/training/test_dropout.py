@@ -26,7 +26,7 @@ def test_neighbours_are_dropped_independently() -> None:
         assert both == pytest.approx(0.25, abs=0.005)
 
 
-def test_gradients_pass_where_values_do() -> None:
+def test_gradients_pass_only_through_kept_values() -> None:
     torch.manual_seed(0)
     x = torch.ones(3, 5, requires_grad=True)
 

@@ -26,7 +26,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
         wait_for("0:00  training on mine", console)
 
 
-def test_the_lines_tell_how_far_the_innermost_bar_is() -> None:
+def test_the_lines_show_the_progress_of_the_innermost_bar() -> None:
     console = Console(file=io.StringIO(), width=100)
     with heartbeat(console, "training", seconds=0.01), Bars(console=console) as bars:
         bars.update(bars.add_task("retrieval", total=4), completed=1)

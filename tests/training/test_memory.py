@@ -39,7 +39,7 @@ def test_what_is_said_is_enough_and_not_half_as_much_again(size: tuple[int, int]
     assert 1 <= training_memory(info, load_profile("large")).needed / 1e9 / training <= 1.5
 
 
-def test_towers_that_are_trained_at_once_and_score_all_videos_take_more() -> None:
+def test_towers_trained_in_parallel_with_a_full_softmax_need_more_memory() -> None:
     info = described(1_000_000, 3_700, 6_000)
     quality, demo = (
         training_memory(info, load_profile(name)).needed for name in ("quality", "demo")

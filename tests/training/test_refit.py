@@ -115,7 +115,7 @@ def test_without_the_measured_fits_checkpoint_it_says_what_to_do(home: Home) -> 
         refitted(home)
 
 
-def test_it_takes_an_eighth_of_the_epochs_and_at_least_one() -> None:
+def test_a_refit_has_an_eighth_of_the_epochs_and_at_least_one() -> None:
     quality, quick = (load_profile(name).retrieval for name in ("quality", "quick"))
     assert (refit_config(quality).epochs, refit_config(quick).epochs) == (2, 1)
     assert refit_config(quality).learning_rate == quality.learning_rate / 4

@@ -52,7 +52,7 @@ async def test_a_request_that_cannot_be_served_is_sent_three_times(
     assert len(gateway.peers) == 1
 
 
-async def test_then_it_fails_and_tells_when_to_come_back(grpc_client: ExampleClient) -> None:
+async def test_retries_end_with_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
     async with told_gateway() as gateway:
         gateway.answers = [DRAINING]
         answer = await grpc_client.recommend(Target(gateway.address), "1")
@@ -61,7 +61,7 @@ async def test_then_it_fails_and_tells_when_to_come_back(grpc_client: ExampleCli
     assert len(gateway.requests) == 3
 
 
-async def test_an_overload_tells_when_to_come_back(grpc_client: ExampleClient) -> None:
+async def test_an_overload_error_has_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
     async with told_gateway() as gateway:
         gateway.answers = [overloaded(timedelta(hours=1, milliseconds=5))]
         answer = await grpc_client.recommend(Target(gateway.address), "1")
@@ -114,7 +114,7 @@ async def test_a_token_never_travels_in_plain_text(client: ExampleClient) -> Non
     assert "secret" not in answer.errors
 
 
-async def test_a_command_line_that_makes_no_sense_is_told(client: ExampleClient) -> None:
+async def test_an_invalid_command_line_is_reported(client: ExampleClient) -> None:
     for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
         answer = await client.recommend(Target("127.0.0.1:1"), "1", *flags)
         assert (answer.code, answer.output) == (2, "")
@@ -127,7 +127,7 @@ def browser() -> ExampleClient:
     return BROWSER
 
 
-async def test_a_browser_is_told_of_overloads_and_deadlines(
+async def test_a_browser_reports_overloads_and_deadlines(
     browser: ExampleClient, tmp_path: Path
 ) -> None:
     async with running_edge(tmp_path, gateway_count=1) as edge:

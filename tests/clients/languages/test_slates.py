@@ -78,7 +78,7 @@ async def test_all_get_the_same_slate(
     assert slate == slates[0]
 
 
-async def test_all_tell_what_is_wrong_with_a_request(
+async def test_all_clients_report_invalid_requests(
     client: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:
     answer = await client.recommend(edge, "", "--page-size", "501")
@@ -97,7 +97,7 @@ async def test_all_tell_what_is_wrong_with_a_request(
 
 
 @pytest.mark.parametrize("edge", ["secure"], indirect=True)
-async def test_all_tell_when_a_token_is_refused(client: ExampleClient, edge: Target) -> None:
+async def test_all_clients_report_rejected_tokens(client: ExampleClient, edge: Target) -> None:
     forged = Target(edge.address, edge.authority, "rubbish")
     for refused in (forged, Target(edge.address, edge.authority)):
         answer = await client.recommend(refused, VIEWER)
@@ -105,7 +105,7 @@ async def test_all_tell_when_a_token_is_refused(client: ExampleClient, edge: Tar
         assert answer.errors.startswith("UNAUTHENTICATED: ")
 
 
-def test_the_readmes_tell_the_commands_that_these_tests_run(client: ExampleClient) -> None:
+def test_the_readmes_have_the_commands_that_these_tests_run(client: ExampleClient) -> None:
     document = (CHECKOUT / client.document).read_text()
     assert f"{' '.join(client.command)} 127.0.0.1:8080 1" in document
     if client.goal is not None:

@@ -88,7 +88,7 @@ async def test_a_server_that_cannot_serve_yet_is_unavailable(
     assert error.message == "no release is loaded yet"
 
 
-async def test_an_address_where_nothing_listens_is_unavailable(connect: Connect) -> None:
+async def test_an_address_without_a_listener_is_unavailable(connect: Connect) -> None:
     async with connect(f"127.0.0.1:{free_port_base()}") as recommend:
         error = await failure(recommend, Unavailable)
     assert error.retry_after is None

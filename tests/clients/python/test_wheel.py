@@ -59,7 +59,7 @@ def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
     run(*pip_of(python), "check")
 
 
-def test_it_gets_through_envoy_what_others_get_and_fails_as_told(
+def test_it_works_through_envoy_like_other_clients_and_fails_as_documented(
     python: Path, stack: Stack
 ) -> None:
     told = json.loads(run(python, DRIVER, stack.edge, VIEWER))

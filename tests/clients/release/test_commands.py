@@ -15,7 +15,7 @@ from tests.clients.release.conftest import Publish, Vireo
 pytestmark = pytest.mark.integration
 
 
-def test_a_release_goes_back_in_one_command_and_history_tells(
+def test_one_command_rolls_back_and_the_history_records_it(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     publish("a")
@@ -94,7 +94,7 @@ def test_diff_shows_files_metrics_and_settings(
     assert same.count("no difference") == 3
 
 
-def test_status_shows_the_channels_where_no_stack_runs(
+def test_status_shows_channels_without_a_running_stack(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     publish("a")
@@ -108,7 +108,7 @@ def test_status_shows_the_channels_where_no_stack_runs(
     assert document["pods"] is None
 
 
-def test_a_store_that_is_not_there_is_told(
+def test_a_missing_store_is_reported(
     vireo: Vireo, s3: S3Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_S3_ENDPOINT", "127.0.0.1:1")

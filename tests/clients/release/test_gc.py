@@ -103,7 +103,7 @@ def test_what_is_promoted_after_it_was_planned_stays(
     assert store.manifest("a").release_id == "a"
 
 
-def test_a_release_that_cannot_be_removed_is_told_and_keeps_no_other_from_going(
+def test_a_release_that_cannot_be_removed_is_reported_and_others_are_removed(
     store: ReleaseStore,
     s3: S3Settings,
     publish: Publish,

@@ -177,7 +177,7 @@ def test_what_cant_be_compared_is_refused_with_the_reason(
     assert why in finding
 
 
-def test_own_data_takes_the_place_of_example_data_and_rollback_takes_it_back(
+def test_own_data_replaces_example_data_and_rollback_undoes_it(
     trained: str,
     example: str,
     store: ReleaseStore,
@@ -193,7 +193,7 @@ def test_own_data_takes_the_place_of_example_data_and_rollback_takes_it_back(
     assert f"channel production names {example} again" in back.output
 
 
-def test_example_data_takes_no_place_of_own_data_nor_a_share_of_its_viewers(
+def test_example_data_replaces_neither_own_data_nor_a_canary_share(
     trained: str, example: str, store: ReleaseStore, vireo: Vireo
 ) -> None:
     for channel in ("production", "canary"):
@@ -205,7 +205,7 @@ def test_example_data_takes_no_place_of_own_data_nor_a_share_of_its_viewers(
     assert isinstance(canary.exception, PromotionRefusedError), "two data sets at a time"
 
 
-def test_example_data_takes_no_place_of_other_example_data_unmeasured(
+def test_example_data_replaces_other_example_data_only_if_measured(
     trained: str, example: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
 ) -> None:
     if not ring_home.data("also-shown").exists():

@@ -51,7 +51,9 @@ def pod(everybody: Barrier) -> Iterator[int]:
             server.stop(None).wait()
 
 
-def test_pods_are_asked_at_once_and_one_that_is_gone_is_told(vireo: Vireo, tmp_path: Path) -> None:
+def test_pods_are_queried_concurrently_and_a_missing_one_is_reported(
+    vireo: Vireo, tmp_path: Path
+) -> None:
     home = Home(tmp_path / "home")  # that of the command
     everybody = Barrier(PODS, timeout=60)
     with ExitStack() as running:

@@ -31,7 +31,7 @@ def one_line(result: Any) -> str:
     return " ".join(result.stdout.split())
 
 
-def test_a_sound_release_is_told_to_be_with_what_was_read(publish: Publish, vireo: Vireo) -> None:
+def test_a_sound_release_is_reported_with_the_bytes_read(publish: Publish, vireo: Vireo) -> None:
     folder = publish("good")
     manifest = Manifest.read(folder)
     done = vireo("verify", "good")
@@ -124,7 +124,7 @@ class Bucket:
         (unlisted_file, "bad: popular.json isn't in the manifest; gateway pods need it"),
     ],
 )
-def test_damage_in_the_store_is_told(
+def test_damage_in_the_store_is_reported(
     publish: Publish,
     vireo: Vireo,
     s3: S3Settings,
@@ -228,7 +228,7 @@ def no_list(folder: Path) -> None:
         (no_list, "as a gateway pod: popular.json"),
     ],
 )
-def test_a_release_that_was_bad_when_it_was_published_is_told(
+def test_a_release_that_was_published_damaged_is_reported(
     store: ReleaseStore,
     vireo: Vireo,
     tmp_path: Path,
@@ -252,9 +252,7 @@ def publish_spoiled(
     store.publish(folder)
 
 
-def test_everything_that_is_wrong_is_told_at_once(
-    publish: Publish, vireo: Vireo, s3: S3Settings
-) -> None:
+def test_all_problems_are_reported_at_once(publish: Publish, vireo: Vireo, s3: S3Settings) -> None:
     publish("bad")
     for damage in (truncated, flipped_byte, missing):
         damage(Bucket(s3, "bad"))
@@ -263,7 +261,7 @@ def test_everything_that_is_wrong_is_told_at_once(
     assert any("not loaded as a ranking pod" in note for note in found["notes"])
 
 
-def test_goldens_of_another_processor_are_told_and_not_held_against_the_release(
+def test_goldens_of_another_processor_are_reported_without_failing_the_release(
     store: ReleaseStore, vireo: Vireo, tmp_path: Path
 ) -> None:
     publish_spoiled(store, tmp_path, golden_mismatch, architecture="quantum9000")

@@ -30,7 +30,7 @@ def inputs(*history: int, gap: int = 1, asked_gap: int = 1) -> dict[str, np.ndar
     }
 
 
-def test_a_viewer_who_comes_back_takes_no_run() -> None:
+def test_a_returning_viewer_hits_the_cache() -> None:
     vectors, tower = ViewerVectors(10), Tower()
     assert [float(vectors.of(inputs(1, 2), tower)[0]) for _ in range(3)] == [3.0] * 3
     assert tower.runs == 1
@@ -47,7 +47,7 @@ def test_whatever_the_tower_reads_makes_another_vector(changed: dict[str, np.nda
     assert tower.runs == 2
 
 
-def test_who_was_asked_for_least_recently_is_forgotten() -> None:
+def test_the_least_recently_used_vector_is_evicted() -> None:
     vectors, tower = ViewerVectors(2), Tower()
     for viewer in (1, 2, 1, 3, 1):
         vectors.of(inputs(viewer), tower)
@@ -56,7 +56,7 @@ def test_who_was_asked_for_least_recently_is_forgotten() -> None:
     assert tower.runs == 4
 
 
-def test_none_is_kept_where_none_is_to_be() -> None:
+def test_a_cache_of_size_0_keeps_nothing() -> None:
     vectors, tower = ViewerVectors(0), Tower()
     for _ in range(2):
         vectors.of(inputs(1), tower)

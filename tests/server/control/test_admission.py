@@ -36,7 +36,7 @@ async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_the_first_that_is_told_has_a_pod_of_production_that_is_slow_to_answer() -> None:
+async def test_the_first_snapshot_includes_a_slow_production_pod() -> None:
     fast = free_port_base()
     slow = fast + 1
     async with AsyncExitStack() as stack:
@@ -59,9 +59,7 @@ async def test_the_first_that_is_told_has_a_pod_of_production_that_is_slow_to_an
         assert told[0][PRODUCTION] == Members(local(fast, slow))
 
 
-async def test_a_pod_of_production_that_never_answers_is_told_in_the_end_and_others_are_not() -> (
-    None
-):
+async def test_an_unresponsive_pod_is_published_after_the_timeout_only_in_production() -> None:
     healthy = free_port_base()
     gone = healthy + 1
     async with AsyncExitStack() as stack:

@@ -229,7 +229,7 @@ async def test_equal_content_has_an_equal_version(server: Server, *, delta: bool
     assert len(versions) == 1
 
 
-async def test_a_client_that_wants_everything_of_nothing_is_told_so(
+async def test_a_wildcard_subscription_to_an_empty_type_is_answered(
     server: Server, *, delta: bool
 ) -> None:
     server.publish({"r": "1"})
@@ -261,7 +261,7 @@ async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: S
         assert (await client.taken()).removed == {"c-old"}
 
 
-async def test_delta_tells_the_endpoints_of_a_renewed_cluster_though_they_were_kept(
+async def test_delta_resends_the_endpoints_of_an_updated_cluster(
     server: Server,
 ) -> None:
     server.publish({"c-a": "2", "c-b": "1"})
@@ -279,7 +279,7 @@ async def test_delta_tells_the_endpoints_of_a_renewed_cluster_though_they_were_k
         assert await client.hears_nothing()
 
 
-async def test_delta_tells_that_a_name_does_not_exist_and_sends_it_once_it_does(
+async def test_delta_reports_a_missing_name_and_sends_it_once_it_exists(
     server: Server,
 ) -> None:
     server.publish({"r": "1"})
@@ -304,7 +304,7 @@ async def test_a_name_that_is_left_is_sent_no_more(server: Server, *, delta: boo
         assert await client.hears_nothing()
 
 
-async def test_a_client_without_a_node_id_is_told(server: Server, *, delta: bool) -> None:
+async def test_a_client_without_a_node_id_is_rejected(server: Server, *, delta: bool) -> None:
     async with xds_client(server.port, delta=delta, node="") as client:
         await client.ask(CLUSTER)
         with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):

@@ -58,7 +58,7 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_change_is_told_once(told: list[float]) -> None:
+async def test_each_change_is_reported_once(told: list[float]) -> None:
     channels = SetShare()
     task = await following(channels, told)
     channels.share = 0.25

@@ -92,7 +92,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_whatever_the_file_holds_takes_no_pod_away_and_is_shown_until_it_is_mended(
+async def test_invalid_file_content_removes_no_pod_and_is_reported_until_it_is_fixed(
     name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "endpoints.json"
@@ -167,7 +167,9 @@ def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
         ('{"ranking": {"production": ["pod-1:80"]}}', "'pod-1' does not appear to be an IP"),
     ],
 )
-def test_bad_content_is_told_with_its_place(text: str, words: str, tmp_path: Path) -> None:
+def test_invalid_content_is_reported_with_its_location(
+    text: str, words: str, tmp_path: Path
+) -> None:
     with pytest.raises(EndpointsFileError) as raised:
         parse(text.encode(), tmp_path / "endpoints.json")
     assert words in str(raised.value)
@@ -181,6 +183,6 @@ async def test_a_list_can_be_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[Pool("candidate")] == local(1, 2)
 
 
-def test_without_any_source_the_settings_to_set_are_told() -> None:
+def test_without_a_source_the_error_names_the_settings() -> None:
     with pytest.raises(VireoError, match="VIREO_ENDPOINTS_FILE"):
         discovery_of(ControlSettings(s3=unreachable_s3()))

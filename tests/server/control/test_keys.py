@@ -97,7 +97,7 @@ def test_only_public_keys_are_taken(text: str, why: str) -> None:
         checked(text.encode(), "somewhere")
 
 
-def test_the_same_keys_are_told_the_same_whatever_their_form() -> None:
+def test_equal_keys_are_published_alike_whatever_their_format() -> None:
     turned = json.dumps({"keys": [dict(reversed(KEY.items()))]}, indent=3)
     assert checked(turned.encode(), "a") == checked(jwks(KEY).encode(), "b")
 
@@ -136,7 +136,7 @@ async def test_a_url_is_followed_and_its_failures_change_nothing(
         await until(lambda: len(told) == 2)
 
 
-def test_of_a_key_only_what_tokens_are_checked_by_is_told() -> None:
+def test_only_fields_that_verify_tokens_are_published() -> None:
     more = {**KEY, "x5c": ["certificate"], "deep": [[[["a"]]]]}
     assert checked(jwks(more).encode(), "a") == checked(jwks(KEY).encode(), "b")
 

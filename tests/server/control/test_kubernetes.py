@@ -228,7 +228,7 @@ def impatience(name: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_list_that_fails_takes_no_pod_away_and_is_reported_until_it_works(
+async def test_a_failed_list_removes_no_pod_and_is_reported_until_it_works(
     name: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
     fault, words = FAULTS[name]
@@ -248,7 +248,7 @@ async def test_a_list_that_fails_takes_no_pod_away_and_is_reported_until_it_work
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if "list" not in name])
-async def test_a_watch_that_fails_takes_no_pod_away_and_is_begun_anew(
+async def test_a_failed_watch_removes_no_pod_and_is_restarted(
     name: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
     fault, words = FAULTS[name]

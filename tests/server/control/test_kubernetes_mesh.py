@@ -50,7 +50,7 @@ class Told:
         }
 
 
-async def test_pods_are_told_when_they_are_ready_and_healthy_and_drain_before_they_go(
+async def test_pods_are_published_once_healthy_and_drain_before_removal(
     tmp_path: Path, *, delta: bool
 ) -> None:
     first, second, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"

@@ -25,7 +25,7 @@ from tests.builders.s3 import unreachable_s3
         ("WATCH_SECONDS", "0", "greater than or equal to 1"),
     ],
 )
-def test_unfit_settings_are_told_with_their_variable(
+def test_invalid_settings_are_reported_with_their_variable(
     name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"VIREO_KUBERNETES_{name}", value)
@@ -34,7 +34,7 @@ def test_unfit_settings_are_told_with_their_variable(
     assert words in str(raised.value)
 
 
-def test_without_the_client_the_package_to_install_is_told(
+def test_without_the_client_the_error_names_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = ControlSettings(discovery="kubernetes", s3=unreachable_s3())

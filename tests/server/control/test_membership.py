@@ -31,9 +31,7 @@ def test_a_pod_is_admitted_when_it_is_healthy() -> None:
 
 
 @pytest.mark.parametrize("trusting", [True, False])
-def test_while_none_is_known_to_be_healthy_only_a_trusting_pool_tells_all(
-    *, trusting: bool
-) -> None:
+def test_without_a_healthy_pod_only_a_trusting_pool_publishes_all(*, trusting: bool) -> None:
     pool = Membership(PATIENCE, trusting=trusting)
     pool.found(local(1, 2), 0)
     assert pool.members(0).active == (local(1, 2) if trusting else local())
@@ -66,7 +64,7 @@ def test_pods_that_are_all_replaced_serve_until_a_new_one_is_healthy() -> None:
     assert pool.members(104) == Members(local(3))
 
 
-def test_an_empty_result_takes_no_pod_away_until_it_has_lasted() -> None:
+def test_an_empty_result_removes_no_pod_before_the_grace_period() -> None:
     pool = serving(1, 2)
     pool.found(local(), 10)
     assert pool.members(39.9) == Members(local(1, 2))

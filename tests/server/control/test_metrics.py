@@ -44,7 +44,7 @@ def counted(*events: str, kind: str = "clusters") -> list[float]:
     return [sample(REGISTRY, f"xds_{event}_total", kind=kind) or 0.0 for event in events]
 
 
-async def test_connected_clients_are_told_by_what_they_are() -> None:
+async def test_connected_clients_are_counted_by_kind() -> None:
     async with running_control({}) as control:
         registry = registry_of(control)
         assert sample(registry, "xds_clients", client="other") == 0
@@ -60,7 +60,7 @@ async def test_connected_clients_are_told_by_what_they_are() -> None:
 
 
 @pytest.mark.integration
-async def test_an_envoy_is_told_as_one(tmp_path: Path) -> None:
+async def test_an_envoy_counts_as_envoy(tmp_path: Path) -> None:
     async with running_edge(tmp_path, 1) as edge:
         registry = registry_of(edge.control)
         assert sample(registry, "xds_clients", client="envoy") == 1
@@ -116,7 +116,7 @@ async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
         assert sample(REGISTRY, "xds_snapshots_total") == published + 1
 
 
-async def test_pods_are_told_by_cluster_and_state() -> None:
+async def test_pods_are_counted_by_cluster_and_state() -> None:
     port = free_port_base()
     async with AsyncExitStack() as stack:
         for each in (port, port + 1):
@@ -147,7 +147,7 @@ async def following_file(path: Path) -> AsyncIterator[CollectorRegistry]:
         yield registry
 
 
-async def test_failures_of_discovery_are_counted_and_the_time_since_a_success_told(
+async def test_discovery_failures_and_the_age_of_the_last_success_are_exported(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "endpoints.json"
@@ -195,7 +195,7 @@ async def test_members_that_no_snapshot_can_be_made_of_are_counted(
 
 
 @pytest.mark.integration
-async def test_a_process_that_follows_kubernetes_shows_them_all_and_stops_when_told(
+async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigterm(
     tmp_path: Path,
 ) -> None:
     port = free_port_base()

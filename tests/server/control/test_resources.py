@@ -38,7 +38,7 @@ def routes(mesh: Mesh, name: str) -> list[Any]:
     return list(RouteConfiguration.FromString(body.value).virtual_hosts[0].routes)
 
 
-def test_a_pod_that_leaves_is_told_as_draining() -> None:
+def test_a_leaving_pod_is_published_as_draining() -> None:
     mesh = Mesh({PRODUCTION: Members(local(2, 1), local(3))})
     assert assignment(mesh, "ranking") == [[(1, "UNKNOWN"), (2, "UNKNOWN"), (3, "DRAINING")]]
 
@@ -49,7 +49,7 @@ def test_productions_pods_stand_behind_the_canarys() -> None:
 
 
 @pytest.mark.parametrize(("share", "end"), [(0.0001, 1), (0.1, 1000), (1.0, 10_000)])
-def test_the_canarys_route_takes_the_buckets_below_its_share(share: float, end: int) -> None:
+def test_the_canarys_route_matches_the_buckets_below_its_share(share: float, end: int) -> None:
     both = {CANARY: Members(local(9)), CANARY_CANDIDATES: Members(local(8))}
     mesh = Mesh(both, canary_share=share)
     shadow, canary, production = routes(mesh, "ranking")

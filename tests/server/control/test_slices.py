@@ -45,7 +45,7 @@ def ranking(*slices: EndpointSlice) -> frozenset[Endpoint]:
     return found.endpoints[RANKING]
 
 
-def test_the_slices_of_a_service_are_merged_and_a_moving_pod_is_told_once() -> None:
+def test_the_slices_of_a_service_are_merged_and_a_moved_pod_is_listed_once() -> None:
     slices = [
         EndpointSlice.model_validate(each) for each in json.loads(recorded("list.json"))["items"]
     ]
@@ -58,7 +58,7 @@ def test_the_slices_of_a_service_are_merged_and_a_moving_pod_is_told_once() -> N
     assert found.flaws == frozenset()
 
 
-def test_a_pod_with_addresses_of_both_families_is_told_once_by_ipv4() -> None:
+def test_a_dual_stack_pod_is_listed_once_by_ipv4() -> None:
     four = slice_of(endpoint("10.0.0.1", "one"), endpoint("10.0.0.2", "two"))
     six = slice_of(endpoint("fd00::1", "one"), endpoint("fd00::3", "three"), family="IPv6")
     assert ranking(six, four) == {
@@ -68,7 +68,7 @@ def test_a_pod_with_addresses_of_both_families_is_told_once_by_ipv4() -> None:
     }
 
 
-def test_ipv6_addresses_are_told_in_their_short_form() -> None:
+def test_ipv6_addresses_are_listed_in_short_form() -> None:
     six = slice_of(endpoint("fd00:0:0::00a1"), family="IPv6")
     assert ranking(six) == {Endpoint("fd00::a1", 8130)}
 
@@ -87,19 +87,19 @@ def test_ipv6_addresses_are_told_in_their_short_form() -> None:
         ({"ready": True, "serving": True, "terminating": True}, False),
     ],
 )
-def test_only_a_pod_that_is_ready_serves_and_stays_is_told(
+def test_only_ready_serving_and_not_terminating_pods_are_listed(
     conditions: dict[str, bool | None], *, told: bool
 ) -> None:
     assert bool(ranking(slice_of(endpoint("10.0.0.1", None, **conditions)))) == told
 
 
-def test_a_pod_that_one_slice_takes_out_of_traffic_is_out_though_another_is_behind() -> None:
+def test_a_pod_that_is_unready_in_one_slice_is_out_even_if_another_is_stale() -> None:
     behind = slice_of(endpoint("10.0.0.1", "one", ready=True))
     ahead = slice_of(endpoint("10.0.0.1", "one", ready=False, terminating=True))
     assert ranking(behind, ahead) == frozenset()
 
 
-def test_a_new_pod_with_the_address_of_one_that_goes_is_told() -> None:
+def test_a_new_pod_with_the_address_of_a_terminating_one_is_listed() -> None:
     old = endpoint("10.0.0.1", "old", ready=False, terminating=True)
     assert ranking(slice_of(old, endpoint("10.0.0.1", "new"))) == {Endpoint("10.0.0.1", 8130)}
 
@@ -128,7 +128,7 @@ def test_the_only_port_of_a_service_may_have_no_name() -> None:
         (slice_of(endpoint("10.0.0.300")), "'10.0.0.300' does not appear to be an IP"),
     ],
 )
-def test_what_cannot_be_used_is_told_and_takes_nothing_else_away(
+def test_unusable_entries_are_reported_and_remove_nothing_else(
     flawed: EndpointSlice, words: str
 ) -> None:
     good = slice_of(endpoint("10.0.0.2"), name="good")
@@ -140,14 +140,14 @@ def test_what_cannot_be_used_is_told_and_takes_nothing_else_away(
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
-def test_a_port_that_is_none_is_told_as_a_flaw_beside_the_pods_that_have_one(port: int) -> None:
+def test_an_invalid_port_is_reported_beside_the_pods_that_have_one(port: int) -> None:
     odd = slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},), name="odd")
     found = pods_of([odd, slice_of(endpoint("10.0.0.2"))], POOLS, "grpc")
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
     assert found.flaws == {f"EndpointSlice odd: {port} is not a port"}
 
 
-def test_an_address_with_a_scope_is_told_as_a_flaw() -> None:
+def test_an_address_with_a_scope_is_reported() -> None:
     found = pods_of([slice_of(endpoint("fe80::1%eth0"), family="IPv6")], POOLS, "grpc")
     assert found.endpoints[RANKING] == frozenset()
     [flaw] = found.flaws

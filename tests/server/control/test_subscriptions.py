@@ -129,7 +129,7 @@ async def test_delta_heeds_what_a_client_has_kept_in_its_first_request_only(
         assert await client.hears_nothing()
 
 
-async def test_delta_takes_a_first_request_for_one_that_asks_for_all_whatever_its_nonce(
+async def test_an_empty_first_delta_request_is_a_wildcard_whatever_its_nonce(
     server: Server,
 ) -> None:
     server.publish({"c-a": "1"})

@@ -13,7 +13,7 @@ def test_rows_are_found_and_unknown_keys_are_minus_one() -> None:
     np.testing.assert_array_equal(found, [2, -1, 0, 1, -1, 0])
 
 
-def test_nothing_is_found_where_nothing_is_asked() -> None:
+def test_an_empty_lookup_finds_nothing() -> None:
     assert VideoRows(KEYS).find(KEYS[:0]).shape == (0,)
 
 

@@ -71,9 +71,7 @@ def counted(name: str, **labels: str) -> float:
 
 
 @pytest.mark.parametrize("stage", ["gateway", "candidate", "ranking"])
-async def test_a_caller_who_goes_takes_the_work_that_waits_for_it_along(
-    chain: Chain, stage: str
-) -> None:
+async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str) -> None:
     worker: Worker = getattr(chain, stage)
     before = {"gateway": 0, "candidate": 1, "ranking": 2}[stage]
     async with busy(worker):

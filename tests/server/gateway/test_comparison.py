@@ -40,7 +40,7 @@ def test_a_shadow_whose_scores_are_no_numbers_spoils_no_summary() -> None:
     assert comparisons.summary().score_shift == pytest.approx(0.25)
 
 
-def test_score_shift_and_times_tell_the_shadow_from_the_served() -> None:
+def test_score_shift_and_latencies_compare_shadow_with_served() -> None:
     compared = compare(slate(TEN, 0.5, 0.1), slate(TEN, 0.75, 0.3))
     assert compared.score_shift == pytest.approx(0.25)
     assert (compared.served_seconds, compared.shadow_seconds) == (0.1, 0.3)

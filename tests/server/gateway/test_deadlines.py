@@ -108,7 +108,7 @@ async def test_what_is_left_of_the_callers_time_travels_to_the_pods(
     assert 0.9 * seconds < for_ranking < 1.01 * seconds, "what is left then"
 
 
-async def test_a_caller_who_hangs_up_takes_the_pods_work_along(
+async def test_a_cancelled_call_cancels_the_pods_work(
     release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
     candidate = Relay(candidate_target, delay=lambda _: 60.0)

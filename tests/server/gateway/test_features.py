@@ -53,14 +53,12 @@ def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str
     assert (got.watch_count, got.like_count) == (wanted.watch_count, wanted.like_count)
 
 
-def test_missing_features_are_told_with_the_command_that_builds_them(tmp_path: Path) -> None:
+def test_missing_features_are_reported_with_the_command_that_builds_them(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo features build mine"):
         FeatureReader(tmp_path / "mine", 1.0)
 
 
-def test_an_online_store_that_cannot_be_read_is_told_at_once(
-    features: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_online_store_is_reported_at_once(features: Path, tmp_path: Path) -> None:
     shutil.copytree(features, tmp_path / "copy")
     (tmp_path / "copy" / DATASET / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(VireoError, match=r"online store .* can't be read"):
@@ -101,7 +99,7 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
         {"history_ids": ["a"], "history_times": []},
     ],
 )
-def test_a_row_that_cannot_be_used_is_told_from_a_store_that_fails(odd: dict[str, Any]) -> None:
+def test_an_unusable_row_is_distinguished_from_a_failing_store(odd: dict[str, Any]) -> None:
     row = dict.fromkeys(
         (
             "history_ids",

@@ -100,7 +100,7 @@ async def test_on_home_the_playing_video_leads_to_nothing(
     assert {item.video_id: item.score for item in playing} == scores
 
 
-async def test_an_unknown_playing_video_matters_only_where_the_slate_follows_it(
+async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
     request = pb.RecommendRequest(viewer_id=VIEWER, seed_video_id="nowhere")
@@ -112,7 +112,7 @@ async def test_an_unknown_playing_video_matters_only_where_the_slate_follows_it(
     assert "'nowhere'" in str(raised.value.details())
 
 
-async def test_an_explanation_tells_titles_times_and_sources(
+async def test_an_explanation_has_titles_times_and_sources(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
     response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))

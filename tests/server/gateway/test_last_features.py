@@ -48,7 +48,7 @@ def test_memory_is_bounded_whatever_viewers_have_watched() -> None:
     assert last.find("a", "0") is None
 
 
-def test_the_least_recently_used_go_first() -> None:
+def test_the_least_recently_used_are_evicted_first() -> None:
     last = LastFeatures(3 * 81_000 + 1000, 60)
     for name in ("1", "2", "3"):
         last.keep("a", name, viewer(10_000))

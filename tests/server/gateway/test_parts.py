@@ -41,7 +41,7 @@ def test_a_seed_is_followed_on_up_next_alone() -> None:
     assert up_next.seed_key == video_key("v")
 
 
-def test_the_models_are_told_the_callers_moment_or_else_now() -> None:
+def test_the_models_read_the_requests_time_or_now() -> None:
     before = int(time.time())
     asked = query(context={"time": {"seconds": 900, "nanos": 999_999_999}})
     assert asked.asked_at == 900

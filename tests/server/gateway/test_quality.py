@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
 
-def test_all_candidates_are_asked_for_at_first_and_at_least_a_page() -> None:
+def test_the_number_of_candidates_starts_full_and_never_falls_below_a_page() -> None:
     quality = Quality(100, Clock())
     assert quality.count(10, 300) == 300
     assert quality.count(500, 300) == 500

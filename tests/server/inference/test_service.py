@@ -95,7 +95,7 @@ async def test_a_model_gives_its_golden_outputs_in_the_form_of_the_request(
     assert np.abs(output_of(answer) - wanted).max() < layout.GOLDEN_TOLERANCE
 
 
-async def test_an_answer_tells_model_version_id_and_release(
+async def test_a_response_has_model_version_id_and_release(
     release_folder: Path, ranking: Any
 ) -> None:
     request = ranker_request(release_folder, id="mine-7", model_version="1")
@@ -479,7 +479,7 @@ async def test_as_much_is_taken_as_one_call_to_rank_may_ask_for(
         assert message in said
 
 
-async def test_the_tower_takes_histories_as_long_as_the_releases(release_folder: Path) -> None:
+async def test_the_tower_accepts_histories_up_to_the_releases_limit(release_folder: Path) -> None:
     async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         for length, code in ((20, None), (21, grpc.StatusCode.INVALID_ARGUMENT)):
             inputs = golden(release_folder, TOWER.golden)[0]

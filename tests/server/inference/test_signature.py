@@ -38,7 +38,7 @@ def tower(path: Path, width: int = 8, output: str = "viewer_vector", **changes: 
     return path
 
 
-def test_model_that_takes_what_is_fed_is_served(tmp_path: Path) -> None:
+def test_a_model_with_the_expected_inputs_is_served(tmp_path: Path) -> None:
     model = Model(tower(tmp_path / "model.onnx"), tower_signature(8))
     fed = {"lengths": np.array([1, 2]), "asked_gap": np.array([0, 3])}
     fed |= {name: np.zeros((2, 1), np.int64) for name in ("history", "gaps")}

@@ -136,7 +136,7 @@ async def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: 
         ("123456789S", 1, 0),
     ],
 )
-def test_a_wait_is_told_by_what_is_left_of_a_grpc_timeout(
+def test_the_wait_is_the_timeout_less_the_remaining_time(
     timeout: str, left: float | None, waited: float
 ) -> None:
     metadata = (("x-request-id", "1S"), ("x-vireo-timeout", timeout))

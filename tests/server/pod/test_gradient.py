@@ -49,7 +49,7 @@ def test_at_rest_some_calls_may_come_at_once_and_no_more() -> None:
     ]
 
 
-def test_more_are_let_in_step_by_step_where_they_are_quick_and_gone_when_not_needed() -> None:
+def test_the_limit_grows_in_steps_while_calls_are_fast_and_falls_when_unused() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     assert calls.limit.calls == REST
@@ -100,7 +100,7 @@ def test_after_a_flood_the_limit_comes_back() -> None:
     assert calls.now - began < 5
 
 
-def test_the_quickest_call_counts_where_others_wait_for_a_pod_that_hangs() -> None:
+def test_the_minimum_latency_counts_while_other_calls_hang() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     assert calls.intervals(20, 0.01, others=0.25, refused=9, under_way=8) > REST
@@ -114,7 +114,7 @@ def test_calls_that_hang_keep_nobody_out() -> None:
     assert not limit.admits(0, MOST, hanging=MOST), "but there is a most of all"
 
 
-def test_a_call_hangs_that_takes_far_longer_than_others_which_are_quick() -> None:
+def test_a_call_far_slower_than_fast_ones_counts_as_hanging() -> None:
     calls = Calls()
     assert calls.limit.hanging == math.inf, "nobody knows yet what is long"
     calls.intervals(1, 0.002)
@@ -130,7 +130,7 @@ def test_a_call_hangs_that_takes_far_longer_than_others_which_are_quick() -> Non
     assert calls.limit.hanging == math.inf, "there is a flood"
 
 
-def test_an_interval_of_calls_that_hung_tells_nothing_unless_there_are_many() -> None:
+def test_an_interval_of_a_few_hanging_calls_is_no_sample() -> None:
     calls = Calls()
     calls.intervals(20, 0.01)
     calls.intervals(20, 0.25, under_way=3)
@@ -149,7 +149,7 @@ def test_where_no_call_ends_at_all_more_are_let_in() -> None:
     assert not calls.limit.admits(calls.now + 0.4, MOST)
 
 
-def test_answers_that_tell_nothing_change_nothing_in_a_flood_and_refuse_nobody_else() -> None:
+def test_responses_that_are_no_samples_change_nothing_in_an_overload() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     assert calls.intervals(5, None, under_way=MOST + 1) > REST
@@ -158,7 +158,7 @@ def test_answers_that_tell_nothing_change_nothing_in_a_flood_and_refuse_nobody_e
     assert calls.intervals(20, None, refused=9, under_way=8) == pytest.approx(REST, rel=0.3)
 
 
-def test_what_calls_take_alone_for_long_is_what_they_usually_take() -> None:
+def test_a_lasting_latency_without_load_becomes_the_baseline() -> None:
     calls = Calls()
     calls.intervals(5, 0.01)
     calls.intervals(10, 0.08, refused=9, under_way=8)

@@ -295,7 +295,7 @@ def test_pods_import_nothing_of_training(module: str) -> None:
     assert not imported & {"torch", "pandas", "feast", "pyarrow", "scipy", "onnx", "training"}
 
 
-async def test_a_process_that_takes_up_no_more_calls_ends_so_that_another_is_started(
+async def test_a_process_that_accepts_no_calls_exits_to_be_restarted(
     environment: dict[str, str],
     processes: list[subprocess.Popen[bytes]],
     port: int,

@@ -36,7 +36,7 @@ def info(pod: RunningPod, release: str, role: str) -> float | None:
     return sample(pod, "vireo_release_info", **labels)
 
 
-async def test_pod_tells_what_it_serves_holds_and_loads(s3: S3Settings, tmp_path: Path) -> None:
+async def test_a_pod_reports_what_it_serves_holds_and_loads(s3: S3Settings, tmp_path: Path) -> None:
     store = ReleaseStore(s3)
     for number in (1, 2, 3):
         release_id = f"{CHANNEL}-{number}"

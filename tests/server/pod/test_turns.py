@@ -30,7 +30,7 @@ def turns(clock: Clock) -> Turns:
     return Turns(MOST, clock)
 
 
-async def test_a_burst_takes_turns_in_the_order_in_which_it_came(turns: Turns) -> None:
+async def test_a_burst_is_admitted_in_order_of_arrival(turns: Turns) -> None:
     order, most_at_once = list[int](), 0
 
     async def call(number: int) -> None:

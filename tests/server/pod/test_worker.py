@@ -57,7 +57,7 @@ async def test_a_failure_is_the_callers_and_leaves_the_worker_fit() -> None:
     assert worker.queued == 0
 
 
-async def test_even_a_failure_that_no_future_takes_reaches_its_call() -> None:
+async def test_a_failure_that_no_future_accepts_reaches_its_call() -> None:
     worker = Worker()
     async with asyncio.timeout(30):
         with pytest.raises(RuntimeError, match="StopIteration"):
@@ -92,7 +92,7 @@ async def test_work_is_not_begun_past_its_callers_deadline() -> None:
     assert counts.since == (1, 1, 0)
 
 
-async def test_work_that_runs_when_its_caller_goes_stops_where_it_next_asks() -> None:
+async def test_running_work_stops_at_its_next_check_after_cancellation() -> None:
     worker, counts, caller = Worker(), Counts(), Caller()
     begun, left, steps = threading.Event(), threading.Event(), list[str]()
 

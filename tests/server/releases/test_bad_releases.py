@@ -145,7 +145,7 @@ async def test_bad_release_is_refused_and_a_good_one_taken(
         await assert_recovers(pod, bad.pod, f"{name}-good")
 
 
-async def test_channel_that_points_to_nothing_is_told(
+async def test_a_channel_without_a_release_is_reported(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
     async with serving_old(store, publish, name, tmp_path / "cache") as pod:
@@ -166,7 +166,7 @@ async def test_channel_that_points_to_nothing_is_told(
         ("fails", r"InternalError|fails"),
     ],
 )
-async def test_s3_that_fails_in_a_download_is_told_and_tried_again(
+async def test_an_s3_failure_during_a_download_is_reported_and_retried(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, fault: Fault, reason: str
 ) -> None:
     store.publish(build_release(tmp_path / "new", release_id=f"{name}-new", seed=3))
@@ -197,7 +197,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-async def test_disk_that_fills_up_in_a_download_is_told_and_tried_again(
+async def test_a_full_disk_during_a_download_is_reported_and_retried(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, small_disk: Path
 ) -> None:
     new = build_release(tmp_path / "new", release_id=f"{name}-new", videos=20_000, seed=3)
@@ -227,7 +227,7 @@ async def test_disk_that_fills_up_in_a_download_is_told_and_tried_again(
             await assert_recovers(pod, "ranking", f"{name}-new")
 
 
-def test_file_that_the_system_will_not_write_is_told_and_leaves_nothing(
+def test_a_failed_write_is_reported_and_leaves_nothing(
     store: ReleaseStore, name: str, tmp_path: Path
 ) -> None:
     store.publish(build_release(tmp_path / "new", release_id=name, videos=20_000))

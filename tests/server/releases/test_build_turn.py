@@ -32,7 +32,7 @@ async def test_pod_that_fails_to_build_lets_the_next_one_build(tmp_path: Path) -
         pass
 
 
-async def test_pod_builds_all_the_same_once_another_one_takes_too_long(
+async def test_a_pod_builds_without_its_turn_after_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAIT_SECONDS", 0.2)

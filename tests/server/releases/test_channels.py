@@ -153,7 +153,7 @@ def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
 
 
 @pytest.mark.parametrize("fault", ["busy", "fails"])
-def test_a_change_that_the_server_did_not_make_is_told_to_be_worth_another_try(
+def test_a_change_that_failed_on_the_server_is_reported_as_retryable(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
 ) -> None:
     publish(name)

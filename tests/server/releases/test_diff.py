@@ -5,7 +5,7 @@ from server.releases.manifest import FileEntry, Manifest
 from tests.builders.releases import build_release
 
 
-def test_files_metrics_and_settings_that_only_one_release_has_are_told(tmp_path: Path) -> None:
+def test_files_metrics_and_settings_of_only_one_release_are_listed(tmp_path: Path) -> None:
     before = Manifest.read(build_release(tmp_path))
     files = dict(before.files)
     lost = files.pop("popular.json")

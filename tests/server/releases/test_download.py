@@ -51,7 +51,7 @@ def part_of(cache: ReleaseCache, staged: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", ["stops", "hangs"])
-def test_download_resumes_where_it_broke_off(
+def test_an_interrupted_download_resumes(
     s3: S3Settings,
     cache: ReleaseCache,
     publish_big: Callable[[str], Path],
@@ -98,7 +98,7 @@ def test_remains_of_something_else_are_thrown_away_and_fetched_anew(
         (b"x" * (SIZE + 1), "is larger in the store than the 3000000 bytes"),
     ],
 )
-def test_wrong_content_is_told_and_thrown_away(
+def test_wrong_content_is_reported_and_deleted(
     store: ReleaseStore,
     s3: S3Settings,
     cache: ReleaseCache,
@@ -114,7 +114,7 @@ def test_wrong_content_is_told_and_thrown_away(
     assert not list(cache.root.rglob("*.part"))
 
 
-def test_file_that_is_shorter_than_what_has_arrived_is_told(
+def test_a_file_shorter_than_its_partial_download_is_reported(
     store: ReleaseStore,
     s3: S3Settings,
     cache: ReleaseCache,
@@ -162,7 +162,7 @@ def test_release_that_is_here_is_fetched_without_the_store(
 @pytest.mark.parametrize(
     ("fault", "message"), [("refuses", "refuses the key"), ("fails", "InternalError|fails")]
 )
-def test_answer_that_is_an_error_is_told(
+def test_an_error_response_is_reported(
     s3: S3Settings,
     cache: ReleaseCache,
     publish_big: Callable[[str], Path],
@@ -178,7 +178,7 @@ def test_answer_that_is_an_error_is_told(
     assert not list(cache.root.rglob("*.part")), "nothing came, so nothing is kept"
 
 
-def test_load_that_is_told_to_stop_ends_and_keeps_what_came(
+def test_a_cancelled_load_ends_and_keeps_partial_files(
     store: ReleaseStore, cache: ReleaseCache, publish_big: Callable[[str], Path], name: str
 ) -> None:
     staged = publish_big(name)

@@ -112,7 +112,7 @@ async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
     ],
     ids=["down", "another bucket"],
 )
-async def test_pod_that_starts_where_its_bucket_is_not_there_serves_from_its_cache(
+async def test_a_pod_that_starts_without_its_bucket_serves_from_its_cache(
     store: ReleaseStore,
     publish: Publish,
     name: str,
@@ -157,7 +157,7 @@ async def test_pod_without_store_and_cache_serves_nothing_and_says_why(tmp_path:
         assert not announced
 
 
-async def test_a_cache_whose_note_of_the_last_release_is_unreadable_is_told_and_retried(
+async def test_an_unreadable_record_of_the_last_release_is_reported_and_retried(
     tmp_path: Path,
 ) -> None:
     note = tmp_path / "cache" / "last" / "ranking" / "production"

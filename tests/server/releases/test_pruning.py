@@ -139,7 +139,7 @@ def test_a_release_that_is_noted_while_another_pod_prunes_stays(
     cache.open(name, FILES)
 
 
-def test_a_release_that_was_pruned_before_it_is_noted_is_told_to_be_gone(
+def test_a_release_pruned_before_its_record_is_reported_as_gone(
     store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
 ) -> None:
     publish(name)
@@ -150,5 +150,5 @@ def test_a_release_that_was_pruned_before_it_is_noted_is_told_to_be_gone(
     assert cache.remember("ranking", "production", name)
 
 
-def test_nothing_is_pruned_where_there_is_no_cache(tmp_path: Path) -> None:
+def test_nothing_is_pruned_without_a_cache(tmp_path: Path) -> None:
     assert ReleaseCache(tmp_path / "none").prune() == []

@@ -211,7 +211,7 @@ def test_a_removal_ends_in_a_refusal_or_a_whole_release_wherever_a_promotion_com
     [(True, False), (False, True)],
     ids=["after one that broke off", "anew, beside a second gc"],
 )
-def test_a_removal_never_takes_a_file_of_an_upload_that_succeeds(
+def test_a_removal_never_deletes_a_file_of_a_successful_upload(
     store: ReleaseStore,
     proxy: FaultyS3,
     name: str,

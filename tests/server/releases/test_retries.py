@@ -1,7 +1,7 @@
 from server.releases.retries import Retries
 
 
-def test_nothing_to_serve_is_mended_soon_and_at_most_seconds_later() -> None:
+def test_retries_are_frequent_while_nothing_is_served() -> None:
     retries = Retries(0.5)
     assert [retries.unserved_failed() for _ in range(6)] == [0.25, 0.5, 1, 2, 3, 3]
     assert [Retries(0.5).unserved_failed() for _ in range(2)] == [0.25, 0.25]

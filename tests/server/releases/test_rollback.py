@@ -25,7 +25,7 @@ def promote(store: ReleaseStore, publish: Publish) -> Callable[..., None]:
     return change
 
 
-def test_a_rollback_takes_the_last_promotion_back_and_two_take_back_two(
+def test_each_rollback_undoes_one_promotion(
     store: ReleaseStore, promote: Callable[..., None], name: str
 ) -> None:
     a, b, c, d = (f"{name}-{letter}" for letter in "abcd")
@@ -72,7 +72,7 @@ def test_promoting_what_is_named_already_is_no_step_to_go_back(
     assert roll_back(store, name).pointer.release_id == a
 
 
-def test_a_release_that_was_removed_is_passed_over_and_told(
+def test_a_removed_release_is_skipped_and_reported(
     store: ReleaseStore, s3: S3Settings, promote: Callable[..., None], name: str
 ) -> None:
     a, b, c = (f"{name}-{letter}" for letter in "abc")

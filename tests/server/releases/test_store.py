@@ -48,7 +48,7 @@ def test_publishing_the_same_release_again_does_nothing(
     assert uploaded == []
 
 
-def test_a_manifest_that_s3_does_not_take_is_no_success(
+def test_a_failed_upload_of_the_manifest_is_no_success(
     store: ReleaseStore, s3: S3Settings, name: str, tmp_path: Path
 ) -> None:
     folder = build_release(tmp_path, release_id=name)

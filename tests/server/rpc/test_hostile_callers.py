@@ -67,7 +67,7 @@ async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_nev
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_watchers_are_bounded_in_number_and_take_no_calls_place(
+async def test_watches_are_bounded_and_dont_count_against_calls(
     release_folder: Path,
 ) -> None:
     settings = rpc_settings(max_streams=5, max_concurrent_rpcs=5)

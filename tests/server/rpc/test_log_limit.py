@@ -50,7 +50,7 @@ def test_an_outage_logs_a_few_lines_an_event_and_how_many_it_did_not() -> None:
     assert {line["pod"] for line in reports.values()} == {"gateway-1"}
 
 
-def test_what_is_sampled_where_it_is_logged_is_not_limited() -> None:
+def test_sampled_lines_are_not_rate_limited() -> None:
     events = [line["event"] for line in logged(OUTAGE)]
     assert events.count("call") == MAX_LINES + 980
 

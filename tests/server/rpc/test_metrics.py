@@ -56,7 +56,7 @@ async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folde
         page(port)
 
 
-async def test_endpoint_answers_other_machines_where_it_is_told_to(release_folder: Path) -> None:
+async def test_the_endpoint_listens_on_metrics_host(release_folder: Path) -> None:
     port = free_port_base()
     settings = rpc_settings(metrics_port=port, metrics_host="127.0.0.2")
     async with serving(RANKING_POD, release_folder, settings=settings):

@@ -51,7 +51,7 @@ def request() -> ranking_pb2.RankCandidatesRequest:
     return asked
 
 
-async def test_health_is_told_for_each_service_and_the_whole(release_folder: Path) -> None:
+async def test_health_covers_each_service_and_the_server(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder) as (server, channel):
         stub = health_of(channel)
         for name in ("", RANKING, "vireo.v1.ReleaseService"):

@@ -127,7 +127,7 @@ async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
     kept.rename(files.certificate)
 
 
-async def test_a_lasting_channel_takes_up_a_renewed_certificate_and_loses_no_call(
+async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_calls(
     server: RpcServer,
     folder: SecurityFolder,
     certificates: Certificates,

@@ -67,7 +67,7 @@ def test_without_a_key_the_command_that_makes_it_is_named(folder: SecurityFolder
         token(TokenSigner(folder))
 
 
-def test_a_missing_key_is_told_instead_of_replaced_under_the_tokens_that_it_signed(
+def test_a_missing_signing_key_is_reported_and_not_replaced(
     signer: TokenSigner, folder: SecurityFolder
 ) -> None:
     published = folder.jwks.read_text()
@@ -81,9 +81,7 @@ def test_a_missing_key_is_told_instead_of_replaced_under_the_tokens_that_it_sign
     assert folder.jwks.read_text() != published
 
 
-def test_a_key_that_cant_be_read_is_told_by_its_name(
-    signer: TokenSigner, folder: SecurityFolder
-) -> None:
+def test_an_unreadable_key_is_reported_by_name(signer: TokenSigner, folder: SecurityFolder) -> None:
     folder.signing_key.write_bytes(b"-----BEGIN PRIVATE KEY-----")
     with pytest.raises(VireoError, match=r"signing.key can't be read"):
         token(signer)

@@ -15,7 +15,7 @@ from server.stack.logs import last_lines
 from server.stack.ports import PortTakenError, check_ports_free
 
 
-def test_a_lock_has_one_holder_and_tells_who(tmp_path: Path) -> None:
+def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "lock"
     assert holder(path) is None
     with file_lock(path):
@@ -54,7 +54,7 @@ def test_a_lock_file_that_was_made_open_to_all_is_closed_to_others(tmp_path: Pat
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_taken_port_is_told_with_its_setting() -> None:
+def test_a_taken_port_is_reported_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"port {port} .*VIREO_THAT_PORT"):

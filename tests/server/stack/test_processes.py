@@ -16,7 +16,7 @@ from tests.builders.s3 import unreachable_s3
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
-def test_pods_keep_releases_where_the_operator_says_or_else_below_the_home(
+def test_pods_cache_releases_in_vireo_cache_or_below_the_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, elsewhere: bool
 ) -> None:
     monkeypatch.delenv("VIREO_CACHE", raising=False)
@@ -28,7 +28,7 @@ def test_pods_keep_releases_where_the_operator_says_or_else_below_the_home(
     assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
 
 
-async def test_envoy_is_asked_for_its_health_where_its_edge_listens(tmp_path: Path) -> None:
+async def test_envoys_health_probe_uses_the_edges_address(tmp_path: Path) -> None:
     server = RpcServer(rpc_settings(host="127.0.0.2"))
     server.add("vireo.v1.RecommendationService", lambda _: None)
     await server.start()
@@ -56,7 +56,7 @@ def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
     }
 
 
-def test_the_control_plane_is_told_of_every_pod(tmp_path: Path) -> None:
+def test_the_control_plane_gets_every_pod(tmp_path: Path) -> None:
     settings = StackSettings(home=tmp_path, canary_pods=2)
     ports = {pod.port for pod in pod_processes(settings, unreachable_s3())}
     found = endpoints_document(settings).endpoints()

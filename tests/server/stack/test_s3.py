@@ -142,7 +142,7 @@ def attempt(url: str, method: str) -> int | None:
             return None
 
 
-def test_a_taken_port_is_told_before_it_is_started(tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
     base = free_port_base()
     with (
         embedded_s3(StackSettings(home=tmp_path / "one", port_base=base)),

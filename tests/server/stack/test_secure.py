@@ -44,7 +44,7 @@ def test_no_process_has_a_secret_on_its_command_line(tmp_path: Path) -> None:
     assert not any(secret in word for spec in specs for word in spec.command)
 
 
-def test_envoy_is_told_where_certificates_are_and_given_none(tmp_path: Path) -> None:
+def test_envoy_gets_paths_of_certificates_and_no_keys(tmp_path: Path) -> None:
     settings = secured(tmp_path)
     secure(settings)
     for name in ("edge", "envoy", "authority"):

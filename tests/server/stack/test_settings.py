@@ -39,7 +39,7 @@ def test_all_ports_of_any_number_of_pods_differ() -> None:
     assert len(settings.ports(embedded_s3=True)) == 156
 
 
-def test_a_stack_shows_metrics_where_one_with_a_base_of_1000_more_has_pods() -> None:
+def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> None:
     lower, higher = (
         StackSettings(port_base=base, edge_port=base + 3).ports(embedded_s3=True)
         for base in (20000, 21000)
@@ -48,7 +48,7 @@ def test_a_stack_shows_metrics_where_one_with_a_base_of_1000_more_has_pods() -> 
     assert shared == {21004, 21020, 21021, 21030, 21031, 21040, 21041}
 
 
-def test_a_taken_metrics_port_is_told_with_the_setting_of_its_pod() -> None:
+def test_a_taken_metrics_port_is_reported_with_its_pods_setting() -> None:
     base = free_port_base()
     settings = StackSettings(port_base=base, edge_port=base + 3)
     with socket.create_server(("127.0.0.1", base + 1031)):
@@ -57,13 +57,13 @@ def test_a_taken_metrics_port_is_told_with_the_setting_of_its_pod() -> None:
             check_ports_free(settings.ports(embedded_s3=True))
 
 
-def test_a_port_that_is_too_high_is_told_with_its_setting() -> None:
+def test_a_port_that_is_too_high_is_reported_with_its_setting() -> None:
     settings = StackSettings(gateway_pod_port=65000)
     with pytest.raises(VireoError, match=r"VIREO_GATEWAY_POD_PORT .*port 66000"):
         settings.ports(embedded_s3=True)
 
 
-def test_a_port_that_two_settings_lead_to_is_told() -> None:
+def test_a_port_of_two_settings_is_reported() -> None:
     settings = StackSettings(port_base=20000, edge_port=20041)
     with pytest.raises(VireoError, match=r"20041 .*VIREO_EDGE_PORT and VIREO_GATEWAY_POD_PORT"):
         settings.ports(embedded_s3=True)
@@ -106,5 +106,5 @@ def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("::1", "[::1]:8080"),
     ],
 )
-def test_the_edge_is_reached_where_it_listens(host: str, edge: str) -> None:
+def test_the_edge_is_reached_at_its_address(host: str, edge: str) -> None:
     assert StackSettings(edge_host=host).edge == edge

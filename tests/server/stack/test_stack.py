@@ -104,12 +104,12 @@ def test_a_request_that_fails_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_second_stack_on_the_same_home_is_told_of_the_first(stack: Stack) -> None:
+def test_a_second_stack_on_the_same_home_reports_the_first(stack: Stack) -> None:
     done = vireo(stack.environment, "up", code=1)
     assert re.search(f"process {stack.process.pid}.*{stack.edge}", done.stderr)
 
 
-def test_a_taken_port_is_told_with_its_setting(stack: Stack, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_with_its_setting(stack: Stack, tmp_path: Path) -> None:
     environment = {**stack.environment, "VIREO_HOME": str(tmp_path)}
     done = vireo(environment, "up", code=1)
     assert re.search(r"port \d+ .*VIREO_\w+_PORT", done.stderr)
@@ -286,7 +286,7 @@ def test_the_control_plane_shows_metrics_of_envoy_and_pods(stack: Stack) -> None
     assert 'vireo_discovery_failures_total{source="file"} 0.0' in shown
 
 
-def test_without_a_control_plane_snapshot_tells_how_to_start_one(tmp_path: Path) -> None:
+def test_without_a_control_plane_snapshot_says_how_to_start_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "control", "snapshot", code=1)
     assert "vireo up" in done.stderr
     aimed = ("control", "snapshot", "--target", "127.0.0.1:1")
@@ -346,13 +346,13 @@ async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_req
         }
 
 
-def test_without_a_release_up_tells_how_to_publish_one(tmp_path: Path) -> None:
+def test_without_a_release_up_says_how_to_publish_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "up", code=1)
     assert "channel production names no release yet" in done.stderr
     assert "vireo release publish" in done.stderr
 
 
-def test_without_the_releases_features_up_tells_how_to_build_them(tmp_path: Path) -> None:
+def test_without_the_releases_features_up_says_how_to_build_them(tmp_path: Path) -> None:
     build_release(Home(tmp_path).staged_release(DATASET))
     environment = stack_environment(tmp_path)
     vireo(environment, "release", "publish")
@@ -360,7 +360,7 @@ def test_without_the_releases_features_up_tells_how_to_build_them(tmp_path: Path
     assert f"vireo features build {DATASET}" in done.stderr
 
 
-def test_without_a_training_run_publish_tells_what_to_do(tmp_path: Path) -> None:
+def test_without_a_training_run_publish_says_what_to_do(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "release", "publish", code=1)
     assert "vireo train" in done.stderr
     assert not (tmp_path / "s3").exists()

@@ -131,7 +131,7 @@ async def test_a_process_that_is_not_awaited_holds_nothing_up_and_is_tried_again
         await it.until(lambda status: status.restarts > 1, "aside")
 
 
-async def test_a_probe_that_fails_is_told_and_asked_again(tmp_path: Path) -> None:
+async def test_a_failed_probe_is_reported_and_repeated(tmp_path: Path) -> None:
     asked = 0
 
     async def probe() -> str:

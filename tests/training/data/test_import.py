@@ -215,7 +215,7 @@ def test_only_the_first_problems_are_listed_in_order(home: Home, folder: Path) -
     assert lines[21:] == ["  and 40 more"]
 
 
-def test_a_skipped_video_takes_its_interactions_along(home: Home, folder: Path) -> None:
+def test_interactions_of_a_skipped_video_are_skipped(home: Home, folder: Path) -> None:
     videos = "video_id,title,duration\n007,x,\n0,x,\nü,x,\n9,x,long\n"
     text = INTERACTIONS + "a,9,400\n"
     with pytest.raises(BadRowsError, match=r"^1 bad value"):

@@ -88,7 +88,7 @@ def test_hiding_a_video_or_seeing_its_picture_is_no_watch() -> None:
     assert parts(frame) == {"a": ["2:train"]}
 
 
-def test_ratings_say_what_is_liked_where_there_are_any() -> None:
+def test_ratings_decide_likes_if_there_are_any() -> None:
     rows = [("a", "1", 1, "play", 1.0, 3.5), ("a", "2", 2, "play", 0.1, 4), ("a", "3", 3, "like")]
     assert split_watches(interactions(*rows), "none")["liked"].tolist() == [False, True, True]
 
@@ -123,7 +123,7 @@ def test_a_like_after_the_test_watch_is_not_known_before_it() -> None:
     assert split["liked"].tolist() == [False, False, True]
 
 
-def test_the_split_takes_some_numbers_for_each_interaction_and_no_texts() -> None:
+def test_the_splits_memory_is_a_few_numbers_per_interaction() -> None:
     random, count = np.random.default_rng(0), 50_000
     frame = pd.DataFrame(
         {

@@ -44,7 +44,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["data", "import", "--name", "mine", *files, str(tmp_path / "videos.csv")]
 
 
-def test_bad_rows_are_all_told_with_what_to_do(command: list[str]) -> None:
+def test_all_bad_rows_are_reported_with_a_fix(command: list[str]) -> None:
     refused = vireo(*command)
     assert refused.output.startswith("mine: about 9 interactions, 6 videos: takes about 0.")
     assert isinstance(refused.exception, VireoError)

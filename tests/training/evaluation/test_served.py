@@ -172,7 +172,7 @@ async def test_the_few_who_are_not_answered_in_full_are_asked_for_again(
     assert (found["failed"], found["degraded"], found["asked_again"]) == (1, 0, 2)
 
 
-async def test_nobody_is_asked_for_again_where_that_helps_nobody(
+async def test_viewers_are_not_retried_if_that_cannot_help(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
@@ -181,7 +181,7 @@ async def test_nobody_is_asked_for_again_where_that_helps_nobody(
     assert servicer.asked["bad"] == 2
 
 
-async def test_what_concerns_many_is_no_load_and_is_told_as_it_is(
+async def test_degradations_of_many_viewers_are_reported_and_not_retried(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
@@ -294,7 +294,7 @@ def test_a_stack_without_a_release_says_how_to_publish_one() -> None:
         server.stop(None).wait()
 
 
-def test_lists_agree_where_the_first_ten_are_the_same_in_the_same_order() -> None:
+def test_lists_agree_if_their_top_ten_are_equal() -> None:
     offline = np.tile(np.arange(100), (4, 1))
     served = offline.copy()
     served[1, 10:] = -1

@@ -42,7 +42,7 @@ def test_the_fit_finds_scale_and_offset_of_logits_that_were_distorted() -> None:
     assert offset == pytest.approx(-0.5, abs=0.05)
 
 
-def test_both_tasks_tell_their_mean_label_as_their_mean_probability(
+def test_both_tasks_mean_probability_equals_their_mean_label(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
     data = ranking_set("two_tower")

@@ -64,7 +64,7 @@ def test_a_column_that_hardly_varies_keeps_its_digits() -> None:
         )
 
 
-def test_a_history_is_never_longer_than_what_there_is_of_it() -> None:
+def test_a_history_is_never_longer_than_its_watches() -> None:
     model = fitted_ranker()
     served = ServedRanker(model)
     inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 2"]

@@ -48,7 +48,7 @@ def test_it_never_orders_worse_than_retrieval(
     assert ranker.held_out["chosen"].ndcg_10 >= ranker.held_out["retrieval"].ndcg_10
 
 
-def test_a_phase_gives_the_epoch_that_reaches_the_floor_before_the_one_of_least_loss(
+def test_a_phase_prefers_an_epoch_that_reaches_the_floor_to_the_minimum_loss(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
     data, wild = ranking_set("two_tower"), replace(config, network_learning_rate=0.03)
@@ -76,7 +76,7 @@ def test_a_phase_gives_the_epoch_that_reaches_the_floor_before_the_one_of_least_
         (HeldOut(4.2, 0.5, 0.21), "linear", "full"),
     ],
 )
-def test_more_of_the_model_orders_where_loss_and_order_are_better(
+def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
     vectors: np.ndarray,
     config: RankingConfig,
     tmp_path: Path,

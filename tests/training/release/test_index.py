@@ -53,7 +53,7 @@ def test_a_large_catalogue_is_searched_with_the_recall_that_was_wanted(
     assert recall / NEIGHBOURS > RECALL_WANTED - 0.03
 
 
-def test_few_cells_are_searched_where_some_videos_have_longer_vectors_than_others() -> None:
+def test_few_cells_are_searched_even_if_norms_vary() -> None:
     random = np.random.default_rng(0)
     centres = random.normal(size=(100, 16)) * random.lognormal(sigma=0.5, size=(100, 1))
     points = centres[random.integers(100, size=20_000)] + 0.2 * random.normal(size=(20_000, 16))
@@ -65,7 +65,7 @@ def test_few_cells_are_searched_where_some_videos_have_longer_vectors_than_other
     assert description.recall >= RECALL_WANTED
 
 
-def test_more_recall_takes_more_probes(vectors: np.ndarray) -> None:
+def test_higher_recall_needs_more_probes(vectors: np.ndarray) -> None:
     probes = [
         build_index(vectors, sample(50, seed=2), exact_limit=1000, recall_wanted=wanted)[1].probes
         for wanted in (0.5, 0.9, 0.99)
@@ -84,5 +84,5 @@ def test_the_fewest_probes_are_found_within_a_sixteenth(needed: int) -> None:
     assert needed <= found <= needed + max(1, found // 16)
 
 
-def test_all_cells_are_searched_where_nothing_less_does() -> None:
+def test_all_cells_are_searched_if_fewer_miss_the_recall() -> None:
     assert min_probes(lambda _: 0.0, 0.9, 24) == 24

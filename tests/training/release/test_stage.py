@@ -129,7 +129,7 @@ def test_goldens_catch_a_ranker_that_isnt_the_one_that_was_trained(
         RankingRelease.load(copy).replay_goldens()
 
 
-def test_a_finished_release_takes_the_place_of_the_one_before(
+def test_a_finished_release_replaces_the_previous_one(
     folder: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     draft = shutil.copytree(folder, tmp_path / "draft")

@@ -96,9 +96,7 @@ def check(folder: Path, config_path: str) -> None:
 
 
 @pytest.mark.parametrize("config_path", MODELS)
-def test_tritons_config_tells_the_signature_of_the_model_beside_it(
-    config_path: str, tmp_path: Path
-) -> None:
+def test_tritons_config_has_the_models_signature(config_path: str, tmp_path: Path) -> None:
     check(build_release(tmp_path), config_path)
 
 

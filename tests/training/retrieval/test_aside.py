@@ -64,7 +64,7 @@ def test_one_that_is_not_done_when_the_others_stop_keeps_what_it_did(
     assert aside.processes[0].exitcode == 128 + signal.SIGTERM
 
 
-def test_one_that_dies_is_told_of_and_holds_nothing_up(
+def test_a_process_that_dies_is_reported_and_blocks_nothing(
     ring: RetrievalData, endless: Member, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trained_aside(ring, [endless]) as aside:

@@ -71,7 +71,7 @@ def test_attributes_of_a_viewer_find_their_ids() -> None:
     assert data.attributes()[:, 0].tolist() == [1, 1, 0]
 
 
-def test_the_fingerprint_tells_data_sets_apart() -> None:
+def test_fingerprints_of_data_sets_differ() -> None:
     videos, viewers = videos_frame(["x", "y", "z"]), viewers_frame({})
     watches = watches_frame({"a": ["x", "y", "z"]})
     later = watches.assign(time=watches["time"] + pd.Timedelta(days=1))

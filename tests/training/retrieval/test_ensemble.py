@@ -70,7 +70,7 @@ def test_trained_members_are_not_trained_again(
     assert torch.equal(again.video_vectors(), towers.video_vectors())
 
 
-def test_towers_are_trained_where_processes_have_no_affinity(
+def test_towers_train_on_systems_without_process_affinity(
     ring: RetrievalData,
     small: RetrievalConfig,
     tmp_path: Path,

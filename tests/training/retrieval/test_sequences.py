@@ -15,7 +15,7 @@ from training.retrieval import sequences
 from training.retrieval.data import RetrievalData
 
 
-def test_row_groups_end_where_viewers_do_and_hold_everything(
+def test_row_groups_end_at_viewer_boundaries_and_cover_everything(
     ring: RetrievalData, grouped: RetrievalData
 ) -> None:
     assert ring.sequences.group_count() == 2, "the last viewer is whole only at the end"

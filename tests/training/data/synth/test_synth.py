@@ -91,7 +91,7 @@ def test_interactions_are_in_order_and_of_videos_that_are_out(world: Dataset) ->
     assert (out <= events["timestamp"]).all()
 
 
-def test_a_session_that_spans_blocks_is_in_order_all_the_same() -> None:
+def test_a_session_that_spans_blocks_is_in_order() -> None:
     config = WorldConfig(viewers=500, videos=300, events=300_000, days=2)
     parts = list(all_events(World.of(config)))
     assert len(parts) > 2

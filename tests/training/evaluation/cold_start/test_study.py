@@ -91,7 +91,7 @@ def test_of_late_viewers_the_last_few_watches_are_known_and_none_is_the_answer(
             assert (*ids[before], ids[target]) in whole
 
 
-def test_content_neighbours_are_the_videos_with_the_same_telling_tokens(sets: ColdSets) -> None:
+def test_content_neighbours_share_informative_tokens(sets: ColdSets) -> None:
     scores = ContentKnn(sets.data).scores([np.array([4]), np.empty(0, np.int64)])
     even, odd = scores[0, 0:40:2], scores[0, 1:40:2]
     assert even.min() > odd.max(), "even videos share a tag with video 4"

@@ -139,7 +139,7 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     assert "3:03 min" in page
 
 
-def test_the_page_goes_where_it_is_told(tmp_path: Path) -> None:
+def test_the_page_is_written_to_the_given_path(tmp_path: Path) -> None:
     write_small_report(tmp_path)
     assert write_page(tmp_path, MANIFEST) == tmp_path / "index.html"
     path = write_page(tmp_path, MANIFEST, tmp_path / "docs" / "films.html")
