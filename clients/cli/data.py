@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from rich.text import Text
 from clients.cli import data_synth
 from clients.cli.tables import print_table, table_of
 from server.home import Home
-
-if TYPE_CHECKING:
-    from training.data.dataset import DatasetInfo
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_synth.synth)
@@ -35,7 +32,9 @@ def fetch(
     console = Console()
     with console.status(f"fetching {name}"):
         info, fetched = fetch_movielens(Home.current(), name, force)
-    console.print(_sentence(info) if fetched else f"{name} is here already.", highlight=False)
+    console.print(
+        data_synth.summary(info) if fetched else f"{name} is here already.", highlight=False
+    )
     console.print(info.terms, style="dim", highlight=False)
 
 
@@ -65,7 +64,7 @@ def import_(
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
         info = import_dataset(Home.current(), request)
-    console.print(_sentence(info), highlight=False)
+    console.print(data_synth.summary(info), highlight=False)
     for what, count in info.problems.items():
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
 
@@ -118,10 +117,3 @@ def show(
     ):
         table.add_row(label, Text(value))
     Console().print(table)
-
-
-def _sentence(info: DatasetInfo) -> str:
-    return (
-        f"{info.name}: {info.interactions:,} interactions of {info.viewers:,} viewers "
-        f"with {info.videos:,} videos."
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.home import Home
+
+if TYPE_CHECKING:
+    from training.data.dataset import DatasetInfo
 
 
 def synth(
@@ -60,8 +63,12 @@ def synth(
             force=force,
             progress=lambda done, _total: bars.update(task, completed=done),
         )
-    console.print(
+    console.print(summary(info), highlight=False)
+
+
+def summary(info: DatasetInfo) -> str:
+    """Return a line with the size of a data set."""
+    return (
         f"{info.name}: {info.interactions:,} interactions of {info.viewers:,} viewers "
-        f"with {info.videos:,} videos.",
-        highlight=False,
+        f"with {info.videos:,} videos."
     )
