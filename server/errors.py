@@ -1,10 +1,10 @@
-"""The error that a person sees: what went wrong and what to do about it."""
+"""The error that is shown to a person: what went wrong and what to do about it."""
 
 from __future__ import annotations
 
 
 class VireoError(Exception):
-    """Something the user or operator can mend; the message names the cause and the fix.
+    """A problem that the user or operator can fix; the message names the cause and the fix.
 
     The command line prints it as one line and exits with 1; services log it.
     """

@@ -1,4 +1,4 @@
-"""Where a checkout's run-time state lies: everything under one folder, `VIREO_HOME`."""
+"""A checkout's run-time state: everything is below one folder, `VIREO_HOME`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from server.errors import VireoError
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-"""What a data set may be called, here and in a release's manifest."""
+"""Pattern of data set names, here and in a release's manifest."""
 _MAX_SHOWN = 128
 
 
 def check_dataset_name(name: str) -> str:
-    """Return `name` if it can name a data set; raise VireoError if it can't."""
+    """Return `name`; raise VireoError if it can't name a data set."""
     if not re.fullmatch(DATASET_NAME, name):
         raise VireoError(
             f"{name[:_MAX_SHOWN]!r} can't name a data set: use up to 64 lower-case letters, "
@@ -32,41 +32,37 @@ class Home:
 
     @staticmethod
     def current() -> Home:
-        """The home that `VIREO_HOME` names.
+        """Return the home that `VIREO_HOME` names.
 
-        By default `.vireo` in the checkout that this code runs from, so that two checkouts
-        don't meet; in the working directory where it was installed as a wheel.
+        By default `.vireo` in the checkout that this code runs from, so that checkouts don't
+        share it; in the working directory if this is an installed wheel.
         """
         checkout = Path(__file__).parent.parent
         base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
         return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
 
     def _of(self, kind: str, dataset: str) -> Path:
-        """The folder of one data set.
-
-        Raises:
-            VireoError: its name would lead elsewhere. Names come from releases, too.
-        """
+        # Names come from releases, too: they must not lead elsewhere.
         return self.root / kind / check_dataset_name(dataset)
 
     def data(self, dataset: str) -> Path:
-        """The imported data set: interactions, videos and viewers as Parquet."""
+        """Return the folder of the imported data: interactions, videos and viewers as Parquet."""
         return self._of("data", dataset)
 
     def features(self, dataset: str) -> Path:
-        """The Feast repository's state for a data set: Parquet, registry and online store."""
+        """Return the folder of the Feast repository: Parquet, registry and online store."""
         return self._of("features", dataset)
 
     def run(self, dataset: str) -> Path:
-        """The newest training run on a data set: checkpoints, report and staged release."""
+        """Return the folder of the newest training run: checkpoints, report, staged release."""
         return self._of("runs", dataset)
 
     def staged_release(self, dataset: str) -> Path:
-        """The release that training wrote and `vireo release publish` uploads."""
+        """Return the folder of the release that training wrote and a publish uploads."""
         return self.run(dataset) / "release"
 
     def trained_release(self, dataset: str) -> Path:
-        """The same; raises VireoError where nothing was trained."""
+        """Return the folder of the staged release; raise VireoError if there is none."""
         folder = self.staged_release(dataset)
         if not folder.exists():
             raise VireoError(
@@ -91,7 +87,7 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """One log file a process."""
+        """Log files, one per process."""
         return self.root / "logs"
 
     @property

@@ -27,7 +27,7 @@ class Texts(Sequence[str]):
         self._offsets = offsets
         self._content = content
         self._bytes = content.data
-        """The same as a memoryview, which is faster to slice."""
+        """The content as a memoryview, which is faster to slice."""
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
