@@ -1,4 +1,4 @@
-"""Calls with gRPC's own client: the request is bytes, and the call may be ill-mannered."""
+"""Calls by gRPC's own client: the request is bytes, and the caller may misbehave."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from bench.fuzz.targets import Method
 
 _DEADLINE = 10.0
 _HANGING = 0.05
-"""Seconds for which a caller that says nothing more stays."""
+"""Seconds for which a caller that sends nothing more stays."""
 _OPTIONS = (
-    # The client is to send what the server must refuse.
+    # The client must send what the server must refuse.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 1 << 20),
     ("grpc.use_local_subchannel_pool", 1),
 )
 _MANNERS = ("well", "no message", "two messages", "never ends", "leaves", "slow reader", "headers")
-_SILENT_SHARE = 0.001
-"""Share of callers who open a call and say nothing: each stays for seconds."""
-_MANY_WORDS = {"no message": 0, "two messages": 2, "never ends": 1, "silent": 0}
-"""How many messages; of the others, one with the call itself."""
-_ENDED_EARLY = ": Internal error from Core"
 _ILL_SHARE = 0.2
+_SILENT_SHARE = 0.001
+"""Share of callers that open a call and send nothing: each stays for seconds."""
+_MESSAGES = {"no message": 0, "two messages": 2, "never ends": 1, "silent": 0}
+"""Number of messages; all others send one with the call itself."""
+_ENDED_EARLY = ": Internal error from Core"
 _FORGED_SHARE = 0.2
 _BULKY = frozenset({"giant list", "giant text", "deep"})
+_BULKY_SHARE = 0.2
 
-
+_Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 _Conversation: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
-_Call: TypeAlias = _Conversation | grpc.aio.UnaryStreamCall[bytes, bytes]
 
 
 class GrpcCaller:
-    """Asks any method by one channel for each address."""
+    """Calls any method, over one channel for each address."""
 
     def __init__(self) -> None:
-        """Use it from one event loop; close it in the end."""
+        """Start without channels. Use it from one event loop, and close it in the end."""
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def close(self) -> None:
-        """Closes the channels."""
+        """Close the channels."""
         for channel in self._channels.values():
             await channel.close()
 
     async def ask(self, random: Random, method: Method) -> tuple[str, str]:
-        """One call: how it was spoilt, and the status that it ended with."""
-        ways = [way for way in WAYS if way not in _BULKY or random.random() < 0.2]
+        """Make one call; return how it was spoilt, and the status that it ended with."""
+        ways = [way for way in WAYS if way not in _BULKY or random.random() < _BULKY_SHARE]
         way = random.choice(ways)
         manner = random.choice(_MANNERS) if random.random() < _ILL_SHARE else "well"
         if random.random() < _SILENT_SHARE:
@@ -65,8 +65,8 @@ class GrpcCaller:
             channel = grpc.aio.insecure_channel(method.address, _OPTIONS)
             self._channels[method.address] = channel
         metadata = _flood(random) if manner == "headers" else _forged(random)
-        call: _Call
-        if manner in _MANY_WORDS:
+        call: _Conversation | grpc.aio.UnaryStreamCall[bytes, bytes]
+        if manner in _MESSAGES:
             converse: Any = channel.stream_stream(method.path)
             call = converse(timeout=_DEADLINE, metadata=metadata)
         else:
@@ -74,46 +74,46 @@ class GrpcCaller:
             call = ask(data, timeout=_DEADLINE, metadata=metadata)
         try:
             if isinstance(call, grpc.aio.StreamStreamCall):
-                await _say(call, data, manner)
+                await _converse(call, data, manner)
             if manner == "leaves":
                 call.cancel()
                 return "CANCELLED: left"
             if manner == "slow reader":
                 await asyncio.sleep(_HANGING)
             if await call.read() is not grpc.aio.EOF:
-                return "OK"  # a watch has more to say
+                return "OK"  # a watch has more to send
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the call has the status
         finally:
             status = f"{(await call.code()).name}: {await call.details()}" if call.done() else ""
             call.cancel()
-        # The client's own word for a server that has answered before all was said.
+        # What the client says of a server that has answered before all was sent.
         return "ENDED EARLY" if status.endswith(_ENDED_EARLY) else status
 
 
-async def _say(call: _Conversation, data: bytes, manner: str) -> None:
-    """What a caller says who doesn't say just one thing."""
-    for _ in range(_MANY_WORDS[manner]):
+async def _converse(call: _Conversation, data: bytes, manner: str) -> None:
+    """Send any number of messages but one, or none to the end."""
+    for _ in range(_MESSAGES[manner]):
         await call.write(data)
     if manner == "silent":
         await call.wait_for_connection()
-        await call.read()  # until the server has had enough of it
+        await call.read()  # until the server ends the call
     elif manner == "never ends":
         await asyncio.sleep(_HANGING)
     else:
         await call.done_writing()
 
 
-def _forged(random: Random) -> tuple[tuple[str, str | bytes], ...]:
-    """Return an address that a caller claims to have, now and then."""
+def _forged(random: Random) -> _Metadata:
+    """Return an address that some callers claim to have."""
     if random.random() > _FORGED_SHARE:
         return ()
     claimed = random.choice(("10.1.2.3", "::1", "unknown", "1.2.3.4, 5.6.7.8", "x" * 300, ","))
     return (("x-forwarded-for", claimed),)
 
 
-def _flood(random: Random) -> tuple[tuple[str, str | bytes], ...]:
-    """Many headers, or a large one."""
+def _flood(random: Random) -> _Metadata:
+    """Return many headers, or a large one."""
     count, size = random.choice(((900, 20), (90, 500), (1, 50_000), (1, 200_000), (5_000, 3)))
     text = "y" * size
     return (*((f"x-{number}", text) for number in range(count)), ("x-a-bin", b"\xff\0"))

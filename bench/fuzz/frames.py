@@ -1,4 +1,4 @@
-"""Requests below gRPC: HTTP/2 that no gRPC client would send."""
+"""Requests below gRPC: HTTP/2 that no gRPC client sends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WINDOW = 16_384
 
 
 def _header(name: str, *values: str) -> Spoil:
-    """Return what gives a header one of some values."""
+    """Return a way to spoil a request by one of some values of a header."""
 
     def spoil(random: Random, headers: Headers, body: bytes) -> bytes:
         headers[name] = random.choice(values)
@@ -43,7 +43,7 @@ def _path(random: Random, headers: Headers, body: bytes) -> bytes:
 
 
 def _short_frame(random: Random, _: Headers, body: bytes) -> bytes:
-    """A frame that announces more than follows."""
+    """Return a frame that announces more than follows."""
     return struct.pack(">BI", 0, len(body) + random.choice((1, 100, 1 << 30))) + body[5:]
 
 
@@ -53,7 +53,7 @@ def _no_te(_: Random, headers: Headers, body: bytes) -> bytes:
 
 
 def _metadata(random: Random, headers: Headers, body: bytes) -> bytes:
-    """Values that go along to other services, as no gRPC client would send them."""
+    """Spoil a value that services pass on to others."""
     headers["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     name = random.choice(("x-request-id", "tracestate", "traceparent", "baggage"))
     headers[name] = headers.get(name, "") + random.choice(
@@ -74,19 +74,18 @@ SPOILT: Mapping[str, Spoil] = {
     "timeout": _header("grpc-timeout", "0n", "1n", "99999999H", "1m"),
     "metadata": _metadata,
 }
-"""What each does to the headers, and the body that it makes of the right one."""
+"""Ways to spoil a request: each changes the headers, and returns a body for the right one."""
 SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
     **SPOILT,
     "any verb": _header(":method", "DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"),
     "no timeout": _header("grpc-timeout", "", "soon", "1", "-1S", "123456789S"),
     "encoding": _header("grpc-encoding", "", "snappy", "x" * 500),
 }
-"""With what Envoy refuses, and what gRPC's core would answer INTERNAL to before a server's code
-hears of it."""
+"""Also what Envoy refuses, to which gRPC's core itself answers INTERNAL."""
 
 
 async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
-    """One request on a connection of its own: how it was spoilt, and how it ended."""
+    """Send one request on a connection of its own; return how it was spoilt, and how it ended."""
     ways = SPOILT_AT_THE_EDGE if method.place == "edge" else SPOILT
     how = random.choice(list(ways))
     message = valid(random, method.descriptor.input_type).SerializeToString()
@@ -110,7 +109,7 @@ async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
 
 
 async def exchange(address: str, headers: Headers, body: bytes) -> str:
-    """Send one request as it is and return how it ended: a gRPC code and message, or else what.
+    """Send one request as it is; return its gRPC code and message, or else how it ended.
 
     Raises:
         OSError: the connection can't be made or breaks.
@@ -118,7 +117,7 @@ async def exchange(address: str, headers: Headers, body: bytes) -> str:
     """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    # Nothing is checked here: it is the server that is to say what is wrong.
+    # The server must say what is wrong, so nothing is checked here.
     config = h2.config.H2Configuration(
         validate_outbound_headers=False, normalize_outbound_headers=False
     )
@@ -141,7 +140,7 @@ async def _status(
     writer: asyncio.StreamWriter,
     connection: h2.connection.H2Connection,
 ) -> str:
-    """What the trailers say, else the HTTP status or how the stream was closed."""
+    """Return the status of the trailers, else that of HTTP, or how the stream was closed."""
     found: dict[str, str] = {}
     while data := await reader.read(65_536):
         for event in connection.receive_data(data):
@@ -156,15 +155,15 @@ async def _status(
             elif isinstance(event, h2.events.ConnectionTerminated):
                 return f"CLOSED: {event.error_code}"
             elif isinstance(event, h2.events.StreamEnded):
-                return _told(found)
+                return _described(found)
         if "answered" in found:
             return "OK"
         writer.write(connection.data_to_send())
         await writer.drain()
-    return _told(found) if found else "CLOSED: without a word"
+    return _described(found) if found else "CLOSED: without an answer"
 
 
-def _told(found: Mapping[str, str]) -> str:
+def _described(found: Mapping[str, str]) -> str:
     if "grpc-status" in found:
         return f"{_GRPC_CODES[found['grpc-status']]}: {found.get('grpc-message', '')}"
     return f"HTTP {found.get(':status', '?')}"

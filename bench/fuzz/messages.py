@@ -1,10 +1,10 @@
-"""Bytes of requests: valid ones, and the ways in which they are spoilt."""
+"""Bytes of requests: valid ones, and the ways to spoil them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -14,8 +14,6 @@ from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.ranking_pb2 import RankCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-Spoil: TypeAlias = Callable[[Random, Message], bytes]
 
 _EXTREME = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 2**31 - 1),
@@ -29,20 +27,23 @@ _EXTREME = {
 }
 _TEXTS = ("", "a", "\0", "..", "a/b c%", "日本", "\ufeff", "x" * 129, "é" * 70_000, "'\"\\;--")
 _GIANT = (1_001, 20_000, 300_000)
-"""Items; the largest lists are beyond what a server takes as one message."""
+"""Items; the largest lists exceed a server's limit of a message."""
 _DEEP = (50, 101, 20_000)
-_MOST_BYTES = 6 << 20
+_MAX_BYTES = 6 << 20
 
 
 def valid(random: Random, kind: Descriptor) -> Message:
-    """A message that its server can answer, where it is one of ours that takes some making."""
+    """Return a message that its server can answer; an empty one of types that aren't ours."""
     make = _VALID.get(kind.full_name)
     return make(random) if make else GetMessageClass(kind)()
 
 
-def spoilt(random: Random, how: str, message: Message) -> bytes:
-    """The message's bytes, spoilt in one of the ways of WAYS."""
-    return WAYS[how](random, message)[:_MOST_BYTES]
+def spoilt(random: Random, way: str, message: Message) -> bytes:
+    """Return the message's bytes, spoilt in one of WAYS."""
+    if way == "changed":
+        return _changed(random, message)[:_MAX_BYTES]
+    number = random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
+    return _OF_BYTES[way](random, message.SerializeToString(), number)[:_MAX_BYTES]
 
 
 def _viewer(random: Random) -> ViewerFeatures:
@@ -93,12 +94,8 @@ _VALID: Mapping[str, Callable[[Random], Message]] = {
 }
 
 
-def _unspoilt(_: Random, message: Message) -> bytes:
-    return message.SerializeToString()
-
-
 def _changed(random: Random, message: Message) -> bytes:
-    """Some fields replaced by extreme values, cleared, or repeated."""
+    """Return the bytes with some fields extreme, cleared or repeated."""
     for _ in range(random.randrange(1, 4)):
         _change(random, message)
     return message.SerializeToString()
@@ -132,77 +129,53 @@ def _value(random: Random, field: FieldDescriptor) -> Any:
     return random.choice(_EXTREME[field.cpp_type])
 
 
-def _random_bytes(random: Random, _: Message) -> bytes:
-    return random.randbytes(random.choice((0, 1, 7, 100, 5_000)))
-
-
-def _flipped(random: Random, message: Message) -> bytes:
-    data = bytearray(message.SerializeToString() or b"\x0a\x01x")
+def _flipped(random: Random, data: bytes, _: int) -> bytes:
+    spoilt = bytearray(data or b"\x0a\x01x")
     for _ in range(random.randrange(1, 8)):
-        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    return bytes(data)
+        spoilt[random.randrange(len(spoilt))] ^= 1 << random.randrange(8)
+    return bytes(spoilt)
 
 
-def _cut(random: Random, message: Message) -> bytes:
-    data = message.SerializeToString() or b"\x0a\x05x"
+def _cut(random: Random, data: bytes, _: int) -> bytes:
+    data = data or b"\x0a\x05x"
     return data[: random.randrange(len(data))]
 
 
-def _no_utf8(random: Random, message: Message) -> bytes:
-    """A text that is no UTF-8 at the end of one of its fields."""
-    return message.SerializeToString() + _tagged(_field(random, message), b"\xff\xfe\xc0")
+def _giant_text(random: Random, data: bytes, number: int) -> bytes:
+    return data + _tagged(number, b"x" * random.choice((129, 100_000, 1 << 20, 5 << 20)))
 
 
-def _giant_list(random: Random, message: Message) -> bytes:
-    """One field many times over, of whatever type it may be."""
-    item = _tagged(_field(random, message), b"1")
-    return message.SerializeToString() + item * random.choice(_GIANT)
-
-
-def _giant_text(random: Random, message: Message) -> bytes:
-    text = b"x" * random.choice((129, 100_000, 1 << 20, 5 << 20))
-    return message.SerializeToString() + _tagged(_field(random, message), text)
-
-
-def _deep(random: Random, message: Message) -> bytes:
-    """Groups or messages within each other."""
-    depth, number = random.choice(_DEEP), _field(random, message)
+def _deep(random: Random, data: bytes, number: int) -> bytes:
+    """Append groups or messages within each other."""
+    depth = random.choice(_DEEP)
     if random.random() < 0.5:
-        return message.SerializeToString() + bytes([number << 3 & 0x7F | 3]) * depth
+        return data + bytes([number << 3 & 0x7F | 3]) * depth
     nested = b""
     for _ in range(min(depth, 2_000)):
         nested = _tagged(number, nested)
-    return message.SerializeToString() + nested
-
-
-def _field(random: Random, message: Message) -> int:
-    """Return the number of one of a message's fields."""
-    return random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
+    return data + nested
 
 
 def _tagged(number: int, value: bytes) -> bytes:
-    """A length-delimited field."""
+    """Return a length-delimited field."""
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    high, low = number >> 7, number & 0x7F
+    return bytes([low | 0x80]) + _varint(high) if high else bytes([low])
 
 
-WAYS: Mapping[str, Spoil] = {
-    "valid": _unspoilt,
-    "changed": _changed,
-    "random bytes": _random_bytes,
+_OF_BYTES: Mapping[str, Callable[[Random, bytes, int], bytes]] = {
+    "valid": lambda _, data, __: data,
+    "random bytes": lambda random, _, __: random.randbytes(random.choice((0, 1, 7, 100, 5_000))),
     "flipped bits": _flipped,
     "cut": _cut,
-    "no UTF-8": _no_utf8,
-    "giant list": _giant_list,
+    "no UTF-8": lambda _, data, number: data + _tagged(number, b"\xff\xfe\xc0"),
+    "giant list": lambda random, data, number: data + _tagged(number, b"1") * random.choice(_GIANT),
     "giant text": _giant_text,
     "deep": _deep,
 }
-"""By name."""
+"""Ways to spoil a message's bytes, given the number of one of its fields."""
+WAYS = ("changed", *_OF_BYTES)
+"""Names of all ways."""

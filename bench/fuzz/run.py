@@ -1,4 +1,4 @@
-"""Runs a storm of bad requests on a stack of its own, and judges what became of the stack."""
+"""Run a storm of bad requests on a stack of its own, and judge the stack afterwards."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from server.stack.state import running_stack
 _MAX_GROWTH = 1.2
 """Memory at the end over that after the warm-up, of any process."""
 _APART = "s3"
-"""Not judged by its memory: no request reaches it, and it grows for minutes when merely read."""
+"""Not judged by its memory: no request reaches it, and reads alone make it grow for minutes."""
 _MIN_JUDGED = 20_000
-"""Requests from which memory is judged: a process takes its buffers in the first thousands."""
+"""Minimum requests for memory to be judged: buffers grow during the first thousands."""
 _WARM_UP = 0.25
-"""Share of the requests after which memory must be flat."""
+"""Share of the requests before memory must be flat."""
 _CALM = 30.0
-"""Seconds within which the stack must answer in full once it is over."""
+"""Seconds within which the stack must answer in full afterwards."""
 
 
 @dataclass(frozen=True)
 class FuzzResult:
-    """What became of the requests and of the stack."""
+    """How the requests ended, and the stack's state afterwards."""
 
     requests: int
     seconds: float
@@ -47,13 +47,13 @@ class FuzzResult:
     died: list[str]
     """Processes that have ended or were restarted."""
     memory: Mapping[str, float]
-    """Resident memory of each process but the S3 server at the end over that after the warm-up."""
+    """Resident memory at the end over that after the warm-up, except that of the S3 server."""
     holds: bool
-    """Whether nothing died, nothing was unwanted, memory stayed flat and all is well after it."""
+    """Whether nothing died, nothing was unwanted, memory stayed flat and all is well afterwards."""
 
 
 def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
-    """Send that many requests to a stack that serves the newest release of a data set.
+    """Send `requests` requests to a stack that serves the newest release of a data set.
 
     Raises:
         VireoError: the stack can't be set up or started.
@@ -105,7 +105,7 @@ def _processes(stack: OwnStack) -> dict[str, psutil.Process]:
 
 
 def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
-    """Return resident bytes by name, of those that run and are judged."""
+    """Return resident bytes by name of the processes that run and are judged."""
     found = {}
     for name, process in processes.items():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -114,7 +114,7 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
 
 
 async def _well(edge: str) -> bool:
-    """Return whether the stack gives a full answer before long."""
+    """Return whether the stack gives a full answer in time."""
     deadline, request = time.monotonic() + _CALM, RecommendRequest(viewer_id="calm")
     async with grpc.aio.insecure_channel(edge) as channel:
         stub = RecommendationServiceStub(channel)

@@ -1,4 +1,4 @@
-"""Sends the requests, some at a time, and counts what they end with."""
+"""Send the requests, some at a time, and count the statuses that they end with."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from bench.fuzz.frames import ask_by_frames
 from bench.fuzz.targets import Method
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG"})
-"""What bad input must not end with: a clear status says what is wrong with it."""
+"""Statuses that bad input must not get: a clear one says what is wrong with it."""
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
-"""Share of requests that are below gRPC: each takes a connection of its own."""
-_MOST_EXAMPLES = 5
+"""Share of requests below gRPC; each takes a connection of its own."""
+_MAX_EXAMPLES = 5
 
 
 @dataclass
 class Counts:
-    """What the requests ended with."""
+    """Statuses that the requests ended with."""
 
     requests: int = 0
     answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By method and status."""
     unwanted: dict[str, list[str]] = field(default_factory=dict)
-    """Examples by method and status: how the request was spoilt, and what was answered."""
+    """Examples by method and status: how the request was spoilt, and the message."""
 
     def add(self, method: Method, how: str, ended: str) -> None:
-        """Counts a request that ended with a status, and what else was said after a colon."""
-        status, _, words = ended.partition(":")
+        """Count a request that ended with a status, and any message after a colon."""
+        status, _, message = ended.partition(":")
         self.requests += 1
         self.answers[method.name][status] += 1
         if status in UNWANTED:
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
-            if len(examples) < _MOST_EXAMPLES:
-                examples.append(f"{how}:{words}")
+            if len(examples) < _MAX_EXAMPLES:
+                examples.append(f"{how}:{message}")
 
 
 async def storm(
     methods: Sequence[Method],
     requests: int,
     seed: int,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None],
 ) -> Counts:
-    """Sends that many requests to the methods in turn.
+    """Send requests to the methods in turn.
 
     Args:
-        methods: whom to ask for what.
-        requests: how many requests.
+        methods: what to call.
+        requests: how many requests to send.
         seed: the same seed makes the same requests.
-        progress: told how many have ended, after each.
+        progress: called after each request with the number that have ended.
     """
     counts = Counts()
     numbers = iter(range(requests))

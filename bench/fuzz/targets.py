@@ -1,4 +1,4 @@
-"""Whom the fuzzer asks for what: every method of every service, at each place that serves it."""
+"""What the fuzzer calls: every method of every service, at each place that serves it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Method:
     """A method at one place."""
 
     place: str
-    """What is there: the edge, or a kind of pod."""
+    """The edge, or a kind of pod."""
     address: str
     """host:port"""
     descriptor: MethodDescriptor
 
     @property
     def path(self) -> str:
-        """As gRPC has it in `:path`."""
+        """The `:path` of a call."""
         return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
 
     @property
@@ -39,17 +39,9 @@ class Method:
 
 
 def methods(addresses: Mapping[str, str]) -> list[Method]:
-    """All methods of an edge and of pods.
-
-    Args:
-        addresses: host:port of `edge`, `gateway`, `candidate` and `ranking`.
-    """
-    everywhere = (
-        release_pb2.DESCRIPTOR,
-        health_pb2.DESCRIPTOR,
-        reflection_pb2.DESCRIPTOR,
-        _reflection_v1(),
-    )
+    """Return all methods, given host:port of `edge`, `gateway`, `candidate` and `ranking`."""
+    reflection = (reflection_pb2.DESCRIPTOR, _reflection_v1())
+    everywhere = (release_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, *reflection)
     with_model = (*everywhere, channelz_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
     served: Mapping[str, Sequence[FileDescriptor]] = {
         "edge": (recommendation_pb2.DESCRIPTOR, *everywhere),
@@ -67,7 +59,7 @@ def methods(addresses: Mapping[str, str]) -> list[Method]:
 
 
 def methods_of(settings: StackSettings) -> list[Method]:
-    """Those of a stack: its edge, and the first pod of each kind."""
+    """Return the methods of a stack's edge, and of its first pod of each kind."""
     addresses = {"edge": settings.edge}
     for kind in POD_KINDS:
         addresses[kind] = f"127.0.0.1:{settings.pod_ports(kind)[0]}"
@@ -75,7 +67,7 @@ def methods_of(settings: StackSettings) -> list[Method]:
 
 
 def _reflection_v1() -> FileDescriptor:
-    """Its file, which no package has, and so in a pool of its own."""
+    """Return its file, which no package has, from a pool of its own."""
     pool = DescriptorPool()
     pool.AddSerializedFile(v1_file())
     return pool.FindFileContainingSymbol("grpc.reflection.v1.ServerReflection")
