@@ -1,4 +1,4 @@
-"""Writes docs/api.md, the reference of our APIs, from the protos: `python -m protos.reference`."""
+"""Write docs/api.md, the API reference, from the protos: `python -m protos.reference`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PACKAGES = ("vireo.v1", "inference")
 
 _INTRODUCTION = """# API reference
 
-Every service, method, message and enum of [protos](../protos), with units and bounds. What is out
-of bounds is INVALID_ARGUMENT. [rest.md](rest.md) tells how the same is asked by HTTP and JSON,
-[grpcurl.md](grpcurl.md) how from a shell.
+All services, methods, messages and enums of [protos](../protos), with units and bounds. A value out
+of bounds is INVALID_ARGUMENT. See [rest.md](rest.md) for HTTP and JSON, [grpcurl.md](grpcurl.md)
+for calls from a shell.
 
-This page is made from the protos by `python -m protos.reference`.
+This page is generated from the protos by `python -m protos.reference`.
 """
 _TYPES = {
     FieldDescriptor.TYPE_BOOL: "bool",
@@ -44,7 +44,7 @@ _TYPES = {
 
 
 def reference(described: FileDescriptorSet) -> str:
-    """The page, as Markdown, for a descriptor set with comments."""
+    """Return the page as Markdown, for a descriptor set with comments."""
     contract = Contract(described)
     parts = [_INTRODUCTION]
     for package in PACKAGES:

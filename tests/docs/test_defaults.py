@@ -49,7 +49,7 @@ PHRASES = [
     ("clients/README.md", f"1 to 500; {DEFAULT_PAGE_SIZE} by default"),
     ("clients/README.md", f"included; {default_of(Client, 'timeout'):.0f} by default"),
     ("clients/python/README.md", f"included: {default_of(Client, 'timeout'):.0f} unless"),
-    ("protos/vireo/v1/recommendation.proto", f"1 to 500; {DEFAULT_PAGE_SIZE} where absent"),
+    ("protos/vireo/v1/recommendation.proto", f"1 to 500; {DEFAULT_PAGE_SIZE} if absent"),
     ("README.md", f"127.0.0.1:{StackSettings.model_fields['edge_port'].default}"),
 ]
 
