@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Protocol, TypeAlias
+from collections import Counter as Counts
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,108 +16,50 @@ from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from prometheus_client import Counter
 
-from server.control.nodes import Nodes
-from server.control.session import MAX_WORDS, Session, Variant
+from server.control.clients import Clients
+from server.control.session import Session
 from server.control.snapshot import WARMING_ORDER, Snapshot
-from server.control.streams import Limits, Streams, TooManyStreamsError
-from server.control.subscription import Push, TooManyNamesError
+from server.control.subscription import Push, TooManyNamesError, Variant
+from server.errors import VireoError
 
 log = structlog.get_logger()
 
 SNAPSHOTS = Counter("vireo_xds_snapshots", "Snapshots that were published.")
+REFUSED = Counter(
+    "vireo_xds_streams_refused", "Streams refused by the limit of their address, or of all streams."
+)
 MAX_NODE_WORDS = 256
 """Maximum characters of a node's id; its cluster and user agent are truncated to this."""
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 
 
-class Codec(Protocol):
-    """Messages of one of the two protocol variants."""
+@dataclass(frozen=True)
+class Limits:
+    """Limits of concurrent streams, below the server's limit of concurrent RPCs."""
 
-    variant: Variant
-
-    def decode(self, session: Session, request: Any) -> None:
-        """Apply a request to the session."""
-        ...
-
-    def encode(self, push: Push) -> Any:
-        """Return the response for a push."""
-        ...
+    all: int
+    address: int = 300
+    """Maximum streams of one address, which Envoys behind a proxy share."""
+    first_request_seconds: float = 10.0
+    """Maximum seconds until a stream's first request, which identifies its node."""
 
 
-class StateOfTheWorld:
-    """DiscoveryRequest and DiscoveryResponse."""
-
-    variant: Variant = "state of the world"
-
-    def decode(self, session: Session, request: Any) -> None:
-        """Apply a request to the session."""
-        _decode_acknowledgement(session, request)
-        session.names(request.type_url, request.resource_names)
-
-    def encode(self, push: Push) -> Any:
-        """Return the response for a push."""
-        return pb.DiscoveryResponse(
-            version_info=push.version,
-            type_url=push.kind,
-            nonce=push.nonce,
-            resources=[each.body for each in push.resources.values()],
-        )
-
-
-class Delta:
-    """DeltaDiscoveryRequest and DeltaDiscoveryResponse."""
-
-    variant: Variant = "delta"
-
-    def decode(self, session: Session, request: Any) -> None:
-        """Apply a request to the session."""
-        _decode_acknowledgement(session, request)
-        session.change(
-            request.type_url,
-            request.resource_names_subscribe,
-            request.resource_names_unsubscribe,
-            request.initial_resource_versions,
-        )
-
-    def encode(self, push: Push) -> Any:
-        """Return the response for a push."""
-        return pb.DeltaDiscoveryResponse(
-            system_version_info=push.version,
-            type_url=push.kind,
-            nonce=push.nonce,
-            resources=[
-                pb.Resource(name=each.name, version=each.version, resource=each.body)
-                for each in push.resources.values()
-            ],
-            removed_resources=sorted(push.removed),
-        )
-
-
-def _decode_acknowledgement(session: Session, request: Any) -> None:
-    if not request.response_nonce:
-        return
-    if request.HasField("error_detail"):
-        words = request.error_detail.message[:MAX_WORDS]
-        session.refused(request.type_url, request.response_nonce, words)
-    else:
-        session.took(request.type_url, request.response_nonce)
+class TooManyStreamsError(VireoError):
+    """A limit of concurrent streams is reached."""
 
 
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Keeps every client up to date with the newest snapshot."""
 
-    def __init__(self, nodes: Nodes, limits: Limits) -> None:
-        """Start without a snapshot.
-
-        Args:
-            nodes: registry of what each client has.
-            limits: limits of streams.
-        """
+    def __init__(self, clients: Clients, limits: Limits) -> None:
+        """Start without a snapshot; `clients` is the registry of what each client has."""
         self.snapshot: Snapshot | None = None
         """The newest snapshot; None before the first."""
-        self.nodes = nodes
-        self.streams = Streams(limits)
+        self.clients = clients
+        self.limits = limits
+        self.streams: Counts[str] = Counts()
+        """Number of open streams of each address."""
         self._wakes: set[asyncio.Event] = set()
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -131,95 +76,154 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
         """Serve a stream in the state of the world variant."""
-        await self._serve(StateOfTheWorld(), request_iterator, context)
+        await self._serve("state of the world", request_iterator, context)
 
     async def DeltaAggregatedResources(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
         """Serve a stream in the delta (incremental) variant."""
-        await self._serve(Delta(), request_iterator, context)
+        await self._serve("delta", request_iterator, context)
 
-    async def _serve(self, codec: Codec, requests: AsyncIterator[Any], context: Context) -> None:
+    async def _serve(
+        self, variant: Variant, requests: AsyncIterator[Any], context: Context
+    ) -> None:
         try:
-            with self.streams.counted(context.peer()):
+            with self._counted(context.peer()):
                 first = await self._first(requests, context)
                 if first is not None:
-                    await self._bring_up_to_date(codec, first, requests, context)
+                    await self._bring_up_to_date(variant, first, requests, context)
         except (TooManyStreamsError, TooManyNamesError) as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
+    @contextmanager
+    def _counted(self, peer: str) -> Iterator[None]:
+        """Count a stream during the block; `peer` ends with the port, as in gRPC's context.
+
+        Raises:
+            TooManyStreamsError: a limit is reached.
+        """
+        address = peer.rpartition(":")[0]
+        reached = ""
+        if self.streams.total() >= self.limits.all:
+            reached = f"all {self.limits.all} streams are in use"
+        elif self.streams[address] >= self.limits.address:
+            reached = f"this address has the maximum of {self.limits.address} streams"
+        if reached:
+            REFUSED.inc()
+            raise TooManyStreamsError(f"{reached}; retry later")
+        self.streams[address] += 1
+        try:
+            yield
+        finally:
+            self.streams[address] -= 1
+            if not self.streams[address]:
+                del self.streams[address]
+
     async def _first(self, requests: AsyncIterator[Any], context: Context) -> Any:
         """Return the first request, which identifies the node; None if the client has left."""
-        limits = self.streams.limits
+        seconds = self.limits.first_request_seconds
         try:
-            async with asyncio.timeout(limits.first_request_seconds):
+            async with asyncio.timeout(seconds):
                 first = await anext(aiter(requests), None)
         except TimeoutError:
             await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"no request came in {limits.first_request_seconds:g} s",
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no request was received in {seconds:g} s"
             )
-        if first is None:
-            return None
-        if not first.node.id:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the first request names no node.id"
-            )
-        if len(first.node.id) > MAX_NODE_WORDS or not first.node.id.isprintable():
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"node.id must have at most {MAX_NODE_WORDS} characters, all of them printable",
-            )
+        problem = _node_problem(first.node.id) if first is not None else ""
+        if problem:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         return first
 
     async def _bring_up_to_date(
-        self, codec: Codec, first: Any, requests: AsyncIterator[Any], context: Context
+        self, variant: Variant, first: Any, requests: AsyncIterator[Any], context: Context
     ) -> None:
-        session = self._session(codec, first.node)
+        sender = first.node
+        session = self.clients.begin(
+            sender.id, _shown(sender.cluster), _shown(_user_agent(sender)), variant
+        )
+        node = session.node
+        log.info("stream started", node=node.identity, variant=variant, agent=node.user_agent)
         wake = asyncio.Event()
         self._wakes.add(wake)
-        reader = asyncio.create_task(_read(codec, session, first, requests, wake))
+        reader = asyncio.create_task(_read(session, first, requests, wake))
         try:
             while not reader.done():
                 push = session.next(self.snapshot) if self.snapshot else None
                 if push is not None:
-                    await context.write(codec.encode(push))
+                    await context.write(_response(push, variant))
                     continue
                 await wake.wait()
                 wake.clear()
             reader.result()
         finally:
             self._wakes.discard(wake)
-            self.nodes.ended(session)
-            log.info("stream ended", node=session.node.identity)
+            self.clients.end(session)
+            log.info("stream ended", node=node.identity)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    def _session(self, codec: Codec, sender: Any) -> Session:
-        node = self.nodes.connected(sender.id, _shown(sender.cluster), _shown(_user_agent(sender)))
-        session = Session(node, codec.variant)
-        node.begin(session)
-        log.info("stream started", node=node.identity, variant=codec.variant, agent=node.user_agent)
-        return session
-
 
 async def _read(
-    codec: Codec, session: Session, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
+    session: Session, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
 ) -> None:
-    """Decode every request of a stream, and wake the sender after each and at the end."""
+    """Apply every request of a stream, and wake the sender after each and at the end."""
     try:
-        _decode(codec, session, first)
+        _apply(session, first)
         wake.set()
         async for request in requests:
-            _decode(codec, session, request)
+            _apply(session, request)
             wake.set()
     finally:
         wake.set()
 
 
-def _decode(codec: Codec, session: Session, request: Any) -> None:
-    if request.type_url in WARMING_ORDER:  # other types, such as secrets, are never served
-        codec.decode(session, request)
+def _apply(session: Session, request: Any) -> None:
+    """Apply a request, in either variant: first its ACK or NACK, then its subscriptions."""
+    kind, nonce = request.type_url, request.response_nonce
+    if kind not in WARMING_ORDER:
+        return  # other types, such as secrets, are never served
+    if nonce and request.HasField("error_detail"):
+        session.refused(kind, nonce, request.error_detail.message)
+    elif nonce:
+        session.took(kind, nonce)
+    if session.variant == "delta":
+        session.change(
+            kind,
+            request.resource_names_subscribe,
+            request.resource_names_unsubscribe,
+            request.initial_resource_versions,
+        )
+    else:
+        session.names(kind, request.resource_names)
+
+
+def _response(push: Push, variant: Variant) -> Any:
+    if variant == "delta":
+        return pb.DeltaDiscoveryResponse(
+            system_version_info=push.version,
+            type_url=push.kind,
+            nonce=push.nonce,
+            resources=[
+                pb.Resource(name=each.name, version=each.version, resource=each.body)
+                for each in push.resources.values()
+            ],
+            removed_resources=sorted(push.removed),
+        )
+    return pb.DiscoveryResponse(
+        version_info=push.version,
+        type_url=push.kind,
+        nonce=push.nonce,
+        resources=[each.body for each in push.resources.values()],
+    )
+
+
+def _node_problem(identity: str) -> str:
+    """Return why a node's id is unusable; an empty string if it isn't."""
+    if not identity:
+        return "the first request has no node.id"
+    if len(identity) > MAX_NODE_WORDS or not identity.isprintable():
+        return f"node.id must have at most {MAX_NODE_WORDS} characters, all of them printable"
+    return ""
 
 
 def _user_agent(node: Any) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,19 +14,17 @@ from prometheus_client import REGISTRY
 
 from server.control import ads, csds, resources
 from server.control.admission import Admission
-from server.control.ads import DiscoveryServicer
+from server.control.ads import DiscoveryServicer, Limits
 from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
+from server.control.clients import Clients
 from server.control.csds import StatusServicer
 from server.control.discovery.file import FileDiscovery
 from server.control.discovery.source import Discovery, StaticDiscovery
 from server.control.keys import follow_keys
-from server.control.membership import Patience
-from server.control.mesh import Members, Mesh, Pool
+from server.control.mesh import Mesh
 from server.control.metrics import ControlCollector
-from server.control.nodes import Nodes
 from server.control.settings import ControlSettings
-from server.control.streams import Limits
 from server.errors import VireoError
 from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
@@ -62,19 +60,11 @@ class Control:
         self._servicer = servicer
         self.mesh = Mesh()
         """The current mesh; published once members, share and keys are known."""
-        self._members = asyncio.Event()
-        self._share = asyncio.Event()
-        self._keys = asyncio.Event()
+        self._known = {part: asyncio.Event() for part in ("members", "canary_share", "jwks")}
         self._complete = False
         self._canary_attempts, self._keys_attempts = Attempts("canary"), Attempts("keys")
-        patience = Patience(settings.endpoint_drain_seconds, settings.empty_pool_grace_seconds)
         self.admission = Admission(
-            discovery,
-            patience,
-            settings.admission_interval,
-            settings.initial_admission_timeout,
-            self._members_changed,
-            settings.tls,
+            settings, discovery, lambda members: self._change(members=members)
         )
         self.attempts = [*self.admission.attempts, self._canary_attempts]
         """Attempts to read each source, and to publish members."""
@@ -89,7 +79,7 @@ class Control:
                 follow_share(
                     self._channels,
                     self._settings.canary_poll_seconds,
-                    self._share_changed,
+                    lambda share: self._change(canary_share=share),
                     self._canary_attempts,
                 )
             )
@@ -98,35 +88,23 @@ class Control:
                     follow_keys(
                         self._settings.jwks,
                         self._settings.jwks_refresh_seconds,
-                        self._keys_changed,
+                        lambda jwks: self._change(jwks=jwks),
                         self._keys_attempts,
                     )
                 )
                 # A snapshot without keys would make even Envoys that have them reject every token.
-                await self._keys.wait()
-            await self._members.wait()
+                await self._known["jwks"].wait()
+            await self._known["members"].wait()
             try:
-                await asyncio.wait_for(self._share.wait(), _SHARE_SECONDS)
+                await asyncio.wait_for(self._known["canary_share"].wait(), _SHARE_SECONDS)
             except TimeoutError:
                 log.warning("canary share unknown; using 0 until it can be read")
             self._complete = True
             self._change()
             await server.set_serving(True)
 
-    def _members_changed(self, members: Mapping[Pool, Members]) -> None:
-        self._change(members=members)
-        self._members.set()
-
-    def _share_changed(self, share: float) -> None:
-        self._change(canary_share=share)
-        self._share.set()
-
-    def _keys_changed(self, jwks: str) -> None:
-        self._change(jwks=jwks)
-        self._keys.set()
-
     def _change(self, **news: Any) -> None:
-        """Change the mesh, and publish it once it is complete.
+        """Change parts of the mesh, and publish it once it is complete.
 
         A change that yields no valid snapshot is dropped, since it would fail all later ones.
         """
@@ -135,6 +113,8 @@ class Control:
         self.mesh = mesh
         if self._complete:
             self._servicer.publish(snapshot)
+        for part in news:
+            self._known[part].set()
 
 
 def discovery_of(settings: ControlSettings) -> Discovery:
@@ -144,7 +124,20 @@ def discovery_of(settings: ControlSettings) -> Discovery:
         VireoError: they name none, or two, or one whose client isn't installed.
     """
     if settings.discovery == "kubernetes":
-        return _kubernetes(settings)
+        if settings.endpoints_file is not None or settings.endpoints is not None:
+            raise VireoError(
+                "VIREO_DISCOVERY=kubernetes finds pods by itself; unset VIREO_ENDPOINTS_FILE and "
+                "VIREO_ENDPOINTS, or VIREO_DISCOVERY"
+            )
+        try:
+            # Imported here, since no other source needs the client.
+            from server.control.discovery.kubernetes import KubernetesDiscovery
+        except ModuleNotFoundError as error:
+            raise VireoError(
+                f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "
+                "pip install 'vireo[kubernetes]'"
+            ) from error
+        return KubernetesDiscovery(settings.kubernetes)
     if settings.endpoints_file is not None:
         return FileDiscovery(settings.endpoints_file)
     if settings.endpoints is not None:
@@ -155,40 +148,17 @@ def discovery_of(settings: ControlSettings) -> Discovery:
     )
 
 
-def _kubernetes(settings: ControlSettings) -> Discovery:
-    if settings.endpoints_file is not None or settings.endpoints is not None:
-        raise VireoError(
-            "VIREO_DISCOVERY=kubernetes finds pods by itself; unset VIREO_ENDPOINTS_FILE and "
-            "VIREO_ENDPOINTS, or VIREO_DISCOVERY"
-        )
-    try:
-        # Imported here, since no other source needs the client.
-        from server.control.discovery.kubernetes import KubernetesDiscovery
-    except ModuleNotFoundError as error:
-        raise VireoError(
-            f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "
-            "pip install 'vireo[kubernetes]'"
-        ) from error
-    return KubernetesDiscovery(settings.kubernetes)
-
-
 def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServicer]:
     """Return a server with both xDS services, and the servicer to publish snapshots to."""
-    nodes = Nodes()
+    clients = Clients()
     # The rest is reserved for other calls, such as health checks.
     limits = Limits(all=max(1, settings.max_concurrent_rpcs * 3 // 4))
-    servicer, status = DiscoveryServicer(nodes, limits), StatusServicer(nodes)
+    servicer, status = DiscoveryServicer(clients, limits), StatusServicer(clients)
     server = RpcServer(settings)
-    server.add(
-        ads.NAME,
-        lambda it: ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, it),
-        ads_pb2.DESCRIPTOR,
-    )
-    server.add(
-        csds.NAME,
-        lambda it: csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server(status, it),
-        csds_pb2.DESCRIPTOR,
-    )
+    add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
+    add_csds = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
+    server.add(ads.NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)
+    server.add(csds.NAME, partial(add_csds, status), csds_pb2.DESCRIPTOR)
     return server, servicer
 
 

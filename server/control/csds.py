@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 import grpc
-from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus, UpdateFailureState
+from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from envoy.service.status.v3 import csds_pb2 as pb
 from envoy.service.status.v3 import csds_pb2_grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.control.nodes import Node, Nodes
+from server.control.clients import Client, Clients
+from server.control.nodes import Node
 from server.control.snapshot import WARMING_ORDER
 from server.control.subscription import Subscription
 
@@ -27,16 +26,13 @@ MAX_SILENT_SECONDS = 60.0
 VARIANT = "variant"
 """Key of the node's metadata for its protocol variant."""
 
-_ClientConfig = pb.ClientConfig
-_Resource = pb.ClientConfig.GenericXdsConfig
-
 
 class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
-    """Serves client status from the registry of nodes."""
+    """Serves client status from the registry of clients."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, clients: Clients) -> None:
         """Start without streams."""
-        self._nodes = nodes
+        self._clients = clients
         self._streams = 0
 
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -80,65 +76,58 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
             ids.add(matcher.node_id.exact)
         return pb.ClientStatusResponse(
             config=[
-                _config(node, with_bodies=not request.exclude_resource_contents)
-                for node in self._nodes.all()
-                if not ids or node.identity in ids
+                _config(client, with_bodies=not request.exclude_resource_contents)
+                for client in self._clients.all()
+                if not ids or client.node.identity in ids
             ]
         )
 
 
-def _config(node: Node, *, with_bodies: bool) -> Any:
+def _config(client: Client, *, with_bodies: bool) -> Any:
+    node = client.node
     message = NodeMessage(id=node.identity, cluster=node.cluster, user_agent_name=node.user_agent)
-    message.metadata.update({CONNECTED: node.connected, VARIANT: node.sessions[-1].variant})
+    message.metadata.update({CONNECTED: client.connected, VARIANT: client.sessions[-1].variant})
     resources = [
         _resource(node, kind, name, subscription, with_bodies=with_bodies)
         for kind in WARMING_ORDER
-        for name, subscription in sorted(_subscriptions(node, kind).items())
+        for name, subscription in sorted(_subscriptions(client, kind).items())
     ]
-    return _ClientConfig(node=message, generic_xds_configs=resources)
+    return pb.ClientConfig(node=message, generic_xds_configs=resources)
 
 
-def _subscriptions(node: Node, kind: str) -> dict[str, Subscription]:
+def _subscriptions(client: Client, kind: str) -> dict[str, Subscription]:
     """Return, by name, the subscription of each resource that was sent, ACKed or NACKed."""
     found: dict[str, Subscription] = {}
-    for session in node.sessions:
-        known = session.subscriptions.get(kind)
-        if known is not None:
+    for session in client.sessions:
+        if known := session.subscriptions.get(kind):
             sent = known.pending.resources if known.pending else ()
-            refused = [name for name in node.refused(kind) if known.asks(name)]
+            refused = [
+                name for name in client.node.refused(kind) if known.wildcard or name in known.names
+            ]
             found |= dict.fromkeys([*known.has, *sent, *refused], known)
     return found
 
 
 def _resource(node: Node, kind: str, name: str, known: Subscription, *, with_bodies: bool) -> Any:
-    resource = _Resource(type_url=kind, name=name, version_info=known.has.get(name, ""))
+    resource = pb.ClientConfig.GenericXdsConfig(
+        type_url=kind, name=name, version_info=known.has.get(name, "")
+    )
     good = node.good[kind].get(name)
     if with_bodies and good is not None:
         resource.xds_config.CopyFrom(good.body)
     if name in known.took_at:
-        resource.last_updated.CopyFrom(_timestamp(known.took_at[name]))
+        resource.last_updated.FromDatetime(known.took_at[name])
     refusal = node.refused(kind).get(name)
     sent = known.pending.resources.get(name) if known.pending else None
     if refusal is not None:
-        resource.config_status = pb.ERROR
-        resource.client_status = ClientResourceStatus.NACKED
-        resource.error_state.CopyFrom(
-            UpdateFailureState(
-                details=refusal.words,
-                version_info=refusal.versions[name],
-                last_update_attempt=_timestamp(refusal.at),
-            )
-        )
+        status = pb.ERROR, ClientResourceStatus.NACKED
+        resource.error_state.details = refusal.words
+        resource.error_state.version_info = refusal.versions[name]
+        resource.error_state.last_update_attempt.FromDatetime(refusal.at)
     elif sent is not None and sent.version != known.has.get(name):
-        resource.config_status = pb.STALE if name in known.has else pb.NOT_SENT
-        resource.client_status = ClientResourceStatus.REQUESTED
+        stale = pb.STALE if name in known.has else pb.NOT_SENT
+        status = stale, ClientResourceStatus.REQUESTED
     else:
-        resource.config_status = pb.SYNCED
-        resource.client_status = ClientResourceStatus.ACKED
+        status = pb.SYNCED, ClientResourceStatus.ACKED
+    resource.config_status, resource.client_status = status
     return resource
-
-
-def _timestamp(at: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.control.mesh import Endpoint, Members
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Grace periods in seconds."""
-
-    leave: float
-    """Seconds for which a pod that is gone from discovery is draining before it is removed."""
-    empty: float
-    """Seconds for which discovery must find no pod before a pool that had pods is emptied."""
 
 
 class Counts(NamedTuple):
@@ -31,16 +20,19 @@ class Counts(NamedTuple):
 class Membership:
     """The pods of one pool. Times are seconds of the same monotonic clock."""
 
-    def __init__(self, patience: Patience, *, trusting: bool) -> None:
+    def __init__(self, *, drain_seconds: float, empty_seconds: float, trusting: bool) -> None:
         """Start without pods.
 
         Args:
-            patience: grace periods.
+            drain_seconds: time for which a pod that is gone from discovery is draining.
+            empty_seconds: time for which discovery must find no pod before a pool that had pods
+                is emptied.
             trusting: whether all pods are members while none has been healthy. A control plane
                 that can't reach the pods itself then removes none, and Envoy's own health checks
                 decide.
         """
-        self._patience = patience
+        self._drain_seconds = drain_seconds
+        self._empty_seconds = empty_seconds
         self._trusting = trusting
         self._present: frozenset[Endpoint] = frozenset()
         self._admitted: set[Endpoint] = set()
@@ -49,11 +41,10 @@ class Membership:
 
     def found(self, endpoints: Collection[Endpoint], now: float) -> None:
         """Update the pods by what discovery finds now."""
-        if not endpoints and self._present:
-            self._empty_since = now if self._empty_since is None else self._empty_since
-            return
-        self._empty_since = None
-        self._present = frozenset(endpoints)
+        if endpoints or not self._present:
+            self._present, self._empty_since = frozenset(endpoints), None
+        elif self._empty_since is None:
+            self._empty_since = now
 
     def admit(self, endpoint: Endpoint) -> None:
         """Admit a pod; from then on only Envoy's own health checks apply."""
@@ -67,31 +58,25 @@ class Membership:
 
     def members(self, now: float) -> Members:
         """Return the members that Envoy must have now."""
-        if self._empty_since is not None and now - self._empty_since >= self._patience.empty:
+        if self._empty_since is not None and now - self._empty_since >= self._empty_seconds:
             self._present, self._empty_since = frozenset(), None
             self._admitted.clear()  # missing for the whole grace period: no draining
             self._left_since.clear()
         current = self._present & self._admitted
-        self._let_go(now, replaced=bool(current))
-        gone = self._admitted - self._present
-        draining = frozenset(each for each in gone if each in self._left_since)
-        active = current | (gone - draining)
+        for endpoint in current:
+            self._left_since.pop(endpoint, None)
+        if current:  # pods that are gone drain only once others replace them
+            for endpoint in self._admitted - self._present:
+                if now - self._left_since.setdefault(endpoint, now) >= self._drain_seconds:
+                    self._admitted.discard(endpoint)
+                    del self._left_since[endpoint]
+        draining = frozenset(self._left_since)
+        active = frozenset(self._admitted - draining)
         if not active and self._trusting:
             active = self._present
-        return Members(frozenset(active), draining)
+        return Members(active, draining)
 
     def counts(self, members: Members) -> Counts:
         """Return the number of pods in each state, given the result of `members`."""
         admitted = members.active & self._admitted
         return Counts(len(admitted), len(self.waiting), len(members.draining))
-
-    def _let_go(self, now: float, *, replaced: bool) -> None:
-        """Start and finish draining pods that are gone, once they are replaced by others."""
-        for endpoint in self._admitted & self._present:
-            self._left_since.pop(endpoint, None)
-        for endpoint in self._admitted - self._present:
-            if replaced:
-                self._left_since.setdefault(endpoint, now)
-            if now - self._left_since.get(endpoint, now) >= self._patience.leave and replaced:
-                self._admitted.discard(endpoint)
-                self._left_since.pop(endpoint, None)

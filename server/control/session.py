@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
 
 import structlog
 from prometheus_client import Counter
@@ -21,7 +20,7 @@ from server.control.snapshot import (
     Snapshot,
     version_of,
 )
-from server.control.subscription import WILDCARD, Push, Subscription
+from server.control.subscription import WILDCARD, Push, Subscription, Variant
 
 log = structlog.get_logger()
 
@@ -35,10 +34,6 @@ for _counter in (PUSHES, ACKS, NACKS):
 MAX_WORDS = 8192
 """Maximum characters kept of an error message: room for Envoy to name each refused resource."""
 
-Variant = Literal["state of the world", "delta"]
-
-_WHOLE = (CLUSTER, LISTENER)
-"""Kinds that support wildcard subscriptions; state of the world responses have all of them."""
 # An Envoy ACKs clusters only once they are warm, for which it needs their endpoints: so endpoints
 # don't wait for that, but resources that refer to clusters do.
 _WAITS_FOR: Mapping[str, tuple[str, ...]] = {
@@ -56,11 +51,7 @@ class Session:
         """Start the stream of a node, in one of the two protocol variants."""
         self.node = node
         self.variant = variant
-        self.started_at = now()
-        self.live = True
-        """Whether the stream is open."""
         self.subscriptions: dict[str, Subscription] = {}
-        self._whole_state = variant == "state of the world"
         self._nonces = 0
         self._early_clusters: set[str] = set()
         """Clusters that were sent before the first subscription to endpoints."""
@@ -69,23 +60,18 @@ class Session:
 
     def names(self, kind: str, names: Collection[str]) -> None:
         """Subscribe to exactly these names (state of the world); none at first means all."""
-        first = kind not in self.subscriptions
-        known = self.subscriptions.setdefault(kind, Subscription())
-        wanted = set(names) - {WILDCARD}
+        known, first = self._subscription(kind)
         known.named |= bool(names)
-        had_all, known.wildcard = (
-            known.wildcard,
-            kind in _WHOLE and (WILDCARD in names or not known.named),
-        )
+        wildcard = known.allows_wildcard and (WILDCARD in names or not known.named)
+        wanted = set(names) - {WILDCARD}
         asked, left = wanted - known.names, known.names - wanted
         known.names = wanted
-        known.forget(asked)
-        if not known.wildcard:
+        self._ask(known, asked)
+        if wildcard and not known.wildcard:
+            self._ask_all(known, first=first)
+        elif not wildcard:
             known.forget(left | (known.has.keys() - wanted))
-        elif not had_all:
-            self._greet(kind, known, again=not first)
-        if asked:
-            self.node.forgive(kind, asked)
+        known.wildcard = wildcard
         known.check_size()
 
     def change(
@@ -96,60 +82,64 @@ class Session:
         has: Mapping[str, str],
     ) -> None:
         """Change the subscription (delta); `has` are versions kept from an earlier stream."""
-        first = kind not in self.subscriptions
-        known = self.subscriptions.setdefault(kind, Subscription())
+        known, first = self._subscription(kind)
+        asked = set(subscribe) - {WILDCARD}
+        known.names |= asked
+        self._ask(known, asked)
         if first:
-            if kind == ENDPOINTS:
-                # Endpoints of these belong to the clusters that were replaced: send them again.
-                has = {name: has[name] for name in has.keys() - self._early_clusters}
-            known.has.update(has)
-        if kind in _WHOLE and (
+            # Endpoints of these belong to the clusters that were replaced: send them again.
+            stale = self._early_clusters if kind == ENDPOINTS else set()
+            known.has.update({name: has[name] for name in has.keys() - stale})
+        if known.allows_wildcard and (
             WILDCARD in subscribe or (first and not subscribe and not unsubscribe)
         ):
             known.wildcard = True
-            self._greet(kind, known, again=not first)
-        asked = set(subscribe) - {WILDCARD}
-        known.names |= asked
-        if not first:
-            known.forget(asked)  # requested again, so it is sent again
+            self._ask_all(known, first=first)
         known.unanswered |= asked - known.has.keys()
-        if asked:
-            self.node.forgive(kind, asked)
-        self._leave(known, unsubscribe)
-        known.check_size()
 
-    def _greet(self, kind: str, known: Subscription, *, again: bool) -> None:
-        """Send all to a client that newly subscribes to all; `again` if it may have some."""
-        if again:
-            known.forget({*known.has, *(known.pending.resources if known.pending else ())})
-            known.greeted = False
-        self.node.forgive(kind)
-
-    def _leave(self, known: Subscription, names: Collection[str]) -> None:
-        """Unsubscribe from these names (delta)."""
-        left = known.names.intersection(names)
+        left = known.names.intersection(unsubscribe)
         known.names -= left
-        known.unanswered.difference_update(names)
-        if WILDCARD in names:
+        known.unanswered.difference_update(unsubscribe)
+        if WILDCARD in unsubscribe:
             known.wildcard = False
             known.forget(known.has.keys() - known.names)
         known.forget(left)
         if known.wildcard:
             # They may still match the wildcard: the client needs a response either way.
             known.unanswered |= left
+        known.check_size()
+
+    def _subscription(self, kind: str) -> tuple[Subscription, bool]:
+        """Return the subscription to a kind, and whether it is new."""
+        first = kind not in self.subscriptions
+        return self.subscriptions.setdefault(kind, Subscription(kind, self.variant)), first
+
+    def _ask(self, known: Subscription, names: set[str]) -> None:
+        """Send these again, even if the client has had or refused them."""
+        known.forget(names)
+        if names:
+            self.node.forgive(known.kind, names)
+
+    def _ask_all(self, known: Subscription, *, first: bool) -> None:
+        """Send all to a client that newly subscribes to all; unless `first` it may have some."""
+        if not first:
+            known.forget_all()
+        self.node.forgive(known.kind)
 
     def took(self, kind: str, nonce: str) -> None:
         """Record an ACK of the response with `nonce`; stale nonces are ignored."""
-        known, push = self._settled(kind, nonce)
-        if push is not None:
+        known = self.subscriptions.get(kind)
+        push = known.settle(nonce) if known else None
+        if known and push:
             ACKS.labels(KINDS[kind]).inc()
-            self._keep(known, push.kind, push.resources)
-            self._drop(known, push)
+            self._keep(known, push.resources)
+            known.drop(push)
 
     def refused(self, kind: str, nonce: str, words: str) -> None:
         """Record a NACK of the response with `nonce`, with the client's error message."""
-        known, push = self._settled(kind, nonce)
-        if push is None:
+        known = self.subscriptions.get(kind)
+        push = known.settle(nonce) if known else None
+        if not known or not push:
             return
         NACKS.labels(KINDS[kind]).inc()
         words = words[:MAX_WORDS]
@@ -159,45 +149,25 @@ class Session:
             for name, each in push.resources.items()
             if known.has.get(name) != each.version
         }
-        if not news:
-            self._drop(known, push)  # it refuses a removal: sending it again won't help
-            return
         refusal = Refusal(news, words, now())
-        named = refusal.names_in_words() if kind in _WHOLE else frozenset()
+        named = refusal.names_in_words() if known.allows_wildcard else frozenset()
         if named:
             # Envoy accepts the others of the same response, and names those that it refuses.
-            rest = {name: each for name, each in push.resources.items() if name not in named}
-            self._keep(known, kind, rest)
+            others = {name: each for name, each in push.resources.items() if name not in named}
+            self._keep(known, others)
             refusal = Refusal({name: news[name] for name in named}, words, now())
-        elif len(news) > 1 and not (self._whole_state and kind in _WHOLE):
+        elif len(news) > 1 and not known.lists_all:
             known.singly = True
             return
-        # Removals in the same response aren't retried either, or the exchange would never end.
-        self._drop(known, push)
-        self.node.refuse(kind, refusal)
+        # Removals aren't retried, whether refused by themselves or beside others, or the exchange
+        # would never end.
+        known.drop(push)
+        if news:
+            self.node.refuse(kind, refusal)
 
-    def _settled(self, kind: str, nonce: str) -> tuple[Subscription, Push | None]:
-        known = self.subscriptions.get(kind)
-        if known is None or known.pending is None or known.pending.nonce != nonce:
-            return known or Subscription(), None
-        push, known.pending = known.pending, None
-        return known, push
-
-    def _keep(self, known: Subscription, kind: str, resources: Mapping[str, Resource]) -> None:
-        for name, resource in resources.items():
-            if name in known.forgotten:
-                continue
-            if known.has.get(name) != resource.version:
-                known.took_at[name] = now()
-            known.has[name] = resource.version
-        self.node.take(kind, resources)
-
-    def _drop(self, known: Subscription, push: Push) -> None:
-        gone = set(push.removed)
-        if self._whole_state and push.kind in _WHOLE:
-            gone |= known.has.keys() - push.resources.keys()
-        for name in gone:
-            known.has.pop(name, None)
+    def _keep(self, known: Subscription, resources: Mapping[str, Resource]) -> None:
+        known.keep(resources)
+        self.node.take(known.kind, resources)
 
     # Responses to the client.
 
@@ -209,40 +179,35 @@ class Session:
         """
         self.node.review(snapshot)
         for kind in WARMING_ORDER:
-            known = self.subscriptions.get(kind)
-            if known is None or known.pending or any(map(self._pending, _WAITS_FOR[kind])):
-                continue
-            push = self._difference(kind, known, snapshot, removing=False)
-            if push is not None:
-                return push
-        if any(map(self._pending, WARMING_ORDER)):
-            return None
-        for kind in REMOVAL_ORDER:
-            if kind in (CLUSTER, ENDPOINTS) and self._keeps_old_routes():
-                continue
-            known = self.subscriptions.get(kind)
-            if known is not None:
-                push = self._difference(kind, known, snapshot, removing=True)
+            if not self._pending(kind, *_WAITS_FOR[kind]):
+                push = self._difference(kind, snapshot, removing=False)
                 if push is not None:
                     return push
+        if self._pending(*WARMING_ORDER):
+            return None
+        # A client that refuses listeners or routes may still use removed clusters.
+        keeps_clusters = any(self.node.refusals[kind] for kind in (LISTENER, ROUTES))
+        for kind in (LISTENER, ROUTES) if keeps_clusters else REMOVAL_ORDER:
+            push = self._difference(kind, snapshot, removing=True)
+            if push is not None:
+                return push
         return None
 
-    def _pending(self, kind: str) -> bool:
+    def _pending(self, *kinds: str) -> bool:
+        """Return whether a response of one of these kinds is pending."""
+        return any(
+            kind in self.subscriptions and self.subscriptions[kind].pending for kind in kinds
+        )
+
+    def _difference(self, kind: str, snapshot: Snapshot, *, removing: bool) -> Push | None:
+        """Return the push of what the client lacks, and has too much if `removing`."""
         known = self.subscriptions.get(kind)
-        return known is not None and known.pending is not None
-
-    def _keeps_old_routes(self) -> bool:
-        """Return whether it refuses listeners or routes, so may still use removed clusters."""
-        return any(self.node.refusals[kind] for kind in (LISTENER, ROUTES))
-
-    def _difference(
-        self, kind: str, known: Subscription, snapshot: Snapshot, *, removing: bool
-    ) -> Push | None:
+        if known is None:
+            return None
         current = {
             name: each for name, each in snapshot.resources[kind].items() if known.wants(each)
         }
-        refused = self.node.refused(kind).keys() & current.keys()
-        good = self.node.good[kind]
+        refused, good = self.node.refused(kind), self.node.good[kind]
         target = {
             name: good[name] if name in refused else each
             for name, each in current.items()
@@ -250,22 +215,22 @@ class Session:
         }
         news = {name: each for name, each in target.items() if known.has.get(name) != each.version}
         removed = frozenset(known.has) - current.keys() if removing else frozenset()
-        if self._whole_state:
-            removed = removed if kind in _WHOLE else frozenset()
-        else:
+        if known.variant == "delta":
             removed |= known.unanswered - current.keys()
-        greets = not known.greeted and known.wildcard and not known.has
+        elif not known.lists_all:
+            removed = frozenset()  # state of the world can't remove the other kinds
+        greets = known.wildcard and not known.greeted and not known.has
         if not (news or removed or greets):
             known.singly = False
             return None
-        whole = self._whole_state and kind in _WHOLE
-        if known.singly and not whole:
-            news = dict([next(iter(news.items()))]) if news else {}
         resources: Mapping[str, Resource] = news
-        if whole:
+        if known.lists_all:
             # Includes refused resources without a good version: leaving them out would remove
-            # what the client may have from before.
-            resources = {**self._leftovers(known, good, removing), **current, **target}
+            # what the client may have from before. So would it what is to go only later.
+            leftovers = {} if removing else {name: good[name] for name in known.has if name in good}
+            resources = {**leftovers, **current, **target}
+        elif known.singly:
+            news = resources = dict([*news.items()][:1])
         if kind == CLUSTER:
             # A replaced cluster becomes warm only when its endpoints are sent again.
             endpoints = self.subscriptions.get(ENDPOINTS)
@@ -274,27 +239,17 @@ class Session:
             else:
                 for name in news:
                     endpoints.has.pop(name, None)
-        return self._push(kind, known, resources, removed)
-
-    def _leftovers(
-        self, known: Subscription, good: Mapping[str, Resource], removing: bool
-    ) -> dict[str, Resource]:
-        """Return the resources that the client must keep for now."""
-        return {} if removing else {name: good[name] for name in known.has if name in good}
+        return self._push(known, resources, removed)
 
     def _push(
-        self,
-        kind: str,
-        known: Subscription,
-        resources: Mapping[str, Resource],
-        removed: frozenset[str],
+        self, known: Subscription, resources: Mapping[str, Resource], removed: frozenset[str]
     ) -> Push:
         self._nonces += 1
         after = {name: version for name, version in known.has.items() if name not in removed}
         after |= {name: each.version for name, each in resources.items()}
-        push = Push(kind, str(self._nonces), version_of(after), resources, removed)
+        push = Push(known.kind, str(self._nonces), version_of(after), resources, removed)
         known.pending, known.greeted = push, True
         known.forgotten.clear()
-        PUSHES.labels(KINDS[kind]).inc()
         known.unanswered -= {*resources, *removed}
+        PUSHES.labels(KINDS[known.kind]).inc()
         return push

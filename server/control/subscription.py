@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal, TypeAlias
 
-from server.control.snapshot import Resource
+from server.control.nodes import now
+from server.control.snapshot import CLUSTER, LISTENER, Resource
 from server.errors import VireoError
+
+Variant: TypeAlias = Literal["state of the world", "delta"]
 
 WILDCARD = "*"
 MAX_NAMES = 1000
@@ -35,13 +39,15 @@ class Push:
 class Subscription:
     """What a client wants and has of one kind of resource."""
 
+    kind: str
+    variant: Variant
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
     has: dict[str, str] = field(default_factory=dict)
     """Version of each resource that the client has ACKed, by name."""
     took_at: dict[str, datetime] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
-    """Names that were requested and need a response, even if there is no such resource."""
+    """Names that need a response even if there is no such resource (delta)."""
     greeted: bool = False
     """Whether anything was sent."""
     singly: bool = False
@@ -54,9 +60,15 @@ class Subscription:
     named: bool = False
     """Whether any name was ever requested: from then on an empty list means none, not all."""
 
-    def asks(self, name: str) -> bool:
-        """Return whether a name is subscribed to, explicitly or by the wildcard."""
-        return self.wildcard or name in self.names
+    @property
+    def allows_wildcard(self) -> bool:
+        """Whether the kind supports wildcard subscriptions; an error names its resources."""
+        return self.kind in (CLUSTER, LISTENER)
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether each response has all resources: the client removes those that are left out."""
+        return self.variant != "delta" and self.allows_wildcard
 
     def wants(self, resource: Resource) -> bool:
         """Return whether a resource is subscribed to."""
@@ -68,6 +80,31 @@ class Subscription:
             self.has.pop(name, None)
         if self.pending is not None:
             self.forgotten.update(names)
+
+    def forget_all(self) -> None:
+        """Assume that the client has nothing, so that all that it wants is sent."""
+        self.forget({*self.has, *(self.pending.resources if self.pending else ())})
+        self.greeted = False
+
+    def settle(self, nonce: str) -> Push | None:
+        """Return the pending response, now answered; None if the nonce isn't that response's."""
+        if self.pending is None or self.pending.nonce != nonce:
+            return None
+        push, self.pending = self.pending, None
+        return push
+
+    def keep(self, resources: Mapping[str, Resource]) -> None:
+        """Record that the client has accepted resources."""
+        for name, resource in resources.items():
+            if name not in self.forgotten and self.has.get(name) != resource.version:
+                self.took_at[name] = now()
+                self.has[name] = resource.version
+
+    def drop(self, push: Push) -> None:
+        """Record that the client no longer has what a response removes."""
+        gone = push.removed | (self.has.keys() - push.resources if self.lists_all else set())
+        for name in gone:
+            self.has.pop(name, None)
 
     def check_size(self) -> None:
         """Raise TooManyNamesError if there are too many names, or one is too long."""

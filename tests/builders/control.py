@@ -14,6 +14,7 @@ import grpc.aio
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from server.control.ads import DiscoveryServicer
+from server.control.attempts import Attempts
 from server.control.canary import Channels
 from server.control.control import Control, control_server
 from server.control.discovery.source import Discovery
@@ -27,7 +28,7 @@ class SetDiscovery:
     """Finds what it was last told to find."""
 
     def __init__(self, endpoints: Endpoints) -> None:
-        self.attempts = None
+        self.attempts = Attempts("list")
         self.endpoints = dict(endpoints)
         self._changed = asyncio.Event()
 
@@ -39,6 +40,7 @@ class SetDiscovery:
     async def watch(self) -> AsyncIterator[Endpoints]:
         while True:
             self._changed.clear()
+            self.attempts.succeeded()
             yield dict(self.endpoints)
             await self._changed.wait()
 

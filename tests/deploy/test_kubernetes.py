@@ -272,8 +272,10 @@ async def test_an_envoy_is_known_by_its_pods_name_and_drains_as_its_hook_says(
                 stderr=log,
             )
         try:
-            nodes = control.servicer.nodes
-            await until(lambda: [each.identity for each in nodes.all()] == ["vireo-edge-x7k2p"])
+            clients = control.servicer.clients
+            await until(
+                lambda: [each.node.identity for each in clients.all()] == ["vireo-edge-x7k2p"]
+            )
             await _until_open(base + 3)
             code, sleeps = re.subn(r"time\.sleep\((\d+)\)", "", hook.replace("8100", str(base)))
             assert sleeps == 1

@@ -14,8 +14,8 @@ class Discovery(Protocol):
     """A source of endpoints."""
 
     @property
-    def attempts(self) -> Attempts | None:
-        """Outcomes of reading the source; None if it can't fail."""
+    def attempts(self) -> Attempts:
+        """Outcomes of reading the source."""
         ...
 
     def watch(self) -> AsyncIterator[Endpoints]:
@@ -31,10 +31,11 @@ class StaticDiscovery:
 
     def __init__(self, endpoints: Endpoints) -> None:
         """Hold the pods."""
-        self.attempts = None
+        self.attempts = Attempts("list")
         self._endpoints = endpoints
 
     async def watch(self) -> AsyncIterator[Endpoints]:
         """Yield the pods, once."""
+        self.attempts.succeeded()
         yield self._endpoints
         await asyncio.Event().wait()

@@ -12,22 +12,28 @@ import pytest
 
 from bench.stack import free_port_base
 from server.control.admission import Admission
-from server.control.membership import Patience
 from server.control.mesh import Endpoints, Members, Pool
+from server.control.settings import ControlSettings
 from tests.builders.control import SetDiscovery, local
 from tests.builders.edge import CandidatePod, serve_candidate
+from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
 PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
 Told = list[Mapping[Pool, Members]]
 
 
+def quick(first_seconds: float) -> ControlSettings:
+    return ControlSettings(
+        admission_interval=0.02, initial_admission_timeout=first_seconds, s3=unreachable_s3()
+    )
+
+
 @asynccontextmanager
 async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator[Told]:
     """What an admission of these tells while it runs."""
     told: Told = []
-    patience = Patience(leave=3, empty=30)
-    admission = Admission(SetDiscovery(endpoints), patience, 0.02, first_seconds, told.append)
+    admission = Admission(quick(first_seconds), SetDiscovery(endpoints), told.append)
     running = asyncio.create_task(admission.run())
     try:
         yield told
@@ -114,9 +120,8 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
             raise ValueError("nothing can be made of them")
         told.append(members)
 
-    patience = Patience(leave=3, empty=30)
     discovery = SetDiscovery({PRODUCTION: local(free_port_base())})
-    running = asyncio.create_task(Admission(discovery, patience, 0.02, 0, changed).run())
+    running = asyncio.create_task(Admission(quick(0), discovery, changed).run())
     await until(lambda: bool(told) or running.done())
     assert not running.done()
     running.cancel()

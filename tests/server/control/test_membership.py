@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from server.control.membership import Membership, Patience
+from server.control.membership import Membership
 from server.control.mesh import Members
 from tests.builders.control import local
 
-PATIENCE = Patience(leave=3, empty=30)
 NOBODY = Members()
 
 
 def serving(*ports: int, trusting: bool = True) -> Membership:
     """A pool whose pods have all been seen healthy."""
-    pool = Membership(PATIENCE, trusting=trusting)
+    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=trusting)
     pool.found(local(*ports), 0)
     for endpoint in local(*ports):
         pool.admit(endpoint)
@@ -32,7 +31,7 @@ def test_a_pod_is_admitted_when_it_is_healthy() -> None:
 
 @pytest.mark.parametrize("trusting", [True, False])
 def test_without_a_healthy_pod_only_a_trusting_pool_publishes_all(*, trusting: bool) -> None:
-    pool = Membership(PATIENCE, trusting=trusting)
+    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=trusting)
     pool.found(local(1, 2), 0)
     assert pool.members(0).active == (local(1, 2) if trusting else local())
 
@@ -81,6 +80,6 @@ def test_an_empty_result_that_ends_in_time_is_forgotten() -> None:
 
 
 def test_a_pool_that_never_had_pods_has_none() -> None:
-    pool = Membership(PATIENCE, trusting=True)
+    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=True)
     pool.found(local(), 0)
     assert pool.members(0) == NOBODY

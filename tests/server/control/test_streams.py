@@ -11,10 +11,10 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from google.rpc.status_pb2 import Status
 
-from server.control.nodes import MAX_GONE_NODES, Nodes
+from server.control.ads import Limits
+from server.control.clients import MAX_GONE_NODES, Clients
 from server.control.session import MAX_WORDS, Session
 from server.control.snapshot import CLUSTER, ROUTES
-from server.control.streams import Limits
 from server.control.subscription import MAX_NAME_LENGTH, MAX_NAMES
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
@@ -25,8 +25,8 @@ from tests.server.control.conftest import Server
 async def test_streams_beyond_the_limit_are_refused_and_others_go_on(
     server: Server, limits: Limits, *, delta: bool
 ) -> None:
-    streams = server.servicer.streams
-    streams.limits = limits
+    servicer = server.servicer
+    servicer.limits = limits
     server.publish({"c-a": "1"})
     async with AsyncExitStack() as stack:
         clients = []
@@ -41,19 +41,19 @@ async def test_streams_beyond_the_limit_are_refused_and_others_go_on(
         server.publish({"c-a": "2"})
         assert (await clients[0].taken()).names == {"c-a"}
         clients[1].end()
-        await until(lambda: streams.count == 1)
+        await until(lambda: servicer.streams.total() == 1)
         another = await stack.enter_async_context(xds_client(server.port, delta=delta))
         await another.ask(CLUSTER)
         assert (await another.taken()).names == {"c-a"}
-    await until(lambda: streams.count == 0)
+    await until(lambda: servicer.streams.total() == 0)
 
 
 async def test_a_stream_that_says_nothing_is_ended(server: Server, *, delta: bool) -> None:
-    server.servicer.streams.limits = Limits(all=2, first_request_seconds=0.05)
+    server.servicer.limits = Limits(all=2, first_request_seconds=0.05)
     async with xds_client(server.port, delta=delta) as client:
-        with pytest.raises(grpc.aio.AioRpcError, match="no request came"):
+        with pytest.raises(grpc.aio.AioRpcError, match="no request was received"):
             await client.receive()
-    await until(lambda: server.servicer.streams.count == 0)
+    await until(lambda: server.servicer.streams.total() == 0)
 
 
 @pytest.mark.parametrize("node", ["n" * 300, "a\nb", "\x1b[2J"])
@@ -64,7 +64,7 @@ async def test_a_node_id_that_is_long_or_unprintable_is_refused(
         await client.ask(CLUSTER)
         with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):
             await client.receive()
-    assert server.servicer.nodes.all() == []
+    assert server.servicer.clients.all() == []
 
 
 async def receive_all(client: XdsClient) -> None:
@@ -91,29 +91,26 @@ async def test_of_the_words_of_a_refusal_only_some_are_kept(server: Server, *, d
     async with xds_client(server.port, delta=delta) as client:
         await client.ask(CLUSTER)
         await client.refuse(await client.receive(), "no " * 500_000)
-        [node] = server.servicer.nodes.all()
+        [(node, *_)] = server.servicer.clients.all()
         await until(lambda: bool(node.refused(CLUSTER)))
         assert len(node.refused(CLUSTER)["c-a"].words) == MAX_WORDS
 
 
 def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> None:
-    nodes = Nodes()
+    clients = Clients()
 
     def begin(identity: str) -> Session:
-        node = nodes.connected(identity, "", "")
-        session = Session(node, "delta")
-        node.begin(session)
-        return session
+        return clients.begin(identity, "", "", "delta")
 
     lasting = begin("lasting")
     for number in range(MAX_GONE_NODES + 5):
-        nodes.ended(begin(f"passing-{number}"))
-    known = {node.identity for node in nodes.all()}
+        clients.end(begin(f"passing-{number}"))
+    known = {client.node.identity for client in clients.all()}
     assert "lasting" in known
     assert len(known) == 1 + MAX_GONE_NODES
     assert "passing-4" not in known, "the first that went is the first that is forgotten"
-    nodes.ended(lasting)
-    assert len(nodes.all()) == MAX_GONE_NODES
+    clients.end(lasting)
+    assert len(clients.all()) == MAX_GONE_NODES
 
 
 async def test_streams_that_ask_for_the_status_of_clients_are_few(
