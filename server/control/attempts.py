@@ -1,4 +1,4 @@
-"""Attempts to read an external source: errors contained, logged, counted, and retried."""
+"""Read external sources: bounded, with errors contained, logged and counted, and retries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -22,6 +23,26 @@ _MAX_REASON = 500
 """Maximum characters of a logged reason, which may quote the source."""
 _MAX_FLAWS = 20
 """Maximum flaws that are logged for one response."""
+
+
+class FileReadError(VireoError):
+    """A file can't be read, or is too large."""
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        FileReadError: it can't be read, or has more than `max_bytes`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise FileReadError(f"{path}: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise FileReadError(f"{path} has more than {max_bytes} bytes")
+    return content
 
 
 class Attempts:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from threading import Event, Timer
+from threading import Timer
 from typing import Any, Never
 from urllib.parse import urlsplit
 
 import structlog
 
-from server.control.attempts import Attempts, follow
-from server.control.bounded_file import read_bounded
+from server.control.attempts import Attempts, follow, read_bounded
 from server.errors import VireoError
 
 log = structlog.get_logger()
@@ -66,7 +66,8 @@ async def follow_keys(
         nonlocal published
         changed(keys)
         published = True
-        log.info("token keys", source=source, ids=_ids(keys))
+        ids = [key.get("kid", "")[:_MAX_SHOWN] for key in json.loads(keys)["keys"]]
+        log.info("token keys", source=source, ids=ids)
 
     def pause() -> float:
         # Until the first success the start is held up, so a URL is polled as often as a file.
@@ -128,10 +129,6 @@ def check_source(source: str) -> None:
     raise ValueError("keys can be fetched only over https, or from this machine")
 
 
-def _ids(text: str) -> list[str]:
-    return [key.get("kid", "")[:_MAX_SHOWN] for key in json.loads(text)["keys"]]
-
-
 def _fetch(url: str) -> bytes:
     """Return the body of a URL's response; redirects aren't followed.
 
@@ -145,16 +142,16 @@ def _fetch(url: str) -> bytes:
     connection = kind(parts.hostname or "", parts.port, timeout=_SILENT_SECONDS)
     try:
         connection.connect()
-        with _cut_in_time(connection.sock) as cut:
+        end = time.monotonic() + _FETCH_SECONDS
+        with _shut_down_in_time(connection.sock):
             path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
             connection.request("GET", path, headers={"Accept": "application/json"})
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == 200 else b""
-        if cut.is_set():
+        if time.monotonic() >= end:
             raise TimeoutError(f"the response took longer than {_FETCH_SECONDS:g} s")
     except (OSError, HTTPException) as error:
-        words = str(error) or type(error).__name__
-        raise KeysError(f"{url} can't be fetched: {words}") from error
+        raise KeysError(f"{url} can't be fetched: {str(error) or type(error).__name__}") from error
     finally:
         connection.close()
     if answer.status != 200:
@@ -165,19 +162,17 @@ def _fetch(url: str) -> bytes:
 
 
 @contextmanager
-def _cut_in_time(connected: socket.socket) -> Iterator[Event]:
-    """Shut down a socket after _FETCH_SECONDS; the event is set if that happened."""
-    is_cut = Event()
+def _shut_down_in_time(connected: socket.socket) -> Iterator[None]:
+    """Shut down a socket if the block takes longer than _FETCH_SECONDS."""
 
-    def cut() -> None:
-        is_cut.set()
+    def shut_down() -> None:
         with suppress(OSError):  # already closed
             connected.shutdown(socket.SHUT_RDWR)
 
-    watchdog = Timer(_FETCH_SECONDS, cut)
+    watchdog = Timer(_FETCH_SECONDS, shut_down)
     watchdog.daemon = True
     watchdog.start()
     try:
-        yield is_cut
+        yield
     finally:
         watchdog.cancel()

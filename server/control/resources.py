@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -32,12 +31,23 @@ def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
 
 def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
     for pool in POOLS:
-        yield _cluster(pool, settings)
+        values = {"name": pool.cluster, "service": GRPC_SERVICES[pool.service]}
+        cluster = filled("cluster", values)
+        access.guard_cluster(cluster, pool.service, settings)
+        yield message(Cluster, cluster)
         yield _load_assignment(pool, mesh)
-    yield _edge_listener(settings, mesh)
-    yield _edge_routes(settings)
+    edge = _edge_values(settings)
+    listener = filled("edge_listener", edge)
+    access.guard_edge(listener, settings, mesh.jwks)
+    yield message(Listener, listener)
+    routes = filled("edge_routes", edge)
+    access.guard_edge_routes(routes, settings)
+    yield message(RouteConfiguration, routes)
     for service in INNER:
-        yield _inner_listener(service, settings)
+        port = getattr(settings, f"{service}_port")
+        listener = filled("inner_listener", {"name": service, "port": port})
+        access.guard_inner(listener, settings)
+        yield message(Listener, listener)
         yield _inner_routes(service, mesh)
         names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
         yield message(Listener, filled("xds_listener", names))
@@ -63,32 +73,6 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
 def _packaged(name: str) -> str:
     """Return a file generated from the protos, in Base64."""
     return base64.b64encode((importlib.resources.files("vireo") / name).read_bytes()).decode()
-
-
-def _edge_listener(settings: ControlSettings, mesh: Mesh) -> Message:
-    document = filled("edge_listener", _edge_values(settings))
-    access.guard_edge(document, settings, mesh.jwks)
-    return message(Listener, document)
-
-
-def _edge_routes(settings: ControlSettings) -> Message:
-    document = filled("edge_routes", _edge_values(settings))
-    access.guard_edge_routes(document, settings)
-    return message(RouteConfiguration, document)
-
-
-def _inner_listener(service: Service, settings: ControlSettings) -> Message:
-    port = getattr(settings, f"{service}_port")
-    document = filled("inner_listener", {"name": service, "port": port})
-    access.guard_inner(document, settings)
-    return message(Listener, document)
-
-
-def _cluster(pool: Pool, settings: ControlSettings) -> Message:
-    values = {"name": pool.cluster, "service": GRPC_SERVICES[pool.service]}
-    document = filled("cluster", values)
-    access.guard_cluster(document, pool.service, settings)
-    return message(Cluster, document)
 
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
@@ -119,17 +103,15 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
 
 def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
     """Return the endpoints, sorted so that the same pods yield the same resource."""
+    states = (("UNKNOWN", members.active), ("DRAINING", members.draining))
     return [
         {
             "endpoint": {
                 "address": {"socket_address": {"address": each.host, "port_value": each.port}}
             },
-            "health_status": HealthStatus.Name(status),
+            "health_status": status,
         }
-        for status, endpoints in (
-            (HealthStatus.UNKNOWN, members.active),
-            (HealthStatus.DRAINING, members.draining),
-        )
+        for status, endpoints in states
         for each in sorted(endpoints)
     ]
 

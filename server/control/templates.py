@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,11 @@ def _settle(node: Message) -> None:
         if field.message_type is None:
             continue
         if isinstance(value, Message):
-            _settle(value)
-        elif not field.message_type.GetOptions().map_entry:
-            for each in value:
-                _settle(each)
-        elif field.message_type.fields_by_name["value"].message_type is not None:
-            for each in value.values():
+            nested: Iterable[Any] = [value]
+        else:  # a map, or a repeated field
+            nested = value.values() if field.message_type.GetOptions().map_entry else value
+        for each in nested:
+            if isinstance(each, Message):
                 _settle(each)
 
 

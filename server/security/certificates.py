@@ -44,7 +44,7 @@ AUTHORITY_DAYS = 3650
 DAYS = 90
 """Lifetime of a role's certificate in days."""
 _RENEW_BEFORE = timedelta(days=DAYS / 3)
-_EARLIER = timedelta(minutes=5)
+_CLOCK_SKEW = timedelta(minutes=5)
 """Allowance for clock skew: certificates are valid from this long before they are created."""
 _KEPT = 2
 
@@ -60,7 +60,7 @@ class Authority:
     def new(name: str = "vireo", days: int = AUTHORITY_DAYS) -> Authority:
         """Create a self-signed authority."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
+        subject = _common_name(f"{name} authority")
         now = datetime.now(UTC)
         usage = x509.KeyUsage(
             digital_signature=False,
@@ -76,7 +76,7 @@ class Authority:
         certificate = (
             x509.CertificateBuilder(subject, subject, key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _EARLIER)
+            .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
@@ -86,11 +86,7 @@ class Authority:
         return Authority(certificate, key)
 
     def issue(
-        self,
-        role: str,
-        hosts: Sequence[str] = (),
-        *,
-        ends: datetime | None = None,
+        self, role: str, hosts: Sequence[str] = (), *, ends: datetime | None = None
     ) -> tuple[bytes, bytes]:
         """Return a certificate for a role and its key, as PEM.
 
@@ -111,25 +107,19 @@ class Authority:
     ) -> tuple[bytes, bytes]:
         """Return a certificate for a name and further hosts, and its key, as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
-        begins = min(datetime.now(UTC), ends - _EARLIER) - _EARLIER
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        begins = min(datetime.now(UTC), ends - _CLOCK_SKEW) - _CLOCK_SKEW
+        names = x509.SubjectAlternativeName(map(_alternative, dict.fromkeys([common_name, *hosts])))
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        subject = _common_name(common_name)
         certificate = (
-            x509.CertificateBuilder(self.certificate.subject, name, key.public_key())
+            x509.CertificateBuilder(self.certificate.subject, subject, key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName(
-                    map(_alternative, dict.fromkeys([common_name, *hosts]))
-                ),
-                critical=False,
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
-                critical=False,
-            )
+            .add_extension(names, critical=False)
+            .add_extension(issuer, critical=False)
             .add_extension(_identifier(key), critical=False)
             .sign(self.key, hashes.SHA256())
         )
@@ -149,10 +139,7 @@ class Certificates:
         self._folder = folder.certificates
 
     def ensure(self, hosts: Sequence[str]) -> bool:
-        """Create certificates if any is missing, expires soon or lacks a host.
-
-        Returns:
-            Whether certificates were created.
+        """Create certificates if any is missing, expires soon or lacks a host; return whether.
 
         Raises:
             VireoError: they can't be created, and the existing ones can't be used either.
@@ -163,7 +150,9 @@ class Certificates:
             self.renew(hosts)
             return True
         left = ends - datetime.now(UTC)
-        fit = self._complete() and set(hosts) <= set(names)
+        files = ["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))]
+        complete = all((self._current / name).exists() for name in files)
+        fit = complete and set(hosts) <= set(names)
         if fit and left > _RENEW_BEFORE:
             return False
         try:
@@ -179,9 +168,7 @@ class Certificates:
     def renew(self, hosts: Sequence[str]) -> None:
         """Renew the certificate of each role; create the authority only if there is none.
 
-        Args:
-            hosts: names and addresses by which callers reach the edge, besides loopback and those
-                of its current certificate.
+        Callers reach the edge by `hosts`, loopback, and those of its current certificate.
         """
         authority = self.signing_authority()
         try:
@@ -249,11 +236,6 @@ class Certificates:
         whole.replace(certificate)
         return fresh
 
-    def _complete(self) -> bool:
-        """Return whether the files of all roles exist."""
-        names = ["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))]
-        return all((self._current / name).exists() for name in names)
-
     def _state(self) -> tuple[datetime, tuple[str, ...]]:
         """Return the expiry of the edge's certificate, as of all others, and its hosts."""
         edge = _certificate(self._current / "edge.crt")
@@ -301,6 +283,10 @@ def load_key(path: Path) -> Key:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise VireoError(f"{path} is not an elliptic curve key; put the previous one back")
     return key
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _identifier(key: Key) -> x509.SubjectKeyIdentifier:

@@ -90,7 +90,7 @@ async def test_watchers_of_one_address_are_bounded_and_calls_notice_nothing(edge
         assert held <= OF_AN_ADDRESS + 2  # of a slow machine some have come back meanwhile
         await call(edge)
         details = next(stream for stream in streams if stream.code).headers
-        assert details["grpc-message"].startswith("more health checks, watches or reflection")
+        assert details["grpc-message"].startswith("limit of health checks, watches or reflection")
         assert details["retry-after"] == "30"
     await none_is_left(edge)
 

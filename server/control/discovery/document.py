@@ -9,20 +9,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from server.control.mesh import POOLS, Endpoint, Endpoints
 
 
-def _parsed(text: str) -> str:
+def _endpoint(text: str) -> Endpoint:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not address:port")
+    return Endpoint.checked(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _checked(text: str) -> str:
     _endpoint(text)
     return text
 
 
-def _endpoint(text: str) -> Endpoint:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is not address:port")
-    return Endpoint.checked(host, int(port))
-
-
-Address = Annotated[str, AfterValidator(_parsed)]
+Address = Annotated[str, AfterValidator(_checked)]
 
 
 class GatewayPools(BaseModel):

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from server.control.attempts import Attempts
-from server.control.bounded_file import read_bounded
+from server.control.attempts import Attempts, read_bounded
 from server.control.discovery.document import EndpointsDocument
 from server.control.mesh import Endpoints
 from server.errors import VireoError

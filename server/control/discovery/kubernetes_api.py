@@ -12,7 +12,7 @@ from typing import Any, Literal
 import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.config import incluster_config
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.discovery.slices import SERVICE_LABEL, EndpointSlice
@@ -38,17 +38,12 @@ class VersionExpiredError(KubernetesApiError):
     """The resource version to watch from has expired: list again."""
 
 
-class _ListMetadata(BaseModel):
-    version: str = Field(alias="resourceVersion", min_length=1)
+class _Versioned(BaseModel):
+    version: str = Field(min_length=1, validation_alias=AliasPath("metadata", "resourceVersion"))
 
 
-class _Listed(BaseModel):
-    metadata: _ListMetadata
+class _Listed(_Versioned):
     items: tuple[EndpointSlice, ...] | None
-
-
-class _Bookmarked(BaseModel):
-    metadata: _ListMetadata
 
 
 class _Status(BaseModel):
@@ -65,13 +60,7 @@ class SliceView:
     """The slices of some Services, as last received from the API."""
 
     def __init__(self, api: Any, namespace: str, settings: KubernetesSettings) -> None:
-        """Start empty.
-
-        Args:
-            api: the client's API of EndpointSlices.
-            namespace: namespace of the Services.
-            settings: Services and timeouts.
-        """
+        """Start empty; `api` is the client's API of EndpointSlices."""
         self._api = api
         self._namespace = namespace
         self._settings = settings
@@ -95,8 +84,8 @@ class SliceView:
             if len(body) > _MAX_LIST_BYTES:
                 raise KubernetesApiError(f"the list has more than {_MAX_LIST_BYTES} bytes")
             listed = _Listed.model_validate_json(body)
-        self.slices = {each.metadata.name: each for each in listed.items or ()}
-        self._version = listed.metadata.version
+        self.slices = {each.name: each for each in listed.items or ()}
+        self._version = listed.version
 
     async def watch(self) -> AsyncGenerator[bool, None]:
         """Apply changes since the current version, until the API ends the watch.
@@ -129,17 +118,16 @@ class SliceView:
         if change.type == "ERROR":
             status = _Status.model_validate(change.object)
             raise _refusal(status.code or 0, status.message)
+        self._version = _Versioned.model_validate(change.object).version
         if change.type == "BOOKMARK":
-            self._version = _Bookmarked.model_validate(change.object).metadata.version
             return
         received = EndpointSlice.model_validate(change.object)
         if change.type == "DELETED":
-            self.slices.pop(received.metadata.name, None)
-        else:
-            self.slices[received.metadata.name] = received
-            if len(self.slices) > _MAX_SLICES:
-                raise KubernetesApiError(f"there are more than {_MAX_SLICES} EndpointSlices")
-        self._version = received.metadata.version
+            self.slices.pop(received.name, None)
+            return
+        self.slices[received.name] = received
+        if len(self.slices) > _MAX_SLICES:
+            raise KubernetesApiError(f"there are more than {_MAX_SLICES} EndpointSlices")
 
     async def _request(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
         """Return the response, once it has started, of a request with a timeout of `seconds`."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from server.control.mesh import Endpoint, Endpoints, Pool
 
@@ -21,12 +21,17 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Conditions(_Part):
-    """Conditions of an endpoint; None is unknown."""
+class SliceEndpoint(_Part):
+    """One endpoint of a slice."""
 
-    ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
+    addresses: tuple[str, ...] = Field(min_length=1)
+    """Addresses, of which only the first is meaningful."""
+    pod: str | None = Field(default=None, validation_alias=AliasPath("targetRef", "uid"))
+    ready: bool | None = Field(default=None, validation_alias=AliasPath("conditions", "ready"))
+    serving: bool | None = Field(default=None, validation_alias=AliasPath("conditions", "serving"))
+    terminating: bool | None = Field(
+        default=None, validation_alias=AliasPath("conditions", "terminating")
+    )
 
     @property
     def takes_traffic(self) -> bool:
@@ -38,55 +43,24 @@ class Conditions(_Part):
         return self.ready is not False and self.serving is not False and not self.terminating
 
 
-class TargetReference(_Part):
-    """The pod of an endpoint."""
-
-    uid: str | None = None
-
-
-class SliceEndpoint(_Part):
-    """One endpoint of a slice."""
-
-    addresses: tuple[str, ...] = Field(min_length=1)
-    """Addresses, of which only the first is meaningful."""
-    conditions: Conditions | None = None
-    target: TargetReference | None = Field(default=None, alias="targetRef")
-
-
 class SlicePort(_Part):
-    """A port of all endpoints of a slice."""
+    """A port of all endpoints of a slice; one without a number means all ports."""
 
     name: str | None = None
     port: int | None = None
 
 
-class Metadata(_Part):
-    """Name, labels and version of an object."""
-
-    name: str
-    labels: Mapping[str, str] | None = None
-    version: str = Field(alias="resourceVersion", min_length=1)
-
-
 class EndpointSlice(_Part):
     """Some of a Service's endpoints, all with the same ports and address family."""
 
-    metadata: Metadata
+    name: str = Field(validation_alias=AliasPath("metadata", "name"))
+    version: str = Field(min_length=1, validation_alias=AliasPath("metadata", "resourceVersion"))
+    service: str = Field(
+        default="", validation_alias=AliasPath("metadata", "labels", SERVICE_LABEL)
+    )
     family: str = Field(alias="addressType")
     endpoints: tuple[SliceEndpoint, ...] | None = None
     ports: tuple[SlicePort, ...] | None = None
-
-    @property
-    def service(self) -> str:
-        """Name of the slice's Service."""
-        return (self.metadata.labels or {}).get(SERVICE_LABEL, "")
-
-    def port(self, name: str) -> int | None:
-        """Return the port of this name; None if there is none, or if it has no number.
-
-        A port without a number means all ports.
-        """
-        return next((each.port for each in self.ports or () if (each.name or "") == name), None)
 
 
 @dataclass(frozen=True)
@@ -98,15 +72,6 @@ class Found:
     """Descriptions of the slices' invalid parts."""
 
 
-@dataclass(frozen=True)
-class _Address:
-    """One entry of a pod in a slice."""
-
-    family: str
-    endpoint: Endpoint
-    takes_traffic: bool
-
-
 def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_name: str) -> Found:
     """Return the pods that take traffic, by pool.
 
@@ -116,34 +81,35 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
     Args:
         slices: all slices.
         pools: the pool of each Service, by name; other Services are ignored.
-        port_name: name of the port that pods serve on; see `EndpointSlice.port`.
+        port_name: name of the port that pods serve on.
     """
     flaws: set[str] = set()
-    pods: dict[tuple[Pool, str], list[_Address]] = defaultdict(list)
+    pods: dict[tuple[Pool, str], list[tuple[str, Endpoint, bool]]] = defaultdict(list)
+    """Family and address of each entry of a pod, and whether it takes traffic."""
     for each in slices:
         pool = pools.get(each.service)
         if pool is None or not each.endpoints:
             continue
-        where = f"EndpointSlice {each.metadata.name}"
-        port = each.port(port_name)
+        where = f"EndpointSlice {each.name}"
+        port = next((it.port for it in each.ports or () if (it.name or "") == port_name), None)
         if each.family not in _FAMILIES:
             # Envoy doesn't resolve host names of endpoints.
             flaws.add(f"{where}: addresses of the type {each.family} are not supported")
-        elif port is None:
+            continue
+        if port is None:
             flaws.add(f"{where}: no port is called {port_name!r}")
-        else:
-            for endpoint in each.endpoints:
-                try:
-                    address = Endpoint.checked(endpoint.addresses[0], port)
-                except ValueError as error:
-                    flaws.add(f"{where}: {error}")
-                    continue
-                pod = (endpoint.target and endpoint.target.uid) or address.host
-                takes_traffic = (endpoint.conditions or Conditions()).takes_traffic
-                pods[pool, pod].append(_Address(each.family, address, takes_traffic))
+            continue
+        for endpoint in each.endpoints:
+            try:
+                address = Endpoint.checked(endpoint.addresses[0], port)
+            except ValueError as error:
+                flaws.add(f"{where}: {error}")
+            else:
+                entry = (each.family, address, endpoint.takes_traffic)
+                pods[pool, endpoint.pod or address.host].append(entry)
     found: dict[Pool, set[Endpoint]] = {pool: set() for pool in pools.values()}
-    for (pool, _), addresses in pods.items():
-        if all(entry.takes_traffic for entry in addresses):
-            family = min((entry.family for entry in addresses), key=_FAMILIES.index)
-            found[pool] |= {each.endpoint for each in addresses if each.family == family}
+    for (pool, _), entries in pods.items():
+        if all(takes_traffic for _, _, takes_traffic in entries):
+            preferred = min((family for family, _, _ in entries), key=_FAMILIES.index)
+            found[pool] |= {address for family, address, _ in entries if family == preferred}
     return Found({pool: frozenset(each) for pool, each in found.items()}, frozenset(flaws))
