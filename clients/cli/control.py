@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.cli.edge import operator_tls
+from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
@@ -83,7 +84,7 @@ def snapshot(
     ca: Annotated[
         Path | None, typer.Option(help="CA of the certificate and of the target, PEM.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show each Envoy's resources: versions by kind, accepted and rejected ones, and why."""
     if target:
@@ -92,9 +93,7 @@ def snapshot(
         state = _stack()
         envoys = envoys_of(control_target(state), operator_tls(state))
     if as_json:
-        import json
-
-        typer.echo(json.dumps([asdict(each) for each in envoys], indent=2))
+        print_json([asdict(each) for each in envoys])
         return
     if not envoys:
         typer.echo("no Envoy has connected yet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.cli import data_synth
+from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_synth.synth)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
@@ -70,13 +68,13 @@ def import_(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(as_json: AsJson = False) -> None:
     """List the data sets."""
     from training.data.dataset import list_datasets
 
     infos = list_datasets(Home.current())
     if as_json:
-        print(json.dumps([info.model_dump(mode="json") for info in infos], indent=2))
+        print_json([info.model_dump(mode="json") for info in infos])
         return
     console = Console()
     if not infos:
@@ -92,7 +90,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Which data set.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Which data set.")], as_json: AsJson = False
 ) -> None:
     """Show the contents of a data set, and what the import repaired or dropped."""
     from training.data.dataset import describe_dataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
 from server.home import Home
 
@@ -48,7 +48,7 @@ def build(
 def show(
     name: Annotated[str, typer.Argument(help="Which data set.")],
     viewer: Annotated[str, typer.Option(help="Id of the viewer.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a viewer's values in the online store."""
     from training.data.dataset import load_dataset
@@ -57,7 +57,7 @@ def show(
     home = Home.current()
     found = read_online(home.features(name), viewer)
     if as_json:
-        print(json.dumps({"viewer_id": viewer, **asdict(found)}, indent=2))
+        print_json({"viewer_id": viewer, **asdict(found)})
         return
     console = Console()
     if not found.viewer_watch_count and not found.attributes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clients.cli.edge import operator_tls
+from clients.cli.output import AsJson, print_json
 from clients.cli.pods import serving_releases
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every process of the running stack; exit with 1 if no stack runs."""
     from server.stack.state import running_stack
@@ -55,7 +56,6 @@ def _print_json(
     releases: Mapping[str, GetServingReleaseResponse | None],
     envoys: list[EnvoyStatus],
 ) -> None:
-    import json
     from dataclasses import asdict
 
     fields = ("release_id", "origin", "last_failure")
@@ -64,7 +64,7 @@ def _print_json(
         release = releases.get(process["name"])
         process["release"] = {name: getattr(release, name) for name in fields} if release else None
     document["envoys"] = [asdict(envoy) for envoy in envoys]
-    typer.echo(json.dumps(document, indent=2))
+    print_json(document)
 
 
 def print_status(

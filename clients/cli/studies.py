@@ -5,13 +5,13 @@ The report shows all results of a study; the main figures are printed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from clients.cli.output import print_json
 from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _study(
     with heartbeat(errors, f"studying {data}"):
         document = study(Studies(home, data, profile, errors))
     if as_json:
-        typer.echo(json.dumps({name: document}, indent=2))
+        print_json({name: document})
         return
     if name == "leaks":
         typer.echo("no leak: no test watch has reached training")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson
 from clients.cli.tables import print_table, table_of
 
 
@@ -30,7 +29,7 @@ def diff(
     with open_store() as store:
         found = diff_releases(store.manifest(before), store.manifest(after))
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        print_json(asdict(found))
         return
     console = Console(highlight=False)
     sides = ("before", "after")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson
 from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _print_report(
             "removed": removed,
             "failed": failed,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     table = table_of("release", "size", "", numbers={"size"}, texts={""})
     for release_id, why in plan.kept.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson
 
 if TYPE_CHECKING:
     from server.releases.channels import ChannelPointer
@@ -26,7 +25,7 @@ def history(
     with open_store() as store:
         records = tuple(reversed(store.channels.history(channel, last)))
     if as_json:
-        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
+        print_json([record.model_dump(mode="json") for record in records])
         return
     if not records:
         typer.echo(f"channel {channel} was never set")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson, ReleaseId
+from clients.cli.release.options import ReleaseId
 from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def list_(as_json: AsJson = False) -> None:
         for each in releases
     }
     if as_json:
-        typer.echo(
-            json.dumps([_as_json(each, named[each.release_id]) for each in releases], indent=2)
-        )
+        print_json([_as_json(each, named[each.release_id]) for each in releases])
         return
     if not releases:
         typer.echo("no releases yet; publish one with: vireo release publish")

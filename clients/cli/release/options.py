@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 Channel = Annotated[str, typer.Option(envvar="VIREO_CHANNEL", help="The channel to change.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ReleaseId = Annotated[str, typer.Argument(help="Id of a published release.")]
 Share = Annotated[
     float | None,

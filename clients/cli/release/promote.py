@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
 from clients.cli.release.gate_table import print_gate
 from clients.cli.release.options import (
     MAX_VIEWERS,
-    AsJson,
     Channel,
     Force,
     Reason,
@@ -128,7 +127,7 @@ def promote_through_gate(
             "compared_with": compared,
             "gate": result.as_json(),
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
     if pointer is None or pointer.release_id != release_id:
         raise PromotionRefusedError(_refusal(request.channel, before, compared, release_id, result))
     if not as_json:
@@ -219,7 +218,7 @@ def _change_share(
             "share": share,
             "gate": None,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
     elif changed:
         typer.echo(_share_line(release_id, share))
     else:

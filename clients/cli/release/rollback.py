@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson, Channel, Reason
+from clients.cli.release.options import Channel, Reason
 
 
 def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJson = False) -> None:
@@ -29,7 +28,7 @@ def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJs
             "share": done.pointer.share,
             "gone": list(done.gone),
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     if done.gone:
         typer.echo(f"skipped, no longer in the store: {', '.join(done.gone)}")

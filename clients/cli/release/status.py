@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.pods import serving_releases
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson
 from clients.cli.tables import print_table, table_of
 from server.home import Home
 
@@ -33,7 +32,7 @@ def status(as_json: AsJson = False) -> None:
             },
             "pods": pods,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     print_channels(channels)
     if pods is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
-from clients.cli.release.options import AsJson
 from server.home import Home
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def verify(
             "channels": list(problems),
             "releases": [asdict(each) for each in found],
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
     else:
         _print(problems, found)
     if failed:
