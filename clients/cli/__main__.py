@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -79,33 +80,30 @@ _DISK_ERRORS = (
 
 def main() -> None:
     """Run the CLI; exit with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
-    errors = Console(stderr=True, highlight=False)
     try:
         app()
     except VireoError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        errors.print(
-            f"[bold red]error:[/] {escape(str(error))}; free some disk space, or set VIREO_HOME "
-            "to a folder that this user can write",
-            soft_wrap=True,
+        _fail(
+            f"{error}; free some disk space, or set VIREO_HOME to a folder that this user can write"
         )
-        sys.exit(1)
     except KeyboardInterrupt:
-        errors.print("stopped")
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         extras = [name for name, modules in _MISSING_EXTRA.items() if error.name in modules]
         if not extras:
             raise
-        errors.print(
-            f"[bold red]error:[/] this command needs {error.name}; "
-            f"install it with: pip install 'vireo\\[{extras[0]}]'"
-        )
-        sys.exit(1)
+        _fail(f"this command needs {error.name}; install it with: pip install 'vireo[{extras[0]}]'")
+
+
+def _fail(message: str) -> NoReturn:
+    errors = Console(stderr=True, highlight=False)
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class PodCheck:
     """How one kind of pod loads a release before it serves it."""
 
     files: Sequence[str]
-    load: Callable[[Path], None]
+    load: Callable[[Path], object]
     """Loads the release from a folder, goldens replayed; raises if anything is wrong."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from server.candidate.release import FILES as CANDIDATE_FILES
 from server.candidate.release import CandidateRelease
 from server.gateway.fallback import PopularList
@@ -16,20 +14,12 @@ from server.releases.verify import PodCheck
 def pod_checks() -> dict[str, PodCheck]:
     """Return the check of each kind of pod, by name."""
     return {
-        "candidate": PodCheck(CANDIDATE_FILES, _load_candidate),
-        "ranking": PodCheck(RANKING_FILES, _load_ranking),
-        "gateway": PodCheck(GATEWAY_FILES, _load_gateway),
+        "candidate": PodCheck(
+            CANDIDATE_FILES, lambda folder: CandidateRelease.load(folder).replay_goldens()
+        ),
+        "ranking": PodCheck(
+            RANKING_FILES, lambda folder: RankingRelease.load(folder).replay_goldens()
+        ),
+        # Features aren't part of a release: they may be on another machine.
+        "gateway": PodCheck(GATEWAY_FILES, PopularList.load),
     }
-
-
-def _load_candidate(folder: Path) -> None:
-    CandidateRelease.load(folder).replay_goldens()
-
-
-def _load_ranking(folder: Path) -> None:
-    RankingRelease.load(folder).replay_goldens()
-
-
-def _load_gateway(folder: Path) -> None:
-    # Features aren't part of a release: they may be on another machine.
-    PopularList.load(folder)
