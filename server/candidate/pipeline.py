@@ -1,4 +1,4 @@
-"""The candidate pipeline: sources, filters, one union, exact scores, best first."""
+"""The candidate pipeline: sources, filters, their union, exact scores, best first."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ _SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
 
 @dataclass(frozen=True)
 class SourceStage:
-    """Has a declared source propose."""
+    """Runs a declared source."""
 
     source: signals.Source
     fail_open: bool = True
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """The source's name."""
         return self.source.name
 
     def propose(self, query: Retrieval) -> Candidates:
-        """The candidates that the source proposes, best first."""
+        """Return the candidates that the source proposes, best first."""
         rows = _PROPOSE[self.name](query)
         masks = np.full(len(rows), self.source.bit, np.uint32)
         return Candidates(query.release.keys[rows], rows, masks)
@@ -73,16 +73,16 @@ class ScoreStage:
 
     @property
     def name(self) -> str:
-        """The score's, and so its source's: what fails in either is missing from that source."""
+        """The score's name, and so its source's, whose report has the failures of both."""
         return self.declared.name
 
     @property
     def columns(self) -> Mapping[str, float]:
-        """The score's column."""
+        """The score's column and its neutral value."""
         return {self.name: self.declared.neutral}
 
     def score(self, query: Retrieval, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """The score of each candidate."""
+        """Return the score of each candidate."""
         return {self.name: _SCORE[self.name](query, candidates.rows)}
 
 
@@ -96,9 +96,9 @@ class SourceCount:
 
     source: signals.Source
     proposed: int
-    """How many of the returned candidates it proposed."""
+    """Number of returned candidates that it proposed."""
     failure: str
-    """Why it, or the score by it, failed; empty when neither did."""
+    """Error of the source or of its score; empty if neither failed."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class RetrievedCandidates:
     rows: Int64Array
     """Rows in the release's tables, int64[n]."""
     scores: Mapping[str, Float32Array]
-    """Each of `signals.SCORES`, float32[n], its neutral value where it failed."""
+    """Each of `signals.SCORES`, float32[n]; its neutral value if it failed."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
     reports: tuple[SourceCount, ...]
-    """Of each of `signals.SOURCES`, in their order."""
+    """One per source, in the order of `signals.SOURCES`."""
 
 
 class BestByOrdering:
@@ -123,22 +123,22 @@ class BestByOrdering:
     name = "best_by_ordering"
 
     def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
-        """The best `count` candidates, best first."""
+        """Return the best `count` candidates, best first."""
         order = np.argsort(-candidates.scores[signals.ORDERING], kind="stable")
         return candidates.take(order[: query.query.count])
 
 
 class CandidatePipeline:
-    """Finds candidates in one release. Safe to use from several threads."""
+    """Retrieves candidates from one release. Safe to use from several threads."""
 
     def __init__(
         self, release: CandidateRelease, quotas: Quotas | None = None, *, fail_open: bool = True
     ) -> None:
-        """Takes the release, and the shares of its sources.
+        """Build the chain.
 
         Args:
-            release: where to look.
-            quotas: shares of the answer; those of the release's manifest if None.
+            release: the release to search.
+            quotas: shares of the sources; those of the release's manifest if None.
             fail_open: False raises a source's failure instead of answering without it.
         """
         self.release = release
@@ -152,21 +152,20 @@ class CandidatePipeline:
         )
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
-        """The candidates for a query: `count`, or all unwatched ones where there are fewer.
+        """Return the candidates for a query: `count`, or all unwatched ones if there are fewer.
 
         Raises:
             UnknownSeedError: the query's seed isn't in the release.
-            CallerGoneError: the caller, if there is one, has gone meanwhile.
+            CallerGoneError: the caller has gone.
         """
         outcome = self._pipeline.run(Retrieval.of(self.release, query), caller)
-        selected, failures = outcome.selected, outcome.failures()
-        masks = selected.source_masks
+        selected, masks = outcome.selected, outcome.selected.source_masks
         reports = tuple(
             SourceCount(
-                source, int(np.count_nonzero(masks & source.bit)), failures.get(source.name, "")
+                source,
+                int(np.count_nonzero(masks & source.bit)),
+                outcome.failures.get(source.name, ""),
             )
             for source in signals.SOURCES
         )
-        return RetrievedCandidates(
-            selected.keys, selected.rows, selected.scores, selected.source_masks, reports
-        )
+        return RetrievedCandidates(selected.keys, selected.rows, selected.scores, masks, reports)

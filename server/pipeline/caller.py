@@ -1,4 +1,4 @@
-"""Who waits for an answer: work for a caller who has gone is not begun, nor gone on with."""
+"""Who waits for an answer: work for a caller who has gone is neither begun nor continued."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class CallerGoneError(Exception):
 
 
 class Caller:
-    """One call's caller. The event loop tells that it has gone; the thread that works asks."""
+    """One call's caller: the event loop marks it as gone, the thread that works checks it."""
 
     def __init__(self, left: float | None = None) -> None:
-        """Takes the seconds until its deadline; None where it sets none."""
+        """Start the clock; `left` is the seconds until its deadline, None without one."""
         self._deadline = math.inf if left is None else time.monotonic() + left
         self._has_left = False
 
     def leave(self) -> None:
-        """It has cancelled the call."""
+        """Mark the call as cancelled."""
         self._has_left = True
 
     @property
@@ -33,6 +33,6 @@ class Caller:
         return self._has_left or self.left <= 0
 
     def check(self) -> None:
-        """Raises CallerGoneError where it has gone."""
+        """Raise CallerGoneError if it has gone."""
         if self.gone:
             raise CallerGoneError("the caller has gone")

@@ -1,10 +1,10 @@
-"""Candidates as columns: the value that every stage of a pipeline takes or gives."""
+"""Candidates as columns: the value that every stage of a pipeline reads or returns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,33 +25,26 @@ class Candidates:
     keys: Int64Array
     """Video keys, int64[n]."""
     rows: Int64Array
-    """Rows in the release's tables, int64[n]; -1 where the release doesn't know the key."""
+    """Rows in the release's tables, int64[n]; -1 if the release doesn't know the key."""
     source_masks: UInt32Array
-    """Bit s is set where Source s proposed the candidate, uint32[n]."""
+    """Bit s is set if source s proposed the candidate, uint32[n]."""
     scores: Mapping[str, Float32Array] = field(default_factory=dict)
     """Columns that scorers added, by name, float32[n] each."""
 
     def __post_init__(self) -> None:
-        count = len(self.keys)
-        if len(self.rows) != count or len(self.source_masks) != count:
-            self._refuse()
-        for column in self.scores.values():
-            if len(column) != count:
-                self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        lengths = {"rows": len(self.rows), "source_masks": len(self.source_masks)}
-        lengths |= {name: len(column) for name, column in self.scores.items()}
-        name = next(name for name, length in lengths.items() if length != len(self.keys))
-        raise ValueError(
-            f"column {name} has {lengths[name]} values for {len(self.keys)} candidates"
-        )
+        columns: dict[str, npt.NDArray[Any]]
+        columns = {"rows": self.rows, "source_masks": self.source_masks, **self.scores}
+        for name, column in columns.items():
+            if len(column) != len(self.keys):
+                raise ValueError(
+                    f"column {name} has {len(column)} values for {len(self.keys)} candidates"
+                )
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, chosen: npt.NDArray[np.bool_] | Int64Array) -> Candidates:
-        """The candidates of a boolean mask, or those at the given places, in that order."""
+        """Return the candidates of a boolean mask, or those at the given places, in that order."""
         return Candidates(
             self.keys[chosen],
             self.rows[chosen],
@@ -60,12 +53,12 @@ class Candidates:
         )
 
     def with_scores(self, scores: Mapping[str, Float32Array]) -> Candidates:
-        """These candidates with further columns."""
+        """Return these candidates with further columns."""
         return replace(self, scores={**self.scores, **scores})
 
     @staticmethod
     def concatenate(parts: Sequence[Candidates]) -> Candidates:
-        """The candidates of all parts, one after another; all have the same columns."""
+        """Return the candidates of all parts in order; all have the same columns."""
         if len(parts) == 1:
             return parts[0]
         if not parts:

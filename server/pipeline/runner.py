@@ -1,10 +1,10 @@
-"""Runs the stages of a pipeline, and owns what stages don't: order, time, counts, failures."""
+"""Runs the stages of a pipeline, and owns what stages don't: order, contracts and failures."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from server.pipeline.stages import Filter, Scorer, Selector, SideEffect, Source
 log = structlog.get_logger()
 
 Query = TypeVar("Query")
+Result = TypeVar("Result")
 
 
 class StageError(Exception):
@@ -24,28 +25,12 @@ class StageError(Exception):
 
 
 @dataclass(frozen=True)
-class StageReport:
-    """What one stage did in one run."""
-
-    name: str
-    seconds: float
-    candidates: int
-    """How many candidates there were after it; for a source, how many it proposed."""
-    failure: str = ""
-    """Why it was left out; empty when it wasn't."""
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What a run gave."""
+    """Result of a run."""
 
     selected: Candidates
-    stages: tuple[StageReport, ...]
-    """In the order in which they ran."""
-
-    def failures(self) -> dict[str, str]:
-        """Why each stage that was left out failed, by the stage's name."""
-        return {stage.name: stage.failure for stage in self.stages if stage.failure}
+    failures: Mapping[str, str]
+    """Error of each stage that was left out, by the stage's name."""
 
 
 @dataclass(frozen=True)
@@ -64,112 +49,94 @@ class Pipeline(Generic[Query]):
     scorers: tuple[Scorer[Query], ...] = ()
     side_effects: tuple[SideEffect[Query], ...] = ()
     fail_open: bool = True
-    """False makes every failure fail the run, whatever its stage declares: for training."""
+    """False lets every failure fail the run, whatever its stage declares: for training."""
 
     def run(self, query: Query, caller: Caller | None = None) -> Outcome:
-        """Runs the chain for one query, for as long as its caller, if there is one, waits.
+        """Run the chain for one query, as long as its caller waits.
 
         Raises:
             CallerGoneError: the caller had gone before a stage.
             Exception: whatever a stage raised that doesn't fail open, or the last source's
-                failure when every source failed.
+                failure if every source failed.
         """
-        run = _Run(self.fail_open, caller)
-        found = [run.propose(source, query) for source in self.sources]
-        candidates = Candidates.concatenate(run.at_least_one(found))
+        run = _Run(query, self.fail_open, caller or Caller())
+        candidates = run.propose(self.sources)
         for filter_ in self.filters:
-            candidates = run.filtered(filter_, query, candidates)
+            candidates = run.keep(filter_, candidates)
         if self.merge is not None:
-            candidates = run.selected(self.merge, query, candidates)
+            candidates = run.select(self.merge, candidates)
         for scorer in self.scorers:
-            candidates = run.scored(scorer, query, candidates)
-        selected = run.selected(self.selector, query, candidates)
+            candidates = run.score(scorer, candidates)
+        selected = run.select(self.selector, candidates)
         for effect in self.side_effects:
-            run.affected(effect, query, selected)
-        return Outcome(selected, tuple(run.reports))
+            run.attempt(effect.name, partial(effect.run, query, selected))
+        return Outcome(
+            selected,
+            {name: f"{type(error).__name__}: {error}" for name, error in run.failures.items()},
+        )
 
 
 @dataclass
-class _Run:
-    """One run's reports, and the policy by which a stage is measured and may fail."""
+class _Run(Generic[Query]):
+    """One run: its failures, and the policy by which stages may fail."""
 
+    query: Query
     fail_open: bool
-    caller: Caller | None = None
-    reports: list[StageReport] = field(default_factory=list)
-    last_failure: Exception | None = None
+    caller: Caller
+    failures: dict[str, Exception] = field(default_factory=dict)
 
-    def propose(self, source: Source[Query], query: Query) -> Candidates | None:
-        return self._attempt(source.name, lambda: source.propose(query), source.fail_open)
+    def propose(self, sources: tuple[Source[Query], ...]) -> Candidates:
+        found = [
+            self.attempt(source.name, partial(source.propose, self.query), source.fail_open)
+            for source in sources
+        ]
+        parts = [part for part in found if part is not None]
+        if self.failures and not parts:
+            raise list(self.failures.values())[-1]
+        return Candidates.concatenate(parts)
 
-    def at_least_one(self, parts: list[Candidates | None]) -> list[Candidates]:
-        proposals = [part for part in parts if part is not None]
-        if not proposals and self.last_failure is not None:
-            raise self.last_failure
-        return proposals
+    def keep(self, stage: Filter[Query], candidates: Candidates) -> Candidates:
+        self.caller.check()
+        kept = stage.keep(self.query, candidates)
+        if kept.shape != (len(candidates),) or kept.dtype != np.bool_:
+            raise StageError(
+                f"filter {stage.name} returned {kept.dtype}{list(kept.shape)} "
+                f"for {len(candidates)} candidates"
+            )
+        return candidates.take(kept)
 
-    def filtered(self, stage: Filter[Query], query: Query, candidates: Candidates) -> Candidates:
-        def work() -> Candidates:
-            kept = stage.keep(query, candidates)
-            if kept.shape != (len(candidates),) or kept.dtype != np.bool_:
-                raise StageError(
-                    f"filter {stage.name} gave {kept.dtype}{list(kept.shape)} "
-                    f"for {len(candidates)} candidates"
-                )
-            return candidates.take(kept)
-
-        return self._measure(stage.name, work)
-
-    def scored(self, stage: Scorer[Query], query: Query, candidates: Candidates) -> Candidates:
-        def work() -> Candidates:
-            columns = stage.score(query, candidates)
+    def score(self, stage: Scorer[Query], candidates: Candidates) -> Candidates:
+        def scored() -> Candidates:
+            columns = stage.score(self.query, candidates)
             if columns.keys() != stage.columns.keys():
-                raise StageError(f"scorer {stage.name} gave {list(columns)}")
+                raise StageError(f"scorer {stage.name} returned {list(columns)}")
             return candidates.with_scores(columns)
 
-        scored = self._attempt(stage.name, work, stage.fail_open)
-        if scored is not None:
-            return scored
-        return candidates.with_scores(
-            {
-                name: np.full(len(candidates), neutral, np.float32)
-                for name, neutral in stage.columns.items()
-            }
-        )
+        with_scores = self.attempt(stage.name, scored, stage.fail_open)
+        if with_scores is not None:
+            return with_scores
+        count = len(candidates)
+        neutral = {name: np.full(count, value, np.float32) for name, value in stage.columns.items()}
+        return candidates.with_scores(neutral)
 
-    def selected(self, stage: Selector[Query], query: Query, candidates: Candidates) -> Candidates:
-        return self._measure(stage.name, lambda: stage.select(query, candidates))
+    def select(self, stage: Selector[Query], candidates: Candidates) -> Candidates:
+        self.caller.check()
+        return stage.select(self.query, candidates)
 
-    def affected(self, stage: SideEffect[Query], query: Query, selected: Candidates) -> None:
-        def work() -> Candidates:
-            stage.run(query, selected)
-            return selected
-
-        self._attempt(stage.name, work, fail_open=True)
-
-    def _attempt(
-        self, name: str, work: Callable[[], Candidates], fail_open: bool
-    ) -> Candidates | None:
-        """What `work` gave; None where it failed and both the stage and the run fail open."""
-        if not (fail_open and self.fail_open):
-            return self._measure(name, work)
-        start = time.perf_counter()
+    def attempt(
+        self, name: str, work: Callable[[], Result], fail_open: bool = True
+    ) -> Result | None:
+        """Return the result of `work`; None if it failed and both stage and run fail open."""
+        self.caller.check()
         try:
-            return self._measure(name, work)
+            return work()
         except CallerGoneError:
             raise
         except Exception as error:
+            if not (fail_open and self.fail_open):
+                raise
             # The declared policy: answer without the stage, and hide nothing. The stack is
             # logged, and the answer itself says that the stage is missing.
             log.exception("stage failed; left out of the answer", stage=name)
-            self.last_failure = error
-            failure = f"{type(error).__name__}: {error}"
-            self.reports.append(StageReport(name, time.perf_counter() - start, 0, failure))
+            self.failures[name] = error
             return None
-
-    def _measure(self, name: str, work: Callable[[], Candidates]) -> Candidates:
-        if self.caller is not None:
-            self.caller.check()
-        start = time.perf_counter()
-        result = work()
-        self.reports.append(StageReport(name, time.perf_counter() - start, len(result)))
-        return result

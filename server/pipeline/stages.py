@@ -1,7 +1,8 @@
-"""The kinds of stages. A stage is pure; what it costs and how it fails is the runner's business.
+"""The kinds of stages. A stage is pure; its order and its failures are the runner's business.
 
 `fail_open` is a policy declared beside the stage: True leaves a failed stage out of the answer,
-logged with its stack and reported; False fails the request.
+logged with its stack and reported; False fails the request. A stage's `name` is the one in logs
+and reports.
 """
 
 from __future__ import annotations
@@ -17,68 +18,50 @@ from server.pipeline.candidates import Candidates
 Query = TypeVar("Query", contravariant=True)
 
 
-class Source(Protocol[Query]):
-    """Proposes candidates, best first."""
-
+class _Named(Protocol):
     @property
-    def name(self) -> str:
-        """Its name in reports and logs."""
+    def name(self) -> str: ...
 
+
+class _MayFail(_Named, Protocol):
     @property
-    def fail_open(self) -> bool:
-        """Whether the answer may do without it."""
+    def fail_open(self) -> bool: ...
+
+
+class Source(_MayFail, Protocol[Query]):
+    """Proposes candidates."""
 
     def propose(self, query: Query) -> Candidates:
-        """The candidates that this source proposes, best first."""
+        """Return the candidates that this source proposes, best first."""
 
 
-class Filter(Protocol[Query]):
-    """Keeps or removes each candidate. A filter never fails open: what it removes must go."""
-
-    @property
-    def name(self) -> str:
-        """Its name in reports and logs."""
+class Filter(_Named, Protocol[Query]):
+    """Keeps or removes each candidate. It never fails open: a filter's videos must not be shown."""
 
     def keep(self, query: Query, candidates: Candidates) -> npt.NDArray[np.bool_]:
-        """Which candidates stay, bool[n]."""
+        """Return which candidates stay, bool[n]."""
 
 
-class Scorer(Protocol[Query]):
+class Scorer(_MayFail, Protocol[Query]):
     """Adds score columns; never drops or reorders."""
-
-    @property
-    def name(self) -> str:
-        """Its name in reports and logs."""
 
     @property
     def columns(self) -> Mapping[str, float]:
         """The columns that it adds, each with its value if it failed and fails open."""
 
-    @property
-    def fail_open(self) -> bool:
-        """Whether the answer may do without its scores."""
-
     def score(self, query: Query, candidates: Candidates) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Each of its columns, float32[n]."""
+        """Return each of its columns, float32[n]."""
 
 
-class Selector(Protocol[Query]):
+class Selector(_Named, Protocol[Query]):
     """Chooses among the candidates and orders them. Never fails open."""
 
-    @property
-    def name(self) -> str:
-        """Its name in reports and logs."""
-
     def select(self, query: Query, candidates: Candidates) -> Candidates:
-        """The chosen candidates, in order."""
+        """Return the chosen candidates, in order."""
 
 
-class SideEffect(Protocol[Query]):
+class SideEffect(_Named, Protocol[Query]):
     """Does something with a finished selection; always fails open."""
 
-    @property
-    def name(self) -> str:
-        """Its name in reports and logs."""
-
     def run(self, query: Query, selected: Candidates) -> None:
-        """Acts on what was selected."""
+        """Act on the selection."""

@@ -18,7 +18,7 @@ def candidates(*keys: int) -> Candidates:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A source of the given keys; fails with the given message instead where there is one."""
+    """A source of the given keys; fails with the given message instead if there is one."""
 
     name: str
     keys: tuple[int, ...] = ()
@@ -73,7 +73,7 @@ class Failing:
         raise RuntimeError("side effect broke")
 
 
-def test_stages_run_in_order_and_are_all_reported() -> None:
+def test_stages_run_in_order() -> None:
     chain = Pipeline(
         sources=(Fixed("a", (1, 2)), Fixed("b", (3, 9))),
         filters=(AtMost(),),
@@ -83,10 +83,7 @@ def test_stages_run_in_order_and_are_all_reported() -> None:
     outcome = chain.run(5)
     assert outcome.selected.keys.tolist() == [3, 2, 1]
     assert outcome.selected.scores["half"].tolist() == [1.5, 1.0, 0.5]
-    counts = [(stage.name, stage.candidates) for stage in outcome.stages]
-    assert counts == [("a", 2), ("b", 2), ("at_most", 3), ("half", 3), ("reversed", 3)]
-    assert all(stage.seconds >= 0 for stage in outcome.stages)
-    assert not outcome.failures()
+    assert not outcome.failures
 
 
 def test_failed_source_is_left_out_logged_and_reported() -> None:
@@ -96,7 +93,7 @@ def test_failed_source_is_left_out_logged_and_reported() -> None:
     with structlog.testing.capture_logs() as logs:
         outcome = chain.run(5)
     assert outcome.selected.keys.tolist() == [1]
-    assert outcome.failures() == {"bad": "RuntimeError: no index"}
+    assert outcome.failures == {"bad": "RuntimeError: no index"}
     assert [(line["stage"], line["log_level"], line["exc_info"]) for line in logs] == [
         ("bad", "error", True)
     ]
@@ -130,7 +127,7 @@ def test_filter_of_the_wrong_length_fails_the_run() -> None:
     chain = Pipeline(
         sources=(Fixed("a", (1, 2)),), filters=(AtMost(wrong_length=True),), selector=Reversed()
     )
-    with pytest.raises(StageError, match="at_most gave bool"):
+    with pytest.raises(StageError, match="at_most returned bool"):
         chain.run(5)
 
 
@@ -140,12 +137,12 @@ def test_failed_scorer_that_fails_open_leaves_its_neutral_value() -> None:
     )
     outcome = chain.run(5)
     assert outcome.selected.scores["half"].tolist() == [0.5, 0.5]
-    assert outcome.failures() == {"half": "RuntimeError: no model"}
+    assert outcome.failures == {"half": "RuntimeError: no model"}
 
 
 def test_scorer_of_the_wrong_length_is_a_failure_of_that_scorer() -> None:
     chain = Pipeline(sources=(Fixed("a", (1, 2)),), scorers=(Half(length=1),), selector=Reversed())
-    assert "column half has 1 values for 2 candidates" in chain.run(5).failures()["half"]
+    assert "column half has 1 values for 2 candidates" in chain.run(5).failures["half"]
 
 
 def test_side_effect_that_fails_does_not_fail_the_answer() -> None:
@@ -154,7 +151,7 @@ def test_side_effect_that_fails_does_not_fail_the_answer() -> None:
     outcome = chain.run(5)
     assert outcome.selected.keys.tolist() == [1]
     assert effect.runs == 1
-    assert outcome.failures() == {"failing": "RuntimeError: side effect broke"}
+    assert outcome.failures == {"failing": "RuntimeError: side effect broke"}
 
 
 @dataclass(frozen=True)
