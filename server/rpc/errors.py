@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 
 import grpc
-from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -35,13 +35,10 @@ class RpcError(Exception):
 
     def status(self) -> bytes:
         """Return the serialized google.rpc.Status for `grpc-status-details-bin`."""
-        packed = []
-        for detail in self.details:
-            holder = any_pb2.Any()
-            holder.Pack(detail)
-            packed.append(holder)
         number: int = self.code.value[0]
-        status = status_pb2.Status(code=number, message=self.message, details=packed)
+        status = status_pb2.Status(code=number, message=self.message)
+        for detail in self.details:
+            status.details.add().Pack(detail)
         return status.SerializeToString()
 
 
@@ -73,7 +70,7 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
 
 
 class ShedReason(enum.Enum):
-    """Why a call was shed: its value is in the status message, its name in metrics."""
+    """Why a call was shed; values are in status messages, names in metrics."""
 
     QUEUE = "queueing delay exceeded its target"
     DEADLINE = "the calls ahead take longer than the deadline leaves"
@@ -85,21 +82,19 @@ class ShedError(RpcError):
     """RESOURCE_EXHAUSTED with RetryInfo: nothing was done. Cheap, since there may be many."""
 
     def __init__(self, reason: ShedReason) -> None:
-        """Make the error; `reason` is counted in metrics."""
+        """Make the error."""
         message = f"shed: {reason.value}; try again or elsewhere"
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         self.reason = reason
 
     def status(self) -> bytes:
-        """Return the serialized google.rpc.Status; it is made once for each reason."""
-        if self.reason not in _SHED_STATUS:
-            hint = _retry_info(_SHED_RETRY_AFTER)
-            _SHED_STATUS[self.reason] = RpcError(self.code, self.message, [hint]).status()
-        return _SHED_STATUS[self.reason]
+        """Return the serialized google.rpc.Status."""
+        return _shed_status(self.code, self.message)
 
 
-_SHED_RETRY_AFTER = timedelta(milliseconds=100)
-_SHED_STATUS: dict[ShedReason, bytes] = {}
+@cache
+def _shed_status(code: grpc.StatusCode, message: str) -> bytes:
+    return RpcError(code, message, [_retry_info(timedelta(milliseconds=100))]).status()
 
 
 def _retry_info(after: timedelta) -> error_details_pb2.RetryInfo:

@@ -42,7 +42,7 @@ class Admission(Protocol):
     """Decides which calls of a service to admit: what a server knows of the work behind it."""
 
     def check(self, metadata: Metadata, left: float | None) -> None:
-        """Return if a call may be read, whose deadline is in `left` seconds; else ShedError."""
+        """Raise ShedError unless a call may be read, whose deadline is in `left` seconds."""
 
     async def enter(self) -> float:
         """Count a call that was read; return the moment for `leave`, or raise ShedError."""
@@ -58,7 +58,7 @@ def request_id() -> str:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps our services' unary methods; of health, reflection and channelz only the reading.
+    """Wraps our services' unary methods; for health, reflection and channelz see `standard`.
 
     Health checks are bounded only by the time in which their message must arrive: they show
     whether a server lives, and must be answered under any load.
@@ -112,17 +112,16 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:
-        """Return a handler that takes raw bytes, so that parse errors can be explained.
+        """Return a handler of raw bytes, so that parse errors can be explained.
 
-        It reads the one message itself, as if there might be several: a call that is shed isn't
-        read, and one that stays silent is soon ended. To the caller it makes no difference.
+        It reads the one message itself, as of a stream: a call that is shed isn't read, and one
+        that stays silent is soon ended. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         admission = self._admissions.get(method.split("/")[1])
 
         async def call(_: object, context: Context) -> Message:
-            metadata = context.invocation_metadata() or ()
-            identity = _caller_id(metadata) or uuid.uuid4().hex
+            identity = _caller_id(context.invocation_metadata() or ()) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             started = time.perf_counter()
             self.under_way += 1
@@ -132,11 +131,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
-                if admission is None:
-                    response = await _answer(method, handler, context, identity)
-                else:
-                    admission.check(metadata, context.time_remaining())
-                    response = await _answer(method, handler, context, identity, admission)
+                response = await _answer(method, handler, context, identity, admission)
             except RpcError as error:
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
@@ -160,11 +155,7 @@ class Guard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
-        return grpc.stream_unary_rpc_method_handler(
-            call,
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _log_access(self, method: str, code: grpc.StatusCode, started: float) -> None:
         # A sample, since a line costs up to a fifth of the call.
@@ -174,14 +165,12 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 async def _answer(
-    method: str,
-    handler: Handler,
-    context: Context,
-    identity: str,
-    admission: Admission | None = None,
+    method: str, handler: Handler, context: Context, identity: str, admission: Admission | None
 ) -> Message:
     """Return the handler's response to a valid request; anything else becomes an RpcError."""
     try:
+        if admission is not None:
+            admission.check(context.invocation_metadata() or (), context.time_remaining())
         raw = await only_message(context)
         if admission is None:
             return await _handle(handler, raw, context)
@@ -189,6 +178,7 @@ async def _answer(
         response: Message | None = None
         try:
             response = await _handle(handler, raw, context)
+            return response
         finally:
             admission.leave(began, response)
     except RpcError:
@@ -202,7 +192,6 @@ async def _answer(
             grpc.StatusCode.INTERNAL,
             f"internal error; the server's log has it under request id {identity}",
         ) from error
-    return response
 
 
 async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:

@@ -27,7 +27,6 @@ class _Window:
     event: str
     began: float
     lines: int = 0
-    suppressed: int = 0
 
 
 class LineLimit:
@@ -37,12 +36,7 @@ class LineLimit:
     were suppressed in it.
     """
 
-    def __init__(
-        self,
-        report: Callable[[str, int], None],
-        lines: int,
-        seconds: float,
-    ) -> None:
+    def __init__(self, report: Callable[[str, int], None], lines: int, seconds: float) -> None:
         """Set the limit.
 
         Args:
@@ -66,29 +60,39 @@ class LineLimit:
             event: its name in the report.
         """
         now = time.monotonic()
+        over = None
         with self._lock:
             window = self._windows.get(key)
-            over = None
             if window is None or now - window.began > self._seconds:
                 over, window = window, _Window(event, now)
                 self._windows[key] = window
             window.lines += 1
-            admitted = window.lines <= self._lines
-            window.suppressed += not admitted
-            first = window.suppressed == 1 and not admitted
+            line = window.lines
         if over is not None:
             self._report_suppressed(over)
-        if first:
-            self._end_later(key, window)
-        return admitted
+        if line == self._lines + 1:
+            left = window.began + self._seconds - now
+            timer = threading.Timer(left, self._end, [key, window])
+            timer.daemon = True
+            # If no thread can be started, the event's next line after the window ends it.
+            with suppress(RuntimeError, MemoryError):
+                timer.start()
+        return line <= self._lines
 
-    def _end_later(self, key: Hashable, window: _Window) -> None:
-        left = max(0.0, window.began + self._seconds - time.monotonic())
-        timer = threading.Timer(left, self._end, [key, window])
-        timer.daemon = True
-        # If no thread can be started, the event's next line after the window ends it.
-        with suppress(RuntimeError, MemoryError):
-            timer.start()
+    def process(self, _logger: object, method: str, event: EventDict) -> EventDict:
+        """Limit warnings and errors by their name, as a processor of structlog.
+
+        Other levels are sampled where they are logged.
+        """
+        name = str(event.get("event"))
+        if method not in _LIMITED or name == SUPPRESSED or self.admits((method, name), name):
+            return event
+        raise structlog.DropEvent
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Limit what libraries log by the call that logs it, as a filter of `logging`."""
+        key = (record.name, record.pathname, record.lineno)
+        return self.admits(key, f"{record.name}: {record.msg}")
 
     def flush(self) -> None:
         """End all windows now, and report what they suppressed."""
@@ -105,8 +109,8 @@ class LineLimit:
         self._report_suppressed(window)
 
     def _report_suppressed(self, window: _Window) -> None:
-        if window.suppressed:
-            self._report(window.event, window.suppressed)
+        if window.lines > self._lines:
+            self._report(window.event, window.lines - self._lines)
 
 
 _limits: WeakSet[LineLimit] = WeakSet()
@@ -117,32 +121,3 @@ def flush_all() -> None:
     """End all windows of every limit; call it before `os._exit`, which runs nothing at exit."""
     for limit in list(_limits):
         limit.flush()
-
-
-class StructlogLimit:
-    """The limit as a processor of structlog; lines are the same event if they have its name."""
-
-    def __init__(self, limit: LineLimit) -> None:
-        """Apply `limit` to warnings and errors; other levels are sampled where they are logged."""
-        self._limit = limit
-
-    def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
-        """Return the event; raise DropEvent if it is over the limit."""
-        name = str(event.get("event"))
-        if method not in _LIMITED or name == SUPPRESSED or self._limit.admits((method, name), name):
-            return event
-        raise structlog.DropEvent
-
-
-class LoggingFilter(logging.Filter):
-    """The limit for what libraries log; lines are the same event if the same call logs them."""
-
-    def __init__(self, limit: LineLimit) -> None:
-        """Apply `limit`."""
-        super().__init__()
-        self._limit = limit
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is within the limit."""
-        key = (record.name, record.pathname, record.lineno)
-        return self._limit.admits(key, f"{record.name}: {record.msg}")

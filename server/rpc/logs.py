@@ -42,14 +42,14 @@ def configure_logs(level: str, **every_line: str) -> None:
 
     limit = log_limit.LineLimit(report, log_limit.MAX_LINES, log_limit.WINDOW_SECONDS)
     structlog.configure(
-        processors=[log_limit.StructlogLimit(limit), *shared, *rendered],
+        processors=[limit.process, *shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries' logs, in the same form.
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(log_limit.LoggingFilter(limit))
+    handler.addFilter(limit)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -14,7 +14,8 @@ from server.rpc.tls import Options, TlsFiles, open_channel
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
+"""Interval of checks for a renewed certificate."""
 
 
 class RenewedChannel:
@@ -25,28 +26,27 @@ class RenewedChannel:
     """
 
     def __init__(self, target: str, tls: TlsFiles, role: str, options: Options = ()) -> None:
-        """Open the channel; see `open_channel` for the arguments and errors."""
+        """Open the channel; arguments and errors are those of `open_channel`."""
         self._target, self._tls, self._role, self._options = target, tls, role, options
         self._stamp = tls.stamp()
         self._channel = open_channel(target, tls, role, options)
         self._before: grpc.aio.Channel | None = None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self.generation = 0
         """How often it was reopened."""
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
         """Return a method that uses whichever channel is current when it is called."""
-        made = (self.generation, self._channel.unary_unary(method, *arguments, **further))
+        channel: grpc.aio.Channel | None = None
+        send: Callable[..., Any]
 
-        def call(request: Any, **how: Any) -> Any:
-            nonlocal made
+        def call(request: Any, **options: Any) -> Any:
+            nonlocal channel, send
             self._renew_if_changed()
-            if made[0] != self.generation:
-                made = (
-                    self.generation,
-                    self._channel.unary_unary(method, *arguments, **further),
-                )
-            return made[1](request, **how)
+            if channel is not self._channel:
+                channel = self._channel
+                send = channel.unary_unary(method, *arguments, **further)
+            return send(request, **options)
 
         return call
 
@@ -58,9 +58,9 @@ class RenewedChannel:
 
     def _renew_if_changed(self) -> None:
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._checked < _CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         try:
             stamp = self._tls.stamp()
             if stamp == self._stamp:

@@ -22,7 +22,6 @@ from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.guard import Admission, Guard
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
-from server.rpc.ports import PortTakenError, address
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import MAX_STREAM_SECONDS, StreamLimit
@@ -139,18 +138,20 @@ class RpcServer:
         if settings.metrics_port:
             self._metrics = MetricsEndpoint.open(settings.metrics_port, host=settings.metrics_host)
         await self._server.start()
-        log.info("listening", address=address(settings.host, self.port), services=self._names)
+        log.info("listening", address=_address(settings.host, self.port), services=self._names)
 
     def _bind(self) -> int:
-        host, port, tls = self._settings.host, self._settings.port, self._settings.tls
-        where = address(host, port)
+        address, tls = _address(self._settings.host, self._settings.port), self._settings.tls
         credentials = tls.server_credentials() if tls else None
         try:
             if credentials is None:
-                return self._server.add_insecure_port(where)
-            return self._server.add_secure_port(where, credentials)
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise PortTakenError(host, port) from error
+            raise VireoError(
+                f"can't listen on {address}: the port is taken or the address isn't this "
+                "machine's; stop the other process or set VIREO_PORT"
+            ) from error
 
     async def drain(self) -> None:
         """Shut down in order: report NOT_SERVING, answer calls for a pause, then stop.
@@ -207,8 +208,13 @@ class RpcServer:
         log.info("stopped")
 
 
+def _address(host: str, port: int) -> str:
+    """Return host:port, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
-    """Return options that bound the age of connections, which spreads them evenly over time."""
+    """Return the options that bound the age of connections."""
     if not settings.max_connection_age:
         return []
     return [
@@ -234,7 +240,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
-    """Run a server process to its end: exit 0 once drained, 1 with one line on an error."""
+    """Run a server process; exit with 0 once drained, with 1 after an error."""
     code = 0
     loop = asyncio.new_event_loop()
     try:

@@ -1,14 +1,14 @@
-"""Health, reflection and channelz: requests of any bytes, and a bound on streams.
+"""Health, reflection and channelz: invalid requests are explained, and streams are limited.
 
-Their handlers are gRPC's own packages' or as simple as those. What is said here of a request holds
-for all of them.
+Their handlers are those of gRPC's own packages, or as simple.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -27,21 +27,11 @@ MAX_STREAM_SECONDS = 300.0
 class StreamLimit:
     """Bounds how many streams are open at a time, apart from calls, and for how long."""
 
-    def __init__(self, max_streams: int, max_seconds: float = MAX_STREAM_SECONDS) -> None:
+    def __init__(self, max_streams: int) -> None:
         """Start with none open."""
         self.max_streams = max_streams
-        self.max_seconds = max_seconds
+        self.max_seconds = MAX_STREAM_SECONDS
         self.open = 0
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self.open >= self.max_streams:
-            raise ShedError(ShedReason.STREAMS)
-        self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
 
     @asynccontextmanager
     async def stream(self, context: Context) -> AsyncIterator[None]:
@@ -49,36 +39,37 @@ class StreamLimit:
 
         A stream beyond the limit is aborted with RESOURCE_EXHAUSTED.
         """
-        try:
-            with self._counted():
-                async with asyncio.timeout(self.max_seconds):
-                    yield
-        except TimeoutError:
-            return
-        except ShedError as error:
+        if self.open >= self.max_streams:
+            error = ShedError(ShedReason.STREAMS)
             details = (("grpc-status-details-bin", error.status()),)
             await context.abort(error.code, error.message, details)
+        self.open += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.max_seconds):
+                    yield
+        finally:
+            self.open -= 1
 
 
 def explained(handler: Handler, limit: StreamLimit) -> Handler:
     """Return the handler, but with INVALID_ARGUMENT for a request that is missing or invalid.
 
     gRPC itself would leave a call without a message open until its deadline, if it has one, and
-    respond UNKNOWN to bytes that aren't a message. As the guard does, this reads the one message
+    respond UNKNOWN to bytes that aren't a message. Like the guard, this reads the one message
     of a call itself; to the caller it makes no difference.
 
     Args:
         handler: the handler of any method of these services.
         limit: counts it if it streams.
     """
-    parse = handler.request_deserializer
 
     async def parsed(raw: bytes, context: Context) -> Message:
         try:
-            message: Message = parse(raw)
+            message: Message = handler.request_deserializer(raw)
         except DecodeError as error:
-            words = f"the request can't be parsed: {error}"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, words)
+            reason = f"the request can't be parsed: {error}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
         return message
 
     async def only(context: Context) -> Message:
@@ -88,51 +79,28 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return await parsed(raw, context)
 
-    if handler.unary_unary is not None:
+    async def messages(context: Context) -> AsyncIterator[Message]:
+        """Yield messages until the caller ends its side; the first must arrive within seconds."""
+        try:
+            raw: Any = await only_message(context)
+        except NoMessageError:
+            return  # it sends nothing, and gets nothing
+        while raw is not grpc.aio.EOF:
+            yield await parsed(raw, context)
+            raw = await context.read()
 
-        async def answer(_: object, context: Context) -> Message:
-            response: Message = await handler.unary_unary(await only(context), context)
-            return response
+    async def answer(_: object, context: Context) -> Message:
+        response: Message = await handler.unary_unary(await only(context), context)
+        return response
 
-        return grpc.stream_unary_rpc_method_handler(
-            answer,
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
-    if handler.unary_stream is not None:
-
-        async def watch(_: object, context: Context) -> None:
-            async with limit.stream(context):
-                # Health's writes to the context; it yields nothing.
-                await handler.unary_stream(await only(context), context)
-
-        return grpc.stream_stream_rpc_method_handler(
-            watch,
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
-
-    async def converse(_: object, context: Context) -> None:
+    async def stream(_: object, context: Context) -> None:
         async with limit.stream(context):
-            requests = _messages(context)
-            async for response in handler.stream_stream(
-                (await parsed(raw, context) async for raw in requests), context
-            ):
+            if handler.unary_stream is not None:  # health's, which writes to the context
+                await handler.unary_stream(await only(context), context)
+                return
+            async for response in handler.stream_stream(messages(context), context):
                 await context.write(response)
 
-    return grpc.stream_stream_rpc_method_handler(
-        converse,
-        request_deserializer=None,
-        response_serializer=handler.response_serializer,
-    )
-
-
-async def _messages(context: Context) -> AsyncIterator[bytes]:
-    """Yield the caller's messages until it ends its side; the first must arrive within a moment."""
-    try:
-        raw = await only_message(context)
-    except NoMessageError:
-        return  # it sends nothing, and gets nothing
-    yield raw
-    while (further := await context.read()) is not grpc.aio.EOF:
-        yield further
+    if handler.unary_unary is not None:
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)

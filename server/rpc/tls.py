@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -24,7 +24,7 @@ HANDSHAKES = Counter(
 
 Options = Sequence[tuple[str, Any]]
 
-_READS = 10
+_MAX_READS = 10
 
 
 def tls_name(role: str) -> str:
@@ -35,13 +35,9 @@ def tls_name(role: str) -> str:
     return f"{role}.vireo"
 
 
-class _Contents(NamedTuple):
-    certificate: bytes
-    key: bytes
-    authority: bytes
-
-
-_Stamp = tuple[tuple[int, int], ...]
+_Stamp: TypeAlias = tuple[tuple[int, int], ...]
+_Contents: TypeAlias = tuple[bytes, bytes, bytes]
+"""Certificate, key and authority."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +49,20 @@ class TlsFiles:
     authority: Path
 
     def stamp(self) -> _Stamp:
-        """Return what identifies this state of the files; raise OSError if one is missing."""
+        """Return inodes and times of the files; raise OSError if one is missing."""
         states = [path.stat() for path in (self.certificate, self.key, self.authority)]
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
     def read(self) -> tuple[_Stamp, _Contents]:
-        """Return the files as they were together at one moment.
+        """Return the files as they were at one moment.
 
         Raises:
             VireoError: one can't be read.
         """
         try:
-            for _ in range(_READS):
+            for _ in range(_MAX_READS):
                 before = self.stamp()
-                contents = _Contents(
+                contents = (
                     self.certificate.read_bytes(),
                     self.key.read_bytes(),
                     self.authority.read_bytes(),
@@ -110,18 +106,18 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials of a client, by the files as they are now.
+        """Return credentials of a client, from the files as they are now.
 
         Raises:
             VireoError: a file can't be read.
         """
-        _, contents = self.read()
-        return grpc.ssl_channel_credentials(contents.authority, contents.key, contents.certificate)
+        _, (certificate, key, authority) = self.read()
+        return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
 def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:
-    pair = (contents.key, contents.certificate)
-    return grpc.ssl_server_certificate_configuration([pair], contents.authority)
+    certificate, key, authority = contents
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
 
 def open_channel(

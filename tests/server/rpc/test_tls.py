@@ -133,7 +133,7 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.rpc.renewed_channel._LOOK_SECONDS", 0)
+    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
