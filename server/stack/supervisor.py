@@ -116,12 +116,12 @@ class SupervisedProcess:
             problem = await self._problem()
             if self._stop.is_set():
                 return
-            if not problem:
-                self._update(state="healthy", problem="")
-                self.healthy.set()
-            else:
+            if problem:
                 starting = self.status.state == "starting"
                 self._update(state="starting" if starting else "unhealthy", problem=problem)
+            else:
+                self._update(state="healthy", problem="")
+                self.healthy.set()
             await asyncio.sleep(_STARTING_POLL if problem else _HEALTHY_POLL)
 
     async def _problem(self) -> str:
@@ -141,7 +141,7 @@ class SupervisedProcess:
 
 
 class Supervisor:
-    """Keeps a set of processes running. Use it as an async context, which stops them all."""
+    """Keeps a set of processes running, until `stop` ends them all."""
 
     def __init__(self, logs: Path, changed: Callable[[], None]) -> None:
         """Start without processes.
@@ -153,7 +153,7 @@ class Supervisor:
         self._logs = logs
         self._changed = changed
         self._processes: list[SupervisedProcess] = []
-        self._running: dict[asyncio.Future[None], SupervisedProcess] = {}
+        self._running: set[asyncio.Future[None]] = set()
 
     @property
     def statuses(self) -> list[ProcessState]:
@@ -168,7 +168,7 @@ class Supervisor:
         """
         fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
         self._processes += fresh
-        self._running |= {asyncio.ensure_future(process.run()): process for process in fresh}
+        self._running |= {asyncio.ensure_future(process.run()) for process in fresh}
         awaited = [process for process in fresh if process.spec.awaited]
         healthy = asyncio.ensure_future(_all_healthy(awaited))
         try:
@@ -197,18 +197,15 @@ class Supervisor:
         """
         for process in reversed(self._processes):
             process.terminate(signal.SIGTERM)
-        await self._gone(patience)
-        self.kill()
-        await self._gone(patience)
+        if self._running:
+            await asyncio.wait(self._running, timeout=patience)
+            self.kill()
+            await asyncio.wait(self._running, timeout=patience)
 
     def kill(self) -> None:
         """Kill every process now."""
         for process in self._processes:
             process.terminate(signal.SIGKILL)
-
-    async def _gone(self, seconds: float) -> None:
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
 
 
 async def _all_healthy(processes: Sequence[SupervisedProcess]) -> None:
