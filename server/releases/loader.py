@@ -137,7 +137,7 @@ class ReleaseLoader(Generic[T]):
         wanted = ""
         try:
             wanted = await self._look()
-            settled = await self._bring(wanted)
+            settled = await self._serve_release(wanted)
         except _ChannelMovedOnError:
             settled = True
         except Exception as error:  # noqa: BLE001
@@ -164,7 +164,7 @@ class ReleaseLoader(Generic[T]):
             )
         return channel.release_id
 
-    async def _bring(self, wanted: str) -> bool:
+    async def _serve_release(self, wanted: str) -> bool:
         """Load and serve `wanted`; return False if it failed recently and isn't retried yet."""
         if self.serving is None or self.serving.release_id != wanted:
             held = self.held.find(wanted)
