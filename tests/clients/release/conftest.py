@@ -42,7 +42,7 @@ def store(s3: S3Settings) -> ReleaseStore:
 
 @pytest.fixture
 def publish(store: ReleaseStore, tmp_path: Path) -> Publish:
-    """Builds and publishes a release of a given id; gives its folder."""
+    """Return a function that publishes a release with a given id, and returns its folder."""
 
     def build_and_publish(release_id: str) -> Path:
         seed = sum(release_id.encode())
@@ -55,7 +55,7 @@ def publish(store: ReleaseStore, tmp_path: Path) -> Publish:
 
 @pytest.fixture
 def vireo(s3: S3Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vireo:
-    """Runs `vireo release …` on the bucket, with an empty home unless one is set."""
+    """Run `vireo release …` on the bucket, with an empty home unless one is set."""
     monkeypatch.setenv("VIREO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("VIREO_CHANNEL", raising=False)
     monkeypatch.setenv("VIREO_USER", "ada@here")

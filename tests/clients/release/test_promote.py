@@ -309,7 +309,7 @@ def test_the_first_release_of_a_new_format_follows_an_older_one_by_itself(
 
 
 def replace_manifest(s3: S3Settings, release_id: str, manifest: bytes | None) -> None:
-    """Has the store hold another manifest of a release, or none."""
+    """Have the store hold another manifest of a release, or none."""
     client, place = client_of(s3), f"releases/{release_id}/manifest.json"
     client.remove_object(s3.bucket, place)
     if manifest is not None:

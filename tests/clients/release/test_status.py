@@ -25,7 +25,7 @@ PODS = 5
 
 
 class Together(release_pb2_grpc.ReleaseServiceServicer):
-    """Answers once all pods have been asked."""
+    """Respond once all pods have been asked."""
 
     def __init__(self, everybody: Barrier) -> None:
         self._everybody = everybody
@@ -39,7 +39,7 @@ class Together(release_pb2_grpc.ReleaseServiceServicer):
 
 @contextmanager
 def pod(everybody: Barrier) -> Iterator[int]:
-    """A pod on a free port, which it gives."""
+    """Yield the port of a running pod."""
     with futures.ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
         release_pb2_grpc.add_ReleaseServiceServicer_to_server(Together(everybody), server)
@@ -70,7 +70,7 @@ def test_pods_are_queried_concurrently_and_a_missing_one_is_reported(
 
 
 def running_stack(home: Home, ports: dict[str, int]) -> None:
-    """Writes the state of a stack that this process runs, with a process on each port."""
+    """Write the state of a stack that this process runs, with a process on each port."""
     processes = [
         ProcessState(
             name=name,

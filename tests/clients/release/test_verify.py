@@ -244,7 +244,7 @@ def test_a_release_that_was_published_damaged_is_reported(
 def publish_spoiled(
     store: ReleaseStore, folder: Path, spoil: Callable[[Path], None], architecture: str = ""
 ) -> None:
-    """Publishes a release whose manifest describes what was spoiled, so that digests agree."""
+    """Publish a release whose manifest describes what was spoiled, so that digests agree."""
     build_release(folder, release_id="bad")
     spoil(folder)
     update = {"files": describe_files(folder), "architecture": architecture}

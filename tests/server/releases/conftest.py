@@ -18,13 +18,13 @@ def store(s3: S3Settings) -> ReleaseStore:
 
 @pytest.fixture
 def name() -> str:
-    """A name that no other test uses, fit for a release or a channel."""
+    """Return a name that no other test uses, valid for a release or a channel."""
     return f"n{next(_numbers)}"
 
 
 @pytest.fixture
 def publish(store: ReleaseStore, tmp_path: Path) -> Callable[[str], Path]:
-    """Builds and publishes a release of a given id; gives its folder."""
+    """Return a function that publishes a release with a given id, and returns its folder."""
 
     def build_and_publish(release_id: str) -> Path:
         folder = build_release(tmp_path / "staged" / release_id, release_id=release_id)

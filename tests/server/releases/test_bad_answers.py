@@ -56,7 +56,7 @@ ANSWERS = {
 
 @pytest.fixture
 def server() -> Iterator[Callable[[Answer], S3Settings]]:
-    """Starts an HTTP server that answers the same to everything."""
+    """Yield a function that starts an HTTP server with one response to everything."""
     answers: list[Answer] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def server() -> Iterator[Callable[[Answer], S3Settings]]:
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
 
         def log_message(self, *arguments: Any) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever)

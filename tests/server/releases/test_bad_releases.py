@@ -48,7 +48,7 @@ def store(s3: S3Settings) -> ReleaseStore:
 
 
 def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
-    """Puts a release's files into the store as they are: `publish` would refuse a bad one."""
+    """Put a release's files into the store as they are: `publish` would refuse a bad one."""
     client = client_of(settings)
     for file in folder.rglob("*"):
         if file.is_file():
@@ -57,7 +57,7 @@ def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
 
 
 def point(settings: S3Settings, channel: str, release_id: str) -> None:
-    """Points a channel anywhere: the store would refuse what isn't a release."""
+    """Point a channel anywhere: the store would refuse what isn't a release."""
     client, name = client_of(settings), f"channels/{channel}.json"
     answer = client.get_object(settings.bucket, name)
     pointer = json.loads(answer.read())
@@ -106,7 +106,7 @@ async def serving_old(
 
 
 async def assert_refused(pod: RunningPod, kind: str, name: str, bad: str, reason: str) -> None:
-    """Waits until the pod tells why it refuses `bad`, while it answers from the old release."""
+    """Wait until the pod reports why it refuses `bad`, while it answers from the old release."""
     await until(lambda: re.search(reason, pod.loader.failures.reason) is not None)
     state = await pod.state()
     assert state.state == release_pb2.RELEASE_STATE_SERVING
@@ -123,7 +123,7 @@ async def assert_refused(pod: RunningPod, kind: str, name: str, bad: str, reason
 
 
 async def assert_recovers(pod: RunningPod, kind: str, release_id: str) -> None:
-    """Waits until the pod serves a release, and has no failure to tell any more."""
+    """Wait until the pod serves a release and reports no failure."""
     await until(lambda: serves(pod.loader, release_id) and not pod.loader.failures.reason)
     state = await pod.state()
     assert (state.release_id, state.last_failure) == (release_id, "")

@@ -108,7 +108,7 @@ def test_release_without_a_file_that_is_needed_is_refused(
 
 
 def make_too_large(s3: S3Settings, staged: Path) -> None:
-    """Has the manifest in the store say that the ranker is larger than any disk."""
+    """Have the manifest in the store say that the ranker is larger than any disk."""
     manifest = json.loads((staged / MANIFEST_NAME).read_bytes())
     manifest["files"][layout.RANKER]["size"] = 1 << 53
     body = json.dumps(manifest).encode()

@@ -28,7 +28,7 @@ IMPATIENT: dict[str, Any] = {"read_timeout": 2.0, "retries": 0}
 
 @pytest.fixture
 def publish_big(store: ReleaseStore, tmp_path: Path) -> Callable[[str], Path]:
-    """Publishes a release with a file that takes many chunks."""
+    """Publish a release with a file that takes many chunks."""
 
     def build_and_publish(release_id: str) -> Path:
         folder = build_release(tmp_path / "staged" / release_id, release_id=release_id)

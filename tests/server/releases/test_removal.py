@@ -53,7 +53,7 @@ def proxy(store: ReleaseStore) -> Iterator[FaultyS3]:
 
 @pytest.fixture
 def staged(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a release of two files and of a given id; gives its folder."""
+    """Return a function that makes a release of two files with a given id."""
     folder = build_release(tmp_path / "staged")
     for file in folder.rglob("*"):
         if file.is_file() and file.relative_to(folder).as_posix() not in FILES:
@@ -103,7 +103,7 @@ def assert_nothing_dangles(store: ReleaseStore, channel: str) -> None:
 def interrupted(
     proxy: FaultyS3, party: Party, place: int, meanwhile: Callable[[], object], *, dies: bool
 ) -> tuple[bool, bool]:
-    """Runs `party`, and `meanwhile` before its request number `place`, where it may die.
+    """Run `party`, and `meanwhile` before its request number `place`, where it may die.
 
     Returns:
         Whether it came so far, and whether the party succeeded.

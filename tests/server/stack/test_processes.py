@@ -1,4 +1,4 @@
-"""What the processes of a stack are told."""
+"""The settings that the processes of a stack get."""
 
 from __future__ import annotations
 

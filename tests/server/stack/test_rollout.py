@@ -1,4 +1,4 @@
-"""Releases that go live and back under load, through Envoy, on every pod of a stack."""
+"""Promotions and rollbacks under load, through Envoy, on every pod of a stack."""
 
 from __future__ import annotations
 

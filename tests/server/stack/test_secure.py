@@ -1,4 +1,4 @@
-"""What a stack that is secured is told, and what it is not."""
+"""The settings that the processes of a secured stack get."""
 
 from __future__ import annotations
 
