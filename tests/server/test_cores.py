@@ -6,7 +6,7 @@ import pytest
 
 from server.cores import allowed_cores, cores, cpu_quota
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[2]
 TEN = frozenset(range(10))
 
 
