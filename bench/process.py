@@ -21,7 +21,7 @@ from server.errors import VireoError
 from server.stack.die_with_parent import wrapped
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
-"""Whether this system keeps processes to the cores that they are told; macOS doesn't."""
+"""Whether this system can keep a process to some cores; macOS can't."""
 _POLL = 0.05
 _HEALTH_SECONDS = 2.0
 
@@ -43,14 +43,14 @@ def running(
 
     Args:
         command: its command line.
-        log: file for its output; errors go by the file's name.
-        ready: whether it is, asked over and over.
-        environment: all that it gets.
+        log: file for its output; errors name it.
+        ready: polled until it returns True.
+        environment: all of its variables.
         folder: its working directory.
         cores: where it may run; anywhere if empty.
         patience: maximum seconds until it is ready.
-        stop: how it is asked to end.
-        grace: seconds for that; then it is killed, with all processes that it has started.
+        stop: signal that ends it.
+        grace: seconds after `stop` until it is killed, with all processes that it has started.
 
     Raises:
         VireoError: it ended, or isn't ready in time.
@@ -73,7 +73,9 @@ def running(
             time.sleep(_POLL)
         yield process.pid
     finally:
-        started = _descendants(process.pid)
+        started: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(stop)
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace)
@@ -86,7 +88,7 @@ def running(
 
 def serves(address: str, service: str = "") -> bool:
     """Return whether the health check of a service at host:port says SERVING."""
-    # Without a pool of its own, a new channel to an address inherits the old one's back-off.
+    # Without a pool of its own, a new channel to an address inherits the old one's backoff.
     with grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         request = health_pb2.HealthCheckRequest(service=service)
@@ -98,7 +100,7 @@ def serves(address: str, service: str = "") -> bool:
 
 
 def pin(cores: Collection[int], thread: int = 0) -> None:
-    """Keep a thread, by default the calling one, and what it starts from then on to some cores."""
+    """Keep a thread, by default the calling one, and its future children to some cores."""
     os.sched_setaffinity(thread, cores)
 
 
@@ -106,7 +108,7 @@ def first_core() -> list[int]:
     """Return the first core that this process may run on, to pin servers to.
 
     Raises:
-        VireoError: this system can't keep a process to a core; macOS doesn't.
+        VireoError: this system can't keep a process to a core.
     """
     if not CAN_PIN:
         raise VireoError("servers are compared on one and the same core: that needs Linux")
@@ -114,14 +116,6 @@ def first_core() -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the user and system time that a process has had; 10 ms are the least."""
+    """Return the user and system time of a process, in steps of 10 ms."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    """All that a process has started, and those that these have."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []

@@ -1,4 +1,4 @@
-"""Runs a home's stack on free ports for as long as a measurement takes."""
+"""A home's stack, on free ports, for as long as a measurement takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections import deque
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import psutil
+
 from bench.process import running
 from clients import cli
 from server.errors import VireoError
@@ -24,7 +27,7 @@ from server.releases.store import ReleaseStore
 from server.stack.ports import PortTakenError, check_ports_free
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
-from server.stack.state import StackState, running_stack
+from server.stack.state import ProcessState, StackState, running_stack
 
 VIREO = (sys.executable, "-m", cli.__name__)
 """The `vireo` command of this environment."""
@@ -33,18 +36,18 @@ _START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 _RESERVATIONS = 8
 _reservations: deque[TextIO] = deque()
-"""Locks on the bases given last in this process; by the time that one goes its ports are bound."""
+"""Locks on the newest bases of this process; ports of older ones are bound by now."""
 
 
 @dataclass(frozen=True)
 class OwnStack:
-    """A stack that a measurement can run on ports of its own."""
+    """A stack on ports of its own, to be run."""
 
     settings: StackSettings
     environment: Mapping[str, str]
-    """Under which `vireo` commands mean this stack."""
+    """Variables that direct `vireo` commands to this stack."""
     releases: Sequence[str]
-    """Ids of what its S3 has; the first is in production."""
+    """Ids of the releases in its S3; the first is in production."""
 
     @property
     def home(self) -> Home:
@@ -57,6 +60,15 @@ class OwnStack:
         if state is None:
             raise VireoError(f"the stack of {self.home.root} has ended; its logs say why")
         return state
+
+    def pods(self) -> list[ProcessState]:
+        """Return its pods; raise VireoError if the stack has ended."""
+        return [each for each in self.state().processes if each.pool]
+
+    def memory(self) -> int:
+        """Return the resident bytes of all pods."""
+        pids = [pod.pid for pod in self.pods() if pod.pid is not None]
+        return sum(psutil.Process(pid).memory_info().rss for pid in pids)
 
     @contextmanager
     def running(self) -> Iterator[OwnStack]:
@@ -89,12 +101,12 @@ def own_home(home: Home, name: str) -> Home:
 
 
 def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = None) -> OwnStack:
-    """Publish releases to the emptied S3 of a home's stack.
+    """Publish releases to the emptied S3 of a home's stack, which may not run.
 
     Args:
-        home: the stack's; no stack may run on it.
-        releases: folders; the first becomes the one in production.
-        settings: of the stack and its pods, by the name of the variable.
+        home: of the stack.
+        releases: folders; the first is promoted to production.
+        settings: variables of the stack and its pods.
     """
     environment = {**stack_environment(home), **(settings or {})}
     own = StackSettings.model_validate(
@@ -113,22 +125,31 @@ def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = 
 
 
 def stack_environment(home: Home) -> dict[str, str]:
-    """Return this process's environment for commands on `home`, with ports that are free now.
-
-    A busy machine may take minutes to start a stack, which isn't what is measured.
-    """
+    """Return this process's environment for commands on `home`, with ports that are free now."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     base = free_port_base()
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
-    patience = {"VIREO_START_TIMEOUT": "240"}
+    patience = {"VIREO_START_TIMEOUT": "240"}  # a busy machine may take minutes
     return {**kept, **ports, **patience, "VIREO_HOME": str(home.root)}
+
+
+def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a `vireo` command, showing its progress, and return what it printed.
+
+    Raises:
+        VireoError: it failed.
+    """
+    done = subprocess.run([*VIREO, *command], env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise VireoError(f"vireo {' '.join(command)} failed with code {done.returncode}")
+    return done.stdout
 
 
 @contextmanager
 def served_release(home: Home, dataset: str) -> Iterator[str]:
     """Yield host:port of the edge of a stack that serves `home`'s trained release of a data set.
 
-    The stack's S3 below `home` is emptied first: a home that is measured on publishes nothing.
+    The stack's S3 below `home` is emptied first.
 
     Raises:
         VireoError: nothing was trained, a stack runs there, or it doesn't start.
@@ -141,7 +162,7 @@ def served_release(home: Home, dataset: str) -> Iterator[str]:
 
 
 def _reserved(base: int) -> bool:
-    """Whether nobody was given this base just now: until its ports are bound they look free."""
+    """Reserve a base, and return whether it wasn't: its ports look free until they are bound."""
     file = (Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{base}").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,9 +176,9 @@ def _reserved(base: int) -> bool:
 
 
 def free_port_base() -> int:
-    """Return a VIREO_PORT_BASE whose ports are all free, and the fourth, for the edge, too."""
+    """Return a VIREO_PORT_BASE whose ports are all free, with the fourth for the edge."""
     for _ in range(100):
-        # Below the range from which the kernel gives ports to clients, S3's + 10008 too.
+        # Below the kernel's range of clients' ports, as is S3's + 10008.
         base = random.randrange(11_000, 21_000, 100)  # noqa: S311
         settings = StackSettings(port_base=base, edge_port=base + 3)
         try:

@@ -1,1 +1,1 @@
-"""Other model servers around the same ranking; each runs in an environment of its own."""
+"""Other model servers around the same ranking, each for an environment of its own."""

@@ -14,11 +14,11 @@ class Ranker:
     """The ranking pipeline."""
 
     def __init__(self) -> None:
-        """Loads the release."""
+        """Load the release."""
         self.pipeline = ranker.load()
 
     @bentoml.api
     async def rank(self, arrays: str) -> dict[str, list[Any]]:
-        """Ranks on the event loop: a hand-over to a thread would only add to it."""
+        """Rank on the event loop, since a hand-over to a thread would only add latency."""
         found = ranker.rank(self.pipeline, ranker.unpacked(arrays))
         return {name: array.tolist() for name, array in found.items()}

@@ -17,13 +17,13 @@ class Ranker(Model):
     """The ranking pipeline."""
 
     def load(self) -> bool:
-        """Loads the release."""
+        """Load the release."""
         self.pipeline = ranker.load()
         self.ready = True
         return True
 
     async def predict(self, payload: InferRequest, *_: Any, **__: Any) -> InferResponse:
-        """Ranks on the event loop: a hand-over to a thread would only add to it."""
+        """Rank on the event loop, since a hand-over to a thread would only add latency."""
         arrays = {tensor.name: tensor.as_numpy() for tensor in payload.inputs}
         outputs = []
         for name, array in ranker.rank(self.pipeline, arrays).items():
@@ -34,7 +34,7 @@ class Ranker(Model):
 
 
 def main() -> None:
-    """Serves until killed."""
+    """Serve until killed."""
     logging.disable(logging.INFO)
     model = Ranker("ranker")
     model.load()

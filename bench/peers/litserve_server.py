@@ -1,6 +1,6 @@
 """LitServe: one worker, pickled arrays in its JSON, no log line a request.
 
-It reads annotations as they are, so they must not be made strings of.
+It evaluates no annotations that are strings, so `from __future__ import annotations` is missing.
 """
 
 import os
@@ -16,24 +16,24 @@ class Ranker(litserve.LitAPI):
     """The ranking pipeline."""
 
     def setup(self, device: Any) -> None:  # noqa: ARG002
-        """Loads the release."""
+        """Load the release."""
         self.pipeline = ranker.load()
 
     def decode_request(self, request: Request) -> Any:
-        """The arrays."""
+        """Return the JSON document."""
         return request
 
     def predict(self, arrays: Any) -> Any:
-        """Ranks."""
+        """Rank."""
         return ranker.rank(self.pipeline, ranker.unpacked(arrays["arrays"]))
 
     def encode_response(self, found: Any) -> Any:
-        """Lists, which become JSON."""
+        """Return lists, which become JSON."""
         return {name: array.tolist() for name, array in found.items()}
 
 
 def main() -> None:
-    """Serves until killed."""
+    """Serve until killed."""
     server = litserve.LitServer(
         Ranker(api_path="/rank"), accelerator="cpu", workers_per_device=1, timeout=30
     )

@@ -18,12 +18,12 @@ class Ranker(MLModel):
     """The ranking pipeline."""
 
     async def load(self) -> bool:
-        """Loads the release."""
+        """Load the release."""
         self.pipeline = ranker.load()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Ranks."""
+        """Rank."""
         arrays = {tensor.name: NumpyCodec.decode_input(tensor).ravel() for tensor in payload.inputs}
         outputs = [
             NumpyCodec.encode_output(name, array)
@@ -33,7 +33,7 @@ class Ranker(MLModel):
 
 
 async def main() -> None:
-    """Serves until killed."""
+    """Serve until killed."""
     logging.disable(logging.INFO)
     port = int(os.environ[ranker.PORT])
     settings = Settings(

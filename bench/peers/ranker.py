@@ -1,6 +1,6 @@
 """What every peer serves: the ranking pipeline of a release, over plain arrays.
 
-The peers' environments have neither our stubs nor Feast, faiss or torch: this imports none.
+It imports no stubs, Feast, faiss or torch, which the peers' environments don't have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.signals import SCORES
 RELEASE = "VIREO_BENCH_RELEASE"
 """Environment variable with the release's folder."""
 PORT = "VIREO_BENCH_PORT"
-"""The port to answer at; one more is free too."""
+"""Environment variable with the port; the next one is free too."""
 PAGE = 10
 _SEPARATOR = "\n"
 
@@ -30,12 +30,12 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 def load() -> RankingPipeline:
-    """The pipeline of the release that the environment names."""
+    """Return the pipeline of the release that the environment names."""
     return RankingPipeline(RankingRelease.load(Path(os.environ[RELEASE])))
 
 
 def arrays_of(query: RankingQuery) -> dict[str, npt.NDArray[np.generic]]:
-    """A request for peers: a query as arrays of one dimension."""
+    """Return a query as arrays of one dimension, by name."""
     viewer = query.viewer
     text = _SEPARATOR.join(viewer.attributes).encode()
     return {
@@ -50,13 +50,13 @@ def arrays_of(query: RankingQuery) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def unpacked(text: str) -> Arrays:
-    """Arrays that came in JSON, from the servers that take nothing else: base64 of a pickle."""
+    """Return arrays from base64 of a pickle, for servers that accept JSON only."""
     arrays: Arrays = pickle.loads(base64.b64decode(text))  # noqa: S301 - our own load generator's
     return arrays
 
 
 def rank(pipeline: RankingPipeline, arrays: Arrays) -> dict[str, npt.NDArray[np.generic]]:
-    """The page: `keys` int64[10], and `scores`, `watch_scores` and `like_scores` float32[10]."""
+    """Return `keys` int64[10], and `scores`, `watch_scores` and `like_scores` float32[10]."""
     text = arrays["attributes"].tobytes().decode()
     watches, likes = arrays["counts"].tolist()
     ranked = pipeline.rank(

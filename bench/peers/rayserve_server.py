@@ -1,8 +1,8 @@
 """Ray Serve: one replica that answers HTTP itself, on one event loop, no log line a request.
 
 `RAY_SERVE_THROUGHPUT_OPTIMIZED` is Ray's own set of switches for speed: no proxy process before the
-replica, its code on the loop that reads requests, no collection of garbage that is there from the
-start. It takes any body, so arrays come pickled as they are.
+replica, its code on the loop that reads requests, and objects of the start exempt from garbage
+collection. It accepts any body, so arrays come pickled.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import threading
 from bench.peers import ranker
 
 _PORT = int(os.environ[ranker.PORT])
-# Ray reads them as it is imported; the processes that it starts inherit them.
+# Ray reads them on import; the processes that it starts inherit them.
 os.environ |= {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(_PORT),
     "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(_PORT + 1),
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # ten times as often by default, for nothing here
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # 0.1 by default, which costs processor time
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
@@ -36,27 +36,27 @@ from starlette.requests import Request  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
 _STORE_BYTES = 80_000_000
-"""Of shared memory for objects, of which there are none: close to the least that Ray takes."""
+"""Shared memory for objects, of which there are none: close to Ray's minimum."""
 
 
 class Ranker:
     """The ranking pipeline."""
 
     def __init__(self) -> None:
-        """Loads the release."""
+        """Load the release."""
         self.pipeline = ranker.load()
 
     async def __call__(self, request: Request) -> JSONResponse:
-        """Ranks on the event loop: a hand-over to a thread would only add to it."""
+        """Rank on the event loop, since a hand-over to a thread would only add latency."""
         arrays = pickle.loads(await request.body())  # noqa: S301 - our own load generator's
         found = ranker.rank(self.pipeline, arrays)
         return JSONResponse({name: array.tolist() for name, array in found.items()})
 
 
 def main() -> None:
-    """Serves until killed."""
+    """Serve until killed."""
     logging.disable(logging.INFO)
-    # Where it keeps sockets: their paths may not be long. It goes with this process.
+    # For sockets, whose paths must be short; removed with this process.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(
             num_cpus=1,

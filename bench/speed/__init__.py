@@ -1,1 +1,1 @@
-"""How fast a stack answers, over the least that its models take and beside its peers."""
+"""Speed of a stack, over the minimum that its models take and beside its peers."""

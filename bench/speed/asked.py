@@ -1,4 +1,4 @@
-"""What is asked in every measurement, and what must come back."""
+"""The requests of every measurement, and their right answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.speed.floor import InProcess
-from bench.speed.h2load import Shot, Target
+from bench.speed.h2load import Prepared, Target
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.gateway.deadline import Deadline
@@ -29,7 +29,7 @@ PAGE = 10
 """Videos of a slate."""
 _REQUEST_ID = "bench"
 _TOLERANCE = 1e-5
-"""Of a score: a pod runs the same code on the same machine."""
+"""Maximum error of a score: a pod runs the same code on the same machine."""
 _PATH = "/vireo.v1.RecommendationService/Recommend"
 _HEADERS = ("grpc-timeout: 10S", f"{REQUEST_ID}: {_REQUEST_ID}")
 _SECONDS = 10.0
@@ -37,46 +37,37 @@ _PAUSE = 0.1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One viewer's request."""
+class Question:
+    """One viewer's request, and the slate that must come back."""
 
     viewer_id: str
     request: recommendation_pb2.RecommendRequest
     candidates: bytes
     """RetrieveCandidatesRequest with the viewer's features, as a gateway sends it."""
     ids: list[str]
-    """The slate that must come back, made by the same pipelines in this process."""
+    """The slate, made by the same pipelines in this process."""
     scores: list[float]
-    """Of each video of it."""
-
-
-def first_viewers(home: Home, dataset: str, count: int) -> list[str]:
-    """Return the ids of the first so many viewers of a data set."""
-    viewers: list[str] = load_watches(home, dataset)["viewer_id"].drop_duplicates().tolist()
-    return viewers[:count]
 
 
 def feature_reader(features: Path) -> FeatureReader:
     """Return a reader of viewers' features from a Feast repository, as gateways have."""
-    # Feast imports torch where it is installed: seconds for nothing.
+    # Feast imports torch if it is installed, which takes seconds.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     return FeatureReader(features, _SECONDS)
 
 
-def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
-    """Return a request for each viewer, with the features as they are in the store.
+def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
+    """Return a request of each of a data set's first viewers to the newest trained release.
 
-    Args:
-        release: folder of the release.
-        features: Feast repository of its data set.
-        viewers: their ids.
+    Raises:
+        VireoError: nothing was trained.
     """
-    reader = feature_reader(features)
-    chain = InProcess.load(release)
+    chain = InProcess.load(home.trained_release(dataset))
+    reader = feature_reader(home.features(dataset))
     manifest = chain.candidate.release.manifest
     moment = int(time.time())
-    found = []
-    for viewer_id in viewers:
+    questions = []
+    for viewer_id in load_watches(home, dataset)["viewer_id"].drop_duplicates().head(viewers):
         request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=PAGE)
         request.context.time.FromSeconds(moment)  # else the slate could change by the minute
         query = RecommendQuery.of(request, _REQUEST_ID, Deadline(time.monotonic()))
@@ -84,21 +75,20 @@ def asked(release: Path, features: Path, viewers: Sequence[str]) -> list[Asked]:
         retrieval = retrieve_request(query, viewer, manifest.candidates, manifest.release_id)
         ranked = chain.slate(decode(retrieval), PAGE)
         ids = [chain.ranking.release.ids[row] for row in ranked.rows.tolist()]
-        found.append(
-            Asked(viewer_id, request, retrieval.SerializeToString(), ids, ranked.scores.tolist())
-        )
-    return found
+        body, scores = retrieval.SerializeToString(), ranked.scores.tolist()
+        questions.append(Question(viewer_id, request, body, ids, scores))
+    return questions
 
 
 async def checked_target(
-    name: str, address: str, questions: Sequence[Asked], folder: Path
+    name: str, address: str, questions: Sequence[Question], folder: Path
 ) -> Target:
     """Ask each question once, and prepare it for h2load.
 
     Args:
-        name: of what is asked, for errors.
-        address: its host:port.
-        questions: whose answers are held against the slates they must be.
+        name: for errors.
+        address: host:port.
+        questions: what to ask.
         folder: where to keep what h2load sends.
 
     Raises:
@@ -108,14 +98,14 @@ async def checked_target(
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         answers = [await _ask(stub, question) for question in questions]
     stem = address.partition(":")[2]
-    shots = [
-        Shot.of(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
+    prepared = [
+        Prepared.of(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
         for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
     ]
-    return Target(name, f"http://{address}{_PATH}", shots, folder)
+    return Target(name, f"http://{address}{_PATH}", prepared, folder)
 
 
-async def check_while(address: str, questions: Sequence[Asked], done: asyncio.Event) -> int:
+async def check_while(address: str, questions: Sequence[Question], done: asyncio.Event) -> int:
     """Ask one question after the other until `done`, and return how many were answered right.
 
     Raises:
@@ -132,9 +122,9 @@ async def check_while(address: str, questions: Sequence[Asked], done: asyncio.Ev
 
 
 async def _ask(
-    stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub, question: Asked
+    stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub, question: Question
 ) -> recommendation_pb2.RecommendResponse:
-    """Return the answer; raise VireoError unless it is the slate that it must be."""
+    """Return the answer; raise VireoError unless it is the right slate."""
     answer = await stub.Recommend(
         question.request, timeout=_SECONDS, metadata=((REQUEST_ID, _REQUEST_ID),)
     )
@@ -144,6 +134,6 @@ async def _ask(
     if answer.degradations or not same:
         raise VireoError(
             f"viewer {question.viewer_id} got {ids} (degradations {list(answer.degradations)}) "
-            f"instead of {question.ids}: what was measured would not be the work that is meant"
+            f"instead of {question.ids}: this isn't the work to measure"
         )
     return answer

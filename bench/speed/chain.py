@@ -1,7 +1,7 @@
-"""What a whole chain costs over the floor, directly and through Envoy.
+"""The cost of a whole chain over the floor, directly and through Envoy.
 
-Every round measures the floor and each chain one after the other, so that whatever else the
-machine does falls on all of them alike; figures are ratios within a round.
+Every round measures the floor and each chain one after the other, so that other load on the
+machine falls on all of them alike; figures are ratios within a round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench.process import cpu_seconds
-from bench.speed.asked import PAGE, Asked, check_while, checked_target
+from bench.speed.asked import PAGE, Question, check_while, checked_target, questions_of
 from bench.speed.floor import Floor
 from bench.speed.h2load import Target
 from bench.speed.plan import SpeedPlan
@@ -33,15 +33,15 @@ class Chain:
     address: str
     """host:port, to go on asking while it is measured."""
     pids: Mapping[str, int]
-    """The processes behind it, by what they are."""
-    cpu_bound: float | None = None
-    """Maximum of its processor time over the floor's."""
-    p50_bound: float | None = None
+    """The processes behind it, by name."""
+    max_cpu: float | None = None
+    """Bound of its processor time over the floor's."""
+    max_p50: float | None = None
 
     async def measure(
         self,
         number: int,
-        questions: Sequence[Asked],
+        questions: Sequence[Question],
         plan: SpeedPlan,
         floor: tuple[float, float],
         figures: Figures,
@@ -51,8 +51,8 @@ class Chain:
         Args:
             number: of the round.
             questions: what else to ask meanwhile.
-            plan: how much to do in this round.
-            floor: seconds of the floor: processor time of a request, and p50.
+            plan: amounts of this round.
+            floor: the floor's processor seconds of a request, and p50 in seconds.
             figures: what they are added to.
 
         Raises:
@@ -62,17 +62,17 @@ class Chain:
         done = asyncio.Event()
         checking = asyncio.create_task(check_while(self.address, questions, done))
         before = {process: cpu_seconds(pid) for process, pid in self.pids.items()}
-        volley = await self.target.fire(number, _CALLERS, plan.requests)
+        found = await self.target.load(number, _CALLERS, plan.requests)
         used = {process: cpu_seconds(pid) - before[process] for process, pid in self.pids.items()}
         done.set()
-        answered = volley.requests + await checking
+        answered = found.requests + await checking
         p50 = await self.target.p50(number, plan.alone)
         cpu = sum(used.values()) / answered
-        figures.add(f"CPU a request, {name} over floor", cpu / floor[0], self.cpu_bound)
-        figures.add(f"p50 of 1 caller, {name} over floor", p50 / floor[1], self.p50_bound)
+        figures.add(f"CPU a request, {name} over floor", cpu / floor[0], self.max_cpu)
+        figures.add(f"p50 of 1 caller, {name} over floor", p50 / floor[1], self.max_p50)
         for process, seconds in used.items():
             figures.add(f"CPU a request, {name}: {process}, ms", 1000 * seconds / answered)
-        figures.add(f"answers a second, {name}", volley.rate)
+        figures.add(f"answers a second, {name}", found.rate)
 
 
 def chain_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
@@ -81,16 +81,16 @@ def chain_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     Raises:
         VireoError: an answer is wrong.
     """
-    questions = running.questions(plan.viewers)
+    questions = questions_of(running.home, running.dataset, plan.viewers)
     bodies = [question.candidates for question in questions]
-    # As many as cores: the chains keep all of them busy, too, and cores share caches.
+    # One for each core: the chains keep all of them busy, too, and cores share caches.
     with Floor(running.release, bodies, PAGE, processes=cores()) as floor:
         return asyncio.run(_rows(running, questions, floor, plan, console))
 
 
 async def _rows(
     running: Stand,
-    questions: Sequence[Asked],
+    questions: Sequence[Question],
     models: Floor,
     plan: SpeedPlan,
     console: Console,
@@ -112,7 +112,7 @@ async def _rows(
     return figures.rows()
 
 
-async def _chains(running: Stand, questions: Sequence[Asked]) -> list[Chain]:
+async def _chains(running: Stand, questions: Sequence[Question]) -> list[Chain]:
     """Return each chain of the stand; all of them have answered every question right."""
 
     async def chain(name: str, address: str, processes: Sequence[str], *bounds: float) -> Chain:

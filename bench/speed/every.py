@@ -13,16 +13,14 @@ from typing import TypeAlias
 
 from rich.console import Console
 
-from bench.speed.catalogue import measure_catalogue
 from bench.speed.chain import chain_rows
+from bench.speed.edge import measure_catalogue, tail_rows
+from bench.speed.models import measure_search, measure_tower
 from bench.speed.plan import SpeedPlan
 from bench.speed.pods import pods_rows
 from bench.speed.rank import measure_rank
 from bench.speed.row import Row
-from bench.speed.search import measure_search
 from bench.speed.stand import Stand, stand
-from bench.speed.tail import tail_rows
-from bench.speed.tower import measure_tower
 from server.home import Home
 
 OnStand: TypeAlias = Callable[[Stand, SpeedPlan, Console], list[Row]]
@@ -39,14 +37,7 @@ _OF_HOME: Mapping[str, OfHome] = {
 def measure(
     home: Home, dataset: str, plan: SpeedPlan, console: Console, *names: str
 ) -> Iterator[Row]:
-    """Yield the rows of measurements over the newest release of a data set.
-
-    Args:
-        home: where it was trained.
-        dataset: the data set.
-        plan: how much to do.
-        console: where progress is shown.
-        names: of one measurement, or of several that share a stack.
+    """Yield the rows of measurements over the newest release of a data set; they share a stack.
 
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.
@@ -59,21 +50,13 @@ def measure(
             else:
                 running = running or stands.enter_context(stand(home, dataset, name))
                 rows = _ON_STAND[name](running, plan, console)
-            for row in rows:
-                yield replace(row, section=name)
+            yield from (replace(row, section=name) for row in rows)
 
 
 def measure_all(
     home: Home, dataset: str, large: str, plan: SpeedPlan, console: Console
 ) -> Iterator[Row]:
-    """Yield the rows of each measurement as it ends.
-
-    Args:
-        home: where everything was trained.
-        dataset: whose release is served if `large` has none, and whose viewer tower is measured.
-        large: data set with a large catalogue.
-        plan: how much to do of each.
-        console: where progress is shown.
+    """Yield the rows of each measurement as it ends; `served_of` chooses the data set.
 
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.

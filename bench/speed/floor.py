@@ -1,8 +1,8 @@
 """The floor: what the models of a release take, in one process and without a call between.
 
 Viewer tower, search, gathering the ranking model's inputs, ranking, and the ids of the best: the
-least from which a ranked page can be had. `pipelines` is what the two services do in between their
-calls: all sources, filters, quotas and diversity, too.
+minimum work for a ranked page. `pipelines` is all that the two services do between their calls:
+sources, filters, quotas and diversity, too.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ Answer: TypeAlias = Callable[[], list[str]]
 
 @dataclass(frozen=True)
 class InProcess:
-    """A release's both halves in this process."""
+    """Both halves of a release in this process."""
 
     candidate: CandidatePipeline
     ranking: RankingPipeline
 
     @staticmethod
     def load(folder: Path) -> InProcess:
-        """Loads a release from its folder."""
+        """Load a release from its folder."""
         return InProcess(
             CandidatePipeline(CandidateRelease.load(folder)),
             RankingPipeline(RankingRelease.load(folder)),
         )
 
     def models(self, query: CandidateQuery, page: int) -> list[str]:
-        """The best of the nearest unwatched videos by the ranking model."""
+        """Return the best of the nearest unwatched videos by the ranking model."""
         asked = Retrieval.of(self.candidate.release, query)
         found = SOURCES[0].propose(asked)
         scores = {
@@ -64,7 +64,7 @@ class InProcess:
         return self._best(query.viewer, asked.history_rows, found.rows, retrieval, page)
 
     def ranking_query(self, query: CandidateQuery, page: int) -> RankingQuery:
-        """What the ranking service is asked after the candidate service has answered."""
+        """Return what the ranking service gets once the candidate service has answered."""
         found = self.candidate.retrieve(query)
         return RankingQuery(
             viewer=query.viewer,
@@ -76,7 +76,7 @@ class InProcess:
         )
 
     def rank_raw(self, query: RankingQuery) -> list[str]:
-        """The best of a query's candidates by the ranking model: gather, one run, and their ids."""
+        """Return the best candidates by the ranking model: gather, one run, and their ids."""
         ranker = self.ranking.release
         rows = ranker.rows.find(query.keys)
         history = ranker.rows.find(query.viewer.history_keys)
@@ -99,24 +99,23 @@ class InProcess:
         return [ranker.ids[row] for row in best.tolist()]
 
     def pipelines(self, query: CandidateQuery, page: int) -> list[str]:
-        """The slate that the services give between them."""
-        ranked = self.slate(query, page)
+        """Return the ids of the slate that the two services make."""
         ids = self.ranking.release.ids
-        return [ids[row] for row in ranked.rows.tolist()]
+        return [ids[row] for row in self.slate(query, page).rows.tolist()]
 
     def slate(self, query: CandidateQuery, page: int) -> RankedCandidates:
-        """The same with its scores."""
+        """Return that slate with its scores."""
         return self.ranking.rank(self.ranking_query(query, page))
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long requests took, one after the other."""
+    """Time of requests, one after the other."""
 
     cpu: float
-    """Processor seconds of a request, on average."""
+    """Mean processor seconds of a request."""
     p50: float
-    """Seconds of a request, the median."""
+    """Median seconds of a request."""
 
 
 class Floor:
@@ -131,13 +130,13 @@ class Floor:
         processes: int = 1,
         cores: Collection[int] = (),
     ) -> None:
-        """Prepare what to answer.
+        """Prepare the processes, which start with the first request.
 
         Args:
-            folder: the release's.
+            folder: of the release.
             requests: RetrieveCandidatesRequests, which are answered in turn.
             page: videos of each answer.
-            processes: how many may answer at a time.
+            processes: maximum number that answer at a time.
             cores: where they run; anywhere if empty.
         """
         self._pool = ProcessPoolExecutor(
@@ -145,7 +144,7 @@ class Floor:
         )
 
     def __enter__(self) -> Floor:
-        """Return itself; the processes start with the first request."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,15 +152,15 @@ class Floor:
         self._pool.shutdown()
 
     async def timed(self, way: str, requests: int, processes: int = 1) -> Timing:
-        """Have some processes together answer so many requests, and return what one took.
+        """Return the time of a request if some processes answer `requests` together.
 
         Args:
-            way: `models`, `pipelines`, or only `rank`.
+            way: `models`, `pipelines`, or `rank`.
             requests: of all processes.
             processes: how many answer at a time.
 
         Raises:
-            VireoError: a process has ended; it said why on the standard error.
+            VireoError: a process has ended; its standard error has the reason.
         """
         share = requests // processes
         submitted = [self._pool.submit(_timed, way, share) for _ in range(processes)]
@@ -176,15 +175,14 @@ class Floor:
 
 
 _ways: dict[str, list[Answer]] = {}
-"""Of a process of Floor."""
+"""Set in the processes of Floor only."""
 
 
 def _load(folder: Path, bodies: list[bytes], page: int, cores: Collection[int]) -> None:
-    """Begin a process of Floor."""
+    """Prepare a process of Floor."""
     if cores:
         pin(cores)
-    # As pods do: threads of these libraries would only fight over the cores.
-    threadpool_limits(1)
+    threadpool_limits(1)  # as in pods: more threads would only compete for the cores
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString
     queries = [decode(parse(body)) for body in bodies]
     chain = InProcess.load(folder)
@@ -193,7 +191,7 @@ def _load(folder: Path, bodies: list[bytes], page: int, cores: Collection[int]) 
     _ways["rank"] = [partial(chain.rank_raw, chain.ranking_query(each, page)) for each in queries]
     for answers in _ways.values():
         for answer in answers:
-            answer()  # what is slow only once
+            answer()  # warm up
 
 
 def _timed(way: str, requests: int) -> Timing:

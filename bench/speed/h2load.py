@@ -1,9 +1,9 @@
-"""Load by h2load, which sends one prepared request over and over for next to no time of its own.
+"""Load by h2load, which sends one prepared request over and over for next to no processor time.
 
 h2load knows nothing of gRPC: an error is a success to it, since HTTP's status is 200. So an answer
 to each request is decoded and checked beforehand, and in every run the answers together must have
-exactly as many bytes as so many of that one. Any other answer, an error or a slate that is less
-than full, has another length.
+exactly as many bytes as that many of that answer. An error or a slate that is less than full has
+another length.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from google.protobuf.message import Message
 
 from server.errors import VireoError
 
+GRPC = ("content-type: application/grpc", "te: trailers")
 _WINDOW_BITS = 24
 _REQUESTS = re.compile(r"requests: (\d+) total, .* (\d+) succeeded,")
 _TRAFFIC = re.compile(r"traffic: .*\((\d+)\) data")
-GRPC = ("content-type: application/grpc", "te: trailers")
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One request, prepared, and what comes back for it."""
+class Prepared:
+    """A request that h2load can send."""
 
     body: Path
     """File with what is posted."""
@@ -40,19 +40,19 @@ class Shot:
     """`name: value` of each."""
 
     @staticmethod
-    def of(body: Path, request: Message, answer: Message, headers: Sequence[str] = ()) -> Shot:
-        """Return a call whose right answer is known; `body` is written."""
+    def of(body: Path, request: Message, answer: Message, headers: Sequence[str] = ()) -> Prepared:
+        """Write a call whose right answer is known to the file `body`."""
         body.write_bytes(frame(request.SerializeToString()))
-        return Shot(body, len(frame(answer.SerializeToString())), (*GRPC, *headers))
+        return Prepared(body, len(frame(answer.SerializeToString())), (*GRPC, *headers))
 
 
 @dataclass(frozen=True)
-class Volley:
+class LoadResult:
     """What one run came to."""
 
     requests: int
     wrong: int
-    """Requests that failed, or were answered by something else than the right answer."""
+    """Requests that failed, or got something else than the right answer."""
     seconds: float
     """From the first request to the last answer."""
     latencies: npt.NDArray[np.float64]
@@ -70,117 +70,115 @@ class Target:
 
     name: str
     url: str
-    shots: Sequence[Shot]
+    requests: Sequence[Prepared]
     folder: Path
     """For h2load's logs."""
     http2: bool = True
     senders: int = 8
-    """Processes of h2load at a time, a shot each."""
+    """Processes of h2load at a time, each with one of the requests."""
 
-    async def fire(
+    async def load(
         self,
         number: int,
         callers: int,
         requests: int,
         rate: float | None = None,
         max_wrong: float = 0.0,
-    ) -> Volley:
-        """Send requests, a process of h2load for each sender; shots get their turn over rounds.
+    ) -> LoadResult:
+        """Send requests by a process of h2load for each sender.
 
         Args:
-            number: of the round.
-            callers: who ask one request after the other, all together; those of a sender share a
-                connection.
-            requests: how many to send, all together.
-            rate: requests a second, all together, that leave whether or not answers come back;
-                None sends each caller's next one at its answer.
-            max_wrong: the share of answers that may be wrong.
+            number: of the round; prepared requests take turns over rounds.
+            callers: total number of closed-loop callers; those of a sender share a connection.
+            requests: total number of requests.
+            rate: total requests a second of an open loop; None for a closed loop.
+            max_wrong: maximum share of wrong answers.
 
         Raises:
             VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
-        shots = self._turn(number, min(self.senders, callers))
-        return self._checked(await self._volley(shots, callers, requests, rate), max_wrong)
+        turn = self._turn(number, min(self.senders, callers))
+        return self._checked(await self._send(turn, callers, requests, rate), max_wrong)
 
     async def p50(self, number: int, requests: int) -> float:
-        """Return the median seconds of an answer to one caller, over a few shots in turn."""
+        """Return the median latency of one caller in seconds, over a few requests in turn."""
         turn = self._turn(number, self.senders)
-        took = [
-            self._checked(await self._volley([shot], 1, requests // len(turn))).latencies
-            for shot in turn
+        found = [
+            self._checked(await self._send([each], 1, requests // len(turn))).latencies
+            for each in turn
         ]
-        return float(np.median(np.concatenate(took)))
+        return float(np.median(np.concatenate(found)))
 
-    def _turn(self, number: int, count: int) -> list[Shot]:
-        return [self.shots[(number * count + place) % len(self.shots)] for place in range(count)]
+    def _turn(self, number: int, count: int) -> list[Prepared]:
+        places = range(number * count, (number + 1) * count)
+        return [self.requests[place % len(self.requests)] for place in places]
 
-    async def _volley(
-        self, shots: Sequence[Shot], callers: int, requests: int, rate: float | None = None
-    ) -> Volley:
+    async def _send(
+        self, turn: Sequence[Prepared], callers: int, requests: int, rate: float | None = None
+    ) -> LoadResult:
         if shutil.which("h2load") is None:
             raise VireoError("h2load is missing; install it with: make h2load")
-        each, of_shot = max(1, callers // len(shots)), max(1, requests // len(shots))
+        streams, share = max(1, callers // len(turn)), max(1, requests // len(turn))
         if rate is not None:
-            rps = max(1, round(rate / len(shots)))
+            rps = max(1, round(rate / len(turn)))
             shape = ["--clients=1", "--max-concurrent-streams=500", f"--rps={rps}"]
         elif self.http2:  # without TLS, by prior knowledge
-            shape = ["--clients=1", f"--max-concurrent-streams={each}"]
+            shape = ["--clients=1", f"--max-concurrent-streams={streams}"]
         else:
-            shape = [f"--clients={each}", "--h1"]
-        shape.append(f"--requests={of_shot}")
-        logs = [self.folder / f"h2load-{number}.log" for number in range(len(shots))]
-        for log in logs:  # h2load adds to one that is there
+            shape = [f"--clients={streams}", "--h1"]
+        shape.append(f"--requests={share}")
+        logs = [self.folder / f"h2load-{number}.log" for number in range(len(turn))]
+        for log in logs:  # h2load appends
             log.unlink(missing_ok=True)
-        done = await asyncio.gather(
-            *(_one(self.url, shot, log, shape) for shot, log in zip(shots, logs, strict=True))
-        )
+        runs = (_h2load(self.url, each, log, shape) for each, log in zip(turn, logs, strict=True))
+        done = await asyncio.gather(*runs)
         began = min(float(log[0, 0]) for log, _ in done)
         ended = max(float((log[:, 0] + log[:, 2]).max()) for log, _ in done)
-        return Volley(
-            requests=of_shot * len(shots),
+        return LoadResult(
+            requests=share * len(turn),
             wrong=sum(wrong for _, wrong in done),
             seconds=(ended - began) / 1e6,
             latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
         )
 
-    def _checked(self, volley: Volley, max_wrong: float = 0.0) -> Volley:
-        if volley.wrong > max_wrong * volley.requests:
+    def _checked(self, result: LoadResult, max_wrong: float = 0.0) -> LoadResult:
+        if result.wrong > max_wrong * result.requests:
             raise VireoError(
-                f"{volley.wrong} of {volley.requests} answers of {self.name} are not those that "
-                "they must be"
+                f"{result.wrong} of {result.requests} answers of {self.name} are not the right ones"
             )
-        return volley
+        return result
 
 
 def frame(message: bytes) -> bytes:
-    """Return a gRPC message as it goes over the wire: uncompressed, its length before it."""
+    """Return a gRPC message as it is sent: uncompressed, after its length."""
     return struct.pack(">BI", 0, len(message)) + message
 
 
-async def _one(
-    url: str, shot: Shot, log: Path, shape: list[str]
+async def _h2load(
+    url: str, request: Prepared, log: Path, shape: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """One process's log, float64[requests, 3] (start and latency in µs), and its wrong answers."""
+    """Return one process's log and number of wrong answers.
+
+    The log is float64[requests, 3], whose first and last columns are start and latency in µs.
+    """
     process = await asyncio.create_subprocess_exec(
         "h2load",
         *shape,
         f"--window-bits={_WINDOW_BITS}",
         f"--connection-window-bits={_WINDOW_BITS}",
-        f"--data={shot.body}",
+        f"--data={request.body}",
         f"--log-file={log}",
-        *[f"--header={header}" for header in shot.headers],
+        *[f"--header={header}" for header in request.headers],
         url,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     output = (await process.communicate())[0].decode()
     counted, traffic = _REQUESTS.search(output), _TRAFFIC.search(output)
-    if process.returncode or counted is None or traffic is None:
+    if process.returncode or counted is None or traffic is None or counted[2] == "0":
         raise VireoError(f"h2load failed on {url}: {output.strip()[-300:]}")
     total, succeeded = int(counted[1]), int(counted[2])
-    if not succeeded:
-        raise VireoError(f"h2load failed on {url}: nothing was answered")
-    lacking = abs(total * shot.answer_bytes - int(traffic[1]))
-    # A wrong answer may be a byte off as well as missing: so many there are at least.
-    wrong = max(total - succeeded, -(-lacking // max(1, shot.answer_bytes)))
+    lacking = abs(total * request.answer_bytes - int(traffic[1]))
+    # The minimum number of wrong answers, since one may be missing, or a byte longer.
+    wrong = max(total - succeeded, -(-lacking // max(1, request.answer_bytes)))
     return np.loadtxt(log, np.float64, ndmin=2, usecols=(0, 1, 2)), wrong

@@ -1,4 +1,4 @@
-"""The peers: how each is started, asked and understood."""
+"""The peers: how each is started and asked, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
 from bench.process import running
-from bench.speed.h2load import GRPC, Shot, Target, frame
+from bench.speed.h2load import GRPC, Prepared, Target, frame
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
@@ -36,16 +36,16 @@ Keys = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a ranking is asked for."""
+    """How a peer is asked for a ranking."""
 
     path: str
     headers: tuple[str, ...]
     body: Callable[[RankingQuery], bytes]
-    """What is posted."""
+    """Makes the body to post."""
     ask: Callable[[int, Protocol, bytes], bytes]
-    """Posts a body once to a port, and returns the answer's."""
+    """Posts a body once to a port, and returns that of the answer."""
     keys: Callable[[bytes], Keys]
-    """Those that an answer's body ranks, int64[10]."""
+    """Reads the ranked keys from an answer's body, int64[10]."""
     http2: bool = False
 
 
@@ -55,12 +55,12 @@ class Peer:
 
     name: str
     bound: float | None
-    """Minimum requests a second of a ranking pod over its own; None if there is no bound."""
+    """Minimum throughput of a ranking pod over its own; None if there is no bound."""
     command: tuple[str, ...]
     """Arguments of its environment's Python; `{port}` stands for the port."""
     protocol: Protocol
     quiet: bool = True
-    """Whether it takes no processor time while nobody asks it."""
+    """Whether it takes no processor time while idle."""
 
     def python(self, home: Home) -> Path:
         """Return the Python of its environment, which `make bench-peers` makes."""
@@ -93,7 +93,7 @@ def _oip_keys(answer: bytes) -> Keys:
 
 def _ask_grpc(port: int, protocol: Protocol, body: bytes) -> bytes:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask: Any = channel.unary_unary(protocol.path)  # bytes in, bytes out
+        ask: Any = channel.unary_unary(protocol.path)
         return frame(ask(body[5:], timeout=_ASK_SECONDS))
 
 
@@ -161,24 +161,24 @@ def serving(
 def checked_peer(
     peer: Peer, port: int, pages: Sequence[tuple[RankingQuery, Keys]], folder: Path
 ) -> Target:
-    """Ask a peer for each page once, and prepare the same for h2load.
+    """Ask a peer for each page once, and prepare it for h2load.
 
     Args:
-        peer: whom to ask.
-        port: where it answers.
-        pages: what to ask, and the keys that it must answer, int64[10].
+        peer: its kind.
+        port: its port.
+        pages: queries, and the keys of the right answer, int64[10].
         folder: where to keep what h2load sends.
 
     Raises:
         VireoError: it answers something else.
     """
-    protocol, shots = peer.protocol, []
+    protocol, prepared = peer.protocol, []
     for number, (query, keys) in enumerate(pages):
         body = folder / f"{peer.name}-{number}"
         body.write_bytes(protocol.body(query))
         answer = protocol.ask(port, protocol, body.read_bytes())
         if not np.array_equal(protocol.keys(answer), keys):
             raise VireoError(f"{peer.name} ranks {protocol.keys(answer)} instead of {keys}")
-        shots.append(Shot(body, len(answer), protocol.headers))
+        prepared.append(Prepared(body, len(answer), protocol.headers))
     url = f"http://127.0.0.1:{port}{protocol.path}"
-    return Target(peer.name, url, shots, folder, protocol.http2, SENDERS)
+    return Target(peer.name, url, prepared, folder, protocol.http2, SENDERS)

@@ -1,4 +1,4 @@
-"""How much to do in measurements of speed."""
+"""Amounts of work in measurements of speed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ class SpeedPlan:
 
     rounds: int = 5
     viewers: int = 40
-    """Whose slates are asked for."""
+    """Viewers whose slates are asked for."""
     requests: int = 1200
-    """To each server in each round by many callers."""
+    """From many callers to each server in each round."""
     alone: int = 200
-    """To each in each round by one caller; also runs of the viewer tower."""
+    """From one caller to each in each round; also runs of the viewer tower."""
     sample: int = 500
-    """Viewers whose vectors are searched with, and who are asked for before memory is read."""
-    peers: bool = True
-    """Whether peers take part; those whose environment isn't made are left out."""
+    """Viewers to search with, and to ask for before memory is read."""
     small: str = "thousands"
     """Data set with a small catalogue, to compare a large one with."""
 

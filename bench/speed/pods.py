@@ -1,7 +1,7 @@
-"""What pods of a release take: how long until they serve, and how much memory.
+"""Start time and memory of a release's pods.
 
-They start from a warm cache, as pods do that are started again. A pod's memory is what it has
-resident, and every page of the release's files that it has mapped but not read yet.
+They start from a warm cache, as restarted pods do. A pod's memory is what it has resident, and
+every page of the release's files that it has mapped but not read yet.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from bench.speed.asked import checked_target
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import Stand, further_pod
 from server.stack.settings import PodKind
 
-_START_SECONDS = 3.0
+_MAX_START_SECONDS = 3.0
 _MAX_MEGABYTES: dict[PodKind, float] = {"candidate": 500.0, "ranking": 600.0}
 
 
 def pods_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Look at the pods of a stand that nobody has asked yet, and start others like them.
+    """Measure the pods of a stand that nobody has asked yet, and the start of others like them.
 
     Raises:
         VireoError: a pod does not start, or an answer is wrong.
     """
-    rows, questions = [], running.questions(plan.sample)
-    asyncio.run(checked_target("the edge", running.edge, questions, running.folder))
+    rows = []
+    asyncio.run(running.edge_target(plan.sample))
     for kind, bound in _MAX_MEGABYTES.items():
         megabytes = memory_of(running.pids[kind], running.stack.home.cache)
         figures = Figures(console)
         for _ in figures.rounds(plan.rounds):
             with further_pod(running.stack, kind) as pod:
-                figures.add(f"start of a {kind} pod to SERVING, s", pod.started, _START_SECONDS)
+                figures.add(f"start of a {kind} pod to SERVING, s", pod.started, _MAX_START_SECONDS)
         rows += figures.rows()
         rows.append(Row(f"memory of a {kind} pod, MB", megabytes, bound=bound))
     return rows

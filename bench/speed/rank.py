@@ -1,7 +1,7 @@
-"""What serving the ranking model costs over running it, and beside other model servers.
+"""The cost of serving the ranking model over running it, and beside other model servers.
 
-A ranking pod alone, on one core, with the load generator on the others. The raw run is the same
-model, gather and answer in a process of its own on that same core, one request after the other.
+A ranking pod runs alone, on one core, with the load generator on the others. The raw run is the
+same gathering, model run and answer in a process on that same core, one request after the other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rich.console import Console
 from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
 from bench.process import first_core
-from bench.speed.asked import PAGE, Asked, asked, first_viewers
+from bench.speed.asked import PAGE, Question, questions_of
 from bench.speed.floor import Floor, InProcess
-from bench.speed.h2load import Shot, Target
+from bench.speed.h2load import Prepared, Target
 from bench.speed.peers import PEERS, SENDERS, Peer, checked_peer, serving
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
@@ -32,7 +32,7 @@ from server.ranking.pipeline import RankingQuery
 from server.stack.s3 import embedded_s3
 
 _OWN = "ranking pod"
-_RAW_BOUND = 1.25
+_MAX_OVER_RAW = 1.25
 _CALLERS = 16
 """At saturation; each has one request under way."""
 _PATH = "/vireo.v1.RankingService/RankCandidates"
@@ -47,8 +47,7 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
     """
     staged, core = home.trained_release(dataset), first_core()
     stack = own_stack(own_home(home, "rank"), staged, settings=_SETTINGS)
-    viewers = first_viewers(home, dataset, plan.viewers)
-    questions = asked(staged, home.features(dataset), viewers)
+    questions = questions_of(home, dataset, plan.viewers)
     chain = InProcess.load(staged)
     parse = candidate_pb2.RetrieveCandidatesRequest.FromString
     queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
@@ -58,7 +57,7 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
         with Floor(staged, bodies, PAGE, cores=core) as raw:
             rows = asyncio.run(_over_raw(raw, pod, plan, console))
         pages = [(query, chain.ranking.rank(query).keys) for query in queries]
-        for peers in _turns(home, plan, console):
+        for peers in _turns(home, console):
             with ExitStack() as servers:
                 targets: dict[Peer, Target] = {}
                 for peer in peers:
@@ -71,10 +70,8 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
     return rows
 
 
-def _turns(home: Home, plan: SpeedPlan, console: Console) -> list[list[Peer]]:
-    """Which peers run at the same time: those that are never idle would take from the others."""
-    if not plan.peers:
-        return [[]]
+def _turns(home: Home, console: Console) -> list[list[Peer]]:
+    """Return which peers run at the same time: those that are never idle run by themselves."""
     made = [peer for peer in PEERS if peer.python(home).exists()]
     for peer in PEERS:
         if peer not in made:
@@ -83,13 +80,13 @@ def _turns(home: Home, plan: SpeedPlan, console: Console) -> list[list[Peer]]:
 
 
 async def _over_raw(raw: Floor, pod: Target, plan: SpeedPlan, console: Console) -> list[Row]:
-    """One caller of the pod, and of the model alone."""
+    """Measure one caller of the pod, and of the model alone."""
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
         alone = plan.of_round(number).alone
         model = (await raw.timed("rank", alone)).p50
         over = await pod.p50(number, alone) / model
-        figures.add("p50 of 1 caller, ranking pod over the raw run", over, _RAW_BOUND)
+        figures.add("p50 of 1 caller, ranking pod over the raw run", over, _MAX_OVER_RAW)
         figures.add("p50 of 1 caller, raw run, ms", 1000 * model)
     return figures.rows()
 
@@ -97,14 +94,14 @@ async def _over_raw(raw: Floor, pod: Target, plan: SpeedPlan, console: Console) 
 async def _beside(
     pod: Target, peers: Mapping[Peer, Target], plan: SpeedPlan, console: Console
 ) -> list[Row]:
-    """Many callers of the pod, and of each peer that runs beside it."""
+    """Measure many callers of the pod, and of each peer that runs beside it."""
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
         requests = plan.of_round(number).requests
-        own = (await pod.fire(number, _CALLERS, requests)).rate
+        own = (await pod.load(number, _CALLERS, requests)).rate
         figures.add(f"requests a second, {pod.name}", own)
         for peer, target in peers.items():
-            theirs = (await target.fire(number, _CALLERS, requests)).rate
+            theirs = (await target.load(number, _CALLERS, requests)).rate
             over = f"requests a second, {_OWN} over {peer.name}"
             figures.add(over, own / theirs, peer.bound, at_least=True)
             figures.add(f"requests a second, {peer.name}", theirs)
@@ -112,10 +109,10 @@ async def _beside(
 
 
 def _checked_pod(
-    address: str, folder: Path, queries: Sequence[RankingQuery], questions: Sequence[Asked]
+    address: str, folder: Path, queries: Sequence[RankingQuery], questions: Sequence[Question]
 ) -> Target:
-    """Return the pod, which has answered every question right."""
-    shots = []
+    """Return the pod, after it has answered every question right."""
+    prepared = []
     with grpc.insecure_channel(address) as channel:
         stub = ranking_pb2_grpc.RankingServiceStub(channel)
         for number, (query, question) in enumerate(zip(queries, questions, strict=True)):
@@ -124,11 +121,11 @@ def _checked_pod(
             if list(answer.ids) != question.ids:
                 raise VireoError(f"the ranking pod gave {answer.ids} instead of {question.ids}")
             body = folder / f"own-{number}"
-            shots.append(Shot.of(body, request, answer, ("x-request-id: bench",)))
-    return Target(_OWN, f"http://{address}{_PATH}", shots, folder, senders=SENDERS)
+            prepared.append(Prepared.of(body, request, answer, ("x-request-id: bench",)))
+    return Target(_OWN, f"http://{address}{_PATH}", prepared, folder, senders=SENDERS)
 
 
-def _message(query: RankingQuery, question: Asked) -> ranking_pb2.RankCandidatesRequest:
+def _message(query: RankingQuery, question: Question) -> ranking_pb2.RankCandidatesRequest:
     retrieval = candidate_pb2.RetrieveCandidatesRequest.FromString(question.candidates)
     retrieval.viewer.ClearField("watched_keys")
     return ranking_pb2.RankCandidatesRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
@@ -16,7 +16,7 @@ from bench.speed.row import Row
 from server.cores import cores
 from server.errors import VireoError
 
-_MIN_SHARE = 0.002
+_TITLES = ("measure", "figure", "minimum", "maximum", "bound", "holds")
 _MANY, _SOME = 100, 10
 
 
@@ -55,40 +55,24 @@ def _of_rows(rows: Sequence[Row]) -> Iterator[str]:
     yield "[How it is measured](../../README.md#how-speed-is-measured)"
     for section, own in groupby(rows, lambda row: row.section):
         yield f"\n## {section}\n"
-        ordered = sorted(own, key=lambda row: row.bound is None)
-        yield from _table("measure figure minimum maximum bound holds", map(_cells, ordered))
+        yield f"| {' | '.join(_TITLES)} |"
+        yield "|---|--:|--:|--:|--:|--:|"
+        for row in sorted(own, key=lambda row: row.bound is None):
+            low, high = map(shown, row.spread) if row.spread else ("", "")
+            holds = {True: "yes", False: "**no**", None: ""}[row.holds]
+            cells = (row.measure, shown(row.figure), low, high, row.bound_text, holds)
+            yield f"| {' | '.join(cells)} |"
 
 
 def _of_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
     for each in profiles:
         yield f"\n## profile of the {each.service}, {each.dataset}\n"
         yield f"{each.milliseconds:.2f} ms of its processor time an answer.\n"
-        yield f"![flame graph]({each.service}.svg)\n"
-        functions = ((f"`{f.name}`", f"{f.own:.1%}", f"{f.whole:.1%}") for f in each.functions)
-        yield from _table("function itself with-callees", functions)
-        for kind, shares in (("thread", each.threads), ("library", each.libraries)):
-            large = [(k, f"{v:.1%}") for k, v in shares.items() if v >= _MIN_SHARE]
-            yield ""
-            yield from _table(f"{kind} share", large)
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    low, high = (shown(each) for each in row.spread) if row.spread else ("", "")
-    bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
-    holds = {True: "yes", False: "**no**", None: ""}[row.holds]
-    return (row.measure, shown(row.figure), low, high, bound, holds)
-
-
-def _table(titles: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    columns = titles.split()
-    yield f"| {' | '.join(columns)} |"
-    yield f"|---{'|--:' * (len(columns) - 1)}|"
-    for cells in rows:
-        yield f"| {' | '.join(cells)} |"
+        yield f"![flame graph]({each.service}.svg)"
 
 
 def shown(value: float) -> str:
-    """Return a figure with as many digits as mean something."""
+    """Return a figure with as many digits as are significant."""
     if abs(value) >= _MANY:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= _SOME else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""One line of a result: what was measured, what it must be, and whether it is."""
+"""One line of a result: a figure, its bound, and whether it holds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Row:
     spread: tuple[float, float] | None = None
     """Minimum and maximum of the rounds."""
     bound: float | None = None
-    """What the figure must not pass; None if there is no bound."""
+    """Maximum of the figure; None if there is no bound."""
     at_least: bool = False
-    """Whether the figure must reach the bound instead of keeping below."""
+    """Whether the bound is a minimum instead."""
     section: str = ""
-    """The measurement that it is of: chain, tail, rank and so on."""
+    """The measurement that it belongs to: chain, tail, rank and so on."""
 
     @staticmethod
     def over_rounds(
@@ -35,7 +35,7 @@ class Row:
         *,
         at_least: bool = False,
     ) -> Row:
-        """Return the median of the rounds' figures, of which there is one at least."""
+        """Return the median of the rounds' figures, with their range."""
         spread = (min(figures), max(figures))
         return Row(measure, float(np.median(figures)), spread, bound, at_least)
 
@@ -46,16 +46,21 @@ class Row:
             return None
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
 
+    @property
+    def bound_text(self) -> str:
+        """The bound with its direction, for people; empty if there is none."""
+        return "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound}"
+
     def document(self) -> dict[str, Any]:
         """Return the row for programs."""
         return {**asdict(self), "holds": self.holds}
 
 
 class Figures:
-    """What rounds measure, a figure a round of each measure."""
+    """One figure of each measure for each round."""
 
     def __init__(self, console: Console) -> None:
-        """Progress is shown on `console`."""
+        """Start without figures; progress is shown on `console`."""
         self._console = console
         self._values: dict[str, list[float]] = defaultdict(list)
         self._bounds: dict[str, tuple[float | None, bool]] = {}

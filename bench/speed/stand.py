@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.process import running, serves
-from bench.speed.asked import Asked, asked, first_viewers
+from bench.speed.asked import checked_target, questions_of
+from bench.speed.h2load import Target
 from bench.stack import OwnStack, own_home, own_stack
 from server.control.mesh import GRPC_SERVICES
 from server.home import Home
@@ -23,19 +24,18 @@ SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
     "VIREO_RANKING_PODS": "1",
     "VIREO_GATEWAY_PODS": "1",
-    # 32 callers on two cores would have some calls shed: here every one is to be answered in full.
+    # 32 callers on two cores would have some calls shed, and here each must be answered in full.
     "VIREO_SHEDDING": "false",
-    # For the same reason no stage is given up, nor asked for less, where the machine is busy with
-    # something else.
+    # For the same reason no stage is skipped or shortened if the machine is busy otherwise.
     "VIREO_MIN_CANDIDATES": str(MAX_CANDIDATES),
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",
-    # The same few viewers are asked for over and over: the viewer tower is to run each time.
+    # The same few viewers are asked for over and over, and the viewer tower must run each time.
     "VIREO_VIEWER_VECTOR_CACHE_SIZE": "0",
 }
 _PORT_OFFSET = 5
-"""Port of a further pod, after that of the stack's own."""
+"""From the port of the stack's own pod to that of a further one."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Stand:
     """A stack that runs."""
 
     stack: OwnStack
+    home: Home
+    """Home of the release that it serves."""
     dataset: str
-    release: Path
-    """Folder of the release that it serves."""
     pids: Mapping[str, int]
-    """Process ids: envoy, gateway, candidate, ranking and direct."""
+    """Process ids of envoy, gateway, candidate, ranking, direct and others."""
     direct: str
     """host:port of the gateway that calls the pods itself."""
 
     @property
     def folder(self) -> Path:
-        """For what a measurement leaves."""
+        """Folder for the files of a measurement."""
         return self.stack.home.root
 
     @property
@@ -77,21 +77,24 @@ class Stand:
         """host:port of the gateway whose calls go through Envoy."""
         return f"127.0.0.1:{self.stack.settings.gateway_pod_port}"
 
-    def questions(self, viewers: int) -> list[Asked]:
-        """Return a request of each of the data set's first so many viewers, with its answer."""
-        home = self.stack.home
-        first = first_viewers(home, self.dataset, viewers)
-        return asked(self.release, home.features(self.dataset), first)
+    @property
+    def release(self) -> Path:
+        """Folder of the release that it serves."""
+        return self.home.trained_release(self.dataset)
+
+    async def edge_target(self, viewers: int) -> Target:
+        """Return the edge, after it has answered the questions of the first viewers right.
+
+        Raises:
+            VireoError: an answer isn't the right one.
+        """
+        questions = questions_of(self.home, self.dataset, viewers)
+        return await checked_target("the edge", self.edge, questions, self.folder)
 
 
 @contextmanager
 def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
-    """Serve the newest release that was trained on a data set until the block ends.
-
-    Args:
-        home: where it was trained.
-        dataset: the data set.
-        name: of a folder for it, below the home.
+    """Serve the newest release of a data set until the block ends, in a home `name` below `home`.
 
     Raises:
         VireoError: nothing was trained on the data set, or the stack does not start.
@@ -103,11 +106,9 @@ def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
         "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
     }
     with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
-        running = {each.name.removesuffix("-1"): each.pid for each in stack.state().processes}
-        names = ("envoy", "gateway", "candidate", "ranking")
-        pids = {each: pid for each in names if (pid := running[each]) is not None}
-        pids["direct"] = direct.pid
-        yield Stand(stack, dataset, release, pids, direct.address)
+        processes = stack.state().processes
+        pids = {each.name.removesuffix("-1"): each.pid for each in processes if each.pid}
+        yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address)
 
 
 @contextmanager
@@ -120,9 +121,9 @@ def further_pod(
     """Run one more pod like one of a stack's until the block ends.
 
     Args:
-        stack: the stack; of its processes only S3 must run.
+        stack: its S3 must run.
         kind: of the pod.
-        settings: what it gets instead of that pod's.
+        settings: override those of the stack's pod.
         cores: where it runs; anywhere if empty.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,6 @@ _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
-_HOLDS = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
 _SPEED = {
     "chain": "Measure the whole chain's overhead over its models, with and without Envoy.",
     "tail": "Measure tail latency at a sustained load.",
@@ -69,7 +68,7 @@ def catalogue(
 def _measure(name: str, data: str, plan: SpeedPlan, as_json: bool) -> None:
     from bench.speed.every import measure
 
-    _show(list(measure(Home.current(), data, plan, _progress(), name)), as_json)
+    _show(measure(Home.current(), data, plan, _progress(), name), as_json)
 
 
 @app.command()
@@ -88,9 +87,8 @@ def swap(
     """
     from bench.swap import SwapPlan, measure_swaps
 
-    console = Console(stderr=True, highlight=False)
     plan = SwapPlan(swaps=swaps, rate=rate, quiet_seconds=quiet_seconds)
-    result = measure_swaps(Home.current(), data, plan, console)
+    result = measure_swaps(Home.current(), data, plan, _progress())
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
@@ -111,20 +109,14 @@ def swap(
 def memory(
     events: Annotated[
         list[int] | None,
-        typer.Option(min=30, help="How many events; a million and ten million if absent."),
+        typer.Option(min=30, help="Number of events; a million and ten million if absent."),
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Measure the peak memory of import, features and training, and what they said beforehand."""
+    """Measure the peak memory of import, features and training, over their estimates."""
     from bench.memory import EVENTS, measure_memory
 
-    rows = []
-    for row in measure_memory(Home.current(), events or EVENTS, _progress()):
-        rows.append(row)
-        if as_json:  # at once: what comes later takes long
-            typer.echo(json.dumps(row.document()))
-    if not as_json:
-        _show(rows, as_json)
+    _show(measure_memory(Home.current(), events or EVENTS, _progress()), as_json)
 
 
 @app.command()
@@ -133,11 +125,9 @@ def profile(
     report: Annotated[
         Path, typer.Option(help="Folder to write profile.md, profile.json and SVGs to.")
     ] = Path("bench/report/profile"),
-    seconds: Annotated[
-        int, typer.Option(min=1, help="Seconds for which each tool samples each service.")
-    ] = 15,
+    seconds: Annotated[int, typer.Option(min=1, help="Seconds to sample each service for.")] = 15,
 ) -> None:
-    """Sample each service under load: flame graphs, and shares by function, thread and library."""
+    """Draw a flame graph of each service under load."""
     from bench.speed.plan import SpeedPlan
     from bench.speed.profile import measure_profile
     from bench.speed.report import write_profiles
@@ -149,7 +139,7 @@ def profile(
 @app.command("all")
 def every(
     data: Annotated[
-        str, typer.Option(help="Data set to measure where no large one was trained.")
+        str, typer.Option(help="Data set to measure if no large one was trained.")
     ] = "ml-100k",
     large: Annotated[str, typer.Option(help="Data set with a large catalogue.")] = "million",
     small: _Small = "thousands",
@@ -166,19 +156,14 @@ def every(
     from bench.speed.every import measure_all, served_of
     from bench.speed.plan import SpeedPlan
 
-    rows, home, plan = [], Home.current(), SpeedPlan(rounds=rounds, small=small)
-    for row in measure_all(home, data, large, plan, _progress()):
-        rows.append(row)
-        if as_json:  # at once: what comes later may fail
-            _show([row], as_json)
-    if not as_json:
-        _show(rows, as_json)
+    home, plan = Home.current(), SpeedPlan(rounds=rounds, small=small)
+    rows = _show(measure_all(home, data, large, plan, _progress()), as_json)
     if report is not None:
         from bench.speed.profile import measure_profile
         from bench.speed.report import write_report
 
         served = served_of(home, data, large)
-        write_report(rows, served, report)  # at once, for the same reason
+        write_report(rows, served, report)  # at once: sampling may fail
         profiles = measure_profile(home, served, plan, 15, report, _progress())
         write_report(rows, served, report, profiles)
 
@@ -187,33 +172,36 @@ def _progress() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _show(rows: Sequence[Row], as_json: bool) -> None:
-    """Print rows; a missed bound is shown in its row, and is no error."""
-    if as_json:
-        for row in rows:
+def _show(measured: Iterable[Row], as_json: bool) -> list[Row]:
+    """Print rows, and return them; a bound that doesn't hold is no error."""
+    rows = []
+    for row in measured:
+        rows.append(row)
+        if as_json:  # at once: what comes later takes long, and may fail
             typer.echo(json.dumps(row.document()))
-        return
-    print_rows(rows)
+    if not as_json:
+        print_rows(rows)
+    return rows
 
 
 def print_rows(rows: Sequence[Row]) -> None:
     """Print a table of figures with their spread and bound."""
-    numbers = ("figure", "least", "most", "bound")
+    numbers = ("figure", "minimum", "maximum", "bound")
     table = table_of("measure", *numbers, "holds", numbers=numbers, texts={"measure"})
     for row in rows:
         low, high = row.spread or (None, None)
-        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
+        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
-        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, _HOLDS[row.holds])
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
     print_table(table)
 
 
 @app.command()
 def chaos(
-    data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
+    data: _Data = "ml-100k",
     case: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=10, help="Number of a case to run; all if absent."),
+        typer.Option(min=1, max=10, help="Number of a case; all if absent."),
     ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="Each fault once and briefly; no time is judged.")
@@ -230,13 +218,12 @@ def chaos(
     from bench.chaos.plan import SHORT, ChaosPlan
     from bench.chaos.run import CASES, run_chaos
 
-    console = Console(stderr=True, highlight=False)
     numbers = sorted(set(case or CASES))
     counts_of = ("requests", "failed", "degraded")
     table = table_of("case", "", *counts_of, "holds", "note", numbers=counts_of, texts={"", "note"})
     broken = []
     plan = SHORT if short else ChaosPlan()
-    for result in run_chaos(Home.current(), data, numbers, plan, console):
+    for result in run_chaos(Home.current(), data, numbers, plan, _progress()):
         if as_json:
             typer.echo(json.dumps(asdict(result)))
         holds = {True: "[green]yes[/]", False: "[red]no[/]", None: "not run"}[result.holds]
@@ -253,7 +240,7 @@ def chaos(
 
 @app.command()
 def fuzz(
-    data: Annotated[str, typer.Option(help="Data set whose newest release to serve.")] = "ml-100k",
+    data: _Data = "ml-100k",
     requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
 ) -> None:
@@ -264,12 +251,11 @@ def fuzz(
     """
     from bench.fuzz.run import run_fuzz
 
-    console = Console(stderr=True, highlight=False)
-    result = run_fuzz(Home.current(), data, requests, seed, console)
+    result = run_fuzz(Home.current(), data, requests, seed, _progress())
     typer.echo(json.dumps(asdict(result)))
     if not result.holds:
         raise VireoError(
             f"died: {', '.join(result.died) or 'none'}; unclear answers: "
-            f"{', '.join(result.unwanted) or 'none'}; most growth of memory: "
+            f"{', '.join(result.unwanted) or 'none'}; maximum growth of memory: "
             f"{max(result.memory.values(), default=0):.2f}; the last line has the rest"
         )

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from bench.speed.every import measure_all
 from bench.speed.floor import Floor
-from bench.speed.h2load import Shot, Target, frame
+from bench.speed.h2load import Prepared, Target, frame
+from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan
 from bench.speed.report import write_report
 from bench.speed.row import Figures, Row
-from bench.speed.search import measure_search
 from server.errors import VireoError
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -24,7 +24,7 @@ from training.release.index import build_index
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"
 )
-SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, peers=False, small=DATASET)
+SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, small=DATASET)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_first_round_only_warms_up() -> None:
     assert figures.rows() == [Row("seconds", 2.0, (1.0, 3.0), 2.5)]
 
 
-async def test_a_floor_that_cannot_load_the_release_is_told_of(tmp_path: Path) -> None:
+async def test_a_floor_that_cannot_load_the_release_raises(tmp_path: Path) -> None:
     with (
         Floor(tmp_path / "missing", [], page=10) as floor,
         pytest.raises(VireoError, match="has ended"),
@@ -101,11 +101,11 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
 
 
 @needs_h2load
-async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(frame(b""))
     with pytest.raises(VireoError, match="h2load failed"):
-        await Target("it", "http://127.0.0.1:1/x", [Shot(body, 5)], tmp_path).fire(0, 1, 1)
+        await Target("it", "http://127.0.0.1:1/x", [Prepared(body, 5)], tmp_path).load(0, 1, 1)
 
 
 @needs_h2load

@@ -1,7 +1,7 @@
 """Case 7: four times as much load as the stack can take.
 
-Probes at a fifth of the sustainable load are judged, first alone, then in a flood. The flood comes
-from h2load, which takes next to nothing of the processors that the stack needs.
+Probes at a fifth of the sustainable load are judged, first alone, then in a flood from h2load,
+which leaves the processors to the stack.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
 from vireo.v1 import recommendation_pb2
 
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, Findings
 from bench.chaos.views import counted
 from bench.load import PAGE, Answer, p99
-from bench.speed.h2load import Shot, Target, Volley
+from bench.speed.h2load import LoadResult, Prepared, Target
 
 _TIMES = 4.0
 _LIGHT = 0.2
-"""Share of the sustainable load that counts as none."""
+"""Share of the sustainable load that counts as no overload."""
 _P99_TIMES = 3.0
 _MEMORY_TIMES = 1.2
 _BACK_SECONDS = 5.0
@@ -33,7 +32,7 @@ _SHED = "RESOURCE_EXHAUSTED"
 _SHED_BY_PODS = "vireo_rpcs_shed_total"
 _SAMPLE = 0.5
 _SENDERS = 2
-"""Viewers whom the flood asks for, a process of h2load each."""
+"""Viewers that the flood asks for, a process of h2load each."""
 _METHOD = "vireo.v1.RecommendationService/Recommend"
 
 
@@ -42,17 +41,17 @@ async def run(chain: Chain) -> CaseResult:
     findings, plan = chain.findings, chain.plan
     ports = chain.pods().values()
     sustainable = await chain.sustainable_rate()
-    findings.tell(f"{sustainable:.0f} requests a second are sustainable")
+    findings.progress(f"{sustainable:.0f} requests a second are sustainable")
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
-    memory, before = [_memory(chain)], await counted(ports)
+    memory, before = [chain.stack.memory()], await counted(ports)
     async with (
         _flood(chain, (_TIMES - _LIGHT) * sustainable) as flood,
         chain.load(rate=_LIGHT * sustainable) as load,
     ):
         while not flood.done():
             await asyncio.sleep(_SAMPLE)
-            memory.append(_memory(chain))
+            memory.append(chain.stack.memory())
     over, counts = time.monotonic(), await counted(ports)
     async with chain.load(rate=_LIGHT * sustainable) as after:
         back = await findings.until_full(after, over)
@@ -70,27 +69,27 @@ async def run(chain: Chain) -> CaseResult:
 
 
 @asynccontextmanager
-async def _flood(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[Volley]]:
+async def _flood(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[LoadResult]]:
     """Yield the task that sends `rate` requests a second for the time of the plan."""
     with TemporaryDirectory() as name:
-        folder, shots = Path(name), []
+        folder, prepared = Path(name), []
         for number, viewer in enumerate(chain.viewers[:_SENDERS]):
             request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
-            answer = recommendation_pb2.RecommendResponse()  # what comes back isn't looked at
+            answer = recommendation_pb2.RecommendResponse()  # not compared
             deadline = f"grpc-timeout: {chain.plan.deadline:.0f}S"
-            shots.append(Shot.of(folder / f"viewer-{number}", request, answer, [deadline]))
+            prepared.append(Prepared.of(folder / f"viewer-{number}", request, answer, [deadline]))
         url = f"http://{chain.settings.edge}/{_METHOD}"
         requests = int(rate * chain.plan.overload)
-        fire = Target("the edge", url, shots, folder, senders=_SENDERS).fire
-        firing = asyncio.create_task(fire(0, _SENDERS, requests, rate, max_wrong=math.inf))
+        load = Target("the edge", url, prepared, folder, senders=_SENDERS).load
+        flood = asyncio.create_task(load(0, _SENDERS, requests, rate, max_wrong=math.inf))
         try:
-            yield firing
+            yield flood
         finally:
-            await firing
+            await flood
 
 
 def _judge(findings: Findings, light: list[Answer], overload: list[Answer], *, timed: bool) -> None:
-    """Compare the answers under overload with those without."""
+    """Compare the answers under overload with those of a light load."""
     accepted = [each for each in overload if not each.failure]
     shed = [each for each in overload if each.failure.startswith(_SHED)]
     degraded = sum(bool(each.degradations) for each in accepted)
@@ -111,9 +110,3 @@ def _judge(findings: Findings, light: list[Answer], overload: list[Answer], *, t
         f"{under_load:.3f} s ({unloaded:.3f} s without overload); {len(shed)} shed, p99 "
         f"{refused:.3f} s"
     )
-
-
-def _memory(chain: Chain) -> int:
-    """Return the resident bytes of all pods."""
-    pids = [chain.process(name).pid for name in chain.pods()]
-    return sum(psutil.Process(pid).memory_info().rss for pid in pids if pid is not None)
