@@ -18,7 +18,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 _CONNECTIONS = 20
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"
 _MAX_WAIT = 0.03
-"""Seconds after which an abandoned call has been given up: before, during or after its work."""
+"""Seconds within which a call is abandoned: before, during or after its work."""
 _DEADLINE = 600.0
 
 
@@ -26,7 +26,7 @@ class Attackers:
     """Attacks on the edge. Use it as a context: at its end all leave."""
 
     def __init__(self, target: str, viewers: Sequence[str], seed: int = 0) -> None:
-        """Take the edge's address and the viewers to ask for."""
+        """Start with no call; `target` is the edge, `viewers` are whom to ask for."""
         self.ended: Counter[str] = Counter()
         """How many calls ended, by kind and status."""
         self._target = target
@@ -44,7 +44,7 @@ class Attackers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Leave: every call that is still open is given up."""
+        """Abandon every call that is still open."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -52,14 +52,14 @@ class Attackers:
             await channel.close()
 
     async def watch(self, count: int, rate: float) -> None:
-        """Open so many health watches at a rate, and hold them."""
+        """Open `count` health watches at a rate, and hold them."""
         async for channel in self._paced(count, rate):
             stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Watch(health_pb2.HealthCheckRequest(), metadata=self._forged())
             self._hold(self._until_ended("watch", call))
 
     async def stay_silent(self, count: int, rate: float) -> None:
-        """Open so many calls at a rate, every other without a deadline, and send no message."""
+        """Open `count` calls at a rate, every other without a deadline, and send no message."""
         number = itertools.count()
         async for channel in self._paced(count, rate):
             method: Any = channel.stream_unary(_RECOMMEND)
@@ -68,7 +68,7 @@ class Attackers:
             self._hold(self._until_ended("silent", call))
 
     async def abandon(self, count: int, rate: float) -> None:
-        """Ask for so many slates at a rate, and give each up at random."""
+        """Ask for `count` slates at a rate, and abandon each at random."""
         async for channel in self._paced(count, rate):
             self._hold(self._abandoned(RecommendationServiceStub(channel)))
 

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from bench.chaos.findings import Findings
@@ -27,22 +27,19 @@ from server.stack.state import ProcessState
 
 _POLL = 0.05
 _CALLERS = 8
-"""That ask one after the other: enough to keep the stack busy, too few to be shed."""
+"""Closed-loop callers: enough to keep the stack busy, too few to be shed."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A stack that serves, on this machine."""
+    """A stack that serves, on this machine, while a case is run."""
 
     stack: OwnStack
     dataset: str
     viewers: Sequence[str]
-    """Whom to ask for."""
+    """Ids to ask for."""
     plan: ChaosPlan
     findings: Findings
-    """Of the case that is run."""
-    endpoints: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the file of endpoints is changed."""
 
     @property
     def settings(self) -> StackSettings:
@@ -58,12 +55,8 @@ class Chain:
 
     def load(self, rate: float | None = None, deadline: float | None = None) -> SteadyLoad:
         """Return steady load on the edge, by default that of the plan."""
-        return SteadyLoad(
-            self.settings.edge,
-            self.viewers,
-            rate or self.plan.rate,
-            deadline or self.plan.deadline,
-        )
+        plan, edge = self.plan, self.settings.edge
+        return SteadyLoad(edge, self.viewers, rate or plan.rate, deadline or plan.deadline)
 
     async def sustainable_rate(self) -> float:
         """Return how many full answers a second a few callers get."""
@@ -85,16 +78,28 @@ class Chain:
             for number, port in enumerate(self.settings.pod_ports(kind), start=1)
         }
 
-    async def host(self, cluster: str, address: str) -> Host | None:
-        """Return a pod as Envoy sees it; None if it doesn't know it."""
-        return (await hosts(self.settings.admin_port, cluster)).get(address)
+    async def host(self, kind: str, address: str) -> Host:
+        """Return a pod as Envoy sees it: unhealthy and never asked if Envoy doesn't know it."""
+        known = await hosts(self.settings.admin_port, kind)
+        return known.get(address, Host(healthy=False, checked_out=False, requests=0))
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
-        host = await self.host(name.rpartition("-")[0], f"127.0.0.1:{self.process(name).port}")
-        if host is None:
-            raise VireoError(f"Envoy knows no {name}")
-        return host
+        return await self.host(name.rpartition("-")[0], f"127.0.0.1:{self.pods()[name]}")
+
+    async def until_pod(
+        self,
+        name: str,
+        holds: Callable[[Host], bool],
+        otherwise: str,
+        patience: float | None = None,
+    ) -> float:
+        """Return the seconds until `holds` of one of the stack's own pods; see `Findings.until`."""
+
+        async def held() -> bool:
+            return holds(await self.pod_host(name))
+
+        return await self.findings.until(held, otherwise, patience)
 
     async def until_well(self) -> None:
         """Return once every process is healthy, and every pod also in Envoy's eyes.
@@ -104,20 +109,29 @@ class Chain:
         """
 
         async def well() -> bool:
-            if self._ill():
-                return False
             known = [await hosts(self.settings.admin_port, kind) for kind in POD_KINDS]
-            expected = [len(self.settings.pod_ports(kind)) for kind in POD_KINDS]
-            return [len(each) for each in known] == expected and all(
-                host.healthy for each in known for host in each.values()
+            return (
+                not self._ill()
+                and [len(each) for each in known] == [len(self.pods(kind)) for kind in POD_KINDS]
+                and all(host.healthy for each in known for host in each.values())
             )
 
         if await self.findings.until(well) > self.plan.patience:
-            raise VireoError(f"the stack is not well: {', '.join(self._ill())}")
+            ill = ", ".join(f"{name}: {state}" for name, state in self._ill().items())
+            raise VireoError(f"the stack is not well: {ill}")
 
-    def _ill(self) -> list[str]:
+    async def until_healthy(self, names: Iterable[str]) -> float:
+        """Return the seconds until the supervisor finds all of these processes healthy."""
+        wanted = set(names)
+
+        async def healthy() -> bool:
+            return wanted.isdisjoint(self._ill())
+
+        return await self.findings.until(healthy)
+
+    def _ill(self) -> dict[str, str]:
         processes = self.stack.state().processes
-        return [f"{each.name}: {each.state}" for each in processes if each.state != "healthy"]
+        return {each.name: each.state for each in processes if each.state != "healthy"}
 
     # What is done to it.
 
@@ -130,22 +144,20 @@ class Chain:
         return pid
 
     async def replaced(self, name: str, number: signal.Signals) -> float:
-        """Send a signal that ends a pod; return the seconds until Envoy sends to another there."""
+        """Send a signal that ends a pod; return the seconds until Envoy calls its successor."""
         pid = self.send(name, number)
 
         async def back() -> bool:
             process = self.process(name)
             return process.pid not in (None, pid) and process.state == "healthy"
 
-        async def sent_to() -> bool:
-            return (await self.pod_host(name)).healthy
-
         took = await self.findings.until(back, f"{name} did not come back")
-        return took + await self.findings.until(sent_to, f"{name} got no calls again")
+        called = await self.until_pod(name, lambda h: h.healthy, f"{name} got no calls again")
+        return took + called
 
     @asynccontextmanager
     async def held_down(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Kill processes, and again each time when the supervisor has started them anew."""
+        """Kill processes, and again each time that the supervisor has restarted them."""
         names = frozenset(names)
 
         def kill() -> None:
@@ -156,8 +168,8 @@ class Chain:
 
         async def keep_killing() -> None:
             while True:
-                kill()
                 await asyncio.sleep(_POLL)
+                kill()
 
         kill()
         killing = asyncio.create_task(keep_killing())
@@ -168,40 +180,30 @@ class Chain:
             with contextlib.suppress(asyncio.CancelledError):
                 await killing
 
-    async def until_healthy(self, names: Iterable[str]) -> float:
-        """Return the seconds until the supervisor finds all of these processes healthy."""
-        wanted = set(names)
-
-        async def healthy() -> bool:
-            processes = self.stack.state().processes
-            return all(each.state == "healthy" for each in processes if each.name in wanted)
-
-        return await self.findings.until(healthy)
-
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
         """Have discovery find further pods, by kind and "address:port", until the block ends."""
-        await self._list(places, present=True)
+        self._list(places, present=True)
         try:
             yield
         finally:
-            await self._list(places, present=False)
+            self._list(places, present=False)
 
             async def gone() -> bool:
-                return not any([await self.host(kind, at) for kind, at in places.items()])
+                admin = self.settings.admin_port
+                return not any([at in await hosts(admin, kind) for kind, at in places.items()])
 
             await self.findings.until(gone)
 
-    async def _list(self, places: Mapping[PodKind, str], *, present: bool) -> None:
+    def _list(self, places: Mapping[PodKind, str], *, present: bool) -> None:
         path = self.stack.home.stack / "endpoints.json"
-        async with self.endpoints:
-            document = EndpointsDocument.model_validate_json(path.read_bytes()).model_dump()
-            for kind, address in places.items():
-                others = [each for each in document[kind]["production"] if each != address]
-                document[kind]["production"] = [*others, address] if present else others
-            fresh = path.with_suffix(".new")
-            fresh.write_text(EndpointsDocument.model_validate(document).model_dump_json(indent=2))
-            fresh.replace(path)
+        document = EndpointsDocument.model_validate_json(path.read_bytes()).model_dump()
+        for kind, address in places.items():
+            others = [each for each in document[kind]["production"] if each != address]
+            document[kind]["production"] = [*others, address] if present else others
+        fresh = path.with_suffix(".new")
+        fresh.write_text(EndpointsDocument.model_validate(document).model_dump_json(indent=2))
+        fresh.replace(path)
 
     def further_pod(self, kind: PodKind) -> ProcessSpec:
         """Return one pod more than the stack has of a kind, as the stack would run it."""
@@ -218,8 +220,8 @@ class Chain:
 
         Args:
             spec: what to run; its own probe is not used.
-            host: the address at which its services' health is asked for.
-            before: what goes before its command line.
+            host: address at which to check the health of its services.
+            before: prefix of its command line.
 
         Raises:
             VireoError: it ended, or did not become healthy.

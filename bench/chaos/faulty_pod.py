@@ -1,7 +1,6 @@
-"""A pod that lies: it hands each call to a real pod, and answers worse than that one did.
+"""A pod of every kind that forwards each call to a real pod and spoils the answer.
 
-It is a pod of every kind at once. `python -m bench.chaos.faulty_pod PORT FAULT TARGET…`, a target
-as candidate=127.0.0.1:8120.
+Run it by `python -m bench.chaos.faulty_pod PORT FAULT candidate=127.0.0.1:8120 …`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class FaultyMethod:
     """One method: 60% UNAVAILABLE, 50 times slower, or NaN in place of each score."""
 
     def __init__(self, fault: str, method: MethodDescriptor, real: grpc.aio.Channel) -> None:
-        """Have calls of `method` answered by a real pod; `fault`: unavailable, slow or nan."""
+        """Forward calls of `method` to `real`; `fault` is unavailable, slow or nan."""
         self._fault = fault
         request, response = map(GetMessageClass, (method.input_type, method.output_type))
         self._ask: Any = real.unary_unary(

@@ -1,4 +1,4 @@
-"""What a case finds, and how its answers are judged."""
+"""Judgement of answers, and the findings of a case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,18 +16,15 @@ from vireo.v1.viewer_pb2 import Degradation
 
 from bench.load import PAGE, Answer, SteadyLoad
 
-_NAMES: Mapping[int, str] = {
-    number: name.removeprefix("DEGRADATION_").lower() for name, number in Degradation.items()
-}
 _UNREAD = frozenset({"features_missing", "features_stale"})
-"""What has been watched may then be unknown."""
+"""Degradations under which a gateway may not know what has been watched."""
 _MAX_KINDS = 3
-"""Of failures that a note lists."""
-_LATE = 0.2
-"""Seconds by which the load may be late without a word about it."""
+"""Kinds of failures that a note lists."""
+_MAX_LATE = 0.2
+"""Seconds by which the load may leave late without a note."""
 _POLL = 0.1
 _FULL_SECONDS = 2.0
-"""For so long all answers must have been full."""
+"""Seconds of full answers after which an outage counts as over."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,8 @@ class CaseResult:
     case: int
     requests: int
     failed: int
-    """Requests without a right answer, those aside that the case states to be lost."""
+    """Requests without a right answer, except those that the case allows to be lost."""
     degraded: int
-    """Answers that say that they are less than full."""
     holds: bool | None
     """Whether all that is stated holds; None if the case can't be run here."""
     note: str
@@ -47,16 +43,17 @@ class CaseResult:
 
 
 def degradations(answer: Answer) -> frozenset[str]:
-    """Return in which ways an answer says to be less than full, "ranking_skipped" for example."""
-    return frozenset(_NAMES[number] for number in answer.degradations)
+    """Return the names of an answer's degradations, such as "ranking_skipped"."""
+    names = (Degradation.Name(number) for number in answer.degradations)  # type: ignore[arg-type]
+    return frozenset(name.removeprefix("DEGRADATION_").lower() for name in names)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Tells right answers from wrong ones."""
+    """Judges answers."""
 
     watched: Mapping[str, frozenset[str]]
-    """The video ids that each viewer has watched."""
+    """Ids of the videos that each viewer has watched."""
 
     def fault(self, answer: Answer) -> str:
         """Return what is wrong with an answer, or why there is none; empty if it is right."""
@@ -78,30 +75,19 @@ class Judge:
         return not answer.degradations and not self.fault(answer)
 
 
+@dataclass
 class Findings:
-    """Gathers what a case finds."""
+    """What a case has found so far."""
 
-    def __init__(
-        self,
-        case: int,
-        judge: Judge,
-        log: Path,
-        patience: float = 60.0,
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            case: its number.
-            judge: of its answers.
-            log: file that lists failures.
-            patience: seconds after which nothing is waited for any longer.
-            tell: shows progress.
-        """
-        self._case, self.judge, self._log = case, judge, log
-        self._patience, self.tell = patience, tell
-        self._broken: list[str] = []
-        self._notes: list[str] = []
+    case: int
+    judge: Judge
+    log: Path
+    """File that lists failures."""
+    patience: float = 60.0
+    """Maximum seconds to wait for anything."""
+    progress: Callable[[str], None] = print
+    _broken: list[str] = field(default_factory=list)
+    _notes: list[str] = field(default_factory=list)
 
     def must(self, holds: bool, otherwise: str) -> None:
         """Have the case fail unless `holds`, for the reason given."""
@@ -111,7 +97,7 @@ class Findings:
     def note(self, text: str) -> None:
         """Add what was measured, and show it."""
         self._notes.append(text)
-        self.tell(text)
+        self.progress(text)
 
     async def until(
         self,
@@ -119,26 +105,23 @@ class Findings:
         otherwise: str = "",
         patience: float | None = None,
     ) -> float:
-        """Return the seconds until `condition` held; infinite if patience ran out.
+        """Return the seconds until `condition` held, polling it; infinity after `patience`.
 
-        Args:
-            condition: asked over and over.
-            otherwise: for this reason the case fails then, unless it is empty.
-            patience: seconds, instead of the case's.
+        The case fails then, for the reason `otherwise`, unless that is empty.
         """
         started = time.monotonic()
         while not await condition():
-            if time.monotonic() - started > (self._patience if patience is None else patience):
+            if time.monotonic() - started > (self.patience if patience is None else patience):
                 self.must(not otherwise, otherwise)
                 return math.inf
             await asyncio.sleep(_POLL)
         return time.monotonic() - started
 
     async def until_full(self, load: SteadyLoad, since: float) -> float:
-        """Return the seconds from `since` until the last answer left that wasn't full.
+        """Return the seconds from `since` until the last request left whose answer wasn't full.
 
-        0 if none did. It is known once full answers alone have come for two seconds; infinite if
-        patience ran out. Times are `time.monotonic`'s.
+        0 if none did. It is known once only full answers have come for two seconds; infinity after
+        `patience`. Times are those of `time.monotonic`.
         """
 
         def last() -> float:
@@ -152,25 +135,29 @@ class Findings:
         return took if math.isinf(took) else last() - since
 
     def result(self, *loads: SteadyLoad, lost: Sequence[str] = ()) -> CaseResult:
-        """Return the case's line.
+        """Return the case's line, and list its failures in the log.
 
         Args:
             loads: all of its requests.
-            lost: status codes that may be answered; any other failure breaks the case.
+            lost: status codes that callers may get; any other failure breaks the case.
         """
         answers = [answer for load in loads for answer in load.answers]
         faults = [(answer, fault) for answer in answers if (fault := self.judge.fault(answer))]
         failed = [(answer, fault) for answer, fault in faults if fault.split(":")[0] not in lost]
-        self._show(failed)
+        with self.log.open("a") as file:
+            for answer, fault in failed:
+                left = datetime.now(UTC) - timedelta(seconds=time.monotonic() - answer.at)
+                entry = {"case": self.case, "left": left.isoformat(), "seconds": answer.seconds}
+                file.write(json.dumps({**entry, "viewer": answer.viewer_id, "fault": fault}) + "\n")
         kinds = Counter(fault for _, fault in failed).most_common(_MAX_KINDS)
         listed = ", ".join(f"{count} times {fault}" for fault, count in kinds)
         self.must(not failed, f"failed: {listed}")
         self.must(bool(answers), "nothing was asked")
         late = max((seconds for load in loads for seconds in load.departures), default=0.0)
-        if late > _LATE:
+        if late > _MAX_LATE:
             self._notes.append(f"the load itself was up to {late:.1f} s late")
         return CaseResult(
-            case=self._case,
+            case=self.case,
             requests=len(answers),
             failed=len(failed),
             degraded=sum(bool(answer.degradations) for answer in answers),
@@ -180,12 +167,4 @@ class Findings:
 
     def skipped(self, why: str) -> CaseResult:
         """Return the line of a case that can't be run here."""
-        return CaseResult(self._case, 0, 0, 0, None, f"skipped: {why}")
-
-    def _show(self, failed: Sequence[tuple[Answer, str]]) -> None:
-        """List every failure in the log: when it left, what it took, and what was wrong."""
-        with self._log.open("a") as file:
-            for answer, fault in failed:
-                left = datetime.now(UTC) - timedelta(seconds=time.monotonic() - answer.at)
-                words = {"case": self._case, "left": left.isoformat(), "seconds": answer.seconds}
-                file.write(json.dumps({**words, "viewer": answer.viewer_id, "fault": fault}) + "\n")
+        return CaseResult(self.case, 0, 0, 0, None, f"skipped: {why}")

@@ -1,16 +1,13 @@
-"""The home of the stack under test: a copy of what it serves, since faults are done to it."""
+"""The home of the stack under test: a copy of what it serves, since faults damage it."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from bench.stack import VIREO, OwnStack, own_stack, stack_environment
+from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
 from server.errors import VireoError
 from server.home import Home
 
@@ -19,10 +16,10 @@ _PROFILE = "quick"
 
 
 def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -> OwnStack:
-    """Return a stack whose home, below `home`, has a release published; each `bench` has its own.
+    """Return a stack in a home of its own below `home`, one for each `bench`.
 
-    The release is the newest that was trained on the data set in `home`; if there is none, a small
-    one is trained.
+    It serves the newest release that was trained on the data set in `home`; if there is none, a
+    small one is trained.
 
     Raises:
         VireoError: there is none and the data can't be fetched, or the features aren't in SQLite.
@@ -49,24 +46,14 @@ def _trained(home: Home, dataset: str) -> bool:
 
 
 def _small(home: Home, dataset: str, console: Console) -> Home:
-    """Return a home with a release that is hardly trained, kept for the next time."""
+    """Return a home with a briefly trained release, kept for the next time."""
     small = Home(home.root / "bench" / "chaos" / "release")
     if _trained(small, dataset):
         return small
     if dataset != _FETCHED:
         raise VireoError(f"nothing was trained on {dataset}; do it: vireo train --data {dataset}")
-    started = time.monotonic()
     console.print(f"training a small release on {dataset}, since {home.root} has none")
     environment = stack_environment(small)
-    _run(["data", "fetch", dataset], environment)
-    _run(["train", "--data", dataset, "--profile", _PROFILE, "--no-refit"], environment)
-    console.print(f"trained in {time.monotonic() - started:.0f} s")
+    run_vireo(["data", "fetch", dataset], environment)
+    run_vireo(["train", "--data", dataset, "--profile", _PROFILE, "--no-refit"], environment)
     return small
-
-
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run a `vireo` command; raise VireoError with its last words if it fails."""
-    done = subprocess.run([*VIREO, *arguments], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        words = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise VireoError(f"vireo {' '.join(arguments)} failed: {words}")

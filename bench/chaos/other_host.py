@@ -20,40 +20,34 @@ class NoNamespaceError(VireoError):
 
 @dataclass(frozen=True)
 class OtherHost:
-    """A network namespace and its address, as it is reached from here."""
+    """A network namespace."""
 
-    name: str
     address: str
+    """IP address, reachable from here."""
     cable: str
-    """The end that is here."""
-
-    @property
-    def enter(self) -> tuple[str, ...]:
-        """What goes before a command line to run it there."""
-        return ("ip", "netns", "exec", self.name)
+    """The device at this end."""
+    enter: tuple[str, ...]
+    """Prefix of a command line that runs there."""
 
     def cut(self) -> None:
-        """From now on all that is sent there is addressed to nobody, and dropped without a word.
+        """Have all that is sent there addressed to nobody, and so dropped silently.
 
-        So it is in every kernel; dropping by rule takes modules that not all have.
+        Every kernel can do that; to drop by rule takes modules that not all have.
         """
-        _ip("neigh", "replace", self.address, *("lladdr", _NOBODY, "nud", "permanent"), *self._by)
+        nobody = ("lladdr", _NOBODY, "nud", "permanent", "dev", self.cable)
+        _ip("neigh", "replace", self.address, *nobody)
 
     def mend(self) -> None:
-        """Has the right hardware address asked for again."""
-        _ip("neigh", "del", self.address, *self._by)
-
-    @property
-    def _by(self) -> tuple[str, str]:
-        return ("dev", self.cable)
+        """Have the right hardware address asked for again."""
+        _ip("neigh", "del", self.address, "dev", self.cable)
 
 
 @contextmanager
 def other_host(number: int) -> Iterator[OtherHost]:
-    """The host, until the block ends.
+    """Yield a host that exists until the block ends.
 
     Args:
-        number: 0 to 255, another for each at a time.
+        number: 0 to 255, unique among those that exist at a time.
 
     Raises:
         NoNamespaceError: it can't be made.
@@ -61,7 +55,7 @@ def other_host(number: int) -> Iterator[OtherHost]:
     name, here, there = (f"{kind}{os.getpid()}" for kind in ("vireo-", "vrh", "vrt"))
     # 198.18.0.0/15 is set aside for benchmarks.
     subnet = f"198.18.{number}"
-    host = OtherHost(name, f"{subnet}.2", here)
+    host = OtherHost(f"{subnet}.2", here, ("ip", "netns", "exec", name))
     try:
         _ip("netns", "add", name)
         _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
@@ -72,14 +66,14 @@ def other_host(number: int) -> Iterator[OtherHost]:
             _ip("-n", name, "link", "set", device, "up")
         yield host
     finally:
-        for words in (("link", "del", here), ("netns", "del", name)):
-            subprocess.run(["ip", *words], capture_output=True, check=False)
+        for arguments in (("link", "del", here), ("netns", "del", name)):
+            subprocess.run(["ip", *arguments], capture_output=True, check=False)
 
 
-def _ip(*words: str) -> None:
+def _ip(*arguments: str) -> None:
     try:
-        subprocess.run(["ip", *words], capture_output=True, text=True, check=True)
+        subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
         raise NoNamespaceError("the program ip is missing (package iproute2)") from error
     except subprocess.CalledProcessError as error:
-        raise NoNamespaceError(f"ip {' '.join(words)}: {error.stderr.strip()}") from error
+        raise NoNamespaceError(f"ip {' '.join(arguments)}: {error.stderr.strip()}") from error

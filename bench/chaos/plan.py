@@ -1,4 +1,4 @@
-"""How much of each fault there is, and how long what must follow may take."""
+"""How much of each fault there is, and the time limits."""
 
 from __future__ import annotations
 
@@ -13,42 +13,38 @@ class ChaosPlan:
     """All times in seconds."""
 
     rate: float = 80.0
-    """Requests a second of the steady load, if the stack sustains so many."""
+    """Requests a second of the steady load, at most `share` of what the stack sustains."""
     share: float = 0.4
-    """At most this share of what the stack sustains: faults are not to be overload too."""
     deadline: float = 2.0
-    """That each of them has."""
     viewers: int = 200
     quiet: float = 4.0
     """Load before a fault, to compare with."""
     settle: float = 2.0
-    """Load after a fault and what it led to."""
+    """Load after a fault."""
     timed: bool = True
-    """Whether the stated times are judged; else whatever must follow may take `patience`."""
+    """Whether stated times are judged; else anything may take `patience`."""
     patience: float = 60.0
-    """After which nothing is waited for any longer."""
+    """Maximum wait for anything."""
 
     killed_requests: int = 20_000
-    """Killing goes on for as many."""
+    """Minimum requests while pods are killed."""
     killed_pods: tuple[str, ...] = (*_FIRST, *_SECOND)
-    """Killed in turn, each one time at least."""
+    """Killed in turn, each once at least."""
     restarted_pods: tuple[str, ...] = (*_FIRST, *_SECOND)
-    """Restarted one after another."""
     restart_rounds: int = 2
-    """How often all of them are."""
     hang: float = 20.0
     hanging_pods: tuple[str, ...] = _FIRST
     faulty: float = 10.0
-    """Of each kind of faulty pod."""
+    """Time with each kind of faulty pod."""
     outage: float = 6.0
-    """Of all pods of a kind, or of the feature store."""
+    """Time without a kind of pod, or the feature store."""
     control_outage: float = 60.0
     overload: float = 30.0
     cut: float = 12.0
-    """Of a pod's network."""
+    """Time without network."""
     short_deadline: float = 0.005
     short_deadline_rate: float = 200.0
-    """Requests a second; next to nothing is done for each."""
+    """Requests a second."""
     short_deadline_seconds: float = 10.0
 
     watchers: int = 5000
@@ -71,7 +67,7 @@ SHORT = ChaosPlan(
     timed=False,
     patience=180.0,
     killed_requests=60,
-    killed_pods=("candidate-1", "ranking-1"),
+    killed_pods=_FIRST,
     restarted_pods=("gateway-1",),
     restart_rounds=1,
     hang=6.0,
@@ -87,4 +83,4 @@ SHORT = ChaosPlan(
     silent_calls=50,
     abandoned_calls=100,
 )
-"""The form for CI: each fault once and for a short time, and no time is judged."""
+"""For CI: each fault once and briefly; no time is judged."""

@@ -1,4 +1,4 @@
-"""Runs the cases on a stack of its own, one after the other."""
+"""Run the cases on a stack of its own, one after the other."""
 
 from __future__ import annotations
 
@@ -66,25 +66,27 @@ def run_chaos(
     judge = _judge(stack.home, dataset, plan.viewers)
     with stack.running():
         for number in numbers:
-            tell = partial(_tell, console, number)
+            progress = partial(_print, console, number)
             log = stack.home.logs / "failures.jsonl"
-            findings = Findings(number, judge, log, plan.patience, tell)
+            findings = Findings(number, judge, log, plan.patience, progress)
             chain = Chain(stack, dataset, list(judge.watched), plan, findings)
-            tell(CASES[number].title)
+            progress(CASES[number].title)
             if number == numbers[0]:
                 plan = asyncio.run(_affordable(chain))
             yield asyncio.run(_run(number, replace(chain, plan=plan)))
 
 
-def _tell(console: Console, number: int, line: str) -> None:
+def _print(console: Console, number: int, line: str) -> None:
     console.print(f"{number}: {line}", soft_wrap=True)
 
 
 async def _affordable(chain: Chain) -> ChaosPlan:
-    """Return the plan with a rate that leaves this machine room."""
+    """Return the plan with a rate that this machine sustains with ease."""
     plan, sustainable = chain.plan, await chain.sustainable_rate()
     rate = max(_MIN_RATE, min(plan.rate, plan.share * sustainable))
-    chain.findings.tell(f"{sustainable:.0f} requests a second are sustainable; it gets {rate:.0f}")
+    chain.findings.progress(
+        f"{sustainable:.0f} requests a second are sustainable; it gets {rate:.0f}"
+    )
     return replace(plan, rate=rate)
 
 
@@ -97,9 +99,9 @@ async def _run(number: int, chain: Chain) -> CaseResult:
 
 
 def _judge(home: Home, dataset: str, viewers: int) -> Judge:
-    """Who is asked for: viewers that the data set knows first, and strangers after them."""
+    """Return the judge of the viewers to ask for: the data set's first, then strangers."""
     watches = load_watches(home, dataset)
-    watches = watches[watches["part"] != "test"]  # what is held out, gateways don't know of
+    watches = watches[watches["part"] != "test"]  # gateways don't know what is held out
     by_viewer = watches.groupby("viewer_id", sort=False)["video_id"].agg(frozenset).head(viewers)
     known = {str(viewer): watched for viewer, watched in by_viewer.items()}
     strangers = (f"stranger-{number}" for number in range(viewers - len(known)))

@@ -1,4 +1,4 @@
-"""What pods count, and what Envoy says of the pods that it sends to."""
+"""Metrics of pods, and Envoy's view of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Host:
     """One pod as Envoy sees it."""
 
     healthy: bool
-    """Whether it would be sent to: it passes checks, and is neither ejected nor draining."""
+    """Whether it gets calls: it passes checks, and is neither ejected nor draining."""
     checked_out: bool
-    """Whether it fails the active health check: until it passes again it gets nothing."""
+    """Whether it fails the active health check."""
     requests: int
-    """Calls sent to it so far, health checks not counted."""
+    """Calls that it got so far, without health checks."""
 
 
 async def hosts(admin_port: int, cluster: str) -> dict[str, Host]:
@@ -54,11 +54,7 @@ async def active_requests(admin_port: int) -> int:
 
 
 async def counted(ports: Iterable[int]) -> Mapping[str, float]:
-    """Return the sum of each metric's samples over pods, by name alone: labels are summed over.
-
-    Args:
-        ports: where the pods answer calls; their metrics' ports follow from these.
-    """
+    """Return the sum of each metric's samples over labels and pods; `ports` are those of calls."""
     totals: defaultdict[str, float] = defaultdict(float)
     pages = (_read(port + METRICS_PORT_OFFSET, "metrics") for port in ports)
     for text in await asyncio.gather(*pages):

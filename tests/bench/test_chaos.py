@@ -77,6 +77,7 @@ def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> 
     results = list(run_chaos(home, DATASET, [1, 2, 3, 5, 6, 9, 10], SHORT, Console()))
     assert [result.case for result in results] == [1, 2, 3, 5, 6, 9, 10]
     assert [result for result in results if not result.holds] == []
+    assert "3 kills" in results[0].note, "a pod of each kind"
 
 
 def test_cases_are_numbered_from_one() -> None:

@@ -37,14 +37,14 @@ async def run(chain: Chain) -> CaseResult:
 
 
 async def _absent(chain: Chain) -> None:
-    """While it is dead one pod is killed and returns, and one is new where no other was."""
+    """While it is dead, kill a pod, which returns, and add one at a new address."""
     plan, findings, new = chain.plan, chain.findings, chain.further_pod("ranking")
     address = f"127.0.0.1:{new.port}"
     async with chain.further_process(new), AsyncExitStack() as listing:
         async with chain.held_down(["control"]):
             gone = time.monotonic()
             took = await chain.replaced(_KILLED, signal.SIGKILL)
-            findings.tell(f"{_KILLED} was killed and is back after {took:.1f} s")
+            findings.progress(f"{_KILLED} was killed and is back after {took:.1f} s")
             await listing.enter_async_context(chain.listed({"ranking": address}))
             await asyncio.sleep(max(0.0, gone + plan.control_outage - time.monotonic()))
         findings.note(f"{time.monotonic() - gone:.0f} s without it")
@@ -55,13 +55,10 @@ async def _takes_up(chain: Chain, address: str) -> None:
     """Check that the new pod is asked soon after the control plane answers again."""
     findings, control = chain.findings, f"127.0.0.1:{chain.settings.control_port}"
 
-    async def serving() -> bool:
-        return await asyncio.to_thread(partial(serves, control, ADS))
-
     async def asked() -> bool:
-        host = await chain.host("ranking", address)
-        return host is not None and host.requests > 0
+        return (await chain.host("ranking", address)).requests > 0
 
+    serving = partial(asyncio.to_thread, serves, control, ADS)
     await findings.until(serving, "the control plane did not come back")
     took = await findings.until(asked)
     limit = chain.plan.within(_TAKES_UP_SECONDS)
@@ -70,7 +67,7 @@ async def _takes_up(chain: Chain, address: str) -> None:
 
 
 async def _rejected(chain: Chain) -> None:
-    """Run a control plane whose edge routes are bad where the stack's own would be."""
+    """Run a control plane with bad edge routes in place of the stack's own."""
     findings = chain.findings
     endpoints = chain.stack.home.stack / "endpoints.json"
     spec = control_process(chain.settings, chain.s3, endpoints)
@@ -93,7 +90,7 @@ async def _rejected(chain: Chain) -> None:
         now = await _routes(chain)
         stays = now.get("version") == good.get("version")
         findings.must(stays, "the last good routes did not stay")
-        findings.must(bool(now.get("words")), "the snapshot has none of Envoy's words")
+        findings.must(bool(now.get("words")), "the snapshot has no message of Envoy's")
         findings.note(f"rejected: {str(now.get('words'))[:_MAX_LETTERS]!r}")
         await asyncio.sleep(chain.plan.settle)
     await findings.until(taken, "the good routes were not taken again")
@@ -106,13 +103,11 @@ async def _routes(chain: Chain) -> dict[str, Any]:
     """
     command = [*VIREO, "control", "snapshot", "--json"]
     done = await asyncio.to_thread(
-        partial(
-            subprocess.run,
-            command,
-            env=dict(chain.stack.environment),
-            capture_output=True,
-            timeout=_COMMAND_SECONDS,
-        )
+        subprocess.run,
+        command,
+        env=dict(chain.stack.environment),
+        capture_output=True,
+        timeout=_COMMAND_SECONDS,
     )
     for envoy in json.loads(done.stdout) if done.returncode == 0 else ():
         for resource in envoy["resources"] if envoy["connected"] else ():

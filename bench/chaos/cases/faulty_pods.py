@@ -16,7 +16,7 @@ from server.stack.settings import POD_KINDS, PodKind
 _FAULTS: dict[str, tuple[str, tuple[PodKind, ...]]] = {
     "unavailable": (f"{UNAVAILABLE_SHARE:.0%} UNAVAILABLE", POD_KINDS),
     "slow": (f"{SLOWER} times slower", POD_KINDS),
-    # Nobody stands between a gateway's scores and the caller.
+    # Nothing checks a gateway's scores on the way to the caller.
     "nan": ("NaN scores", ("candidate", "ranking")),
 }
 _PORT_OFFSET = 90
@@ -40,11 +40,10 @@ async def run(chain: Chain) -> CaseResult:
 
 
 async def _asked(chain: Chain, kinds: tuple[PodKind, ...], address: str) -> dict[PodKind, int]:
-    """Return how often the pod was asked as each kind, once it was at all and the time is over."""
+    """Return the calls that the pod got as each kind, once the time is over and it got some."""
 
     async def calls() -> dict[PodKind, int]:
-        hosts = {kind: await chain.host(kind, address) for kind in kinds}
-        return {kind: host.requests if host else 0 for kind, host in hosts.items()}
+        return {kind: (await chain.host(kind, address)).requests for kind in kinds}
 
     async def all_asked() -> bool:
         return all((await calls()).values())
@@ -55,7 +54,6 @@ async def _asked(chain: Chain, kinds: tuple[PodKind, ...], address: str) -> dict
 
 
 def _process(chain: Chain, fault: str, port: int) -> ProcessSpec:
-    first = {kind: chain.settings.pod_ports(kind)[0] for kind in POD_KINDS}
-    targets = [f"{kind}=127.0.0.1:{at}" for kind, at in first.items()]
+    targets = [f"{kind}=127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS]
     command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
     return ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))

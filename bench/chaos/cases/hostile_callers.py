@@ -10,13 +10,12 @@ from bench.chaos.findings import CaseResult
 from bench.chaos.views import active_requests, counted
 
 _HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
-"""Shares of the sustainable load. Abandoned calls are load too; the rest is left to the attackers,
-which share the machine."""
+"""Shares of the sustainable load; the rest is left to the attackers, which share the machine."""
 _GAUGES = ("vireo_rpcs_in_flight", "vireo_streams_open", "vireo_work_queued")
 
 
 async def run(chain: Chain) -> CaseResult:
-    """Attack for as long as the abandoned calls take, and look at what is left of it."""
+    """Attack for as long as the abandoned calls take; afterwards nothing may be left of it."""
     findings, plan = chain.findings, chain.plan
     sustainable = await chain.sustainable_rate()
     ports = chain.pods().values()

@@ -42,7 +42,7 @@ async def _without(
     fault: AbstractAsyncContextManager[None],
     declared: Collection[str],
 ) -> None:
-    """Check that answers say so while a part is missing, and no longer once it is back."""
+    """Check that answers declare that a part is missing, and no longer once it is back."""
     findings = chain.findings
     async with fault:
         gone = time.monotonic()
@@ -54,11 +54,10 @@ async def _without(
     during = [each for each in load.answers if gone <= each.at < until and not each.failure]
     silent = [each for each in during if not degradations(each) & set(declared)]
     findings.must(bool(during), f"{what}: nothing was answered")
-    when = [f"{each.at - gone:.1f}" for each in silent[:_MAX_SHOWN]]
+    when = ", ".join(f"{each.at - gone:.1f}" for each in silent[:_MAX_SHOWN])
     findings.must(
         not silent,
-        f"{what}: {len(silent)} of {len(during)} answers did not say so, first those asked for "
-        f"{', '.join(when)} s after it was gone",
+        f"{what}: {len(silent)} of {len(during)} answers did not say so, the first {when} s after",
     )
     ended = f"ended {ends:.1f} s after it was back" if math.isfinite(ends) else "did not end"
     findings.note(f"{what}: {len(during)} answers declared, which {ended}")
@@ -71,12 +70,12 @@ async def _dead(chain: Chain, kind: PodKind) -> AsyncIterator[None]:
     async with chain.held_down(names):
         yield
     if math.isinf(await chain.until_healthy(names)):
-        chain.findings.tell(f"not all {kind} pods came back")
+        chain.findings.progress(f"not all {kind} pods came back")
 
 
 @asynccontextmanager
 async def _emptied_store(chain: Chain) -> AsyncIterator[None]:
-    """Leave the gateways, which have the file open, an empty one."""
+    """Empty the file that the gateways have open."""
     path = online_store(chain.stack.home, chain.dataset)
     content = path.read_bytes()
     path.write_bytes(b"")
@@ -88,7 +87,7 @@ async def _emptied_store(chain: Chain) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _locked_store(chain: Chain) -> AsyncIterator[None]:
-    """Lock the file for one writer alone: a reader waits for as long as it has patience."""
+    """Lock the file for one writer: readers wait until their timeout."""
     path = online_store(chain.stack.home, chain.dataset)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")

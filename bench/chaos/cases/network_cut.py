@@ -33,20 +33,14 @@ async def _cut(chain: Chain, host: OtherHost) -> None:
     plan, findings = chain.plan, chain.findings
     specs = {kind: _pod(chain, kind, host) for kind in _KINDS}
     places = {kind: f"{host.address}:{spec.port}" for kind, spec in specs.items()}
-
-    async def requests() -> dict[PodKind, int]:
-        hosts = {kind: await chain.host(kind, place) for kind, place in places.items()}
-        return {kind: host.requests if host else 0 for kind, host in hosts.items()}
-
     before = dict.fromkeys(_KINDS, 0)
 
     async def used() -> bool:
-        now = await requests()
+        now = {kind: (await chain.host(kind, place)).requests for kind, place in places.items()}
         return all(now[kind] >= before[kind] + _TAKES_TRAFFIC for kind in _KINDS)
 
     async def out() -> bool:
-        hosts = [await chain.host(kind, place) for kind, place in places.items()]
-        return not any(host and host.healthy for host in hosts)
+        return not any([(await chain.host(kind, at)).healthy for kind, at in places.items()])
 
     async with AsyncExitStack() as stack:
         for spec in specs.values():
@@ -58,7 +52,8 @@ async def _cut(chain: Chain, host: OtherHost) -> None:
         try:
             took = await findings.until(out, "the cut host's pods were never taken out")
             await asyncio.sleep(max(0.0, plan.cut - took))
-            before |= await requests()
+            for kind, place in places.items():
+                before[kind] = (await chain.host(kind, place)).requests
         finally:
             host.mend()
         back = await findings.until(used, "the host's pods were not used again")

@@ -11,7 +11,7 @@ from bench.chaos.findings import CaseResult
 
 
 async def killed(chain: Chain) -> CaseResult:
-    """Kill pods in turn, each once the one before is back."""
+    """Kill pods in turn with SIGKILL, each once the one before is back."""
     plan, kills = chain.plan, 0
     async with chain.load() as load:
         await asyncio.sleep(plan.quiet)
@@ -20,21 +20,23 @@ async def killed(chain: Chain) -> CaseResult:
                 break
             took = await chain.replaced(name, signal.SIGKILL)
             kills += 1
-            chain.findings.tell(f"{name} back after {took:.1f} s; {len(load.answers)} answers")
+            chain.findings.progress(f"{name} back after {took:.1f} s; {len(load.answers)} answers")
             await asyncio.sleep(plan.settle)
     chain.findings.note(f"{kills} kills")
     return chain.findings.result(load)
 
 
 async def rolling(chain: Chain) -> CaseResult:
-    """Restart each pod once Envoy sends to the one before again."""
+    """Restart each pod once Envoy calls the one before again."""
     plan = chain.plan
     pods = plan.restart_rounds * plan.restarted_pods
     async with chain.load() as load:
         await asyncio.sleep(plan.quiet)
         for name in pods:
             took = await chain.replaced(name, signal.SIGTERM)
-            chain.findings.tell(f"{name} restarted in {took:.1f} s; {len(load.answers)} answers")
+            chain.findings.progress(
+                f"{name} restarted in {took:.1f} s; {len(load.answers)} answers"
+            )
         await asyncio.sleep(plan.settle)
     chain.findings.note(f"{len(pods)} restarts")
     return chain.findings.result(load)

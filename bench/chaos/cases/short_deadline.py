@@ -11,11 +11,11 @@ from bench.chaos.views import counted
 _RUN = "vireo_work_run_total"
 _ABANDONED = "vireo_work_abandoned_total"
 _UNDER_WAY = 0.5
-"""Seconds after which what was being run when its caller left has ended."""
+"""Seconds within which what runs when its caller leaves must end."""
 
 
 async def run(chain: Chain) -> CaseResult:
-    """Ask for next to no time, and then look whether any pod still works on it."""
+    """Ask with a deadline of 5 ms, then check that no pod goes on working."""
     findings, plan = chain.findings, chain.plan
     ports = chain.pods("candidate", "ranking").values()
     before = await counted(ports)
@@ -27,7 +27,7 @@ async def run(chain: Chain) -> CaseResult:
     after = await counted(ports)
     findings.must(_RUN in ended, f"pods show no {_RUN}")
     later = after[_RUN] - ended[_RUN]
-    findings.must(later == 0, f"{later:.0f} runs were begun for callers who had gone")
+    findings.must(later == 0, f"{later:.0f} runs were begun for callers who had left")
     full = sum(map(findings.judge.full, load.answers))
     findings.note(
         f"{sum(bool(each.failure) for each in load.answers)} got DEADLINE_EXCEEDED, {full} were "
