@@ -1,4 +1,4 @@
-"""What the towers gain from the time since a viewer's last watch.
+"""The gain of the towers from the time since a viewer's last watch.
 
     python -m bench.asked_gap --data ml-100k --profile demo --seeds 0 1 2
 

@@ -1,4 +1,4 @@
-"""Load on the edge: requests leave on a schedule, whether or not answers come back, or in turn."""
+"""Load on the edge: open loop on a schedule, or closed loop; every answer is kept."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 PAGE = 10
 """Videos asked for."""
 _CHANNELS = 4
-"""Connections, so that Envoy's threads all have some."""
+"""Connections, so that each of Envoy's threads has some."""
 _CLOSED_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request."""
 
     viewer_id: str
     at: float
-    """When it was to leave, `time.monotonic` seconds."""
+    """Scheduled departure, `time.monotonic` seconds."""
     seconds: float
-    """From then to the answer: a generator that falls behind doesn't hide it."""
+    """From then to the answer, so that it includes the delay of a generator that falls behind."""
     items: tuple[str, ...] = ()
     release_id: str = ""
     degradations: tuple[int, ...] = ()
     failure: str = ""
     """gRPC status and details if the call failed; then all else is empty."""
     scores: tuple[float, ...] = ()
-    """As many as items."""
+    """One for each item."""
 
 
 class SteadyLoad:
-    """Asks for viewers' slates, one after the other and over again. Use it as a context."""
+    """An open loop that asks for viewers' slates in turn. Use it as a context."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class SteadyLoad:
 
         Args:
             target: host:port of the edge.
-            viewers: whom to ask for.
+            viewers: ids to ask for.
             rate: requests a second.
-            deadline: seconds that each may take.
-            moment: when slates are said to be shown, Unix seconds; now if None. It is the same in
-                all requests, so that a viewer's slates are.
+            deadline: of each request, seconds.
+            moment: Unix seconds that slates are for, now if None; the same in all requests, so
+                that a viewer's slates are the same.
         """
         self.answers: list[Answer] = []
-        """Everything that has come back, in the order in which it did."""
+        """Everything that has come back, in that order."""
         self.departures: list[float] = []
-        """By how many seconds each request left late."""
+        """Seconds by which each request left late."""
         self._target, self._viewers = target, viewers
         self._rate, self._deadline = rate, deadline
         self._moment = int(time.time()) if moment is None else moment
@@ -84,7 +84,7 @@ class SteadyLoad:
         await self._running
 
     async def _run(self) -> None:
-        # Among so many answers Python's collector would stop everything for 0.1 s.
+        # With this many objects a garbage collection would stop everything for 0.1 s.
         gc.collect()
         gc.disable()
         try:
@@ -109,35 +109,31 @@ class SteadyLoad:
 async def closed_load(
     target: str, viewers: Sequence[str], callers: int, seconds: float
 ) -> list[Answer]:
-    """Have a few callers ask for a while, each again once it has its answer."""
+    """Return the answers that closed-loop callers get in some seconds."""
     answers: list[Answer] = []
     moment, until = int(time.time()), time.monotonic() + seconds
 
-    async def call(stub: _Stub, numbers: Sequence[str]) -> None:
-        for number in count():
+    async def call(stub: _Stub, number: int) -> None:
+        for turn in count(number, callers):
             if (at := time.monotonic()) > until:
                 return
-            viewer = numbers[number % len(numbers)]
+            viewer = viewers[turn % len(viewers)]
             answers.append(await _ask(stub, viewer, at, _CLOSED_SECONDS, moment))
 
     async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
         for number in range(callers):
-            own = viewers[number % len(viewers) :: callers]
-            group.create_task(call(stubs[number % _CHANNELS], own))
+            group.create_task(call(stubs[number % _CHANNELS], number))
     return answers
 
 
 @asynccontextmanager
 async def _stubs(target: str) -> AsyncIterator[list[_Stub]]:
     """Yield stubs of a few connections to the edge."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
     async with AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(
-                grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
-            )
-            for _ in range(_CHANNELS)
-        ]
-        yield [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in channels]
+        channels = (grpc.aio.insecure_channel(target, options) for _ in range(_CHANNELS))
+        opened = [await stack.enter_async_context(channel) for channel in channels]
+        yield [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in opened]
 
 
 async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int) -> Answer:
@@ -160,6 +156,6 @@ async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int
 
 
 def p99(answers: Sequence[Answer]) -> float:
-    """Return the 99th percentile of the answers' times, seconds; NaN of none."""
+    """Return the 99th percentile of the answers' latencies in seconds; NaN without answers."""
     seconds = [answer.seconds for answer in answers]
     return float(np.percentile(seconds, 99)) if seconds else float("nan")

@@ -1,4 +1,4 @@
-"""What the second fit does to the figures: the same step one watch earlier, which can be measured.
+"""The effect of the second fit: the same step one watch earlier, which can be measured.
 
     python -m bench.refit --data ml-100k --profile demo --seeds 0 1 2
 

@@ -1,4 +1,4 @@
-"""How far the figures depend on the seed: train, serve and test one release for each.
+"""The spread of the figures over seeds: train, serve and test one release for each.
 
     python -m bench.seeds --data ml-100k --profile demo --seeds 0 1 2
 
@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import psutil
 from rich.console import Console
 from scipy import stats
 
-from bench.stack import VIREO, stack_environment
+from bench.stack import run_vireo, stack_environment
 from server.errors import VireoError
 from server.home import Home
 
@@ -85,7 +84,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     environment = stack_environment(own)
     options = ["--data", data, "--profile", profile, "--seed", str(seed)]
     spent = train_seed(own, options, environment)
-    found = json.loads(_run(["evaluate", "served", "--data", data, "--json"], environment))
+    found = json.loads(run_vireo(["evaluate", "served", "--data", data, "--json"], environment))
     answers = found["answers"]
     if answers["failed"] or answers["degraded"]:
         raise VireoError(f"seed {seed} was not served in full, so it doesn't count: {answers}")
@@ -114,7 +113,7 @@ class Spent:
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    """Of all cores together; other work on the machine hardly changes it."""
+    """Total of all cores; other work on the machine hardly changes it."""
     finished: bool = False
 
 
@@ -127,7 +126,7 @@ def train_seed(own: Home, options: Sequence[str], environment: Mapping[str, str]
     started, cpu_started = time.monotonic(), _children_cpu_seconds()
     finished = False
     try:
-        _run(["train", *options], environment)
+        run_vireo(["train", *options], environment)
         finished = True
     finally:
         spent = Spent(
@@ -189,14 +188,6 @@ def _link(home: Home, own: Home) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(home.root / name, target_is_directory=True)
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Run a `vireo` command, showing its progress, and return what it printed."""
-    done = subprocess.run([*VIREO, *command], env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise VireoError(f"vireo {' '.join(command)} failed with code {done.returncode}")
-    return done.stdout
 
 
 if __name__ == "__main__":

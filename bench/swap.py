@@ -1,6 +1,4 @@
-"""Swaps releases back and forth under load, and checks that no answer is lost or mixed.
-
-    vireo bench swap --data ml-100k
+"""Swap releases back and forth under load, and check that no answer is lost or mixed.
 
 A stack of its own serves the newest release of a data set and a twin of it that orders slates
 otherwise. Before the load, every viewer's slate under each release is learned; under load, an
@@ -17,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from vireo.v1 import viewer_pb2
 
@@ -28,11 +25,9 @@ from server.home import Home
 from server.releases.manifest import Manifest, Quotas
 from server.releases.store import ReleaseStore
 from server.stack.s3 import embedded_s3
-from server.stack.state import ProcessState
 from training.evaluation.served import ask_in_full, serving_release
 from training.features.watches import load_watches
 
-_PODS = ("candidate-", "ranking-", "gateway-")
 _SWAP_SECONDS = 60.0
 _POLL = 0.1
 _LEARNERS = 8
@@ -40,7 +35,7 @@ _SETTLING = 1.0
 """Seconds after a swap that still count as swapping."""
 
 Slates = Mapping[tuple[str, str], tuple[str, ...]]
-"""By (release, viewer): the video ids of the slate, best first."""
+"""Video ids of a slate, best first, by release and viewer."""
 
 
 @dataclass(frozen=True)
@@ -51,54 +46,50 @@ class SwapPlan:
     rate: float = 60.0
     """Requests a second."""
     deadline: float = 2.0
-    """Seconds that each may take."""
+    """Seconds, of each request."""
     viewers: int = 200
     quiet_seconds: float = 20.0
     """Load without a swap, to compare with."""
     keep_previous_seconds: float = 5.0
-    """How long pods keep the release before; the default is too long to wait for 20 times."""
+    """How long pods keep the previous release; the default is too long to wait for 20 times."""
     pause_seconds: float = 6.0
-    """Between all pods serving one release and the next swap: longer than pods keep the release
-    before, so that each swap loads one."""
-
-
-@dataclass(frozen=True)
-class SwapResult:
-    """What `vireo bench swap` prints."""
-
-    swaps: int
-    requests: int
-    failed: int
-    """Requests without an answer."""
-    degraded: int
-    """Answers that declare a degradation, mixed ones included."""
-    mixed_declared: int
-    mixed_undeclared: int
-    """Answers that aren't the slate of the release that they declare, and don't say so."""
-    p99_before_seconds: float
-    p99_during_seconds: float
-    """Of the requests that left between a channel's change and a second after every pod served."""
-    p99_ratio: float
-    memory_growth: float
-    """Resident memory of all pods after the last swap over after the second."""
-    slowest_swap_seconds: float
-    """From the channel's change until every pod served the release."""
+    """Between all pods serving one release and the next swap: longer than pods keep the previous
+    release, so that each swap loads one."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of some requests."""
+    """How some requests ended."""
 
     failed: int
+    """Requests without an answer."""
     degraded: int
+    """Answers that declare a degradation, including mixed ones."""
     mixed_declared: int
     mixed_undeclared: int
+    """Answers that aren't the slate of the release that they declare, and don't say so."""
+
+
+@dataclass(frozen=True)
+class SwapResult(Counts):
+    """What `vireo bench swap` prints."""
+
+    swaps: int
+    requests: int
+    p99_before_seconds: float
+    p99_during_seconds: float
+    """p99 of requests that left between a channel's change and a second after every pod served."""
+    p99_ratio: float
+    memory_growth: float
+    """Resident memory of all pods after the last swap over that after the second."""
+    slowest_swap_seconds: float
+    """From the channel's change until every pod served the release."""
 
 
 def count(answers: Sequence[Answer], slates: Slates) -> Counts:
-    """Holds each answer against the slate of its viewer under the release that it declares.
+    """Compare each answer with the slate of its viewer under the release that it declares.
 
-    An answer with a degradation may be another slate: it says that it is less than full.
+    An answer with a degradation may be another slate.
     """
     failed = degraded = declared = undeclared = 0
     for answer in answers:
@@ -123,15 +114,14 @@ def measure_swaps(home: Home, dataset: str, plan: SwapPlan, console: Console) ->
     twin = make_twin(staged, own.root / "twin")
     keep = {"VIREO_KEEP_PREVIOUS_SECONDS": str(plan.keep_previous_seconds)}
     stack = own_stack(own, staged, twin, settings=keep)
-    watches = load_watches(home, dataset)
-    viewers = watches["viewer_id"].drop_duplicates().head(plan.viewers).tolist()
+    viewers = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(plan.viewers).tolist()
     viewers += [f"stranger-{number}" for number in range(plan.viewers - len(viewers))]
     with stack.running(), embedded_s3(stack.settings) as server:
-        return asyncio.run(_Swaps(stack, ReleaseStore(server), viewers, plan, console).run())
+        return asyncio.run(_run(stack, ReleaseStore(server), viewers, plan, console))
 
 
 def make_twin(release: Path, target: Path) -> Path:
-    """A release of the same files as `release` that draws and orders candidates otherwise."""
+    """Write a release of the same files that draws and orders candidates otherwise."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(release, target)
     manifest = Manifest.read(release)
@@ -146,94 +136,69 @@ def make_twin(release: Path, target: Path) -> Path:
     return target
 
 
-class _Swaps:
-    """The measurement on a stack that runs."""
+async def _run(
+    stack: OwnStack, store: ReleaseStore, viewers: Sequence[str], plan: SwapPlan, console: Console
+) -> SwapResult:
+    moment = int(time.time())  # the same for all slates, so that a viewer's are the same
+    slates: dict[tuple[str, str], tuple[str, ...]] = {}
+    for release_id in stack.releases:
+        await _swap(stack, store, release_id)
+        slates |= await _learned(stack, viewers, moment, release_id)
+    first, second = stack.releases
+    if all(slates[first, viewer] == slates[second, viewer] for viewer in viewers):
+        raise VireoError("both releases give the same slates: a mixture could not be detected")
+    memory, windows = [0], []
+    edge = stack.settings.edge
+    async with SteadyLoad(edge, viewers, plan.rate, plan.deadline, moment) as load:
+        await asyncio.sleep(plan.quiet_seconds)
+        quiet = p99(load.answers)
+        for number in range(1, plan.swaps + 1):
+            started = time.monotonic()
+            took = await _swap(stack, store, stack.releases[(number + 1) % 2])
+            windows.append((started, started + took + _SETTLING))
+            console.print(f"swap {number} of {plan.swaps}: {took:.2f} s on every pod")
+            await asyncio.sleep(plan.pause_seconds)
+            memory.append(stack.memory())
+    during = (
+        answer
+        for answer in load.answers
+        if any(start <= answer.at <= end for start, end in windows)
+    )
+    busy = p99(list(during))
+    return SwapResult(
+        swaps=plan.swaps,
+        requests=len(load.answers),
+        **asdict(count(load.answers, slates)),
+        p99_before_seconds=quiet,
+        p99_during_seconds=busy,
+        p99_ratio=busy / quiet,
+        memory_growth=memory[-1] / memory[min(2, plan.swaps)],
+        slowest_swap_seconds=max(end - start for start, end in windows) - _SETTLING,
+    )
 
-    def __init__(
-        self,
-        stack: OwnStack,
-        store: ReleaseStore,
-        viewers: Sequence[str],
-        plan: SwapPlan,
-        console: Console,
-    ) -> None:
-        self._stack, self._store, self._viewers = stack, store, viewers
-        self._plan, self._console = plan, console
-        self._moment = int(time.time())
-        """When slates are said to be shown: the same whenever they are asked for."""
 
-    async def run(self) -> SwapResult:
-        plan, edge, releases = self._plan, self._stack.settings.edge, self._stack.releases
-        slates: dict[tuple[str, str], tuple[str, ...]] = {}
-        for release_id in releases:
-            await self._swap(release_id)
-            slates |= await self._learned(edge, release_id)
-        first, second = releases
-        if all(slates[first, viewer] == slates[second, viewer] for viewer in self._viewers):
-            raise VireoError("both releases give the same slates: no mixture could be told")
-        memory, windows = [0], []
-        async with SteadyLoad(edge, self._viewers, plan.rate, plan.deadline, self._moment) as load:
-            await asyncio.sleep(plan.quiet_seconds)
-            quiet = p99(load.answers)
-            for number in range(1, plan.swaps + 1):
-                started = time.monotonic()
-                took = await self._swap(releases[(number + 1) % 2])
-                windows.append((started, started + took + _SETTLING))
-                self._console.print(f"swap {number} of {plan.swaps}: {took:.2f} s on every pod")
-                await asyncio.sleep(plan.pause_seconds)
-                memory.append(self._memory())
-        busy = p99(
-            [
-                answer
-                for answer in load.answers
-                if any(start <= answer.at <= end for start, end in windows)
-            ]
-        )
-        return SwapResult(
-            swaps=plan.swaps,
-            requests=len(load.answers),
-            **asdict(count(load.answers, slates)),
-            p99_before_seconds=quiet,
-            p99_during_seconds=busy,
-            p99_ratio=busy / quiet,
-            memory_growth=memory[-1] / memory[min(2, plan.swaps)],
-            slowest_swap_seconds=max(end - start for start, end in windows) - _SETTLING,
-        )
+async def _learned(stack: OwnStack, viewers: Sequence[str], moment: int, release_id: str) -> Slates:
+    """Return every viewer's slate under the release that is served."""
+    edge, moments = stack.settings.edge, [moment] * len(viewers)
+    answers = await ask_in_full(edge, viewers, moments, concurrency=_LEARNERS, deadline=5.0)
+    for answer in answers:
+        if answer.failure or answer.degradations or answer.release_id != release_id:
+            raise VireoError(f"the quiet stack did not answer in full: {answer}")
+    return {(release_id, answer.viewer_id): answer.items[:PAGE] for answer in answers}
 
-    async def _learned(self, edge: str, release_id: str) -> Slates:
-        """Return every viewer's slate under the release that is served."""
-        moments = [self._moment] * len(self._viewers)
-        answers = await ask_in_full(
-            edge, self._viewers, moments, concurrency=_LEARNERS, deadline=5.0
-        )
-        for answer in answers:
-            if answer.failure or answer.degradations or answer.release_id != release_id:
-                raise VireoError(f"the quiet stack did not answer in full: {answer}")
-        return {(release_id, answer.viewer_id): answer.items[:PAGE] for answer in answers}
 
-    async def _swap(self, release_id: str) -> float:
-        """Promote a release, and return the seconds until every pod serves it."""
-        started = time.monotonic()
-        await asyncio.to_thread(
-            lambda: self._store.set_channel(CHANNEL, release_id, self._store.read_channel(CHANNEL))
-        )
-        for pod in self._pods():
-            await asyncio.to_thread(self._until_served, pod, release_id)
-        return time.monotonic() - started
+async def _swap(stack: OwnStack, store: ReleaseStore, release_id: str) -> float:
+    """Promote a release, and return the seconds until every pod serves it."""
+    started = time.monotonic()
 
-    def _until_served(self, pod: ProcessState, release_id: str) -> None:
-        until = time.monotonic() + _SWAP_SECONDS
-        while serving_release(f"127.0.0.1:{pod.port}", 5.0) != release_id:
-            if time.monotonic() > until:
-                raise VireoError(
-                    f"{pod.name} did not take up {release_id} within {_SWAP_SECONDS:.0f} s"
-                )
-            time.sleep(_POLL)
+    def swap() -> None:
+        store.set_channel(CHANNEL, release_id, store.read_channel(CHANNEL))
+        for pod in stack.pods():
+            while serving_release(f"127.0.0.1:{pod.port}", 5.0) != release_id:
+                if time.monotonic() > started + _SWAP_SECONDS:
+                    late = f"{pod.name} did not load {release_id} within {_SWAP_SECONDS:.0f} s"
+                    raise VireoError(late)
+                time.sleep(_POLL)
 
-    def _memory(self) -> int:
-        """Return the resident bytes of all pods."""
-        pids = [pod.pid for pod in self._pods() if pod.pid is not None]
-        return sum(psutil.Process(pid).memory_info().rss for pid in pids)
-
-    def _pods(self) -> list[ProcessState]:
-        return [each for each in self._stack.state().processes if each.name.startswith(_PODS)]
+    await asyncio.to_thread(swap)
+    return time.monotonic() - started

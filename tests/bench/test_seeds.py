@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import seeds
+from bench import stack
 from bench.seeds import mean, result_of, summary, train_seed
 from server.errors import VireoError
 from server.home import Home
@@ -57,7 +57,7 @@ def test_time_before_an_interruption_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleep = "import sys, time; time.sleep(0.2); sys.exit('interrupted' in sys.argv)"
-    monkeypatch.setattr(seeds, "VIREO", [sys.executable, "-c", sleep])
+    monkeypatch.setattr(stack, "VIREO", [sys.executable, "-c", sleep])
     with pytest.raises(VireoError, match="failed with code 1"):
         train_seed(Home(tmp_path), ["interrupted"], {})
     spent = train_seed(Home(tmp_path), [], {})
