@@ -1,7 +1,7 @@
--- Rewrites the REST transcoder's plain-text 400 into a google.rpc.Status with the
--- google.rpc.BadRequest that names the field.
+-- Rewrite the REST transcoder's plain-text 400 as a google.rpc.Status with a google.rpc.BadRequest that
+-- names the field.
 
--- A message may quote bytes of the request that are no UTF-8, which JSON must not have.
+-- Replace bytes that aren't valid UTF-8, which a message may quote from the request.
 local function readable(text)
   local rest = text:gsub('[\194-\223][\128-\191]', '')
   rest = rest:gsub('[\224-\239][\128-\191][\128-\191]', '')
@@ -24,12 +24,12 @@ function envoy_on_response(handle)
     return
   end
   headers:replace('content-type', 'application/json')
-  -- Waiting for the body ends the life of `headers`.
+  -- `headers` is invalid once the body has been awaited.
   local body = handle:body()
   if not body then
     return
   end
-  -- Where it knows no field, a colon comes first.
+  -- Without a field the message begins with a colon.
   local message = readable(body:getBytes(0, body:length())):gsub('^: ', '')
   -- `page_size: invalid value …`, or `Could not find field "pagesize" in the type …`.
   local field = message:match('^([%w_%.%[%]]+): ') or message:match('find field "([^"]+)"')

@@ -1,19 +1,19 @@
--- What a caller's request must be before a gateway gets it, and after how long another gateway is asked.
+-- Validate a caller's request before it is forwarded, and set the timeout of a try.
 --
--- A gRPC server takes some of what HTTP allows for an error of its own, resets the stream, or, by a path
--- that is no UTF-8, stops taking calls at all. So no caller may send it on: a path or timeout that is
--- none, or a compression that nobody here knows, is refused; a header that gRPC can't carry is left out.
+-- Some requests that HTTP allows make a gRPC server fail, reset the stream or, for a path that isn't
+-- UTF-8, stop accepting calls. So an invalid path or timeout, or an unknown compression, is rejected, and
+-- headers that gRPC can't carry are removed.
 
 local INVALID_ARGUMENT, UNIMPLEMENTED = '3', '12'
 local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
 local GRPC = { ['grpc-timeout'] = true, ['grpc-encoding'] = true, ['grpc-accept-encoding'] = true }
 local ENCODINGS = { identity = true, gzip = true, deflate = true }
 local UNARY = { '^/vireo%.v1%.', '^/v1/' }
--- Milliseconds until another gateway is asked too: half of the caller's time, at most this. A gateway that
--- hangs then costs a caller time, but not the answer.
-local MAX_TRY = 500 -- also half of what a gateway gives a caller without a deadline
--- And not at all if it would be less than this: a gateway that takes longer twice is left out for a while,
--- and only those that hang should be, not those whose callers are in a hurry.
+-- Maximum milliseconds until another gateway is tried too, otherwise half of the caller's deadline: a
+-- gateway that hangs then costs a call time, but doesn't fail it.
+local MAX_TRY = 500 -- also half of the gateway's default deadline
+-- Minimum, below which no other gateway is tried: one that exceeds it twice is ejected, which gateways
+-- that hang should be, but not those whose callers have short deadlines.
 local MIN_TRY = 150
 
 local function refuse(handle, headers, code, why)
@@ -30,7 +30,7 @@ local function refuse(handle, headers, code, why)
   end
 end
 
--- Whether a header is one that gRPC can carry.
+-- Return whether gRPC can carry a header.
 local function fit(name, value)
   if name:find('^:') then
     return true
@@ -38,7 +38,7 @@ local function fit(name, value)
   if name:find('[^%l%d_.-]') or value:find('[^\32-\126]') then
     return false
   end
-  -- gRPC's own, which it parses; and binary ones, of which gateways read none.
+  -- gRPC parses its own headers and binary ones; of these gateways need only those in GRPC.
   return GRPC[name] or not (name:find('^grpc%-') or name:find('%-bin$'))
 end
 
@@ -50,7 +50,7 @@ local function leave_out_unfit(headers)
     end
   end
   for _, name in ipairs(unfit) do
-    -- It comes back in the answer: something must.
+    -- The request id is returned to the caller, so it is repaired instead.
     local id = name == 'x-request-id' and headers:get(name):gsub('[^\32-\126]', '?')
     headers:remove(name)
     if id then
@@ -63,14 +63,14 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(':path') or ''
   if path:find('[^\33-\126]') then
-    refuse(handle, headers, INVALID_ARGUMENT, 'path: must be printable ASCII, all else percent-encoded')
+    refuse(handle, headers, INVALID_ARGUMENT, 'path: must be printable ASCII; percent-encode everything else')
     return
   end
-  -- One of gRPC that is unfit Envoy has left out by now: it counts as none. REST's is still here.
+  -- Envoy has already removed an invalid one of gRPC, but not of REST.
   local timeout = headers:get('grpc-timeout')
   local amount, unit = (timeout or ''):match('^(%d+)([HMSmun])$')
   if timeout and not (amount and #amount <= 8) then
-    local why = 'grpc-timeout: must be 1 to 8 digits and one of H, M, S, m, u and n'
+    local why = 'grpc-timeout: must be 1 to 8 digits followed by one of H, M, S, m, u and n'
     refuse(handle, headers, INVALID_ARGUMENT, why)
     return
   end
@@ -84,7 +84,7 @@ function envoy_on_request(handle)
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
   if not (path:find(UNARY[1]) or path:find(UNARY[2])) then
-    return -- a health watch, for example, is to last
+    return -- for example a health watch, which is long-lived
   end
   local milliseconds = MAX_TRY
   if timeout then

@@ -272,7 +272,7 @@ async def test_grpc_by_another_verb_reaches_no_gateway(edge: Edge, path: str, ki
     for verb in ("GET", "PUT", "DELETE", "PATCH"):
         answer = await ask(edge, path, b"AAAAAAA=", verb, headers)
         assert answer.headers["grpc-status"] == str(grpc.StatusCode.UNIMPLEMENTED.value[0])
-        assert answer.headers["grpc-message"] == "gRPC is asked by POST"
+        assert answer.headers["grpc-message"] == "gRPC requires POST"
 
 
 async def test_a_body_over_a_mebibyte_is_a_413(edge: Edge) -> None:
