@@ -1,16 +1,17 @@
-"""Requests that are accepted at once: never one that protovalidate would refuse."""
+"""The rules of requests on the API and the inner hops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import protovalidate
+import grpc
 import pytest
 from google.protobuf.message import Message
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
 
-from server.rpc.quick_rules import surely_valid
+from server.rpc.errors import RpcError
+from server.rpc.validation import validate
 
 Change = Callable[[Any], object]
 
@@ -96,26 +97,26 @@ INVALID: list[tuple[Callable[[], Message], Change]] = [
 
 
 @pytest.mark.parametrize(("make", "change"), VALID)
-def test_a_request_that_keeps_the_rules_is_accepted_at_once(
+def test_a_request_that_keeps_the_rules_is_accepted(
     make: Callable[[], Message], change: Change
 ) -> None:
     request = make()
     change(request)
-    assert surely_valid(request)
-    assert protovalidate.collect_violations(request) == []
+    validate(request)
 
 
 @pytest.mark.parametrize(("make", "change"), INVALID)
-def test_a_request_that_breaks_a_rule_is_left_to_protovalidate(
+def test_a_request_that_breaks_a_rule_is_rejected(
     make: Callable[[], Message], change: Change
 ) -> None:
     request = make()
     change(request)
-    assert protovalidate.collect_violations(request) != []
-    assert not surely_valid(request)
+    with pytest.raises(RpcError) as raised:
+        validate(request)
+    assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("kind", [type(make()) for make in (recommend, retrieve, rank)])
-def test_an_empty_request_is_left_to_protovalidate(kind: type[Message]) -> None:
-    assert protovalidate.collect_violations(kind()) != []
-    assert not surely_valid(kind())
+def test_an_empty_request_is_rejected(kind: type[Message]) -> None:
+    with pytest.raises(RpcError):
+        validate(kind())
