@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import grpc
-import grpc.aio
 from inference import open_inference_pb2 as pb
 from inference import open_inference_pb2_grpc
 
@@ -20,6 +19,7 @@ from server.pod.release_service import served
 from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
+from server.rpc.reading import Context
 from server.rpc.server import RpcServer
 
 T = TypeVar("T")
@@ -51,8 +51,8 @@ class ServedModel:
         except ModelInputError as error:
             raise invalid_argument([("inputs", str(error))]) from error
         except ModelOutputError as error:
-            # Neither the inputs alone are to blame, which are finite and fit, nor the server, whose
-            # model reproduced its golden outputs. UNAVAILABLE would have clients retry in vain.
+            # Neither the inputs are at fault, which are valid, nor the server, whose model
+            # reproduced its golden outputs. UNAVAILABLE would have clients retry in vain.
             raise RpcError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"{error} for these inputs; it fails as long as release {release_id} is served",
@@ -85,54 +85,37 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             model_of: returns the model of a release's content.
             ready: whether the pod is SERVING.
         """
-        self._loader = loader
-        self._admission = admission
-        self._worker = worker
-        self._model_of = model_of
-        self._ready = ready
+        self._loader, self._worker, self._admission = loader, worker, admission
+        self._model_of, self._ready = model_of, ready
 
-    async def ServerLive(  # noqa: N802
-        self,
-        request: pb.ServerLiveRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
-    ) -> pb.ServerLiveResponse:
+    async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
         """Return true: the server responds."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802
-        self,
-        request: pb.ServerReadyRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
+        self, _: pb.ServerReadyRequest, _context: Any
     ) -> pb.ServerReadyResponse:
         """Return the same as the health service."""
         return pb.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(  # noqa: N802
-        self,
-        request: pb.ModelReadyRequest,
-        context: Any,  # noqa: ARG002
+        self, request: pb.ModelReadyRequest, _context: Any
     ) -> pb.ModelReadyResponse:
         """Return false for an unknown model, as Triton does."""
-        if not self._ready():
-            return pb.ModelReadyResponse(ready=False)
         try:
             self._find(request.name, request.version)
         except RpcError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=self._ready())
 
     async def ServerMetadata(  # noqa: N802
-        self,
-        request: pb.ServerMetadataRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
+        self, _: pb.ServerMetadataRequest, _context: Any
     ) -> pb.ServerMetadataResponse:
         """Return name and version of Vireo."""
         return pb.ServerMetadataResponse(name="vireo", version=version("vireo"))
 
     async def ModelMetadata(  # noqa: N802
-        self,
-        request: pb.ModelMetadataRequest,
-        context: Any,  # noqa: ARG002
+        self, request: pb.ModelMetadataRequest, _context: Any
     ) -> pb.ModelMetadataResponse:
         """Return the model's inputs and output."""
         model = self._find(request.name, request.version)[0].model
@@ -145,9 +128,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         )
 
     async def ModelInfer(  # noqa: N802
-        self,
-        request: pb.ModelInferRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """Run the model once, in the pod's worker."""
         model, release_id = self._find(request.model_name, request.model_version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +69,11 @@ def read_inputs(
     _refuse([*_name_violations(request, model), *_form_violations(request)])
     _refuse(_layout_violations(request, model))
     _refuse(_size_violations(request, model, limits))
-    _refuse(_content_violations(request))
-    arrays = {tensor.name: _array(request, place) for place, tensor in enumerate(request.inputs)}
+    _refuse(_content_violations(request, model))
+    arrays = {
+        tensor.name: _array(request, place, _DATATYPES[model.inputs[tensor.name].dtype])
+        for place, tensor in enumerate(request.inputs)
+    }
     _refuse(_value_violations(arrays))
     return arrays
 
@@ -106,18 +109,19 @@ def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations
             yield "inputs", f"input {name!r} is missing; it is {_described(wanted)}"
     for place, output in enumerate(request.outputs):
         if output.name != model.output:
-            yield (
-                f"outputs[{place}].name",
-                f"{model.name} has no output {_shown(output.name)}, only {model.output!r}",
-            )
+            reason = f"{model.name} has no output {_shown(output.name)}, only {model.output!r}"
+            yield f"outputs[{place}].name", reason
 
 
 def _form_violations(request: pb.ModelInferRequest) -> _Violations:
     """Yield unsupported parameters, and values both raw and typed."""
-    for place, tensor in enumerate(request.inputs):
-        yield from _parameter_violations(f"inputs[{place}]", tensor)
-    for place, output in enumerate(request.outputs):
-        yield from _parameter_violations(f"outputs[{place}]", output)
+    tensors: dict[str, Sequence[Any]] = {"inputs": request.inputs, "outputs": request.outputs}
+    for kind, listed in tensors.items():
+        for place, tensor in enumerate(listed):
+            for parameter in _UNSUPPORTED:
+                if parameter in tensor.parameters:
+                    reason = f"{_shown(tensor.name)} has {parameter}, which isn't supported here"
+                    yield f"{kind}[{place}].parameters", reason
     if not request.raw_input_contents:
         return
     for place, tensor in enumerate(request.inputs):
@@ -135,42 +139,22 @@ def _form_violations(request: pb.ModelInferRequest) -> _Violations:
         )
 
 
-def _parameter_violations(
-    field: str,
-    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
-) -> _Violations:
-    for parameter in _UNSUPPORTED:
-        if parameter in tensor.parameters:
-            yield (
-                f"{field}.parameters",
-                f"{_shown(tensor.name)} has {parameter}, which isn't supported here",
-            )
-
-
 def _layout_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
     """Yield types and shapes that aren't the model's."""
     for place, tensor in enumerate(request.inputs):
         wanted = model.inputs[tensor.name]
         name, shape = _DATATYPES[wanted.dtype].name, tensor.shape
+        must = f"input {tensor.name!r} must"
         if tensor.datatype != name:
-            yield (
-                f"inputs[{place}].datatype",
-                f"input {tensor.name!r} must be {name}, is {_shown(tensor.datatype)}",
-            )
+            yield f"inputs[{place}].datatype", f"{must} be {name}, is {_shown(tensor.datatype)}"
         if len(shape) != len(wanted.shape):
-            yield (
-                f"inputs[{place}].shape",
-                f"input {tensor.name!r} must have {_sizes(wanted)}, has {len(shape)} sizes",
-            )
+            yield f"inputs[{place}].shape", f"{must} have {_sizes(wanted)}, has {len(shape)} sizes"
         elif any(
             size < 1 or (size != fixed and not isinstance(fixed, str))
             for size, fixed in zip(shape, wanted.shape, strict=True)
         ):
-            yield (
-                f"inputs[{place}].shape",
-                f"input {tensor.name!r} must have {_sizes(wanted)}, each 1 or more, "
-                f"has {list(shape)}",
-            )
+            reason = f"{must} have {_sizes(wanted)}, each 1 or more, has {list(shape)}"
+            yield f"inputs[{place}].shape", reason
 
 
 def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits) -> _Violations:
@@ -191,34 +175,27 @@ def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits
         yield "inputs", f"{' x '.join(first)} is {product}, more than {limits.product}"
 
 
-def _content_violations(request: pb.ModelInferRequest) -> _Violations:
+def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
     """Yield tensors whose number of values differs from the shape, or that use the wrong field."""
     for place, tensor in enumerate(request.inputs):
-        count, datatype = math.prod(tensor.shape), _datatype(tensor.datatype)
+        datatype, count = _DATATYPES[model.inputs[tensor.name].dtype], math.prod(tensor.shape)
+        must = f"input {tensor.name!r} of shape {list(tensor.shape)} must"
         if request.raw_input_contents:
             length = len(request.raw_input_contents[place])
             wanted = count * np.dtype(datatype.raw).itemsize
             if length != wanted:
-                yield (
-                    f"raw_input_contents[{place}]",
-                    f"input {tensor.name!r} of shape {list(tensor.shape)} must have {wanted} "
-                    f"bytes, has {length}",
-                )
+                yield f"raw_input_contents[{place}]", f"{must} have {wanted} bytes, has {length}"
             continue
         for field, _ in tensor.contents.ListFields():
             if field.name != datatype.contents:
+                reason = f"{field.name}; {datatype.name} has {datatype.contents}"
                 yield (
                     f"inputs[{place}].contents.{field.name}",
-                    f"input {tensor.name!r} has {field.name}; {datatype.name} has "
-                    f"{datatype.contents}",
+                    f"input {tensor.name!r} has {reason}",
                 )
         values = len(getattr(tensor.contents, datatype.contents))
         if values != count:
-            yield (
-                f"inputs[{place}].contents",
-                f"input {tensor.name!r} of shape {list(tensor.shape)} must have {count} values, "
-                f"has {values}",
-            )
+            yield f"inputs[{place}].contents", f"{must} have {count} values, has {values}"
 
 
 def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
@@ -228,22 +205,16 @@ def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
             yield f"inputs[{place}]", f"every value of input {name!r} must be finite"
 
 
-def _array(request: pb.ModelInferRequest, place: int) -> npt.NDArray[Any]:
+def _array(request: pb.ModelInferRequest, place: int, datatype: _Datatype) -> npt.NDArray[Any]:
     tensor = request.inputs[place]
-    datatype = _datatype(tensor.datatype)
     values: npt.NDArray[Any]
     if request.raw_input_contents:
         values = np.frombuffer(request.raw_input_contents[place], datatype.raw)
     else:
         values = np.array(getattr(tensor.contents, datatype.contents), datatype.raw)
-    # In this machine's byte order, which costs nothing on a little-endian one.
+    # In this machine's byte order: no copy on a little-endian one.
     native = values.astype(values.dtype.newbyteorder("="), copy=False)
     return native.reshape(tuple(tensor.shape))
-
-
-def _datatype(name: str) -> _Datatype:
-    [found] = [datatype for datatype in _DATATYPES.values() if datatype.name == name]
-    return found
 
 
 def _described(wanted: Tensor) -> str:
