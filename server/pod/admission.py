@@ -83,9 +83,8 @@ class Admission:
         self._worker = worker
         self._clock = clock
         self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
-        self._observed = -math.inf
-        self._above_since: float | None = None
-        self._below_since: float | None = None
+        self._observed = self._since = -math.inf
+        self._above: bool | None = None
 
     def check(self, metadata: Metadata, left: float | None) -> None:
         """Return if a call is admitted, before it is read.
@@ -145,24 +144,18 @@ class Admission:
 
     def _observe(self, now: float, wait: float) -> None:
         if now - self._observed > INTERVAL:  # no calls came: there is no queue
-            self._above_since = self._below_since = None
-            self.standing = False
+            self._above, self.standing = None, False
         self._observed = now
         self.latest_wait = wait
-        if wait > self.target:
-            self._below_since = None
-            if self._above_since is None:
-                self._above_since = now
-            self.standing = self.standing or now - self._above_since >= INTERVAL
-        else:
-            self._above_since = None
-            if self._below_since is None:
-                self._below_since = now
-            self.standing = self.standing and now - self._below_since < INTERVAL
+        above = wait > self.target
+        if above is not self._above:
+            self._above, self._since = above, now
+        if now - self._since >= INTERVAL:
+            self.standing = above
 
 
 def waited_seconds(metadata: Metadata, left: float | None) -> float:
-    """Return how long ago a call arrived, by what was left of its timeout then and now.
+    """Return how long ago a call arrived: its timeout minus what is left of it.
 
     0 if the metadata don't contain the timeout, or the call has no deadline.
     """

@@ -16,7 +16,6 @@ class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
 
     def __init__(self, admission: Admission, worker: Worker, server: RpcServer) -> None:
-        """Hold the sources of the metrics."""
         self._admission, self._worker, self._server = admission, worker, server
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

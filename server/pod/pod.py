@@ -105,15 +105,7 @@ class Pod(Generic[T]):
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
-    """Serve until stopped.
-
-    Args:
-        pod: the kind of pod.
-        settings: the pod's.
-
-    Raises:
-        VireoError: the address can't be bound.
-    """
+    """Serve until stopped; raise VireoError if the address can't be bound."""
     name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
     warn_of_retired_settings()
@@ -154,14 +146,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 def pod_admission(
     pod: Pod[Any], worker: Worker, max_calls: int, queue_target: float = QUEUE_TARGET
 ) -> Admission:
-    """Return the admission control of a pod's calls.
-
-    Args:
-        pod: the kind of pod.
-        worker: the worker that runs its calls.
-        max_calls: maximum calls under way.
-        queue_target: queueing delay in seconds that is always allowed.
-    """
+    """Return the admission control of the calls of a pod with this worker; see `Admission`."""
     sample = pod.counts_as_latency_sample
     return Admission(
         max_calls,
@@ -178,15 +163,7 @@ def add_pod_service(
     worker: Worker,
     admission: Admission,
 ) -> None:
-    """Add a pod's own service to a server, and its model's if it has one.
-
-    Args:
-        server: the server.
-        pod: the kind of pod.
-        loader: the loader of its releases.
-        worker: the worker that runs its calls.
-        admission: decides which calls to admit.
-    """
+    """Add a pod's own service to a server, and its model's if it has one."""
     server.add(
         pod.service,
         lambda grpc_server: pod.register(loader, worker, grpc_server),

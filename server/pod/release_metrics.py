@@ -16,7 +16,6 @@ class ReleaseCollector(Collector):
     """The releases that a process holds and loads, at the time of a scrape."""
 
     def __init__(self, loader: ReleaseLoader[Any]) -> None:
-        """Start with the loader of the releases."""
         self._loader = loader
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

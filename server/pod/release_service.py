@@ -27,21 +27,11 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
         pod_name: str,
         describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
     ) -> None:
-        """Start with a loader.
-
-        Args:
-            loader: the loader whose state is served.
-            pod_name: the name of this process.
-            describe: adds to a response.
-        """
-        self._loader = loader
-        self._pod_name = pod_name
-        self._describe = describe
+        """Serve the state of `loader` under this process's name; `describe` adds to responses."""
+        self._loader, self._pod_name, self._describe = loader, pod_name, describe
 
     async def GetServingRelease(  # noqa: N802
-        self,
-        request: release_pb2.GetServingReleaseRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
+        self, _: release_pb2.GetServingReleaseRequest, _context: Any
     ) -> release_pb2.GetServingReleaseResponse:
         """Return the state of the release on this process."""
         loader = self._loader

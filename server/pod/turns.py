@@ -1,7 +1,7 @@
 """Calls that take turns: as many at a time as a limit admits, a few others queued in order.
 
-A call that waits for a pod that hangs keeps its turn, but doesn't block others: they are as quick
-as ever, so that concurrency isn't what it waits for.
+A call that waits for a pod that hangs keeps its turn, but doesn't block others: as long as they
+are quick, concurrency isn't what it waits for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from server.pod.gradient import GradientLimit
 from server.rpc.errors import ShedError, ShedReason
 
-ROOM, MORE_ROOM = 10, 40
+MAX_WAITING, MAX_WAITING_HANGING = 10, 40
 """Maximum calls that wait for their turn: a burst that is soon worked off; and the maximum while
 some calls hang, which end many at a time."""
 
@@ -27,17 +27,12 @@ class Turns:
     """
 
     def __init__(self, max_calls: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with an empty queue.
-
-        Args:
-            max_calls: maximum of the concurrency limit.
-            clock: monotonic clock in seconds.
-        """
+        """Start with an empty queue; `max_calls` is the maximum of the concurrency limit."""
         self._clock = clock
         self.limit = GradientLimit(max_calls)
         """The concurrency limit."""
         self._begun: list[float] = []
-        """Start times of the turns that were not given back, in order."""
+        """Start times of the turns under way, in order."""
         self._waiting: deque[asyncio.Future[float]] = deque()
 
     @property
@@ -59,8 +54,8 @@ class Turns:
         self._next(now)  # first come, first served
         if not self._waiting and self._admits(now):
             return
-        room = MORE_ROOM if self._hanging(now) else ROOM
-        if self.limit.flooded or len(self._waiting) >= room:
+        max_waiting = MAX_WAITING_HANGING if self._hanging(now) else MAX_WAITING
+        if self.limit.flooded or len(self._waiting) >= max_waiting:
             self.limit.refused()
             raise ShedError(ShedReason.LIMIT)
 

@@ -72,14 +72,13 @@ class Worker:
 
         Args:
             work: what to run.
-            caller: the caller of the work; is marked as gone on cancellation, for `work` to check.
+            caller: the caller of the work, marked as gone on cancellation; `work` may check it.
 
         Raises:
             RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed.
         """
         caller = caller or Caller()
         turn = threading.Lock()  # taken by the thread to run the work, or on cancellation
-
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.pod.gradient import MIN_CALLS, REST, GradientLimit
-from server.pod.turns import MORE_ROOM, ROOM
+from server.pod.turns import MAX_WAITING, MAX_WAITING_HANGING
 
 MOST = 100
 
@@ -202,7 +202,7 @@ def simulate(load: float, seconds: float = 30.0) -> Simulated:
         rate = (load if measured else 0.2) * processors / work
         if chance.random() < rate * step:
             came += measured
-            if limit.flooded or len(waiting) >= ROOM:
+            if limit.flooded or len(waiting) >= MAX_WAITING:
                 if limit.admits(now, len(running)):
                     running.append((now, now, work * chance.uniform(0.7, 1.3)))
                 else:
@@ -266,7 +266,7 @@ def test_while_a_host_hangs_that_half_of_the_calls_meet_nobody_is_refused(seed: 
                 begin(now)
             else:
                 assert not limit.flooded
-                assert waiting < (MORE_ROOM if hanging(now) else ROOM)
+                assert waiting < (MAX_WAITING_HANGING if hanging(now) else MAX_WAITING)
                 waiting += 1
         for each in [each for each in running if each[1] <= now]:
             running.remove(each)

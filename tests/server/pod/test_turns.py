@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.pod.gradient import REST
-from server.pod.turns import ROOM, Turns
+from server.pod.turns import MAX_WAITING, Turns
 from server.rpc.errors import ShedError, ShedReason
 from tests.builders.waiting import until
 
@@ -41,8 +41,8 @@ async def test_a_burst_is_admitted_in_order_of_arrival(turns: Turns) -> None:
         await asyncio.sleep(0.001)
         turns.give_back(begun, None)
 
-    await asyncio.gather(*map(call, range(REST + ROOM)))
-    assert order == [*range(REST + ROOM)]
+    await asyncio.gather(*map(call, range(REST + MAX_WAITING)))
+    assert order == [*range(REST + MAX_WAITING)]
     assert most_at_once <= turns.limit.calls
     assert (turns.taken, turns.waiting) == (0, 0)
 
@@ -51,8 +51,8 @@ async def full(turns: Turns) -> tuple[list[float], list[asyncio.Task[float]]]:
     """Takes all turns that there are, and fills the room with those that wait for one."""
     turns.limit.usual = 60.0  # that none hangs meanwhile
     begun = [await turns.take() for _ in range(REST)]
-    waiting = [asyncio.create_task(turns.take()) for _ in range(ROOM)]
-    await until(lambda: turns.waiting == ROOM)
+    waiting = [asyncio.create_task(turns.take()) for _ in range(MAX_WAITING)]
+    await until(lambda: turns.waiting == MAX_WAITING)
     return begun, waiting
 
 
@@ -91,7 +91,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_its_place(turns: T
     begun, waiting = await full(turns)
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
-    assert turns.waiting == ROOM - 1
+    assert turns.waiting == MAX_WAITING - 1
     turns.give_back(begun[0], None)
     await waiting[1]
     assert not waiting[2].done()
@@ -130,7 +130,7 @@ async def test_while_some_hang_more_may_wait(turns: Turns, clock: Clock) -> None
     turns.limit.usual = 0.001
     turns.limit.calls = 0
     waiting.append(asyncio.create_task(turns.take()))
-    await until(lambda: turns.waiting == ROOM + 1)
+    await until(lambda: turns.waiting == MAX_WAITING + 1)
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
