@@ -1,1 +1,1 @@
-"""One definition per feature, in NumPy alone: training and serving both compute with these."""
+"""One definition per feature, in NumPy alone: training and serving both use it."""

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 CO_WATCH_HISTORY = 20
-"""How many of the last watched videos count."""
+"""Number of last watched videos that count."""
 CO_WATCH_HALF_LIFE = 3.0
 """Steps back in the history after which a watch counts half."""
 
 DENSE_LIMIT = 50_000
-"""Up to so many videos a sum for each of them takes less time than sorting those reached."""
+"""Up to this many videos, a dense sum takes less time than sorting the rows."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -20,12 +20,12 @@ Int64Array = npt.NDArray[np.int64]
 def co_watched(
     history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
 ) -> tuple[Int64Array, Float32Array]:
-    """The videos that the history leads to, each once.
+    """Return the videos that the history leads to, each once.
 
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
-        neighbour_rows: videos that follow each video most, int32[n, k], -1 where fewer.
-        weights: how strongly, float32[n, k] or float16[n, k], 0 where the row is -1.
+        neighbour_rows: videos that follow each video most, int32[n, k]; -1 pads a row.
+        weights: how strongly, float32[n, k] or float16[n, k]; 0 for padding.
 
     Returns:
         Their rows, ascending, int64[m], and scores above 0, float32[m]: the sum over the

@@ -1,4 +1,4 @@
-"""The numbers that give features their meaning: a release holds for these alone."""
+"""The numbers that give features their meaning: a release is valid for these alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 
 
 def feature_constants() -> dict[str, float]:
-    """What this build computes features with, by name.
+    """Return the numbers with which this build computes features, by name.
 
-    A model that was trained with other numbers would be fed values that it has never seen,
-    without a difference in any name or shape.
+    A model trained with others would read values that it has never seen, though every name and
+    shape fits.
     """
     return {
         "activity.history_limit": HISTORY_LIMIT,

@@ -1,4 +1,4 @@
-"""The content match: how near a video's content is to that of the videos watched of late."""
+"""The content match: how near a video's content is to that of the last watched videos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy.typing as npt
 from server.features.looked_up import Vectors, looked_up
 
 CONTENT_HISTORY = 50
-"""How many of the last watched videos count: no more than RANKER_HISTORY, which is all that the
-ranker's training set keeps."""
+"""Number of last watched videos that count, at most RANKER_HISTORY: the ranker's training set
+keeps no more."""
 CONTENT_HALF_LIFE = 5.0
 """Steps back in the history after which a watch counts half."""
 
@@ -20,12 +20,12 @@ Int64Array = npt.NDArray[np.int64]
 def content_match(
     history_rows: Int64Array, candidate_rows: Int64Array, content: Vectors
 ) -> Float32Array:
-    """The match of some videos, from -1 to 1; 0 where either side's content is unknown.
+    """Return the match of some videos, from -1 to 1; 0 if either side's content is unknown.
 
     Args:
         history_rows: rows of the known videos watched, oldest first, int64[h].
         candidate_rows: rows of the videos to match, int64[m].
-        content: content vectors of length 1, or 0 where nothing is known, float32[n, c] or
+        content: content vectors of length 1, or 0 if nothing is known, float32[n, c] or
             float16[n, c].
 
     Returns:

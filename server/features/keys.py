@@ -1,4 +1,4 @@
-"""Video keys: the fixed 64-bit number that stands for a video id on the inner hops."""
+"""Video keys: the 64-bit hash that stands for a video id on the inner hops."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import xxhash
 
 
 def video_key(video_id: str) -> int:
-    """Signed 64-bit XXH3 of the id's UTF-8 bytes: the same in every release and on every pod."""
+    """Return the signed 64-bit XXH3 of the id's UTF-8 bytes: the same in every release and pod."""
     unsigned = xxhash.xxh3_64_intdigest(video_id.encode())
     return unsigned - (1 << 64) if unsigned >= 1 << 63 else unsigned
 
 
 def video_keys(video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The key of each id, int64[n]."""
+    """Return the key of each id, int64[n]."""
     digest = xxhash.xxh3_64_intdigest
     unsigned = np.array([digest(video_id.encode()) for video_id in video_ids], np.uint64)
     return unsigned.view(np.int64)
@@ -27,7 +27,7 @@ class KeyCollisionError(ValueError):
 
 
 def unique_video_keys(video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The key of each id of a catalogue, int64[n].
+    """Return the key of each id of a catalogue, int64[n].
 
     Raises:
         KeyCollisionError: two ids share a key (or are equal); both are named.

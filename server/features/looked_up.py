@@ -11,13 +11,13 @@ Float32Array = npt.NDArray[np.float32]
 Vectors = npt.NDArray[Any]
 """float32 or float16."""
 _KEPT = np.uint32(0x8FFFFFFF).view(np.int32)
-"""All bits but the three that a shift from float16's places leaves between sign and exponent."""
+"""Clears the three copies of the sign that the shift leaves between sign and exponent."""
 _REBIASED = np.float32(2.0**112)
-"""Between the exponents of both formats: 127 and 15."""
+"""Difference of the two formats' exponent biases, 127 and 15."""
 
 
 def looked_up(vectors: Vectors, rows: npt.NDArray[np.int64]) -> Float32Array:
-    """The vectors at `rows`, float32[m, d].
+    """Return the vectors at `rows`, float32[m, d].
 
     Args:
         vectors: finite values, float32[n, d] or float16[n, d].
@@ -26,8 +26,8 @@ def looked_up(vectors: Vectors, rows: npt.NDArray[np.int64]) -> Float32Array:
     found = vectors.take(rows, axis=0)  # half the time of vectors[rows]
     if found.dtype == np.float32:
         return np.asarray(found, np.float32)
-    # A fifth of the time of NumPy's cast: a shift puts sign, exponent and fraction where float32
-    # has them, with copies of the sign between, and the exponent's bias is made up for.
+    # A fifth of the time of NumPy's cast: shift sign, exponent and fraction to float32's places,
+    # then correct the exponent's bias.
     bits = found.view(np.int16).astype(np.int32)
     bits <<= 13
     bits &= _KEPT

@@ -15,28 +15,28 @@ from server.features.tower_inputs import attribute_ids
 from server.features.viewer import ViewerFeatures
 
 RANKER_HISTORY = 50
-"""How many of the last watched videos the ranking model attends to."""
+"""Number of last watched videos that the ranking model attends to."""
 VIDEO_FEATURES = ("log_watch_count", "log_recent_watch_count", "like_rate", "log_age_days")
-"""Columns of a release's video feature table, in this order."""
+"""Columns of a release's video feature table, in order."""
 _BY_NUMBER = sorted(signals.SOURCES, key=lambda source: source.number)
 RETRIEVAL_FEATURES = (
     *(score.name for score in signals.SCORES),
     *(f"from_{source.name}" for source in _BY_NUMBER),
 )
-"""Columns of the retrieval features, in this order: each score, and whether each source, 0 or 1,
-proposed the candidate."""
+"""Columns of the retrieval features, in order: each score, then for each source whether it
+proposed the candidate, 0 or 1."""
 MATCH_FEATURES = ("content_match",)
-"""Columns of how a candidate matches the history without retrieval, in this order."""
+"""Columns of how a candidate matches the history, apart from retrieval, in order."""
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
-"""Columns of the viewer's dense features, in this order."""
+"""Columns of the viewer's dense features, in order."""
 
 _NUMBERS = np.array([source.number for source in _BY_NUMBER], np.uint32)
 
 Float32Array = npt.NDArray[np.float32]
 LIKE_PRIOR_COUNT = 5.0
-"""Weight, in watches, of the prior in every like rate."""
+"""Weight in watches of the prior in every like rate."""
 LIKE_PRIOR = 0.5
-"""The like rate of a viewer or video nobody knows anything of."""
+"""Like rate of an unknown viewer or video."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class VideoTable:
     features: Float32Array
     """VIDEO_FEATURES, float32[n, f]."""
     content: Vectors
-    """The video tower's content part at length 1, or 0 where nothing is known, float32[n, c] or
+    """The video tower's content part at length 1, or 0 if nothing is known, float32[n, c] or
     float16[n, c]."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Share of watches that were liked, drawn to LIKE_PRIOR where there are few."""
+    """Return the share of watches that were liked, shrunk towards LIKE_PRIOR if there are few."""
     likes, watches = np.asarray(likes, np.float64), np.asarray(watches, np.float64)
     return (likes + LIKE_PRIOR * LIKE_PRIOR_COUNT) / (watches + LIKE_PRIOR_COUNT)
 
@@ -64,13 +64,13 @@ def video_features(
     rate: npt.ArrayLike,
     age_days: npt.ArrayLike,
 ) -> Float32Array:
-    """VIDEO_FEATURES from a video's statistics, float32[n, f]."""
+    """Return VIDEO_FEATURES from a video's statistics, float32[n, f]."""
     columns = [np.log1p(watch_count), np.log1p(recent_watch_count), rate, np.log1p(age_days)]
     return np.stack([np.asarray(column, np.float32) for column in columns], axis=-1)
 
 
 def viewer_features(viewer: ViewerFeatures) -> Float32Array:
-    """VIEWER_FEATURES of one viewer, float32[v]."""
+    """Return VIEWER_FEATURES of one viewer, float32[v]."""
     rate = like_rate(viewer.like_count, viewer.watch_count)
     return np.array([np.log1p(viewer.watch_count), rate], np.float32)
 
@@ -96,7 +96,7 @@ def match_features(
     candidate_rows: npt.NDArray[np.int64],
     content: Vectors,
 ) -> Float32Array:
-    """MATCH_FEATURES of n candidates, float32[n, m]; arguments as of `content_match`."""
+    """Return MATCH_FEATURES of n candidates, float32[n, m]; see `content_match`."""
     return content_match(history_rows, candidate_rows, content)[:, None]
 
 
@@ -109,7 +109,7 @@ def ranking_inputs(
     vocabulary: Mapping[str, int],
     candidate_features: Float32Array | None = None,
 ) -> dict[str, np.ndarray]:
-    """The ranking model's inputs for one viewer (b = 1) and n known candidates.
+    """Return the ranking model's inputs for one viewer (b = 1) and n known candidates.
 
     Args:
         viewer: the viewer.
@@ -118,15 +118,14 @@ def ranking_inputs(
         retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, r].
         table: the release's video table.
         vocabulary: attribute text to id.
-        candidate_features: VIDEO_FEATURES of the candidates at the moment of the request,
-            float32[n, f], where training has them from a point-in-time join; by default
-            those of the table.
+        candidate_features: VIDEO_FEATURES of the candidates at the time of the request,
+            float32[n, f], for training with a point-in-time join; by default those of the table.
 
     Returns:
         `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
         `retrieval_features` float32[1, n, r], `match_features` float32[1, n, m],
         `history_vectors` float32[1, h, d] (the last RANKER_HISTORY, oldest first; one zero row
-        where there is none),
+        for an empty history),
         `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
     """
     recent = history_rows[-RANKER_HISTORY:]

@@ -11,7 +11,7 @@ from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 
 ATTRIBUTE_LIMIT = 16
-"""How many profile attributes a model reads; further ones are ignored."""
+"""Maximum profile attributes that a model reads; further ones are ignored."""
 GAP_BUCKETS = 32
 """Buckets of log2 seconds between consecutive watches; 0 is the first watch or padding."""
 
@@ -19,20 +19,20 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def gap_buckets(times: Int64Array) -> Int64Array:
-    """Buckets of the time since the watch before, int64[n] in [0, GAP_BUCKETS).
+    """Return the bucket of the time since the watch before, int64[n] in [0, GAP_BUCKETS).
 
     0 for the first watch; else 1 + floor(log2(1 + seconds)), negative gaps counting as 0.
     """
     buckets = np.zeros(len(times), np.int64)
     if len(times) > 1:
         gaps = np.maximum(np.diff(times), 0)
-        # In float: the longest gaps of int64 have no successor.
+        # As floats: 1 + the maximum of int64 would overflow.
         buckets[1:] = 1 + np.log2(1.0 + gaps).astype(np.int64)
     return np.minimum(buckets, GAP_BUCKETS - 1)
 
 
 def attribute_ids(attributes: Sequence[str], vocabulary: Mapping[str, int]) -> Int64Array:
-    """Ids of the known attributes, 0-padded, int64[ATTRIBUTE_LIMIT]; ids start at 1."""
+    """Return the ids of the known attributes, from 1, padded with 0, int64[ATTRIBUTE_LIMIT]."""
     known = [vocabulary[text] for text in attributes if text in vocabulary][:ATTRIBUTE_LIMIT]
     ids = np.zeros(ATTRIBUTE_LIMIT, np.int64)
     ids[: len(known)] = known
@@ -45,7 +45,7 @@ def tower_inputs(
     vocabulary: Mapping[str, int],
     history_limit: int,
 ) -> dict[str, Int64Array]:
-    """A batch of the viewer tower's inputs.
+    """Return a batch of the viewer tower's inputs.
 
     Videos that the release doesn't know are left out of the history. Histories are
     left-aligned and padded on the right to the longest of the batch (at least 1).
@@ -53,7 +53,7 @@ def tower_inputs(
     Returns:
         `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
         see `gap_buckets`; `asked_gap` int64[b]: bucket of the time from the last of these videos
-        to the moment asked, 0 only without a history; `lengths` int64[b]; `attributes`
+        to the request, 0 only without a history; `lengths` int64[b]; `attributes`
         int64[b, ATTRIBUTE_LIMIT].
     """
     histories: list[Int64Array] = []

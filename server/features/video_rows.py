@@ -11,20 +11,20 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio, odd: its multiples spread over all upper bits (Knuth, The Art of
 Computer Programming, vol. 3, section 6.4)."""
 _ROOM = 2
-"""The table has two to four places a key, so that few keys have others in their way."""
+"""The table has two to four places a key, so that few keys collide."""
 _NEXT = np.arange(1, 6)
-"""Places that are looked at at once for keys that weren't in the first: hardly any goes on."""
+"""Places probed at once for keys that aren't in their first; few keys need a second round."""
 
 
 class VideoRows:
     """Row of each video key: a hash table with linear probing, looked up for many keys at once.
 
-    Of 500 keys in a million, a binary search misses the processor's caches some ten times each: it
-    takes four times as long.
+    For 500 of a million keys a binary search takes four times as long: it misses the processor's
+    caches some ten times a key.
     """
 
     def __init__(self, keys: Int64Array) -> None:
-        """Takes the key of each row, int64[n], all different. It is kept, not copied."""
+        """Build the table from the key of each row, int64[n], all different; it isn't copied."""
         bits = max(1, len(keys) - 1).bit_length() + _ROOM - 1
         self._keys = keys
         self._shift = np.uint64(64 - bits)
@@ -33,12 +33,12 @@ class VideoRows:
         rows, places = np.arange(len(keys), dtype=np.int32), self._place(keys)
         while len(rows):
             free = self._rows[places] < 0
-            self._rows[places[free]] = rows[free]  # of several for one place, the last gets it
+            self._rows[places[free]] = rows[free]  # if several want a place, the last gets it
             left = self._rows[places] != rows
             rows, places = rows[left], (places[left] + 1) & self._last
 
     def find(self, keys: Int64Array) -> Int64Array:
-        """The row of each key, int64[m]; -1 for a key that the release doesn't know."""
+        """Return the row of each key, int64[m]; -1 for a key that the release doesn't know."""
         if not len(self._keys):
             return np.full(len(keys), -1, np.int64)
         places = self._place(keys)
@@ -54,5 +54,5 @@ class VideoRows:
         return rows
 
     def _place(self, keys: Int64Array) -> Int64Array:
-        """Where each key is first looked for, int64[m]."""
+        """Return the first place of each key, int64[m]."""
         return ((keys.view(np.uint64) * _MULTIPLIER) >> self._shift).view(np.int64)

@@ -1,4 +1,4 @@
-"""What is known of one viewer, as the models and pipelines take it."""
+"""A viewer's features, as models and pipelines read them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ def _no_keys() -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class ViewerFeatures:
-    """One viewer's features at one moment; the default is a viewer nobody knows."""
+    """One viewer's features at one moment; by default those of an unknown viewer."""
 
     history_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
-    """Videos watched last, oldest first, int64[h]."""
+    """Last watched videos, oldest first, int64[h]."""
     history_times: npt.NDArray[np.int64] = field(default_factory=_no_keys)
     """When each was watched, Unix seconds, int64[h]."""
     watched_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
-    """All videos watched, any order, int64[w]."""
+    """All watched videos, in any order, int64[w]."""
     attributes: tuple[str, ...] = ()
     """Profile attributes as "name=value"."""
     watch_count: int = 0
-    """How many videos the viewer has watched."""
+    """Number of videos that the viewer has watched."""
     like_count: int = 0
-    """How many of them the viewer liked."""
+    """Number of them that the viewer liked."""
     asked_at: int = 0
-    """The moment at which a slate is asked for, Unix seconds; 0 for right after the last watch."""
+    """Time of the request, Unix seconds; 0 for right after the last watch."""
 
     def playing(self, seed_key: int) -> ViewerFeatures:
         """Return these features with the video that is playing as the last one watched.
 
-        If the history has it as the last one already, it is this play, which began then: read as
-        watched twice, it would lead to worse candidates. Else it begins at the moment asked.
+        If it already is the last one of the history, that is this play: watched twice, it would
+        lead to worse candidates. Else it begins at the time of the request.
         """
         seen = replace(self, watched_keys=np.append(self.watched_keys, np.int64(seed_key)))
         if len(self.history_keys) and self.history_keys[-1] == seed_key:
