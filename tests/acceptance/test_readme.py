@@ -164,9 +164,9 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
         assert f"watched.csv, row {FUTURE_ROW}, column timestamp" in refusal
         assert "--skip-bad-rows" in refusal
         commands = [f"{import_data} --skip-bad-rows", *before_up]
-        told = run("\n".join(commands), demo.environment, tmp_path)
-        assert "was made from example data, ml-100k" in told
-        assert "to take it back: vireo release rollback" in told
+        output = run("\n".join(commands), demo.environment, tmp_path)
+        assert "was made from example data, ml-100k" in output
+        assert "to take it back: vireo release rollback" in output
         refusal = refused(up, demo.environment)
         assert f"it answers at {demo.edge}" in refusal
         assert "serves what channel production names within seconds" in refusal

@@ -40,7 +40,7 @@ from tests.builders.tiny_home import DATASET, build_tiny_home
 
 RATE = 20
 
-Tell = Callable[[str, str, str, str], None]
+RecordRejection = Callable[[str, str, str, str], None]
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
 
 
 @pytest.fixture
-def told(record_property: Callable[[str, object], None]) -> Tell:
-    """Puts a row into the table of refusals that ends the tests' output."""
+def record_rejection(record_property: Callable[[str, object], None]) -> RecordRejection:
+    """Return a function that adds a row to the table of rejections at the end of the output."""
 
-    def tell(refused: str, place: str, answer: str, counted: str) -> None:
+    def record(refused: str, place: str, answer: str, counted: str) -> None:
         record_property(REFUSED, (refused, place, answer, counted))
 
-    return tell
+    return record
 
 
 def counter_at(
@@ -117,14 +117,14 @@ def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
     assert answers.stdout.count(f'"videoId": "{first}"') == 1, "grpcurl"
 
 
-def test_plain_text_gets_nowhere(secured: SecuredStack, told: Tell) -> None:
+def test_plain_text_gets_nowhere(secured: SecuredStack, record_rejection: RecordRejection) -> None:
     for place in ("edge", "gateway-1", "candidate-1", "ranking-1", "control"):
         port = secured.port("envoy" if place == "edge" else place)
         counter, count = counter_at(secured, place, port, "connection_error")
         before = count()
         code = secured.health(port, None, "")
         counted = count() - before
-        told("plain text", place, code.name, f"{counter} +{counted}")
+        record_rejection("plain text", place, code.name, f"{counter} +{counted}")
         assert code is grpc.StatusCode.UNAVAILABLE
         assert counted > 0
 
@@ -143,31 +143,35 @@ def test_plain_text_gets_nowhere(secured: SecuredStack, told: Tell) -> None:
     ],
 )
 def test_a_caller_that_nobody_vouches_for_is_unauthenticated(
-    secured: SecuredStack, reason: str, told: Tell
+    secured: SecuredStack, reason: str, record_rejection: RecordRejection
 ) -> None:
     token = None if reason == "no token" else secured.tokens.refused()[reason]
     before = secured.count("^http.edge.jwt_authn.denied$")
     code, rest = secured.code(token), secured.rest(token)
     counted = secured.count("^http.edge.jwt_authn.denied$") - before
-    told(reason, "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
+    record_rejection(reason, "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert (rest.status, rest.json()["code"]) == (401, 16)
     assert counted == 2
 
 
-def test_a_caller_without_the_scope_is_denied(secured: SecuredStack, told: Tell) -> None:
+def test_a_caller_without_the_scope_is_denied(
+    secured: SecuredStack, record_rejection: RecordRejection
+) -> None:
     token = secured.tokens.good("vireo.admin", subject="scope")
     before = secured.count("^http.edge.rbac.denied$")
     code, rest = secured.code(token), secured.rest(token)
     counted = secured.count("^http.edge.rbac.denied$") - before
-    told("wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}")
+    record_rejection(
+        "wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}"
+    )
     assert code is grpc.StatusCode.PERMISSION_DENIED
     assert (rest.status, rest.json()["code"]) == (403, 7)
     assert counted == 2
 
 
 def test_processes_accept_only_certificates_of_the_authority(
-    secured: SecuredStack, told: Tell, tmp_path: Path
+    secured: SecuredStack, record_rejection: RecordRejection, tmp_path: Path
 ) -> None:
     ours, roots = secured.folder.tls("operator"), secured.folder.authority
     signer = Certificates(secured.folder).signing_authority()
@@ -189,7 +193,7 @@ def test_processes_accept_only_certificates_of_the_authority(
     ]
     for place, port in places:
         role = place.partition("-")[0]
-        # Envoy's own hops, or a listener's, tell that it is not simply gone.
+        # Envoy's own hops, or a listener's, show that it is not simply gone.
         if place != "envoy":
             assert secured.health(port, ours, role) is grpc.StatusCode.OK
         for case, stranger in {**files, "no certificate": None}.items():
@@ -203,13 +207,13 @@ def test_processes_accept_only_certificates_of_the_authority(
             else:
                 code = secured.health(port, stranger, role)
             counted = count() - before
-            told(case, place, code.name, f"{counter} +{counted}")
+            record_rejection(case, place, code.name, f"{counter} +{counted}")
             assert code is grpc.StatusCode.UNAVAILABLE
             assert counted > 0
 
 
 def test_a_rate_limited_caller_gets_retry_info_and_others_are_unaffected(
-    secured: SecuredStack, told: Tell
+    secured: SecuredStack, record_rejection: RecordRejection
 ) -> None:
     busy, other = (secured.tokens.good(subject=name) for name in ("busy", "other"))
     pattern = "^edge.http_local_rate_limit.rate_limited$"
@@ -234,7 +238,9 @@ def test_a_rate_limited_caller_gets_retry_info_and_others_are_unaffected(
     codes = [error.code() for error in errors]
     limited = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
     counted = secured.count(pattern) - before
-    told("too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}")
+    record_rejection(
+        "too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}"
+    )
     assert limited
     assert counted == limited
     for error in errors:

@@ -1,7 +1,7 @@
 """Ways in which a release can be bad: each damages the folder of a good one.
 
-`lies` damage what was described before, so that digests tell; `described` ones are described
-again in the manifest, so that only loading them tells.
+`lies` damage what was described before, so that digests differ; `described` ones are described
+again in the manifest, so that only loading them fails.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tests.builders.s3 import unreachable_s3
 
 
 class SetDiscovery:
-    """Finds what it was last told to find."""
+    """Discovery of endpoints that a test sets."""
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.attempts = Attempts("list")
@@ -73,7 +73,7 @@ class ControlPlane:
         return self.control.mesh
 
     async def status(self) -> dict[str, dict[tuple[str, str], Any]]:
-        """What CSDS tells: by node, then by kind (its short name) and name of the resource."""
+        """Return the response of CSDS: by node, then by short kind and name of the resource."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
             answer = await stub.FetchClientStatus(csds_pb2.ClientStatusRequest())

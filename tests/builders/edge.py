@@ -1,4 +1,4 @@
-"""The real Envoy before gateways and pods that tell what they were asked."""
+"""The real Envoy in front of gateways and pods that record their requests."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TIMEOUT = 60.0  # seconds for a call: of a busy machine
 
 @dataclass(frozen=True)
 class Target:
-    """Whom a client asks, and how it tells who asks."""
+    """Address and credentials of a client."""
 
     address: str
     """host:port."""

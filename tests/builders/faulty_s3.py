@@ -1,4 +1,4 @@
-"""A TCP proxy before the real S3 server, which can be told to fail."""
+"""A TCP proxy in front of the real S3 server, which fails on request."""
 
 from __future__ import annotations
 

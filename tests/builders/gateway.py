@@ -1,4 +1,4 @@
-"""A gateway that answers what it is told to, behind the server and guard of the real one."""
+"""A gateway with scripted responses, behind the server and guard of the real one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def overloaded(retry_after: timedelta) -> RpcError:
 
 
 @dataclass
-class ToldGateway(RecommendationServiceServicer):
+class FakeGateway(RecommendationServiceServicer):
     """Answers each call with the next of its answers, and with the last one from then on."""
 
     answers: list[pb.RecommendResponse | Exception | None] = field(default_factory=lambda: [SLATE])
@@ -67,9 +67,9 @@ class ToldGateway(RecommendationServiceServicer):
 
 
 @asynccontextmanager
-async def told_gateway(port: int = 0) -> AsyncIterator[ToldGateway]:
-    """Runs one, on a free port unless told which."""
-    gateway = ToldGateway()
+async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
+    """Run one, by default on a free port."""
+    gateway = FakeGateway()
     server = RpcServer(rpc_settings(port=port))
     server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
     await server.start()
@@ -81,9 +81,9 @@ async def told_gateway(port: int = 0) -> AsyncIterator[ToldGateway]:
 
 
 @asynccontextmanager
-async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[ToldGateway]:
+async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[FakeGateway]:
     """Runs one behind TLS."""
-    gateway = ToldGateway()
+    gateway = FakeGateway()
     server = grpc.aio.server(
         interceptors=[Guard(access_log_share=0, max_calls=100, max_streams=10)]
     )

@@ -81,7 +81,7 @@ class RecordedApi:
         """The watches that were asked for."""
         return [each for each in self.asked if each.watches]
 
-    def tell(self, *lines: bytes) -> None:
+    def send(self, *lines: bytes) -> None:
         """Has every watch that lasts send lines."""
         for queue in self.open_watches:
             for line in lines:
@@ -201,7 +201,7 @@ def listing(version: int, *slices: dict[str, Any]) -> bytes:
 
 
 def modified(changed: dict[str, Any]) -> bytes:
-    """The event that tells how a slice is now."""
+    """Return the event of a modified slice."""
     return json.dumps({"type": "MODIFIED", "object": changed}).encode() + b"\n"
 
 

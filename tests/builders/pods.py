@@ -32,7 +32,7 @@ class RunningPod:
     """A gRPC channel to it."""
 
     async def state(self) -> GetServingReleaseResponse:
-        """What its ReleaseService tells."""
+        """Response of its ReleaseService."""
         stub = ReleaseServiceStub(self.channel)
         return await stub.GetServingRelease(GetServingReleaseRequest(), timeout=30)
 

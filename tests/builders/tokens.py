@@ -22,9 +22,9 @@ class Tokens:
 
     def good(self, *scopes: str, subject: str = "someone", **changes: Any) -> str:
         """One that the edge takes, for the scope `vireo.read` where none is named."""
-        told: dict[str, Any] = {"issuer": "vireo", "audience": "vireo", "seconds": 300, **changes}
+        claims: dict[str, Any] = {"issuer": "vireo", "audience": "vireo", "seconds": 300, **changes}
         signer = TokenSigner(self.folder)
-        return signer.token(subject=subject, scopes=scopes or ("vireo.read",), **told)
+        return signer.token(subject=subject, scopes=scopes or ("vireo.read",), **claims)
 
     def refused(self) -> dict[str, str]:
         """Tokens that say nothing, by what is wrong with them."""

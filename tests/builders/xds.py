@@ -1,4 +1,4 @@
-"""A client of the discovery service that takes or refuses what a test tells it to."""
+"""A client of the discovery service that ACKs or NACKs as a test decides."""
 
 from __future__ import annotations
 

@@ -38,5 +38,5 @@ def test_a_request_that_no_message_can_hold_is_reported(
 
 
 def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:
-    told = error_of(tmp_path, "release", "publish", "--data", "mine")
-    assert "vireo train --data mine" in told
+    message = error_of(tmp_path, "release", "publish", "--data", "mine")
+    assert "vireo train --data mine" in message

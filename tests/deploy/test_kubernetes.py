@@ -43,7 +43,7 @@ PROCESSES: Mapping[str, tuple[type[RpcSettings], str]] = {
     "vireo.server.gateway": (GatewaySettings, GRPC_SERVICES["gateway"]),
 }
 """The settings of each process of ours, by its module in a wheel, and the gRPC service by which it
-tells its health."""
+reports its health."""
 
 
 def named(kind: str) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Python's versions are told the same everywhere: pyproject.toml, Makefile, README."""
+"""Python's versions are the same everywhere: pyproject.toml, Makefile, README."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ async def watch(connection: Http2, count: int) -> list[Stream]:
     return streams
 
 
-def told(streams: list[Stream]) -> tuple[int, int]:
+def states(streams: list[Stream]) -> tuple[int, int]:
     """How many go on, and how many were refused with RESOURCE_EXHAUSTED: all of them."""
     refused = [stream for stream in streams if stream.code is not None]
     assert {stream.code for stream in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -86,7 +86,7 @@ async def test_watchers_of_one_address_are_bounded_and_calls_notice_nothing(edge
         for _ in range(6):
             connection = await connections.enter_async_context(http2(edge.address, "127.0.1.1"))
             streams += await watch(connection, 50)
-        held, _ = told(streams)
+        held, _ = states(streams)
         assert held <= OF_AN_ADDRESS + 2  # of a slow machine some have come back meanwhile
         await call(edge)
         details = next(stream for stream in streams if stream.code).headers
@@ -102,7 +102,7 @@ async def test_watchers_of_all_addresses_are_bounded_and_calls_notice_nothing(ed
             local = f"127.0.2.{number + 1}"
             connection = await connections.enter_async_context(http2(edge.address, local))
             streams += await watch(connection, OF_AN_ADDRESS)
-        held, refused = told(streams)
+        held, refused = states(streams)
         # Each of Envoy's threads may go over it by those that it takes at once.
         assert 0 < held <= IN_ALL + 2 * OF_AN_ADDRESS
         assert refused > 0
@@ -116,7 +116,7 @@ async def test_reflection_streams_of_one_address_are_bounded(edge: Edge) -> None
         streams = [connection.open(REFLECTION, b"", end=False) for _ in range(200)]
         while sum(stream.code is not None for stream in streams) < 100:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        told(streams)
+        states(streams)
         await call(edge)
     await none_is_left(edge)
 

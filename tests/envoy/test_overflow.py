@@ -1,4 +1,4 @@
-"""What callers are told when there are more calls than the cluster takes on."""
+"""Responses to callers beyond the cluster's limit of calls."""
 
 from __future__ import annotations
 

@@ -153,14 +153,14 @@ async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_dead
 async def test_the_inner_hop_names_the_pod_that_answered(edge: Edge) -> None:
     ports = edge.settings.pod_ports("candidate")
     pods = {pod.name: f"127.0.0.1:{port}" for pod, port in zip(edge.candidates, ports, strict=True)}
-    told: dict[str, str] = {}
+    named: dict[str, str] = {}
     target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
-        while len(told) < len(pods):
+        while len(named) < len(pods):
             call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES)
             answer = await call
-            told[answer.release_id] = str((await call.initial_metadata())["x-vireo-pod"])
-    assert told == pods
+            named[answer.release_id] = str((await call.initial_metadata())["x-vireo-pod"])
+    assert named == pods
 
 
 @pytest.mark.parametrize(("header", "tries"), [("10000", 1), ("20", 4)])

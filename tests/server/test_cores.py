@@ -15,9 +15,9 @@ def host(root: Path, group: str, **limits: str) -> Path:
 
     In a name of `limits` "_" stands for "/".
     """
-    told = root / "proc" / "self" / "cgroup"
-    told.parent.mkdir(parents=True)
-    told.write_text(f"1:cpu:/elsewhere\n0::{group}\n")
+    cgroup_file = root / "proc" / "self" / "cgroup"
+    cgroup_file.parent.mkdir(parents=True)
+    cgroup_file.write_text(f"1:cpu:/elsewhere\n0::{group}\n")
     for name, limit in limits.items():
         folder = root / "sys/fs/cgroup" / name.replace("_", "/").strip("/")
         folder.mkdir(parents=True, exist_ok=True)

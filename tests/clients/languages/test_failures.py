@@ -1,4 +1,4 @@
-"""What the example clients do when calls fail, and how they tell who they are."""
+"""What the example clients do when calls fail, and how they authenticate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.rpc.errors import unavailable
 from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.edge import running_edge
 from tests.builders.example_clients import BROWSER, ExampleClient, Target
-from tests.builders.gateway import SLATE, overloaded, secure_gateway, told_gateway
+from tests.builders.gateway import SLATE, fake_gateway, overloaded, secure_gateway
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -44,7 +44,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_a_request_that_cannot_be_served_is_sent_three_times(
     grpc_client: ExampleClient,
 ) -> None:
-    async with told_gateway() as gateway:
+    async with fake_gateway() as gateway:
         gateway.answers = [DRAINING, DRAINING, SLATE]
         slate = (await grpc_client.recommend(Target(gateway.address), "1")).slate
     assert [item["video_id"] for item in slate["items"]] == ["v"]
@@ -53,7 +53,7 @@ async def test_a_request_that_cannot_be_served_is_sent_three_times(
 
 
 async def test_retries_end_with_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
-    async with told_gateway() as gateway:
+    async with fake_gateway() as gateway:
         gateway.answers = [DRAINING]
         answer = await grpc_client.recommend(Target(gateway.address), "1")
     assert answer.code == 1
@@ -62,7 +62,7 @@ async def test_retries_end_with_the_delay_of_retry_info(grpc_client: ExampleClie
 
 
 async def test_an_overload_error_has_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
-    async with told_gateway() as gateway:
+    async with fake_gateway() as gateway:
         gateway.answers = [overloaded(timedelta(hours=1, milliseconds=5))]
         answer = await grpc_client.recommend(Target(gateway.address), "1")
     assert answer.code == 1
@@ -73,7 +73,7 @@ async def test_an_overload_error_has_the_delay_of_retry_info(grpc_client: Exampl
 
 
 async def test_calls_have_the_deadline_that_is_asked_for(grpc_client: ExampleClient) -> None:
-    async with told_gateway() as gateway:
+    async with fake_gateway() as gateway:
         gateway.answers = [None]
         # A busy machine may need the first of it to connect.
         answer = await grpc_client.recommend(Target(gateway.address), "1", "--timeout", "5")

@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module", params=["plain", "secure"])
 def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
-    """What clients are told of the edge of a stack; the same release is behind both."""
+    """Options of clients for the edge of a stack; both serve the same release."""
     if request.param == "plain":
         with running_stack(home.root, settings=ONE_POD_EACH) as stack:
             yield Target(stack.edge)

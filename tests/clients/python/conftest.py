@@ -1,4 +1,4 @@
-"""Both clients, to be asked in the same way, and a gateway that answers as it is told."""
+"""Both clients, to be asked in the same way, and a gateway with scripted responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from tests.builders.gateway import ToldGateway, told_gateway
+from tests.builders.gateway import FakeGateway, fake_gateway
 from vireo_client import AsyncClient, Client, Slate
 
 Recommend: TypeAlias = Callable[..., Awaitable[Slate]]
@@ -43,13 +43,13 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 @pytest_asyncio.fixture
-async def gateway() -> AsyncIterator[ToldGateway]:
-    async with told_gateway() as gateway:
+async def gateway() -> AsyncIterator[FakeGateway]:
+    async with fake_gateway() as gateway:
         yield gateway
 
 
 @pytest_asyncio.fixture
-async def recommend(connect: Connect, gateway: ToldGateway) -> AsyncIterator[Recommend]:
+async def recommend(connect: Connect, gateway: FakeGateway) -> AsyncIterator[Recommend]:
     """Asks that gateway."""
     async with connect(gateway.address) as recommend:
         yield recommend

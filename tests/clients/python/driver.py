@@ -16,7 +16,7 @@ from vireo_client import AsyncClient, Client, InvalidRequest, NotFound, Slate, S
 TIMEOUT = 60.0  # for a busy machine
 
 
-async def told(recommend: Callable[..., Awaitable[Slate]], viewer: str) -> dict[str, Any]:
+async def as_document(recommend: Callable[..., Awaitable[Slate]], viewer: str) -> dict[str, Any]:
     """What one client gets of a stack."""
     slate = await recommend(viewer, page_size=20, explain=True)
     assert slate.explanation is not None
@@ -50,13 +50,13 @@ async def main(target: str, viewer: str) -> None:
     """Asks by both."""
     found = {}
     async with AsyncClient(target, timeout=TIMEOUT) as client:
-        found["AsyncClient"] = await told(client.recommend, viewer)
+        found["AsyncClient"] = await as_document(client.recommend, viewer)
     with Client(target, timeout=TIMEOUT) as blocking:
 
         async def recommend(*asked: Any, **how: Any) -> Slate:
             return await asyncio.to_thread(blocking.recommend, *asked, **how)
 
-        found["Client"] = await told(recommend, viewer)
+        found["Client"] = await as_document(recommend, viewer)
     sys.stdout.write(json.dumps(found))
 
 

@@ -9,20 +9,20 @@ import grpc
 import pytest
 
 from bench.stack import free_port_base
-from tests.builders.gateway import SLATE, ToldGateway, told_gateway
+from tests.builders.gateway import SLATE, FakeGateway, fake_gateway
 from tests.builders.waiting import until
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import AsyncClient, Client, Unavailable, VireoError
 
 
-async def test_all_calls_share_one_connection(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_all_calls_share_one_connection(gateway: FakeGateway, recommend: Recommend) -> None:
     slates = await asyncio.gather(*(recommend(str(number)) for number in range(50)))
     assert all(slate.items for slate in slates)
     assert {request.viewer_id for request in gateway.requests} == {str(n) for n in range(50)}
     assert len(gateway.peers) == 1
 
 
-async def test_threads_may_share_a_client(gateway: ToldGateway) -> None:
+async def test_threads_may_share_a_client(gateway: FakeGateway) -> None:
     def ask(client: Client) -> None:
         with ThreadPoolExecutor(8) as pool:
             for slate in pool.map(client.recommend, map(str, range(80)), timeout=60):
@@ -34,7 +34,7 @@ async def test_threads_may_share_a_client(gateway: ToldGateway) -> None:
     assert len(gateway.peers) == 1
 
 
-async def test_a_closed_client_says_so(gateway: ToldGateway, connect: Connect) -> None:
+async def test_a_closed_client_says_so(gateway: FakeGateway, connect: Connect) -> None:
     async with connect(gateway.address) as recommend:
         await recommend("1")
     with pytest.raises(ValueError, match="closed"):
@@ -42,7 +42,7 @@ async def test_a_closed_client_says_so(gateway: ToldGateway, connect: Connect) -
     assert len(gateway.requests) == 1
 
 
-async def test_closing_a_client_ends_its_calls(gateway: ToldGateway, connect: Connect) -> None:
+async def test_closing_a_client_ends_its_calls(gateway: FakeGateway, connect: Connect) -> None:
     gateway.answers = [None]
     async with connect(gateway.address) as recommend:
         call = asyncio.ensure_future(recommend("1", request_id="mine"))
@@ -53,7 +53,7 @@ async def test_closing_a_client_ends_its_calls(gateway: ToldGateway, connect: Co
     assert caught.value.request_id == "mine"
 
 
-async def test_a_call_may_end_in_the_grace_that_closing_gives(gateway: ToldGateway) -> None:
+async def test_a_call_may_end_in_the_grace_that_closing_gives(gateway: FakeGateway) -> None:
     gateway.answers = [SLATE]
     async with AsyncClient(gateway.address, timeout=60) as client:
         call = asyncio.ensure_future(client.recommend("1"))
@@ -62,7 +62,7 @@ async def test_a_call_may_end_in_the_grace_that_closing_gives(gateway: ToldGatew
         assert (await call).items
 
 
-async def test_cancelling_a_task_cancels_its_call(gateway: ToldGateway) -> None:
+async def test_cancelling_a_task_cancels_its_call(gateway: FakeGateway) -> None:
     gateway.answers = [None]
     async with AsyncClient(gateway.address, timeout=60) as client:
         call = asyncio.ensure_future(client.recommend("1"))
@@ -82,7 +82,7 @@ async def test_a_server_that_is_back_is_found_again(connect: Connect) -> None:
     port = free_port_base()
     async with connect(f"127.0.0.1:{port}") as recommend:
         for _ in range(2):
-            async with told_gateway(port):
+            async with fake_gateway(port):
                 while True:
                     try:
                         assert (await recommend("1")).items

@@ -11,7 +11,7 @@ import pytest
 
 from bench.stack import free_port_base
 from server.rpc.errors import RpcError, not_found, unavailable
-from tests.builders.gateway import ToldGateway, overloaded
+from tests.builders.gateway import FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import (
     AccessDenied,
@@ -31,7 +31,7 @@ SOON = timedelta(milliseconds=20)
 async def failure(
     recommend: Recommend, kind: type[VireoError], viewer_id: str = "1", **asked: Any
 ) -> Any:
-    """What a call fails with, which tells the id that it was sent with."""
+    """Return the error of a call, which has the request's id."""
     with pytest.raises(VireoError) as caught:
         await recommend(viewer_id, request_id="mine", **asked)
     assert type(caught.value) is kind
@@ -40,7 +40,7 @@ async def failure(
 
 
 async def test_a_request_that_breaks_rules_names_all_of_them(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     error = await failure(
         recommend, InvalidRequest, "", page_size=501, excluded_video_ids=["ok", ""]
@@ -57,14 +57,14 @@ async def test_a_request_that_breaks_rules_names_all_of_them(
     assert not gateway.requests
 
 
-async def test_an_unknown_seed_is_not_found(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_an_unknown_seed_is_not_found(gateway: FakeGateway, recommend: Recommend) -> None:
     gateway.answers = [not_found("seed_video_id: 's' is not in the release")]
     error = await failure(recommend, NotFound)
     assert error.message == "seed_video_id: 's' is not in the release"
 
 
 async def test_an_overloaded_server_says_when_to_come_back(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [overloaded(timedelta(hours=1))]
     error = await failure(recommend, Overloaded)
@@ -72,7 +72,7 @@ async def test_an_overloaded_server_says_when_to_come_back(
 
 
 async def test_an_overload_without_a_delay_has_none(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")]
     assert (await failure(recommend, Overloaded)).retry_after is None
@@ -80,7 +80,7 @@ async def test_an_overload_without_a_delay_has_none(
 
 
 async def test_a_server_that_cannot_serve_yet_is_unavailable(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [unavailable("no release is loaded yet", SOON)]
     error = await failure(recommend, Unavailable)
@@ -95,7 +95,7 @@ async def test_an_address_without_a_listener_is_unavailable(connect: Connect) ->
 
 
 async def test_no_answer_in_time_is_deadline_exceeded(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [None]
     await failure(recommend, DeadlineExceeded, timeout=0.5)
@@ -107,14 +107,14 @@ async def test_no_answer_in_time_is_deadline_exceeded(
     "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
 )
 async def test_a_caller_who_may_not_is_denied(
-    gateway: ToldGateway, recommend: Recommend, code: grpc.StatusCode
+    gateway: FakeGateway, recommend: Recommend, code: grpc.StatusCode
 ) -> None:
     gateway.answers = [RpcError(code, "no")]
     assert (await failure(recommend, AccessDenied)).code is code
 
 
 async def test_an_error_of_the_server_is_one_with_its_code(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [ZeroDivisionError("a bug")]
     error = await failure(recommend, VireoError)
@@ -123,7 +123,7 @@ async def test_an_error_of_the_server_is_one_with_its_code(
 
 
 async def test_a_request_id_that_the_server_replaced_is_the_servers(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [not_found("no")]
     with pytest.raises(NotFound) as caught:

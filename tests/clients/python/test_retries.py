@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from server.rpc.errors import RpcError, unavailable
-from tests.builders.gateway import SLATE, ToldGateway, overloaded
+from tests.builders.gateway import SLATE, FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import Overloaded, Unavailable, VireoError
 
@@ -18,14 +18,14 @@ SHED = overloaded(SOON)
 
 
 async def test_a_request_that_cannot_be_served_is_sent_three_times_at_most(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [DRAINING, DRAINING, SLATE]
     assert (await recommend("1", request_id="mine")).items
     assert [each["x-request-id"] for each in gateway.metadata] == ["mine"] * 3
 
 
-async def test_then_it_fails(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_then_it_fails(gateway: FakeGateway, recommend: Recommend) -> None:
     gateway.answers = [DRAINING, DRAINING, DRAINING, SLATE]
     with pytest.raises(Unavailable):
         await recommend("1")
@@ -33,7 +33,7 @@ async def test_then_it_fails(gateway: ToldGateway, recommend: Recommend) -> None
 
 
 async def test_a_request_that_was_turned_away_is_repeated_once(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [SHED, SLATE]
     assert (await recommend("1", request_id="mine")).items
@@ -41,15 +41,15 @@ async def test_a_request_that_was_turned_away_is_repeated_once(
 
 
 async def test_the_repeated_request_has_what_is_left_of_the_deadline(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [overloaded(timedelta(seconds=0.5)), SLATE]
     await recommend("1", timeout=9)
-    # Less by the pause, at least; gRPC rounds up what it tells, from 10 s on to whole seconds.
+    # Less by the pause, at least; gRPC rounds the timeout up, from 10 s on to whole seconds.
     assert gateway.seconds[1] < gateway.seconds[0] - 0.25
 
 
-async def test_but_not_twice(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_but_not_twice(gateway: FakeGateway, recommend: Recommend) -> None:
     gateway.answers = [SHED]
     with pytest.raises(Overloaded):
         await recommend("1")
@@ -57,7 +57,7 @@ async def test_but_not_twice(gateway: ToldGateway, recommend: Recommend) -> None
 
 
 async def test_and_not_when_the_deadline_comes_first(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [overloaded(timedelta(seconds=60)), SLATE]
     with pytest.raises(Overloaded):
@@ -67,7 +67,7 @@ async def test_and_not_when_the_deadline_comes_first(
 
 @pytest.mark.parametrize("refusal", [DRAINING, SHED], ids=["draining", "shed"])
 async def test_one_attempt_is_one(
-    gateway: ToldGateway, connect: Connect, refusal: RpcError
+    gateway: FakeGateway, connect: Connect, refusal: RpcError
 ) -> None:
     gateway.answers = [refusal, SLATE]
     async with connect(gateway.address, attempts=1) as recommend:
@@ -78,7 +78,7 @@ async def test_one_attempt_is_one(
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT])
 async def test_other_failures_are_final(
-    gateway: ToldGateway, recommend: Recommend, code: grpc.StatusCode
+    gateway: FakeGateway, recommend: Recommend, code: grpc.StatusCode
 ) -> None:
     gateway.answers = [RpcError(code, "no"), SLATE]
     with pytest.raises(VireoError):
@@ -87,7 +87,7 @@ async def test_other_failures_are_final(
 
 
 async def test_a_service_that_is_down_gets_no_more_retries(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [DRAINING]
     for _ in range(20):
@@ -97,7 +97,7 @@ async def test_a_service_that_is_down_gets_no_more_retries(
 
 
 async def test_a_call_has_the_clients_timeout_unless_it_has_its_own(
-    gateway: ToldGateway, connect: Connect
+    gateway: FakeGateway, connect: Connect
 ) -> None:
     async with connect(gateway.address, timeout=40) as recommend:
         await recommend("1")

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.builders.certificates import Certificate, authority, signed
-from tests.builders.gateway import ToldGateway, secure_gateway
+from tests.builders.gateway import FakeGateway, secure_gateway
 from tests.clients.python.conftest import Connect
 from vireo_client import Tls, Unavailable
 
@@ -41,14 +41,14 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 
 
 @pytest_asyncio.fixture
-async def tls_gateway(trust: Trust) -> AsyncIterator[ToldGateway]:
+async def tls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
     """Shows a certificate, and asks for none."""
     async with secure_gateway(grpc.ssl_server_credentials([trust.server.pair])) as gateway:
         yield gateway
 
 
 @pytest_asyncio.fixture
-async def mtls_gateway(trust: Trust) -> AsyncIterator[ToldGateway]:
+async def mtls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
     """Takes only clients that the authority has signed."""
     credentials = grpc.ssl_server_credentials(
         [trust.server.pair], trust.root.certificate.read_bytes(), require_client_auth=True
@@ -58,7 +58,7 @@ async def mtls_gateway(trust: Trust) -> AsyncIterator[ToldGateway]:
 
 
 async def test_a_server_of_a_trusted_authority_is_asked(
-    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+    tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     tls = Tls.from_files(trust.root.certificate)
     async with connect(tls_gateway.address, tls=tls) as recommend:
@@ -66,7 +66,7 @@ async def test_a_server_of_a_trusted_authority_is_asked(
 
 
 async def test_any_other_server_is_not(
-    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+    tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     for tls in (Tls(), Tls.from_files(trust.other_root.certificate)):
         async with connect(tls_gateway.address, tls=tls) as recommend:
@@ -76,7 +76,7 @@ async def test_any_other_server_is_not(
 
 
 async def test_a_client_shows_its_own_certificate(
-    mtls_gateway: ToldGateway, trust: Trust, connect: Connect
+    mtls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     tls = Tls.from_files(trust.root.certificate, trust.client.certificate, str(trust.client.key))
     async with connect(mtls_gateway.address, tls=tls) as recommend:
@@ -84,7 +84,7 @@ async def test_a_client_shows_its_own_certificate(
 
 
 async def test_without_it_or_with_a_strangers_nothing_is_answered(
-    mtls_gateway: ToldGateway, trust: Trust, connect: Connect
+    mtls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     root = trust.root.certificate
     for tls in (
@@ -107,7 +107,7 @@ def test_a_key_is_not_shown() -> None:
 
 
 async def test_a_token_goes_along_as_it_is_at_the_time(
-    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+    tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     tokens = iter(["first", "first", "second"])
     tls = Tls.from_files(trust.root.certificate)
@@ -125,7 +125,7 @@ async def test_a_token_goes_along_as_it_is_at_the_time(
 
 
 async def test_what_goes_wrong_in_getting_a_token_is_raised_as_it_is(
-    tls_gateway: ToldGateway, trust: Trust, connect: Connect
+    tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     def token() -> str:
         raise LookupError("the vault is shut")

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from tests.builders.gateway import ToldGateway
+from tests.builders.gateway import FakeGateway
 from tests.clients.python.conftest import Recommend
 from vireo_client import (
     Degradation,
@@ -52,7 +52,7 @@ FULL = pb.RecommendResponse(
 FULL.explanation.ranking_time.FromMicroseconds(1500)
 
 
-async def test_every_argument_becomes_a_field(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: Recommend) -> None:
     await recommend(
         "a/b é",
         page_size=7,
@@ -77,14 +77,14 @@ async def test_every_argument_becomes_a_field(gateway: ToldGateway, recommend: R
 
 
 async def test_what_is_left_out_is_left_to_the_server(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     await recommend("1")
     [request] = gateway.requests
     assert request == pb.RecommendRequest(viewer_id="1", surface=pb.SURFACE_HOME)
 
 
-async def test_an_answer_becomes_a_slate(gateway: ToldGateway, recommend: Recommend) -> None:
+async def test_an_answer_becomes_a_slate(gateway: FakeGateway, recommend: Recommend) -> None:
     gateway.answers = [FULL]
     assert await recommend("1") == Slate(
         items=(
@@ -121,7 +121,7 @@ async def test_a_slate_can_be_kept_as_it_is(recommend: Recommend) -> None:
 
 
 async def test_what_a_newer_server_says_is_unknown_and_no_error(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     newer = pb.RecommendResponse()
     newer.ParseFromString(
@@ -146,7 +146,7 @@ async def test_each_value_of_the_protos_enums_has_a_name() -> None:
 
 
 async def test_the_callers_request_id_and_headers_go_along(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     await recommend("1", request_id="mine", metadata=[("traceparent", "00-ab-cd-01")])
     [metadata] = gateway.metadata
@@ -156,7 +156,7 @@ async def test_the_callers_request_id_and_headers_go_along(
 
 
 async def test_each_call_gets_a_request_id_of_its_own(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     for _ in range(3):
         await recommend("1")
@@ -169,7 +169,7 @@ async def test_each_call_gets_a_request_id_of_its_own(
     ids=lambda each: str(*each),
 )
 async def test_what_no_message_can_carry_is_an_invalid_request_that_is_not_sent(
-    gateway: ToldGateway, recommend: Recommend, impossible: dict[str, object]
+    gateway: FakeGateway, recommend: Recommend, impossible: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidRequest):
         await recommend(**{"viewer_id": "1", **impossible})
@@ -177,7 +177,7 @@ async def test_what_no_message_can_carry_is_an_invalid_request_that_is_not_sent(
 
 
 async def test_a_time_without_zone_and_an_id_that_no_header_carries_are_refused(
-    gateway: ToldGateway, recommend: Recommend
+    gateway: FakeGateway, recommend: Recommend
 ) -> None:
     with pytest.raises(ValueError, match="time zone"):
         await recommend("1", time=datetime(2024, 5, 1))

@@ -62,14 +62,14 @@ def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
 def test_it_works_through_envoy_like_other_clients_and_fails_as_documented(
     python: Path, stack: Stack
 ) -> None:
-    told = json.loads(run(python, DRIVER, stack.edge, VIEWER))
+    results = json.loads(run(python, DRIVER, stack.edge, VIEWER))
     with grpc.insecure_channel(stack.edge) as channel:
         expected = RecommendationServiceStub(channel).Recommend(
             pb.RecommendRequest(viewer_id=VIEWER, page_size=20), timeout=20
         )
     ids = [item.video_id for item in expected.items]
     for kind in ("Client", "AsyncClient"):
-        by = told[kind]
+        by = results[kind]
         assert by["slate"] == ids
         assert by["release"] == expected.release_id == "tiny-1"
         assert by["degradations"] == []

@@ -49,8 +49,8 @@ def test_the_gate_asks_the_measured_twins(
 
     refused = vireo("promote", "worse", "--json")
     assert isinstance(refused.exception, PromotionRefusedError)
-    told = json.loads(refused.stdout)["gate"]
-    assert told["outcome"] == "refused"
+    gate = json.loads(refused.stdout)["gate"]
+    assert gate["outcome"] == "refused"
 
     same = vireo("promote", "same")
     assert same.exit_code == 0, same.output

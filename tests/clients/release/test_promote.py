@@ -91,9 +91,9 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     assert isinstance(refused.exception, PromotionRefusedError)
     assert "the gate refuses worse, and production still names" in str(refused.exception)
     assert "promote worse --channel production --force --reason" in str(refused.exception)
-    told = json.loads(refused.stdout)
-    assert (told["promoted"], told["gate"]["outcome"]) == (False, "refused")
-    verdicts = {check["measure"]: check["verdict"] for check in told["gate"]["checks"]}
+    report = json.loads(refused.stdout)
+    assert (report["promoted"], report["gate"]["outcome"]) == (False, "refused")
+    verdicts = {check["measure"]: check["verdict"] for check in report["gate"]["checks"]}
     assert set(verdicts) == MEASURES
     assert (verdicts["ndcg_10"], verdicts["watch_log_loss"]) == ("worse", "worse")
     assert [record.release_id for record in store.channels.history("production")] == [trained]
@@ -115,9 +115,9 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     assert after.figures["ndcg_10"] < before.figures["ndcg_10"], "the loss is accepted"
     assert (record.forced, record.reason) == (True, "to see what happens")
     assert any(finding.startswith("ndcg_10 ") for finding in record.findings)
-    told = vireo("history").output
-    assert "promote, forced" in told
-    assert "to see what happens" in told
+    history = vireo("history").output
+    assert "promote, forced" in history
+    assert "to see what happens" in history
 
     better = vireo("promote", trained, "--json")
     assert better.exit_code == 0, better.output

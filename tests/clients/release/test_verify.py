@@ -36,8 +36,8 @@ def test_a_sound_release_is_reported_with_the_bytes_read(publish: Publish, vireo
     manifest = Manifest.read(folder)
     done = vireo("verify", "good")
     assert done.exit_code == 0, done.output
-    told = f"sound good: {len(manifest.files)} files, 0.0 MB, loads as every kind of pod"
-    assert told in one_line(done)
+    expected = f"sound good: {len(manifest.files)} files, 0.0 MB, loads as every kind of pod"
+    assert expected in one_line(done)
     document = json.loads(vireo("verify", "good", "--json").stdout)
     assert document["ok"]
     [found] = document["releases"]
@@ -112,7 +112,7 @@ class Bucket:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (truncated, "bad: viewer_tower/1/vectors.npy has 1,401 bytes, the manifest lists 1,408"),
         (flipped_byte, "bad: ranker/1/model.onnx doesn't have the SHA-256 in the manifest"),
@@ -129,13 +129,13 @@ def test_damage_in_the_store_is_reported(
     vireo: Vireo,
     s3: S3Settings,
     damage: Callable[[Bucket], None],
-    told: str,
+    expected: str,
 ) -> None:
     publish("bad")
     damage(Bucket(s3, "bad"))
     done = vireo("verify", "bad")
     assert done.exit_code == 1
-    assert told in one_line(done)
+    assert expected in one_line(done)
     assert "sound" not in done.stdout
     assert not json.loads(vireo("verify", "bad", "--json").stdout)["ok"]
 
@@ -148,8 +148,10 @@ def test_an_object_is_read_no_further_than_its_manifest_says(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     found = verify_release(store, "bad", {}, scratch)
-    told = f"{layout.VIDEO_VECTORS} has more than the {entry.size:,} bytes that the manifest lists"
-    assert found.problems == (told,)
+    expected = (
+        f"{layout.VIDEO_VECTORS} has more than the {entry.size:,} bytes that the manifest lists"
+    )
+    assert found.problems == (expected,)
     assert (scratch / layout.VIDEO_VECTORS).stat().st_size <= entry.size
 
 
@@ -212,7 +214,7 @@ def no_list(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "expected"),
     [
         (other_dimension, "as a candidate pod: videos/index.faiss: "),
         (ids_beyond_the_table, "as a candidate pod: videos/index.faiss: "),
@@ -233,12 +235,12 @@ def test_a_release_that_was_published_damaged_is_reported(
     vireo: Vireo,
     tmp_path: Path,
     spoil: Callable[[Path], None],
-    told: str,
+    expected: str,
 ) -> None:
     publish_spoiled(store, tmp_path, spoil)
     done = vireo("verify", "bad")
     assert done.exit_code == 1
-    assert told in one_line(done)
+    assert expected in one_line(done)
 
 
 def publish_spoiled(

@@ -1,4 +1,4 @@
-"""What is told of the pods that are there when a control plane starts."""
+"""Publication of the pods that exist when a control plane starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
 PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
-Told = list[Mapping[Pool, Members]]
+Published = list[Mapping[Pool, Members]]
 
 
 def quick(first_seconds: float) -> ControlSettings:
@@ -30,13 +30,13 @@ def quick(first_seconds: float) -> ControlSettings:
 
 
 @asynccontextmanager
-async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator[Told]:
-    """What an admission of these tells while it runs."""
-    told: Told = []
-    admission = Admission(quick(first_seconds), SetDiscovery(endpoints), told.append)
+async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator[Published]:
+    """Yield what an admission of these endpoints publishes."""
+    published: Published = []
+    admission = Admission(quick(first_seconds), SetDiscovery(endpoints), published.append)
     running = asyncio.create_task(admission.run())
     try:
-        yield told
+        yield published
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -55,14 +55,14 @@ async def test_the_first_snapshot_includes_a_slow_production_pod() -> None:
             writer.close()
 
         hanging = await asyncio.start_server(hang, "127.0.0.1", slow)
-        async with admitting({PRODUCTION: local(fast, slow)}, first_seconds=60) as told:
+        async with admitting({PRODUCTION: local(fast, slow)}, first_seconds=60) as published:
             await asyncio.wait_for(accepted.wait(), 60)
             hanging.close()
             await hanging.wait_closed()
-            assert not told
+            assert not published
             await serve_candidate(CandidatePod("slow"), slow, stack)
-            await until(lambda: bool(told))
-        assert told[0][PRODUCTION] == Members(local(fast, slow))
+            await until(lambda: bool(published))
+        assert published[0][PRODUCTION] == Members(local(fast, slow))
 
 
 async def test_an_unresponsive_pod_is_published_after_the_timeout_only_in_production() -> None:
@@ -71,10 +71,10 @@ async def test_an_unresponsive_pod_is_published_after_the_timeout_only_in_produc
     async with AsyncExitStack() as stack:
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
         found = {PRODUCTION: local(healthy, gone), CANARY: local(gone + 1)}
-        async with admitting(found, first_seconds=0.1) as told:
-            await until(lambda: bool(told))
-    assert told[0][PRODUCTION] == Members(local(healthy, gone))
-    assert told[0][CANARY] == Members()
+        async with admitting(found, first_seconds=0.1) as published:
+            await until(lambda: bool(published))
+    assert published[0][PRODUCTION] == Members(local(healthy, gone))
+    assert published[0][CANARY] == Members()
 
 
 @pytest.mark.parametrize("answer", [b"\xff\xff", b"\x08\x63", b""])
@@ -103,14 +103,14 @@ async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_ot
         stack.push_async_callback(odd.stop, None)
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
         found = {PRODUCTION: local(healthy), CANARY: local(odd_port)}
-        async with admitting(found, first_seconds=60) as told:
-            await until(lambda: bool(told) and asked >= 3)
-    assert told[-1][PRODUCTION] == Members(local(healthy))
-    assert told[-1][CANARY] == Members()
+        async with admitting(found, first_seconds=60) as published:
+            await until(lambda: bool(published) and asked >= 3)
+    assert published[-1][PRODUCTION] == Members(local(healthy))
+    assert published[-1][CANARY] == Members()
 
 
 async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
-    told: Told = []
+    published: Published = []
     refused = 0
 
     def changed(members: Mapping[Pool, Members]) -> None:
@@ -118,11 +118,11 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
         if refused < 2:
             refused += 1
             raise ValueError("nothing can be made of them")
-        told.append(members)
+        published.append(members)
 
     discovery = SetDiscovery({PRODUCTION: local(free_port_base())})
     running = asyncio.create_task(Admission(quick(0), discovery, changed).run())
-    await until(lambda: bool(told) or running.done())
+    await until(lambda: bool(published) or running.done())
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -39,17 +39,17 @@ class Unset:
 
 
 @pytest.fixture
-def told() -> list[float]:
-    """The shares that were told."""
+def shares() -> list[float]:
+    """The published shares."""
     return []
 
 
 async def following(
-    channels: Channels, told: list[float], attempts: Attempts | None = None
+    channels: Channels, shares: list[float], attempts: Attempts | None = None
 ) -> asyncio.Task[None]:
     attempts = attempts or Attempts("canary")
-    task = asyncio.create_task(follow_share(channels, 0.01, told.append, attempts))
-    await until(lambda: bool(told))
+    task = asyncio.create_task(follow_share(channels, 0.01, shares.append, attempts))
+    await until(lambda: bool(shares))
     return task
 
 
@@ -58,14 +58,14 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_change_is_reported_once(told: list[float]) -> None:
+async def test_each_change_is_reported_once(shares: list[float]) -> None:
     channels = SetShare()
-    task = await following(channels, told)
+    task = await following(channels, shares)
     channels.share = 0.25
-    await until(lambda: len(told) == 2)
+    await until(lambda: len(shares) == 2)
     await asyncio.sleep(0.1)
     await stop(task)
-    assert told == [0.0, 0.25]
+    assert shares == [0.0, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -79,35 +79,35 @@ async def test_each_change_is_reported_once(told: list[float]) -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_whatever_reading_the_channel_raises_the_share_stays(
-    error: Exception, told: list[float]
+    error: Exception, shares: list[float]
 ) -> None:
     channels, attempts = FailingShare(), Attempts("canary")
     channels.share, channels.error = 0.25, error
-    task = await following(channels, told, attempts)
+    task = await following(channels, shares, attempts)
     channels.down = True
     await until(lambda: attempts.failures >= 2 or task.done())
     assert not task.done()
-    assert told == [0.25]
+    assert shares == [0.25]
     channels.down, channels.share = False, 0.5
-    await until(lambda: told == [0.25, 0.5])
+    await until(lambda: shares == [0.25, 0.5])
     await stop(task)
 
 
 async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
-    told: list[float],
+    shares: list[float],
 ) -> None:
     channels = FailingShare()
     channels.down, channels.share = True, 0.25
-    task = await following(channels, told)
-    assert told == [0.0]
+    task = await following(channels, shares)
+    assert shares == [0.0]
     channels.down = False
-    await until(lambda: told == [0.0, 0.25])
+    await until(lambda: shares == [0.0, 0.25])
     await stop(task)
 
 
-async def test_a_channel_that_was_never_set_has_no_share(told: list[float]) -> None:
-    await stop(await following(Unset(), told))
-    assert told == [0.0]
+async def test_a_channel_that_was_never_set_has_no_share(shares: list[float]) -> None:
+    await stop(await following(Unset(), shares))
+    assert shares == [0.0]
 
 
 @pytest.fixture
@@ -128,26 +128,26 @@ async def garbage_s3() -> AsyncIterator[S3Settings]:
 
 
 async def test_an_error_of_s3_that_is_no_xml_is_shown_and_the_channel_read_again(
-    garbage_s3: S3Settings, told: list[float]
+    garbage_s3: S3Settings, shares: list[float]
 ) -> None:
     attempts = Attempts("canary")
-    task = await following(ReleaseStore(garbage_s3), told, attempts)
+    task = await following(ReleaseStore(garbage_s3), shares, attempts)
     await until(lambda: attempts.failures >= 2 or task.done())
     assert not task.done()
-    assert told == [0.0]
+    assert shares == [0.0]
     await stop(task)
 
 
-async def test_a_share_that_cannot_be_passed_on_is_passed_on_again(told: list[float]) -> None:
+async def test_a_share_that_cannot_be_passed_on_is_passed_on_again(shares: list[float]) -> None:
     channels, attempts = SetShare(), Attempts("canary")
     channels.share = 0.25
 
     def changed(share: float) -> None:
         if attempts.failures < 2:
             raise ValueError("nothing can be made of it")
-        told.append(share)
+        shares.append(share)
 
     task = asyncio.create_task(follow_share(channels, 0.01, changed, attempts))
-    await until(lambda: bool(told) or task.done())
-    assert told == [0.25]
+    await until(lambda: bool(shares) or task.done())
+    assert shares == [0.25]
     await stop(task)

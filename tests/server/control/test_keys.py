@@ -61,12 +61,12 @@ def key_server() -> Iterator[KeyServer]:
 
 @asynccontextmanager
 async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
-    """What was told of a source that is looked at all the time."""
+    """Yield the keys that are published from a source."""
     monkeypatch.setattr("server.control.keys._FILE_SECONDS", 0.02)
-    told: list[str] = []
+    published: list[str] = []
     attempts = Attempts("keys")
-    task = asyncio.create_task(follow_keys(source, 0.02, told.append, attempts))
-    yield told
+    task = asyncio.create_task(follow_keys(source, 0.02, published.append, attempts))
+    yield published
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -106,34 +106,34 @@ async def test_a_file_is_followed_and_what_is_unfit_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jwks.json"
-    async with following(str(path), monkeypatch) as told:
+    async with following(str(path), monkeypatch) as published:
         await asyncio.sleep(0.1)
-        assert told == []
+        assert published == []
         path.write_text(jwks(KEY))
-        await until(lambda: len(told) == 1)
+        await until(lambda: len(published) == 1)
         path.write_text(jwks({"kty": "oct", "k": "c2VjcmV0"}))
         await asyncio.sleep(0.1)
-        assert len(told) == 1
+        assert len(published) == 1
         path.write_text(jwks({**KEY, "kid": "second"}))
-        await until(lambda: len(told) == 2)
-        assert "second" in told[1]
+        await until(lambda: len(published) == 2)
+        assert "second" in published[1]
 
 
 async def test_a_url_is_followed_and_its_failures_change_nothing(
     key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_server.status = 503
-    async with following(key_server.url, monkeypatch) as told:
+    async with following(key_server.url, monkeypatch) as published:
         await asyncio.sleep(0.1)
-        assert told == []
+        assert published == []
         key_server.status = 200
-        await until(lambda: len(told) == 1)
+        await until(lambda: len(published) == 1)
         for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):
             key_server.status, key_server.body = status, body
             await asyncio.sleep(0.1)
-        assert len(told) == 1
+        assert len(published) == 1
         key_server.status, key_server.body = 200, jwks({**KEY, "kid": "second"})
-        await until(lambda: len(told) == 2)
+        await until(lambda: len(published) == 2)
 
 
 def test_only_fields_that_verify_tokens_are_published() -> None:
@@ -147,12 +147,12 @@ async def test_keys_in_a_file_that_never_ends_or_is_none_are_not_waited_for(
 ) -> None:
     link = tmp_path / "jwks.json"
     link.symlink_to(path)
-    async with following(str(link), monkeypatch) as told:
+    async with following(str(link), monkeypatch) as published:
         await asyncio.sleep(0.1)
-        assert told == []
+        assert published == []
         link.unlink()
         link.write_text(jwks(KEY))
-        await until(lambda: len(told) == 1)
+        await until(lambda: len(published) == 1)
 
 
 @pytest.mark.parametrize("part", ["headers", "body"])
@@ -181,8 +181,8 @@ async def test_an_answer_that_comes_byte_by_byte_is_given_up_in_time(
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as told:
-            await until(lambda: len(told) == 1)
+        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as published:
+            await until(lambda: len(published) == 1)
         assert dripping[0] == 2
 
 

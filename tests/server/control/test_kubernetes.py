@@ -79,7 +79,7 @@ class Following:
     """A source that is followed in the background."""
 
     discovery: KubernetesDiscovery
-    told: list[Endpoints] = field(default_factory=list)
+    published: list[Endpoints] = field(default_factory=list)
 
     @property
     def failures(self) -> int:
@@ -87,7 +87,7 @@ class Following:
 
     async def run(self) -> None:
         async for endpoints in self.discovery.watch():
-            self.told.append(endpoints)
+            self.published.append(endpoints)
 
 
 @asynccontextmanager
@@ -118,9 +118,9 @@ async def test_slices_are_listed_and_each_change_is_followed(
 ) -> None:
     async with following(quick(api, tmp_path)) as follower:
         await until(lambda: bool(api.open_watches))
-        assert follower.told == [LISTED]
-        api.tell(*recorded_lines("watch.jsonl"))
-        await until(lambda: len(follower.told) == 6)
+        assert follower.published == [LISTED]
+        api.send(*recorded_lines("watch.jsonl"))
+        await until(lambda: len(follower.published) == 6)
     changes = [
         (CANDIDATE, pods(8120, "1.21", "2.22", "3.23")),  # ready at last; then a bookmark
         (GATEWAY, pods(8140, "1.11")),  # one terminates, a new one isn't ready
@@ -129,9 +129,9 @@ async def test_slices_are_listed_and_each_change_is_followed(
         (CANDIDATE, pods(8120, "1.21", "2.22")),  # a slice is deleted
     ]
     expected = dict(LISTED)
-    for (pool, members), told in zip(changes, follower.told[1:], strict=True):
+    for (pool, members), published in zip(changes, follower.published[1:], strict=True):
         expected[pool] = members
-        assert told == expected
+        assert published == expected
     assert follower.failures == 0
     [listed], [watched] = api.lists, api.watches
     assert listed.namespace == watched.namespace == "vireo"
@@ -156,7 +156,7 @@ async def test_a_watch_goes_on_from_the_last_event_or_bookmark(
     async with following(quick(api, tmp_path)) as follower:
         for number, line in enumerate((bookmark, event), start=1):
             await until(lambda: bool(api.open_watches))
-            api.tell(line)
+            api.send(line)
             api.end_watches()
             await until(lambda number=number: len(api.watches) > number)  # type: ignore[misc]
     assert [each.query["resourceVersion"] for each in api.watches] == ["48211", "48300", "48311"]
@@ -180,9 +180,9 @@ async def test_a_slice_of_a_thousand_pods_is_followed(api: RecordedApi, tmp_path
     fresh["metadata"]["annotations"] = {"room": "x" * 200_000}
     async with following(quick(api, tmp_path)) as follower:
         await until(lambda: bool(api.open_watches))
-        api.tell(json.dumps({"type": "ADDED", "object": fresh}).encode() + b"\n")
-        await until(lambda: len(follower.told) == 2)
-    assert len(follower.told[1][RANKING]) == 1002
+        api.send(json.dumps({"type": "ADDED", "object": fresh}).encode() + b"\n")
+        await until(lambda: len(follower.published) == 2)
+    assert len(follower.published[1][RANKING]) == 1002
     assert follower.failures == 0
 
 
@@ -194,16 +194,16 @@ async def test_a_version_that_has_expired_is_cured_by_a_new_list(
         await until(lambda: bool(api.open_watches))
         api.listing = recorded("list_later.json")
         if how == "as an event":
-            api.tell(*recorded_lines("expired.jsonl"))
+            api.send(*recorded_lines("expired.jsonl"))
         else:
             api.watch_fault = Refusal(410, recorded("expired.json"))
-            api.tell(recorded_lines("watch.jsonl")[1])
+            api.send(recorded_lines("watch.jsonl")[1])
             api.end_watches()
             await until(lambda: len(api.lists) > 1)
             api.watch_fault = None
-        await until(lambda: len(follower.told) == 2)
+        await until(lambda: len(follower.published) == 2)
         await until(lambda: api.watches[-1].query["resourceVersion"] == "52007")
-    assert follower.told == [LISTED, LISTED_LATER]
+    assert follower.published == [LISTED, LISTED_LATER]
     assert follower.failures == 0, "that is no failure"
 
 
@@ -234,16 +234,16 @@ async def test_a_failed_list_removes_no_pod_and_is_reported_until_it_works(
     fault, words = FAULTS[name]
     async with following(quick(api, tmp_path, **impatience(name))) as follower:
         await until(lambda: bool(api.open_watches))
-        assert follower.told == [LISTED]
+        assert follower.published == [LISTED]
         api.list_fault = fault
-        api.tell(*recorded_lines("expired.jsonl"))  # has it list again
+        api.send(*recorded_lines("expired.jsonl"))  # has it list again
         await until(lambda: follower.failures >= 2)
-        assert follower.told == [LISTED]
+        assert follower.published == [LISTED]
         [reason] = reasons(logs)  # what goes on is logged once
         assert reason.startswith(f"listing: {words}")
         api.listing, api.list_fault = recorded("list_later.json"), None
-        await until(lambda: len(follower.told) == 2)
-        assert follower.told == [LISTED, LISTED_LATER]
+        await until(lambda: len(follower.published) == 2)
+        assert follower.published == [LISTED, LISTED_LATER]
         await until(lambda: logs[-1]["event"] == "source recovered")
 
 
@@ -255,16 +255,16 @@ async def test_a_failed_watch_removes_no_pod_and_is_restarted(
     async with following(quick(api, tmp_path, **impatience(name))) as follower:
         await until(lambda: bool(api.open_watches))
         api.watch_fault = fault
-        api.tell(recorded_lines("watch.jsonl")[1])
+        api.send(recorded_lines("watch.jsonl")[1])
         api.end_watches()
         await until(lambda: follower.failures >= 2)
-        assert follower.told == [LISTED]
+        assert follower.published == [LISTED]
         [reason] = reasons(logs)  # though lists work in between
         assert reason.startswith(f"watching: {words}")
         api.watch_fault = None
         await until(lambda: bool(api.open_watches))
-        api.tell(recorded_lines("watch.jsonl")[0])
-        await until(lambda: len(follower.told) == 2)
+        api.send(recorded_lines("watch.jsonl")[0])
+        await until(lambda: len(follower.published) == 2)
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ async def test_a_watch_that_says_what_cannot_be_understood_is_reported_and_begun
     async with following(quick(api, tmp_path)) as follower:
         await until(lambda: bool(api.open_watches))
         api.listing = recorded("list_later.json")
-        api.tell(line)
+        api.send(line)
         api.end_watches()
-        await until(lambda: len(follower.told) == 2)
-    assert follower.told == [LISTED, LISTED_LATER]
+        await until(lambda: len(follower.published) == 2)
+    assert follower.published == [LISTED, LISTED_LATER]
     assert follower.failures == 1
     [reason] = reasons(logs)
     assert words in reason
@@ -308,7 +308,7 @@ async def test_watches_that_end_as_soon_as_they_begin_are_a_failure(
         api.watch_fault = Refusal(200, b"")
         api.end_watches()
         await until(lambda: follower.failures >= 2)
-    assert follower.told == [LISTED]
+    assert follower.published == [LISTED]
 
 
 async def test_a_watch_that_neither_speaks_nor_ends_is_given_up(
@@ -319,8 +319,8 @@ async def test_a_watch_that_neither_speaks_nor_ends_is_given_up(
     async with following(settings) as follower:
         await until(lambda: bool(api.open_watches))
         api.listing = recorded("list_later.json")
-        await until(lambda: len(follower.told) == 2)
-    assert follower.told == [LISTED, LISTED_LATER]
+        await until(lambda: len(follower.published) == 2)
+    assert follower.published == [LISTED, LISTED_LATER]
     assert follower.failures >= 1, "and perhaps the next one, silent too, as well"
 
 
@@ -334,11 +334,11 @@ async def test_an_api_that_is_gone_is_found_when_it_is_back(tmp_path: Path) -> N
             await until(lambda: bool(api.open_watches))
         before = follower.failures
         await until(lambda: follower.failures >= before + 2)
-        assert follower.told == [LISTED]
+        assert follower.published == [LISTED]
         api.listing = recorded("list_later.json")
         async with api.running():
-            await until(lambda: len(follower.told) == 2)
-    assert follower.told == [LISTED, LISTED_LATER]
+            await until(lambda: len(follower.published) == 2)
+    assert follower.published == [LISTED, LISTED_LATER]
 
 
 async def test_a_slice_without_the_port_is_reported_once_beside_those_that_have_it(
@@ -347,11 +347,11 @@ async def test_a_slice_without_the_port_is_reported_once_beside_those_that_have_
     api.listing = recorded("list.json").replace(b'"name": "grpc"', b'"name": "http"', 1)
     async with following(quick(api, tmp_path)) as follower:
         await until(lambda: bool(api.open_watches))
-        api.tell(recorded_lines("watch.jsonl")[2])
-        await until(lambda: len(follower.told) == 2)
+        api.send(recorded_lines("watch.jsonl")[2])
+        await until(lambda: len(follower.published) == 2)
     assert reasons(logs) == ["EndpointSlice vireo-candidate-9q8rt: no port is called 'grpc'"]
     assert follower.failures == 1
-    assert follower.told[0][RANKING] == LISTED[RANKING]
+    assert follower.published[0][RANKING] == LISTED[RANKING]
 
 
 async def test_it_stops_at_once_while_the_api_hangs(api: RecordedApi, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ async def test_the_time_since_the_last_success_grows_until_the_next(
         attempts = follower.discovery.attempts
         await until(lambda: attempts.age > 0.3)
         before = attempts.age
-        api.tell(recorded_lines("watch.jsonl")[1])
+        api.send(recorded_lines("watch.jsonl")[1])
         await until(lambda: attempts.age < before)
 
 
@@ -398,10 +398,10 @@ async def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
         monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(path))
         async with following(KubernetesSettings(max_backoff=0.05)) as follower:
             await until(lambda: bool(api.open_watches))
-            assert follower.told == [LISTED]
+            assert follower.published == [LISTED]
             assert {each.namespace for each in api.asked} == {"recommender"}
             api.tokens = frozenset({"second"})
-            api.tell(*recorded_lines("expired.jsonl"))
+            api.send(*recorded_lines("expired.jsonl"))
             await until(lambda: follower.failures >= 1)
             token.write_text("second")
             await until(lambda: api.asked[-1].watches and api.asked[-1].token == "second")
@@ -424,7 +424,7 @@ async def test_a_kubeconfig_that_is_missing_or_wrong_is_reported_and_read_again(
         await until(lambda: follower.failures >= 2)
         assert reasons(logs)[0].startswith("reading the configuration: ")
         settings.config.write_text(good)
-        await until(lambda: follower.told == [LISTED])
+        await until(lambda: follower.published == [LISTED])
 
 
 async def test_services_may_have_other_names_in_another_namespace(
@@ -440,7 +440,7 @@ async def test_services_may_have_other_names_in_another_namespace(
     discovery = discovery_of(settings)
     assert isinstance(discovery, KubernetesDiscovery)
     async with following(settings.kubernetes) as follower:
-        await until(lambda: bool(follower.told))
-    assert follower.told[0][Pool("ranking", "canary")] == LISTED[CANDIDATE]
-    assert follower.told[0][CANDIDATE] == frozenset()
+        await until(lambda: bool(follower.published))
+    assert follower.published[0][Pool("ranking", "canary")] == LISTED[CANDIDATE]
+    assert follower.published[0][CANDIDATE] == frozenset()
     assert api.lists[0].namespace == "elsewhere"

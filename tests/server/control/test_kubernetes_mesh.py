@@ -1,4 +1,4 @@
-"""What an xDS client is told of pods that Kubernetes starts and stops."""
+"""Endpoints that an xDS client gets while Kubernetes starts and stops pods."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ STARTING = {"ready": False, "serving": False, "terminating": False}
 STOPPING = {"ready": False, "serving": True, "terminating": True}
 
 
-class Told:
-    """The endpoints of the cluster `candidate` as a client is told of them."""
+class PublishedEndpoints:
+    """Endpoints of the cluster `candidate` as a client gets them."""
 
     def __init__(self, client: XdsClient) -> None:
         self._client = client
@@ -72,18 +72,18 @@ async def test_pods_are_published_once_healthy_and_drain_before_removal(
             control_of(discovery, SetShare(), endpoint_drain_seconds=3.0)
         )
         client = await stack.enter_async_context(xds_client(control_port, delta=delta))
-        told = Told(client)
+        published = PublishedEndpoints(client)
         await client.ask(ENDPOINTS, "candidate")
-        assert await told.next() == {first: UNKNOWN}, "the other isn't ready"
+        assert await published.next() == {first: UNKNOWN}, "the other isn't ready"
         await until(lambda: bool(api.open_watches))
         # Of the two that are ready now the third answers nobody.
-        api.tell(modified(pods(11, first=READY, second=READY, third=READY)))
-        assert await told.next() == {first: UNKNOWN, second: UNKNOWN}
-        # An API that fails takes nobody away: what comes next is what is told after it.
+        api.send(modified(pods(11, first=READY, second=READY, third=READY)))
+        assert await published.next() == {first: UNKNOWN, second: UNKNOWN}
+        # A failing API removes no pod: the next update comes after it.
         api.list_fault = api.watch_fault = Refusal(500, recorded("internal_error.json"))
         api.end_watches()
         await until(lambda: discovery.attempts.failures >= 2)
         api.listing = listing(20, pods(15, first=STOPPING, second=READY))
         api.list_fault = api.watch_fault = None
-        assert await told.next() == {second: UNKNOWN, first: DRAINING}
-        assert await told.next() == {second: UNKNOWN}
+        assert await published.next() == {second: UNKNOWN, first: DRAINING}
+        assert await published.next() == {second: UNKNOWN}

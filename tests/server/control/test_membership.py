@@ -1,4 +1,4 @@
-"""Which pods of a pool are told, over time."""
+"""Published pods of a pool over time."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_ipv6_addresses_are_listed_in_short_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditions", "told"),
+    ("conditions", "listed"),
     [
         ({}, True),
         ({"ready": None, "serving": None, "terminating": None}, True),
@@ -88,9 +88,9 @@ def test_ipv6_addresses_are_listed_in_short_form() -> None:
     ],
 )
 def test_only_ready_serving_and_not_terminating_pods_are_listed(
-    conditions: dict[str, bool | None], *, told: bool
+    conditions: dict[str, bool | None], *, listed: bool
 ) -> None:
-    assert bool(ranking(slice_of(endpoint("10.0.0.1", None, **conditions)))) == told
+    assert bool(ranking(slice_of(endpoint("10.0.0.1", None, **conditions)))) == listed
 
 
 def test_a_pod_that_is_unready_in_one_slice_is_out_even_if_another_is_stale() -> None:

@@ -109,20 +109,20 @@ async def test_metadata_is_what_the_releases_triton_config_says(
     release_folder: Path, case: Case
 ) -> None:
     async with serving(case.pod, release_folder) as (_, channel):
-        told = await stub_of(channel).ModelMetadata(pb.ModelMetadataRequest(name=case.model))
+        metadata = await stub_of(channel).ModelMetadata(pb.ModelMetadataRequest(name=case.model))
     config = (release_folder / case.model / "config.pbtxt").read_text()
     blocks = re.findall(
         r'(input|output) \{\s+name: "(\w+)"\s+data_type: TYPE_(\w+)\s+dims: \[(.*?)\]', config
     )
     assert [
         (kind, tensor.name, tensor.datatype, list(tensor.shape))
-        for kind, tensors in (("input", told.inputs), ("output", told.outputs))
+        for kind, tensors in (("input", metadata.inputs), ("output", metadata.outputs))
         for tensor in tensors
     ] == [
         (kind, name, datatype, [int(size) for size in sizes.split(",")])
         for kind, name, datatype, sizes in blocks
     ]
-    assert (told.name, list(told.versions), told.platform) == (
+    assert (metadata.name, list(metadata.versions), metadata.platform) == (
         case.model,
         ["1"],
         "onnxruntime_onnx",
@@ -130,10 +130,10 @@ async def test_metadata_is_what_the_releases_triton_config_says(
 
 
 async def test_server_metadata_names_vireo(ranking: Any) -> None:
-    told = await ranking.ServerMetadata(pb.ServerMetadataRequest())
-    assert told.name == "vireo"
-    assert re.fullmatch(r"\d+\.\d+.*", told.version)
-    assert not told.extensions
+    metadata = await ranking.ServerMetadata(pb.ServerMetadataRequest())
+    assert metadata.name == "vireo"
+    assert re.fullmatch(r"\d+\.\d+.*", metadata.version)
+    assert not metadata.extensions
 
 
 async def test_ready_is_said_of_the_served_model_in_its_version_alone(ranking: Any) -> None:

@@ -55,8 +55,8 @@ async def output(*command: Path | str) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(environment: Path, release_folder: Path) -> dict[str, Any]:
-    """All that the client was told by a ranking pod."""
+def results(environment: Path, release_folder: Path) -> dict[str, Any]:
+    """Responses of a ranking pod to the client."""
 
     async def ask() -> str:
         async with serving(RANKING_POD, release_folder) as (server, _):
@@ -70,10 +70,14 @@ def told(environment: Path, release_folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_client_sees_the_pod_and_its_model(told: dict[str, Any]) -> None:
-    assert (told["live"], told["ready"], told["model_ready"]) == (True, True, [True, False])
-    assert told["server"]["name"] == "vireo"
-    model = told["model"]
+def test_the_client_sees_the_pod_and_its_model(results: dict[str, Any]) -> None:
+    assert (results["live"], results["ready"], results["model_ready"]) == (
+        True,
+        True,
+        [True, False],
+    )
+    assert results["server"]["name"] == "vireo"
+    model = results["model"]
     assert (model["name"], model["versions"], model["platform"]) == (
         "ranker",
         ["1"],
@@ -88,16 +92,16 @@ def test_the_client_sees_the_pod_and_its_model(told: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("form", ["raw", "typed"])
 def test_the_client_gets_the_golden_scores(
-    told: dict[str, Any], release_folder: Path, form: str
+    results: dict[str, Any], release_folder: Path, form: str
 ) -> None:
     wanted = golden(release_folder, layout.GOLDEN_RANKER)[1]["scores"]
-    assert np.shape(told[form]) == wanted.shape
-    assert np.abs(np.array(told[form]) - wanted).max() < layout.GOLDEN_TOLERANCE
+    assert np.shape(results[form]) == wanted.shape
+    assert np.abs(np.array(results[form]) - wanted).max() < layout.GOLDEN_TOLERANCE
 
 
-def test_answers_are_in_the_form_of_the_request(told: dict[str, Any]) -> None:
-    assert (told["raw_bytes"], told["typed_values"]) == (5 * 2 * 4, 5 * 2)
-    assert (told["id"], told["release"]) == ("mine", "tiny-1")
+def test_answers_are_in_the_form_of_the_request(results: dict[str, Any]) -> None:
+    assert (results["raw_bytes"], results["typed_values"]) == (5 * 2 * 4, 5 * 2)
+    assert (results["id"], results["release"]) == ("mine", "tiny-1")
 
 
 @pytest.mark.parametrize("form", [0, 1], ids=["raw", "typed"])
@@ -111,19 +115,19 @@ def test_answers_are_in_the_form_of_the_request(told: dict[str, Any]) -> None:
     ],
 )
 def test_a_mistake_is_an_invalid_argument_that_names_the_input(
-    told: dict[str, Any], mistake: str, message: str, form: int
+    results: dict[str, Any], mistake: str, message: str, form: int
 ) -> None:
-    status, said = told[mistake][form]
+    status, said = results[mistake][form]
     assert status == "StatusCode.INVALID_ARGUMENT"
     assert message in said
 
 
-def test_another_model_or_version_is_not_found(told: dict[str, Any]) -> None:
-    assert told["no_model"][0] == told["no_version"][0] == "StatusCode.NOT_FOUND"
+def test_another_model_or_version_is_not_found(results: dict[str, Any]) -> None:
+    assert results["no_model"][0] == results["no_version"][0] == "StatusCode.NOT_FOUND"
 
 
-def test_what_is_not_served_is_unimplemented(told: dict[str, Any]) -> None:
-    assert told["no_config"][0] == "StatusCode.UNIMPLEMENTED"
+def test_what_is_not_served_is_unimplemented(results: dict[str, Any]) -> None:
+    assert results["no_config"][0] == "StatusCode.UNIMPLEMENTED"
 
 
 async def test_the_documents_example_runs(environment: Path, release_folder: Path) -> None:

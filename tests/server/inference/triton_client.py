@@ -78,7 +78,7 @@ def main(address: str, golden: str) -> None:
     # As the client's own stubs have it: its InferResult reads numbers from raw answers alone.
     [typed] = stub.ModelInfer(typed_request(arrays), timeout=30).outputs
     typed_scores = np.array(typed.contents.fp32_contents).reshape(tuple(typed.shape))
-    told = {
+    results = {
         "live": client.is_server_live(),
         "ready": client.is_server_ready(),
         "model_ready": [client.is_model_ready(MODEL), client.is_model_ready("other")],
@@ -98,7 +98,7 @@ def main(address: str, golden: str) -> None:
         "no_version": failure(lambda: client.infer(MODEL, raw_inputs(arrays), model_version="2")),
         "no_config": failure(lambda: client.get_model_config(MODEL)),
     }
-    print(json.dumps(told))  # noqa: T201
+    print(json.dumps(results))  # noqa: T201
 
 
 if __name__ == "__main__":

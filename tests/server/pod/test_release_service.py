@@ -1,4 +1,4 @@
-"""What ReleaseService and the metrics tell of a pod between two releases."""
+"""ReleaseService and metrics of a pod between two releases."""
 
 from pathlib import Path
 from typing import Any

@@ -123,14 +123,14 @@ def test_an_answer_that_is_not_s3s_gives_the_stores_own_error_and_no_other(
     store = ReleaseStore(server(answer))
     (tmp_path / "file").write_bytes(b"content")
     for what, ask in ASKED.items():
-        told = ""
+        message = ""
         try:
             ask(store, tmp_path / "file")
         except StoreError as error:
-            told = str(error)
+            message = str(error)
         except Exception as error:  # noqa: BLE001
             pytest.fail(f"{what}: {type(error).__name__}: {error}")
-        assert len(told) < 500, what
-        assert told.isprintable(), what
+        assert len(message) < 500, what
+        assert message.isprintable(), what
         # Some can take it for an answer: a file of nothing, a bucket that was never made.
-        assert told or answer.status in (200, 404, 409), what
+        assert message or answer.status in (200, 404, 409), what

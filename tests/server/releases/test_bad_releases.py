@@ -127,7 +127,7 @@ async def assert_recovers(pod: RunningPod, kind: str, release_id: str) -> None:
     await until(lambda: serves(pod.loader, release_id) and not pod.loader.failures.reason)
     state = await pod.state()
     assert (state.release_id, state.last_failure) == (release_id, "")
-    assert state.latest_failure.reason, "what failed last is still told"
+    assert state.latest_failure.reason, "the latest failure is still reported"
     assert await answer_of(pod, kind) == release_id
 
 

@@ -184,13 +184,13 @@ def places(document: Any, above: Place = ()) -> list[Place]:
 
 def read_or_refused(parse: Callable[[], object], refusal: type[Exception]) -> None:
     """Anything else than the typed error fails the test."""
-    told = ""
+    message = ""
     try:
         parse()
     except refusal as error:
-        told = str(error)
-    assert told.isprintable()
-    assert len(told) < 20_000
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 20_000
 
 
 @given(st.sampled_from(places(manifest())), json_values)

@@ -116,7 +116,7 @@ def test_what_a_process_that_died_left_unrecorded_the_next_change_records(
     publish(name)
     first = store.set_channel(name, name, None)
     client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
-    assert store.channels.history(name) == (first,), "the channel itself tells of it"
+    assert store.channels.history(name) == (first,), "the channel itself has it"
     second = store.set_channel(name, name, store.read_channel(name))
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
     assert store.channels.history(name) == (first, second)

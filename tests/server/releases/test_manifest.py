@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 def another_format(document: Document) -> None:
-    # A later format may have other fields too: the version is what is told.
+    # A later format may have other fields too: the error is about the version.
     document.update(format_version=99, something_new=True)
     del document["quotas"], document["files"]
 

@@ -457,7 +457,7 @@ def test_a_release_that_was_removed_and_published_anew_since_it_was_planned_stay
     store.publish(folder)
     [old] = planned(store, name)
     gc(store, name)
-    time.sleep(1.1)  # S3 tells the time in seconds
+    time.sleep(1.1)  # S3 has times in whole seconds
     store.publish(folder)
     assert not collect(store, old)
     assert_whole(store, name)

@@ -96,9 +96,9 @@ async def test_more_violations_than_trailers_may_hold_are_counted(
     asked.viewer.attributes.extend(["x" * 257] * 64)
     error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    told = violations_of(error)
-    assert len(told) == 20
-    assert "viewer.attributes[0]" in told
+    violations = violations_of(error)
+    assert len(violations) == 20
+    assert "viewer.attributes[0]" in violations
     assert "and 59 more" in (error.details() or "")
 
 

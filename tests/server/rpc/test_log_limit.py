@@ -57,16 +57,16 @@ def test_sampled_lines_are_not_rate_limited() -> None:
 
 def test_a_window_ends_with_its_report_though_nothing_is_logged_any_more() -> None:
     reports: list[tuple[str, int]] = []
-    told = threading.Event()
+    reported = threading.Event()
 
     def report(event: str, lines: int) -> None:
         reports.append((event, lines))
-        told.set()
+        reported.set()
 
     limit = LineLimit(report, lines=2, seconds=0.2)
     admitted = [limit.admits("key", "the event") for _ in range(5)]
     assert admitted == [True, True, False, False, False]
-    assert told.wait(60)
+    assert reported.wait(60)
     assert reports == [("the event", 3)]
     assert limit.admits("key", "the event")
 
@@ -79,7 +79,7 @@ def test_a_window_ends_by_the_next_line_if_no_thread_could_be_started_for_its_en
 
     monkeypatch.setattr(threading.Timer, "start", start)
     reports: list[tuple[str, int]] = []
-    limit = LineLimit(lambda *told: reports.append(told), lines=1, seconds=0.05)
+    limit = LineLimit(lambda *report: reports.append(report), lines=1, seconds=0.05)
     assert limit.admits("key", "the event")
     deadline = time.monotonic() + 60
     while not reports and time.monotonic() < deadline:
@@ -94,7 +94,7 @@ def test_a_signal_that_logs_while_a_line_is_counted_does_not_stop_the_process() 
 import signal, threading
 from server.rpc.log_limit import LineLimit
 
-limit = LineLimit(lambda *told: None, lines=1, seconds=600)
+limit = LineLimit(lambda *_: None, lines=1, seconds=600)
 
 class Key:
     def __hash__(self):  # within the lock, as a signal may come

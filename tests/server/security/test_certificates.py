@@ -146,7 +146,7 @@ def damage_the_key(folder: SecurityFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lose_the_key, "authority.key is missing.* put it back"),
         (lose_the_certificate, "authority.crt is missing.*ca.crt is a copy"),
@@ -160,12 +160,12 @@ def test_a_renewal_never_changes_the_authority_of_certificates_in_use(
     folder: SecurityFolder,
     certificates: Certificates,
     damage: Callable[[SecurityFolder], None],
-    told: str,
+    message: str,
 ) -> None:
     certificates.renew([])
     damage(folder)
     before = files(folder)
-    with pytest.raises(VireoError, match=told):
+    with pytest.raises(VireoError, match=message):
         certificates.renew([])
     assert files(folder) == before
     assert not certificates.ensure([]), "those that there are go on"

@@ -129,11 +129,11 @@ def test_every_pod_serves_a_promoted_release_within_moments(stack: Stack) -> Non
     shown = json.loads(vireo(stack.environment, "release", "show", "tiny-2", "--json").stdout)
     assert shown["dataset"] == DATASET
     assert all_pods_serve(stack, "tiny-2")
-    told = json.loads(vireo(stack.environment, "release", "status", "--json").stdout)
-    assert told["channels"]["production"]["release_id"] == "tiny-2"
-    assert len(told["pods"]) == 6
-    # A pod of a busy machine may not answer in time, which is told as well.
-    assert {pod["release_id"] for pod in told["pods"].values() if pod} == {"tiny-2"}
+    status = json.loads(vireo(stack.environment, "release", "status", "--json").stdout)
+    assert status["channels"]["production"]["release_id"] == "tiny-2"
+    assert len(status["pods"]) == 6
+    # A pod of a busy machine may not answer in time, which is reported too.
+    assert {pod["release_id"] for pod in status["pods"].values() if pod} == {"tiny-2"}
     assert "tiny-2" in vireo(stack.environment, "release", "status").stdout
 
     back = vireo(stack.environment, "release", "rollback").stdout

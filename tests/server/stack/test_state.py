@@ -11,7 +11,7 @@ from server.stack.state import StackState
 
 def test_a_state_file_that_cannot_be_written_ends_no_stack(tmp_path: Path) -> None:
     (tmp_path / "stack").write_text("a file where the folder should be")
-    told: list[StackState] = []
-    stack = Stack(StackSettings(home=tmp_path), told.append, told.append)
+    states: list[StackState] = []
+    stack = Stack(StackSettings(home=tmp_path), states.append, states.append)
     stack._write_state()  # as the supervisor does on each change
-    assert len(told) == 1
+    assert len(states) == 1

@@ -144,8 +144,8 @@ async def test_a_failed_probe_is_reported_and_repeated(tmp_path: Path) -> None:
     spec = replace(sleeping("a", tmp_path), probe=probe)
     async with watched(tmp_path) as it:
         starting = asyncio.ensure_future(it.supervisor.start([spec], 30))
-        told = await it.until(lambda status: "its probe failed" in status.problem, "a")
-        assert "too many open files" in told.problem
+        failing = await it.until(lambda status: "its probe failed" in status.problem, "a")
+        assert "too many open files" in failing.problem
         await starting
         assert it.supervisor.statuses[0].state == "healthy"
 

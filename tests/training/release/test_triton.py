@@ -90,9 +90,9 @@ def check(folder: Path, config_path: str) -> None:
         (parsed.input, session.get_inputs()),
         (parsed.output, session.get_outputs()),
     ):
-        told = [(each.name, DATA_TYPES[each.data_type], list(each.dims)) for each in tensors]
-        assert told == signature(values)
-        assert all(dims[0] == -1 for _, _, dims in told), "any size of batch will do"
+        declared = [(each.name, DATA_TYPES[each.data_type], list(each.dims)) for each in tensors]
+        assert declared == signature(values)
+        assert all(dims[0] == -1 for _, _, dims in declared), "any size of batch will do"
 
 
 @pytest.mark.parametrize("config_path", MODELS)

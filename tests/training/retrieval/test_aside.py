@@ -48,9 +48,9 @@ def test_members_trained_at_once_are_those_trained_one_after_the_other(
     made, taken_over = [], []
     for cores in (1, 2):
         monkeypatch.setattr(ensemble, "cores", lambda cores=cores: cores)
-        told = StringIO()
-        made.append(train_towers(ring, config, tmp_path / str(cores), Console(file=told)))
-        taken_over.append(told.getvalue().count("from the checkpoint, 100% done"))
+        output = StringIO()
+        made.append(train_towers(ring, config, tmp_path / str(cores), Console(file=output)))
+        taken_over.append(output.getvalue().count("from the checkpoint, 100% done"))
     assert torch.equal(made[0].video_vectors(), made[1].video_vectors())
     assert taken_over == [0, 1], "of three members on two cores one is trained aside"
 

@@ -31,13 +31,13 @@ def test_a_ranker_that_is_taught_the_test_watch_is_found(
     likes = ranking_set.likes
     rows, history = likes.rows.copy(), likes.viewers.history_rows.copy()
     rows[place], history[place, 0] = row, row
-    told = replace(likes, viewers=replace(likes.viewers, history_rows=history))
+    leaking = replace(likes, viewers=replace(likes.viewers, history_rows=history))
     late = replace(ranking_set.watches, moment=ranking_set.watches.moment + 1)
     folder = trained_home.staged_release("trained")
     leak = f"viewer '{target['viewer_id']}', video '{target['video_id']}'.*test part"
     for planted, where in (
         (replace(ranking_set, likes=replace(likes, rows=rows)), f"like labels: {leak}"),
-        (replace(ranking_set, likes=told), f"histories of the ranker's like labels: {leak}"),
+        (replace(ranking_set, likes=leaking), f"histories of the ranker's like labels: {leak}"),
         (replace(ranking_set, watches=late), "moments of the ranker's lists"),
     ):
         with pytest.raises(LeakError, match=where):
