@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -85,18 +86,9 @@ class Bucket:
         Raises:
             NotInStoreError: the object isn't there.
         """
-        with explained(self.settings):
-            try:
-                response = self._client.get_object(self.name, name, offset=offset)
-            except S3Error as error:
-                if error.code == "InvalidRange":
-                    return
-                raise
-            try:
+        with self._opened(name, "InvalidRange", offset) as response:
+            if response is not None:
                 yield from response.stream(_CHUNK)
-            finally:
-                response.close()
-                response.release_conn()
 
     def get(self, name: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> tuple[bytes, str] | None:
         """Return a small object's content and ETag, or None if it isn't there.
@@ -106,15 +98,26 @@ class Bucket:
         Raises:
             NotInStoreError: the bucket isn't there.
         """
+        with self._opened(name, "NoSuchKey") as response:
+            if response is None:
+                return None
+            return response.read(max_bytes + 1), response.headers["ETag"]
+
+    @contextmanager
+    def _opened(
+        self, name: str, expected: str, offset: int = 0
+    ) -> Iterator[urllib3.BaseHTTPResponse | None]:
+        """Yield the response to a GET; None if S3 answers with the error code `expected`."""
         with explained(self.settings):
             try:
-                response = self._client.get_object(self.name, name)
+                response = self._client.get_object(self.name, name, offset=offset)
             except S3Error as error:
-                if error.code == "NoSuchKey":
-                    return None
-                raise
+                if error.code != expected:
+                    raise
+                yield None
+                return
             try:
-                return response.read(max_bytes + 1), response.headers["ETag"]
+                yield response
             finally:
                 response.close()
                 response.release_conn()

@@ -28,8 +28,7 @@ class Rollback:
 def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:
     """Point a channel at its last good release, with the share and best figures it had then.
 
-    A promotion is a step forward, a rollback takes it back: after two rollbacks the channel
-    names what it did two promotions before.
+    A rollback undoes one promotion: after two the channel names what it did two promotions before.
 
     Raises:
         NothingToReturnToError: there is no earlier good release.

@@ -73,7 +73,8 @@ class ReleaseStore:
         def upload(path: str, entry: FileEntry) -> None:
             if FileEntry.of(folder / path) != entry:
                 raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
-            if self._etag(release_id) != claim:
+            found = self._found(release_id)
+            if found is None or found.etag != claim:
                 raise self._meets_another(release_id)
             self.bucket.put_file(release_object(release_id, path), folder / path)
             if progress is not None:
@@ -109,15 +110,12 @@ class ReleaseStore:
         """
         found = self._found(release_id)
         body = found.manifest if found else None
-        place = manifest_place(release_id)
         if body is None:
             raise NotInStoreError(
-                f"{place} isn't in bucket {self.bucket.name}; `vireo release list` shows what is"
+                f"{manifest_place(release_id)} isn't in bucket {self.bucket.name}; "
+                "`vireo release list` shows what is"
             )
-        manifest = Manifest.parse(body, place)
-        if manifest.release_id != release_id:
-            raise ReleaseError(f"{place}: is the manifest of release {manifest.release_id!r}")
-        return manifest
+        return _parsed(release_id, body)
 
     def check_published(self, release_id: str) -> None:
         """Return if a release is in the store, complete and not being removed.
@@ -192,10 +190,6 @@ class ReleaseStore:
         check_release_id(release_id)
         return read_manifest_object(self.bucket, release_id)
 
-    def _etag(self, release_id: str) -> str | None:
-        found = self._found(release_id)
-        return found.etag if found else None
-
     def _is_published(self, manifest: Manifest) -> bool:
         """Return whether a release is published; raise ReleaseError if another one has its id."""
         try:
@@ -243,8 +237,8 @@ class ReleaseStore:
 
     def _meets_another(self, release_id: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"S3 at {self.settings.endpoint} did not take the manifest of {release_id}: "
-            "somebody publishes or removes the release too; publish it again"
+            f"S3 at {self.settings.endpoint} did not accept the manifest of {release_id}: another "
+            "process publishes or removes this release; publish it again"
         )
 
     def _listed(self, release_id: str) -> ListedRelease | None:
@@ -255,9 +249,7 @@ class ReleaseStore:
                 return None
             if found.marker is not None:
                 return ListedRelease(release_id, None, f"it {_DOING[found.marker.marker]}")
-            return ListedRelease(release_id, self.manifest(release_id))
-        except NotInStoreError:
-            return None
+            return ListedRelease(release_id, _parsed(release_id, found.body))
         except ReleaseError as error:
             # One unfit release doesn't hide the others.
             return ListedRelease(release_id, None, str(error))
@@ -269,6 +261,15 @@ _DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vi
 def release_object(release_id: str, path: str) -> str:
     """Return the name of the object that holds a file of a release."""
     return f"releases/{release_id}/{path}"
+
+
+def _parsed(release_id: str, body: bytes) -> Manifest:
+    """Return the manifest of a release; raise ReleaseError if it is unfit or another release's."""
+    place = manifest_place(release_id)
+    manifest = Manifest.parse(body, place)
+    if manifest.release_id != release_id:
+        raise ReleaseError(f"{place}: is the manifest of release {manifest.release_id!r}")
+    return manifest
 
 
 def check_release_id(release_id: str) -> None:

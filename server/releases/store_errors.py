@@ -72,28 +72,20 @@ def explained(settings: S3Settings) -> Iterator[None]:
         ) from error
     except (MinioException, *_MISREAD) as error:
         raise StoreUnavailableError(
-            f"{where} fails, or something before it answers in its place "
+            f"{where}, or a proxy in front of it, sends an invalid response "
             f"({type(error).__name__}: {shown(str(error))}); check its log, then try again"
         ) from error
 
 
 def refusal(settings: S3Settings, code: str, status: int) -> StoreError:
-    """Return the error for an unexpected response of the server.
-
-    Args:
-        settings: the settings of the request.
-        code: the response's error code, for the message.
-        status: the response's HTTP status.
-    """
-    where = f"S3 at {settings.endpoint}"
+    """Return the error for an unexpected response with this error code and HTTP status."""
+    answer = f"S3 at {settings.endpoint} responds {code} for bucket {settings.bucket!r}"
     if status in _FAILING or status >= 500:
-        return StoreUnavailableError(
-            f"{where} answers {code} for bucket {settings.bucket!r}; check its log, then try again"
-        )
+        return StoreUnavailableError(f"{answer}; check its log, then try again")
     if code in _REFUSED or status in (401, 403):
         return StoreError(
-            f"{where} refuses the key {settings.access_key!r} ({code}); check "
+            f"S3 at {settings.endpoint} refuses the key {settings.access_key!r} ({code}); check "
             "VIREO_S3_ACCESS_KEY and VIREO_S3_SECRET_KEY, and what the key may do in "
             f"bucket {settings.bucket!r}"
         )
-    return StoreError(f"{where} answers {code} for bucket {settings.bucket!r}; check its log")
+    return StoreError(f"{answer}; check its log")

@@ -123,7 +123,7 @@ def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[s
         except BeingRemovedError as error:
             problems.append(
                 f"channel {name} names {release_id}, which {error.by} began to remove; if that "
-                "goes on for an hour, put it back with: vireo release gc --yes"
+                "takes more than an hour, restore it with: vireo release gc --yes"
             )
         except NotInStoreError:
             problems.append(

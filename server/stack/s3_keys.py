@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from server.security.certificates import Authority, certificate_pem
+from server.security.certificates import Authority, certificate_pem, write_private
 
 _CERTIFICATE, _KEY, _AUTHORITY = "internal.crt", "internal.key", "internal-ca.crt"
 _GRPC = ("client", "master", "volume", "filer", "s3", "admin", "worker")
@@ -53,6 +52,5 @@ def replace_private(path: Path, contents: bytes) -> None:
     """Replace a file by one that only its owner may read."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(contents)
+    write_private(fresh, contents)
     fresh.replace(path)

@@ -145,7 +145,7 @@ class Stack:
         try:
             state.write(self._home)
         except OSError as error:
-            # The declared policy: a full disk takes `vireo status` away, not the stack.
+            # Declared policy: a full disk stops `vireo status`, not the stack.
             log.warning("the state file can't be written", reason=str(error))
         self._on_change(state)
 
@@ -175,7 +175,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
     except LockTakenError as error:
         other = running_stack(home)
         serving = (
-            f"; it answers at {other.edge}, and serves what channel {other.channel} names within "
+            f"; its edge is {other.edge}, and it serves what channel {other.channel} names within "
             "seconds of a promotion"
             if other
             else ""

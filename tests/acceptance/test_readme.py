@@ -168,7 +168,7 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
         assert "was made from example data, ml-100k" in output
         assert "to take it back: vireo release rollback" in output
         refusal = refused(up, demo.environment)
-        assert f"it answers at {demo.edge}" in refusal
+        assert f"its edge is {demo.edge}" in refusal
         assert "serves what channel production names within seconds" in refusal
         await until(lambda: own_slate(demo, watched))
 
@@ -203,7 +203,7 @@ def own_slate(stack: Stack, watched: set[str]) -> bool:
 
 
 @pytest.mark.parametrize("folder", ["docs", "protos/vireo/v1", "server/gateway", "training"])
-def test_what_the_readme_points_to_is_there(folder: str) -> None:
+def test_links_of_the_readme_exist(folder: str) -> None:
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (CHECKOUT / link.partition("#")[0]).exists(), link
     assert (CHECKOUT / folder).exists()

@@ -32,7 +32,7 @@ def stored_history(s3: S3Settings, name: str) -> list[str]:
     return [str(entry.object_name).split("/")[-1] for entry in objects]
 
 
-def test_channel_moves_from_release_to_release_and_its_history_says_who_when_and_why(
+def test_a_channels_history_records_who_when_and_why(
     store: ReleaseStore, publish: Publish, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(f"{name}-a")
@@ -110,7 +110,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
     assert [record.previous for record in history] == [None, *won[:-1]]
 
 
-def test_what_a_process_that_died_left_unrecorded_the_next_change_records(
+def test_the_next_change_records_what_a_crash_left_unrecorded(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(name)
@@ -159,12 +159,12 @@ def test_a_change_that_failed_on_the_server_is_reported_as_retryable(
     publish(name)
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
-        with pytest.raises(StoreUnavailableError, match=r"answers HTTP 50.*then try again"):
+        with pytest.raises(StoreUnavailableError, match=r"responds HTTP 50.*then try again"):
             ReleaseStore(proxy.settings).set_channel(name, name, None)
     assert store.read_channel(name) is None
 
 
-def test_what_is_in_the_history_is_never_overwritten(
+def test_records_of_the_history_are_never_overwritten(
     store: ReleaseStore, publish: Publish, name: str, s3: S3Settings
 ) -> None:
     publish(name)
@@ -228,7 +228,7 @@ def test_object_that_is_no_channel_is_refused(
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
 
 
-def test_what_lies_beside_channels_and_records_hides_none_of_them(
+def test_foreign_objects_hide_no_channel_or_record(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(name)
