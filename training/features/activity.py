@@ -13,9 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from server.arrays import Int64Array
 from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.keys import video_keys
 from training.data.schema import TIME
+from training.features.definitions import file_schema, viewer_activity, viewer_profile
 
 ROWS_KEPT = 12
 """Number of each viewer's last watches that get a row; labels are drawn from these."""
@@ -23,30 +25,11 @@ _KEYS_AT_A_TIME = 4_000_000
 """Keys in the rows built at a time, some 50 bytes each; bounds the memory."""
 _MICROS = 1_000_000
 
-VIEWER_ACTIVITY = pa.schema(
-    [
-        pa.field("viewer_id", pa.string()),
-        pa.field("event_timestamp", TIME),
-        pa.field("history_ids", pa.list_(pa.string())),
-        pa.field("history_times", pa.list_(pa.int64())),
-        pa.field("watched_keys", pa.list_(pa.int64())),
-        pa.field("viewer_watch_count", pa.int64()),
-        pa.field("viewer_like_count", pa.int64()),
-    ]
-)
-
-Int64Array = npt.NDArray[np.int64]
-
 
 def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> None:
     """Write one row per viewer, valid from `since` on; profiles have no time of their own."""
-    table = pa.table(
-        {
-            "viewer_id": pa.array(viewers["viewer_id"], pa.string()),
-            "event_timestamp": pa.array([since] * len(viewers), TIME),
-            "attributes": pa.array(viewers["attributes"], pa.list_(pa.string())),
-        }
-    )
+    columns = [viewers["viewer_id"], [since] * len(viewers), viewers["attributes"]]
+    table = pa.table(columns, schema=file_schema(viewer_profile))
     pq.write_table(table, path, compression="zstd")
 
 
@@ -55,17 +38,12 @@ def write_viewer_activity(
 ) -> None:
     """Write one row after each of a viewer's last ROWS_KEPT watches that aren't for test.
 
-    A row equals `server.features.activity.Activity` after the same events, as tests check. A
-    viewer whose watches all have a row gets one more: the empty activity, valid from `since`
-    until the first watch.
-
-    Args:
-        watches: output of `split_watches`, without the test part.
-        since: a time before any watch.
-        path: the file to write.
-        progress: called with the number of viewers done and their total.
+    A viewer whose watches all have a row gets one more: the empty activity, valid from `since`
+    until the first watch. `watches` is the output of `split_watches`, without the test part;
+    `progress` gets the number of viewers done and their total.
     """
     start = int(since.timestamp() * _MICROS)
+    schema = file_schema(viewer_activity)
     # Rows are sorted by viewer, then time.
     viewer, names = _numbered(watches["viewer_id"])
     video, video_ids = _numbered(watches["video_id"])
@@ -74,7 +52,7 @@ def write_viewer_activity(
     # Null becomes the minimum int64.
     liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)
     offsets = np.searchsorted(viewer, np.arange(len(names) + 1))
-    with pq.ParquetWriter(path, VIEWER_ACTIVITY, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for first, last in _parts(np.diff(offsets)):
             progress(first, len(names))
             part = slice(offsets[first], offsets[last])
@@ -93,7 +71,7 @@ def write_viewer_activity(
                 pa.array(rows.seen),
                 pa.array(rows.likes),
             ]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=VIEWER_ACTIVITY))
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         progress(len(names), len(names))
 
 
@@ -104,11 +82,7 @@ def _numbered(ids: pd.Series) -> tuple[Int64Array, npt.NDArray[np.object_]]:
 
 
 def _parts(watches: Int64Array) -> Iterator[tuple[int, int]]:
-    """Yield start and end of runs of viewers whose rows hold about _KEYS_AT_A_TIME keys.
-
-    Args:
-        watches: watch count of each viewer, int64[viewers].
-    """
+    """Yield start and end of runs of viewers with about _KEYS_AT_A_TIME keys, by watch count."""
     keys = np.cumsum(np.minimum(watches, WATCHED_LIMIT) * (ROWS_KEPT + 1))
     first = 0
     while first < len(keys):

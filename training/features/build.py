@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import structlog
 from feast import FeatureStore
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import Dataset, load_dataset
+from training.data.dataset import load_dataset
 from training.data.folder import replaced_folder
 from training.data.split import Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
@@ -53,12 +52,8 @@ def build_features(
 ) -> None:
     """Build the features of a data set, atomically replacing any earlier ones.
 
-    Args:
-        home: holds the data set and receives the features.
-        name: the data set.
-        holdout: see `split_watches`.
-        progress: called as each step progresses.
-        settings: settings of the online store; this process's if None.
+    `progress` is called as each step progresses; `settings` are those of the online store, this
+    process's if None.
 
     Raises:
         DatasetMissingError: there is no such data set.
@@ -80,26 +75,15 @@ def build_features(
         Split.of(holdout, dataset.fingerprint).write(folder)
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
-        _write_tables(dataset, watches, first, folder, progress)
+        write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
+        step = partial(progress, "viewer activity")
+        write_viewer_activity(watches, first, folder / "viewer_activity.parquet", step)
+        step = partial(progress, "video statistics")
+        table = folder / "video_statistics.parquet"
+        write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
         _fill_online_store(folder, progress)
-
-
-def _write_tables(
-    dataset: Dataset, watches: pd.DataFrame, first: datetime, folder: Path, progress: Progress
-) -> None:
-    """Write the offline table of each view."""
-    write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
-    write_viewer_activity(
-        watches, first, folder / "viewer_activity.parquet", partial(progress, "viewer activity")
-    )
-    write_video_statistics(
-        watches,
-        dataset.videos,
-        folder / "video_statistics.parquet",
-        partial(progress, "video statistics"),
-    )
 
 
 def _fill_online_store(folder: Path, progress: Progress) -> None:

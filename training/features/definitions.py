@@ -1,7 +1,7 @@
 """The Feast repository: entities, feature views and feature services.
 
-Values come from `activity.py` and `statistics.py` in this folder, which share their
-definitions with the online path (`server/features/`).
+Values come from `activity.py` and `snapshots.py` in this folder, which share their definitions
+with the online path (`server/features/`). A view's offline file has the view's columns.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Array, Float32, Int64, String
+from feast.types import Array, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
 
+from training.data.schema import TIME
+
+TIMESTAMP = "event_timestamp"
+"""Column of the time from which a row of an offline file is valid."""
 _FOREVER = timedelta(0)  # In Feast, a TTL of 0 means that values never expire.
 
 viewer = Entity(
@@ -28,77 +33,54 @@ video = Entity(
 )
 
 
-def _source(view: str) -> FileSource:
-    """Return the view's Parquet file, in the repository's folder."""
-    return FileSource(
-        name=f"{view}_source", path=f"{view}.parquet", timestamp_field="event_timestamp"
+def _view(
+    name: str,
+    entity: Entity,
+    description: str,
+    *,
+    online: bool = True,
+    **features: tuple[FeastType, str],
+) -> FeatureView:
+    """Return a view of features, each with its type and meaning, over `<name>.parquet`."""
+    fields = [
+        Field(name=each, dtype=kind, description=text) for each, (kind, text) in features.items()
+    ]
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        ttl=_FOREVER,
+        online=online,
+        schema=[Field(name=entity.join_key, dtype=String), *fields],
+        source=FileSource(name=f"{name}_source", path=f"{name}.parquet", timestamp_field=TIMESTAMP),
+        description=description,
     )
 
 
-viewer_profile = FeatureView(
-    name="viewer_profile",
-    entities=[viewer],
-    ttl=_FOREVER,
-    schema=[
-        Field(name="viewer_id", dtype=String),
-        Field(name="attributes", dtype=Array(String), description='"name=value" each'),
-    ],
-    source=_source("viewer_profile"),
-    description="Attributes of a viewer",
+viewer_profile = _view(
+    "viewer_profile",
+    viewer,
+    "Attributes of a viewer",
+    attributes=(Array(String), '"name=value" each'),
 )
-viewer_activity = FeatureView(
-    name="viewer_activity",
-    entities=[viewer],
-    ttl=_FOREVER,
-    schema=[
-        Field(name="viewer_id", dtype=String),
-        Field(
-            name="history_ids",
-            dtype=Array(String),
-            description="Videos watched last, oldest first",
-        ),
-        Field(
-            name="history_times",
-            dtype=Array(Int64),
-            description="When each was watched, Unix seconds",
-        ),
-        Field(
-            name="watched_keys",
-            dtype=Array(Int64),
-            description="Keys of the videos watched, oldest first",
-        ),
-        Field(name="viewer_watch_count", dtype=Int64, description="Videos watched"),
-        Field(name="viewer_like_count", dtype=Int64, description="Watched videos that were liked"),
-    ],
-    source=_source("viewer_activity"),
-    description="What a viewer watched, as server.features.activity.Activity",
+viewer_activity = _view(
+    "viewer_activity",
+    viewer,
+    "What a viewer watched",
+    history_ids=(Array(String), "Videos watched last, oldest first"),
+    history_times=(Array(Int64), "When each was watched, Unix seconds"),
+    watched_keys=(Array(Int64), "Keys of the videos watched, oldest first"),
+    viewer_watch_count=(Int64, "Videos watched"),
+    viewer_like_count=(Int64, "Watched videos that were liked"),
 )
-video_statistics = FeatureView(
-    name="video_statistics",
-    entities=[video],
-    ttl=_FOREVER,
+video_statistics = _view(
+    "video_statistics",
+    video,
+    "Watch and like statistics of a video",
     online=False,
-    schema=[
-        Field(name="video_id", dtype=String),
-        Field(name="video_watch_count", dtype=Int64, description="Viewers who watched it"),
-        Field(
-            name="video_recent_watch_count",
-            dtype=Float32,
-            description="Watches, each halved every 30 days",
-        ),
-        Field(
-            name="video_like_rate",
-            dtype=Float32,
-            description="Share of watches that were liked, shrunk towards the prior",
-        ),
-        Field(
-            name="video_age_days",
-            dtype=Float32,
-            description="Days since publication or first watch",
-        ),
-    ],
-    source=_source("video_statistics"),
-    description="Watch and like statistics of a video",
+    video_watch_count=(Int64, "Viewers who watched it"),
+    video_recent_watch_count=(Float32, "Watches, each halved every 30 days"),
+    video_like_rate=(Float32, "Share of watches that were liked, shrunk towards the prior"),
+    video_age_days=(Float32, "Days since publication or first watch"),
 )
 viewer_serving = FeatureService(
     name="viewer_serving",
@@ -121,5 +103,16 @@ DEFINITIONS: Any = [
     video_statistics_service,
 ]
 """All objects to apply; FeatureStore.apply declares no type for them."""
-ONLINE_VIEWS = ("viewer_profile", "viewer_activity")
+ONLINE_VIEWS = (viewer_profile.name, viewer_activity.name)
 """Feature views that requests read; the videos' statistics are in the release."""
+
+
+def columns(view: FeatureView) -> list[str]:
+    """Return the names of a view's features, in order."""
+    return [field.name for field in view.features]
+
+
+def file_schema(view: FeatureView) -> pa.Schema:
+    """Return the schema of a view's offline file: the entity's id, TIMESTAMP, then the features."""
+    values = [(field.name, from_feast_to_pyarrow_type(field.dtype)) for field in view.features]
+    return pa.schema([(view.entity_columns[0].name, pa.string()), (TIMESTAMP, TIME), *values])

@@ -20,43 +20,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from server.arrays import Int64Array
 from server.errors import VireoError
 from server.features.keys import video_keys
 from server.features.viewer import ViewerFeatures
 from training.features.activity import ROWS_KEPT
+from training.features.definitions import TIMESTAMP, columns, viewer_activity
 from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
 
-_KEY, _MOMENT, _PLACE = "viewer_id", "event_timestamp", "file_row"
-_COLUMNS = (
-    "history_ids",
-    "history_times",
-    "watched_keys",
-    "viewer_watch_count",
-    "viewer_like_count",
-)
-
+_KEY, _MOMENT, _PLACE = "viewer_id", TIMESTAMP, "file_row"
+_COLUMNS = columns(viewer_activity)
 _FILE = "viewer_activity.parquet"
 JUST_BEFORE = pd.Timedelta(1, "us")
 """Subtracted from an event's time to get what was known before it: the resolution of times."""
 
-Int64Array = npt.NDArray[np.int64]
 _Activity: TypeAlias = tuple[Int64Array, Int64Array, Int64Array, int, int]
 """Keys and times of the history, keys of all watched videos, watch count, like count."""
 
 
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
-    """Return viewers as a request at the time of a watch sees them; `asked_at` is that time.
+    """Return viewers as known just before a watch, `asked_at` its time, in row order.
 
-    Args:
-        repo: a feature folder.
-        watches: `viewer_id` str, `time` datetime64[us, UTC].
-
-    Returns:
-        For each row, what was known just before that watch.
-
-    Raises:
-        VireoError: as for `viewer_features_at`.
+    `watches` has `viewer_id` str and `time` datetime64[us, UTC]; errors are those of
+    `viewers_at`.
     """
     return list(chain.from_iterable(viewers_before_by_part(repo, watches, max(1, len(watches)))))
 
@@ -71,32 +58,28 @@ def viewers_before_by_part(
     moments = {"viewer_id": watches["viewer_id"], "event_timestamp": watches["time"] - JUST_BEFORE}
     asked = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
     start = 0
-    for known in _viewers_at(repo, pd.DataFrame(moments).reset_index(drop=True), size):
+    for known in viewers_at(repo, pd.DataFrame(moments).reset_index(drop=True), size):
         times = asked[start : start + len(known)].tolist()
         yield [replace(viewer, asked_at=at) for viewer, at in zip(known, times, strict=True)]
         start += len(known)
 
 
-def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
-    """Return the features of viewers at given times, in row order; without `asked_at`.
+def viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[ViewerFeatures]]:
+    """Yield the features of viewers at given times, `size` rows at a time; without `asked_at`.
+
+    An unknown viewer gets the default.
 
     Args:
         repo: a feature folder.
         moments: `viewer_id` str, `event_timestamp` datetime64[us, UTC].
-
-    Returns:
-        One value per row; an unknown viewer gets the default.
+        size: rows of a part.
 
     Raises:
         VireoError: a time is before the viewer's earliest stored activity.
     """
-    return list(chain.from_iterable(_viewers_at(repo, moments, max(1, len(moments)))))
-
-
-def _viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[ViewerFeatures]]:
-    """Yield what `viewer_features_at` returns, `size` rows at a time."""
-    store = open_repository(repo)
-    profiles, _ = joined_at(store, ["viewer_profile:attributes"], "viewer_id", moments)
+    profiles, _ = joined_at(
+        open_repository(repo), ["viewer_profile:attributes"], "viewer_id", moments
+    )
     attributes = profiles["attributes"].tolist()
     rows = _rows_at(repo / _FILE, moments)
     for start in range(0, len(rows), size):
@@ -128,11 +111,7 @@ def _viewer(
 
 
 def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
-    """Return the index of the file's row valid at each time, int64[n]; -1 for unknown viewers.
-
-    Raises:
-        VireoError: all stored rows of a viewer are newer.
-    """
+    """Return the index of the file's row valid at each time, int64[n]; -1 for unknown viewers."""
     if moments.empty:
         return np.empty(0, np.int64)
     index = pq.read_table(path, columns=[_KEY, _MOMENT])
@@ -167,10 +146,10 @@ def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
         end = start + file.metadata.row_group(group).num_rows
         inside = needed[np.searchsorted(needed, start) : np.searchsorted(needed, end)]
         if len(inside):
-            table = file.read_row_group(group, list(_COLUMNS)).take(inside - start)
-            columns = [table.combine_chunks()[name].chunk(0) for name in _COLUMNS]
-            lists = [_lists(column) for column in columns[:3]]
-            counts = [column.to_pylist() for column in columns[3:]]
+            table = file.read_row_group(group, _COLUMNS).take(inside - start)
+            read = [table.combine_chunks()[name].chunk(0) for name in _COLUMNS]
+            lists = [_lists(column) for column in read[:3]]
+            counts = [column.to_pylist() for column in read[3:]]
             found.update(zip(inside.tolist(), zip(*lists, *counts, strict=True), strict=True))
         start = end
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from dask.tokenize import normalize_token
 from feast import FeatureStore
 
-TIMESTAMP = "event_timestamp"
+from server.arrays import BoolArray
+from training.features.definitions import TIMESTAMP
 
 # Dask's own way comes first, or it would replace the one below.
 normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]
@@ -28,8 +28,8 @@ def _name_of(_: pd.DataFrame) -> str:
 
 def joined_at(
     store: FeatureStore, features: list[str], key: str, moments: pd.DataFrame
-) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
-    """Return the latest values at or before each time.
+) -> tuple[pd.DataFrame, BoolArray]:
+    """Return the latest values at or before each time, and which rows Feast returned, bool[n].
 
     Feast returns each (entity, time) once, in unspecified order. It omits an entity if all of its
     values are newer, and returns an unknown entity with empty values.
@@ -39,9 +39,6 @@ def joined_at(
         features: features to read, as "view:feature".
         key: the entity's join key, a column of `moments`.
         moments: `key` str and `event_timestamp` datetime64[us, UTC], any order, any index.
-
-    Returns:
-        One row for each of `moments`, in their order, and whether Feast returned it, bool[n].
     """
     asked = moments[[key, TIMESTAMP]].reset_index(drop=True)
     if asked.empty:

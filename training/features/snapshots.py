@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from server.arrays import Int64Array
 from server.features.ranking_inputs import like_rate
-from training.data.schema import TIME
+from training.features.definitions import file_schema, video_statistics
 
 SNAPSHOTS = 64
 """Number of snapshots, evenly spread over the watches, besides the last one."""
@@ -23,18 +24,6 @@ HALF_LIFE_DAYS = 30.0
 """Half-life of a watch in the recent watch count."""
 _DAY = 86_400 * 1_000_000  # microseconds
 
-VIDEO_STATISTICS = pa.schema(
-    [
-        pa.field("video_id", pa.string()),
-        pa.field("event_timestamp", TIME),
-        pa.field("video_watch_count", pa.int64()),
-        pa.field("video_recent_watch_count", pa.float32()),
-        pa.field("video_like_rate", pa.float32()),
-        pa.field("video_age_days", pa.float32()),
-    ]
-)
-
-Int64Array = npt.NDArray[np.int64]
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -44,13 +33,9 @@ def write_video_statistics(
     """Write the statistics of every known video at every snapshot.
 
     A snapshot at T covers the watches up to and including T and the likes known at T. A video is
-    known from its publication or first watch on; before that it has no row.
-
-    Args:
-        watches: output of `split_watches`, without the test part.
-        videos: rows as in `training.data.schema.VIDEOS`.
-        path: the file to write.
-        progress: called with the number of snapshots done and their total.
+    known from its publication or first watch on; before that it has no row. `watches` is the output
+    of `split_watches`, without the test part; `progress` gets the number of snapshots done and
+    their total.
     """
     ids = videos["video_id"].to_numpy()
     watched_rows = pd.Index(ids).get_indexer(pd.Index(watches["video_id"]))
@@ -66,7 +51,8 @@ def write_video_statistics(
     first_watch = np.full(len(ids), _NEVER)
     before, seen, liked = int(times[0]), 0, 0
     moments = snapshot_moments(times, len(ids))
-    with pq.ParquetWriter(path, VIDEO_STATISTICS, compression="zstd") as writer:
+    schema = file_schema(video_statistics)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for done, moment in enumerate(moments, start=1):
             end = int(np.searchsorted(times, moment, side="right"))
             new, new_times = rows[seen:end], times[seen:end]
@@ -79,19 +65,16 @@ def write_video_statistics(
             like_count += np.bincount(like_rows[liked:like_end], minlength=len(ids))
             since = np.where(born <= moment, born, first_watch)
             known = since <= moment
-            writer.write_batch(
-                pa.RecordBatch.from_arrays(
-                    [
-                        pa.array(ids[known], pa.string()),
-                        pa.array(np.full(known.sum(), moment), TIME),
-                        pa.array(watch_count[known]),
-                        pa.array(recent[known].astype(np.float32)),
-                        pa.array(like_rate(like_count, watch_count)[known].astype(np.float32)),
-                        pa.array(((moment - since[known]) / _DAY).astype(np.float32)),
-                    ],
-                    schema=VIDEO_STATISTICS,
-                )
-            )
+            columns = [
+                ids[known],
+                np.full(known.sum(), moment),
+                watch_count[known],
+                recent[known].astype(np.float32),
+                like_rate(like_count, watch_count)[known].astype(np.float32),
+                ((moment - since[known]) / _DAY).astype(np.float32),
+            ]
+            arrays = [pa.array(*column) for column in zip(columns, schema.types, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             before, seen, liked = moment, end, like_end
             progress(done, len(moments))
 
@@ -106,11 +89,9 @@ def _in_order(
 
 
 def snapshot_moments(times: Int64Array, videos: int) -> list[int]:
-    """Return the times of the snapshots, increasing; the last is that of the last watch.
+    """Return the times of the snapshots, increasing, up to that of the last watch.
 
-    Args:
-        times: watch times, Unix microseconds, sorted, int64[n], n >= 1.
-        videos: size of the catalogue.
+    `times` are those of the watches, Unix microseconds, sorted, int64[n], n >= 1.
     """
     count = max(MIN_SNAPSHOTS, min(SNAPSHOTS, ROWS // max(videos, 1)))
     positions = np.arange(count) * len(times) // count

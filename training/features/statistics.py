@@ -15,21 +15,13 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
+from server.arrays import Float32Array, Float64Array, Int64Array
 from server.features.ranking_inputs import LIKE_PRIOR, video_features
+from training.features.definitions import TIMESTAMP, columns, video_statistics
 
-TIMESTAMP = "event_timestamp"
-_COLUMNS = (
-    "video_watch_count",
-    "video_recent_watch_count",
-    "video_like_rate",
-    "video_age_days",
-)
+_COLUMNS = columns(video_statistics)
 _UNKNOWN = (0.0, 0.0, LIKE_PRIOR, 0.0)
 """Values of a video that is unknown at the time."""
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 
 class Snapshots:
@@ -60,57 +52,37 @@ class Snapshots:
         for group in np.flatnonzero(self._groups == self.moments[snapshot]):
             table = self._file.read_row_group(int(group), ["video_id", *_COLUMNS])
             rows = self._ids.get_indexer(pd.Index(table["video_id"].to_pandas()))
-            columns = [table[name].to_numpy().astype(np.float64) for name in _COLUMNS]
-            found[rows[rows >= 0]] = np.stack(columns, axis=1)[rows >= 0]
+            read = [table[name].to_numpy().astype(np.float64) for name in _COLUMNS]
+            found[rows[rows >= 0]] = np.stack(read, axis=1)[rows >= 0]
         return found
 
 
-def video_features_at(repo: Path, moments: pd.DataFrame) -> Float32Array:
-    """Return VIDEO_FEATURES of videos at given times, float32[n, 4], in row order.
-
-    Args:
-        repo: a feature folder.
-        moments: `video_id` str, `event_timestamp` datetime64[us, UTC].
-
-    Returns:
-        The features; for a video unknown at the time: counts 0, the prior like rate, age 0.
-    """
-    rows, ids = pd.factorize(moments["video_id"])
-    times = pd.DatetimeIndex(moments[TIMESTAMP])
-    snapshots = Snapshots(repo, list(ids))
-    before = snapshots.before(times)
-    features = np.empty((len(rows), len(_COLUMNS)), np.float32)
-    for snapshot in np.unique(before).tolist():
-        own = before == snapshot
-        features[own] = _features(snapshots.values(snapshot)[rows[own]])
-    return features
-
-
-def video_features_of_lists_at(
+def video_features_at(
     repo: Path,
     video_ids: Sequence[str],
     rows: Int64Array,
     moments: npt.NDArray[np.datetime64],
 ) -> Float32Array:
-    """Return VIDEO_FEATURES of lists of videos, each list at its own time, float32[m, n, 4].
+    """Return VIDEO_FEATURES of lists of videos, each at its own time, float32[m, n, 4]; 0 for none.
 
     Args:
         repo: a feature folder.
         video_ids: the catalogue.
         rows: rows of the catalogue, -1 for none, int64[m, n].
         moments: time of each list, datetime64[us] in UTC, [m].
-
-    Returns:
-        The features, 0 if there is no video.
     """
-    snapshots = Snapshots(repo, video_ids)
+    # Only videos that occur are looked up; the last entry is that of row -1.
+    used = np.zeros(len(video_ids) + 1, np.bool_)
+    used[rows], used[-1] = True, True
+    place = np.cumsum(used) - 1
+    snapshots = Snapshots(repo, [video_ids[row] for row in np.flatnonzero(used[:-1]).tolist()])
     before = snapshots.before(pd.DatetimeIndex(moments, tz="UTC"))
     features = np.empty((*rows.shape, len(_COLUMNS)), np.float32)
     nothing = np.zeros((1, len(_COLUMNS)), np.float32)
     for snapshot in np.unique(before).tolist():
         own = before == snapshot
         table = np.concatenate([_features(snapshots.values(snapshot)), nothing])
-        features[own] = table[rows[own]]
+        features[own] = table[place[rows[own]]]
     return features
 
 

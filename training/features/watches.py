@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import VireoError
 from server.home import Home
+from training.data.dataset import read_frame
 from training.data.schema import TIME
 from training.data.split import VALIDATION_WATCHES, Holdout
 
@@ -86,15 +87,11 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
         FeaturesMissingError: its features haven't been built.
     """
     path = home.features(name) / "watches.parquet"
-    try:
-        table = pq.read_table(path, read_dictionary=list(_TEXTS))
-        frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-        pa.default_memory_pool().release_unused()
-    except FileNotFoundError as error:
-        raise FeaturesMissingError(_missing(home, name)) from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise VireoError(f"cannot read {path}: {error}; build the features again") from error
-    return frame.astype(dict.fromkeys(_TEXTS, object))
+    if not path.exists():
+        raise FeaturesMissingError(_missing(home, name))
+    return read_frame(path, _TEXTS, "build the features again").astype(
+        dict.fromkeys(_TEXTS, object)
+    )
 
 
 def _missing(home: Home, name: str) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
+from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
 from server.features.looked_up import Vectors
@@ -35,7 +36,7 @@ from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import JUST_BEFORE, viewers_before_by_part
-from training.features.statistics import video_features_at, video_features_of_lists_at
+from training.features.statistics import video_features_at
 from training.ranking.config import RankingConfig
 from training.ranking.drawing import draw_candidates
 
@@ -44,9 +45,6 @@ LIKE_WATCHES = ROWS_KEPT - 1
 viewer's row before each of these."""
 _LABELS_AT_A_TIME = 65_536
 """Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class ViewerColumns:
     """int64[m, a]."""
     viewer: Int64Array
     """Index of each event's viewer, int64[m]."""
-    held_out: npt.NDArray[np.bool_]
+    held_out: BoolArray
     """Whether the viewer is held out from fitting, bool[m]."""
 
     def take(self, places: npt.NDArray[np.intp]) -> ViewerColumns:
@@ -96,7 +94,7 @@ class WatchLists:
     """MATCH_FEATURES, float32[m, n, k]."""
     moment: Int64Array
     """Time of the label's watch, Unix microseconds, int64[m]."""
-    last: npt.NDArray[np.bool_]
+    last: BoolArray
     """Whether it is the viewer's last label, bool[m], which is closest to what is served."""
     label: Int64Array
     """Column of the watched video, int64[m]; -1 if retrieval missed it. It isn't added to the list
@@ -114,7 +112,7 @@ class LikeLabels:
     """VIDEO_FEATURES as of the label's time, float32[m, f]."""
     match: Float32Array
     """MATCH_FEATURES as of the label's time, float32[m, k]."""
-    liked: npt.NDArray[np.bool_]
+    liked: BoolArray
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def is_held_out(viewer_id: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=15) < share * 2**64
 
 
-def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> npt.NDArray[np.bool_]:
+def chosen_viewers(viewer_ids: Iterable[str], limit: int) -> BoolArray:
     """Select at most `limit` viewers, by a hash of the id, whose watches are labels: bool[n]."""
     hashes = [xxhash.xxh3_64_intdigest(viewer.encode(), seed=16) for viewer in viewer_ids]
     numbers = np.array(hashes, np.uint64)
@@ -148,7 +146,7 @@ def build_ranking_set(
     """Build the training set.
 
     Args:
-        watches: the split, with viewer_id, video_id, time, liked, part; by viewer, then time.
+        watches: the split's watches, by viewer, then time.
         repo: the Feast repository.
         release: the staged release, which has no ranker yet.
         config: number of candidates and viewers, and the held-out share.
@@ -160,12 +158,11 @@ def build_ranking_set(
     columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
-    labels = labels.assign(time=labels["time"] - JUST_BEFORE)
     rows = release.rows.find(video_keys(labels["video_id"].tolist()))
     likes = LikeLabels(
         viewers=columns,
         rows=rows,
-        features=video_features_at(repo, _moments(labels, "video_id")),
+        features=video_features_at(repo, release.ids, rows[:, None], _before(labels))[:, 0],
         match=_matches(columns, rows[:, None], content)[:, 0],
         liked=labels["liked"].to_numpy(bool),
     )
@@ -192,7 +189,7 @@ def _columns_and_candidates(
     repo: Path,
     release: CandidateRelease,
     labels: pd.DataFrame,
-    listed: npt.NDArray[np.bool_],
+    listed: BoolArray,
     count: int,
 ) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
     """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
@@ -245,16 +242,16 @@ def _watch_lists(
     retrieval: Float32Array,
 ) -> WatchLists:
     """Return the lists of labels whose candidates were retrieved."""
-    before = labels["time"].to_numpy("datetime64[us]")
+    before = _before(labels)
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     hits = (rows == wanted[:, None]) & (rows >= 0)
     return WatchLists(
         viewers=columns,
         rows=rows,
-        features=video_features_of_lists_at(repo, release.ids, rows, before),
+        features=video_features_at(repo, release.ids, rows, before),
         retrieval=retrieval,
         match=_matches(columns, rows, content),
-        moment=before.astype(np.int64) + JUST_BEFORE // pd.Timedelta(1, "us"),
+        moment=labels["time"].to_numpy("datetime64[us]").astype(np.int64),
         last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
@@ -270,5 +267,5 @@ def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Floa
     return matches
 
 
-def _moments(labels: pd.DataFrame, key: str) -> pd.DataFrame:
-    return labels[[key, "time"]].rename(columns={"time": "event_timestamp"}).reset_index(drop=True)
+def _before(labels: pd.DataFrame) -> npt.NDArray[np.datetime64]:
+    return (labels["time"] - JUST_BEFORE).to_numpy("datetime64[us]")

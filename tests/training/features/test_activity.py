@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,12 +12,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.features.activity import Activity, Watch
+from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from server.features.keys import video_key
 from tests.builders.datasets import random_interactions
 from training.data.split import split_watches
 from training.features import activity as offline
 
 SECOND = 1_000_000
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One video watched by one viewer."""
+
+    video_id: str
+    time: int
+    """Unix seconds."""
+    liked: bool
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The activity features of one viewer after some event; the default is before any."""
+
+    history_ids: tuple[str, ...] = ()
+    history_times: tuple[int, ...] = ()
+    watched_keys: tuple[int, ...] = ()
+    watch_count: int = 0
+    like_count: int = 0
+
+    def after(self, watch: Watch, limits: tuple[int, int]) -> Activity:
+        """Return the activity once `watch` has happened."""
+        history, watched = limits
+        return Activity(
+            history_ids=(*self.history_ids, watch.video_id)[-history:],
+            history_times=(*self.history_times, watch.time)[-history:],
+            watched_keys=(*self.watched_keys, video_key(watch.video_id))[-watched:],
+            watch_count=self.watch_count + 1,
+            like_count=self.like_count + int(watch.liked),
+        )
+
+    def after_like(self) -> Activity:
+        """Return the activity once a video that was watched before has been liked."""
+        return replace(self, like_count=self.like_count + 1)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +66,10 @@ def watches() -> pd.DataFrame:
     return split[split["part"] != "test"]
 
 
-def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]:
-    """Every row, one event after the other."""
+def folded(
+    watches: pd.DataFrame, since: int, limits: tuple[int, int]
+) -> list[tuple[str, int, Activity]]:
+    """Return every row, one event after the other."""
     rows = []
     for viewer, mine in watches.groupby("viewer_id", sort=False, observed=True):
         events: list[tuple[int, Watch | None]] = []
@@ -44,7 +84,7 @@ def folded(watches: pd.DataFrame, since: int) -> list[tuple[str, int, Activity]]
         activity = Activity()
         after = {since: activity} if complete else {}
         for time, happened in events:
-            activity = activity.after(happened) if happened else activity.after_like()
+            activity = activity.after(happened, limits) if happened else activity.after_like()
             if time >= kept:
                 after[time] = activity
         rows += [(str(viewer), time, state) for time, state in after.items()]
@@ -72,7 +112,7 @@ def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[st
 
 
 @pytest.mark.parametrize("at_a_time", [1000, 4_000_000])
-@pytest.mark.parametrize("limits", [(200, 5000), (4, 9)])
+@pytest.mark.parametrize("limits", [(HISTORY_LIMIT, WATCHED_LIMIT), (4, 9)])
 def test_each_row_is_the_activity_after_all_that_happened_by_then(
     watches: pd.DataFrame,
     tmp_path: Path,
@@ -81,11 +121,10 @@ def test_each_row_is_the_activity_after_all_that_happened_by_then(
     limits: tuple[int, int],
 ) -> None:
     monkeypatch.setattr(offline, "_KEYS_AT_A_TIME", at_a_time)
-    for module in ("server.features.activity", "training.features.activity"):
-        monkeypatch.setattr(f"{module}.HISTORY_LIMIT", limits[0])
-        monkeypatch.setattr(f"{module}.WATCHED_LIMIT", limits[1])
+    monkeypatch.setattr(offline, "HISTORY_LIMIT", limits[0])
+    monkeypatch.setattr(offline, "WATCHED_LIMIT", limits[1])
     since = (watches["time"].min() - pd.Timedelta(seconds=1)).to_pydatetime()
-    expected = folded(watches, int(since.timestamp() * SECOND))
+    expected = folded(watches, int(since.timestamp() * SECOND), limits)
     assert written(watches, since, tmp_path / "activity.parquet") == expected
     assert any(activity.like_count for *_, activity in expected)
 

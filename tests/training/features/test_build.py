@@ -11,7 +11,7 @@ from server.errors import VireoError
 from server.home import Home
 from tests.builders.datasets import write_small_dataset
 from training.features.build import build_features
-from training.features.history import viewer_features_at
+from training.features.history import viewers_at
 from training.features.online import read_online
 from training.features.watches import FeaturesMissingError, Split, load_watches
 
@@ -92,7 +92,7 @@ def test_features_can_be_moved_and_read_from_any_working_directory(
     assert read_online(Path("moved"), "w1") == read_online(repo, "w1")
     last = watches.groupby("viewer_id").tail(1)[["viewer_id", "time"]]
     moments = last.rename(columns={"time": "event_timestamp"})
-    here, there = viewer_features_at(Path("moved"), moments), viewer_features_at(repo, moments)
+    here, there = (next(viewers_at(folder, moments, 9)) for folder in (Path("moved"), repo))
     assert [viewer.watch_count for viewer in here] == [viewer.watch_count for viewer in there]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved"]
 

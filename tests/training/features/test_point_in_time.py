@@ -13,7 +13,7 @@ from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.home import Home
 from training.data.dataset import load_dataset
-from training.features.history import viewer_features_at, viewers_before
+from training.features.history import viewers_at, viewers_before
 from training.features.online import read_online
 from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
@@ -25,6 +25,11 @@ from training.features.statistics import (
 )
 
 MICROSECOND = pd.Timedelta(microseconds=1)
+
+
+def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
+    """Return the features of viewers at given times, in two parts."""
+    return [viewer for part in viewers_at(repo, moments, len(moments) // 2 + 1) for viewer in part]
 
 
 def moments_before(watches: pd.DataFrame) -> pd.DataFrame:
@@ -50,9 +55,7 @@ def assert_same_activity(found: ViewerFeatures, expected: ViewerFeatures) -> Non
     assert (found.watch_count, found.like_count) == (expected.watch_count, expected.like_count)
 
 
-def test_a_labels_features_are_what_was_known_just_before_it(
-    repo: Path, watches: pd.DataFrame
-) -> None:
+def test_a_labels_features_are_of_just_before_it(repo: Path, watches: pd.DataFrame) -> None:
     labels = watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=0)
     moments = moments_before(labels)
     found = viewer_features_at(repo, moments)
@@ -63,9 +66,7 @@ def test_a_labels_features_are_what_was_known_just_before_it(
         assert_same_activity(features, recomputed(watches, str(label.viewer_id), moment))
 
 
-def test_who_asks_at_the_moment_of_a_watch_is_known_as_just_before_it(
-    repo: Path, watches: pd.DataFrame
-) -> None:
+def test_features_at_the_time_of_a_watch_exclude_it(repo: Path, watches: pd.DataFrame) -> None:
     labels = watches.groupby("viewer_id").tail(3)
     known = viewer_features_at(repo, moments_before(labels))
     found = viewers_before(repo, labels)
@@ -129,7 +130,7 @@ def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd
         assert_same_activity(features, recomputed(watches, str(viewer.viewer_id), now))
 
 
-def test_a_viewer_nobody_knows_gets_the_default(repo: Path) -> None:
+def test_an_unknown_viewer_gets_the_default(repo: Path) -> None:
     now = pd.Timestamp("2030-01-01", tz="UTC")
     moments = pd.DataFrame({"viewer_id": ["nobody", "w3", "w40"], "event_timestamp": now})
     stranger, known, idle = viewer_features_at(repo, moments)
@@ -192,6 +193,13 @@ def statistics_recomputed(
     ]
 
 
+def statistics_at(repo: Path, moments: pd.DataFrame) -> np.ndarray:
+    """Return the features of `video_id` at `event_timestamp`, float32[n, 4]."""
+    rows, ids = pd.factorize(moments["video_id"])
+    times = moments["event_timestamp"].to_numpy("datetime64[us]")
+    return video_features_at(repo, list(ids), rows[:, None], times)[:, 0]
+
+
 def snapshots(repo: Path) -> list[pd.Timestamp]:
     table = pd.read_parquet(repo / "video_statistics.parquet", columns=["event_timestamp"])
     return sorted(table["event_timestamp"].unique())
@@ -205,7 +213,7 @@ def test_video_statistics_are_those_of_the_last_snapshot_before(
     chosen = [int(n) for n in random.integers(0, len(known), 60)]
     videos = [f"v{n}" for n in random.integers(0, 60, 60)]
     moments = [known[n] + pd.Timedelta(microseconds=int(n % 2) * 7) for n in chosen]
-    found = video_features_at(repo, pd.DataFrame({"video_id": videos, "event_timestamp": moments}))
+    found = statistics_at(repo, pd.DataFrame({"video_id": videos, "event_timestamp": moments}))
     expected = [
         statistics_recomputed(home, watches, video, known[n])
         for video, n in zip(videos, chosen, strict=True)
@@ -222,12 +230,12 @@ def test_snapshots_are_many_and_end_with_the_last_watch(repo: Path, watches: pd.
     assert known[-1] == seen["time"].max()
 
 
-def test_a_video_nobody_knew_yet_has_only_priors(repo: Path, watches: pd.DataFrame) -> None:
+def test_an_unwatched_video_has_only_priors(repo: Path, watches: pd.DataFrame) -> None:
     early = watches["time"].min() - pd.Timedelta(days=400)
     now = pd.Timestamp("2030-01-01", tz="UTC")
     moments = pd.DataFrame({"video_id": ["v1", "nothing"], "event_timestamp": [early, now]})
-    np.testing.assert_array_equal(video_features_at(repo, moments), [[0, 0, 0.5, 0]] * 2)
-    assert video_features_at(repo, moments[:0]).shape == (0, 4)
+    np.testing.assert_array_equal(statistics_at(repo, moments), [[0, 0, 0.5, 0]] * 2)
+    assert statistics_at(repo, moments[:0]).shape == (0, 4)
 
 
 def test_statistics_are_those_that_feast_joins(home: Home, repo: Path) -> None:
@@ -246,7 +254,7 @@ def test_statistics_are_those_that_feast_joins(home: Home, repo: Path) -> None:
     names = ("video_watch_count", "video_like_rate")
     features = [f"video_statistics:{name}" for name in names]
     joined, _ = joined_at(store, features, "video_id", moments)
-    found = video_features_at(repo, moments)
+    found = statistics_at(repo, moments)
     counts = joined["video_watch_count"].fillna(0).to_numpy(np.float64)
     np.testing.assert_allclose(found[:, 0], np.log1p(counts), rtol=1e-6)
     rates = joined["video_like_rate"].fillna(0.5).to_numpy(np.float64)

@@ -24,7 +24,7 @@ from training.features.repository import write_configuration
         ("redis://:12345@cache", 'cache:6379,db=0,password="12345"'),
     ],
 )
-def test_redis_urls_become_what_feast_reads(url: str, connection: str) -> None:
+def test_redis_urls_become_feasts_connection_strings(url: str, connection: str) -> None:
     assert redis_connection(url) == connection
 
 
