@@ -8,7 +8,6 @@ how the two relate.
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,8 +51,8 @@ def train_all(
         dataset: name of an imported data set.
         profile: name of the settings.
         seed: replaces the profile's random seed.
-        refit: continue on every watch after the held-out ones have measured the first fit. If
-            False, the measured release itself is staged, which has never seen them.
+        refit: continue on every watch after the first fit is measured. If False, the measured
+            release itself is staged, which has never seen the held-out watches.
         fresh: discard the results of earlier runs.
         console: where the steps are announced.
 
@@ -65,8 +64,6 @@ def train_all(
     """
     console = console or Console(stderr=True, highlight=False)
     settings = _seeded(load_profile(profile), seed)
-    # The exporter warns about every optional package that is missing.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     processes = Processes.joined()
     if not processes.leads:
         _train_along(dataset, settings, processes)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from server.arrays import Float32Array
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
@@ -22,84 +20,37 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.inference.model import Model
 from server.inference.signature import ranker_signature
 from server.releases.layout import GOLDEN_TOLERANCE
+from training.onnx_export import Inputs, check_outputs, export
 from training.ranking.model import Ranker
 from training.ranking.served import ServedRanker
-from training.retrieval.export import ExportError
 
-Inputs = dict[str, npt.NDArray[Any]]
 OPSET = 20
-INPUTS = (
-    "candidate_vectors",
-    "candidate_features",
-    "retrieval_features",
-    "match_features",
-    "history_vectors",
-    "history_lengths",
-    "viewer_features",
-    "attributes",
-)
+AXES = {
+    "candidate_vectors": ("b", "n"),
+    "candidate_features": ("b", "n"),
+    "retrieval_features": ("b", "n"),
+    "match_features": ("b", "n"),
+    "history_vectors": ("b", "h"),
+    "history_lengths": ("b",),
+    "viewer_features": ("b",),
+    "attributes": ("b",),
+}
+"""Inputs, in order, and their dynamic axes: viewers, candidates and history."""
 
 
 def export_ranker(model: Ranker, vector_size: int, path: Path) -> None:
-    """Write the ranker to `path` in the form of ServedRanker.
-
-    Batch size, number of candidates and history length are dynamic.
-
-    Raises:
-        ExportError: an output differs from PyTorch's by more than GOLDEN_TOLERANCE.
-    """
+    """Write the ranker to `path` in the form of ServedRanker; raise ExportError if it differs."""
     model.eval()
     example = example_inputs(model, vector_size, batch=3, candidates=5, history=4)
-    batch, candidates, history = (torch.export.Dim(name) for name in ("b", "n", "h"))
-    axes = {
-        "candidate_vectors": {0: batch, 1: candidates},
-        "candidate_features": {0: batch, 1: candidates},
-        "retrieval_features": {0: batch, 1: candidates},
-        "match_features": {0: batch, 1: candidates},
-        "history_vectors": {0: batch, 1: history},
-        "history_lengths": {0: batch},
-        "viewer_features": {0: batch},
-        "attributes": {0: batch},
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter's own deprecations.
-        torch.onnx.export(
-            ServedRanker(model).eval(),
-            tuple(torch.from_numpy(example[name]) for name in INPUTS),
-            str(path),
-            input_names=list(INPUTS),
-            output_names=["scores"],
-            opset_version=OPSET,
-            dynamic_shapes=tuple(axes[name] for name in INPUTS),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    export(ServedRanker(model), example, AXES, "scores", path, OPSET)
     check_ranker(model, vector_size, path)
 
 
 def check_ranker(model: Ranker, vector_size: int, path: Path) -> None:
-    """Compare the model at `path` with `model` on `export_cases`.
-
-    Raises:
-        ExportError: shapes differ, or an output differs by more than GOLDEN_TOLERANCE.
-    """
+    """Raise ExportError if the outputs on `export_cases` aren't those of `model`."""
     served = Model(path, ranker_signature(vector_size))
     for case, inputs in export_cases(model, vector_size):
-        wanted, given = torch_scores(model, inputs), served.run(inputs)
-        if given.shape != wanted.shape:
-            raise ExportError(
-                f"the exported ranker returns {given.shape}, not {wanted.shape}, for {case}; "
-                "check the model's dynamic axes"
-            )
-        difference = float(np.abs(given - wanted).max())
-        # Negated so that NaN fails.
-        if not difference <= GOLDEN_TOLERANCE:
-            raise ExportError(
-                f"the exported ranker differs from PyTorch by {difference:.2g} for {case} "
-                f"(maximum {GOLDEN_TOLERANCE:g}); check the model's operators"
-            )
+        check_outputs(path, case, served.run(inputs), torch_scores(model, inputs), GOLDEN_TOLERANCE)
 
 
 def export_cases(model: Ranker, vector_size: int) -> Iterator[tuple[str, Inputs]]:
@@ -147,10 +98,10 @@ def example_inputs(
     }
 
 
-def torch_scores(model: Ranker, inputs: Inputs) -> npt.NDArray[np.float32]:
+def torch_scores(model: Ranker, inputs: Inputs) -> Float32Array:
     """Return PyTorch's outputs without dropout, float32[b, n, 2]."""
     model.eval()
     with torch.no_grad():
         scores = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    result: npt.NDArray[np.float32] = scores.numpy()
+    result: Float32Array = scores.numpy()
     return result

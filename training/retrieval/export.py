@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +13,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
-from torch.export import Dim
 
-from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.inference.signature import VIDEOS
 from server.releases import layout
+from training.onnx_export import ExportError, Inputs, check_outputs, export
 from training.retrieval.towers import Towers, readable, viewer_vectors
 
 TOLERANCE = 1e-4
 """Maximum absolute difference of an export's outputs from PyTorch's."""
-INPUTS = ("history", "gaps", "asked_gap", "lengths", "attributes")
+AXES = {
+    "history": ("batch", "length"),
+    "gaps": ("batch", "length"),
+    "asked_gap": ("batch",),
+    "lengths": ("batch",),
+    "attributes": ("batch",),
+}
+"""Inputs, in order, and their dynamic axes."""
 OUTPUT = "viewer_vector"
-
-Int64Array = npt.NDArray[np.int64]
-
-
-class ExportError(VireoError):
-    """The exported model's outputs differ from the trained model's."""
 
 
 class _ViewerTowerWithVideos(nn.Module):
@@ -67,15 +63,12 @@ def export_viewer_tower(
 ) -> None:
     """Write the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
-    Inputs are those of `tower_inputs`, with dynamic batch size and history length; the output is
-    `viewer_vector` float32[b, d].
-
-    The vectors, [n, d] of this precision, are an .npy file named as in `layout.VIDEO_VECTORS`:
-    pods map it into memory, shared by all processes.
+    Inputs are those of `tower_inputs`; the output is `viewer_vector` float32[b, d]. The vectors,
+    [n, d] of this precision, are an .npy file named as in `layout.VIDEO_VECTORS`: pods map it into
+    memory, shared by all processes.
 
     Raises:
-        ExportError: ONNX Runtime's outputs differ from PyTorch's by more than TOLERANCE on a
-            batch of `trial_batches`; the files are removed.
+        ExportError: ONNX Runtime's outputs differ from PyTorch's; the files are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -83,27 +76,8 @@ def export_viewer_tower(
     with torch.no_grad():
         table = model.video_vectors().numpy().astype(precision)
     np.save(vectors, table)
-    with torch.no_grad(), _quiet_exporter():
-        tower = _ViewerTowerWithVideos(model, table.shape[1]).eval()
-        example = trial_batches(model)["a batch of two"]
-        batch, length = Dim("batch"), Dim("length")
-        torch.onnx.export(
-            tower,
-            tuple(torch.from_numpy(example[name]) for name in INPUTS),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes=(
-                {0: batch, 1: length},
-                {0: batch, 1: length},
-                {0: batch},
-                {0: batch},
-                {0: batch},
-            ),
-        )
+    tower = _ViewerTowerWithVideos(model, table.shape[1])
+    export(tower, trial_batches(model)["a batch of two"], AXES, OUTPUT, path)
     _refer(path, vectors, table)
     try:
         check_export(model, path)
@@ -130,7 +104,6 @@ def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
 
 
 def _widen(graph: onnx.GraphProto) -> None:
-    """Cast the looked up vectors to float32."""
     [place] = [at for at, node in enumerate(graph.node) if VIDEOS in node.input]
     found = graph.node[place].output[0]
     graph.node[place].output[0] = f"{found}_half"
@@ -138,27 +111,8 @@ def _widen(graph: onnx.GraphProto) -> None:
     graph.node.insert(place + 1, cast)
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's warnings of torchvision and shared axis names; errors still raise."""
-    exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", message=".*The axis name.*")
-            yield
-    finally:
-        exporter.setLevel(level)
-
-
 def check_export(model: Towers, path: Path) -> None:
-    """Compare the outputs of ONNX Runtime, on the files at `path`, with those of `model`.
-
-    Raises:
-        ExportError: they differ; the message names the batch and the difference.
-    """
+    """Raise ExportError if ONNX Runtime's outputs on `trial_batches` aren't those of `model`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -168,16 +122,10 @@ def check_export(model: Towers, path: Path) -> None:
         (answer,) = session.run([OUTPUT], inputs)
         with torch.no_grad():
             expected = viewer_vectors(model, table, inputs).numpy()
-        difference = float(np.abs(answer - expected).max())
-        # Negated so that NaN fails too.
-        if not difference <= TOLERANCE:
-            raise ExportError(
-                f"{path}: ONNX Runtime and PyTorch differ by {difference:.2g} on {name}, "
-                f"more than {TOLERANCE}; don't publish it, and report the versions of both"
-            )
+        check_outputs(path, name, np.asarray(answer, np.float32), expected, TOLERANCE)
 
 
-def trial_batches(model: Towers) -> dict[str, dict[str, Int64Array]]:
+def trial_batches(model: Towers) -> dict[str, Inputs]:
     """Return the inputs that an export is checked on, by the name of the case."""
     limit = model.config.history_limit
     short = min(5, limit)
@@ -195,7 +143,7 @@ def trial_batches(model: Towers) -> dict[str, dict[str, Int64Array]]:
     return batches
 
 
-def _trial(model: Towers, lengths: list[int]) -> dict[str, Int64Array]:
+def _trial(model: Towers, lengths: list[int]) -> Inputs:
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
     real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]

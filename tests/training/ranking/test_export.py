@@ -8,6 +8,7 @@ import torch
 
 from server.inference.model import Model
 from server.inference.signature import ranker_signature
+from training.onnx_export import ExportError
 from training.ranking.config import RankingConfig
 from training.ranking.export import (
     check_ranker,
@@ -17,7 +18,6 @@ from training.ranking.export import (
     torch_scores,
 )
 from training.ranking.model import Ranker, WatchPart
-from training.retrieval.export import ExportError
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,10 @@ from onnx import numpy_helper
 
 from server.features.tower_inputs import tower_inputs
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.onnx_export import ExportError
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.export import ExportError, check_export, export_viewer_tower, trial_batches
+from training.retrieval.export import check_export, export_viewer_tower, trial_batches
 from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
 
@@ -91,7 +92,7 @@ def test_a_file_that_answers_otherwise_fails_the_export(
     onnx.save(broken, tmp_path / "model.onnx")
     shutil.copy(path.with_name("vectors.npy"), tmp_path)
 
-    with pytest.raises(ExportError, match=r"differ by .* on a batch of one"):
+    with pytest.raises(ExportError, match=r"differ by .* for a batch of one"):
         check_export(model, tmp_path / "model.onnx")
 
 
