@@ -87,7 +87,7 @@ def test_bytes_that_are_no_request_are_invalid_not_a_crash(stack: Stack) -> None
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_seed_that_nobody_knows_is_not_found(
+def test_an_unknown_seed_video_is_not_found(
     stub: recommendation_pb2_grpc.RecommendationServiceStub,
 ) -> None:
     request = recommendation_pb2.RecommendRequest(
@@ -99,7 +99,7 @@ def test_a_seed_that_nobody_knows_is_not_found(
 
 
 @pytest.mark.parametrize("viewer_id", ["nobody", "0", "a/b c%", "日本", ".."])
-def test_a_viewer_that_nobody_knows_gets_a_full_slate(
+def test_an_unknown_viewer_gets_a_full_slate(
     stack: Stack, stub: recommendation_pb2_grpc.RecommendationServiceStub, viewer_id: str
 ) -> None:
     request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=20)

@@ -17,7 +17,7 @@ DOCUMENT = (CHECKOUT / "docs" / "rest.md").read_text()
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 
 
-def test_what_schemathesis_makes_up_gets_the_answers_that_the_document_has(stack: Stack) -> None:
+def test_schemathesis_requests_get_documented_responses(stack: Stack) -> None:
     url = f"http://{stack.edge}/v1/openapi.json"
     done = subprocess.run(
         [BIN / "schemathesis", "--config-file", CONFIG, "run", url, "--no-color"],

@@ -142,7 +142,7 @@ def test_plain_text_gets_nowhere(secured: SecuredStack, record_rejection: Record
         "another key",
     ],
 )
-def test_a_caller_that_nobody_vouches_for_is_unauthenticated(
+def test_a_caller_without_a_valid_token_is_unauthenticated(
     secured: SecuredStack, reason: str, record_rejection: RecordRejection
 ) -> None:
     token = None if reason == "no token" else secured.tokens.refused()[reason]

@@ -12,7 +12,7 @@ def viewer(*times: int, asked_at: int) -> ViewerFeatures:
     return ViewerFeatures(history_times=np.array(times, np.int64), asked_at=asked_at)
 
 
-def test_who_watches_nothing_for_an_hour_has_come_back() -> None:
+def test_a_gap_of_an_hour_makes_a_returning_viewer() -> None:
     viewers = [viewer(10, 20, asked_at=3619), viewer(10, 20, asked_at=3620)]
     groups = groups_of(viewers)
     assert {name: inside.tolist() for name, inside in groups.items()} == {

@@ -40,7 +40,7 @@ RIGHT = Answer("viewer", 0, 0.1, SLATE, "a", scores=SCORES)
         ),
     ],
 )
-def test_each_answer_is_held_against_what_a_right_one_is(answer: Answer, fault: str) -> None:
+def test_each_response_is_checked(answer: Answer, fault: str) -> None:
     assert fault in JUDGE.fault(answer)
     assert bool(JUDGE.fault(answer)) == bool(fault)
 

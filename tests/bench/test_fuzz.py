@@ -67,7 +67,7 @@ def test_the_same_seed_makes_the_same_bytes_in_every_way(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["no UTF-8", "random bytes", "cut"])
-def test_some_of_what_is_spoilt_can_not_be_parsed(way: str) -> None:
+def test_some_mutated_messages_cannot_be_parsed(way: str) -> None:
     made = [
         spoilt(random, way, valid(random, RecommendRequest.DESCRIPTOR))
         for random in map(Random, range(40))
@@ -75,7 +75,7 @@ def test_some_of_what_is_spoilt_can_not_be_parsed(way: str) -> None:
     assert not all(map(parses, made))
 
 
-def test_unclear_statuses_are_kept_with_what_was_sent() -> None:
+def test_unwanted_statuses_are_kept_with_their_requests() -> None:
     counts = Counts()
     counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
     counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")

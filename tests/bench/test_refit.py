@@ -15,7 +15,7 @@ from training.profile import load_profile
 from training.refit import refit_config
 
 
-def test_the_towers_that_go_on_are_measured_beside_those_they_started_from(
+def test_refitted_towers_are_measured_beside_the_first_fit(
     tmp_path: Path,
 ) -> None:
     home = Home(tmp_path / "home")

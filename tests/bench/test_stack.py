@@ -8,7 +8,7 @@ import pytest
 from bench.stack import free_port_base
 
 
-def test_ports_that_are_yet_to_be_bound_are_given_to_nobody_else(
+def test_reserved_ports_are_not_assigned_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = free_port_base()

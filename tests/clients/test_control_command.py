@@ -11,7 +11,7 @@ from tests.builders.control import running_control
 from tests.builders.xds import xds_client
 
 
-async def test_each_client_is_shown_with_what_it_took_and_refused() -> None:
+async def test_each_client_is_shown_with_accepted_and_rejected_resources() -> None:
     async with (
         running_control({}) as control,
         xds_client(control.port, delta=True, node="one") as client,

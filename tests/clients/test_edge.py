@@ -32,7 +32,7 @@ def test_a_plain_stack_is_asked_plainly() -> None:
     assert edge.credentials() is None
 
 
-def test_a_secured_stack_of_this_home_is_asked_with_what_the_home_has(
+def test_commands_use_the_homes_certificates_for_its_secured_stack(
     home: SecurityFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_SECURE", "true")
@@ -44,7 +44,7 @@ def test_a_secured_stack_of_this_home_is_asked_with_what_the_home_has(
     assert isinstance(edge.credentials(), grpc.ChannelCredentials)
 
 
-def test_what_a_person_names_comes_first(
+def test_explicit_options_take_precedence(
     home: SecurityFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_SECURE", "true")

@@ -9,7 +9,7 @@ from vireo.v1 import viewer_pb2
 from clients.cli.recommend import print_slate
 
 
-def test_a_slate_names_the_sources_of_each_video_and_what_each_proposed(
+def test_a_slate_names_the_sources_of_each_video_and_their_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     item = pb.SlateItem(

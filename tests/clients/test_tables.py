@@ -83,7 +83,7 @@ def state(process_state: State = "healthy", problem: str = "") -> StackState:
     )
 
 
-def test_status_has_a_line_for_each_process_and_what_is_wrong_below(
+def test_status_has_a_line_per_process_and_problems_below(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     problem = "vireo.v1.RecommendationService on port 8140: NOT_SERVING"
@@ -105,7 +105,7 @@ def test_status_marks_a_release_from_the_cache(
     assert "from the cache" in line
 
 
-def test_up_has_a_line_for_each_process_and_what_is_wrong_below(
+def test_up_has_a_line_per_process_and_problems_below(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     problem = "vireo.v1.RecommendationService on port 8140: NOT_SERVING"
@@ -165,7 +165,7 @@ def test_releases_and_channels_have_a_line_each(
     assert any(f"{pointer.updated_by}: {pointer.reason}" in line for line in lines)
 
 
-def test_pods_have_a_line_each_and_below_it_what_they_load(
+def test_pods_have_a_line_each_with_their_load_below(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pod: dict[str, Any] = {

@@ -84,7 +84,7 @@ def variables_of(kind: type[BaseSettings]) -> set[str]:
     return {f"{prefix}{field}".upper() for field in kind.model_fields}
 
 
-def test_each_manifest_is_listed_and_is_what_kubernetes_knows() -> None:
+def test_each_manifest_is_listed_and_valid_for_kubernetes() -> None:
     files = {each.name for each in FOLDER.glob("*.yaml")} - {"kustomization.yaml", "envoy.yaml"}
     assert files == set(KUSTOMIZATION["resources"])
     client = ApiClient()

@@ -65,7 +65,7 @@ def test_links_lead_to_headings_of_the_page() -> None:
     assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= headings
 
 
-def test_what_changes_no_answer_says_so_and_nothing_advertises_it(
+def test_fields_without_an_effect_say_so_and_are_not_advertised(
     described: FileDescriptorSet,
 ) -> None:
     comments = Contract(described).comments

@@ -70,7 +70,7 @@ def test_profiles_rank_as_many_candidates_as_the_document_says() -> None:
     assert sorted(counts.values()) == [CANDIDATES] * (len(counts) - 1) + [500]
 
 
-def test_gc_keeps_what_the_document_says() -> None:
+def test_gc_keeps_the_documented_releases() -> None:
     assert default_of(gc, "history") == 5
     assert default_of(gc, "grace_hours") == 24
     text = " ".join((CHECKOUT / "docs" / "releases.md").read_text().split())

@@ -11,6 +11,6 @@ def test_the_settings_page_is_the_one_that_the_code_makes() -> None:
     assert PAGE.read_text() == settings_page(), "make it again: python -m docs.generate"
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     unexplained = re.findall(r"^\| `(\w+)` \|.*\|\s*\|$", settings_page(), re.MULTILINE)
     assert unexplained == []

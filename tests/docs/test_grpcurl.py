@@ -83,7 +83,7 @@ async def run(recipe: str, addresses: dict[str, str]) -> Done:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-async def test_a_recipe_prints_what_it_is_for(recipe: str, addresses: dict[str, str]) -> None:
+async def test_each_recipe_prints_its_result(recipe: str, addresses: dict[str, str]) -> None:
     done = await run(recipe, addresses)
     if '"page_size": 501' in recipe:
         assert done.code == INVALID_ARGUMENT

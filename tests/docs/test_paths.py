@@ -18,6 +18,6 @@ PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_what_a_guide_names_is_there(guide: Path) -> None:
+def test_paths_in_guides_exist(guide: Path) -> None:
     for path in PATH.findall(guide.read_text()):
         assert (CHECKOUT / path).exists(), path

@@ -114,7 +114,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
         yield Guarded(edge, channel, Tokens(folder))
 
 
-async def test_a_good_token_is_let_in_and_goes_no_further(guarded: Guarded) -> None:
+async def test_a_valid_token_is_accepted_and_not_forwarded(guarded: Guarded) -> None:
     assert (await guarded.recommend(guarded.tokens.good(subject="good"))).items
     assert "authorization" not in guarded.edge.gateways[0].metadata
     status, _, body = await guarded.rest(guarded.tokens.good(subject="good"))
@@ -143,7 +143,7 @@ async def test_a_token_that_says_nothing_is_unauthenticated_and_counted(
     assert len(guarded.edge.gateways[0].requests) == asked
 
 
-async def test_a_token_in_the_path_is_none(guarded: Guarded) -> None:
+async def test_a_token_in_the_path_is_ignored(guarded: Guarded) -> None:
     # Paths are logged, by proxies of others too.
     token = guarded.tokens.good(subject="path")
     path = f"/v1/viewers/1/recommendations?access_token={token}"
@@ -201,7 +201,7 @@ async def test_reflection_and_releases_need_the_scope_of_operators(guarded: Guar
     assert await guarded.raw_code(release, reader) is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_what_nobody_is_named_for_is_denied(guarded: Guarded) -> None:
+async def test_methods_without_a_scope_are_denied(guarded: Guarded) -> None:
     token = guarded.tokens.good("vireo.read", "vireo.admin", subject="admin")
     unknown = "/vireo.v1.EveryoneService/Remove"
     assert await guarded.raw_code(unknown, token) is grpc.StatusCode.PERMISSION_DENIED

@@ -149,7 +149,7 @@ async def test_calls_that_are_broken_off_eject_no_gateway(edge: Edge) -> None:
     await ejects_none(edge, break_off)
 
 
-async def test_a_request_id_beyond_ascii_comes_back_readable(edge: Edge) -> None:
+async def test_a_non_ascii_request_id_is_returned_readable(edge: Edge) -> None:
     async with http2(edge.address) as connection, asyncio.timeout(30):
         stream = connection.open(RECOMMEND, MESSAGE, {"x-request-id": "my é\t1"})
         await stream.ended.wait()

@@ -224,7 +224,7 @@ async def test_calls_for_the_shadow_go_to_its_pods_alone(tmp_path: Path) -> None
         assert await caller.call(bucket="1") in {"candidate-0", "candidate-1"}
 
 
-async def test_without_shadow_pods_such_calls_fail_at_once_and_reach_nobody(
+async def test_without_shadow_pods_shadow_calls_fail_at_once(
     tmp_path: Path,
 ) -> None:
     async with edge_and_caller(tmp_path) as (edge, caller):

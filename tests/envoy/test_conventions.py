@@ -35,7 +35,7 @@ async def test_a_compressed_request_is_answered(edge: Edge, algorithm: grpc.Comp
     assert edge.last_request == request
 
 
-async def test_what_is_small_compressed_and_too_large_is_refused(edge: Edge) -> None:
+async def test_a_decompressed_message_above_the_limit_is_rejected(edge: Edge) -> None:
     request = pb.RecommendRequest(viewer_id="x" * (1 << 20))
     async with grpc.aio.insecure_channel(edge.address) as channel:
         stub = RecommendationServiceStub(channel)

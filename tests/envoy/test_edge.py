@@ -180,7 +180,7 @@ async def test_several_violations_are_all_listed(edge: Edge) -> None:
 
 
 @pytest.mark.parametrize("body", ["{not json", "[]", '{"viewer_id": "\\ud800"}', b"\xff"])
-async def test_what_is_no_json_object_is_a_400(edge: Edge, body: str | bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_a_400(edge: Edge, body: str | bytes) -> None:
     answer = await ask(edge, "/v1/recommendations", body)
     assert answer.status == 400
     assert answer.json["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -233,7 +233,7 @@ async def test_headers_up_to_60_kib_get_through_and_larger_ones_are_a_431(edge: 
 
 
 @pytest.mark.parametrize("unfit", ["", "soon", "1", "-1S", "1 S", "123456789S"])
-async def test_a_timeout_that_is_none_is_invalid(edge: Edge, unfit: str) -> None:
+async def test_a_malformed_timeout_is_invalid(edge: Edge, unfit: str) -> None:
     answer = await ask(edge, RECOMMENDATIONS, headers={"grpc-timeout": unfit})
     assert (answer.status, answer.json["code"]) == (400, 3)
     assert answer.json["message"].startswith("grpc-timeout: ")
@@ -252,7 +252,7 @@ async def test_a_header_that_a_grpc_server_would_call_its_own_error_is_the_calle
     assert answer.headers["grpc-message"].startswith("grpc-encoding: ")
 
 
-async def test_a_grpc_timeout_that_is_none_counts_as_none_and_a_missing_te_breaks_nothing(
+async def test_a_malformed_grpc_timeout_and_a_missing_te_are_ignored(
     edge: Edge,
 ) -> None:
     # HTTP/1.1, and without the header `te`: a gateway's gRPC would reset the stream.
@@ -288,7 +288,7 @@ async def test_the_largest_valid_body_gets_through(edge: Edge) -> None:
     assert list(edge.last_request.excluded_video_ids) == excluded
 
 
-async def test_the_callers_request_id_goes_in_and_comes_back_unchanged(edge: Edge) -> None:
+async def test_the_callers_request_id_is_forwarded_and_returned_unchanged(edge: Edge) -> None:
     # By default Envoy writes a trace bit into what looks like a UUID.
     sent = "11111111-2222-4333-8444-555555555555"
     answer = await ask(edge, RECOMMENDATIONS, headers={"x-request-id": sent})

@@ -196,7 +196,7 @@ async def upstream_connections(edge: Edge, cluster: str) -> int:
     return await counter(edge, cluster, "upstream_cx_total")
 
 
-async def test_callers_who_give_up_early_cost_others_on_their_connection_nothing(
+async def test_cancelled_calls_dont_fail_others_on_their_connection(
     edge: Edge,
 ) -> None:
     for gateway in edge.gateways:
@@ -217,7 +217,7 @@ async def test_callers_who_give_up_early_cost_others_on_their_connection_nothing
             await asyncio.gather(wait(), *(give_up() for _ in range(50)))
 
 
-async def test_a_pod_that_stops_right_after_another_has_come_back_costs_no_call(
+async def test_a_pod_that_stops_right_after_another_recovers_fails_no_call(
     edge: Edge, tmp_path: Path
 ) -> None:
     # By default Envoy's workers hear of the second change up to a second after the first.

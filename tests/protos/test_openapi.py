@@ -45,7 +45,7 @@ def test_parameters_are_the_fields_that_the_path_lacks_with_their_bounds(
     assert "context" not in parameters
 
 
-def test_a_body_must_have_what_can_not_be_empty_and_nothing_else(document: dict[str, Any]) -> None:
+def test_a_body_requires_only_fields_that_cannot_be_empty(document: dict[str, Any]) -> None:
     schema = document["components"]["schemas"]["RecommendRequest"]
     assert schema["required"] == ["viewerId"]
     assert "seed_video_id is required when surface is SURFACE_UP_NEXT" in schema["description"]

@@ -21,7 +21,7 @@ def test_one_source_fills_what_the_quotas_leave_and_its_score_orders() -> None:
     assert sum(source.quota or 0 for source in SOURCES) <= 1
 
 
-def test_releases_of_before_are_fed_what_they_were_trained_with() -> None:
+def test_retrieval_features_keep_the_order_of_older_releases() -> None:
     scores, sources = RETRIEVAL_FEATURES[: len(SCORES)], RETRIEVAL_FEATURES[len(SCORES) :]
     assert scores[:3] == ("two_tower", "co_watch", "ease")
     assert sources[:5] == (

@@ -10,7 +10,7 @@ import pytest
 from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 
 
-def test_a_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "training.pt"
     assert read_checkpoint(path) is None
     write_checkpoint(path, {"epoch": 1})

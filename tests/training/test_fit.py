@@ -57,7 +57,7 @@ def test_features_that_are_computed_otherwise_make_a_new_training_set(
     assert "1 of 5" in said(console)
 
 
-def test_a_run_that_stopped_after_retrieval_goes_on_from_there(
+def test_a_run_interrupted_after_retrieval_resumes_there(
     home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:

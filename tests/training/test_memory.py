@@ -32,7 +32,9 @@ def described(events: int, videos: int, viewers: int) -> DatasetInfo:
 
 
 @pytest.mark.parametrize("size", MEASURED)
-def test_what_is_said_is_enough_and_not_half_as_much_again(size: tuple[int, int]) -> None:
+def test_the_memory_estimate_is_sufficient_and_less_than_half_too_high(
+    size: tuple[int, int],
+) -> None:
     events, entities = size
     info, (features, training) = described(events, entities, entities), MEASURED[size]
     assert 1 <= features_memory(info).needed / 1e9 / features <= 1.5
@@ -47,7 +49,7 @@ def test_towers_trained_in_parallel_with_a_full_softmax_need_more_memory() -> No
     assert quality > 4.5e9 > 3e9 > demo
 
 
-def test_what_is_needed_is_said_and_whether_it_is_there() -> None:
+def test_the_memory_estimate_says_how_much_is_free() -> None:
     assert str(MemoryEstimate(2_500_000_000, free=16_000_000_000)) == (
         "takes about 2.5 GB of memory, 16.0 GB are free"
     )

@@ -30,7 +30,7 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
         load_profile("best")
 
 
-def test_what_is_not_set_has_its_default(tmp_path: Path) -> None:
+def test_missing_settings_have_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text("[retrieval]\nepochs = 3\nlearning_rate = 1\nmax_minutes = 2\n")
 

@@ -84,7 +84,7 @@ def test_the_ranker_is_the_measured_one(trained_twice: Home) -> None:
     assert served.candidates == measured.candidates
 
 
-def test_a_second_fit_that_was_stopped_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_refit_resumes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -109,7 +109,7 @@ def test_other_towers_to_start_from_start_it_afresh(home: Home) -> None:
     assert "the checkpoint has other start" in console.file.getvalue()
 
 
-def test_without_the_measured_fits_checkpoint_it_says_what_to_do(home: Home) -> None:
+def test_without_the_first_fits_checkpoint_the_error_says_what_to_do(home: Home) -> None:
     shutil.rmtree(Run(home.measuring.run(DATASET)).checkpoints)
     with pytest.raises(CheckpointError, match="train again with --fresh"):
         refitted(home)

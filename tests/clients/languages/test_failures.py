@@ -144,7 +144,7 @@ async def test_a_browser_reports_overloads_and_deadlines(
         assert answer.errors.startswith("DEADLINE_EXCEEDED: ")
 
 
-async def test_over_tls_a_browser_sends_a_token_to_whom_it_trusts(
+async def test_over_tls_a_browser_sends_a_token_to_a_trusted_edge(
     browser: ExampleClient, root: Certificate, server: Certificate, stranger: Path, tmp_path: Path
 ) -> None:
     async with (

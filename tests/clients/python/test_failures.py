@@ -63,9 +63,7 @@ async def test_an_unknown_seed_is_not_found(gateway: FakeGateway, recommend: Rec
     assert error.message == "seed_video_id: 's' is not in the release"
 
 
-async def test_an_overloaded_server_says_when_to_come_back(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
+async def test_an_overload_has_a_retry_delay(gateway: FakeGateway, recommend: Recommend) -> None:
     gateway.answers = [overloaded(timedelta(hours=1))]
     error = await failure(recommend, Overloaded)
     assert error.retry_after == timedelta(hours=1)
@@ -106,7 +104,7 @@ async def test_no_answer_in_time_is_deadline_exceeded(
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
 )
-async def test_a_caller_who_may_not_is_denied(
+async def test_auth_errors_raise_access_denied(
     gateway: FakeGateway, recommend: Recommend, code: grpc.StatusCode
 ) -> None:
     gateway.answers = [RpcError(code, "no")]

@@ -40,7 +40,7 @@ async def test_a_request_that_was_turned_away_is_repeated_once(
     assert [each["x-request-id"] for each in gateway.metadata] == ["mine"] * 2
 
 
-async def test_the_repeated_request_has_what_is_left_of_the_deadline(
+async def test_a_retry_gets_the_remaining_deadline(
     gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [overloaded(timedelta(seconds=0.5)), SLATE]

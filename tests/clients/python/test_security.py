@@ -124,7 +124,7 @@ async def test_a_token_goes_along_as_it_is_at_the_time(
     ]
 
 
-async def test_what_goes_wrong_in_getting_a_token_is_raised_as_it_is(
+async def test_errors_of_a_token_source_are_raised_unchanged(
     tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     def token() -> str:

@@ -76,7 +76,7 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
     )
 
 
-async def test_what_is_left_out_is_left_to_the_server(
+async def test_omitted_arguments_use_the_servers_defaults(
     gateway: FakeGateway, recommend: Recommend
 ) -> None:
     await recommend("1")
@@ -120,7 +120,7 @@ async def test_a_slate_can_be_kept_as_it_is(recommend: Recommend) -> None:
         slate.release_id = "another"  # type: ignore[misc]
 
 
-async def test_what_a_newer_server_says_is_unknown_and_no_error(
+async def test_unknown_values_of_a_newer_server_are_no_error(
     gateway: FakeGateway, recommend: Recommend
 ) -> None:
     newer = pb.RecommendResponse()
@@ -168,7 +168,7 @@ async def test_each_call_gets_a_request_id_of_its_own(
     [{"page_size": 2**40}, {"viewer_id": "\ud800"}, {"surface": "sideways"}],
     ids=lambda each: str(*each),
 )
-async def test_what_no_message_can_carry_is_an_invalid_request_that_is_not_sent(
+async def test_a_request_that_no_message_can_hold_is_invalid_and_not_sent(
     gateway: FakeGateway, recommend: Recommend, impossible: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidRequest):

@@ -49,7 +49,7 @@ def test_one_command_rolls_back_and_the_history_records_it(
     assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stdout
 
 
-def test_list_shows_every_release_and_what_is_wrong_with_an_unfit_one(
+def test_list_shows_every_release_and_problems_of_invalid_ones(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     assert "publish one with: vireo release publish" in vireo("list").stdout

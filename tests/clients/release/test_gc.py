@@ -29,7 +29,7 @@ def planned(vireo: Vireo, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_what_channels_name_and_named_recently_is_kept_and_the_rest_removed(
+def test_current_and_recent_releases_of_channels_are_kept_and_others_removed(
     store: ReleaseStore, publish: Publish, vireo: Vireo
 ) -> None:
     for release_id in "abcdef":
@@ -67,14 +67,14 @@ def test_a_longer_history_keeps_more(store: ReleaseStore, publish: Publish, vire
     assert plan["garbage"] == []
 
 
-def test_what_was_written_recently_is_kept(publish: Publish, vireo: Vireo) -> None:
+def test_recently_written_releases_are_kept(publish: Publish, vireo: Vireo) -> None:
     publish("a")
     plan = planned(vireo, "--yes")
     assert plan["kept"] == {"a": "written recently"}
     assert plan["removed"] == []
 
 
-def test_what_an_upload_left_that_never_ended_is_removed(
+def test_remains_of_an_interrupted_upload_are_removed(
     store: ReleaseStore, publish: Publish, vireo: Vireo
 ) -> None:
     publish("half")
@@ -84,7 +84,7 @@ def test_what_an_upload_left_that_never_ended_is_removed(
     assert not store.bucket.objects("releases/", recursive=True)
 
 
-def test_what_is_promoted_after_it_was_planned_stays(
+def test_a_release_promoted_after_planning_is_kept(
     store: ReleaseStore, publish: Publish, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("a")

@@ -126,7 +126,7 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(
     assert "better" in {check["verdict"] for check in document["gate"]["checks"]}
 
 
-def test_publish_asks_the_same_gate_and_what_it_refuses_stays_published(
+def test_publish_uses_the_same_gate_and_keeps_refused_releases_published(
     trained: str,
     ring_home: Home,
     store: ReleaseStore,
@@ -155,7 +155,7 @@ def test_publish_asks_the_same_gate_and_what_it_refuses_stays_published(
         ({"data_fingerprint": "f" * 64}, "was trained on other features of ring than these"),
     ],
 )
-def test_what_cant_be_compared_is_refused_with_the_reason(
+def test_incomparable_releases_are_refused_with_the_reason(
     trained: str,
     ring_home: Home,
     store: ReleaseStore,
@@ -227,7 +227,7 @@ def test_a_release_of_other_data_under_the_name_of_example_data_gives_way_to_not
     assert "namesake is of shown" in str(refused.exception)
 
 
-def test_a_release_of_an_earlier_state_of_the_data_is_compared_on_what_is_held_out_now(
+def test_a_release_of_older_data_is_compared_on_the_current_held_out_watches(
     trained: str, ring_home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
 ) -> None:
     staged = ring_home.staged_release("ring")
@@ -251,7 +251,7 @@ def test_without_the_data_set_on_this_machine_the_gate_says_how_to_get_it(
     assert "vireo features build tiny" in str(refused.exception)
 
 
-def test_where_one_only_serves_the_gate_says_what_to_install(
+def test_without_the_training_extra_the_gate_names_it(
     publish: Publish, vireo: Vireo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("a")

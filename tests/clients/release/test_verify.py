@@ -288,7 +288,7 @@ def test_another_processor_does_not_excuse_other_answers(
     assert vireo("verify", "bad").exit_code == 1
 
 
-def test_without_an_id_what_channels_name_is_verified_and_that_it_is_there(
+def test_without_an_id_the_releases_of_all_channels_are_verified(
     publish: Publish, store: ReleaseStore, vireo: Vireo, s3: S3Settings
 ) -> None:
     assert "no channel names a release" in vireo("verify").stdout
@@ -311,7 +311,7 @@ def test_without_an_id_what_channels_name_is_verified_and_that_it_is_there(
     assert "channel shadow was never set" in unset.stdout
 
 
-def test_what_the_manifest_does_not_list_is_noted(
+def test_files_missing_from_the_manifest_are_noted(
     publish: Publish, vireo: Vireo, s3: S3Settings
 ) -> None:
     publish("good")

@@ -228,7 +228,7 @@ def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
     assert not (found.source_masks & (CO_WATCH | POPULAR | FRESH)).any()
 
 
-def test_ease_scores_every_candidate_whatever_proposed_it(release: CandidateRelease) -> None:
+def test_ease_scores_candidates_of_all_sources(release: CandidateRelease) -> None:
     pipeline = CandidatePipeline(release, NONE)
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
     scores = dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
@@ -252,7 +252,7 @@ def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) 
     assert playing[9] == 0, "EASE follows the seed alone"
 
 
-def test_ease_never_proposes_what_the_watches_speak_against(release: CandidateRelease) -> None:
+def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease) -> None:
     quotas = Quotas({"co_watch": 0, "ease": 1, "popular": 0, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]

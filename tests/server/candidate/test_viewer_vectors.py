@@ -40,7 +40,7 @@ def test_a_returning_viewer_hits_the_cache() -> None:
     "changed",
     [inputs(1, 2, 3), inputs(2, 1), inputs(1, 2, gap=4), inputs(1, 2, asked_gap=4), inputs()],
 )
-def test_whatever_the_tower_reads_makes_another_vector(changed: dict[str, np.ndarray]) -> None:
+def test_a_change_of_any_tower_input_changes_the_vector(changed: dict[str, np.ndarray]) -> None:
     vectors, tower = ViewerVectors(10), Tower()
     vectors.of(inputs(1, 2), tower)
     vectors.of(changed, tower)

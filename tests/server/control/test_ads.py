@@ -53,7 +53,7 @@ async def test_a_client_is_given_all_clusters_and_the_endpoints_that_it_names(
         assert await client.hears_nothing()
 
 
-async def test_only_what_has_changed_is_sent_again(server: Server, *, delta: bool) -> None:
+async def test_only_changed_resources_are_sent_again(server: Server, *, delta: bool) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "1"})
     async with xds_client(server.port, delta=delta) as client:
         await follow(client)
@@ -78,7 +78,7 @@ async def test_a_new_cluster_is_taken_before_the_routes_to_it_are_sent(
         assert (await client.taken()).kind == ROUTES
 
 
-async def test_a_cluster_goes_only_after_the_routes_to_it(server: Server, *, delta: bool) -> None:
+async def test_a_cluster_is_removed_only_after_its_routes(server: Server, *, delta: bool) -> None:
     server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
     async with xds_client(server.port, delta=delta) as client:
         await follow(client)
@@ -121,7 +121,7 @@ async def test_a_removal_beside_a_cluster_that_is_refused_is_not_insisted_on(
         assert await client.hears_nothing()
 
 
-async def test_what_was_taken_once_and_is_refused_later_is_not_insisted_on(
+async def test_a_nack_of_a_previously_acked_version_is_not_resent(
     server: Server, *, delta: bool
 ) -> None:
     server.publish({"c-a": "1", "r": "1"})
@@ -146,7 +146,7 @@ async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
         assert await client.hears_nothing()
 
 
-async def test_what_was_refused_is_shown_in_the_clients_words_and_sent_again_only_when_it_changes(
+async def test_a_nack_is_shown_with_its_reason_and_resent_only_after_a_change(
     server: Server, *, delta: bool
 ) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "good"})
@@ -166,7 +166,7 @@ async def test_what_was_refused_is_shown_in_the_clients_words_and_sent_again_onl
         assert await client.hears_nothing()
 
 
-async def test_a_client_that_comes_back_is_given_the_last_version_that_it_took(
+async def test_a_reconnecting_client_gets_its_last_acked_version(
     server: Server, *, delta: bool
 ) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "good"})
@@ -199,7 +199,7 @@ async def test_of_several_listeners_only_the_one_that_the_words_name_is_refused(
         assert await client.hears_nothing()
 
 
-async def test_what_of_several_route_configurations_is_refused_is_found_by_sending_them_singly(
+async def test_a_rejected_route_configuration_is_found_by_sending_each_alone(
     server: Server, *, delta: bool
 ) -> None:
     server.publish({"r-a": "1", "r-b": "1", "r-c": "1"})
@@ -238,7 +238,7 @@ async def test_a_wildcard_subscription_to_an_empty_type_is_answered(
         assert (await client.taken()).names == frozenset()
 
 
-async def test_a_listener_for_grpc_clients_is_sent_to_who_names_it(
+async def test_an_api_listener_is_sent_only_to_clients_that_name_it(
     server: Server, *, delta: bool
 ) -> None:
     messages = [Listener(name="l"), Listener(name="l-api", api_listener=ApiListener())]
@@ -251,7 +251,7 @@ async def test_a_listener_for_grpc_clients_is_sent_to_who_names_it(
         assert (await client.taken()).names == {"l-api"}
 
 
-async def test_delta_sends_a_client_that_reconnects_only_what_it_lacks(server: Server) -> None:
+async def test_delta_sends_a_reconnecting_client_only_missing_resources(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
     assert server.servicer.snapshot is not None
     has = {"c-a": server.servicer.snapshot.resources[CLUSTER]["c-a"].version, "c-old": "1"}

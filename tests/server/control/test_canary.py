@@ -78,7 +78,7 @@ async def test_each_change_is_reported_once(shares: list[float]) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_whatever_reading_the_channel_raises_the_share_stays(
+async def test_any_error_of_reading_the_channel_keeps_the_share(
     error: Exception, shares: list[float]
 ) -> None:
     channels, attempts = FailingShare(), Attempts("canary")

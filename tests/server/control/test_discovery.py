@@ -129,7 +129,7 @@ async def test_the_control_plane_outlives_a_source_that_raises_anything() -> Non
         await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
 
 
-async def test_what_no_snapshot_can_be_made_of_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mesh_without_a_valid_snapshot_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_control({}) as control:
         before, make = control.mesh, resources.snapshot
         attempts = []

@@ -102,7 +102,7 @@ def test_equal_keys_are_published_alike_whatever_their_format() -> None:
     assert checked(turned.encode(), "a") == checked(jwks(KEY).encode(), "b")
 
 
-async def test_a_file_is_followed_and_what_is_unfit_changes_nothing(
+async def test_a_file_is_followed_and_invalid_content_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jwks.json"
@@ -142,7 +142,7 @@ def test_only_fields_that_verify_tokens_are_published() -> None:
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/"])
-async def test_keys_in_a_file_that_never_ends_or_is_none_are_not_waited_for(
+async def test_an_endless_or_special_file_of_keys_doesnt_block(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = tmp_path / "jwks.json"

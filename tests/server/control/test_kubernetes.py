@@ -149,7 +149,7 @@ async def test_slices_are_listed_and_each_change_is_followed(
     }
 
 
-async def test_a_watch_goes_on_from_the_last_event_or_bookmark(
+async def test_a_watch_resumes_from_the_last_event_or_bookmark(
     api: RecordedApi, tmp_path: Path
 ) -> None:
     _, bookmark, event, *_ = recorded_lines("watch.jsonl")
@@ -164,7 +164,7 @@ async def test_a_watch_goes_on_from_the_last_event_or_bookmark(
     assert follower.failures == 0
 
 
-async def test_a_watch_that_is_silent_is_begun_anew_after_its_time(
+async def test_a_silent_watch_is_restarted_after_its_timeout(
     api: RecordedApi, tmp_path: Path
 ) -> None:
     async with following(quick(api, tmp_path, watch_seconds=1)) as follower:
@@ -285,7 +285,7 @@ async def test_a_failed_watch_removes_no_pod_and_is_restarted(
         (b"null\n", "_Change"),
     ],
 )
-async def test_a_watch_that_says_what_cannot_be_understood_is_reported_and_begun_anew(
+async def test_an_unparsable_watch_is_reported_and_restarted(
     line: bytes, words: str, api: RecordedApi, tmp_path: Path, logs: Logs
 ) -> None:
     async with following(quick(api, tmp_path)) as follower:
@@ -381,7 +381,7 @@ def certificate(folder: Path) -> Path:
     return folder / "ca.crt"
 
 
-async def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
+async def test_in_a_pod_the_service_account_is_used_and_its_token_reread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = certificate(tmp_path)

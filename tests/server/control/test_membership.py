@@ -44,7 +44,7 @@ def test_a_pod_that_is_gone_drains_and_is_then_left_out() -> None:
     assert pool.members(13) == Members(local(1))
 
 
-def test_a_pod_that_comes_back_while_it_drains_stays() -> None:
+def test_a_pod_that_returns_while_draining_is_kept() -> None:
     pool = serving(1, 2)
     pool.found(local(1), 10)
     pool.members(10)

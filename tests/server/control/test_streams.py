@@ -22,7 +22,7 @@ from tests.server.control.conftest import Server
 
 
 @pytest.mark.parametrize("limits", [Limits(all=2), Limits(all=9, address=2)])
-async def test_streams_beyond_the_limit_are_refused_and_others_go_on(
+async def test_streams_beyond_the_limit_are_rejected_and_others_continue(
     server: Server, limits: Limits, *, delta: bool
 ) -> None:
     servicer = server.servicer

@@ -53,7 +53,7 @@ async def test_a_cluster_that_is_dropped_and_asked_for_again_is_sent_again(
 
 
 @pytest.mark.parametrize("stream", ["the same", "another"])
-async def test_what_was_refused_is_tried_once_more_by_a_client_that_asks_for_it_anew(
+async def test_a_nacked_resource_is_resent_once_if_the_client_resubscribes(
     server: Server, stream: str, *, delta: bool
 ) -> None:
     server.publish({"r-a": "1"})
@@ -118,7 +118,7 @@ async def test_delta_says_of_a_name_that_is_left_whether_it_is_among_all(server:
         assert await client.hears_nothing()
 
 
-async def test_delta_heeds_what_a_client_has_kept_in_its_first_request_only(
+async def test_delta_reads_initial_resource_versions_in_the_first_request_only(
     server: Server,
 ) -> None:
     server.publish({"c-a": "1"})

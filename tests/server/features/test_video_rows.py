@@ -31,7 +31,7 @@ def test_an_empty_catalogue_knows_nothing() -> None:
     ],
     ids=["spread", "consecutive", "equal_low_bits", "negative"],
 )
-def test_every_key_is_found_whatever_the_keys_have_in_common(keys: np.ndarray) -> None:
+def test_every_key_is_found_for_any_distribution_of_keys(keys: np.ndarray) -> None:
     keys = np.unique(keys).astype(np.int64)
     order = np.random.default_rng(1).permutation(len(keys))
     unknown = np.setdiff1d(keys ^ (1 << 62), keys)

@@ -108,7 +108,7 @@ async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain
     assert (state.shadow.compared, state.shadow.failed) == (1, 0), "the one that was answered"
 
 
-async def test_after_a_deadline_of_5_ms_no_work_goes_on(chain: Chain) -> None:
+async def test_after_a_deadline_of_5_ms_no_work_continues(chain: Chain) -> None:
     async with busy(chain.candidate), busy(chain.ranking):
         outcomes = []
         for _ in range(50):

@@ -138,7 +138,7 @@ def test_another_release_may_lack_as_many_ids_as_it_says() -> None:
         checked_ranked(answer)
 
 
-def test_a_release_that_says_how_many_it_returns_keeps_within_what_any_may_state() -> None:
+def test_a_releases_number_of_candidates_is_bounded() -> None:
     request = candidate_pb2.RetrieveCandidatesRequest(count=3, page_size=2)
     with pytest.raises(BadAnswerError, match="4 candidates where 3 were asked for"):
         check_candidates(found(), request, np.array([1]))

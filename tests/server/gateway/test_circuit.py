@@ -57,7 +57,7 @@ def test_a_call_that_never_says_how_it_went_blocks_no_later_try() -> None:
     assert circuit.admits()
 
 
-def test_one_success_lets_all_through() -> None:
+def test_one_success_closes_the_circuit() -> None:
     clock = Clock()
     circuit = opened(clock)
     clock.now += PAUSE_SECONDS

@@ -89,7 +89,7 @@ async def test_without_candidates_in_time_no_ranking_pod_is_asked(
     assert not ranking.requests
 
 
-async def test_what_is_left_of_the_callers_time_travels_to_the_pods(
+async def test_the_remaining_deadline_is_propagated_to_the_pods(
     release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
     candidate, ranking = Relay(candidate_target), Relay(ranking_target)

@@ -126,7 +126,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-async def test_while_the_store_is_locked_what_was_read_last_is_used_and_declared(
+async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
     release: Path, own_features: Path, candidate_target: str, ranking_target: str
 ) -> None:
     async with gateway(
@@ -143,7 +143,7 @@ async def test_while_the_store_is_locked_what_was_read_last_is_used_and_declared
         assert names(again) == names(whole)
 
 
-async def test_what_is_too_old_is_not_used(
+async def test_expired_features_are_not_used(
     release: Path, own_features: Path, candidate_target: str, ranking_target: str
 ) -> None:
     async with gateway(
@@ -206,7 +206,7 @@ async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
         await ask_until(stub, [])
 
 
-async def test_one_viewer_with_a_bad_row_keeps_the_store_from_nobody_else(
+async def test_one_viewers_bad_row_doesnt_open_the_circuit(
     release: Path,
     own_features: Path,
     candidate_target: str,

@@ -187,7 +187,7 @@ async def test_a_second_try_that_meets_a_sound_pod_makes_the_answer_whole(
         (grpc.StatusCode.CANCELLED, 1),
     ],
 )
-async def test_what_another_pod_may_do_better_is_asked_twice(
+async def test_an_error_is_retried_if_another_pod_may_succeed(
     release: Path,
     features: Path,
     candidate_target: str,

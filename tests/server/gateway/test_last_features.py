@@ -14,7 +14,7 @@ def viewer(watched: int) -> ViewerFeatures:
     return ViewerFeatures(watched_keys=np.arange(watched, dtype=np.int64), watch_count=watched)
 
 
-def test_what_was_kept_last_is_found_by_data_set_and_viewer() -> None:
+def test_the_latest_features_are_found_by_data_set_and_viewer() -> None:
     last = LastFeatures(1 << 20, 60)
     last.keep("a", "1", viewer(3))
     last.keep("a", "1", viewer(4))
@@ -35,7 +35,7 @@ def test_it_is_forgotten_when_it_is_too_old() -> None:
     assert last.find("a", "1") is None
 
 
-def test_memory_is_bounded_whatever_viewers_have_watched() -> None:
+def test_memory_is_bounded_for_any_histories() -> None:
     most = 4 << 20
     tracemalloc.start()
     last = LastFeatures(most, 60)
@@ -62,14 +62,14 @@ def test_the_least_recently_used_are_evicted_first() -> None:
     ]
 
 
-def test_a_viewer_of_whom_nothing_is_known_any_more_is_forgotten() -> None:
+def test_a_viewer_without_features_is_evicted() -> None:
     last = LastFeatures(1 << 20, 60)
     last.keep("a", "1", viewer(3))
     last.keep("a", "1", ViewerFeatures())
     assert last.find("a", "1") is None
 
 
-def test_what_has_no_room_is_not_kept_and_replaces_nothing_else() -> None:
+def test_an_entry_above_the_limit_is_not_cached_and_evicts_nothing() -> None:
     last = LastFeatures(50_000, 60)
     last.keep("a", "1", viewer(3))
     last.keep("a", "2", viewer(10_000))

@@ -59,7 +59,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("still")
-def test_a_budget_is_the_stages_limit_or_its_share_of_what_is_left() -> None:
+def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> None:
     assert Deadline.after(100).budget(0.5, 0.5) == 0.5
     assert 4.9 < Deadline.after(10).budget(100, 0.5) < 5
     assert Deadline.after(-1).left() == 0

@@ -139,7 +139,7 @@ def of_another_release(answer: Answer) -> None:
 @pytest.mark.parametrize(
     ("change", "garbage"), [(without_scores, True), (of_another_release, False)]
 )
-async def test_answers_that_cannot_be_compared_are_counted_and_the_rest_goes_on(
+async def test_incomparable_responses_are_counted_and_others_compared(
     release: Path,
     features: Path,
     candidate_target: str,

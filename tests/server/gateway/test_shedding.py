@@ -85,7 +85,7 @@ async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
     assert not any(answer.degradations for answer in answers)
 
 
-async def test_where_a_candidate_pod_sheds_the_answer_says_what_it_lacks(
+async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
     release: Path, features: Path, ranking_target: str
 ) -> None:
     worker = Worker()

@@ -105,9 +105,7 @@ async def test_a_response_has_model_version_id_and_release(
 
 
 @CASES
-async def test_metadata_is_what_the_releases_triton_config_says(
-    release_folder: Path, case: Case
-) -> None:
+async def test_metadata_equals_the_releases_triton_config(release_folder: Path, case: Case) -> None:
     async with serving(case.pod, release_folder) as (_, channel):
         metadata = await stub_of(channel).ModelMetadata(pb.ModelMetadataRequest(name=case.model))
     config = (release_folder / case.model / "config.pbtxt").read_text()
@@ -338,7 +336,7 @@ WRONG: list[tuple[Any, list[str]]] = [
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
 @pytest.mark.parametrize(("spoil", "messages"), WRONG)
-async def test_what_does_not_fit_is_refused_by_name(
+async def test_invalid_inputs_are_rejected_by_name(
     release_folder: Path, ranking: Any, spoil: Any, messages: list[str], *, raw: bool
 ) -> None:
     request = ranker_request(release_folder, raw=raw)
@@ -418,7 +416,7 @@ async def test_values_that_are_not_finite_are_refused(
     assert said == "inputs[3]: every value of input 'match_features' must be finite"
 
 
-async def test_an_id_out_of_bounds_is_refused_with_what_the_runtime_says(
+async def test_an_id_out_of_bounds_is_rejected_with_the_runtimes_error(
     release_folder: Path,
 ) -> None:
     inputs = golden(release_folder, TOWER.golden)[0]
@@ -521,7 +519,7 @@ async def test_more_than_any_model_needs_is_refused_by_the_contract(
     assert message in said
 
 
-async def test_errors_fit_into_trailers_whatever_names_say(ranking: Any) -> None:
+async def test_errors_fit_into_trailers_for_any_names(ranking: Any) -> None:
     names = ["\N{PILE OF POO}" * 64, *("\u202e" * 85 for _ in range(31))]
     request = pb.ModelInferRequest(
         model_name="ranker",

@@ -45,7 +45,7 @@ def test_a_model_with_the_expected_inputs_is_served(tmp_path: Path) -> None:
     assert model.run({**fed, "attributes": np.zeros((2, 16), np.int64)}).shape == (2, 8)
 
 
-def test_model_may_leave_out_what_it_does_not_need(tmp_path: Path) -> None:
+def test_a_model_may_lack_inputs_that_it_does_not_need(tmp_path: Path) -> None:
     model = Model(
         tower(tmp_path / "model.onnx", gaps=None, asked_gap=None, attributes=None),
         tower_signature(8),
@@ -79,7 +79,7 @@ def test_model_may_leave_out_what_it_does_not_need(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_model_with_another_signature_is_refused_by_what_differs(
+def test_a_model_with_another_signature_is_refused_with_the_difference(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = tower(tmp_path / "model.onnx", **changes)

@@ -126,7 +126,7 @@ def test_another_model_or_version_is_not_found(results: dict[str, Any]) -> None:
     assert results["no_model"][0] == results["no_version"][0] == "StatusCode.NOT_FOUND"
 
 
-def test_what_is_not_served_is_unimplemented(results: dict[str, Any]) -> None:
+def test_other_methods_are_unimplemented(results: dict[str, Any]) -> None:
     assert results["no_config"][0] == "StatusCode.UNIMPLEMENTED"
 
 

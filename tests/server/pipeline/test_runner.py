@@ -113,7 +113,7 @@ def test_run_fails_when_every_source_failed() -> None:
         chain.run(5)
 
 
-def test_strict_pipeline_raises_what_would_fail_open() -> None:
+def test_a_strict_pipeline_raises_instead_of_failing_open() -> None:
     chain = Pipeline(
         sources=(Fixed("bad", failure="broken"), Fixed("good", (1,))),
         selector=Reversed(),
@@ -168,7 +168,7 @@ class Leaves:
         return {}
 
 
-def test_no_stage_runs_for_a_caller_who_has_gone_whatever_may_fail() -> None:
+def test_no_stage_runs_after_cancellation_even_if_it_may_fail_open() -> None:
     caller = Caller()
     scored: list[str] = []
 

@@ -86,7 +86,7 @@ def test_unknown_candidates_are_counted_even_when_the_page_is_full(release: Rank
     assert (len(ranked.keys), ranked.unknown) == (1, 2)
 
 
-def test_candidates_that_are_all_unknown_come_back_by_key(release: RankingRelease) -> None:
+def test_candidates_that_are_all_unknown_are_returned_by_key(release: RankingRelease) -> None:
     ranked = RankingPipeline(release).rank(query([-5, -6, -7]))
     assert ranked.unknown == 3
     assert ranked.keys.tolist() == sorted(video_key(f"video-{row}") for row in (-5, -6, -7))
@@ -99,7 +99,7 @@ def test_equal_scores_are_ordered_by_key(tmp_path: Path) -> None:
     assert (np.diff(ranked.keys) > 0).all()
 
 
-def test_one_candidate_and_a_viewer_nobody_knows_are_ranked(release: RankingRelease) -> None:
+def test_one_candidate_of_an_unknown_viewer_is_ranked(release: RankingRelease) -> None:
     ranked = RankingPipeline(release).rank(query([7], viewer=ViewerFeatures()))
     assert ranked.rows.tolist() == [7]
 

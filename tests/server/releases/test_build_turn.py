@@ -24,7 +24,7 @@ async def test_pods_that_share_a_cache_build_one_after_another(tmp_path: Path) -
     assert most == 1
 
 
-async def test_pod_that_fails_to_build_lets_the_next_one_build(tmp_path: Path) -> None:
+async def test_a_failed_build_lets_the_next_pod_build(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unfit"):
         async with build_turn(tmp_path):
             raise ValueError("unfit")
@@ -51,7 +51,7 @@ async def test_a_pod_builds_without_its_turn_after_a_timeout(
     await other
 
 
-async def test_cache_that_cannot_be_written_keeps_nobody_from_building(tmp_path: Path) -> None:
+async def test_a_read_only_cache_doesnt_block_building(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
     async with build_turn(tmp_path / "cache"):
         pass

@@ -24,7 +24,7 @@ def test_files_metrics_and_settings_of_only_one_release_are_listed(tmp_path: Pat
     assert found.settings == {}
 
 
-def test_what_the_models_were_made_of_is_among_the_settings(tmp_path: Path) -> None:
+def test_settings_include_feature_schema_and_holdout(tmp_path: Path) -> None:
     before = Manifest.read(build_release(tmp_path))
     schema = before.feature_schema.model_copy(update={"history_limit": 50})
     after = before.model_copy(update={"feature_schema": schema, "holdout": "none"})

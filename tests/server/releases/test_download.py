@@ -76,7 +76,7 @@ def test_an_interrupted_download_resumes(
     assert not list(cache.root.rglob("*.part"))
 
 
-def test_remains_of_something_else_are_thrown_away_and_fetched_anew(
+def test_partial_files_of_other_content_are_deleted_and_downloaded_again(
     store: ReleaseStore, cache: ReleaseCache, publish_big: Callable[[str], Path], name: str
 ) -> None:
     staged = publish_big(name)

@@ -83,7 +83,7 @@ def test_blob_that_is_about_to_be_linked_stays(cache: ReleaseCache) -> None:
     assert blob.exists()
 
 
-def test_remains_of_downloads_go_once_they_are_old_and_nobody_writes_them(
+def test_old_partial_downloads_without_a_writer_are_deleted(
     cache: ReleaseCache,
 ) -> None:
     blobs = cache.root / "blobs"

@@ -388,7 +388,7 @@ def test_a_rollback_ends_in_a_refusal_or_a_whole_release_wherever_gc_comes_betwe
             break
 
 
-def test_what_is_planned_is_removed_only_as_it_was_planned(
+def test_only_the_planned_version_is_removed(
     store: ReleaseStore, name: str, staged: Callable[[str], Path]
 ) -> None:
     folder = staged(name)
@@ -450,7 +450,7 @@ def test_a_download_that_gc_overtakes_fails_and_leaves_no_release_in_the_cache(
     assert Manifest.read(cache.fetch(store, name, FILES)) == Manifest.read(folder)
 
 
-def test_a_release_that_was_removed_and_published_anew_since_it_was_planned_stays(
+def test_a_release_republished_after_planning_is_kept(
     store: ReleaseStore, name: str, staged: Callable[[str], Path]
 ) -> None:
     folder = staged(name)
@@ -493,7 +493,7 @@ def test_a_removal_that_never_ended_is_planned_to_be_undone_if_a_channel_needs_t
     assert dangling_channels(store, [name]) == ()
 
 
-def test_what_a_removal_that_never_ended_may_have_begun_on_is_not_put_back_by_one_that_fails(
+def test_a_failed_removal_doesnt_restore_files_of_an_interrupted_one(
     store: ReleaseStore,
     proxy: FaultyS3,
     name: str,

@@ -63,7 +63,7 @@ def test_the_best_figures_are_again_those_of_then(
         assert roll_back(store, name).pointer.best_figures == best
 
 
-def test_promoting_what_is_named_already_is_no_step_to_go_back(
+def test_promoting_the_current_release_adds_no_rollback_step(
     store: ReleaseStore, promote: Callable[..., None], name: str
 ) -> None:
     a, b = f"{name}-a", f"{name}-b"

@@ -98,7 +98,7 @@ def test_bucket_is_made_by_the_first_publish(s3: S3Settings, name: str, tmp_path
     assert store.read_channel(name) is None
 
 
-def test_an_unfit_release_is_listed_with_what_is_wrong_and_hides_no_other(
+def test_an_invalid_release_is_listed_with_its_problem_and_hides_no_other(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(f"{name}-a")

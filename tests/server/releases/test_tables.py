@@ -46,7 +46,7 @@ def test_a_table_with_bytes_changed_or_cut_off_is_read_or_refused(data: st.DataO
     read_or_refused(bytes(content[: data.draw(st.integers(0, len(content)))]))
 
 
-def test_what_follows_a_table_in_its_file_is_refused(tmp_path: Path) -> None:
+def test_trailing_data_in_a_tables_file_is_refused(tmp_path: Path) -> None:
     # Finite values are looked for at the end of the file: these would be looked at instead.
     damaged = bytearray(table_bytes())
     damaged[128:132] = np.float32(np.nan).tobytes()

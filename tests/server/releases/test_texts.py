@@ -13,7 +13,7 @@ from server.releases.texts import read_mapped_texts, write_texts
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
-def test_texts_come_back_as_they_were(
+def test_texts_are_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("texts") / "texts.bin"

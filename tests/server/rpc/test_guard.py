@@ -132,7 +132,7 @@ async def test_scores_that_are_not_finite_are_invalid(channel: grpc.aio.Channel)
     assert violations_of(error) == {"co_watch_scores": said, "ease_scores": said}
 
 
-async def test_request_id_of_the_caller_comes_back(channel: grpc.aio.Channel) -> None:
+async def test_the_callers_request_id_is_returned(channel: grpc.aio.Channel) -> None:
     metadata = (("x-request-id", "caller-7"),)
     call = RankingServiceStub(channel).RankCandidates(request(1), metadata=metadata)
     await call

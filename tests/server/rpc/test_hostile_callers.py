@@ -32,7 +32,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
-async def test_calls_that_stay_silent_keep_nobody_from_an_answer(
+async def test_silent_calls_dont_block_others(
     release_folder: Path,
 ) -> None:
     async with serving(RANKING_POD, release_folder, max_calls=3) as (server, channel):

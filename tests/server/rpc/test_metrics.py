@@ -77,7 +77,7 @@ async def test_port_that_is_taken_is_explained() -> None:
         endpoint.close()
 
 
-def test_connections_that_stay_silent_keep_nobody_from_the_metrics(
+def test_silent_connections_dont_block_metrics(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics._Handler, "timeout", 0.3)

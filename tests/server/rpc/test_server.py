@@ -106,7 +106,7 @@ async def test_channelz_counts_calls(release_folder: Path) -> None:
                     break
 
 
-async def test_a_connection_that_has_reached_its_age_is_made_anew(release_folder: Path) -> None:
+async def test_a_connection_at_its_maximum_age_is_reopened(release_folder: Path) -> None:
     settings = rpc_settings(max_connection_age=0.2)
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
         check = health_of(channel).Check
@@ -149,7 +149,7 @@ async def test_a_server_that_never_listened_is_drained_too() -> None:
         await server.drain()
 
 
-async def test_draining_server_finishes_what_is_under_way_and_refuses_the_rest(
+async def test_a_draining_server_finishes_calls_in_flight_and_rejects_new_ones(
     release_folder: Path,
 ) -> None:
     worker = Worker()

@@ -54,7 +54,7 @@ async def test_a_call_that_says_nothing_is_invalid_and_not_left_open(
     assert await ended(channel, method) == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_health_and_channelz_answer_as_ever(channel: grpc.aio.Channel) -> None:
+async def test_health_and_channelz_still_answer(channel: grpc.aio.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
     service = "vireo.v1.CandidateService"
     answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)

@@ -116,7 +116,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
     assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == serial(files)
 
 
-async def test_without_its_files_a_server_goes_on_with_those_that_it_has(
+async def test_without_its_files_a_server_keeps_its_certificates(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
     files = folder.tls("ranking")

@@ -14,15 +14,15 @@ def test_a_trace_goes_along_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("parent", ["", "00", PARENT.upper(), PARENT + "x", "x" * 10_000])
-def test_a_parent_that_is_none_ends_the_trace(parent: str) -> None:
+def test_an_invalid_parent_ends_the_trace(parent: str) -> None:
     assert trace_context([("traceparent", parent), ("tracestate", "a=1")]) == ()
 
 
-def test_what_is_too_long_is_left_out() -> None:
+def test_values_that_are_too_long_are_left_out() -> None:
     metadata = [("traceparent", PARENT), ("tracestate", "a=" + "1" * 511)]
     assert trace_context(metadata) == (("traceparent", PARENT),)
 
 
-def test_no_trace_is_none() -> None:
+def test_no_trace_stays_no_trace() -> None:
     assert trace_context([("tracestate", "a=1"), ("traceparent-bin", b"\0")]) == ()
     assert trace_context(None) == ()

@@ -68,7 +68,7 @@ def test_only_the_edge_has_addresses_so_that_no_other_passes_for_it(
         assert names(read(folder, role)) == {f"{role}.vireo"}
 
 
-def test_keys_are_for_the_owner_alone_whatever_the_umask(
+def test_keys_are_readable_by_the_owner_only_for_any_umask(
     folder: SecurityFolder, certificates: Certificates
 ) -> None:
     before = os.umask(0)
@@ -98,7 +98,7 @@ def test_renewing_keeps_the_authority_and_hosts_and_changes_all_else_at_once(
     assert not before.exists()
 
 
-def test_they_are_made_anew_only_when_missing_soon_over_or_short_of_a_host(
+def test_certificates_are_renewed_only_if_missing_expiring_or_without_a_host(
     folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert certificates.ensure([])

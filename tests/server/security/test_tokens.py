@@ -35,7 +35,7 @@ def token(signer: TokenSigner, seconds: float = 60) -> str:
     )
 
 
-def test_a_token_is_good_by_the_published_key_and_says_what_was_asked(
+def test_a_token_verifies_with_the_published_key_and_has_its_claims(
     signer: TokenSigner, folder: SecurityFolder
 ) -> None:
     [key] = jwt.PyJWKSet.from_json(folder.jwks.read_text()).keys
@@ -55,9 +55,7 @@ def test_the_key_stays_and_is_for_the_owner_alone(
     assert folder.signing_key.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_is_published_holds_nothing_secret(
-    signer: TokenSigner, folder: SecurityFolder
-) -> None:
+def test_published_keys_hold_nothing_secret(signer: TokenSigner, folder: SecurityFolder) -> None:
     [key] = json.loads(folder.jwks.read_text())["keys"]
     assert key.keys() == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 

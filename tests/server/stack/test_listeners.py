@@ -63,7 +63,7 @@ def processes(stack: Stack) -> dict[int, str]:
 
 
 @pytest.mark.integration
-async def test_no_process_listens_on_what_is_not_declared(
+async def test_no_process_listens_on_an_undeclared_port(
     stack: Stack, declared: list[Listener]
 ) -> None:
     expected = {(each.process, each.host, port) for each in declared for port in each.ports}
@@ -81,7 +81,7 @@ async def test_no_process_listens_on_what_is_not_declared(
 
 
 @pytest.mark.integration
-def test_each_port_asks_strangers_for_what_is_declared(
+def test_each_port_requires_the_declared_credentials(
     stack: Stack, declared: list[Listener]
 ) -> None:
     secured = stack.state().secure
@@ -115,7 +115,7 @@ def test_envoys_admin_interface_changes_nothing(stack: Stack) -> None:
 
 
 @pytest.mark.integration
-def test_what_others_on_the_machine_must_not_read_is_for_its_owner_alone(stack: Stack) -> None:
+def test_private_files_are_readable_by_their_owner_only(stack: Stack) -> None:
     home = stack.home
     for folder in (home.s3, *([home.security / "certificates"] if stack.state().secure else [])):
         assert folder.stat().st_mode & 0o077 == 0, folder

@@ -72,7 +72,7 @@ def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(served: StackS
 
 
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-async def test_without_keys_nobody_reads_or_changes_the_store_at_any_port(
+async def test_without_keys_the_store_is_inaccessible_at_every_port(
     served: StackSettings,
 ) -> None:
     server = access(served)

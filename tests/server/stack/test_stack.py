@@ -248,7 +248,7 @@ def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack
             assert int(flags[1], 8) & os.O_APPEND, (process, fd)
 
 
-def test_control_snapshot_and_status_show_what_envoy_has(stack: Stack) -> None:
+def test_control_snapshot_and_status_show_envoys_resources(stack: Stack) -> None:
     deadline = time.monotonic() + 60
     # After another test's restarts, or right after the start, until Envoy has taken it all.
     while "7 clusters, 7 endpoints, 3 listeners, 3 routes" not in (

@@ -87,7 +87,7 @@ async def test_start_returns_once_all_are_healthy_and_stop_ends_them(tmp_path: P
     assert {status.state for status in it.supervisor.statuses} == {"stopped"}
 
 
-async def test_a_crashed_process_comes_back_with_growing_pauses(tmp_path: Path) -> None:
+async def test_a_crashed_process_is_restarted_with_backoff(tmp_path: Path) -> None:
     async with watched(tmp_path) as it:
         await it.supervisor.start([sleeping("a", tmp_path)], 30)
         for restarts in (1, 2):

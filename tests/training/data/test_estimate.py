@@ -19,7 +19,7 @@ def test_rows_are_counted_before_they_are_read(tmp_path: Path) -> None:
     assert (estimate.videos, estimate.viewers) == (70, 0)
 
 
-def test_what_there_is_to_import_is_said_with_what_it_takes() -> None:
+def test_the_import_announces_its_size_and_memory() -> None:
     said = str(ImportEstimate(10_000_000, 1_000_000, 1_000_000))
     assert said.startswith(
         "about 10,000,000 interactions, 1,000,000 viewers, 1,000,000 videos: takes about 2.5 GB of "

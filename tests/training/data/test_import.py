@@ -66,7 +66,7 @@ def parquet(folder: Path, stem: str, columns: dict[str, Any]) -> Path:
     return path
 
 
-def test_ids_come_back_as_they_were(home: Home, folder: Path) -> None:
+def test_ids_are_returned_unchanged(home: Home, folder: Path) -> None:
     videos = 'video_id,title\n007,x\n7,x\n0," x"\n 7,x\n'
     rows = "".join(f"00{n},{v},{n}\n" for n, v in enumerate(["007", "7", "0", " 7"]))
     rows += "000,7,5\n000,0,6\n"

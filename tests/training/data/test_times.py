@@ -83,7 +83,7 @@ def test_each_time_is_read_on_its_own() -> None:
         "\uff12024-05-01",
     ],
 )
-def test_what_is_no_time_is_refused(value: str) -> None:
+def test_invalid_times_are_refused(value: str) -> None:
     assert read(["2024-05-01T18:00:00+02:00", value, "2024-05-01"])[1] is None
     assert "is not a time; write Unix seconds or ISO 8601" in refusal(value)
 
@@ -115,7 +115,7 @@ def test_clocks_may_differ_by_a_day() -> None:
     assert read([late.isoformat(), (late + timedelta(seconds=1)).isoformat()]) == [late, None]
 
 
-def test_timestamps_and_dates_of_parquet_are_read_whatever_their_unit() -> None:
+def test_timestamps_and_dates_of_parquet_are_read_in_any_unit() -> None:
     evening = datetime(2024, 5, 1, 18, tzinfo=UTC)
     seconds = int(evening.timestamp())
     for unit, factor in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
@@ -178,5 +178,5 @@ def test_a_few_events_years_from_all_others_are_far() -> None:
         np.array([], np.int64),
     ],
 )
-def test_an_old_history_that_goes_on_is_not_far(times: np.ndarray) -> None:
+def test_an_old_continuous_history_is_not_isolated(times: np.ndarray) -> None:
     assert not far_from_others(times.astype(np.int64) * DAY).any()

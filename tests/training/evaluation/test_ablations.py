@@ -47,7 +47,7 @@ def test_an_ablation_is_compared_with_the_whole_chain(studies: Studies) -> None:
         assert lost == pytest.approx(found["full"]["ndcg_10"] - measures["ndcg_10"])
 
 
-def test_what_was_trained_for_a_study_is_not_trained_again(
+def test_models_trained_for_a_study_are_reused(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []

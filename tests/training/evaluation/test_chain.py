@@ -89,7 +89,7 @@ def test_features_hold_validation_and_end_before_the_test_watch(
     assert all(features.history_times[-1] <= features.asked_at for features in everyone)
 
 
-def test_the_chain_ranks_what_was_retrieved_and_nothing_watched(
+def test_the_chain_ranks_retrieved_unwatched_videos(
     answers: ChainAnswers, viewers: TestViewers
 ) -> None:
     assert np.array_equal(np.sort(answers.ranked, axis=1), np.sort(answers.candidates, axis=1))
@@ -113,7 +113,7 @@ def test_tower_scores_are_those_that_retrieval_gives(
     assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()
 
 
-def test_who_comes_back_after_a_month_is_offered_other_videos(
+def test_a_viewer_who_returns_after_a_month_gets_other_videos(
     trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
 ) -> None:
     features = features_before_test(trained_watches, trained_home.features("trained"))[3]

@@ -50,7 +50,7 @@ def test_holm_multiplies_by_how_many_tests_are_left_and_never_steps_down() -> No
     assert corrected == pytest.approx({"b": 0.04, "c": 0.09, "a": 0.09, "d": 0.9})
 
 
-def test_systems_are_tested_against_what_is_served_or_else_the_chain() -> None:
+def test_systems_are_tested_against_served_lists_or_else_the_chain() -> None:
     worse = RANKS + 5
     compared = compare({"popularity": worse, "chain": RANKS})
 

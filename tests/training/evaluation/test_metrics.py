@@ -108,5 +108,5 @@ def test_the_interval_of_the_ratio_is_that_of_the_bootstrap() -> None:
     )
 
 
-def test_there_is_no_ratio_to_what_never_happened() -> None:
+def test_without_observed_events_there_is_no_ratio() -> None:
     assert math.isnan(predicted_over_observed(np.ones(3), np.zeros(3)).value)

@@ -257,7 +257,7 @@ def test_the_staged_release_vouches_for_itself(tmp_path: Path) -> None:
     assert find_manifest(home, "films", "r-1") == manifest()
 
 
-def test_an_unknown_release_without_a_store_says_what_to_set(
+def test_an_unknown_release_without_a_store_names_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_HOME", str(tmp_path))

@@ -62,7 +62,7 @@ def test_a_batch_scores_like_its_viewers_one_by_one(model: Ranker) -> None:
     assert torch.allclose(model(**inputs), torch.cat(single), atol=1e-6)
 
 
-def test_a_candidate_scores_the_same_whatever_is_beside_it(model: Ranker) -> None:
+def test_a_candidates_score_does_not_depend_on_the_others(model: Ranker) -> None:
     inputs = inputs_of(model)
     fewer = {
         name: value[:, 2:4] if name.startswith(("candidate", "retrieval", "match_")) else value

@@ -210,7 +210,7 @@ def test_a_damaged_ranking_set_is_drawn_again(tmp_path: Path) -> None:
     assert load_ranking_set(tmp_path / "set.npz", "one") is None
 
 
-def test_the_ranking_set_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+def test_the_ranking_set_is_read_back_unchanged(tmp_path: Path) -> None:
     data, path = ranking_set("co_watch"), tmp_path / "set.npz"
     save_ranking_set(path, data, "one")
     assert load_ranking_set(path, "other") is None

@@ -116,7 +116,7 @@ def test_like_probabilities_of_the_wrong_size_are_refused_by_either_measure(fact
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_training_again_does_to_probabilities_passes(seed: int) -> None:
+def test_retraining_noise_of_probabilities_passes(seed: int) -> None:
     random = np.random.default_rng(seed)
     scale = random.uniform(0.95, 1.05)
     noise = np.exp(random.normal(-0.02, 0.2, (VIEWERS, CANDIDATES)))
@@ -185,7 +185,7 @@ def test_how_many_margins_may_be_chance_is_a_margin_of_its_own() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["gains", "hits", "predicted", "losses", "seconds"])
 @pytest.mark.parametrize("side", ["now", "candidate"])
-def test_what_is_not_finite_never_passes(side: str, field: str, value: float) -> None:
+def test_non_finite_measures_never_pass(side: str, field: str, value: float) -> None:
     now = made_up()
     watches = now.predictions["watch"]
     if hasattr(watches, field):
@@ -257,7 +257,7 @@ def test_a_miscalibration_that_grows_by_less_than_the_margin_does_not_add_up() -
     assert verdicts["watch_miscalibration"] == "below the best"
 
 
-def test_whoever_overrides_the_gate_accepts_the_loss() -> None:
+def test_an_override_of_the_gate_accepts_the_loss() -> None:
     now = made_up()
     candidate = replace(now, gains=now.gains * 0.8)
     refused = judge(now, candidate)

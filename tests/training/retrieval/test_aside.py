@@ -55,7 +55,7 @@ def test_members_trained_at_once_are_those_trained_one_after_the_other(
     assert taken_over == [0, 1], "of three members on two cores one is trained aside"
 
 
-def test_one_that_is_not_done_when_the_others_stop_keeps_what_it_did(
+def test_an_unfinished_process_keeps_its_progress_when_others_stop(
     ring: RetrievalData, endless: Member
 ) -> None:
     with trained_aside(ring, [endless]) as aside:

@@ -24,7 +24,7 @@ def data_of(*sequences: str) -> RetrievalData:
     )
 
 
-def test_what_follows_sooner_and_more_often_comes_first() -> None:
+def test_sooner_and_more_frequent_followers_rank_first() -> None:
     rows, weights = co_watch_table(data_of("abc", "abd", "abz"), k=4)
 
     assert rows[0].tolist() == [1, 2, 3, 25]
@@ -33,7 +33,7 @@ def test_what_follows_sooner_and_more_often_comes_first() -> None:
     assert weights[0, 1:] == pytest.approx([expected] * 3)
 
 
-def test_only_what_comes_after_follows() -> None:
+def test_only_later_watches_are_followers() -> None:
     rows, weights = co_watch_table(data_of("ab"), k=2)
 
     assert rows[0].tolist() == [1, -1]
@@ -75,7 +75,7 @@ def test_a_popular_follower_is_damped() -> None:
     assert rows[0].tolist() == [2, 1]
 
 
-def test_nobody_watched_anything_twice_gives_an_empty_table() -> None:
+def test_viewers_with_single_watches_give_an_empty_table() -> None:
     rows, weights = co_watch_table(data_of("a", "b"), k=3)
 
     assert (rows == -1).all()

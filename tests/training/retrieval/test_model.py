@@ -77,7 +77,7 @@ def test_padding_changes_nothing(ring: RetrievalData, small: RetrievalConfig) ->
     assert torch.allclose(exact, padded, atol=1e-5)
 
 
-def test_no_state_sees_what_comes_after_it(ring: RetrievalData, small: RetrievalConfig) -> None:
+def test_no_state_depends_on_later_watches(ring: RetrievalData, small: RetrievalConfig) -> None:
     model = seeded(ring, small)
     table = readable(model.video_vectors())
     nobody = torch.zeros(1, ATTRIBUTE_LIMIT, dtype=torch.int64)

@@ -25,7 +25,7 @@ def test_orthogonalised_matrix_keeps_its_directions_and_evens_out_their_sizes(
     assert torch.allclose(in_the_same_basis, torch.diag(found), atol=1e-4)
 
 
-def test_step_is_as_large_as_adamw_would_make_it_whatever_the_gradient_is() -> None:
+def test_the_step_size_matches_adamws_for_any_gradient() -> None:
     torch.manual_seed(0)
     for scale in (1e-3, 1e3):
         matrix = nn.Parameter(torch.zeros(32, 128))

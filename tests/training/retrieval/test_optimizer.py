@@ -95,7 +95,7 @@ def test_the_average_by_rows_is_the_average_of_every_step(sparse: RetrievalTrain
     assert torch.allclose(ours, plain, atol=1e-6)
 
 
-def test_a_sparse_run_goes_on_from_its_state_the_same(
+def test_a_sparse_run_resumes_from_its_state_with_equal_results(
     ring: RetrievalData, sampled: RetrievalConfig
 ) -> None:
     straight, stopped, resumed = (RetrievalTrainer(ring, sampled) for _ in range(3))

@@ -39,7 +39,7 @@ def test_any_viewer_is_found_in_the_groups(ring: RetrievalData, grouped: Retriev
         grouped.viewer_features(90)
 
 
-def test_a_file_of_watches_streams_into_what_the_frame_gives(
+def test_streamed_watches_equal_those_of_the_frame(
     ring_tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequences, "GROUP_WATCHES", 100)

@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_metrics_and_weights_and_another_others(
     assert not torch.equal(weights(other), weights(trained[0]))
 
 
-def test_a_state_taken_in_the_middle_of_an_epoch_goes_on_the_same(
+def test_a_state_from_mid_epoch_resumes_with_equal_results(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
     straight, stopped, resumed = (RetrievalTrainer(ring, small) for _ in range(3))

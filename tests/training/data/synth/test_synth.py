@@ -49,9 +49,7 @@ def test_the_same_seed_gives_the_same_files_and_another_another_world(tmp_path: 
     assert first.fingerprint != other.fingerprint
 
 
-def test_what_is_written_does_not_depend_on_how_much_is_written_at_a_time(
-    world: Dataset, tmp_path: Path
-) -> None:
+def test_output_does_not_depend_on_the_block_size(world: Dataset, tmp_path: Path) -> None:
     _, other = written(tmp_path, rows_at_a_time=777)
     for table in ("interactions", "videos", "viewers"):
         pd.testing.assert_frame_equal(getattr(world, table), getattr(other, table))
@@ -65,7 +63,7 @@ def test_there_are_as_many_of_everything_as_were_asked_for(tmp_path: Path) -> No
     assert done[-1] == (16_000, 16_000)
 
 
-def test_made_up_data_is_example_data_and_what_is_not_here_may_be_somebodys(world: Dataset) -> None:
+def test_synthetic_data_is_example_data_and_unknown_data_is_not(world: Dataset) -> None:
     home = Home(world.folder.parent.parent)
     assert is_example(home, "synth")
     assert not is_example(home, "nowhere")
@@ -122,7 +120,7 @@ def test_tastes_are_mostly_of_the_own_region_and_drift() -> None:
 
 
 @pytest.mark.parametrize("better", ["item_knn", "ease"])
-def test_there_is_something_to_learn_from_whom_else_watched(world: Dataset, better: str) -> None:
+def test_synthetic_watches_have_collaborative_signal(world: Dataset, better: str) -> None:
     watches = split_watches(world.interactions, "last")
     bed = TestBed.of(watches, list(world.videos["video_id"]))
     ranks = {

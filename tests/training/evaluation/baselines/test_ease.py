@@ -11,7 +11,7 @@ def rows(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def test_ease_finds_what_goes_together() -> None:
+def test_ease_finds_videos_watched_together() -> None:
     past = Past([rows(0, 1)] * 5 + [rows(2, 3)] * 5, 4)
 
     scores = Ease(ease_weights(past, 1.0)).scores([rows(0), rows(3), rows()])

@@ -23,7 +23,7 @@ PAST = Past([rows(0, 1, 2)] * 200 + [rows(3, 4, 5)] * 200 + [rows(3)], 6)
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "popularity"])
-def test_each_baseline_prefers_what_goes_together(name: str) -> None:
+def test_each_baseline_prefers_videos_watched_together(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         [(_, baseline)] = fitted([name], PAST)

@@ -57,7 +57,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_settings(tmp_path / "nowhere") is None
 
 
-def test_what_was_tuned_in_this_home_goes_before_what_the_checkout_has(
+def test_settings_tuned_in_this_home_override_the_checkouts(
     tmp_path: Path, nothing_shipped: Path
 ) -> None:
     assert not tuned_for(PAST, tmp_path, "films").baselines

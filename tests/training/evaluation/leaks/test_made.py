@@ -16,7 +16,7 @@ from training.ranking.training_set import RankingSet
 from training.retrieval.data import RetrievalData
 
 
-def test_what_training_made_has_no_leak(studies: Studies) -> None:
+def test_a_trained_release_has_no_leak(studies: Studies) -> None:
     studies.leaks()
 
 

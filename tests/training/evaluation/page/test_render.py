@@ -57,7 +57,7 @@ def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(tmp_path: P
     assert page == render_page(tmp_path, MANIFEST), "the same report, the same page"
 
 
-def test_what_was_not_measured_is_left_out_with_the_command_that_would(tmp_path: Path) -> None:
+def test_missing_results_are_left_out_with_the_command_to_measure_them(tmp_path: Path) -> None:
     write_small_report(tmp_path)
     page = render_page(tmp_path, MANIFEST)
     for file, command in {
