@@ -18,16 +18,17 @@ class CheckpointError(VireoError):
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state`, replacing the previous checkpoint atomically.
-
-    Raises:
-        OSError: the disk is full or refuses the write.
-    """
+    """Replace the checkpoint by `state`, atomically; raise OSError if the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            _save(state, file)
+            target = _Target(file)  # A copy in memory would double a large model's.
+            try:
+                torch.save(dict(state), target)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                raise target.refused or error from None
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
@@ -35,7 +36,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 class _Target:
-    """A file that keeps the OSError of a failed write."""
+    """A file that keeps the OSError of a failed write, which torch reports as an internal error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -49,32 +50,11 @@ class _Target:
             raise
 
     def flush(self) -> None:
-        try:
-            self.file.flush()
-        except OSError as error:
-            self.refused = error
-            raise
-
-
-def _save(state: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write a state straight to the file; a copy in memory would double a large model's."""
-    target = _Target(file)
-    try:
-        torch.save(dict(state), target)  # type: ignore[arg-type]
-        target.flush()
-    except Exception:
-        # torch reports a full disk as an internal error.
-        if target.refused is not None:
-            raise target.refused from None
-        raise
+        """Leave it to the caller, whose error stays what it is."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the state on disk, or None if there is none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Return the state on disk, or None if there is none; raise CheckpointError if damaged."""
     if not path.exists():
         return None
     try:

@@ -24,7 +24,7 @@ from training.evaluation.run import evaluate_release
 from training.inputs import Inputs, ensure_features
 from training.profile import Profile
 from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import TrainedRanker, train_ranker
+from training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import finish_release, stage_ranker
 from training.retrieval.distributed import Processes
@@ -41,15 +41,8 @@ def fit(
 ) -> Manifest:
     """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
-    Stages the release in `home` and returns its manifest.
-
-    Args:
-        home: holds the features and the run.
-        dataset: the training data.
-        settings: settings of both models.
-        console: where the steps are announced.
-        processes: the processes that share the towers' training, led by this one; None for this
-            one alone.
+    Stages the release in `home` and returns its manifest. `processes` share the towers' training,
+    led by this one; None for this one alone.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
@@ -119,9 +112,10 @@ def _ranker(
     settings = inputs.settings.ranking
     vectors = release.vectors.astype(np.float32, copy=False)
     attributes = len(inputs.data.vocabulary)
-    ranker = train_ranker(
+    fitted = fit_ranker(
         ranking_set, vectors, attributes, settings, inputs.run.checkpoints, made_of, console
     )
+    ranker = calibrated(*fitted)
     console.print(ranker.described())
     weights = ScoreWeights(
         watch=settings.watch_weight,

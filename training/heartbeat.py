@@ -51,10 +51,7 @@ def tracked(items: Iterable[Item], description: str, console: Console) -> Iterat
 def heartbeat(console: Console, work: str, seconds: float = SECONDS) -> Iterator[None]:
     """Print a line every `seconds` while the block runs, unless the console is a terminal.
 
-    Args:
-        console: where to print.
-        work: what the block does; printed while no bar is shown.
-        seconds: interval between lines.
+    `work` says what the block does; it is printed while no bar is shown.
     """
     if console.is_terminal:
         yield

@@ -39,9 +39,7 @@ class MemoryEstimate:
 def import_memory(interactions: int, entities: int) -> MemoryEstimate:
     """Estimate the memory of an import.
 
-    Args:
-        interactions: rows of the interactions file.
-        entities: rows of the other files; an upper bound for up to a million ids of each kind.
+    `entities` counts the other files' rows: an upper bound for up to a million ids of each kind.
     """
     return MemoryEstimate.of(500e6 + 100 * interactions + 500 * entities)
 

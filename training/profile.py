@@ -33,8 +33,8 @@ def load_profile(name: str) -> Profile:
     Unset fields keep their defaults.
 
     Raises:
-        ProfileError: there is no such profile, or it has an unknown section or field, or a
-            value of the wrong type; the message says which, and what is allowed.
+        ProfileError: there is no such profile, or a section, field or type is wrong; the message
+            says what is allowed.
     """
     if name.endswith(".toml"):
         return read_profile(Path(name))

@@ -35,12 +35,8 @@ def refit(
 ) -> Manifest:
     """Fit to every watch, stage the release in `home`, and return its manifest.
 
-    Args:
-        home: holds the features of every watch and the run.
-        measuring: home of the measured fit, whose release becomes part of this one.
-        dataset: the training data.
-        settings: the measured fit's settings.
-        console: where the steps are announced.
+    `measuring` is the home of the measured fit, whose release becomes part of this one; `settings`
+    are that fit's.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.arrays import Float32Array
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.ranking.training_set import LikeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]
-Float32Array = npt.NDArray[np.float32]
 
 
 class Batches:
@@ -27,11 +27,7 @@ class Batches:
         self.vector_size = vectors.shape[1]
 
     def as_served(self, features: Float32Array) -> Batches:
-        """Return batches whose candidates have the features of a release, as in a pod.
-
-        Args:
-            features: VIDEO_FEATURES, float32[n, f], which replace those at each label's time.
-        """
+        """Return batches with the VIDEO_FEATURES of a release, float32[n, f], as in a pod."""
         served = copy(self)
         served._served_features = _padded(features)
         return served

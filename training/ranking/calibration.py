@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +20,9 @@ _MIN_SCALE = 1e-2
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the scale and offset of minimal cross-entropy.
+    """Return the scale and offset of minimal cross-entropy; (1, 0) if all labels are the same.
 
-    The scale is above 0, so that the order of logits is kept.
-
-    Args:
-        logits: float32[m].
-        labels: float32[m], 0 or 1.
-
-    Returns:
-        (1, 0) if all labels are the same.
+    The scale is above 0, so that the order of logits is kept. Both arguments are float32[m].
     """
     positives = float(labels.sum())
     if not 0 < positives < len(labels):
@@ -82,8 +75,7 @@ def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, fl
     return measures
 
 
-@dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """The m label events of one task."""
 
     logits: Tensor
@@ -127,12 +119,5 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> tuple[_Ta
         liked = torch.from_numpy(data.likes.liked[places].astype(np.float32))
         viewer = torch.from_numpy(data.likes.viewers.viewer[places])
         like.append(_Task(logit[:, 0], liked, viewer))
-    return _joined(watch), _joined(like)
-
-
-def _joined(parts: list[_Task]) -> _Task:
-    return _Task(
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.viewers for part in parts]),
-    )
+    watches, likes = (_Task(*map(torch.cat, zip(*parts, strict=True))) for parts in (watch, like))
+    return watches, likes

@@ -21,11 +21,7 @@ class Checkpoints:
         return self.folder / f"ranking_{phase}.pt"
 
     def write(self, phase: str, state: Mapping[str, Any]) -> None:
-        """Replace the state of a phase.
-
-        Raises:
-            OSError: the file can't be written, for example because the disk is full.
-        """
+        """Replace the state of a phase; raise OSError if the file can't be written."""
         write_checkpoint(self._path(phase), {"fingerprint": self.fingerprint, **state})
 
     def read(self, phase: str) -> dict[str, Any] | None:

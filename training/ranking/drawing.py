@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
+from server.arrays import Float32Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.ranking_inputs import RETRIEVAL_FEATURES, retrieval_features
 from server.features.viewer import ViewerFeatures
 from training.heartbeat import tracked
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 def draw_candidates(
@@ -24,13 +21,7 @@ def draw_candidates(
     count: int,
     title: str = "drawing candidates",
 ) -> tuple[Int64Array, Float32Array]:
-    """Return up to `count` candidates of each viewer, best first.
-
-    Args:
-        release: the release to retrieve from.
-        viewers: the m viewers.
-        count: maximum candidates for each viewer.
-        title: title of the progress bar.
+    """Return up to `count` candidates of each of m viewers, best first.
 
     Returns:
         Rows int64[m, count], padded with -1, and their RETRIEVAL_FEATURES, float32[m, count, r].

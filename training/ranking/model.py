@@ -72,13 +72,7 @@ class Ranker(nn.Module):
     co_watch_unit: Tensor
 
     def __init__(self, config: RankingConfig, vector_size: int, attribute_count: int) -> None:
-        """Initialise to the retrieval order.
-
-        Args:
-            config: sizes of the layers.
-            vector_size: size of video vectors.
-            attribute_count: number of attributes in the vocabulary.
-        """
+        """Initialise to the retrieval order, for this size of vectors and of the vocabulary."""
         super().__init__()
         hidden = config.hidden
         self.watch_part: WatchPart = "full"
@@ -221,39 +215,20 @@ class Ranker(nn.Module):
         level = self.watch_viewer(self.viewer(inputs["viewer_features"]))
         return watch[..., 0], level, like[..., 0]
 
-    def forward(
-        self,
-        candidate_vectors: Tensor,
-        candidate_features: Tensor,
-        retrieval_features: Tensor,
-        match_features: Tensor,
-        history_vectors: Tensor,
-        history_lengths: Tensor,
-        viewer_features: Tensor,
-        attributes: Tensor,
-    ) -> Tensor:
+    def forward(self, **inputs: Tensor) -> Tensor:
         """Return probabilities of a watch, and of a like once watched: float32[b, n, 2].
 
         Args:
-            candidate_vectors: float32[b, n, d].
-            candidate_features: VIDEO_FEATURES, float32[b, n, f].
-            retrieval_features: RETRIEVAL_FEATURES, float32[b, n, 8].
-            match_features: MATCH_FEATURES, float32[b, n, 1].
-            history_vectors: float32[b, h, d], oldest first, padded on the right.
-            history_lengths: int64[b], from 0 to h.
-            viewer_features: VIEWER_FEATURES, float32[b, v].
-            attributes: int64[b, a], 0 for padding.
+            inputs: by name:
+                candidate_vectors: float32[b, n, d].
+                candidate_features: VIDEO_FEATURES, float32[b, n, f].
+                retrieval_features: RETRIEVAL_FEATURES, float32[b, n, r].
+                match_features: MATCH_FEATURES, float32[b, n, 1].
+                history_vectors: float32[b, h, d], oldest first, padded on the right.
+                history_lengths: int64[b], from 0 to h.
+                viewer_features: VIEWER_FEATURES, float32[b, v].
+                attributes: int64[b, a], 0 for padding.
         """
-        inputs = {
-            "candidate_vectors": candidate_vectors,
-            "candidate_features": candidate_features,
-            "retrieval_features": retrieval_features,
-            "match_features": match_features,
-            "history_vectors": history_vectors,
-            "history_lengths": history_lengths,
-            "viewer_features": viewer_features,
-            "attributes": attributes,
-        }
         watch, level, like = self.logits(inputs)
         logits = torch.stack([watch + level, like], -1)
         return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +24,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from server.arrays import Float32Array
 from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
 from training.ranking.calibration import TASKS, calibrate
@@ -73,7 +73,7 @@ class RankingTrainer:
     def __init__(
         self,
         data: RankingSet,
-        vectors: npt.NDArray[np.float32],
+        vectors: Float32Array,
         attribute_count: int,
         config: RankingConfig,
         checkpoints: Checkpoints,
@@ -197,34 +197,9 @@ class RankingTrainer:
 
 
 @torch_threads(1)
-def train_ranker(
-    data: RankingSet,
-    vectors: npt.NDArray[np.float32],
-    attribute_count: int,
-    config: RankingConfig,
-    checkpoints: Path,
-    fingerprint: str,
-    console: Console | None = None,
-) -> TrainedRanker:
-    """Train, choose and calibrate the ranker; arguments as in `fit_ranker`.
-
-    Writes the measures of `calibrate` to CALIBRATION in `checkpoints`.
-    """
-    trainer, held_out = fit_ranker(
-        data, vectors, attribute_count, config, checkpoints, fingerprint, console
-    )
-    model = trainer.model
-    measures = calibrate(model, trainer.batches.as_served(data.served_features), data)
-    (checkpoints / CALIBRATION).write_text(json.dumps(measures))
-    held_out["chosen"] = trainer.measure()
-    errors = {task: measures[f"{task}_ece"] for task in TASKS}
-    return TrainedRanker(model.eval(), held_out, errors)
-
-
-@torch_threads(1)
 def fit_ranker(
     data: RankingSet,
-    vectors: npt.NDArray[np.float32],
+    vectors: Float32Array,
     attribute_count: int,
     config: RankingConfig,
     checkpoints: Path,
@@ -290,3 +265,13 @@ def choose(
             own = {key: value for key, value in states["linear"].items() if key.startswith(name)}
             state.update(own)
     model.load_state_dict(state)
+
+
+@torch_threads(1)
+def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> TrainedRanker:
+    """Calibrate what `fit_ranker` returned; write the measures of `calibrate` to CALIBRATION."""
+    data, model = trainer.data, trainer.model
+    measures = calibrate(model, trainer.batches.as_served(data.served_features), data)
+    (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
+    errors = {task: measures[f"{task}_ece"] for task in TASKS}
+    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors)

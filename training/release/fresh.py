@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from server.arrays import Int64Array
 from training.retrieval.data import RetrievalData
 
 FRESH_DAYS = 30
@@ -16,16 +16,12 @@ FRESH_LIMIT = 2000
 """Maximum number of fresh videos; scoring all of them costs little."""
 
 
-def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> npt.NDArray[np.int64]:
+def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     """Return the rows of the fresh videos, freshest first, at most FRESH_LIMIT.
 
     New videos come first: published at most FRESH_DAYS before the last watch, newest first. Then
     rarely watched ones: under FRESH_WATCHES watches in the train part, sorted by watches, then
-    newest first, undated last. Ties are broken by key.
-
-    Args:
-        data: the train part.
-        videos: the catalogue, `videos.parquet`, in row order.
+    newest first, undated last. Ties are broken by key. `videos` is the catalogue in row order.
     """
     watches = data.watch_counts()
     published = videos["published"].to_numpy("datetime64[s]")
@@ -39,5 +35,5 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> npt.NDArray[np.int6
     first = newest_first[new[newest_first]]
     then = newest_first[hardly[newest_first]]
     then = then[np.argsort(watches[then], kind="stable")]
-    rows: npt.NDArray[np.int64] = np.concatenate([first, then])[:FRESH_LIMIT]
+    rows: Int64Array = np.concatenate([first, then])[:FRESH_LIMIT]
     return rows

@@ -16,12 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Int64Array
 from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from training.release.gate_measures import MEASURES, Measure, Measured
-
-Int64Array = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1_000
@@ -104,11 +102,8 @@ class GateResult:
     def best_figures(self, kept: Sequence[BestFigures]) -> tuple[BestFigures, ...]:
         """Return the best figures that a channel keeps after the promotion, latest first.
 
-        Best figures on other watches are kept. An override of the gate keeps only the candidate's
-        own figures: it accepts the loss, and later releases are compared with this one.
-
-        Args:
-            kept: the best figures that the channel kept before.
+        Figures in `kept` of other watches stay. An override keeps only the candidate's own figures:
+        it accepts the loss, and later releases are compared with this one.
         """
         others = [each for each in kept if self.passed and each.held_out != self.held_out]
         if not self.checks:
@@ -138,11 +133,7 @@ def judge(
 ) -> GateResult:
     """Compare two releases measured on the same viewers, at least one.
 
-    Args:
-        now: measurements of the current release.
-        candidate: measurements of the candidate.
-        margins: allowed losses; the defaults if None.
-        best: best figures kept by the channel; only those on the same watches count.
+    The best figures that the channel keeps, `best`, count only if they are of the same watches.
     """
     margins = margins or Margins()
     same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
@@ -169,7 +160,6 @@ def _check(
     margins: Margins,
     best: float | None,
 ) -> Check:
-    """Judge one measure."""
     everyone = np.ones_like(draws[0])
     now, candidate = (measure.of(each, everyone) for each in pair)
     changes = [measure.of(pair[1], times) - measure.of(pair[0], times) for times in draws]
@@ -213,7 +203,6 @@ def _verdict(gain: float, lower: float, upper: float, allowed: float) -> Verdict
 
 
 def _finding(check: Check) -> str:
-    """Return why a measure refuses the promotion."""
     if check.verdict == "below the best":
         return (
             f"{check.measure} {check.candidate:.4g}, but this channel reached {check.best:.4g} on "

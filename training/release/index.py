@@ -7,8 +7,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.releases.manifest import IndexDescription
 
 EXACT_LIMIT = 50_000
@@ -17,9 +17,6 @@ RECALL_WANTED = 0.95
 """Recall of the exact nearest NEIGHBOURS that an approximate index must reach."""
 NEIGHBOURS = 500
 _TRAINING_ROWS_PER_CELL = 40
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 def build_index(

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from server.arrays import BoolArray, Float64Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
@@ -34,10 +34,6 @@ from training.release.predictions import Predictions, in_both
 _TIMED_VIEWERS = 200
 _WARM_UP = 5
 _NO_KEY = np.iinfo(np.int64).min
-
-BoolArray = npt.NDArray[np.bool_]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,14 +68,8 @@ def measure(
     """Measure both releases on the test viewers, each with its own number of candidates.
 
     A viewer whose held-out video is missing from either catalogue is excluded: it would count as
-    that release's miss, but says nothing about its models.
-
-    Args:
-        now: the current release.
-        candidate: the release to promote.
-        watches: the split, as in `training.features.watches.WATCHES`.
-        repo: the Feast repository.
-        max_viewers: maximum number of viewers; larger sets are sampled deterministically.
+    that release's miss, but says nothing about its models. More than `max_viewers` are sampled
+    deterministically.
 
     Returns:
         Measurements of the current release and of the candidate; None if no viewer is left.

@@ -18,9 +18,7 @@ from server.releases.manifest import Manifest
 def add_measured(folder: Path, measured: Path) -> dict[str, float]:
     """Add the measured twin to a staged release and return its metrics.
 
-    Args:
-        folder: the staged release.
-        measured: the twin's finished release; its files are hard-linked if possible, else copied.
+    The files of `measured`, the twin's finished release, are hard-linked if possible, else copied.
 
     Raises:
         ReleaseError: the twin is missing or can't be read.

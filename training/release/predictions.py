@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Int64Array = npt.NDArray[np.int64]
-Float64Array = npt.NDArray[np.float64]
+from server.arrays import BoolArray, Float64Array, Int64Array
+
 FloatArray = npt.NDArray[np.floating]
-BoolArray = npt.NDArray[np.bool_]
 
 _MIN_PROBABILITY = 1e-7
 """Lower bound of probabilities in the log loss, so that one event adds at most 16 nats."""
@@ -65,10 +64,7 @@ class Predictions:
     def miscalibration(self, times: Int64Array) -> float:
         """Return the factor by which predicted and observed events differ; 1 if they are equal.
 
-        Predicting twice or half the observed events both give 2.
-
-        Args:
-            times: how often each viewer is counted, int64[v].
+        Predicting twice or half the observed events both give 2; `times` counts viewers, int64[v].
         """
         predicted = float(times @ self.predicted) + _PRIOR_EVENTS
         ratio = predicted / (float(times @ self.observed) + _PRIOR_EVENTS)
@@ -76,14 +72,9 @@ class Predictions:
 
 
 def in_both(left: Int64Array, right: Int64Array) -> tuple[BoolArray, BoolArray]:
-    """Return which entries of each viewer's two lists are also in the other list.
+    """Return which entries of each viewer's two lists are also in the other list, bool like each.
 
-    Args:
-        left: keys of the viewers' candidates in one release, int64[v, n], unique in each row.
-        right: the same for another release, int64[v, m].
-
-    Returns:
-        bool[v, n] and bool[v, m].
+    Both are keys of the viewers' candidates in a release, int64[v, n], unique in each row.
     """
     pairs = list(zip(left, right, strict=True))
     return (

@@ -18,7 +18,7 @@ from server.releases.store_errors import NotInStoreError
 from training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from training.evaluation.served import check_dataset, check_split
 from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.release.gate import GateResult, Margins, judge
+from training.release.gate import GateResult, judge
 from training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
@@ -37,7 +37,6 @@ def ask_gate(
     candidate_id: str,
     *,
     max_viewers: int,
-    margins: Margins | None = None,
     best: Sequence[BestFigures] = (),
     replaces: bool = False,
 ) -> GateResult:
@@ -50,7 +49,6 @@ def ask_gate(
         now_id: the current release.
         candidate_id: the release to promote.
         max_viewers: maximum number of test viewers.
-        margins: allowed losses; the defaults if None.
         best: best figures kept by the channel.
         replaces: whether the candidate replaces the current release in its channel. A release of
             the user's own data may then replace one of example data unmeasured.
@@ -109,7 +107,7 @@ def ask_gate(
         replace(each, release_id=release_id)
         for each, release_id in zip(measured, (now_id, candidate_id), strict=True)
     )
-    result = judge(before, after, margins, best)
+    result = judge(before, after, best=best)
     if now.data_fingerprint == split.data_fingerprint:
         return result
     return replace(result, reason=f"{now_id} was trained on an earlier state of the data")

@@ -22,12 +22,7 @@ class MovingAverage:
     """
 
     def __init__(self, model: TwoTower, rows: Sequence[nn.Parameter]) -> None:
-        """Start from the model's current weights.
-
-        Args:
-            model: whose weights are averaged.
-            rows: its parameters with sparse gradients, which are updated lazily by row.
-        """
+        """Start from the model's weights; `rows` are its parameters with sparse gradients."""
         # Buffers describe the catalogue and are constant, so both models share them.
         shared = {id(buffer): buffer for buffer in model.buffers()}
         self.model = deepcopy(model, shared).requires_grad_(False)

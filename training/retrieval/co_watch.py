@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from server.arrays import Float32Array, Int32Array, Int64Array
 from training.retrieval.data import RetrievalData
 
 STEPS = 10
@@ -34,19 +34,15 @@ def co_watch_neighbours(videos: int) -> int:
 
 def co_watch_table(
     data: RetrievalData, k: int, videos: range | None = None
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+) -> tuple[Int32Array, Float32Array]:
     """Return the k strongest followers of each video in the train part, strongest first.
 
-    A weight is the follower's probability among the next STEPS watches, nearer steps counting
-    more, divided by its watch count to the power POPULARITY_DAMPING.
-
-    Args:
-        data: the train part is counted.
-        k: followers for each video.
-        videos: rows of the videos; all if None.
+    A weight is the follower's probability among the next STEPS watches, nearer steps counting more,
+    divided by its watch count to the power POPULARITY_DAMPING.
 
     Returns:
-        Rows int32[n, k], padded with -1, and weights float32[n, k], padded with 0.
+        For the rows in `videos`, or all: rows int32[n, k], padded with -1, and weights float32[n,
+        k], padded with 0.
     """
     videos = range(data.video_count) if videos is None else videos
     rows = np.full((len(videos), k), -1, np.int32)
@@ -70,7 +66,7 @@ def co_watch_table(
     return rows, table
 
 
-def _parts(watches: npt.NDArray[np.int64], videos: range) -> Iterator[range]:
+def _parts(watches: Int64Array, videos: range) -> Iterator[range]:
     """Yield the videos in parts of about PAIRS_AT_A_TIME pairs."""
     pairs = np.cumsum(watches[videos.start : videos.stop]) * STEPS
     start = videos.start

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
+
+from server.arrays import Int32Array
 
 CONTENT_LIMIT = 24
 """Maximum tokens of a video that the model reads; further ones are ignored."""
@@ -61,12 +64,32 @@ def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:
     return {token: index for index, token in enumerate(shared, start=1)}
 
 
-def content_ids(
-    bags: Sequence[Sequence[str]], vocabulary: Mapping[str, int]
-) -> npt.NDArray[np.int32]:
+def content_ids(bags: Sequence[Sequence[str]], vocabulary: Mapping[str, int]) -> Int32Array:
     """Return ids of the known tokens of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     ids = np.zeros((len(bags), CONTENT_LIMIT), np.int32)
     for row, bag in enumerate(bags):
         known = [vocabulary[token] for token in bag if token in vocabulary][:CONTENT_LIMIT]
         ids[row, : len(known)] = known
     return ids
+
+
+def weighted_bags(content: npt.NDArray[np.integer]) -> sparse.csr_array:
+    """Return rows of unit length over the tokens, weighted by inverse document frequency (tf-idf).
+
+    Args:
+        content: token ids of each video, 0-padded, int[n, c]; no token twice in a row.
+
+    Returns:
+        float64[n, tokens + 1], sparse; a row without tokens is 0.
+    """
+    n, most = content.shape
+    videos, tokens = np.repeat(np.arange(n), most), content.ravel()
+    videos, tokens = videos[tokens > 0], tokens[tokens > 0]
+    frequency = np.bincount(tokens, minlength=1)
+    weights = np.log((n + 1) / (1 + frequency))[tokens]
+    norms = np.sqrt(np.bincount(videos, weights**2, minlength=n))
+    weights = weights / np.maximum(norms, 1e-12)[videos]
+    bags: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
+        (weights, (videos, tokens)), shape=(n, len(frequency))
+    )
+    return bags

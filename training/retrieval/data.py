@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from server.arrays import BoolArray, Int32Array, Int64Array
 from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.keys import unique_video_keys
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids
@@ -26,8 +26,6 @@ from training.retrieval.sequences import (
     frame_batches,
     watch_batches,
 )
-
-Int64Array = npt.NDArray[np.int64]
 
 VALIDATION_LIMIT = 10_000
 """Maximum viewers that are validated; of more, a fixed sample is drawn."""
@@ -60,7 +58,7 @@ class RetrievalData:
     """Each video's key, int64[n]."""
     content_vocabulary: dict[str, int]
     """Content token to id, from 1."""
-    content: npt.NDArray[np.int32]
+    content: Int32Array
     """Content token ids of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     vocabulary: dict[str, int]
     """Attribute to id, from 1."""
@@ -200,11 +198,10 @@ class RetrievalData:
             [np.diff(each.train.offsets) > 1 for each in self.sequences.groups()]
         )
 
-    def _last_watches(self, asked: Sequence[npt.NDArray[np.bool_]]) -> tuple[HeldOut, ...]:
+    def _last_watches(self, asked: Sequence[BoolArray]) -> tuple[HeldOut, ...]:
         """Return the last watch of each selected viewer, or of a sample of them.
 
-        Args:
-            asked: the selection, bool[viewers] for each group.
+        `asked` is the selection, bool[viewers] for each group.
         """
         able = np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *asked]))
         if len(able) > VALIDATION_LIMIT:

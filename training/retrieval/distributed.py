@@ -62,9 +62,7 @@ class Processes:
     ) -> None:
         """Replace every gradient by its sum over all processes; a missing one counts as zero.
 
-        Args:
-            parameters: parameters with dense gradients.
-            rows: parameters with sparse gradients, of which only touched rows are sent.
+        `rows` are the parameters with sparse gradients, of which only touched rows are sent.
         """
         if self.count == 1:
             return
@@ -82,8 +80,8 @@ class Processes:
 
     def leave(self) -> None:
         """Wait for all processes to get here, then leave the process group."""
+        self.wait()
         if self.count > 1:
-            dist.barrier()
             dist.destroy_process_group()
 
     def wait(self) -> None:

@@ -13,10 +13,10 @@ score and this one, by the number k of weights kept:
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import get_lapack_funcs
 
+from server.arrays import Float32Array, Int32Array
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 
@@ -31,17 +31,12 @@ _ROWS_AT_A_TIME = 512
 
 def ease_table(
     data: RetrievalData, k: int = EASE_NEIGHBOURS, limit: int = RetrievalConfig.ease_limit
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+) -> tuple[Int32Array, Float32Array]:
     """Return the k strongest weights of each video, by absolute value, fitted on the train part.
 
-    Args:
-        data: the train part is fitted.
-        k: weights to keep for each video.
-        limit: see `RetrievalConfig.ease_limit`.
-
     Returns:
-        Rows int32[n, k] and weights float32[n, k], the strongest first, padded with 0; k is at
-        most n, and 0 for a catalogue of more than `limit` videos.
+        Rows int32[n, k] and weights float32[n, k], the strongest first, padded with 0; k is at most
+        n, and 0 for a catalogue of more than `limit` videos.
     """
     n = data.video_count
     k = min(k, n) if n <= limit else 0
@@ -57,7 +52,7 @@ def ease_table(
     return rows, kept
 
 
-def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
+def ease_weights(data: RetrievalData) -> Float32Array:
     """Return the item-to-item weights of all pairs of videos, float32[n, n]."""
     n = data.video_count
     ones = np.ones(len(data.rows), np.float32)
@@ -67,7 +62,7 @@ def ease_weights(data: RetrievalData) -> npt.NDArray[np.float32]:
     return closed_form(watched, EASE_LAMBDA)
 
 
-def closed_form(watched: sparse.csr_array, regularisation: float) -> npt.NDArray[np.float32]:
+def closed_form(watched: sparse.csr_array, regularisation: float) -> Float32Array:
     """Return EASE's weights, float32[n, n], 0 on the diagonal (Steck 2019, equation 8).
 
     Works in place on one matrix, 4 bytes for each pair of videos. The relative error of the
@@ -88,7 +83,7 @@ def closed_form(watched: sparse.csr_array, regularisation: float) -> npt.NDArray
     potrf, potri = get_lapack_funcs(("potrf", "potri"), (gram,))
     factor, _ = potrf(gram.T, lower=True, clean=False, overwrite_a=True)
     inverse, _ = potri(factor, lower=True, overwrite_c=True)
-    weights: npt.NDArray[np.float32] = inverse.T
+    weights: Float32Array = inverse.T
     for start in range(0, n, _ROWS_AT_A_TIME):  # LAPACK fills one triangle: mirror it.
         stop = min(start + _ROWS_AT_A_TIME, n)
         weights[start:stop, :start] = weights[:start, start:stop].T

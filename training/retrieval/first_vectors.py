@@ -9,10 +9,10 @@ them, and .129 after two from a random initialisation.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
+from server.arrays import Float32Array
 from training.retrieval.data import RetrievalData
 
 STEPS = 10
@@ -21,15 +21,11 @@ SPREAD = 0.02
 """Standard deviation of the values, as in a random initialisation."""
 
 
-def first_vectors(data: RetrievalData, dimension: int, seed: int) -> npt.NDArray[np.float32] | None:
+def first_vectors(data: RetrievalData, dimension: int, seed: int) -> Float32Array | None:
     """Return vectors of all videos, float32[n, dimension]; None if there is too little data.
 
-    Takes some 100 bytes of memory for each pair of videos that co-occur.
-
-    Args:
-        data: the train part is counted.
-        dimension: size of the vectors.
-        seed: seed of the rotation, which spreads the leading eigenvectors over all dimensions.
+    Takes some 100 bytes of memory for each pair of videos that co-occur. `seed` is that of a
+    rotation, which spreads the leading eigenvectors over all dimensions.
     """
     information = mutual_information(data)
     if dimension >= data.video_count or information.nnz == 0:
@@ -44,7 +40,7 @@ def first_vectors(data: RetrievalData, dimension: int, seed: int) -> npt.NDArray
     spread = scaled.std()
     if not spread:
         return None
-    turned: npt.NDArray[np.float32] = (scaled @ rotation * (SPREAD / spread)).astype(np.float32)
+    turned: Float32Array = (scaled @ rotation * (SPREAD / spread)).astype(np.float32)
     return turned
 
 

@@ -27,7 +27,6 @@ class Muon(torch.optim.Optimizer):
     """Optimiser of two-dimensional parameters. Its state is as large as the weights."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        """Optimise matrices, with decoupled weight decay."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()

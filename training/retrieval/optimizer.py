@@ -22,7 +22,6 @@ class TowerOptimizer:
     """
 
     def __init__(self, model: TwoTower, config: RetrievalConfig) -> None:
-        """Assign each of the model's parameters to its optimiser."""
         ids = model.video_tower.id_embedding
         by_row = {id(ids.weight)} if ids.sparse else set()
         parameters = list(model.parameters())

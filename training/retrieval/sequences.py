@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from server.arrays import Int64Array
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
-
-Int64Array = npt.NDArray[np.int64]
 
 GROUP_WATCHES = 131_072
 """Watches in a row group; more if a single viewer has more."""
@@ -108,23 +106,14 @@ class SequenceWriter:
     """Writes watches to a file with the schema SEQUENCES, group by group."""
 
     def __init__(self, video_ids: Sequence[str], viewers: pd.DataFrame, ids: Int64Array) -> None:
-        """Index the catalogue and the viewers by id.
-
-        Args:
-            video_ids: the catalogue's ids in the order of rows.
-            viewers: as `viewers.parquet`.
-            ids: attribute ids of each viewer, int64[viewers, ATTRIBUTE_LIMIT].
-        """
+        """Index the catalogue by row, and viewers with their attribute ids, int64[v, a]."""
         self._videos = pd.Index(video_ids)
         self._viewers = pd.Index(viewers["viewer_id"])
         nobody = np.zeros((1, ATTRIBUTE_LIMIT), np.int64)
         self._attributes = np.concatenate([ids.astype(np.int32), nobody.astype(np.int32)])
 
     def write(self, watches: Iterable[pa.Table], target: Path | pa.NativeFile) -> None:
-        """Write the file from batches of `watches.parquet`, sorted by viewer, then time.
-
-        Watches of the test part are ignored.
-        """
+        """Write batches of `watches.parquet`, by viewer, then time, without the test part."""
         with pq.ParquetWriter(target, SEQUENCES, compression="zstd") as writer:
             for batch in _whole_viewers(watches):
                 encoded = self._encoded(batch)

@@ -1,40 +1,23 @@
-"""Interface of trained towers, one pair or several, and viewers' vectors computed by them."""
+"""Trained towers, one pair or several, and viewers' vectors computed by them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
-from training.retrieval.config import RetrievalConfig
+from server.arrays import Int64Array
 
 if TYPE_CHECKING:
-    from training.retrieval.model import ViewerSide
+    from training.retrieval.ensemble import SummedTowers
+    from training.retrieval.model import TwoTower
 
 
-class Towers(Protocol):
-    """Trained towers for n videos, with vectors of d dimensions."""
-
-    config: RetrievalConfig
-    video_count: int
-    attribute_count: int
-
-    def eval(self) -> Self:
-        """Turn off dropout."""
-
-    def video_vectors(self) -> Tensor:
-        """Return the catalogue's vectors, by row, float32[n, d]."""
-
-    def content_vectors(self) -> Tensor:
-        """Return the content part of every video's vector, without its id's, float32[n, c]."""
-
-    def viewer_side(self) -> ViewerSide:
-        """Return the module that computes viewers' vectors from videos' vectors."""
+Towers: TypeAlias = "TwoTower | SummedTowers"
+"""Trained towers for n videos, with vectors of d dimensions."""
 
 
 def readable(vectors: Tensor) -> Tensor:
@@ -42,9 +25,7 @@ def readable(vectors: Tensor) -> Tensor:
     return F.pad(vectors, (0, 0, 1, 0))
 
 
-def viewer_vectors(
-    towers: Towers, table: Tensor, inputs: Mapping[str, npt.NDArray[np.int64]]
-) -> Tensor:
+def viewer_vectors(towers: Towers, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
     """Return viewers' vectors, float32[b, d].
 
     Args:

@@ -145,11 +145,7 @@ def train_retrieval(
 
 
 def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
-    """Return the weights that the training in this folder selected.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged or missing.
-    """
+    """Return the weights that the training in this folder selected; raise CheckpointError."""
     state = read_checkpoint(checkpoints / CHECKPOINT)
     if state is None:
         raise CheckpointError(

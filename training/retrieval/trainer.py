@@ -43,14 +43,7 @@ class RetrievalTrainer:
         processes: Processes | None = None,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Start from the weights `start`, or from an initialisation if None.
-
-        Args:
-            data: what to train on.
-            config: architecture and hyperparameters.
-            processes: the run's process group; a single process by default.
-            start: weights of a finished training of the same catalogue and architecture.
-        """
+        """Initialise the weights, or continue from `start`, those of a finished training."""
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
@@ -173,10 +166,8 @@ class RetrievalTrainer:
         """Compute gradients on this process's part of a batch; return its part of the mean loss."""
         if not len(part.chosen):
             return 0.0
-        encoded = part.encode()
-        tensors = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, *map(torch.from_numpy, tensors))
+            loss = self._loss(self.model, *map(torch.from_numpy, part.encode()))
         loss = loss * (part.tokens / tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.arrays import Float64Array, Int64Array
 from server.features.tower_inputs import tower_inputs
-from training.retrieval.bags import weighted_bags
+from training.retrieval.content import weighted_bags
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
@@ -39,8 +40,6 @@ _VIEWERS = 512
 _STEPS = 20
 _MAX_LIFT = 16.0
 """Score that lifts a video above any other."""
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @torch.no_grad()
@@ -78,7 +77,7 @@ def best_scores(
     states: Tensor,
     vectors: Tensor,
     some: Tensor,
-    watched: Sequence[npt.NDArray[np.int64]],
+    watched: Sequence[Int64Array],
 ) -> Tensor:
     """Return the PLACES best scores of some videos for each viewer, float32[v, at most PLACES].
 
@@ -100,7 +99,7 @@ def best_scores(
 
 
 def ridge(
-    content: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], known: Float64Array
+    content: npt.NDArray[np.integer], counts: Int64Array, known: Float64Array
 ) -> Float64Array:
     """Predict embeddings of the videos without watches, float64[u, d].
 
@@ -129,14 +128,13 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
     matter.
 
     Args:
-        fixed: the best scores of the other videos, float32[v, p], best first, padded with minus
-            infinity.
+        fixed: the best scores of the other videos, float32[v, p], padded with minus infinity.
         lifted: the best scores of the videos to lift, float32[v, p].
         slopes: each viewer's slope, float32[v, 1].
         share: mean share of a viewer's top p places that the lifted videos must hold.
 
     Returns:
-        A lift from 0, if they hold the share without one, to _MAX_LIFT.
+        From 0 to _MAX_LIFT.
     """
     places = fixed.shape[1]
 
@@ -154,9 +152,7 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
     return high
 
 
-def _viewers(
-    model: TwoTower, data: RetrievalData
-) -> tuple[Tensor, Sequence[npt.NDArray[np.int64]]]:
+def _viewers(model: TwoTower, data: RetrievalData) -> tuple[Tensor, Sequence[Int64Array]]:
     """Return vectors of some viewers at their last watch, float32[v, d], and rows they watched."""
     asked = data.last_watches[:: -(-len(data.last_watches) // _VIEWERS)]
     viewers = [held_out.viewer for held_out in asked]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.arrays import Float32Array, Int64Array
 from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
 from training.evaluation.full_ranking import full_ranking
@@ -26,7 +26,7 @@ QUERIES = 500
 
 def viewer_scores(
     model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Return the retrieval score of every video for each viewer, float32[v, n]."""
     model.eval()
     with torch.inference_mode():
@@ -35,7 +35,7 @@ def viewer_scores(
         return np.asarray(scores.numpy(), np.float32)
 
 
-def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32]:
+def viewer_queries(model: Towers, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
     viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
@@ -47,7 +47,7 @@ def viewer_queries(model: Towers, data: RetrievalData) -> npt.NDArray[np.float32
         return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
 
 
-def validation_ranks(model: Towers, data: RetrievalData) -> npt.NDArray[np.int64]:
+def validation_ranks(model: Towers, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Int64Array
 from server.features.tower_inputs import gap_buckets
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.sequences import Group, SequenceFile, Watches
 
-Int64Array = npt.NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class WindowBatch:
+class WindowBatch(NamedTuple):
     """Windows of w videos, each as a history of w - 1 videos and the targets of w states."""
 
     history: Int64Array
@@ -36,14 +34,7 @@ class Windows:
     def __init__(
         self, watches: Watches, attributes: Int64Array, history_limit: int, batch_tokens: int
     ) -> None:
-        """Compute the watches' gap buckets.
-
-        Args:
-            watches: held in memory, plus 8 bytes each.
-            attributes: int64[viewers, ATTRIBUTE_LIMIT].
-            history_limit: maximum videos in a history.
-            batch_tokens: maximum positions in a batch.
-        """
+        """Compute the gap buckets of `watches`, 8 bytes each; attributes are int64[viewers, a]."""
         self.watches = watches
         self._size = history_limit + 1
         self._batch_tokens = batch_tokens

@@ -18,7 +18,14 @@ from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut
 from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import CURVE, RankingTrainer, TrainedRanker, choose, train_ranker
+from training.ranking.train import (
+    CURVE,
+    RankingTrainer,
+    TrainedRanker,
+    calibrated,
+    choose,
+    fit_ranker,
+)
 from training.ranking.training_set import RankingSet
 
 pytestmark = pytest.mark.slow
@@ -27,7 +34,7 @@ pytestmark = pytest.mark.slow
 def trained(
     data: RankingSet, vectors: np.ndarray, config: RankingConfig, folder: Path
 ) -> TrainedRanker:
-    return train_ranker(data, vectors, ATTRIBUTES, config, folder, "fingerprint")
+    return calibrated(*fit_ranker(data, vectors, ATTRIBUTES, config, folder, "fingerprint"))
 
 
 def test_it_learns_a_signal_that_retrieval_ignores(

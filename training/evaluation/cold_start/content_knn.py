@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.baselines.past import history_matrix
-from training.retrieval.bags import weighted_bags
+from training.retrieval.content import weighted_bags
 from training.retrieval.data import RetrievalData
 
 Float32Array = npt.NDArray[np.float32]
