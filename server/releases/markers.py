@@ -1,28 +1,23 @@
-"""Whether a release is in the store: the one object that says so, `releases/<id>/manifest.json`.
+"""The object `releases/<id>/manifest.json`, which says whether a release is in the store.
 
 It goes from absent to *uploading*, to the manifest itself, to *removing*, and to absent again. Each
-step is a compare-and-swap on this object, by a unique token, so that of an upload, a removal and
-another upload of the same id at most one proceeds at a time, and a process that was overtaken
-finds out at its next step:
+step is a compare-and-swap by a unique token, so that of an upload, a removal and another upload of
+the same id at most one proceeds, and a process that was overtaken finds out at its next step:
 
-- `publish` claims the id, uploads, and replaces its own claim by the manifest. If `gc` took the
-  claim meanwhile, and perhaps a file with it, that fails. It also reads its claim again before
-  each file, since files can't be written conditionally: an upload that was overtaken while it was
-  delayed writes at most the files that it had begun, PARALLEL of them, with the content that
-  their manifest describes unless another release took the id. A claim whose process died is
-  taken over by the next publish of the same release, or removed by `gc`.
-- `gc` replaces what it saw when it planned by a tombstone that keeps what was there. Then it reads
-  what channels need and what files there are. If one is needed, or a file is newer than all that it
-  planned with, it puts back what was there; else it deletes the files and its own tombstone. A
-  tombstone whose process died is taken over by a later `gc` once ABANDONED. Files can't be
-  deleted conditionally, so a `gc` that was delayed for LEASE_SECONDS stops by itself long before.
-- `promote` and `rollback` note in the channel what it is about to name, then read this object, then
-  have the channel name the release. If `gc` wrote its tombstone before that read, they see it and
-  leave the channel as it was. If it did later, `gc` reads the channel later still, finds the note
-  or the name, and puts the manifest back before it has deleted anything.
-
-Until `gc` has put the manifest back, a tombstone of a release that a channel needs still has all
-its files: pods read the manifest from it. If `gc` dies before that, the next one puts it back.
+- `publish` claims the id, uploads, and replaces its own claim by the manifest. Files can't be
+  written conditionally, so it reads its claim again before each one: if it was overtaken, it writes
+  at most the PARALLEL files that it had begun, with the content that their manifest describes
+  unless another release took the id. The claim of a dead process is taken over by the next publish
+  of the same release, or removed by `gc`.
+- `gc` replaces what it saw when it planned by a tombstone that keeps it, then reads what channels
+  need and what files there are. If the release is needed, or a file is newer than the plan, it
+  restores what was there; else it deletes the files and its own tombstone. The tombstone of a dead
+  process is taken over once ABANDONED. Files can't be deleted conditionally, so a `gc` that is
+  delayed for LEASE_SECONDS stops, long before that.
+- `promote` and `rollback` note in the channel what it will name, then read this object, then write
+  the name. They see a tombstone that was written before that read. A `gc` that writes it later
+  reads the channel later still, finds the note or the name, and restores the manifest before it
+  deletes anything. Meanwhile pods read the manifest from the tombstone, and all files are there.
 """
 
 from __future__ import annotations
