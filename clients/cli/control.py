@@ -11,11 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from clients.cli.edge import operator_tls
+from clients.cli.edge import operator_tls, require_stack
 from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
-from server.home import Home
 
 if TYPE_CHECKING:
     from server.rpc.tls import TlsFiles
@@ -90,7 +89,7 @@ def snapshot(
     if target:
         envoys = envoys_of(target, _files(certificate, key, ca))
     else:
-        state = _stack()
+        state = require_stack("name a control plane with --target")
         envoys = envoys_of(control_target(state), operator_tls(state))
     if as_json:
         print_json([asdict(each) for each in envoys])
@@ -199,18 +198,6 @@ def summary(envoys: Sequence[EnvoyStatus]) -> str:
             if each.state == "NACKED"
         ]
     return "\n".join(lines)
-
-
-def _stack() -> StackState:
-    from server.stack.state import running_stack
-
-    state = running_stack(Home.current())
-    if state is None:
-        raise VireoError(
-            f"no stack runs on {Home.current().root}; start it with: vireo up, "
-            "or name a control plane with --target"
-        )
-    return state
 
 
 def resource_table(envoy: EnvoyStatus) -> Table:

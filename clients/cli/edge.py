@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import grpc
 
     from server.rpc.tls import TlsFiles
+    from server.stack.settings import StackSettings
     from server.stack.state import StackState
 
 _LOCAL_SECONDS = 3600
@@ -98,13 +99,26 @@ def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
         return Edge(target, ca, token)
     state = running_stack(Home.current())
     settings = StackSettings.load()
-    if not (state.secure if state else settings.secure):
-        return Edge(state.edge if state else settings.edge, ca, token)
-    return Edge(
-        state.edge if state else settings.edge,
-        ca or settings.security.authority,
-        token or _local_token(),
-    )
+    stack = state or settings
+    if not stack.secure:
+        return Edge(stack.edge, ca, token)
+    return Edge(stack.edge, ca or settings.security.authority, token or _local_token(settings))
+
+
+def require_stack(alternative: str) -> StackState:
+    """Return the stack that runs on this home.
+
+    Raises:
+        VireoError: none does; the message offers `alternative` besides `vireo up`.
+    """
+    from server.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    if state is None:
+        raise VireoError(
+            f"no stack runs on {Home.current().root}; start it with: vireo up, or {alternative}"
+        )
+    return state
 
 
 def operator_tls(state: StackState) -> TlsFiles | None:
@@ -114,11 +128,9 @@ def operator_tls(state: StackState) -> TlsFiles | None:
     return SecurityFolder(Home.current().security).tls("operator") if state.secure else None
 
 
-def _local_token() -> str:
+def _local_token(settings: StackSettings) -> str:
     from server.security.tokens import TokenSigner
-    from server.stack.settings import StackSettings
 
-    settings = StackSettings.load()
     return TokenSigner(settings.security).token(
         subject="operator",
         scopes=_LOCAL_SCOPES,

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from clients.cli.edge import operator_tls
+from clients.cli.edge import operator_tls, require_stack
 from clients.cli.output import AsJson, print_json
 from clients.cli.pods import serving_releases
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
-from server.home import Home
 
 if TYPE_CHECKING:
     from vireo.v1.release_pb2 import GetServingReleaseResponse
@@ -25,14 +24,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show every process of the running stack; exit with 1 if no stack runs."""
-    from server.stack.state import running_stack
-
-    state = running_stack(Home.current())
-    if state is None:
-        raise VireoError(
-            f"no stack runs on {Home.current().root}; start it with: vireo up, "
-            "or set VIREO_HOME to the home of the stack you mean"
-        )
+    state = require_stack("set VIREO_HOME to the home of the stack you mean")
     releases = serving_releases(state)
     envoys = _envoys_of(state)
     if as_json:
