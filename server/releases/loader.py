@@ -29,9 +29,6 @@ R = TypeVar("R")
 
 __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
-_HASTY_SECONDS = 1.25
-"""Timeout of S3 requests that aren't worth waiting for; with one retry it stays under 3 s."""
-
 
 class ChannelUnsetError(ReleaseError):
     """The store responds, and the channel names no release: nothing is to be served."""
@@ -86,14 +83,7 @@ class ReleaseLoader(Generic[T]):
         """Failures of loading."""
         self._store = store
         # For reads that are small and soon repeated, or for which the cache can substitute.
-        self._hasty_store = ReleaseStore(
-            store.settings.model_copy(
-                update={
-                    "read_timeout": min(_HASTY_SECONDS, store.settings.read_timeout),
-                    "retries": min(1, store.settings.retries),
-                }
-            )
-        )
+        self._hasty_store = ReleaseStore(store.settings.hasty())
         self._cache = cache
         self._pod = pod
         self._files = files
@@ -130,7 +120,10 @@ class ReleaseLoader(Generic[T]):
                     await on_first()
                 await asyncio.sleep(delay)
         finally:
-            await self._close()
+            # A download ends at its next chunk, other work as soon as it can.
+            self._progress.stop()
+            await self.held.close()
+            await self._threads.close()
 
     async def _attempt(self) -> float:
         """Read the channel once, and load what it names; return the seconds to the next attempt."""
@@ -219,12 +212,8 @@ class ReleaseLoader(Generic[T]):
             await self._wait_until_ready(release_id)
         self.held.swap(Serving(content, release_id, datetime.now(UTC), origin))
         self._progress.enter(Stage.SERVING)
-        log.info(
-            "serving release",
-            release=release_id,
-            origin=origin,
-            before=before.release_id if before else None,
-        )
+        instead_of = before.release_id if before else None
+        log.info("serving release", release=release_id, origin=origin, before=instead_of)
 
     async def _wait_until_ready(self, release_id: str) -> None:
         """Return when it is time to swap, unless the channel names another release by then."""
@@ -310,9 +299,3 @@ class ReleaseLoader(Generic[T]):
         stage = self.progress.stage if release_id else Stage.LOOKING
         still = self.serving.release_id if self.serving else None
         self.failures.report(error, stage, release_id, still, before)
-
-    async def _close(self) -> None:
-        """Cancel what is under way: a download at its next chunk, the rest as soon as it can."""
-        self._progress.stop()
-        await self.held.close()
-        await self._threads.close()

@@ -7,6 +7,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
 
+_HASTY_SECONDS = 1.25
+
 
 class S3Settings(BaseSettings):
     """An S3 server and a bucket on it: AWS, MinIO, SeaweedFS or another."""
@@ -49,6 +51,12 @@ class S3Settings(BaseSettings):
                 for problem in error.errors()
             ]
             raise VireoError("bad S3 settings: " + "; ".join(problems)) from error
+
+    def hasty(self) -> S3Settings:
+        """Return settings for requests that aren't worth waiting for: they fail within 3 s."""
+        read_timeout = min(_HASTY_SECONDS, self.read_timeout)
+        update = {"read_timeout": read_timeout, "retries": min(1, self.retries)}
+        return self.model_copy(update=update)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give a child process these settings."""

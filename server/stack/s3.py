@@ -33,7 +33,7 @@ _MAX_VOLUMES = 1000
 def answers(server: S3Settings) -> bool:
     """Return whether the server accepts this home's keys and has the bucket."""
     with suppress(StoreError):
-        return _bucket(server).exists()
+        return Bucket(server.hasty()).exists()
     return False
 
 
@@ -42,18 +42,12 @@ def stores(server: S3Settings) -> bool:
 
     It responds a moment before it has found its own volumes, and reads fail until then.
     """
-    bucket = _bucket(server)
+    bucket = Bucket(server.hasty())
     with suppress(StoreError):
         found = bucket.get(_PROBE)
         written = bucket.swap(_PROBE, b"1", found[1] if found else None)
         return written is not None and bucket.get(_PROBE) is not None
     return False
-
-
-def _bucket(server: S3Settings) -> Bucket:
-    """Return the server's bucket, with short timeouts."""
-    brief = {"connect_timeout": 2.0, "read_timeout": 2.0, "retries": 0}
-    return Bucket(server.model_copy(update=brief))
 
 
 def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
