@@ -41,10 +41,8 @@ class _ChannelMovedOnError(Exception):
 class ReleaseLoader(Generic[T]):
     """Loads the release that a channel names, and each next one; a failure keeps the old.
 
-    At most two releases are in memory: the one that is served, and either the one before it or
-    the next one, which is being built.
-
-    If the store can't provide a release at the start, the one that pods of this kind served
+    At most two releases are in memory: the one that is served, and the one before it or the next
+    one. If the store can't provide a release at the start, the one that pods of this kind served
     last is taken from the cache.
     """
 
