@@ -77,21 +77,18 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
         found = read_manifest_object(store.bucket, release_id)
         if found is not None and found.removal is not None:
             # A needed release gets its manifest back by being collected.
-            if age < ABANDONED:
-                kept[release_id] = f"is being removed by {found.removal.by}"
-                continue
-        elif release_id in needed:
-            kept[release_id] = needed[release_id]
+            why = f"is being removed by {found.removal.by}" if age < ABANDONED else ""
+        else:
+            why = needed.get(release_id) or ("written recently" if age < grace else "")
+        if why:
+            kept[release_id] = why
             continue
-        elif age < grace:
-            kept[release_id] = "written recently"
-            continue
-        size = sum(entry.size for entry in objects)
         kind: Literal["release", "leftover", "to restore"] = "leftover"
         if release_id in needed:
             kind = "to restore"
         elif found is not None and found.marker is None:
             kind = "release"
+        size = sum(entry.size for entry in objects)
         garbage.append(Garbage(release_id, kind, found, size, newest))
     return Plan(kept, tuple(garbage))
 
