@@ -112,10 +112,12 @@ def _ranker(
     settings = inputs.settings.ranking
     vectors = release.vectors.astype(np.float32, copy=False)
     attributes = len(inputs.data.vocabulary)
-    fitted = fit_ranker(
-        ranking_set, vectors, attributes, settings, inputs.run.checkpoints, made_of, console
+    # The trainer, which holds a copy of the vectors, is freed here.
+    ranker = calibrated(
+        *fit_ranker(
+            ranking_set, vectors, attributes, settings, inputs.run.checkpoints, made_of, console
+        )
     )
-    ranker = calibrated(*fitted)
     console.print(ranker.described())
     weights = ScoreWeights(
         watch=settings.watch_weight,
