@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
+import grpc
+from google.rpc import error_details_pb2
 
 from server.control.settings import ControlSettings
 from server.control.templates import filled
+from server.rpc.errors import RpcError
 
 Document = dict[str, Any]
 
@@ -117,11 +118,10 @@ def stream_refusals() -> Document:
 
 def _refusal(message: str, seconds: int) -> list[Document]:
     """Return the headers with the retry delay, for REST and for gRPC callers."""
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.RetryInfo(retry_delay={"seconds": seconds}))
-    status = status_pb2.Status(code=8, message=message, details=[detail])
+    retry = error_details_pb2.RetryInfo(retry_delay={"seconds": seconds})
+    status = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, [retry]).status()
     # Unpadded, as gRPC encodes binary metadata.
-    details = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
+    details = base64.b64encode(status).decode().rstrip("=")
     return [
         {"header": {"key": key, "value": text}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         for key, text in (("retry-after", str(seconds)), ("grpc-status-details-bin", details))

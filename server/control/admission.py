@@ -33,11 +33,8 @@ class Admission:
     ) -> None:
         """Start without members.
 
-        Args:
-            settings: intervals and grace periods, and certificates for checking pods.
-            discovery: the source of endpoints.
-            changed: called with all members once production's pods are healthy, or have had their
-                time for it, and on each change.
+        `changed` is called with all members once production's pods are healthy, or their timeout
+        has passed, and on each change.
         """
         self._settings = settings
         self._discovery = discovery

@@ -19,8 +19,7 @@ from prometheus_client import Counter
 from server.control.clients import Clients
 from server.control.session import Session
 from server.control.snapshot import WARMING_ORDER, Snapshot
-from server.control.subscription import Push, TooManyNamesError, Variant
-from server.errors import VireoError
+from server.control.subscription import ClientLimitError, Push, Variant
 
 log = structlog.get_logger()
 
@@ -28,7 +27,7 @@ SNAPSHOTS = Counter("vireo_xds_snapshots", "Snapshots that were published.")
 REFUSED = Counter(
     "vireo_xds_streams_refused", "Streams refused by the limit of their address, or of all streams."
 )
-MAX_NODE_WORDS = 256
+MAX_NODE_LENGTH = 256
 """Maximum characters of a node's id; its cluster and user agent are truncated to this."""
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
@@ -43,10 +42,6 @@ class Limits:
     """Maximum streams of one address, which Envoys behind a proxy share."""
     first_request_seconds: float = 10.0
     """Maximum seconds until a stream's first request, which identifies its node."""
-
-
-class TooManyStreamsError(VireoError):
-    """A limit of concurrent streams is reached."""
 
 
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -92,16 +87,12 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
                 first = await self._first(requests, context)
                 if first is not None:
                     await self._bring_up_to_date(variant, first, requests, context)
-        except (TooManyStreamsError, TooManyNamesError) as error:
+        except ClientLimitError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     @contextmanager
     def _counted(self, peer: str) -> Iterator[None]:
-        """Count a stream during the block; `peer` ends with the port, as in gRPC's context.
-
-        Raises:
-            TooManyStreamsError: a limit is reached.
-        """
+        """Count a stream during the block, or raise ClientLimitError; `peer` ends with the port."""
         address = peer.rpartition(":")[0]
         reached = ""
         if self.streams.total() >= self.limits.all:
@@ -110,7 +101,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             reached = f"this address has the maximum of {self.limits.address} streams"
         if reached:
             REFUSED.inc()
-            raise TooManyStreamsError(f"{reached}; retry later")
+            raise ClientLimitError(f"{reached}; retry later")
         self.streams[address] += 1
         try:
             yield
@@ -183,9 +174,9 @@ def _apply(session: Session, request: Any) -> None:
     if kind not in WARMING_ORDER:
         return  # other types, such as secrets, are never served
     if nonce and request.HasField("error_detail"):
-        session.refused(kind, nonce, request.error_detail.message)
+        session.nack(kind, nonce, request.error_detail.message)
     elif nonce:
-        session.took(kind, nonce)
+        session.ack(kind, nonce)
     if session.variant == "delta":
         session.change(
             kind,
@@ -221,8 +212,8 @@ def _node_problem(identity: str) -> str:
     """Return why a node's id is unusable; an empty string if it isn't."""
     if not identity:
         return "the first request has no node.id"
-    if len(identity) > MAX_NODE_WORDS or not identity.isprintable():
-        return f"node.id must have at most {MAX_NODE_WORDS} characters, all of them printable"
+    if len(identity) > MAX_NODE_LENGTH or not identity.isprintable():
+        return f"node.id must have at most {MAX_NODE_LENGTH} characters, all of them printable"
     return ""
 
 
@@ -233,6 +224,6 @@ def _user_agent(node: Any) -> str:
     return f"{node.user_agent_name} {numbers if known else node.user_agent_version}".strip()
 
 
-def _shown(words: str) -> str:
+def _shown(text: str) -> str:
     """Return a client's text, truncated and without unprintable characters, for display."""
-    return "".join(filter(str.isprintable, words[:MAX_NODE_WORDS]))
+    return "".join(filter(str.isprintable, text[:MAX_NODE_LENGTH]))

@@ -21,27 +21,21 @@ T = TypeVar("T")
 _MAX_PAUSE_SECONDS = 2.0
 _MAX_REASON = 500
 """Maximum characters of a logged reason, which may quote the source."""
-_MAX_FLAWS = 20
-"""Maximum flaws that are logged for one response."""
-
-
-class FileReadError(VireoError):
-    """A file can't be read, or is too large."""
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Return a file's content.
 
     Raises:
-        FileReadError: it can't be read, or has more than `max_bytes`.
+        VireoError: it can't be read, or has more than `max_bytes`.
     """
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        raise FileReadError(f"{path}: {error.strerror}") from error
+        raise VireoError(f"{path}: {error.strerror}") from error
     if len(content) > max_bytes:
-        raise FileReadError(f"{path} has more than {max_bytes} bytes")
+        raise VireoError(f"{path} has more than {max_bytes} bytes")
     return content
 
 
@@ -74,24 +68,16 @@ class Attempts:
             self.failed(error)
 
     def succeeded(self, flaws: frozenset[str] = frozenset()) -> None:
-        """Record a success.
-
-        Args:
-            flaws: descriptions of the response's invalid parts.
-        """
+        """Record a success; `flaws` describe the response's invalid parts."""
         self._succeeded_at = time.monotonic()
         self._in_a_row = 0
         if self._reason:
             log.info("source recovered", source=self.source)
             self._reason = ""
-        fresh = sorted(flaws - self._flaws)
+        fresh, self._flaws = sorted(flaws - self._flaws), flaws
         self.failures += len(fresh)
-        for flaw in fresh[:_MAX_FLAWS]:
+        for flaw in fresh:
             log.error("part of a source ignored", source=self.source, reason=flaw[:_MAX_REASON])
-        if len(fresh) > _MAX_FLAWS:
-            more = len(fresh) - _MAX_FLAWS
-            log.error("further parts of a source ignored", source=self.source, more=more)
-        self._flaws = flaws
 
     def failed(self, error: Exception) -> None:
         """Record a failure; the source's last known value stays in use."""

@@ -47,14 +47,7 @@ class Control:
         channels: Channels,
         servicer: DiscoveryServicer,
     ) -> None:
-        """Start with an empty mesh.
-
-        Args:
-            settings: the control plane's settings.
-            discovery: the source of endpoints.
-            channels: the source of the canary's share.
-            servicer: serves the snapshots.
-        """
+        """Start with an empty mesh; `channels` is the source of the canary's share."""
         self._settings = settings
         self._channels = channels
         self._servicer = servicer

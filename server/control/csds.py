@@ -37,7 +37,21 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
 
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return the status of all clients, or of those that match a node id."""
-        return await self._answer(request, context)
+        ids = set()
+        for matcher in request.node_matchers:
+            if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "node_matchers: only node_id with an exact match is supported",
+                )
+            ids.add(matcher.node_id.exact)
+        return pb.ClientStatusResponse(
+            config=[
+                _config(client, with_bodies=not request.exclude_resource_contents)
+                for client in self._clients.all()
+                if not ids or client.node.identity in ids
+            ]
+        )
 
     async def StreamClientStatus(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Any
@@ -56,7 +70,7 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
                     if request is None:
                         return
                     # Within the timeout: a client that doesn't read counts as idle.
-                    await context.write(await self._answer(request, context))
+                    await context.write(await self.FetchClientStatus(request, context))
         except TimeoutError:
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -64,23 +78,6 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
             )
         finally:
             self._streams -= 1
-
-    async def _answer(self, request: Any, context: Any) -> Any:
-        ids = set()
-        for matcher in request.node_matchers:
-            if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
-                await context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    "node_matchers: only node_id with an exact match is supported",
-                )
-            ids.add(matcher.node_id.exact)
-        return pb.ClientStatusResponse(
-            config=[
-                _config(client, with_bodies=not request.exclude_resource_contents)
-                for client in self._clients.all()
-                if not ids or client.node.identity in ids
-            ]
-        )
 
 
 def _config(client: Client, *, with_bodies: bool) -> Any:
@@ -101,10 +98,10 @@ def _subscriptions(client: Client, kind: str) -> dict[str, Subscription]:
     for session in client.sessions:
         if known := session.subscriptions.get(kind):
             sent = known.pending.resources if known.pending else ()
-            refused = [
-                name for name in client.node.refused(kind) if known.wildcard or name in known.names
+            nacked = [
+                name for name in client.node.nacked(kind) if known.wildcard or name in known.names
             ]
-            found |= dict.fromkeys([*known.has, *sent, *refused], known)
+            found |= dict.fromkeys([*known.has, *sent, *nacked], known)
     return found
 
 
@@ -115,15 +112,15 @@ def _resource(node: Node, kind: str, name: str, known: Subscription, *, with_bod
     good = node.good[kind].get(name)
     if with_bodies and good is not None:
         resource.xds_config.CopyFrom(good.body)
-    if name in known.took_at:
-        resource.last_updated.FromDatetime(known.took_at[name])
-    refusal = node.refused(kind).get(name)
+    if name in known.acked_at:
+        resource.last_updated.FromDatetime(known.acked_at[name])
+    nack = node.nacked(kind).get(name)
     sent = known.pending.resources.get(name) if known.pending else None
-    if refusal is not None:
+    if nack is not None:
         status = pb.ERROR, ClientResourceStatus.NACKED
-        resource.error_state.details = refusal.words
-        resource.error_state.version_info = refusal.versions[name]
-        resource.error_state.last_update_attempt.FromDatetime(refusal.at)
+        resource.error_state.details = nack.message
+        resource.error_state.version_info = nack.versions[name]
+        resource.error_state.last_update_attempt.FromDatetime(nack.at)
     elif sent is not None and sent.version != known.has.get(name):
         stale = pb.STALE if name in known.has else pb.NOT_SENT
         status = stale, ClientResourceStatus.REQUESTED

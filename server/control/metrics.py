@@ -63,7 +63,7 @@ class ControlCollector(Collector):
         for client in ("envoy", "grpc", "other"):
             clients.add_metric([client], connected[client])
         for kind, word in KINDS.items():
-            refused.add_metric([word], sum(len(node.refused(kind)) for node in nodes))
+            refused.add_metric([word], sum(len(node.nacked(kind)) for node in nodes))
         snapshot = self._servicer.snapshot
         for kind, resources in snapshot.resources.items() if snapshot else ():
             versions = {each.name: each.version for each in resources.values()}

@@ -77,28 +77,21 @@ def _packaged(name: str) -> str:
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
     """Return the endpoints of a pool; a canary pool fails over to production's pods."""
-    priorities = [mesh.of(pool)]
-    policy = {}
-    if pool.name == "canary":
-        priorities.append(mesh.of(Pool(pool.service)))
-        policy = {"overprovisioning_factor": _OVERPROVISIONED}
-    return message(
-        ClusterLoadAssignment,
+    canary = pool.name == "canary"
+    priorities = [mesh.of(pool), *([mesh.of(Pool(pool.service))] if canary else ())]
+    endpoints = [
         {
-            "cluster_name": pool.cluster,
-            "policy": policy,
-            "endpoints": [
-                {
-                    "priority": priority,
-                    "lb_endpoints": _lb_endpoints(members),
-                    # One locality and weight for all, since gRPC's xDS client requires both.
-                    "locality": {"zone": "all"},
-                    "load_balancing_weight": 1,
-                }
-                for priority, members in enumerate(priorities)
-            ],
-        },
-    )
+            "priority": priority,
+            "lb_endpoints": _lb_endpoints(members),
+            # One locality and weight for all, since gRPC's xDS client requires both.
+            "locality": {"zone": "all"},
+            "load_balancing_weight": 1,
+        }
+        for priority, members in enumerate(priorities)
+    ]
+    policy = {"overprovisioning_factor": _OVERPROVISIONED} if canary else {}
+    document = {"cluster_name": pool.cluster, "policy": policy, "endpoints": endpoints}
+    return message(ClusterLoadAssignment, document)
 
 
 def _lb_endpoints(members: Members) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import structlog
 from prometheus_client import Counter
 
-from server.control.nodes import Node, Refusal, now
+from server.control.nodes import Nack, Node, now
 from server.control.snapshot import (
     CLUSTER,
     ENDPOINTS,
@@ -24,15 +24,15 @@ from server.control.subscription import WILDCARD, Push, Subscription, Variant
 
 log = structlog.get_logger()
 
-PUSHES = Counter("vireo_xds_pushes", "Responses sent to clients, by kind of resource.", ["kind"])
-ACKS = Counter("vireo_xds_acks", "Responses that clients took, by kind of resource.", ["kind"])
-NACKS = Counter("vireo_xds_nacks", "Responses that clients refused, by kind.", ["kind"])
+PUSHES = Counter("vireo_xds_pushes", "Responses sent to clients, by kind.", ["kind"])
+ACKS = Counter("vireo_xds_acks", "Responses that clients ACKed, by kind.", ["kind"])
+NACKS = Counter("vireo_xds_nacks", "Responses that clients NACKed, by kind.", ["kind"])
 for _counter in (PUSHES, ACKS, NACKS):
     for _kind in KINDS.values():  # so that each is exported as 0 before the first event
         _counter.labels(_kind)
 
-MAX_WORDS = 8192
-"""Maximum characters kept of an error message: room for Envoy to name each refused resource."""
+MAX_MESSAGE_LENGTH = 8192
+"""Maximum characters kept of an error message: room for Envoy to name each NACKed resource."""
 
 # An Envoy ACKs clusters only once they are warm, for which it needs their endpoints: so endpoints
 # don't wait for that, but resources that refer to clusters do.
@@ -115,59 +115,59 @@ class Session:
         return self.subscriptions.setdefault(kind, Subscription(kind, self.variant)), first
 
     def _ask(self, known: Subscription, names: set[str]) -> None:
-        """Send these again, even if the client has had or refused them."""
+        """Send these again, even if the client has had or NACKed them."""
         known.forget(names)
         if names:
-            self.node.forgive(known.kind, names)
+            self.node.retry(known.kind, names)
 
     def _ask_all(self, known: Subscription, *, first: bool) -> None:
         """Send all to a client that newly subscribes to all; unless `first` it may have some."""
         if not first:
             known.forget_all()
-        self.node.forgive(known.kind)
+        self.node.retry(known.kind)
 
-    def took(self, kind: str, nonce: str) -> None:
+    def ack(self, kind: str, nonce: str) -> None:
         """Record an ACK of the response with `nonce`; stale nonces are ignored."""
         known = self.subscriptions.get(kind)
         push = known.settle(nonce) if known else None
         if known and push:
             ACKS.labels(KINDS[kind]).inc()
-            self._keep(known, push.resources)
+            self._accept(known, push.resources)
             known.drop(push)
 
-    def refused(self, kind: str, nonce: str, words: str) -> None:
+    def nack(self, kind: str, nonce: str, message: str) -> None:
         """Record a NACK of the response with `nonce`, with the client's error message."""
         known = self.subscriptions.get(kind)
         push = known.settle(nonce) if known else None
         if not known or not push:
             return
         NACKS.labels(KINDS[kind]).inc()
-        words = words[:MAX_WORDS]
-        log.warning("refused", node=self.node.identity, kind=kind, words=words)
+        message = message[:MAX_MESSAGE_LENGTH]
+        log.warning("response NACKed", node=self.node.identity, kind=kind, message=message)
         news = {
             name: each.version
             for name, each in push.resources.items()
             if known.has.get(name) != each.version
         }
-        refusal = Refusal(news, words, now())
-        named = refusal.names_in_words() if known.allows_wildcard else frozenset()
+        nack = Nack(news, message, now())
+        named = nack.names_in_message() if known.allows_wildcard else frozenset()
         if named:
-            # Envoy accepts the others of the same response, and names those that it refuses.
+            # Envoy accepts the others of the same response, and names those that it rejects.
             others = {name: each for name, each in push.resources.items() if name not in named}
-            self._keep(known, others)
-            refusal = Refusal({name: news[name] for name in named}, words, now())
+            self._accept(known, others)
+            nack = Nack({name: news[name] for name in named}, message, now())
         elif len(news) > 1 and not known.lists_all:
-            known.singly = True
+            known.one_by_one = True
             return
-        # Removals aren't retried, whether refused by themselves or beside others, or the exchange
+        # Removals aren't retried, whether NACKed by themselves or beside others, or the exchange
         # would never end.
         known.drop(push)
         if news:
-            self.node.refuse(kind, refusal)
+            self.node.nack(kind, nack)
 
-    def _keep(self, known: Subscription, resources: Mapping[str, Resource]) -> None:
+    def _accept(self, known: Subscription, resources: Mapping[str, Resource]) -> None:
         known.keep(resources)
-        self.node.take(known.kind, resources)
+        self.node.ack(known.kind, resources)
 
     # Responses to the client.
 
@@ -177,7 +177,7 @@ class Session:
         New and changed resources come first, in WARMING_ORDER; removals follow in REMOVAL_ORDER
         once the client has ACKed all of them.
         """
-        self.node.review(snapshot)
+        self.node.forget_changed(snapshot)
         for kind in WARMING_ORDER:
             if not self._pending(kind, *_WAITS_FOR[kind]):
                 push = self._difference(kind, snapshot, removing=False)
@@ -185,8 +185,8 @@ class Session:
                     return push
         if self._pending(*WARMING_ORDER):
             return None
-        # A client that refuses listeners or routes may still use removed clusters.
-        keeps_clusters = any(self.node.refusals[kind] for kind in (LISTENER, ROUTES))
+        # A client that has NACKed listeners or routes may still use removed clusters.
+        keeps_clusters = any(self.node.nacks[kind] for kind in (LISTENER, ROUTES))
         for kind in (LISTENER, ROUTES) if keeps_clusters else REMOVAL_ORDER:
             push = self._difference(kind, snapshot, removing=True)
             if push is not None:
@@ -207,11 +207,11 @@ class Session:
         current = {
             name: each for name, each in snapshot.resources[kind].items() if known.wants(each)
         }
-        refused, good = self.node.refused(kind), self.node.good[kind]
+        nacked, good = self.node.nacked(kind), self.node.good[kind]
         target = {
-            name: good[name] if name in refused else each
+            name: good[name] if name in nacked else each
             for name, each in current.items()
-            if name not in refused or name in good
+            if name not in nacked or name in good
         }
         news = {name: each for name, each in target.items() if known.has.get(name) != each.version}
         removed = frozenset(known.has) - current.keys() if removing else frozenset()
@@ -219,17 +219,17 @@ class Session:
             removed |= known.unanswered - current.keys()
         elif not known.lists_all:
             removed = frozenset()  # state of the world can't remove the other kinds
-        greets = known.wildcard and not known.greeted and not known.has
-        if not (news or removed or greets):
-            known.singly = False
+        first_response = known.wildcard and not known.responded and not known.has
+        if not (news or removed or first_response):
+            known.one_by_one = False
             return None
         resources: Mapping[str, Resource] = news
         if known.lists_all:
-            # Includes refused resources without a good version: leaving them out would remove
+            # Includes NACKed resources without a good version: leaving them out would remove
             # what the client may have from before. So would it what is to go only later.
             leftovers = {} if removing else {name: good[name] for name in known.has if name in good}
             resources = {**leftovers, **current, **target}
-        elif known.singly:
+        elif known.one_by_one:
             news = resources = dict([*news.items()][:1])
         if kind == CLUSTER:
             # A replaced cluster becomes warm only when its endpoints are sent again.
@@ -248,7 +248,7 @@ class Session:
         after = {name: version for name, version in known.has.items() if name not in removed}
         after |= {name: each.version for name, each in resources.items()}
         push = Push(known.kind, str(self._nonces), version_of(after), resources, removed)
-        known.pending, known.greeted = push, True
+        known.pending, known.responded = push, True
         known.forgotten.clear()
         known.unanswered -= {*resources, *removed}
         PUSHES.labels(KINDS[known.kind]).inc()

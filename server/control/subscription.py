@@ -19,8 +19,8 @@ MAX_NAMES = 1000
 MAX_NAME_LENGTH = 256
 
 
-class TooManyNamesError(VireoError):
-    """A client requests more names than allowed."""
+class ClientLimitError(VireoError):
+    """A client exceeds a limit of names or streams."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Subscription:
     names: set[str] = field(default_factory=set)
     has: dict[str, str] = field(default_factory=dict)
     """Version of each resource that the client has ACKed, by name."""
-    took_at: dict[str, datetime] = field(default_factory=dict)
+    acked_at: dict[str, datetime] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
     """Names that need a response even if there is no such resource (delta)."""
-    greeted: bool = False
+    responded: bool = False
     """Whether anything was sent."""
-    singly: bool = False
-    """Whether to send one resource at a time, to find which of several is refused."""
+    one_by_one: bool = False
+    """Whether to send one resource at a time, to find which of several is rejected."""
     pending: Push | None = None
     """The response that was sent and neither ACKed nor NACKed yet."""
     forgotten: set[str] = field(default_factory=set)
@@ -84,7 +84,7 @@ class Subscription:
     def forget_all(self) -> None:
         """Assume that the client has nothing, so that all that it wants is sent."""
         self.forget({*self.has, *(self.pending.resources if self.pending else ())})
-        self.greeted = False
+        self.responded = False
 
     def settle(self, nonce: str) -> Push | None:
         """Return the pending response, now answered; None if the nonce isn't that response's."""
@@ -97,7 +97,7 @@ class Subscription:
         """Record that the client has accepted resources."""
         for name, resource in resources.items():
             if name not in self.forgotten and self.has.get(name) != resource.version:
-                self.took_at[name] = now()
+                self.acked_at[name] = now()
                 self.has[name] = resource.version
 
     def drop(self, push: Push) -> None:
@@ -107,8 +107,8 @@ class Subscription:
             self.has.pop(name, None)
 
     def check_size(self) -> None:
-        """Raise TooManyNamesError if there are too many names, or one is too long."""
+        """Raise ClientLimitError if there are too many names, or one is too long."""
         if max(map(len, (self.names, self.has, self.unanswered))) > MAX_NAMES:
-            raise TooManyNamesError(f"more than {MAX_NAMES} resources of one kind")
+            raise ClientLimitError(f"more than {MAX_NAMES} resources of one kind")
         if any(len(name) > MAX_NAME_LENGTH for name in (*self.names, *self.has)):
-            raise TooManyNamesError(f"a resource name of more than {MAX_NAME_LENGTH} characters")
+            raise ClientLimitError(f"a resource name of more than {MAX_NAME_LENGTH} characters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,27 +17,6 @@ from google.protobuf.message import Message
 FOLDER = Path(__file__).parents[2] / "envoy"
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-# A typed_config's @type is resolved only if the module of the type is imported.
-_EXTENSIONS = (
-    "access_loggers.stream.v3.stream_pb2",
-    "filters.http.buffer.v3.buffer_pb2",
-    "filters.http.cors.v3.cors_pb2",
-    "filters.http.grpc_json_transcoder.v3.transcoder_pb2",
-    "filters.http.grpc_web.v3.grpc_web_pb2",
-    "filters.http.jwt_authn.v3.config_pb2",
-    "filters.http.local_ratelimit.v3.local_rate_limit_pb2",
-    "filters.http.lua.v3.lua_pb2",
-    "filters.http.rbac.v3.rbac_pb2",
-    "filters.http.router.v3.router_pb2",
-    "filters.network.http_connection_manager.v3.http_connection_manager_pb2",
-    "load_balancing_policies.least_request.v3.least_request_pb2",
-    "load_balancing_policies.round_robin.v3.round_robin_pb2",
-    "request_id.uuid.v3.uuid_pb2",
-    "retry.host.previous_hosts.v3.previous_hosts_pb2",
-    "retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
-    "transport_sockets.tls.v3.tls_pb2",
-    "upstreams.http.v3.http_protocol_options_pb2",
-)
 
 
 def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
@@ -58,7 +38,7 @@ def message(kind: type[Message], document: Mapping[str, Any]) -> Message:
     Raises:
         google.protobuf.json_format.ParseError: it has a field or type unknown to the API.
     """
-    _import_extensions()
+    _import_types(document)
     parsed = kind()
     json_format.ParseDict(dict(document), parsed)
     _settle(parsed)
@@ -89,10 +69,23 @@ def _settle(node: Message) -> None:
                 _settle(each)
 
 
+def _import_types(node: Any) -> None:
+    """Import the module of each `@type` of a document: only then protobuf knows the type."""
+    if isinstance(node, dict):
+        package = node.get("@type", "").rpartition("/")[2].rpartition(".")[0]
+        if package.startswith("envoy."):
+            _import_package(package)
+        node = [*node.values()]
+    if isinstance(node, list):
+        for each in node:
+            _import_types(each)
+
+
 @cache
-def _import_extensions() -> None:
-    for module in _EXTENSIONS:
-        importlib.import_module(f"envoy.extensions.{module}")
+def _import_package(package: str) -> None:
+    for each in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if each.name.endswith("_pb2"):
+            importlib.import_module(f"{package}.{each.name}")
 
 
 @cache

@@ -30,10 +30,7 @@ _MIN_WATCH_SECONDS = 1.0
 
 
 class KubernetesDiscovery:
-    """The pods of the configured Services: listed once, then watched.
-
-    Uses the asyncio client, which doesn't block the event loop.
-    """
+    """The pods of the configured Services: listed once, then watched."""
 
     def __init__(self, settings: KubernetesSettings) -> None:
         """Hold the settings; nothing is requested yet."""
@@ -45,6 +42,7 @@ class KubernetesDiscovery:
     async def watch(self) -> AsyncIterator[Endpoints]:
         """Yield the pods that are ready, and again after each change."""
         known: Endpoints | None = None
+        pools, port_name = self._settings.pools, self._settings.port_name
         while True:
             # Declared policy: an API that can't be reached removes no pod.
             with self.attempts.contained():
@@ -54,7 +52,6 @@ class KubernetesDiscovery:
                         aclosing(self._follow(view)) as steps,
                     ):
                         async for _ in steps:
-                            pools, port_name = self._settings.pools, self._settings.port_name
                             found = pods_of(view.slices.values(), pools, port_name)
                             if view.followed:
                                 self.attempts.succeeded(found.flaws)
@@ -63,8 +60,7 @@ class KubernetesDiscovery:
                                 yield known
                 except VersionExpiredError as error:
                     # Expected after a long interruption of a watch: list again.
-                    source = self.attempts.source
-                    log.info("relisting pods", source=source, reason=str(error))
+                    log.info("relisting pods", source=self.attempts.source, reason=str(error))
             await asyncio.sleep(self._delay())
 
     async def _follow(self, view: SliceView) -> AsyncGenerator[None, None]:

@@ -143,8 +143,7 @@ class SliceView:
         if response.status == _OK:
             return response
         async with response:
-            body = await _body(response, _MAX_REFUSAL_BYTES)
-            raise _refusal(response.status, _words(body[:_MAX_REFUSAL_BYTES]))
+            raise _refusal(response.status, _words(await _body(response, _MAX_REFUSAL_BYTES)))
 
 
 @asynccontextmanager
@@ -162,10 +161,9 @@ async def slice_view(settings: KubernetesSettings) -> AsyncIterator[SliceView]:
             # The client doesn't validate a kubeconfig, so a malformed one can raise anything.
             raise KubernetesApiError(f"{type(error).__name__}: {error}") from error
         api_client = client.ApiClient(configuration)
+        api = client.DiscoveryV1Api(api_client)
     async with api_client:
-        yield SliceView(
-            client.DiscoveryV1Api(api_client), settings.namespace or namespace, settings
-        )
+        yield SliceView(api, settings.namespace or namespace, settings)
 
 
 async def _configure(configuration: Any, path: Path | None) -> str:
@@ -192,23 +190,17 @@ def _explained(doing: str) -> Iterator[None]:
         raise type(error)(f"{doing}: {error}") from error
     except TimeoutError as error:
         raise KubernetesApiError(f"{doing}: the API has not answered in time") from error
-    except (
-        aiohttp.ClientError,
-        client.ApiException,
-        OSError,
-        ValueError,  # an invalid response
-    ) as error:
+    except (aiohttp.ClientError, client.ApiException, OSError, ValueError) as error:
+        # ValueError is an invalid response.
         raise KubernetesApiError(f"{doing}: {type(error).__name__}: {error}") from error
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Return a response's body, truncated at slightly more than `max_bytes`."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > max_bytes:
-            break
-    return bytes(body)
+    """Return a response's body, truncated at one byte more than `max_bytes`."""
+    try:
+        return await response.content.readexactly(max_bytes + 1)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
 
 
 def _words(body: bytes) -> str:

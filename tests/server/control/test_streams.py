@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from server.control.ads import Limits
 from server.control.clients import MAX_GONE_NODES, Clients
-from server.control.session import MAX_WORDS, Session
+from server.control.session import MAX_MESSAGE_LENGTH, Session
 from server.control.snapshot import CLUSTER, ROUTES
 from server.control.subscription import MAX_NAME_LENGTH, MAX_NAMES
 from tests.builders.waiting import until
@@ -92,8 +92,8 @@ async def test_of_the_words_of_a_refusal_only_some_are_kept(server: Server, *, d
         await client.ask(CLUSTER)
         await client.refuse(await client.receive(), "no " * 500_000)
         [(node, *_)] = server.servicer.clients.all()
-        await until(lambda: bool(node.refused(CLUSTER)))
-        assert len(node.refused(CLUSTER)["c-a"].words) == MAX_WORDS
+        await until(lambda: bool(node.nacked(CLUSTER)))
+        assert len(node.nacked(CLUSTER)["c-a"].message) == MAX_MESSAGE_LENGTH
 
 
 def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> None:
