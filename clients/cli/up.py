@@ -92,8 +92,9 @@ class _ChangePrinter:
         for process in state.processes:
             if self._known.get(process.name) != process.state:
                 self._known[process.name] = process.state
-                detail = f": {process.problem}" if process.state != "starting" else ""
-                typer.echo(f"{process.name} {process.state}{detail if process.problem else ''}")
+                failed = process.problem and process.state != "starting"
+                detail = f": {process.problem}" if failed else ""
+                typer.echo(f"{process.name} {process.state}{detail}")
 
 
 def process_lines(processes: tuple[ProcessState, ...]) -> Group:
