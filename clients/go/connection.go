@@ -11,9 +11,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Requests change nothing on the server, so that each is safe to send again. While more than about
-// one in ten tries fails nothing is: retries help against a pod that is gone, not against a service
-// that is.
+// Requests are idempotent, so all may be retried, but not while more than about one in ten attempts
+// fails: retries help if a pod is down, not if the service is.
 const serviceConfig = `{
 	"methodConfig": [{
 		"name": [{"service": "vireo.v1.RecommendationService"}],
@@ -28,18 +27,18 @@ const serviceConfig = `{
 	"retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1}
 }`
 
-// Target is whom to ask, and how to tell who asks.
+// Target is the address of a stack, with credentials.
 type Target struct {
 	Address   string // host:port
-	Authority string // PEM file of the authorities to trust; plain text if empty
-	Token     string // sent along if not empty; needs TLS
+	Authority string // PEM file of trusted authorities; plaintext if empty
+	Token     string // bearer token, if not empty; needs TLS
 }
 
-// Connect prepares a connection. It is made when it is first needed, and made anew when lost.
+// Connect prepares a connection, which is opened on the first call and reopened if lost.
 func (target Target) Connect() (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		// A connection that is silently gone is noticed within 40 s, also while nothing is asked.
+		// Detects a silently lost connection within 40 s, even without calls.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time:                30 * time.Second,
 			Timeout:             10 * time.Second,
@@ -63,7 +62,7 @@ func (target Target) Connect() (*grpc.ClientConn, error) {
 	return grpc.NewClient(target.Address, options...)
 }
 
-// bearer is a token that goes along with every call.
+// bearer is a token that is sent with every call.
 type bearer string
 
 func (token bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {

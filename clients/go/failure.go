@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Explain tells why a call has failed: code and message, then each field that is wrong and when to
-// come back, where the server says.
+// Explain describes a failed call: code and message, then each invalid field, and the delay before a
+// retry if there is one.
 func Explain(err error) string {
 	failed := status.Convert(err)
 	lines := []string{fmt.Sprintf("%s: %s", code.Code(failed.Code()), failed.Message())}

@@ -1,4 +1,4 @@
-// Command recommend asks a Vireo stack what a viewer should watch next and prints the slate as JSON.
+// Command recommend requests a slate from a Vireo stack and prints it as JSON.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 		Authority: orElse(*authority, os.Getenv("VIREO_CA")),
 		Token:     orElse(*token, os.Getenv("VIREO_TOKEN")),
 	}
-	// One connection serves any number of calls at a time: a server makes it once and keeps it.
+	// One connection serves any number of concurrent calls: a server creates one and reuses it.
 	connection, err := target.Connect()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)

@@ -1,4 +1,4 @@
-"""Asks a Vireo stack what a viewer should watch next and prints the slate as JSON."""
+"""Request a slate from a Vireo stack and print it as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vireo_client import Client, InvalidRequest, Overloaded, Slate, Tls, Unavail
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line, and the environment, say."""
+    """Options from the command line and the environment."""
 
     address: str
     viewer: str
@@ -24,12 +24,14 @@ class Options:
 
 
 def options() -> Options:
-    """Reads them; exits with 2 where they can't be right."""
+    """Return the options; exit with 2 if they are invalid."""
     parser = argparse.ArgumentParser(prog="recommend", description=__doc__)
     parser.add_argument("address", metavar="HOST:PORT")
     parser.add_argument("viewer", metavar="VIEWER")
-    parser.add_argument("--page-size", type=int, default=10, help="how many videos, 1 to 500")
-    parser.add_argument("--timeout", type=float, default=1.0, help="seconds, all tries included")
+    parser.add_argument(
+        "--page-size", type=int, default=10, help="maximum number of videos, 1 to 500"
+    )
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds, including retries")
     parser.add_argument(
         "--tls-ca",
         metavar="FILE",
@@ -48,7 +50,7 @@ def options() -> Options:
 
 
 def client(asked: Options) -> Client:
-    """A client, or an exit with 2 where there can't be one."""
+    """Return a client; exit with 2 if an option is invalid."""
     try:
         tls = Tls.from_files(asked.authority) if asked.authority else None
         return Client(asked.address, tls=tls, token=asked.token, timeout=asked.timeout)
@@ -58,7 +60,7 @@ def client(asked: Options) -> Client:
 
 
 def document(slate: Slate) -> str:
-    """The slate as one line of JSON."""
+    """Return the slate as one line of JSON."""
     return json.dumps(
         {
             "release_id": slate.release_id,
@@ -72,7 +74,7 @@ def document(slate: Slate) -> str:
 
 
 def explanation(error: VireoError) -> str:
-    """Code and message, then each field that is wrong and when to come back, where it says."""
+    """Return code and message, then each invalid field, or the delay before a retry."""
     lines = [f"{error.code.name}: {error.message}"]
     if isinstance(error, InvalidRequest):
         lines += [f"  {each.field}: {each.description}" for each in error.violations]
@@ -82,9 +84,9 @@ def explanation(error: VireoError) -> str:
 
 
 def main() -> None:
-    """Asks once."""
+    """Make one call."""
     asked = options()
-    # A server makes one client and keeps it.
+    # A server creates one client and reuses it.
     with client(asked) as asking:
         try:
             slate = asking.recommend(asked.viewer, page_size=asked.page_size)

@@ -20,10 +20,10 @@ from vireo_client.slate import Slate, slate_of
 
 
 class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
-    """Asks a Vireo stack from any number of tasks of one event loop, over one connection.
+    """A client of a Vireo stack with one connection, for any number of tasks of one event loop.
 
-    Make one inside of the loop and keep it. Close it in the end, or use it as an asynchronous
-    context manager. Made outside of a running loop it raises RuntimeError.
+    Create one in the running loop, else it raises RuntimeError, and reuse it. Close it at the
+    end, or use it as an asynchronous context manager.
     """
 
     def _open(
@@ -60,7 +60,7 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
                 if pause is None:
                     raise error from failed
             except asyncio.CancelledError:
-                # Closing the channel cancels the call, which is not to look as if the task was.
+                # Closing the channel cancels the call: distinguish that from a cancelled task.
                 task = asyncio.current_task()
                 if not self._closed or (task and task.cancelling()):
                     raise
@@ -71,11 +71,11 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
             await asyncio.sleep(pause)
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the connection.
+        """Close the connection.
 
         Args:
-            grace: seconds for calls that are under way to end in; those that don't, and all if
-                None, fail with CANCELLED.
+            grace: seconds to wait for calls in flight; the rest, or all if None, fail with
+                CANCELLED.
         """
         self._closed = True
         await self._channel.close(grace)

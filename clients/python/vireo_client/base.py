@@ -1,4 +1,4 @@
-"""What both clients share: how they are made, and what they ask."""
+"""The base of both clients: construction and the method `recommend`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vireo_client.credentials import BearerToken, Tls
 from vireo_client.request import Ask, Metadata, identity
 
 Answer = TypeVar("Answer")
-"""A slate, or what can be awaited for one."""
+"""A slate, or an awaitable of one."""
 
 
 class BaseClient(Generic[Answer]):
@@ -30,24 +30,24 @@ class BaseClient(Generic[Answer]):
         attempts: int = 3,
         options: Options = (),
     ) -> None:
-        """Prepares a connection; it is made when it is first needed, and made anew when lost.
+        """Prepare a connection, which is opened on the first call and reopened if lost.
 
         Args:
-            target: `host:port`, or another name that gRPC resolves, `dns:///host:port` say.
-            tls: whom to trust, and this client's own certificate; None for plain text.
-            token: bearer token to send along, or what returns the current one: it is called
-                for every call, from any thread, and must not block. Needs `tls`.
-            timeout: seconds that a call may take, retries included.
-            attempts: how often a request may be sent while it gets UNAVAILABLE, 1 to 5. Unless
-                it is 1, a request that an overloaded server turned away is repeated, too, once,
-                when the server said to, if the timeout allows for that.
-            options: further gRPC channel arguments; they count more than this client's own.
+            target: `host:port`, or another name that gRPC resolves, such as `dns:///host:port`.
+            tls: trusted authorities, and the client certificate if any; None for plaintext.
+            token: bearer token, or a function that returns the current one; it is called for
+                every call, from any thread, and must not block. Needs `tls`.
+            timeout: timeout of a call in seconds, including retries.
+            attempts: maximum attempts of a call that gets UNAVAILABLE, 1 to 5. Unless it is 1, a
+                call that an overloaded server shed is retried once, after the server's delay, if
+                the timeout allows it.
+            options: further gRPC channel arguments, which take precedence over the client's.
 
         Raises:
-            ValueError: attempts is out of bounds, or there is a token and no TLS.
+            ValueError: attempts is out of bounds, or there is a token without TLS.
         """
         if token is not None and tls is None:
-            raise ValueError("a token must not travel in plain text: give tls, too")
+            raise ValueError("a token must not be sent in plain text: pass tls too")
         self._token = BearerToken(token) if token is not None else None
         self._timeout = timeout
         self._repeats = 1 if attempts > 1 else 0
@@ -71,35 +71,35 @@ class BaseClient(Generic[Answer]):
         request_id: str = "",
         metadata: Metadata = (),
     ) -> Answer:
-        """Asks what a viewer should watch next; gives the slate, best first.
+        """Return the slate for a viewer, best first.
 
-        A viewer that nobody knows gets a slate too.
+        Unknown viewers get a slate too.
 
         Args:
             viewer_id: your own id of the viewer, 1 to 128 bytes of UTF-8.
-            page_size: how many videos, 1 to 500; 10 if None.
+            page_size: maximum number of videos, 1 to 500; 10 if None.
             surface: where the slate will be shown.
             seed_video_id: the video that is playing; required for `Surface.UP_NEXT`.
             excluded_video_ids: videos not to return, at most 1,000.
-            device: not used by the server yet. Kind of device in your own words, at most 64 bytes.
+            device: not used yet. Kind of device, free text of at most 64 bytes.
             locale: not used yet. BCP 47 language tag, at most 35 bytes, for example "de-CH".
             time: when the slate will be shown, with its time zone; now if None.
-            explain: whether to tell titles, timings and sources too. Costs a little.
-            timeout: seconds that this call may take; the client's if None.
-            request_id: the id that the server's logs will have, printable ASCII of at most 128
-                characters; made if empty.
-            metadata: further headers in lower case, `traceparent` for example.
+            explain: whether to return titles, timings and sources; slightly slower.
+            timeout: timeout of this call in seconds; the client's if None.
+            request_id: id for the server's logs, printable ASCII of at most 128 characters;
+                generated if empty.
+            metadata: further headers in lower case, for example `traceparent`.
 
         Raises:
-            InvalidRequest: the request can't be right; its `violations` say why.
-            NotFound: nobody knows the seed video.
-            Overloaded: the server takes no more for now.
-            Unavailable: nothing serves there.
+            InvalidRequest: the request is invalid; `violations` has the fields.
+            NotFound: the seed video is unknown.
+            Overloaded: the server is overloaded.
+            Unavailable: the server is unreachable or not serving.
             DeadlineExceeded: the timeout has passed.
-            AccessDenied: token or certificate don't do.
-            VireoError: anything else that the server or gRPC answers.
-            ValueError: what can't be sent at all: a time without zone, a bad request id, or
-                anything once the client is closed.
+            AccessDenied: the token or certificate was rejected.
+            VireoError: the call failed with another code.
+            ValueError: the request can't be sent: a time without a zone, an invalid request id,
+                or the client is closed.
         """
         return self._send(
             Ask(
@@ -121,11 +121,11 @@ class BaseClient(Generic[Answer]):
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
     ) -> None:
-        """Makes the channel; plain text without credentials."""
+        """Open the channel; plaintext without credentials."""
         raise NotImplementedError
 
     def _send(self, ask: Ask) -> Answer:
-        """Makes one call."""
+        """Make one call."""
         raise NotImplementedError
 
     def _check_open(self) -> None:
@@ -133,5 +133,5 @@ class BaseClient(Generic[Answer]):
             raise ValueError("the client is closed")
 
     def _call_credentials(self) -> grpc.CallCredentials | None:
-        """The token for one call, if there is one."""
+        """Return the credentials for one call; None without a token."""
         return self._token.call_credentials() if self._token else None

@@ -1,4 +1,4 @@
-"""How a channel connects, keeps its connection and retries."""
+"""Channel options: connection, keepalive and retries."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
 
-MOST_ATTEMPTS = 5
-"""More of them gRPC does not make."""
+MAX_ATTEMPTS = 5
+"""gRPC's own maximum."""
 
 
 def channel_options(attempts: int, further: Options) -> list[tuple[str, Any]]:
-    """The options of a channel.
+    """Return the options of a channel.
 
     Args:
-        attempts: how often a request may be sent, 1 to 5.
-        further: the caller's own; they count more.
+        attempts: maximum attempts of a call, 1 to 5.
+        further: the caller's options, which take precedence.
 
     Raises:
         ValueError: attempts is out of bounds.
     """
-    if not 1 <= attempts <= MOST_ATTEMPTS:
-        raise ValueError(f"attempts must be from 1 to {MOST_ATTEMPTS}, not {attempts}")
+    if not 1 <= attempts <= MAX_ATTEMPTS:
+        raise ValueError(f"attempts must be from 1 to {MAX_ATTEMPTS}, not {attempts}")
     own = {
         "grpc.primary_user_agent": f"vireo-client/{__version__}",
         "grpc.service_config": json.dumps(_service_config(attempts)),
-        # A connection that is silently gone is noticed within 40 s, also while nothing is asked.
-        # The server takes a ping every 10 s.
+        # Detects a silently lost connection within 40 s, even without calls. The server allows
+        # a ping every 10 s.
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,
-        # A server that is back is found within seconds; the default grows to two minutes.
+        # Reconnects within seconds; the default backoff grows to two minutes.
         "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 1_000,  # also how long a connection may take to come up
+        "grpc.min_reconnect_backoff_ms": 1_000,  # also the timeout of an attempt to connect
         "grpc.max_reconnect_backoff_ms": 2_000,
     }
     return list({**own, **dict(further)}.items())
@@ -60,7 +60,7 @@ def _service_config(attempts: int) -> dict[str, Any]:
                 },
             }
         ],
-        # While more than about one in ten attempts fails, nothing is retried: retries help
-        # against a pod that is gone, not against a service that is.
+        # No retries while more than about one in ten attempts fails: retries help if a pod is
+        # down, but not if the service is.
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
     }

@@ -1,4 +1,4 @@
-"""The client for threads."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vireo_client.slate import Slate, slate_of
 
 
 class Client(BaseClient[Slate]):
-    """Asks a Vireo stack from any number of threads, over one connection.
+    """A client of a Vireo stack with one connection, for any number of threads.
 
-    Make one and keep it. Close it in the end, or use it as a context manager. After a fork make a
-    new one.
+    Create one and reuse it. Close it at the end, or use it as a context manager. After a fork
+    create a new one.
     """
 
     def _open(
@@ -60,7 +60,7 @@ class Client(BaseClient[Slate]):
             time.sleep(pause)
 
     def close(self) -> None:
-        """Closes the connection; calls that are under way fail with CANCELLED."""
+        """Close the connection; calls in flight fail with CANCELLED."""
         self._closed = True
         self._channel.close()
 

@@ -1,4 +1,4 @@
-"""Who a client trusts, and how it says who it is."""
+"""Credentials of a client: TLS and bearer tokens."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import grpc
 
 @dataclass(frozen=True)
 class Tls:
-    """TLS, and mutual TLS with a certificate of one's own. All in PEM.
+    """TLS, and mutual TLS with a client certificate; all in PEM.
 
-    It is used as it was read: make another client once a certificate was renewed.
+    Files are read once: create another client after a certificate was renewed.
     """
 
     root_certificates: bytes | None = None
-    """Authorities that may have signed the server's certificate; gRPC's own list if None."""
+    """Trusted authorities of the server's certificate; gRPC's default list if None."""
     certificate_chain: bytes | None = None
-    """This client's certificate, and those between it and its authority."""
+    """This client's certificate and intermediate ones."""
     private_key: bytes | None = field(default=None, repr=False)
-    """The key of that certificate."""
+    """Private key of the client certificate."""
 
     def __post_init__(self) -> None:
         if (self.certificate_chain is None) != (self.private_key is None):
@@ -34,17 +34,17 @@ class Tls:
         certificate_chain: str | Path | None = None,
         private_key: str | Path | None = None,
     ) -> Tls:
-        """Reads each from a file.
+        """Read each from a file.
 
         Raises:
-            OSError: one can't be read.
-            ValueError: a certificate without its key, or the other way round.
+            OSError: a file can't be read.
+            ValueError: only one of certificate and private key is given.
         """
         paths = (root_certificates, certificate_chain, private_key)
         return cls(*(None if path is None else Path(path).read_bytes() for path in paths))
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC takes them."""
+        """Return gRPC's channel credentials."""
         return grpc.ssl_channel_credentials(
             self.root_certificates, self.private_key, self.certificate_chain
         )
@@ -54,12 +54,12 @@ class BearerToken:
     """Call credentials of a token that may change."""
 
     def __init__(self, token: str | Callable[[], str]) -> None:
-        """Takes the token, or what returns it as it is now."""
+        """Hold a token, or a function that returns the current one."""
         self._now = token if callable(token) else lambda: token
         self._latest: tuple[str, grpc.CallCredentials] | None = None
 
     def call_credentials(self) -> grpc.CallCredentials:
-        """As gRPC takes them, for one call. Raises what the callable raises."""
+        """Return gRPC's credentials for one call; raise what the function raises."""
         token, latest = self._now(), self._latest
         if latest is None or latest[0] != token:
             latest = self._latest = (token, grpc.access_token_call_credentials(token))

@@ -1,4 +1,4 @@
-"""What a call that fails raises."""
+"""Exceptions of failed calls."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from google.protobuf.message import DecodeError
 from vireo_client.messages import BadRequest, RetryInfo, Status
 
 REQUEST_ID = "x-request-id"
-"""Metadata key of the id by which the server's logs know a request."""
+"""Metadata key of a request's id in the server's logs."""
 _STATUS = "grpc-status-details-bin"
 
 
 class VireoError(Exception):
-    """A call has failed. Raised itself for codes that have no class of their own."""
+    """A failed call; raised itself for codes without a class of their own."""
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
-        """Takes gRPC's status code, what the server or gRPC says of it, and the request's id."""
+        """Hold gRPC's status code, its message, and the request's id."""
         super().__init__(code, message, request_id)
         self.code = code
         self.message = message
@@ -33,45 +33,45 @@ class VireoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One thing that is wrong with a request."""
+    """One invalid field of a request."""
 
     field: str
     """Path of the field, for example `excluded_video_ids[3]`; empty if it isn't one field."""
     description: str
-    """What is wrong with it."""
+    """Why it is invalid."""
 
 
 class InvalidRequest(VireoError):
-    """The request can't be right; sending it again won't help."""
+    """The request is invalid; a retry won't help."""
 
     violations: tuple[FieldViolation, ...] = ()
-    """What is wrong, 20 at most."""
+    """The invalid fields, at most 20."""
 
 
 class NotFound(VireoError):
-    """The video that the slate should follow is not in the release that is served."""
+    """The seed video is not in the served release."""
 
 
 class AccessDenied(VireoError):
-    """The token or certificate is missing, wrong, or doesn't allow this."""
+    """The token or certificate is missing or invalid, or lacks the scope."""
 
 
 class Overloaded(VireoError):
-    """The server takes no more for now; nothing was done."""
+    """The server is overloaded, and shed the request before any work was done."""
 
     retry_after: timedelta | None = None
-    """When to ask again; None where the server didn't say."""
+    """Delay before a retry; None if the server sent none."""
 
 
 class Unavailable(VireoError):
-    """Nothing answers there, or what does can't serve yet; nothing was done."""
+    """The server is unreachable, or not serving yet; no work was done."""
 
     retry_after: timedelta | None = None
-    """When to ask again; None where the server didn't say."""
+    """Delay before a retry; None if the server sent none."""
 
 
 class DeadlineExceeded(VireoError):
-    """No answer came within the timeout."""
+    """There was no response within the timeout."""
 
 
 _CLASSES: dict[grpc.StatusCode, type[VireoError]] = {
@@ -91,17 +91,19 @@ Metadata = Iterable[tuple[str, str | bytes]]
 def error_of(
     code: grpc.StatusCode, message: str, trailing: Metadata, request_id: str
 ) -> VireoError:
-    """The exception for a call that has failed.
+    """Return the exception for a failed call.
 
     Args:
         code: the status code.
-        message: what the server, or gRPC, says of it.
+        message: the message of the status.
         trailing: the trailing metadata, with the details of the status.
-        request_id: as it was sent; the server's counts where it made another one.
+        request_id: the id that was sent; the server's id takes precedence if it returned one.
     """
-    told = dict(trailing)
-    error = _CLASSES.get(code, VireoError)(code, message, _text(told.get(REQUEST_ID, request_id)))
-    details = _details(told.get(_STATUS, b""))
+    metadata = dict(trailing)
+    error = _CLASSES.get(code, VireoError)(
+        code, message, _text(metadata.get(REQUEST_ID, request_id))
+    )
+    details = _details(metadata.get(_STATUS, b""))
     if isinstance(error, InvalidRequest):
         error.violations = _violations(details)
     elif isinstance(error, Overloaded | Unavailable):
@@ -114,11 +116,11 @@ def _text(value: str | bytes) -> str:
 
 
 def _details(status: str | bytes) -> Sequence[Any]:
-    """The details of a serialized google.rpc.Status; none where it isn't one."""
+    """Return the details of a serialized google.rpc.Status; none if it is invalid."""
     try:
         return Status.FromString(status if isinstance(status, bytes) else b"").details
     except DecodeError:
-        return ()  # something between here and the server spoils them; the code still counts
+        return ()  # corrupted on the way; the code is still valid
 
 
 def _violations(details: Sequence[Any]) -> tuple[FieldViolation, ...]:

@@ -1,8 +1,8 @@
 """The messages on the wire.
 
-They are made of the descriptors that the build puts into this package, and not by generated
-code, which runs on few versions of protobuf. And in a pool of their own: other stubs of the same
-protos, or of google.rpc, may be in the same process.
+They are built from descriptors in this package instead of generated code, which supports few
+versions of protobuf, and in a descriptor pool of their own, since the process may have other stubs
+of the same protos or of google.rpc.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one call asks for."""
+"""The request of one call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = {surface: number for number, surface in SURFACE_NUMBERS.items()}
 
 @dataclass(frozen=True)
 class Ask:
-    """The arguments of `recommend`, as they were given."""
+    """The arguments of `recommend`."""
 
     viewer_id: str
     page_size: int | None
@@ -36,10 +36,10 @@ class Ask:
     metadata: Metadata
 
     def message(self) -> RecommendRequest:
-        """The request to send. The server checks its bounds, this only that it can be sent.
+        """Return the request message. The server validates bounds; this only builds the message.
 
         Raises:
-            InvalidRequest: a number or text that no message can carry.
+            InvalidRequest: a value that no message can hold.
             ValueError: the time has no zone.
         """
         if self.time is not None and self.time.tzinfo is None:
@@ -63,15 +63,15 @@ class Ask:
         return request
 
     def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The request id, and what the caller adds."""
+        """Return the metadata: the request id, and the caller's."""
         return ((REQUEST_ID, self.request_id), *self.metadata)
 
 
 def identity(request_id: str) -> str:
-    """The caller's request id, or a new one where that is empty.
+    """Return the caller's request id, or a new one if it is empty.
 
     Raises:
-        ValueError: it is not printable ASCII, which is all that a header carries.
+        ValueError: it is not printable ASCII, which a header requires.
     """
     if not (request_id.isascii() and request_id.isprintable()):
         raise ValueError(f"a request id is printable ASCII, not {request_id!r}")

@@ -1,4 +1,4 @@
-"""What a client gets: one slate, and how it came about."""
+"""The response of a call: a slate and its explanation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vireo_client.messages import ExplanationMessage, RecommendResponse, SlateIt
 
 @dataclass(frozen=True, slots=True)
 class TaskScores:
-    """The score of each task for one video, probabilities from 0 to 1."""
+    """Scores of the ranking tasks for one video: probabilities from 0 to 1."""
 
     watch: float
-    """That the viewer will watch it, among the candidates drawn for this viewer."""
+    """Probability that the viewer watches it, among the candidates for this viewer."""
     like: float
-    """That the viewer will like it, given that it is watched."""
+    """Probability that the viewer likes it, given that it is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +31,31 @@ class SlateItem:
     video_id: str
     """Your own id of the video."""
     score: float
-    """Orders the slate, higher is better; comparable within one slate only."""
+    """Score that the slate is sorted by, higher is better; comparable within one slate only."""
     position: int
     """Rank in the slate, from 1."""
     task_scores: TaskScores | None
-    """None when ranking was skipped."""
+    """None if ranking was skipped."""
     sources: tuple[Source, ...]
-    """Who proposed it; empty in a popular fallback."""
+    """Candidate sources that proposed it; empty in a popular fallback."""
     title: str
     """Only with `explain`, else empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What one candidate source did."""
+    """Result of one candidate source."""
 
     source: Source
     proposed: int
-    """How many candidates it proposed."""
+    """Number of candidates that it proposed."""
     failure: str
-    """Why it failed; empty when it did not."""
+    """Why it failed; empty if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How an answer came about."""
+    """How a slate was made."""
 
     features_time: timedelta
     """Time to read the viewer's features."""
@@ -64,11 +64,11 @@ class Explanation:
     ranking_time: timedelta
     """Time of the ranking call."""
     sources: tuple[SourceReport, ...]
-    """What each candidate source did."""
+    """Result of each candidate source."""
     candidates: int
-    """How many candidates were ranked."""
+    """Number of candidates that were ranked."""
     history_length: int
-    """How many videos were in the viewer's history; 0 is a cold start."""
+    """Number of videos in the viewer's history; 0 is a cold start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +77,17 @@ class Slate:
 
     items: tuple[SlateItem, ...]
     request_id: str
-    """Identifies this answer in the server's logs."""
+    """Id of the request in the server's logs."""
     release_id: str
-    """The release that answered."""
+    """The release that made the slate."""
     degradations: tuple[Degradation, ...]
-    """Every way in which this answer is less than full; empty when all is well."""
+    """Ways in which the response is degraded; empty if it is not."""
     explanation: Explanation | None
     """Only with `explain`."""
 
 
 def slate_of(response: RecommendResponse) -> Slate:
-    """The slate that a response holds."""
+    """Return the slate of a response."""
     return Slate(
         items=tuple(_item(each) for each in response.items),
         request_id=response.request_id,

@@ -1,20 +1,20 @@
 import { parseArgs } from "node:util";
 
-/** What the command line, and the environment, say. */
+/** Options from the command line and the environment. */
 export interface Options {
   /** host:port of the edge. */
   address: string;
   viewer: string;
   pageSize: number;
-  /** Seconds for the call, all tries included. */
+  /** Timeout of the call in seconds, including retries. */
   timeout: number;
-  /** PEM file of the authorities to trust; plain text where there is none. */
+  /** PEM file of trusted authorities; plaintext if absent. */
   authority: string | undefined;
-  /** Sent along where there is one; needs TLS. */
+  /** Bearer token; needs TLS. */
   token: string | undefined;
 }
 
-/** Reads the command line; prints what is wrong with it and exits with 2 where it can't be right. */
+/** Reads the command line; prints the problem and exits with 2 if it is invalid. */
 export function optionsOf(program: string): Options {
   try {
     return parsed();

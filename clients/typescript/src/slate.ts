@@ -5,7 +5,7 @@ import { DegradationSchema } from "./gen/vireo/v1/viewer_pb.js";
 export function slateJson(response: RecommendResponse): string {
   return JSON.stringify({
     release_id: response.releaseId,
-    // Under its number where the server is newer than these stubs.
+    // By its number if the server is newer than these stubs.
     degradations: response.degradations.map((each) => DegradationSchema.value[each]?.name ?? String(each)),
     items: response.items.map((item) => ({
       video_id: item.videoId,

@@ -29,7 +29,7 @@ const SERVICE_CONFIG = {
 
 const { recommend } = RecommendationService.method;
 
-/** Asks over one connection, which any number of calls share: make one and keep it. */
+/** A client with one connection for any number of calls: create one and reuse it. */
 export class RecommendationClient {
   private readonly client: grpc.Client;
 
@@ -43,14 +43,14 @@ export class RecommendationClient {
   constructor(address: string, authority?: string, token?: string) {
     this.client = new grpc.Client(address, credentials(authority, token), {
       "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
-      // A connection that is silently gone is noticed within 40 s, also while nothing is asked.
+      // Detects a silently lost connection within 40 s, even without calls.
       "grpc.keepalive_time_ms": 30_000,
       "grpc.keepalive_timeout_ms": 10_000,
       "grpc.keepalive_permit_without_calls": 1,
     });
   }
 
-  /** One call within so many seconds, all tries included; rejects with a grpc.ServiceError. */
+  /** Makes one call with a timeout in seconds, including retries; rejects with a grpc.ServiceError. */
   recommend(request: RecommendRequest, timeout: number): Promise<RecommendResponse> {
     return new Promise((resolve, reject) => {
       this.client.makeUnaryRequest(

@@ -1,4 +1,4 @@
-/** Asks a Vireo stack over gRPC what a viewer should watch next and prints the slate as JSON. */
+/** Requests a slate from a Vireo stack over gRPC and prints it as JSON. */
 
 import { create, fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
@@ -12,7 +12,7 @@ import { optionsOf } from "../options.js";
 import { slateJson } from "../slate.js";
 import { RecommendationClient } from "./client.js";
 
-// Where an address is all that it is given, grpc-js tells it as the server's name, which Node warns of.
+// For an IP address grpc-js sends the address as the server's name, which Node warns about.
 process.noDeprecation = true;
 
 const options = optionsOf("recommend");
@@ -30,7 +30,7 @@ try {
   client.close();
 }
 
-/** The details of one kind that a failure has. */
+/** Details of one type in a failure. */
 function detailsOf<Schema extends DescMessage>(failed: ServiceError, schema: Schema): MessageShape<Schema>[] {
   return failed.metadata
     .get("grpc-status-details-bin")

@@ -1,4 +1,4 @@
-/** The page: asks the edge that its form names, and shows the slate as JSON, or why there is none. */
+/** The page: calls the edge in its form, and shows the slate as JSON, or the error. */
 
 import { Code, ConnectError } from "@connectrpc/connect";
 

@@ -1,4 +1,4 @@
-/** Has a headless Chromium ask by the page, over gRPC-Web, and prints what the page shows. */
+/** Opens the page in a headless Chromium, which calls the edge over gRPC-Web, and prints its text. */
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -29,7 +29,7 @@ try {
   rmSync(home, { recursive: true, force: true });
 }
 
-/** Has Chromium trust the authorities of a PEM file: on Linux they lie in a database in its home. */
+/** Makes Chromium trust the authorities of a PEM file: on Linux, in a database in its home. */
 function trust(authority: string): void {
   const database = join(home, ".pki/nssdb");
   mkdirSync(database, { recursive: true });
@@ -43,7 +43,7 @@ async function ask(address: string, options: Options): Promise<void> {
     timeout: patience,
     executablePath: CHROMIUM,
     env: { ...process.env, HOME: home },
-    chromiumSandbox: process.getuid?.() !== 0, // it refuses to run for root
+    chromiumSandbox: process.getuid?.() !== 0, // the sandbox doesn't run as root
   });
   try {
     const page = await browser.newPage();
@@ -51,7 +51,7 @@ async function ask(address: string, options: Options): Promise<void> {
     const open = new Set<Request>();
     page.on("request", (request) => open.add(request));
     page.on("requestfinished", (request) => open.delete(request));
-    // A page is told no more than that it can't fetch; the browser knows why. What the page gives up isn't told.
+    // The page only sees that fetch failed; the browser has the reason. Aborts by the page itself are left out.
     page.on("requestfailed", (request) => {
       open.delete(request);
       const reason = request.failure()?.errorText ?? "";
@@ -74,7 +74,7 @@ async function ask(address: string, options: Options): Promise<void> {
     await page.click("button");
     const shown = page.locator("#slate:not(:empty), #failure:not(:empty)");
     await shown.waitFor();
-    // The page may know of a failure a little before what the browser knows of it is told here.
+    // The page may report a failure slightly before the browser does.
     for (let waited = 0; open.size > 0 && waited < LAST_WORDS_MS; waited += 20) {
       await setTimeout(20);
     }

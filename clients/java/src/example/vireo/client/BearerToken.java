@@ -4,7 +4,7 @@ import io.grpc.CallCredentials;
 import io.grpc.Metadata;
 import java.util.concurrent.Executor;
 
-/** A token that goes along with a call. */
+/** A token that is sent with a call. */
 final class BearerToken extends CallCredentials {
 
   private static final Metadata.Key<String> AUTHORIZATION =

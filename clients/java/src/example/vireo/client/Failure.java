@@ -26,7 +26,7 @@ final class Failure {
       try {
         append(detail, text);
       } catch (InvalidProtocolBufferException spoiled) {
-        // Something between here and the server spoils it; code and message still count.
+        // Corrupted on the way; code and message are still valid.
         text.append("\n  (details that can't be read)");
       }
     }

@@ -5,7 +5,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 
-/** What the command line, and the environment, say. */
+/** Options from the command line and the environment. */
 final class Options {
 
   private static final String USAGE =
@@ -20,7 +20,7 @@ final class Options {
 
   private Options() {}
 
-  /** Reads the arguments; throws IllegalArgumentException where they can't be right. */
+  /** Reads the arguments; throws IllegalArgumentException if they are invalid. */
   static Options of(String[] arguments) {
     Options options = new Options();
     for (int at = 0; at < arguments.length; at++) {
@@ -72,7 +72,7 @@ final class Options {
     return pageSize;
   }
 
-  /** How long the call may take, all tries included. */
+  /** Timeout of the call, including retries. */
   Duration timeout() {
     return Duration.ofMillis((long) (seconds * 1000));
   }

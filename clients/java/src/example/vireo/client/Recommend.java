@@ -13,7 +13,7 @@ import io.grpc.StatusRuntimeException;
 import java.io.IOException;
 import java.util.concurrent.TimeUnit;
 
-/** Asks a Vireo stack what a viewer should watch next and prints the slate as JSON. */
+/** Requests a slate from a Vireo stack and prints it as JSON. */
 public final class Recommend {
 
   private Recommend() {}
@@ -23,7 +23,7 @@ public final class Recommend {
     Options options;
     try {
       options = Options.of(arguments);
-      // One channel serves any number of calls and threads: a server makes it once and keeps it.
+      // One channel serves any number of calls and threads: a server creates one and reuses it.
       channel = options.target().connect();
     } catch (IllegalArgumentException | IOException wrong) {
       System.err.println("error: " + wrong.getMessage());

@@ -12,7 +12,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 
-/** Whom to ask, and how to tell who asks. */
+/** Address of a stack, with credentials. */
 final class Target {
 
   /**
@@ -56,7 +56,7 @@ final class Target {
     this.token = token;
   }
 
-  /** A channel; its connection is made when it is first needed, and made anew when lost. */
+  /** A channel; its connection is opened on the first call and reopened if lost. */
   ManagedChannel connect() throws IOException {
     ChannelCredentials credentials =
         authority == null
@@ -65,14 +65,14 @@ final class Target {
     return Grpc.newChannelBuilder(address, credentials)
         .defaultServiceConfig(SERVICE_CONFIG)
         .enableRetry()
-        // A connection that is silently gone is noticed within 40 s, also while nothing is asked.
+        // Detects a silently lost connection within 40 s, even without calls.
         .keepAliveTime(30, TimeUnit.SECONDS)
         .keepAliveTimeout(10, TimeUnit.SECONDS)
         .keepAliveWithoutCalls(true)
         .build();
   }
 
-  /** The token as gRPC takes it for a call; null where there is none. */
+  /** Call credentials of the token; null without a token. */
   CallCredentials callCredentials() {
     return token == null ? null : new BearerToken(token);
   }
