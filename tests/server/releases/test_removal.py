@@ -484,7 +484,7 @@ def test_a_removal_that_never_ended_is_planned_to_be_undone_if_a_channel_needs_t
     body, etag = store.bucket.get(place) or (b"", "")
     assert store.bucket.swap(place, Marker.removing(body).body(), etag)
     [problem] = dangling_channels(store, [name])
-    assert "put it back with: vireo release gc --yes" in problem
+    assert "restore it with: vireo release gc --yes" in problem
     monkeypatch.setattr(garbage, "ABANDONED", timedelta(0))
     [found] = planned(store, name)
     assert found.kind == "to restore"
