@@ -23,10 +23,12 @@ from bench.process import running
 from clients import cli
 from server.errors import VireoError
 from server.home import Home
+from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.ports import PortTakenError, check_ports_free
-from server.stack.s3 import embedded_s3
-from server.stack.settings import StackSettings
+from server.stack.processes import ProcessSpec, pod_processes
+from server.stack.s3 import access, embedded_s3
+from server.stack.settings import PodKind, StackSettings
 from server.stack.state import ProcessState, StackState, running_stack
 
 VIREO = (sys.executable, "-m", cli.__name__)
@@ -60,6 +62,20 @@ class OwnStack:
         if state is None:
             raise VireoError(f"the stack of {self.home.root} has ended; its logs say why")
         return state
+
+    @property
+    def s3(self) -> S3Settings:
+        """Access to its S3 server."""
+        server = access(self.settings)
+        assert server is not None, "the stack has its own S3 server"
+        return server
+
+    def further_pod(self, kind: PodKind) -> ProcessSpec:
+        """Return one pod more than the stack has of a kind, as the stack would run it."""
+        count = f"{kind}_pods"
+        more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
+        pods = pod_processes(more, self.s3)
+        return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
 
     def pods(self) -> list[ProcessState]:
         """Return its pods; raise VireoError if the stack has ended."""

@@ -19,9 +19,7 @@ from bench.process import running, serves
 from bench.stack import OwnStack
 from server.control.discovery.document import EndpointsDocument
 from server.errors import VireoError
-from server.releases.s3 import S3Settings
-from server.stack.processes import ProcessSpec, pod_processes
-from server.stack.s3 import access
+from server.stack.processes import ProcessSpec
 from server.stack.settings import POD_KINDS, PodKind, StackSettings
 from server.stack.state import ProcessState
 
@@ -45,13 +43,6 @@ class Chain:
     def settings(self) -> StackSettings:
         """The stack's."""
         return self.stack.settings
-
-    @property
-    def s3(self) -> S3Settings:
-        """Access to the stack's S3."""
-        server = access(self.settings)
-        assert server is not None, "the stack has its own S3 server"
-        return server
 
     def load(self, rate: float | None = None, deadline: float | None = None) -> SteadyLoad:
         """Return steady load on the edge, by default that of the plan."""
@@ -205,23 +196,13 @@ class Chain:
         fresh.write_text(EndpointsDocument.model_validate(document).model_dump_json(indent=2))
         fresh.replace(path)
 
-    def further_pod(self, kind: PodKind) -> ProcessSpec:
-        """Return one pod more than the stack has of a kind, as the stack would run it."""
-        count = f"{kind}_pods"
-        more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
-        pods = pod_processes(more, self.s3)
-        return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
-
     @asynccontextmanager
     async def further_process(
         self, spec: ProcessSpec, host: str = "127.0.0.1", before: Sequence[str] = ()
     ) -> AsyncIterator[None]:
         """Run one more process until the block ends, from the moment when it is healthy.
 
-        Args:
-            spec: what to run; its own probe is not used.
-            host: address at which to check the health of its services.
-            before: prefix of its command line.
+        Its own probe is not used: health is checked at `host`. `before` is a prefix of its command.
 
         Raises:
             VireoError: it ended, or did not become healthy.

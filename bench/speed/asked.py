@@ -57,11 +57,7 @@ def feature_reader(features: Path) -> FeatureReader:
 
 
 def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
-    """Return a request of each of a data set's first viewers to the newest trained release.
-
-    Raises:
-        VireoError: nothing was trained.
-    """
+    """Return a request of each of a data set's first viewers to the newest trained release."""
     chain = InProcess.load(home.trained_release(dataset))
     reader = feature_reader(home.features(dataset))
     manifest = chain.candidate.release.manifest
@@ -90,9 +86,6 @@ async def checked_target(
         address: host:port.
         questions: what to ask.
         folder: where to keep what h2load sends.
-
-    Raises:
-        VireoError: an answer isn't the right one.
     """
     async with grpc.aio.insecure_channel(address) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
@@ -106,11 +99,7 @@ async def checked_target(
 
 
 async def check_while(address: str, questions: Sequence[Question], done: asyncio.Event) -> int:
-    """Ask one question after the other until `done`, and return how many were answered right.
-
-    Raises:
-        VireoError: an answer isn't the right one.
-    """
+    """Ask one question after the other until `done`, and return how many were answered right."""
     count = 0
     async with grpc.aio.insecure_channel(address) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)

@@ -46,17 +46,10 @@ class Chain:
         floor: tuple[float, float],
         figures: Figures,
     ) -> None:
-        """Add a round's figures.
+        """Add the figures of a round by its number.
 
-        Args:
-            number: of the round.
-            questions: what else to ask meanwhile.
-            plan: amounts of this round.
-            floor: the floor's processor seconds of a request, and p50 in seconds.
-            figures: what they are added to.
-
-        Raises:
-            VireoError: an answer is wrong.
+        `floor` is the floor's processor seconds of a request, and its p50 in seconds; `plan` has
+        the amounts of this round.
         """
         name = self.target.name
         done = asyncio.Event()
@@ -76,11 +69,7 @@ class Chain:
 
 
 def chain_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure every chain of a stand over the floor.
-
-    Raises:
-        VireoError: an answer is wrong.
-    """
+    """Measure every chain of a stand over the floor."""
     questions = questions_of(running.home, running.dataset, plan.viewers)
     bodies = [question.candidates for question in questions]
     # One for each core: the chains keep all of them busy, too, and cores share caches.

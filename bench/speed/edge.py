@@ -22,11 +22,7 @@ _MAX_LARGE_OVER_SMALL = 1.5
 
 
 def tail_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure p99 over p50 behind Envoy at a sustained load.
-
-    Raises:
-        VireoError: an answer is wrong.
-    """
+    """Measure p99 over p50 behind Envoy at a sustained load."""
     return asyncio.run(_tail(running, plan, console))
 
 
@@ -48,11 +44,7 @@ async def _tail(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
 
 
 def measure_catalogue(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Serve the newest releases of a data set and of `plan.small` side by side, asked in turns.
-
-    Raises:
-        VireoError: one wasn't trained, a stack does not start, or an answer is wrong.
-    """
+    """Serve the newest releases of a data set and of `plan.small` side by side, asked in turns."""
     with stand(home, dataset, "large") as large, stand(home, plan.small, "small") as small:
         return asyncio.run(_catalogue(large, small, plan, console))
 

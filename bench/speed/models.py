@@ -30,11 +30,7 @@ Search = Callable[[Float32Array], npt.NDArray[np.int64]]
 
 
 def measure_tower(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Run the viewer tower of the newest release over made-up histories of several lengths.
-
-    Raises:
-        VireoError: nothing was trained.
-    """
+    """Run the viewer tower of the newest release over made-up histories of several lengths."""
     release = CandidateRelease.load(home.trained_release(dataset))
     schema, figures = release.manifest.feature_schema, Figures(console)
     longest = schema.history_limit
@@ -68,9 +64,6 @@ def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) 
     """Search the index of the newest release, and exactly, in turns.
 
     There are no rows if the index is exact, as those of small catalogues are.
-
-    Raises:
-        VireoError: nothing was trained.
     """
     release = CandidateRelease.load(home.trained_release(dataset))
     if not release.manifest.index.cells:

@@ -42,11 +42,22 @@ class Protocol:
     headers: tuple[str, ...]
     body: Callable[[RankingQuery], bytes]
     """Makes the body to post."""
-    ask: Callable[[int, Protocol, bytes], bytes]
-    """Posts a body once to a port, and returns that of the answer."""
     keys: Callable[[bytes], Keys]
     """Reads the ranked keys from an answer's body, int64[10]."""
     http2: bool = False
+    """Whether it is gRPC, with bodies framed for h2load."""
+
+    def ask(self, port: int, body: bytes) -> bytes:
+        """Post a body once to a port, and return that of the answer."""
+        if self.http2:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call: Any = channel.unary_unary(self.path)
+                return frame(call(body[5:], timeout=_ASK_SECONDS))
+        headers = dict(header.split(": ", 1) for header in self.headers)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", body, headers)
+        with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:  # noqa: S310
+            answer: bytes = response.read()
+        return answer
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,6 @@ def _oip_keys(answer: bytes) -> Keys:
     return np.array(response.outputs[place].contents.int64_contents, np.int64)
 
 
-def _ask_grpc(port: int, protocol: Protocol, body: bytes) -> bytes:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask: Any = channel.unary_unary(protocol.path)
-        return frame(ask(body[5:], timeout=_ASK_SECONDS))
-
-
 def _pickled(query: RankingQuery) -> bytes:
     return pickle.dumps(arrays_of(query), protocol=5)
 
@@ -109,21 +114,9 @@ def _json_keys(answer: bytes) -> Keys:
     return np.array(json.loads(answer)["keys"], np.int64)
 
 
-def _ask_http(port: int, protocol: Protocol, body: bytes) -> bytes:
-    headers = dict(header.split(": ", 1) for header in protocol.headers)
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{protocol.path}", body, headers)
-    with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:  # noqa: S310
-        answer: bytes = response.read()
-    return answer
-
-
-_OIP = Protocol(
-    "/inference.GRPCInferenceService/ModelInfer", GRPC, _oip, _ask_grpc, _oip_keys, http2=True
-)
-_JSON = Protocol("/rank", ("content-type: application/json",), _json, _ask_http, _json_keys)
-_PICKLED = Protocol(
-    "/rank", ("content-type: application/octet-stream",), _pickled, _ask_http, _json_keys
-)
+_OIP = Protocol("/inference.GRPCInferenceService/ModelInfer", GRPC, _oip, _oip_keys, http2=True)
+_JSON = Protocol("/rank", ("content-type: application/json",), _json, _json_keys)
+_PICKLED = Protocol("/rank", ("content-type: application/octet-stream",), _pickled, _json_keys)
 _BENTOML = ("-m", "bentoml", "serve", "bench.peers.bentoml_service:Ranker", "--port", "{port}")
 PEERS = (
     Peer("mlserver", 1.3, ("-m", "bench.peers.mlserver_runtime"), _OIP),
@@ -148,7 +141,7 @@ def serving(
 
     def answers() -> bool:
         with suppress(OSError, grpc.RpcError):  # it may listen before its model is loaded
-            return bool(peer.protocol.ask(port, peer.protocol, body))
+            return bool(peer.protocol.ask(port, body))
         return False
 
     command = [str(peer.python(home)), *(part.format(port=port) for part in peer.command)]
@@ -176,7 +169,7 @@ def checked_peer(
     for number, (query, keys) in enumerate(pages):
         body = folder / f"{peer.name}-{number}"
         body.write_bytes(protocol.body(query))
-        answer = protocol.ask(port, protocol, body.read_bytes())
+        answer = protocol.ask(port, body.read_bytes())
         if not np.array_equal(protocol.keys(answer), keys):
             raise VireoError(f"{peer.name} ranks {protocol.keys(answer)} instead of {keys}")
         prepared.append(Prepared(body, len(answer), protocol.headers))

@@ -22,11 +22,7 @@ _MAX_MEGABYTES: dict[PodKind, float] = {"candidate": 500.0, "ranking": 600.0}
 
 
 def pods_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure the pods of a stand that nobody has asked yet, and the start of others like them.
-
-    Raises:
-        VireoError: a pod does not start, or an answer is wrong.
-    """
+    """Measure the pods of a stand that nobody has asked yet, and the start of others like them."""
     rows = []
     asyncio.run(running.edge_target(plan.sample))
     for kind, bound in _MAX_MEGABYTES.items():

@@ -57,10 +57,6 @@ def measure_profile(
         seconds: how long to sample each service.
         folder: gets the flame graphs.
         console: where progress is shown.
-
-    Raises:
-        VireoError: nothing was trained, the stack does not start, an answer is wrong, or py-spy
-            may not sample.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with stand(home, dataset, "profile") as running:

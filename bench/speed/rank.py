@@ -40,11 +40,7 @@ _SETTINGS = {"VIREO_SHEDDING": "false"}
 
 
 def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure a ranking pod over the raw run of its model, and beside each peer.
-
-    Raises:
-        VireoError: nothing was trained, a server does not start, or an answer is wrong.
-    """
+    """Measure a ranking pod over the raw run of its model, and beside each peer."""
     staged, core = home.trained_release(dataset), first_core()
     stack = own_stack(own_home(home, "rank"), staged, settings=_SETTINGS)
     questions = questions_of(home, dataset, plan.viewers)

@@ -16,8 +16,6 @@ from bench.stack import OwnStack, own_home, own_stack
 from server.control.mesh import GRPC_SERVICES
 from server.home import Home
 from server.releases.manifest import MAX_CANDIDATES
-from server.stack.processes import pod_processes
-from server.stack.s3 import access
 from server.stack.settings import PodKind
 
 SETTINGS = {
@@ -34,8 +32,6 @@ SETTINGS = {
     # The same few viewers are asked for over and over, and the viewer tower must run each time.
     "VIREO_VIEWER_VECTOR_CACHE_SIZE": "0",
 }
-_PORT_OFFSET = 5
-"""From the port of the stack's own pod to that of a further one."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +79,14 @@ class Stand:
         return self.home.trained_release(self.dataset)
 
     async def edge_target(self, viewers: int) -> Target:
-        """Return the edge, after it has answered the questions of the first viewers right.
-
-        Raises:
-            VireoError: an answer isn't the right one.
-        """
+        """Return the edge, after it has answered the questions of the first viewers right."""
         questions = questions_of(self.home, self.dataset, viewers)
         return await checked_target("the edge", self.edge, questions, self.folder)
 
 
 @contextmanager
 def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
-    """Serve the newest release of a data set until the block ends, in a home `name` below `home`.
-
-    Raises:
-        VireoError: nothing was trained on the data set, or the stack does not start.
-    """
+    """Serve a data set's newest release until the block ends, in a home `name` below `home`."""
     release = home.trained_release(dataset)
     stack = own_stack(own_home(home, name), release, settings=SETTINGS)
     around_envoy = {
@@ -118,27 +106,18 @@ def further_pod(
     settings: Mapping[str, str] | None = None,
     cores: Sequence[int] = (),
 ) -> Iterator[FurtherPod]:
-    """Run one more pod like one of a stack's until the block ends.
+    """Run one more pod of a stack, whose S3 must run, until the block ends.
 
     Args:
-        stack: its S3 must run.
+        stack: the stack.
         kind: of the pod.
-        settings: override those of the stack's pod.
+        settings: override the stack's.
         cores: where it runs; anywhere if empty.
-
-    Raises:
-        VireoError: it does not start.
     """
-    server = access(stack.settings)
-    assert server is not None, "the stack has its own S3 server"
-    pods = {each.name: each for each in pod_processes(stack.settings, server)}
-    like = pods[f"{kind}-1"]
-    port, name = like.port + _PORT_OFFSET, f"further-{kind}"
-    own = {"VIREO_PORT": str(port), "VIREO_POD_NAME": name, "VIREO_METRICS_PORT": "0"}
-    environment = {**stack.environment, **like.environment, **(settings or {}), **own}
-    address = f"127.0.0.1:{port}"
-    begun = time.monotonic()
+    spec = stack.further_pod(kind)
+    environment = {**stack.environment, **spec.environment, **(settings or {})}
+    address, log = f"127.0.0.1:{spec.port}", stack.home.logs / f"{spec.name}.log"
     ready = partial(serves, address, GRPC_SERVICES[kind])
-    log = stack.home.logs / f"{name}.log"
-    with running(like.command, log, ready, environment, cores=cores) as pid:
+    begun = time.monotonic()
+    with running(spec.command, log, ready, environment, cores=cores) as pid:
         yield FurtherPod(address, pid, time.monotonic() - begun)

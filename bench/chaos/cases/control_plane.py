@@ -38,7 +38,7 @@ async def run(chain: Chain) -> CaseResult:
 
 async def _absent(chain: Chain) -> None:
     """While it is dead, kill a pod, which returns, and add one at a new address."""
-    plan, findings, new = chain.plan, chain.findings, chain.further_pod("ranking")
+    plan, findings, new = chain.plan, chain.findings, chain.stack.further_pod("ranking")
     address = f"127.0.0.1:{new.port}"
     async with chain.further_process(new), AsyncExitStack() as listing:
         async with chain.held_down(["control"]):
@@ -70,7 +70,7 @@ async def _rejected(chain: Chain) -> None:
     """Run a control plane with bad edge routes in place of the stack's own."""
     findings = chain.findings
     endpoints = chain.stack.home.stack / "endpoints.json"
-    spec = control_process(chain.settings, chain.s3, endpoints)
+    spec = control_process(chain.settings, chain.stack.s3, endpoints)
     origins = {"VIREO_CORS_ORIGINS": _BAD_ORIGINS}
     bad = replace(spec, name="control-bad", environment={**spec.environment, **origins})
 

@@ -63,7 +63,7 @@ async def _cut(chain: Chain, host: OtherHost) -> None:
 
 def _pod(chain: Chain, kind: PodKind, host: OtherHost) -> ProcessSpec:
     """Return a real pod, which finds no S3 there and serves the release in the cache."""
-    spec = chain.further_pod(kind)
+    spec = chain.stack.further_pod(kind)
     name = f"{kind}-elsewhere"
     there = {"VIREO_HOST": host.address, "VIREO_POD_NAME": name}
     return replace(spec, name=name, environment={**spec.environment, **there})
