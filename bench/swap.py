@@ -22,8 +22,9 @@ from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.stack import CHANNEL, OwnStack, own_home, own_stack
 from server.errors import VireoError
 from server.home import Home
-from server.releases.manifest import Manifest, Quotas
+from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
+from server.releases.weights import Quotas
 from server.stack.s3 import embedded_s3
 from training.evaluation.served import ask_in_full, serving_release
 from training.features.watches import load_watches
@@ -130,7 +131,7 @@ def make_twin(release: Path, target: Path) -> Path:
         update={
             "release_id": f"{manifest.release_id}-twin",
             "quotas": Quotas({**quotas.root, "popular": quotas.root["popular"] + 0.2}),
-            "score_weights": weights.model_copy(update={"diversity": weights.diversity + 3.0}),
+            "score_weights": weights.with_diversity(weights.diversity + 3.0),
         }
     ).write(target)
     return target

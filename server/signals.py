@@ -34,12 +34,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A float32 for each candidate, input of the ranking model.
-
-    Computed by the stage of this name in `server.candidate.sources`; a source of the same name
-    reports its failures.
-    """
+class Column:
+    """A float32 for each candidate, which the inner hops carry under its name."""
 
     name: str
     meaning: str
@@ -47,12 +43,33 @@ class Score:
     """Least value; every value is finite."""
     high: float = _LARGEST
     neutral: float = 0.0
-    """Value of candidates that it says nothing of, and of all if it failed."""
+    """Value of candidates that it says nothing of, and of all if it is absent or failed."""
 
     def admits(self, values: Float32Array) -> bool:
         """Return whether all values, float32[n], are numbers within the bounds."""
         # NaN passes through min, and compares false.
         return not len(values) or bool(self.low <= values.min() and values.max() <= self.high)
+
+
+@dataclass(frozen=True)
+class Score(Column):
+    """Input of the ranking model.
+
+    Computed by the stage of this name in `server.candidate.sources`; a source of the same name
+    reports its failures.
+    """
+
+
+@dataclass(frozen=True)
+class Task(Column):
+    """Probability that the ranking model predicts; a field of the API's `TaskScores`."""
+
+    low: float = 0.0
+    high: float = 1.0 + 1e-5
+    """Rounding may exceed 1."""
+    weight: float = 0.0
+    """Default exponent of the probability in the score that orders a slate; a profile's `[ranking]`
+    sets another, and a release's manifest states it."""
 
 
 SOURCES = (
@@ -79,6 +96,12 @@ SCORES = (
     ),
 )
 """In the order of the ranking model's inputs."""
+
+TASKS = (
+    Task("watch", "that the viewer will watch the video", weight=1.0),
+    Task("like", "that the viewer will like the video, given that it is watched", weight=0.0),
+)
+"""In the order of the ranking model's outputs."""
 
 ORDERING = "two_tower"
 """Score by which candidates come best first, ranked or not."""

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import Manifest, ScoreWeights
+from server.releases.manifest import Manifest
 from server.releases.memory import return_memory
+from server.releases.weights import ScoreWeights
 from training.data.dataset import Dataset
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
 from training.evaluation.leaks import check_inputs, check_made
@@ -119,15 +120,11 @@ def _ranker(
         )
     )
     console.print(ranker.described())
-    weights = ScoreWeights(
-        watch=settings.watch_weight,
-        like=settings.like_weight,
-        diversity=settings.diversity or 0.0,
-    )
+    weights = ScoreWeights({**settings.task_weights, "diversity": settings.diversity or 0.0})
     if settings.diversity is None:
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
         console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
-        weights = weights.model_copy(update={"diversity": chosen})
+        weights = weights.with_diversity(chosen)
     stage_ranker(
         inputs.run.draft, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1]
     )

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Quotas
+from server.releases.manifest import FORMAT_VERSION, FeatureSchema
 from server.releases.memory import return_memory
+from server.releases.weights import Quotas
 from training.data.dataset import Dataset
 from training.data.split import Holdout
 from training.features.build import build_features
@@ -84,7 +85,10 @@ class Inputs:
         return fingerprint(
             FORMAT_VERSION,
             # Without the members: the retrieval settings below include their number.
-            FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(),
+            # Nor the tasks, which the ranker alone learns.
+            FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(
+                exclude={"tasks"}
+            ),
             self.quotas.model_dump(),
             self.split.model_dump(),
             self.data.fingerprint(),

@@ -13,7 +13,9 @@ from inference.open_inference_pb2 import ModelInferRequest
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.ranking_pb2 import RankCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest
-from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
+
+from server.signals import SCORES
 
 _EXTREME = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 2**31 - 1),
@@ -71,9 +73,7 @@ def _rank(random: Random) -> Message:
     return RankCandidatesRequest(
         viewer=_viewer(random),
         keys=[random.getrandbits(63) for _ in range(count)],
-        scores=column,
-        co_watch_scores=column,
-        ease_scores=column,
+        scores=[ScoreColumn(name=score.name, values=column) for score in SCORES],
         source_masks=[2] * count,
         page_size=10,
     )

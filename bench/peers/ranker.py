@@ -79,6 +79,6 @@ def rank(pipeline: RankingPipeline, arrays: Arrays) -> dict[str, npt.NDArray[np.
     return {
         "keys": ranked.keys,
         "scores": ranked.scores,
-        "watch_scores": ranked.watch,
-        "like_scores": ranked.like,
+        "watch_scores": ranked.tasks["watch"],
+        "like_scores": ranked.tasks["like"],
     }

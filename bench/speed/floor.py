@@ -33,6 +33,7 @@ from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
+from server.signals import TASKS
 
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""
@@ -93,9 +94,9 @@ class InProcess:
     ) -> list[str]:
         ranker = self.ranking.release
         inputs = ranking_inputs(viewer, history, rows, retrieval, ranker.table, ranker.vocabulary)
-        watch, like = ranker.ranker.run(inputs)[0].T
-        weights = ranker.manifest.score_weights
-        best = rows[np.argsort(-(watch**weights.watch * like**weights.like))[:page]]
+        outputs = ranker.ranker.run(inputs)[0]
+        tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
+        best = rows[np.argsort(-ranker.manifest.score_weights.combined(tasks))[:page]]
         return [ranker.ids[row] for row in best.tolist()]
 
     def pipelines(self, query: CandidateQuery, page: int) -> list[str]:

@@ -26,6 +26,7 @@ from bench.speed.row import Figures, Row
 from bench.speed.stand import further_pod
 from bench.stack import own_home, own_stack
 from server.candidate.service import decode
+from server.columns import encode_columns
 from server.errors import VireoError
 from server.home import Home
 from server.ranking.pipeline import RankingQuery
@@ -127,9 +128,7 @@ def _message(query: RankingQuery, question: Question) -> ranking_pb2.RankCandida
     return ranking_pb2.RankCandidatesRequest(
         viewer=retrieval.viewer,
         keys=query.keys.tolist(),
-        scores=query.scores["two_tower"].tolist(),
-        co_watch_scores=query.scores["co_watch"].tolist(),
-        ease_scores=query.scores["ease"].tolist(),
+        scores=encode_columns(query.scores),
         source_masks=query.source_masks.tolist(),
         page_size=query.page_size,
     )

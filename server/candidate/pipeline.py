@@ -17,7 +17,7 @@ from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline
-from server.releases.manifest import Quotas
+from server.releases.weights import Quotas
 
 __all__ = [
     "CandidatePipeline",

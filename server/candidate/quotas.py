@@ -9,7 +9,7 @@ import numpy as np
 from server import signals
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
-from server.releases.manifest import Quotas
+from server.releases.weights import Quotas
 
 
 class QuotaMerge:

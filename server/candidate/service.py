@@ -19,6 +19,7 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, CandidateRelease
+from server.columns import encode_columns
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
@@ -80,9 +81,7 @@ def encode(
     """The answer, with the ids of the first `page_size` candidates."""
     return candidate_pb2.RetrieveCandidatesResponse(
         keys=found.keys.tolist(),
-        scores=found.scores["two_tower"].tolist(),
-        co_watch_scores=found.scores["co_watch"].tolist(),
-        ease_scores=found.scores["ease"].tolist(),
+        scores=encode_columns(found.scores),
         source_masks=found.source_masks.tolist(),
         ids=[release.ids[row] for row in found.rows[:page_size].tolist()],
         release_id=release.manifest.release_id,

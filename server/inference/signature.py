@@ -15,6 +15,7 @@ from server.features.ranking_inputs import (
 )
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.manifest import ReleaseError
+from server.signals import TASKS
 
 BATCH = "batch"
 """Name of the dimension that is the number of viewers."""
@@ -116,6 +117,6 @@ def ranker_signature(vector_size: int) -> Signature:
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
         },
         output="scores",
-        answer=Tensor("float32", (BATCH, CANDIDATES, 2)),
+        answer=Tensor("float32", (BATCH, CANDIDATES, len(TASKS))),
         probabilities=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +14,13 @@ from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
 from server.ranking.stages import (
-    LIKE,
     SCORE,
-    WATCH,
     RankerScorer,
     RequestedSource,
     UnknownCandidatesLog,
     WeightedScorer,
 )
+from server.signals import TASKS
 
 __all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 
@@ -35,10 +35,8 @@ class RankedCandidates:
     """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
     scores: npt.NDArray[np.float32]
     """The score that orders them, but for diversity, float32[m]."""
-    watch: npt.NDArray[np.float32]
-    """Probability of a watch, float32[m]."""
-    like: npt.NDArray[np.float32]
-    """Probability of a like given a watch, float32[m]."""
+    tasks: Mapping[str, npt.NDArray[np.float32]]
+    """Probability of each of `signals.TASKS`, float32[m]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[m]."""
     unknown: int
@@ -71,8 +69,7 @@ class RankingPipeline:
             keys=selected.keys,
             rows=selected.rows,
             scores=selected.scores[SCORE],
-            watch=selected.scores[WATCH],
-            like=selected.scores[LIKE],
+            tasks={task.name: selected.scores[task.name] for task in TASKS},
             source_masks=selected.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
         )

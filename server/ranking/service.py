@@ -10,6 +10,7 @@ import grpc.aio
 import numpy as np
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
+from server.columns import BadColumnError, decode_columns, encode_columns
 from server.features.ranking_inputs import RANKER_HISTORY
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
@@ -24,6 +25,7 @@ from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
+from server.signals import SCORES
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -53,24 +55,17 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     """The query that a request carries.
 
     Raises:
-        RpcError: INVALID_ARGUMENT where a score isn't finite.
+        RpcError: INVALID_ARGUMENT if a score is unknown, occurs twice, differs from the keys in
+            length, or has a value out of its bounds; the message names it.
     """
-    columns = {
-        "scores": np.array(request.scores, np.float32),
-        "co_watch_scores": np.array(request.co_watch_scores, np.float32),
-        "ease_scores": np.array(request.ease_scores, np.float32),
-    }
-    unfit = [name for name, column in columns.items() if not np.isfinite(column).all()]
-    if unfit:
-        raise invalid_argument([(name, "every value must be finite") for name in unfit])
+    try:
+        scores = decode_columns(request.scores, len(request.keys), SCORES)
+    except BadColumnError as error:
+        raise invalid_argument([("scores", str(error))]) from error
     return RankingQuery(
         viewer=decode_viewer(request.viewer),
         keys=np.array(request.keys, np.int64),
-        scores={
-            "two_tower": columns["scores"],
-            "co_watch": columns["co_watch_scores"],
-            "ease": columns["ease_scores"],
-        },
+        scores=scores,
         source_masks=np.array(request.source_masks, np.uint32),
         page_size=request.page_size,
         seed_key=request.seed_key if request.HasField("seed_key") else None,
@@ -86,8 +81,7 @@ def encode(
         keys=ranked.keys.tolist(),
         ids=[release.ids[row] if row >= 0 else "" for row in rows],
         scores=ranked.scores.tolist(),
-        watch_scores=ranked.watch.tolist(),
-        like_scores=ranked.like.tolist(),
+        task_scores=encode_columns(ranked.tasks),
         source_masks=ranked.source_masks.tolist(),
         titles=[release.titles[row] if row >= 0 else "" for row in rows] if titles else [],
         release_id=release.manifest.release_id,

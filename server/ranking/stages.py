@@ -13,11 +13,12 @@ from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.inference.model import ModelOutputError
 from server.pipeline.candidates import Candidates
 from server.ranking.query import Ranking
+from server.signals import TASKS
 
 log = structlog.get_logger()
 
 Float32Array = npt.NDArray[np.float32]
-WATCH, LIKE, SCORE = "watch", "like", "score"
+SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class RankerScorer:
     @property
     def columns(self) -> Mapping[str, float]:
         """The tasks'."""
-        return {WATCH: 0.0, LIKE: 0.0}
+        return {task.name: task.neutral for task in TASKS}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """Watch and like probability of each candidate."""
+        """Probability of each task, of each candidate."""
         release = query.release
         known = candidates.rows >= 0
-        tasks = np.zeros((len(candidates), 2), np.float32)
+        tasks = np.zeros((len(candidates), len(TASKS)), np.float32)
         if known.any():
             retrieved = candidates if known.all() else candidates.take(known)
             history = release.rows.find(query.viewer.history_keys)
@@ -62,7 +63,7 @@ class RankerScorer:
                 release.vocabulary,
             )
             tasks[known] = release.ranker.run(inputs)[0]
-        return {WATCH: tasks[:, 0], LIKE: tasks[:, 1]}
+        return {task.name: tasks[:, place] for place, task in enumerate(TASKS)}
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class WeightedScorer:
         return {SCORE: 0.0}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """Watch ** watch_weight x like ** like_weight; 0 for unknown candidates.
+        """The tasks' probabilities by the release's weights; 0 for unknown candidates.
 
         Raises:
             ModelOutputError: a score isn't finite, as a negative probability would give.
         """
         weights = query.release.manifest.score_weights
-        score = candidates.scores[WATCH] ** weights.watch * candidates.scores[LIKE] ** weights.like
+        score = weights.combined(candidates.scores)
         score = np.where(candidates.rows >= 0, score, 0).astype(np.float32)
         if not np.isfinite(score).all():
             raise ModelOutputError("the weighted score of a candidate isn't finite")

@@ -9,7 +9,8 @@ from __future__ import annotations
 VIEWER_TOWER = "viewer_tower/1/model.onnx"
 """Inputs of `tower_inputs` to `viewer_vector` float32[b, d]; VIDEO_VECTORS are outside of it."""
 RANKER = "ranker/1/model.onnx"
-"""Inputs of `ranking_inputs` to `scores` float32[b, n, 2]: watch and like probabilities."""
+"""Inputs of `ranking_inputs` to `scores` float32[b, n, t]: a probability of each of
+`signals.TASKS`."""
 VIEWER_TOWER_CONFIG = "viewer_tower/config.pbtxt"
 RANKER_CONFIG = "ranker/config.pbtxt"
 

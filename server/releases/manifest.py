@@ -6,15 +6,7 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    RootModel,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from server import signals
 from server.errors import VireoError
@@ -39,6 +31,7 @@ from server.releases.fields import (
     parse_json,
     shown,
 )
+from server.releases.weights import Quotas, ScoreWeights, Share
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
@@ -49,10 +42,9 @@ CANDIDATES = 300
 MAX_CANDIDATES = 2000
 """Maximum candidates that pods rank."""
 
+_TASKS = tuple(task.name for task in signals.TASKS)
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
-TaskWeight = Annotated[float, Field(ge=0, le=100)]
-"""Exponent of a probability: a negative one would make 0 infinite."""
-Share = Annotated[float, Field(ge=0, le=1)]
+_REMEDY = "train the release again, or serve it with the build that it was made for"
 
 
 class ReleaseError(VireoError):
@@ -84,12 +76,17 @@ class FileEntry(_Part):
 
 
 class FeatureSchema(_Part):
-    """The features that the models of a release were trained on, in their order."""
+    """Names of what a release's models read and predict, in their order.
+
+    `retrieval_features` are the scores and sources of `server.signals`.
+    """
 
     video_features: Labels
     retrieval_features: Labels
     match_features: Labels
     viewer_features: Labels
+    tasks: Labels = ("watch", "like")
+    """Outputs of the ranker. The first releases of format 5 don't state them, and have these."""
     history_limit: int = Field(ge=1, le=10_000)
     """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
@@ -105,6 +102,7 @@ class FeatureSchema(_Part):
             retrieval_features=RETRIEVAL_FEATURES,
             match_features=MATCH_FEATURES,
             viewer_features=VIEWER_FEATURES,
+            tasks=_TASKS,
             history_limit=history_limit,
             vector_size=vector_size,
             constants=feature_constants(),
@@ -113,14 +111,21 @@ class FeatureSchema(_Part):
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
         for name, ours in (
-            ("video_features", VIDEO_FEATURES),
             ("retrieval_features", RETRIEVAL_FEATURES),
+            ("tasks", _TASKS),
+            ("video_features", VIDEO_FEATURES),
             ("match_features", MATCH_FEATURES),
             ("viewer_features", VIEWER_FEATURES),
         ):
-            theirs = getattr(self, name)
-            if theirs != ours:
-                return f"{name} is {list(theirs)}, this build computes {list(ours)}"
+            given: tuple[str, ...] = getattr(self, name)
+            unknown = [each for each in given if each not in ours]
+            if unknown:
+                return f"{name} names {shown(', '.join(unknown))}, which this build lacks"
+            missing = [each for each in ours if each not in given]
+            if missing:
+                return f"{name} lacks {', '.join(missing)}, which this build has"
+            if given != ours:
+                return f"{name} is {list(given)}, this build's order is {list(ours)}"
         constants = feature_constants()
         for name in sorted(self.constants.keys() | constants.keys()):
             theirs, mine = self.constants.get(name), constants.get(name)
@@ -129,41 +134,10 @@ class FeatureSchema(_Part):
         return ""
 
 
-def _of_every_source(shares: dict[str, float]) -> dict[str, float]:
-    """Return the share of every source that has a quota, its default if it isn't given."""
-    declared = {each.name: each.quota for each in signals.SOURCES if each.quota is not None}
-    unknown = sorted(shares.keys() - declared.keys())
-    if unknown:
-        raise ValueError(f"{unknown[0]} is no source with a quota; those are {', '.join(declared)}")
-    every = {name: shares.get(name, quota) for name, quota in declared.items()}
-    if sum(every.values()) > 1:
-        raise ValueError(f"{', '.join(every)} together must be at most 1")
-    return every
+class _Pinned(BaseModel):
+    """The part of a manifest that says whether this build can serve the release."""
 
-
-_Shares = Annotated[dict[Label, Share], AfterValidator(_of_every_source)]
-
-
-class Quotas(RootModel[_Shares]):
-    """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
-
-    On validation recall hardly moves with them. With EASE at .2, .3 and .4, Recall@300 is .901,
-    .905 and .906 on ml-100k, and .862, .861 and .858 on ml-1m; Recall@500 .950, .952 and .960, and
-    .910, .912 and .910. Fresh videos lower it, and get a few places nonetheless, or they would
-    never be watched.
-    """
-
-    model_config = ConfigDict(frozen=True, validate_default=True)
-    root: _Shares = Field(default={})
-
-
-class ScoreWeights(_Part):
-    """How the tasks' scores order a slate: score = watch ** watch_weight * like ** like_weight."""
-
-    watch: TaskWeight = 1.0
-    like: TaskWeight = 0.0
-    diversity: float = Field(default=0.0, ge=0, le=100)
-    """Strength of the diversity re-ranking, 0 for none; see `server.ranking.diversity`."""
+    feature_schema: FeatureSchema
 
 
 class IndexDescription(_Part):
@@ -241,13 +215,13 @@ class Manifest(_Part):
             raise ReleaseError(f"{source}: isn't a manifest: {shown(str(error))}") from error
         _check_format(document, source)
         try:
-            manifest = Manifest.model_validate(document)
+            # First: other fields are by the names of its sources and tasks.
+            difference = _Pinned.model_validate(document).feature_schema.difference()
+            if difference:
+                raise ReleaseError(f"{source}: feature_schema.{difference}; {_REMEDY}")
+            return Manifest.model_validate(document)
         except ValidationError as error:
             raise ReleaseError(f"{source}: manifest field {first_problem(error)}") from error
-        difference = manifest.feature_schema.difference()
-        if difference:
-            raise ReleaseError(f"{source}: feature_schema.{difference}")
-        return manifest
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -275,8 +249,7 @@ def _check_format(document: Any, source: str) -> None:
         older = type(version) is int and 0 < version < FORMAT_VERSION
         raise (OlderFormatError if older else ReleaseError)(
             f"{source}: format_version is {shown(repr(version))}, this build serves "
-            f"{FORMAT_VERSION}; train the release again, or serve it with the build that it was "
-            "made for"
+            f"{FORMAT_VERSION}; {_REMEDY}"
         )
 
 

@@ -40,6 +40,9 @@ def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
             max_items = _max_items(field)
             if max_items is not None and len(value) > max_items:
                 yield name, f"must contain no more than {max_items} item(s)"
+            elif max_items is not None and field.message_type is not None:
+                for place, each in enumerate(value):
+                    yield from _overlong(each, f"{name}[{place}].")
         elif field.message_type is not None:
             yield from _overlong(value, f"{name}.")
 

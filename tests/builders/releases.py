@@ -27,8 +27,9 @@ from server.features.ranking_inputs import (
 )
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
+from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
+from server.releases.weights import Quotas, ScoreWeights
 from training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
@@ -90,7 +91,7 @@ def write_manifest(
         holdout="last",
         feature_schema=FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
         quotas=quotas or Quotas(),
-        score_weights=weights or ScoreWeights(watch=1.0, like=0.5),
+        score_weights=weights or ScoreWeights({"watch": 1.0, "like": 0.5}),
         metrics={},
         files=describe_files(folder),
     )

@@ -65,6 +65,6 @@ def test_columns_of_different_length_are_refused_on_the_inner_hops() -> None:
     retrieve = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=10)
     assert violated(retrieve) == {"viewer"}
     rank = ranking_pb2.RankCandidatesRequest(
-        viewer=viewer_pb2.ViewerFeatures(), keys=[1, 2], scores=[0.5], page_size=1
+        viewer=viewer_pb2.ViewerFeatures(), keys=[1, 2], source_masks=[2], page_size=1
     )
-    assert violated(rank) == {"candidate_columns_match"}
+    assert violated(rank) == {"source_masks.match"}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vireo.v1 import viewer_pb2
+from vireo.v1 import recommendation_pb2, viewer_pb2
 
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from server.signals import ORDERING, SCORES, SOURCES, Score
+from server.signals import ORDERING, SCORES, SOURCES, TASKS, Score
 
 
 def test_sources_have_the_numbers_of_the_api() -> None:
     in_api = {name: number for name, number in viewer_pb2.Source.items() if number}
     assert in_api == {f"SOURCE_{source.name.upper()}": source.number for source in SOURCES}
+
+
+def test_tasks_are_fields_of_the_api() -> None:
+    in_api = recommendation_pb2.TaskScores.DESCRIPTOR.fields_by_name
+    assert [task.name for task in TASKS] == list(in_api)
 
 
 def test_one_source_fills_what_the_quotas_leave_and_its_score_orders() -> None:

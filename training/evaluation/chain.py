@@ -147,7 +147,7 @@ def run_chain(
             continue
         drawn[place, :size] = found.rows
         best = rank_all(ranker, viewer, found)
-        ranked[place, :size], watch[place, :size] = best.rows, best.watch
+        ranked[place, :size], watch[place, :size] = best.rows, best.tasks["watch"]
     return ChainAnswers(
         candidates=drawn,
         ranked=ranked,
@@ -182,7 +182,7 @@ def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> flo
             page_size=1,
         )
     )
-    return float(answer.like[0])
+    return float(answer.tasks["like"][0])
 
 
 def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:

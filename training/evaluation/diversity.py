@@ -16,7 +16,8 @@ from server.candidate.release import CandidateRelease
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
 from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
-from server.releases.manifest import ScoreWeights
+from server.releases.weights import ScoreWeights
+from server.signals import TASKS
 from training.evaluation.chain import list_ranks, rank_all
 from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
@@ -143,7 +144,7 @@ def _lists_of(
     for some in chunks(np.arange(len(places)), 64):
         inputs, real = batches.watch_inputs(watches, places[some])
         tasks = model(**inputs).numpy()
-        score = tasks[..., 0] ** weights.watch * tasks[..., 1] ** weights.like
+        score = weights.combined({task.name: tasks[..., place] for place, task in enumerate(TASKS)})
         score = np.where(real.numpy(), score, -1.0)
         best = np.argsort(-score, axis=1, kind="stable")[:, :RERANK_WINDOW]
         kept = np.take_along_axis(score, best, 1)

@@ -18,7 +18,7 @@ from server.candidate.query import Retrieval
 from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
 from server.pipeline.candidates import Candidates
-from server.releases.manifest import Quotas
+from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches
 from training.heartbeat import tracked
 

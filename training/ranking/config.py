@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.releases.manifest import CANDIDATES
+from server.signals import TASKS
+
+_WEIGHTS = {task.name: task.weight for task in TASKS}
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,15 @@ class RankingConfig:
     """Learning rate of the whole model, which starts from the trained linear part."""
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
-    watch_weight: float = 1.0
+    watch_weight: float = _WEIGHTS["watch"]
     """Exponent of the watch probability in the score that orders a slate."""
-    like_weight: float = 0.0
+    like_weight: float = _WEIGHTS["like"]
     """Exponent of the like probability in that score."""
     diversity: float | None = None
     """Strength of the diversification of a slate, 0 for none; None selects the maximum that costs
     less than 0.5 % of NDCG@10 and HR@10 on validation."""
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Exponent of each task's probability, by the task's name."""
+        return {name: getattr(self, f"{name}_weight") for name in _WEIGHTS}

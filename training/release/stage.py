@@ -23,8 +23,9 @@ from server.candidate.release import CandidateRelease
 from server.features.ranking_inputs import VideoTable
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, Quotas, ScoreWeights, describe_files
+from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
+from server.releases.weights import Quotas, ScoreWeights
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features

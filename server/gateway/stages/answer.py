@@ -7,6 +7,11 @@ from functools import lru_cache
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
+from server.signals import ORDERING
+
+_TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
+"""Tasks that the API can express; pods of a later build may answer others too."""
+
 
 @lru_cache(maxsize=256)
 def sources_of(mask: int) -> tuple[viewer_pb2.Source.ValueType, ...]:
@@ -24,26 +29,18 @@ def ranked_items(
     places come those of the candidate pod's first page that the release doesn't know either:
     the candidate pod has named them.
     """
-    columns = zip(
-        ranked.ids,
-        ranked.scores,
-        ranked.watch_scores,
-        ranked.like_scores,
-        ranked.source_masks,
-        ranked.titles or [""] * len(ranked.ids),
-        strict=True,
-    )
-    named = (row for row in columns if row[0])
+    tasks = [(each.name, each.values) for each in ranked.task_scores if each.name in _TASKS]
+    named = [place for place, name in enumerate(ranked.ids) if name]
     items = [
         pb.SlateItem(
-            video_id=name,
-            score=score,
+            video_id=ranked.ids[place],
+            score=ranked.scores[place],
             position=position,
-            task_scores=pb.TaskScores(watch=watch, like=like),
-            sources=sources_of(mask),
-            title=title,
+            task_scores=pb.TaskScores(**{task: values[place] for task, values in tasks}),
+            sources=sources_of(ranked.source_masks[place]),
+            title=ranked.titles[place] if ranked.titles else "",
         )
-        for position, (name, score, watch, like, mask, title) in enumerate(named, start=1)
+        for position, place in enumerate(named, start=1)
     ]
     if len(items) < len(ranked.ids):
         shown = {item.video_id for item in items}
@@ -61,10 +58,11 @@ def ranked_items(
 
 def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> list[pb.SlateItem]:
     """The first page in retrieval order, for when ranking was skipped."""
+    scores = next(each.values for each in candidates.scores if each.name == ORDERING)
     return [
         pb.SlateItem(
             video_id=name,
-            score=candidates.scores[place],
+            score=scores[place],
             position=place + 1,
             sources=sources_of(candidates.source_masks[place]),
         )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
+from server.columns import BadColumnError, check_columns
 from server.features.keys import video_key, video_keys
 from server.releases.manifest import MAX_CANDIDATES
-
-_ROUNDING = 1e-5
-"""By which a probability may be above 1."""
+from server.signals import ORDERING, SCORES, TASKS, Column
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -42,13 +41,13 @@ def check_candidates(
     if count > allowed:
         raise BadAnswerError(f"{count} candidates where {allowed} were asked for")
     _check_release(answer.release_id)
-    _check_scores("scores", answer.scores, count)
-    _check_scores("co_watch_scores", answer.co_watch_scores, count)
-    _check_scores("ease_scores", answer.ease_scores, count)
+    scores = _check_columns(answer.scores, count, SCORES)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, min(request.page_size, count))
     if not count:
         return
+    if ORDERING not in scores:
+        raise BadAnswerError(f"{ORDERING} is missing")
     keys = np.array(answer.keys, np.int64)
     if not np.array_equal(video_keys(answer.ids), keys[: len(answer.ids)]):
         raise BadAnswerError("an id isn't that of its key")
@@ -78,8 +77,7 @@ def check_ranked(
     _check_length("scores", answer.scores, count)
     if not all(map(math.isfinite, answer.scores)):
         raise BadAnswerError("scores has a value that isn't finite")
-    _check_probabilities("watch_scores", answer.watch_scores, count)
-    _check_probabilities("like_scores", answer.like_scores, count)
+    _check_columns(answer.task_scores, count, TASKS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
@@ -110,16 +108,14 @@ def _check_length(name: str, column: Sequence[object], count: int) -> None:
         raise BadAnswerError(f"{name} has {len(column)} values instead of {count}")
 
 
-def _check_scores(name: str, column: Sequence[float], count: int) -> None:
-    _check_length(name, column, count)
-    if not np.isfinite(np.array(column, np.float32)).all():
-        raise BadAnswerError(f"{name} has a value that isn't finite")
-
-
-def _check_probabilities(name: str, column: Sequence[float], count: int) -> None:
-    _check_length(name, column, count)
-    if not all(0 <= value <= 1 + _ROUNDING for value in column):  # false for NaN
-        raise BadAnswerError(f"{name} has a value that is no probability")
+def _check_columns(
+    columns: Iterable[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+) -> Collection[str]:
+    """Return the columns' names; those of later builds are passed on."""
+    try:
+        return check_columns(columns, count, declared).keys()
+    except BadColumnError as error:
+        raise BadAnswerError(str(error)) from error
 
 
 def _places(ascending: Int64Array, keys: Int64Array) -> Int64Array:

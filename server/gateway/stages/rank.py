@@ -39,8 +39,6 @@ class Rank:
             viewer=viewer_message(viewer, query.asked_at),
             keys=candidates.keys,
             scores=candidates.scores,
-            co_watch_scores=candidates.co_watch_scores,
-            ease_scores=candidates.ease_scores,
             source_masks=candidates.source_masks,
             page_size=query.page_size,
             seed_key=query.seed_key,

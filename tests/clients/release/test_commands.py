@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from server.releases.manifest import Quotas, ScoreWeights
 from server.releases.rollback import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.releases.weights import Quotas, ScoreWeights
 from tests.builders.releases import build_release
 from tests.clients.release.conftest import Publish, Vireo
 
@@ -78,7 +78,7 @@ def test_diff_shows_files_metrics_and_settings(
         seed=sum(b"a"),
         videos=41,
         quotas=Quotas({"fresh": 0.1}),
-        weights=ScoreWeights(watch=1.0, like=0.25),
+        weights=ScoreWeights({"watch": 1.0, "like": 0.25}),
     )
     store.publish(folder)
     found = json.loads(vireo("diff", "a", "b", "--json").stdout)

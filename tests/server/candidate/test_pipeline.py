@@ -20,7 +20,8 @@ from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.releases import layout
-from server.releases.manifest import IndexDescription, Quotas
+from server.releases.manifest import IndexDescription
+from server.releases.weights import Quotas
 from server.signals import SOURCES
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows

@@ -12,6 +12,7 @@ from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key, video_keys
 from server.releases import layout
+from server.signals import SCORES
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
 
@@ -30,14 +31,9 @@ def request(count: int, page_size: int, *watched: int) -> candidate_pb2.Retrieve
 async def test_answer_has_equal_columns_and_the_ids_of_its_first_page(release_folder: Path) -> None:
     async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         answer = await CandidateServiceStub(channel).RetrieveCandidates(request(20, 7, 3, 4))
-    columns = (
-        answer.scores,
-        answer.co_watch_scores,
-        answer.ease_scores,
-        answer.source_masks,
-    )
-    assert [len(column) for column in columns] == [20] * 4
-    assert any(answer.ease_scores)
+    assert [column.name for column in answer.scores] == [score.name for score in SCORES]
+    assert {len(column.values) for column in answer.scores} == {20} == {len(answer.source_masks)}
+    assert all(any(column.values) for column in answer.scores)
     assert [video_key(video_id) for video_id in answer.ids] == list(answer.keys)[:7]
     assert answer.release_id == "tiny-1"
     assert [source.source for source in answer.sources] == [1, 2, 4, 3, 5]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
 from server.features.keys import video_key, video_keys
 from server.gateway.stages.check import BadAnswerError, check_candidates, check_ranked
+from tests.builders.columns import score_columns
 
 NAMES = ["a", "b", "c", "d"]
 KEYS = video_keys(NAMES).tolist()
@@ -21,9 +22,7 @@ Change = Callable[[Any], object]
 def found() -> candidate_pb2.RetrieveCandidatesResponse:
     return candidate_pb2.RetrieveCandidatesResponse(
         keys=KEYS,
-        scores=[4, 3, 2, 1],
-        co_watch_scores=[0] * 4,
-        ease_scores=[-1] * 4,
+        scores=score_columns([4, 3, 2, 1]),
         source_masks=[2, 4, 2, 8],
         ids=NAMES[:2],
         release_id="r",
@@ -35,8 +34,10 @@ def ranked() -> ranking_pb2.RankCandidatesResponse:
         keys=[KEYS[2], KEYS[1]],
         ids=["c", "b"],
         scores=[0.5, 0.25],
-        watch_scores=[0.5, 0.25],
-        like_scores=[1, 0],
+        task_scores=[
+            viewer_pb2.ScoreColumn(name="watch", values=[0.5, 0.25]),
+            viewer_pb2.ScoreColumn(name="like", values=[1, 0]),
+        ],
         source_masks=[2, 4],
         release_id="r",
     )
@@ -58,6 +59,15 @@ def replaced(field: str, place: int, value: object) -> Change:
     return lambda answer: getattr(answer, field).__setitem__(place, value)
 
 
+def in_column(name: str, place: int, value: float) -> Change:
+    def change(answer: Any) -> None:
+        columns = answer.task_scores if hasattr(answer, "task_scores") else answer.scores
+        [column] = [column for column in columns if column.name == name]
+        column.values[place] = value
+
+    return change
+
+
 def shortened(field: str) -> Change:
     return lambda answer: getattr(answer, field).pop()
 
@@ -72,16 +82,31 @@ def test_good_answers_pass() -> None:
     checked_ranked(ranked())
 
 
+def test_columns_may_be_absent_or_of_a_later_build() -> None:
+    candidates = found()
+    del candidates.scores[1:]
+    candidates.scores.add(name="of a later build", values=[1, 2, 3, 4])
+    checked_candidates(candidates)
+    answer = ranked()
+    del answer.task_scores[:]
+    checked_ranked(answer)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (replaced("scores", 1, NAN), "scores has a value that isn't finite"),
-        (replaced("co_watch_scores", 3, INFINITY), "co_watch_scores has a value"),
-        (replaced("ease_scores", 0, -INFINITY), "ease_scores has a value"),
-        (shortened("scores"), "scores has 3 values instead of 4"),
-        (cleared("ease_scores"), "ease_scores has 0 values instead of 4"),
+        (in_column("two_tower", 1, NAN), "two_tower has a value outside"),
+        (in_column("ease", 0, -INFINITY), "ease has a value outside"),
+        (in_column("co_watch", 3, -0.5), "co_watch has a value outside 0 to"),
+        (lambda answer: answer.scores[0].values.pop(), "two_tower has 3 values instead of 4"),
+        (lambda answer: answer.scores.pop(0), "two_tower is missing"),
+        (lambda answer: answer.scores.append(answer.scores[0]), "two_tower occurs twice"),
+        (
+            lambda answer: answer.scores.add(name="of a later build", values=[1]),
+            "of a later build has 1 values instead of 4",
+        ),
         (shortened("source_masks"), "source_masks has 3"),
-        (shortened("keys"), "scores has 4 values instead of 3"),
+        (shortened("keys"), "two_tower has 4 values instead of 3"),
         (lambda answer: answer.keys.append(1), "5 candidates where 4 were asked for"),
         (replaced("keys", 3, KEYS[2]), "a key occurs twice"),
         (replaced("keys", 3, video_key("x")), "a watched, excluded or playing video"),
@@ -103,11 +128,12 @@ def test_candidates_that_break_the_contract_are_garbage(change: Change, reason: 
     [
         (replaced("scores", 1, NAN), "scores has a value that isn't finite"),
         (replaced("scores", 0, INFINITY), "scores has a value that isn't finite"),
-        (replaced("watch_scores", 1, NAN), "watch_scores has a value that is no probability"),
-        (replaced("watch_scores", 1, 1.5), "watch_scores has a value that is no probability"),
-        (replaced("like_scores", 0, -0.5), "like_scores has a value that is no probability"),
+        (in_column("watch", 1, NAN), "watch has a value outside 0 to 1"),
+        (in_column("watch", 1, 1.5), "watch has a value outside 0 to 1"),
+        (in_column("like", 0, -0.5), "like has a value outside 0 to 1"),
         (shortened("scores"), "scores has 1 values instead of 2"),
-        (cleared("like_scores"), "like_scores has 0 values instead of 2"),
+        (lambda answer: answer.task_scores[1].values.pop(), "like has 1 values instead of 2"),
+        (lambda answer: answer.task_scores.append(answer.task_scores[0]), "watch occurs twice"),
         (shortened("keys"), "keys has 1 values instead of 2"),
         (shortened("ids"), "ids has 1 values instead of 2"),
         (shortened("source_masks"), "source_masks has 1"),

@@ -41,24 +41,29 @@ def check_whole(response: pb.RecommendResponse) -> None:
     assert all(0 <= score <= 1 for each in scores for score in (each.watch, each.like))
 
 
+def scores_of(answer: Any) -> Any:
+    """The values that order the answer of either kind of pod."""
+    return answer.scores if hasattr(answer, "task_scores") else answer.scores[0].values
+
+
 def nan_score(answer: Any) -> None:
-    answer.scores[0] = math.nan
+    scores_of(answer)[0] = math.nan
 
 
 def nan_probability(answer: Any) -> None:
-    answer.watch_scores[-1] = math.nan
+    answer.task_scores[0].values[-1] = math.nan
 
 
 def infinite_score(answer: Any) -> None:
-    answer.scores[3] = math.inf
+    scores_of(answer)[3] = math.inf
 
 
 def short_column(answer: Any) -> None:
-    answer.scores.pop()
+    scores_of(answer).pop()
 
 
 def no_videos(answer: Any) -> None:
-    for column in ("keys", "ids", "scores", "watch_scores", "like_scores", "source_masks"):
+    for column in ("keys", "ids", "scores", "task_scores", "source_masks"):
         answer.ClearField(column)
 
 

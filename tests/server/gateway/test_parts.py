@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
@@ -101,8 +101,11 @@ def test_videos_that_the_ranking_pod_cannot_name_give_way_to_those_that_the_cand
         keys=[1, 8, 9],
         ids=["a", "", ""],
         scores=[0.3, 0, 0],
-        watch_scores=[0.3, 0, 0],
-        like_scores=[0.5, 0, 0],
+        task_scores=[
+            viewer_pb2.ScoreColumn(name="watch", values=[0.3, 0, 0]),
+            viewer_pb2.ScoreColumn(name="like", values=[0.5, 0, 0]),
+            viewer_pb2.ScoreColumn(name="of a later build", values=[0.5, 0, 0]),
+        ],
         source_masks=[2, 2, 2],
     )
     candidates = candidate_pb2.RetrieveCandidatesResponse(

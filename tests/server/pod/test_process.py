@@ -17,10 +17,11 @@ from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 from server.features.keys import video_keys
 from server.releases.s3 import S3Settings
+from tests.builders.columns import score_columns
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.http2 import grpc_frame, http2
 from tests.builders.process import (
@@ -105,9 +106,9 @@ def test_candidates_then_ranking_make_a_slate(
             ranking_pb2.RankCandidatesRequest(
                 viewer=viewer,
                 keys=[*found.keys, unknown_key],
-                scores=[*found.scores, 1],
-                co_watch_scores=[*found.co_watch_scores, 0],
-                ease_scores=[*found.ease_scores, 0],
+                scores=[
+                    ScoreColumn(name=each.name, values=[*each.values, 1]) for each in found.scores
+                ],
                 source_masks=[*found.source_masks, 2],
                 page_size=31,
                 titles=True,
@@ -219,9 +220,7 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
     request = ranking_pb2.RankCandidatesRequest(
         viewer=ViewerFeatures(),
         keys=keys,
-        scores=[0.5] * 40,
-        co_watch_scores=[0] * 40,
-        ease_scores=[0] * 40,
+        scores=score_columns([0.5] * 40),
         source_masks=[2] * 40,
         page_size=10,
     )

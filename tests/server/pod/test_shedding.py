@@ -23,6 +23,7 @@ from server.pod.admission import MIN_CALLS_AHEAD
 from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
+from tests.builders.columns import score_columns
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
@@ -34,9 +35,7 @@ METHOD = "/vireo.v1.RankingService/RankCandidates"
 def request() -> ranking_pb2.RankCandidatesRequest:
     asked = ranking_pb2.RankCandidatesRequest(
         keys=[video_key("video-1")],
-        scores=[1],
-        co_watch_scores=[0],
-        ease_scores=[0],
+        scores=score_columns([0]),
         source_masks=[2],
         page_size=1,
     )

@@ -17,7 +17,7 @@ SCORES = np.array([0.5, 0.4, 0.3], np.float32)
 def rank(
     release: RankingRelease, strength: float, rows: list[int], page_size: int = 40
 ) -> RankedCandidates:
-    weights = release.manifest.score_weights.model_copy(update={"diversity": strength})
+    weights = release.manifest.score_weights.with_diversity(strength)
     manifest = release.manifest.model_copy(update={"score_weights": weights})
     count = len(rows)
     return RankingPipeline(replace(release, manifest=manifest)).rank(

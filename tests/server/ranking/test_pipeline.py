@@ -13,7 +13,7 @@ from server.inference.model import ModelOutputError
 from server.ranking.pipeline import RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import ScoreWeights
+from server.releases.weights import ScoreWeights
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 
@@ -60,15 +60,15 @@ def test_best_come_first_with_each_tasks_score(release: RankingRelease) -> None:
     order = np.argsort(-combined)[:3]
     assert ranked.rows.tolist() == [rows[place] for place in order]
     np.testing.assert_allclose(ranked.scores, combined[order], rtol=1e-6)
-    np.testing.assert_allclose(ranked.watch, tasks[order, 0], rtol=1e-6)
-    np.testing.assert_allclose(ranked.like, tasks[order, 1], rtol=1e-6)
+    np.testing.assert_allclose(ranked.tasks["watch"], tasks[order, 0], rtol=1e-6)
+    np.testing.assert_allclose(ranked.tasks["like"], tasks[order, 1], rtol=1e-6)
     assert ranked.unknown == 0
 
 
 def test_weights_of_the_manifest_decide_the_order(tmp_path: Path) -> None:
-    folder = build_release(tmp_path, weights=ScoreWeights(watch=0, like=1))
+    folder = build_release(tmp_path, weights=ScoreWeights({"watch": 0, "like": 1}))
     ranked = RankingPipeline(RankingRelease.load(folder)).rank(query(list(range(20))))
-    np.testing.assert_allclose(ranked.scores, ranked.like, rtol=1e-6)
+    np.testing.assert_allclose(ranked.scores, ranked.tasks["like"], rtol=1e-6)
 
 
 def test_unknown_candidates_come_last_and_are_counted(release: RankingRelease) -> None:
@@ -93,7 +93,7 @@ def test_candidates_that_are_all_unknown_are_returned_by_key(release: RankingRel
 
 
 def test_equal_scores_are_ordered_by_key(tmp_path: Path) -> None:
-    folder = build_release(tmp_path, weights=ScoreWeights(watch=0, like=0))
+    folder = build_release(tmp_path, weights=ScoreWeights({"watch": 0, "like": 0}))
     ranked = RankingPipeline(RankingRelease.load(folder)).rank(query([9, 2, 30, 17]))
     assert ranked.scores.tolist() == [1, 1, 1, 1]
     assert (np.diff(ranked.keys) > 0).all()

@@ -25,6 +25,7 @@ from server.releases.cache import CacheError, ReleaseCache
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name
+from tests.builders.columns import score_columns
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.loading import serves
 from tests.builders.pods import RunningPod, running_pod
@@ -77,9 +78,7 @@ async def answer_of(pod: RunningPod, kind: str) -> str:
         ranking_pb2.RankCandidatesRequest(
             viewer=viewer,
             keys=[video_key("video-1")],
-            scores=[1],
-            co_watch_scores=[0],
-            ease_scores=[0],
+            scores=score_columns([0]),
             source_masks=[2],
             page_size=1,
         ),

@@ -39,6 +39,25 @@ def another_order(document: Document) -> None:
     document["feature_schema"]["viewer_features"].reverse()
 
 
+def later_score(document: Document) -> None:
+    # Other fields of such a release may go by the name too.
+    document["feature_schema"]["retrieval_features"].extend(["mood", "from_mood"])
+    document["quotas"]["mood"] = 0.1
+
+
+def later_task(document: Document) -> None:
+    document["feature_schema"]["tasks"].append("finish")
+    document["score_weights"]["finish"] = 1
+
+
+def lost_score(document: Document) -> None:
+    document["feature_schema"]["retrieval_features"].remove("ease")
+
+
+def lost_task(document: Document) -> None:
+    document["feature_schema"]["tasks"].remove("like")
+
+
 def lost_features(document: Document) -> None:
     del document["feature_schema"]["video_features"]
 
@@ -71,6 +90,14 @@ def negative_size(document: Document) -> None:
         (lost_constant, r"constants\[co_watch\.history\] is None, this build computes with 20\b"),
         (unknown_constant, r"constants\[mood\.half_life\] is 1\.0, this build computes with None"),
         (another_order, r"feature_schema\.viewer_features is \['like_rate', .*this build"),
+        (
+            later_score,
+            r"feature_schema\.retrieval_features names mood, from_mood, which this build lacks; "
+            "train the release again, or serve it with the build that it was made for",
+        ),
+        (later_task, r"feature_schema\.tasks names finish, which this build lacks; train the"),
+        (lost_score, r"feature_schema\.retrieval_features lacks ease, which this build has; train"),
+        (lost_task, r"feature_schema\.tasks lacks like, which this build has; train the release"),
         (lost_features, r"manifest field feature_schema\.video_features: Field required"),
         (lost_constants, r"manifest field feature_schema\.constants: Field required"),
         (lost_metrics, "manifest field metrics: Field required"),
@@ -86,6 +113,14 @@ def test_unfit_manifest_is_refused_by_the_field(
     path.write_text(json.dumps(document))
     with pytest.raises(ReleaseError, match=message):
         Manifest.read(tmp_path)
+
+
+def test_a_manifest_from_before_tasks_were_stated_has_the_first_two(tmp_path: Path) -> None:
+    path = build_release(tmp_path) / MANIFEST_NAME
+    document = json.loads(path.read_bytes())
+    del document["feature_schema"]["tasks"]
+    path.write_text(json.dumps(document))
+    assert Manifest.read(tmp_path).feature_schema.tasks == ("watch", "like")
 
 
 def test_text_that_is_no_manifest_is_refused() -> None:

@@ -18,6 +18,7 @@ from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
 from server.releases import layout
+from tests.builders.columns import score_columns
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 
@@ -36,9 +37,7 @@ def request(*rows: int, **changes: object) -> ranking_pb2.RankCandidatesRequest:
     made = ranking_pb2.RankCandidatesRequest(
         viewer=ViewerFeatures(watch_count=0),
         keys=[video_key(f"video-{row}") for row in rows],
-        scores=[0.5] * count,
-        co_watch_scores=[0.0] * count,
-        ease_scores=[0.0] * count,
+        scores=score_columns([0.5] * count),
         source_masks=[2] * count,
         page_size=10,
     )
@@ -123,13 +122,21 @@ async def test_empty_message_names_the_missing_fields(channel: grpc.aio.Channel)
     assert set(violations_of(error)) == {"viewer", "keys", "page_size"}
 
 
-async def test_scores_that_are_not_finite_are_invalid(channel: grpc.aio.Channel) -> None:
+async def test_a_score_that_breaks_the_contract_is_named(channel: grpc.aio.Channel) -> None:
     asked = request(1, 2)
-    asked.co_watch_scores[1] = float("nan")
-    asked.ease_scores[0] = float("inf")
+    asked.scores[2].values[0] = float("inf")
     error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
-    said = "every value must be finite"
-    assert violations_of(error) == {"co_watch_scores": said, "ease_scores": said}
+    assert violations_of(error)["scores"].startswith("ease has a value outside")
+    asked.scores[2].name = "mood"
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert violations_of(error) == {"scores": "'mood' is none of two_tower, co_watch, ease"}
+
+
+async def test_a_column_that_is_too_long_is_refused_as_such(channel: grpc.aio.Channel) -> None:
+    asked = request(1, page_size=0)
+    asked.scores[1].values.extend([0.0] * 2000)
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert violations_of(error) == {"scores[1].values": "must contain no more than 2000 item(s)"}
 
 
 async def test_the_callers_request_id_is_returned(channel: grpc.aio.Channel) -> None:

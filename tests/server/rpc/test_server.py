@@ -18,6 +18,7 @@ from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
+from tests.builders.columns import score_columns
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
@@ -41,9 +42,7 @@ def channelz_of(channel: grpc.aio.Channel) -> Any:
 def request() -> ranking_pb2.RankCandidatesRequest:
     asked = ranking_pb2.RankCandidatesRequest(
         keys=[video_key("video-1")],
-        scores=[1],
-        co_watch_scores=[0],
-        ease_scores=[0],
+        scores=score_columns([0]),
         source_masks=[2],
         page_size=1,
     )

@@ -12,6 +12,7 @@ from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
 
 from server.rpc.errors import RpcError
 from server.rpc.validation import validate
+from tests.builders.columns import score_columns
 
 Change = Callable[[Any], object]
 
@@ -39,9 +40,7 @@ def rank() -> ranking_pb2.RankCandidatesRequest:
     return ranking_pb2.RankCandidatesRequest(
         viewer=viewer(),
         keys=[1, 2],
-        scores=[0.5, 0.25],
-        co_watch_scores=[0, 0],
-        ease_scores=[0, 0],
+        scores=score_columns([0.5, 0.25]),
         source_masks=[2, 2],
         page_size=10,
     )
@@ -87,9 +86,10 @@ INVALID: list[tuple[Callable[[], Message], Change]] = [
     (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(10_000))),
     (rank, lambda asked: asked.ClearField("viewer")),
     (rank, lambda asked: asked.keys.append(3)),
-    (rank, lambda asked: asked.scores.append(3)),
-    (rank, lambda asked: asked.co_watch_scores.append(3)),
-    (rank, lambda asked: asked.ease_scores.append(3)),
+    (rank, lambda asked: asked.scores[0].values.extend([0] * 1999)),
+    (rank, lambda asked: asked.scores[1].ClearField("name")),
+    (rank, lambda asked: setattr(asked.scores[1], "name", "x" * 65)),
+    (rank, lambda asked: asked.scores.extend(list(asked.scores) * 21)),
     (rank, lambda asked: asked.source_masks.append(3)),
     (rank, lambda asked: setattr(asked, "page_size", 0)),
     (rank, lambda asked: asked.viewer.history_times.append(3)),

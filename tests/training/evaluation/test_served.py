@@ -14,7 +14,8 @@ from vireo.v1.viewer_pb2 import Degradation
 
 from server.errors import VireoError
 from server.home import Home
-from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
+from server.releases.manifest import FeatureSchema, Manifest
+from server.releases.weights import ScoreWeights
 from training.evaluation.chain import TestViewers
 from training.evaluation.commands import find_manifest
 from training.evaluation.served import (

@@ -8,7 +8,7 @@ import pytest
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import Quotas
+from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches, last_held_out
 from training.evaluation.sources import CUTOFFS, NAMES, Proposals
 from training.evaluation.studies import Studies

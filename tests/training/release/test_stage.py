@@ -13,14 +13,9 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import (
-    CANDIDATES,
-    Manifest,
-    Quotas,
-    ReleaseError,
-    describe_files,
-)
+from server.releases.manifest import CANDIDATES, Manifest, ReleaseError, describe_files
 from server.releases.texts import read_mapped_texts
+from server.releases.weights import Quotas
 from tests.builders.datasets import VIDEO_COUNT
 from training.data.dataset import load_dataset
 from training.features.statistics import latest_popularity, latest_video_features

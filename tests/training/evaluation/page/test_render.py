@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from server.errors import VireoError
-from server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
+from server.releases.manifest import FeatureSchema, Manifest
+from server.releases.weights import ScoreWeights
 from training.evaluation import report as files
 from training.evaluation.baselines.past import Setting
 from training.evaluation.baselines.settings import (
