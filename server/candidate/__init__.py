@@ -1,1 +1,1 @@
-"""The candidate service: finds a few hundred relevant videos out of all."""
+"""The candidate service: retrieves a few hundred relevant videos of all."""

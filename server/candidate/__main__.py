@@ -12,7 +12,7 @@ from server.rpc.settings import load_settings
 
 
 async def main() -> None:
-    """Serves until told to stop."""
+    """Serve until stopped."""
     settings = load_settings(CandidateSettings, sys.argv[1:])
     await serve_pod(candidate_pod(settings.viewer_vector_cache_size), settings)
 

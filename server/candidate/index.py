@@ -1,7 +1,7 @@
-"""The index of video vectors: the nearest of them, without some, from a file that is mapped.
+"""The index of video vectors: nearest neighbours with exclusions, from a mapped file.
 
-Which kind it is, and how many cells it searches, the release's manifest says: `training/release`
-chose them by measured recall.
+The release's manifest has its kind and the number of cells to search, which `training/release`
+chose by measured recall.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class VideoIndex:
     """A faiss inner-product index whose ids are rows. Safe to use from several threads."""
 
     def __init__(self, index: Any, description: IndexDescription) -> None:
-        """Takes the index, and how to search it."""
+        """Search `index` as its description says."""
         self._index = index
         self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         self._probes = min(description.probes or self._cells, self._cells)
 
     @staticmethod
     def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
-        """The index of `count` vectors of `size` dimensions in `file`.
+        """Return the index of `count` vectors of `size` dimensions in `file`.
 
-        Its vectors are mapped: they are in memory as they are searched, once for all processes
-        of the machine.
+        Its vectors are mapped: read into memory when searched, once for all processes of the
+        machine.
 
         Raises:
-            ReleaseError: it can't be read, or is of something else.
+            ReleaseError: it can't be read, or isn't such an index.
         """
         try:
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
@@ -58,12 +58,12 @@ class VideoIndex:
         return VideoIndex(index, description)
 
     def nearest(self, vector: Float32Array, limit: int, excluded: Int64Array) -> Int64Array:
-        """Rows of the videos with the largest inner products, best first.
+        """Return the rows of the videos with the largest inner products, best first.
 
         Args:
             vector: float32[d].
-            limit: how many; fewer come only where there are no more.
-            excluded: rows that must not come, int64[e].
+            limit: number of rows; fewer only if there are no more.
+            excluded: rows to leave out, int64[e].
         """
         total = self._index.ntotal
         limit = min(limit, total)
@@ -72,7 +72,7 @@ class VideoIndex:
         selector, _bits = _all_but(excluded, total)
         rows = self._search(vector, limit, self._probes, selector)
         if rows[-1] < 0 and self._probes < self._cells:
-            # The cells that are searched hold too few.
+            # The probed cells have too few.
             rows = self._search(vector, limit, self._cells, selector)
         return rows[rows >= 0]
 
@@ -88,10 +88,10 @@ class VideoIndex:
 
 
 def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint8]]:
-    """What lets a search pass all rows but some, None where it is to pass all; and its memory.
+    """Return the selector of all rows but some, None to select all, and the memory it refers to.
 
-    A bit a row: with 200 excluded rows as fast as to find that many more and drop them, and with
-    5,000 a fraction of its time.
+    One bit per row: with 200 excluded rows as fast as finding that many more and dropping them,
+    and with 5,000 a fraction of that time.
     """
     bits = np.empty(0, np.uint8)
     if not len(excluded):
@@ -103,7 +103,7 @@ def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint
 
 
 def _check_ids(file: Path, index: Any, count: int) -> None:
-    """Raises ReleaseError where an id that the index stores is no row; most store none."""
+    """Raise ReleaseError if an id that the index stores is no row; most indices store none."""
     if isinstance(index, faiss.IndexIDMap):
         check_rows(file, faiss.vector_to_array(index.id_map), count)
     if isinstance(index, faiss.IndexIVF):

@@ -1,4 +1,4 @@
-"""What the candidate pipeline is asked, and what its stages share about one request."""
+"""A query to the candidate pipeline, and what its stages share about it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CandidateQuery:
 
     viewer: ViewerFeatures
     count: int
-    """How many candidates to return at most."""
+    """Maximum number of candidates to return."""
     excluded_keys: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """Videos not to return besides the watched ones, int64[e]."""
     seed_key: int | None = None
@@ -39,7 +39,7 @@ class CandidateQuery:
 class Retrieval:
     """One query against one release; what several stages need is computed once.
 
-    A cached value whose computation failed fails again in each stage that asks for it.
+    A computation that failed fails again in each stage that needs it.
     """
 
     release: CandidateRelease
@@ -47,12 +47,12 @@ class Retrieval:
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
     history_rows: Int64Array
-    """Rows of the history that co-watch follows, oldest first: the seed's alone if any."""
+    """Rows of the history that co-watch follows, oldest first: the seed's alone if there is one."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
-        """Prepares `query`; raises UnknownSeedError where the release lacks its seed."""
+        """Prepare `query`; raise UnknownSeedError if the release lacks its seed."""
         if query.seed_key is None:
             found = release.rows.find(query.viewer.history_keys)
             return Retrieval(release, query, query.viewer, found[found >= 0])
@@ -65,20 +65,20 @@ class Retrieval:
 
     @property
     def wanted(self) -> int:
-        """How many a source proposes so that `count` are left whatever the filters remove."""
+        """Number that a source proposes so that `count` are left after the filters."""
         blocked = len(self.viewer.watched_keys) + len(self.query.excluded_keys)
         return self.query.count + blocked
 
     @cached_property
     def blocked_rows(self) -> Int64Array:
-        """Rows of the watched and the excluded videos that the release has, int64[b]."""
+        """Rows of the known watched and excluded videos, int64[b]."""
         blocked = np.concatenate([self.viewer.watched_keys, self.query.excluded_keys])
         rows = self.release.rows.find(blocked)
         return rows[rows >= 0]
 
     @cached_property
     def watched_rows(self) -> Int64Array:
-        """Rows of all watched videos, which EASE follows, int64[w]: the seed's alone if any."""
+        """Rows of all watched videos, for EASE, int64[w]: the seed's alone if there is one."""
         if self.query.seed_key is not None:
             return self.history_rows
         known = np.union1d(self.viewer.history_keys, self.viewer.watched_keys)
@@ -91,20 +91,19 @@ class Retrieval:
         return self.release.viewer_vector(self.viewer)
 
     def once(self, compute: Callable[[Retrieval], T]) -> T:
-        """Return what `compute` makes of this query, computed for the first who asks."""
+        """Return `compute` of this query, computed on first use."""
         if compute not in self._made:
             self._made[compute] = compute(self)
         made: T = self._made[compute]
         return made
 
     def best(self, rows: Int64Array, scores: Float32Array) -> Int64Array:
-        """The `wanted` best of `rows` by their `scores`, best first, ties by key."""
+        """Return the `wanted` best of `rows` by their `scores`, best first, ties by key."""
         if len(rows) > self.wanted:
-            # Sorting all takes several times as long as finding the last score that counts.
-            least = np.partition(scores, -self.wanted)[-self.wanted]
-            reached = scores >= least
+            # Sorting all takes several times as long as finding the lowest score that counts.
+            reached = scores >= np.partition(scores, -self.wanted)[-self.wanted]
             rows, scores = rows[reached], scores[reached]
         order = np.argsort(-scores)
-        if (np.diff(scores[order]) == 0).any():  # Seldom, and sorting by both takes longer.
+        if (np.diff(scores[order]) == 0).any():  # rare, and sorting by both takes longer
             order = np.lexsort((self.release.keys[rows], -scores))
         return rows[order[: self.wanted]]

@@ -1,4 +1,4 @@
-"""The union of what the sources propose, in which each is sure of its share."""
+"""The union of the sources' proposals, with a guaranteed share for each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from server.releases.weights import Quotas
 
 
 class QuotaMerge:
-    """The union of the sources' proposals, `count` videos where there are as many.
+    """Merges the sources' proposals into `count` videos, if there are as many.
 
-    First come the quotas, then the proposals of the source that has none; should that not do,
-    because it failed, the others' proposals past their quotas. A mask says in which sources' first
-    choices a video was; a filler has its own source's bit.
+    First come the quotas, then the proposals of the source without one. If they don't suffice,
+    because it failed, the others' proposals beyond their quotas fill up. A mask has the sources
+    that proposed the video within their quota; a filler has its own source's bit.
     """
 
     name = "merge"
@@ -28,7 +28,7 @@ class QuotaMerge:
         self._shares = sorted(shares, key=lambda each: each[1] is None)
 
     def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
-        """One candidate a video, in the order described above."""
+        """Return one candidate per video, in this order."""
         count = query.query.count
         first, rest = [], []
         for bit, share in self._shares:
@@ -47,12 +47,12 @@ class QuotaMerge:
 
 
 def _union(proposals: Candidates) -> Candidates:
-    """One candidate a video, in the order of the first proposals, with the bits of all."""
+    """Return one candidate per video, in the order of first proposals, with the bits of all."""
     if not len(proposals):
         return proposals
     by_row = np.argsort(proposals.rows, kind="stable")
     rows = proposals.rows[by_row]
-    begins = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))  # where another video begins
+    begins = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))  # first place of each video
     masks = np.bitwise_or.reduceat(proposals.source_masks[by_row], begins)
     places = by_row[begins]
     order = np.argsort(places)

@@ -1,4 +1,4 @@
-"""What the candidate service holds of a release."""
+"""The candidate service's part of a release."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ FILES = (
 )
 """The files of a release that the candidate service needs."""
 
-MOST_POPULAR = 10_000
-"""Enough for the largest answer to a viewer who has watched all that is remembered of one."""
+MAX_POPULAR = 10_000
+"""Length of the popular list: enough for the largest request and the longest history."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +71,29 @@ class CandidateRelease:
     co_watch_weights: Vectors
     """float32[n, k] or float16[n, k]."""
     ease_rows: npt.NDArray[np.int32]
-    """int32[n, k]; k is 0 where the catalogue is too large for EASE."""
+    """int32[n, k]; k is 0 if the catalogue is too large for EASE."""
     ease_weights: Float32Array
     """float32[n, k]."""
     fresh_rows: Int64Array
     """Rows of new and hardly watched videos, int64[m]."""
     fresh_vectors: Float32Array
-    """Their vectors, which every request is scored with, float32[m, d]."""
+    """Their vectors, float32[m, d]."""
     popular_rows: Int64Array
-    """Rows of the MOST_POPULAR by popularity, most popular first, ties by key, int64[p]."""
+    """Rows of the MAX_POPULAR most popular videos, best first, ties by key, int64[p]."""
     vocabulary: Mapping[str, int]
     rows: VideoRows
     viewers: ViewerVectors
-    """Of the viewers who were asked for last."""
+    """Cache of recent viewers' vectors."""
 
     @staticmethod
     def load(folder: Path, vector_cache_size: int = 0) -> CandidateRelease:
-        """Loads the release in `folder`: its manifest and FILES, goldens excepted.
+        """Load the release in `folder`: its manifest and FILES except goldens.
 
         At most `vector_cache_size` viewers' vectors are cached. Digests aren't
-        checked here: the cache does that when it hands out the folder.
+        checked here but by the cache, when it returns the folder.
 
         Raises:
-            ReleaseError: a file is missing or unfit; the message names it.
+            ReleaseError: a file is missing or invalid; the message names it.
         """
         manifest = Manifest.read(folder)
         size = manifest.feature_schema.vector_size
@@ -130,11 +130,11 @@ class CandidateRelease:
         )
 
     def replay_goldens(self) -> None:
-        """Raises ReleaseError unless the viewer tower answers as it did in training."""
+        """Raise ReleaseError unless the viewer tower reproduces its outputs of training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
 
     def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
-        """The viewer's embedding, float32[d]; raises ModelOutputError where it isn't finite."""
+        """Return the viewer's embedding, float32[d]; raise ModelOutputError if it isn't finite."""
         limit = self.manifest.feature_schema.history_limit
         inputs = tower_inputs([viewer], self.rows, self.vocabulary, limit)
         return self.viewers.of(inputs, self._run_tower)
@@ -145,10 +145,10 @@ class CandidateRelease:
 
 
 def _most_popular(popularity: Float32Array, keys: Int64Array) -> Int64Array:
-    if len(keys) > MOST_POPULAR:
-        least = np.partition(popularity, -MOST_POPULAR)[-MOST_POPULAR]
+    if len(keys) > MAX_POPULAR:
+        least = np.partition(popularity, -MAX_POPULAR)[-MAX_POPULAR]
         rows = np.flatnonzero(popularity >= least)
     else:
         rows = np.arange(len(keys))
     order = np.lexsort((keys[rows], -popularity[rows]))
-    return rows[order[:MOST_POPULAR]]
+    return rows[order[:MAX_POPULAR]]

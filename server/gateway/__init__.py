@@ -1,1 +1,1 @@
-"""The gateway: reads the viewer's features, has candidates found and ranked, and answers."""
+"""The gateway: reads the viewer's features, retrieves and ranks candidates, returns the slate."""

@@ -13,9 +13,9 @@ from server.rpc.settings import load_settings
 
 
 async def main() -> None:
-    """Serves until told to stop."""
-    # Feast, imported with the first release, imports torch where it is installed: a second
-    # and 180 MB for nothing. None in its place makes that fail as if it were not.
+    """Serve until stopped."""
+    # Feast, imported with the first release, imports torch if it is installed: a second and
+    # 180 MB for nothing. None in its place makes that import fail.
     sys.modules["torch"] = None  # type: ignore[assignment]
     settings = load_settings(GatewaySettings, sys.argv[1:])
     await serve_pod(gateway_pod(settings), settings)

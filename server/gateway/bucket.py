@@ -6,11 +6,11 @@ import xxhash
 
 BUCKETS = 10_000
 BUCKET_HEADER = "x-vireo-bucket"
-"""Metadata key of a bucket on the inner hops: routes hold the share of the canary against it."""
+"""Metadata key of a bucket on the inner hops; routes compare it with the canary's share."""
 _SEED = 20_001
-"""Apart from the hash of video keys: the two must have nothing to do with each other."""
+"""Makes buckets independent of video keys, which are the same hash."""
 
 
 def viewer_bucket(viewer_id: str) -> int:
-    """From 0 to BUCKETS - 1, alike likely, by the viewer's id alone: the same for ever."""
+    """Return the viewer's bucket, uniform in [0, BUCKETS); it depends on the id alone."""
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS

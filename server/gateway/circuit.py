@@ -1,4 +1,4 @@
-"""Keeps calls from something that fails, and tries it now and then until it is back."""
+"""Circuit breaker: stops calls to a dependency that fails, but for a probe now and then."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import time
 from collections.abc import Callable
 
 _FAILURES = 3
-"""So many in a row open the circuit: one may be chance."""
+"""Consecutive failures that open the circuit: one may be chance."""
 PAUSE_SECONDS = 0.5
-"""Between two tries while it is open."""
+"""Seconds between two probes while it is open."""
 
 
 class Circuit:
-    """Closed while calls succeed; open after some failures in a row.
+    """Closed while calls succeed; open after consecutive failures.
 
-    While it is open one call in PAUSE_SECONDS is let through. Its success closes the circuit.
+    While it is open, one call in PAUSE_SECONDS is admitted. Its success closes the circuit.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Closed. `clock` gives seconds."""
+        """Start closed."""
         self._clock = clock
         self._failures = 0
         self._next_try = 0.0
 
     @property
     def open(self) -> bool:
-        """Whether calls are kept from it."""
+        """Whether calls are stopped."""
         return self._failures >= _FAILURES
 
     def admits(self) -> bool:
-        """Whether a call may be made now; one that may is to be told of by the methods below."""
+        """Return whether a call may be made now; count its end with one of the methods below."""
         if not self.open:
             return True
         now = self._clock()
@@ -39,10 +39,10 @@ class Circuit:
         return True
 
     def succeeded(self) -> None:
-        """A call has succeeded."""
+        """Count a call that succeeded."""
         self._failures = 0
 
     def failed(self) -> None:
-        """A call has failed."""
+        """Count a call that failed."""
         self._failures += 1
         self._next_try = self._clock() + PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""When the answer must be out, and how much of what is left each stage may take."""
+"""Deadline of a request, and the budget of each stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 _ANSWER_SECONDS = 0.01
-"""Kept back to build and send the answer after the last stage."""
+"""Reserved for building and sending the response after the last stage."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class Deadline:
 
     @staticmethod
     def after(seconds: float) -> Deadline:
-        """The moment in `seconds` from now."""
+        """Return the deadline in `seconds` from now."""
         return Deadline(time.monotonic() + seconds)
 
     def left(self) -> float:
-        """Seconds until then; 0 once it has passed."""
+        """Return the seconds until then; 0 once it has passed."""
         return max(0.0, self.at - time.monotonic())
 
     def budget(self, limit: float, share: float = 1.0) -> float:
-        """Seconds that a stage may take.
+        """Return the seconds that a stage may take.
 
         Args:
-            limit: the stage's own limit, in seconds.
-            share: how much of what is left it may use, so that later stages get their part.
+            limit: the stage's own limit in seconds.
+            share: share of the time left that it may use, so that later stages get theirs.
         """
         return min(limit, share * max(0.0, self.left() - _ANSWER_SECONDS))

@@ -1,4 +1,4 @@
-"""Reads one viewer's row from the Feast online store."""
+"""Reads a viewer's row from the Feast online store."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _CONFIGURATION = "feature_store.yaml"
 
 
 class UnfitRowError(Exception):
-    """The store answered, but a viewer's row is not one that the models could take."""
+    """The store responded, but a viewer's row isn't valid input for the models."""
 
 
 class FeatureReader:
-    """Reads viewers' features. One thread at a time: SQLite reads share a connection."""
+    """Reads viewers' features. Use it from one thread at a time: reads share a connection."""
 
     def __init__(self, repo: Path, timeout: float) -> None:
-        """Opens the Feast repository's state in `repo`; reads no offline data.
+        """Open the Feast repository in `repo`; no offline data is read.
 
-        A store that can't be reached now is no error: it may be back soon, and viewers get
-        answers without it meanwhile.
+        An online store that can't be reached is no error: viewers get slates without it until it
+        is back.
 
         Args:
             repo: the folder.
-            timeout: most seconds that Redis may take to connect, and for each answer. A SQLite
-                file that another process has locked is waited for as long as Feast has it, 5 s.
+            timeout: maximum seconds for Redis to connect, and for each response. For a SQLite
+                file that another process has locked Feast waits 5 s.
 
         Raises:
             VireoError: there is none, it lacks the feature service, or its online store
@@ -59,7 +59,7 @@ class FeatureReader:
                 f"build them with: vireo features build {repo.name}"
             )
         self.dataset = repo.name
-        """The data set whose viewers it knows."""
+        """The data set that the features come from."""
         self._repo, self._timeout = repo.absolute(), timeout
         try:
             self._open()
@@ -69,9 +69,9 @@ class FeatureReader:
                 f"build it again with: vireo features build {repo.name}"
             ) from error
         try:
-            self.read("")  # also spares the first request what Feast prepares on a first read
+            self.read("")  # which also warms Feast up for the first request
         except Exception as error:
-            # Feast and its stores raise whatever they like; the cause goes into the message.
+            # Feast and its stores raise errors of any type; the cause goes into the message.
             reason = f"{type(error).__name__}: {error}"
             if not is_away(error):
                 raise VireoError(
@@ -81,49 +81,47 @@ class FeatureReader:
             log.warning("the online store can't be reached", repo=str(repo), reason=reason)
 
     def read(self, viewer_id: str) -> ViewerFeatures:
-        """The viewer's features now; the defaults for a viewer nobody knows.
+        """Return the viewer's current features; the defaults for an unknown viewer.
 
         Raises:
-            UnfitRowError: what is stored of this viewer can't be used.
-            Exception: whatever the online store raises when it can't be read.
+            UnfitRowError: the viewer's stored row can't be used.
+            Exception: whatever the online store raises if it can't be read.
         """
         try:
-            return self._read(viewer_id)
+            row = self._table.row(viewer_id)
         except sqlite3.Error as error:
-            # A connection whose file was emptied or overwritten never reads again, also when the
-            # file is whole once more.
+            # A connection whose file was emptied or overwritten stays broken, even if the file is
+            # valid again.
             if is_away(error) or _identity(self._file) == self._opened:
                 raise
-        self._open()
-        return self._read(viewer_id)
+            self._open()
+            row = self._table.row(viewer_id)
+        return viewer_from_row(row)
 
     def _open(self) -> None:
         store = _open(self._repo, self._timeout)
         self._table = _Table.of(store)
         online = store.config.online_store
         self._file = self._repo / online.path if online.type == "sqlite" else None
-        self._opened = _identity(self._file)  # it connects at the first read, not before
-
-    def _read(self, viewer_id: str) -> ViewerFeatures:
-        return viewer_from_row(self._table.row(viewer_id))
+        self._opened = _identity(self._file)  # it connects at the first read
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The online store's part of the feature service, with all that is the same in every read.
+    """The feature service's views in the online store, resolved once.
 
-    `FeatureStore.get_online_features` finds it out anew each time, which takes three times as long
+    `FeatureStore.get_online_features` resolves them for each read, which takes three times as long
     as the read.
     """
 
     store: OnlineStore
     config: RepoConfig
     views: tuple[tuple[FeatureView, tuple[str, ...]], ...]
-    """Each view of the service, and the names of its features there."""
+    """Each view of the service, and the names of its features."""
 
     @staticmethod
     def of(store: FeatureStore) -> _Table:
-        """Raises FeatureServiceNotFoundException where there is no such service."""
+        """Resolve a store's views; raise FeatureServiceNotFoundException without the service."""
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
         service = store.get_feature_service(FEATURE_SERVICE)
@@ -140,14 +138,14 @@ class _Table:
         )
 
     def row(self, viewer_id: str) -> dict[str, Any]:
-        """Every feature of a viewer by name; None where nothing is stored."""
+        """Return each feature of a viewer by name; None if nothing is stored."""
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
         key = EntityKey(join_keys=["viewer_id"], entity_values=[Value(string_val=viewer_id)])
         row: dict[str, Any] = {}
         for view, names in self.views:
-            # A list of its own for each read: the Redis store appends to what it is given.
+            # A new list for each read: the Redis store appends to it.
             [(_, stored)] = self.store.online_read(self.config, view, [key], list(names))
             stored = stored or {}
             row |= {name: _value(stored[name]) if name in stored else None for name in names}
@@ -155,7 +153,7 @@ class _Table:
 
 
 def _value(stored: Value) -> Any:
-    """What a Feast value holds, a list as a sequence; None where it holds nothing."""
+    """Return the content of a Feast value, a list as a sequence; None if it is null."""
     kind = stored.WhichOneof("val")
     if kind is None or kind == "null_val":
         return None
@@ -164,10 +162,10 @@ def _value(stored: Value) -> Any:
 
 
 def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
-    """The features of one row of `viewer_serving`, by name; None stands for a missing value.
+    """Return the features of a row of `viewer_serving`; None stands for a missing value.
 
     Raises:
-        UnfitRowError: pods would refuse them.
+        UnfitRowError: pods would reject them.
     """
     try:
         viewer = ViewerFeatures(
@@ -179,7 +177,7 @@ def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
             like_count=row["viewer_like_count"] or 0,
         )
     except Exception as error:
-        # Whatever is wrong with one viewer's row says nothing of the store: others go on.
+        # An invalid row of one viewer is no failure of the store.
         raise UnfitRowError(f"{type(error).__name__}: {error}") from error
     if len(viewer.history_keys) != len(viewer.history_times):
         raise UnfitRowError(
@@ -189,18 +187,18 @@ def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether a store raised this because it is locked, down or doesn't answer."""
+    """Return whether a store raised this because it is locked, down or doesn't respond."""
     if isinstance(error, sqlite3.OperationalError):
-        code = getattr(error, "sqlite_errorcode", 0)  # not there where Python raised it
+        code = getattr(error, "sqlite_errorcode", 0)  # absent if Python itself raised it
         return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    redis = sys.modules.get("redis.exceptions")  # there if it is what raised
+    redis = sys.modules.get("redis.exceptions")  # imported if a Redis store raised it
     if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
         return False
     return isinstance(error, redis.ConnectionError | redis.TimeoutError)
 
 
 def _identity(file: Path | None) -> tuple[int, ...]:
-    """What tells whether a file is another, or has another content; empty where there is none."""
+    """Return what changes if a file is replaced or overwritten; empty if there is none."""
     try:
         found = file.stat() if file else None
     except OSError:
@@ -209,10 +207,10 @@ def _identity(file: Path | None) -> tuple[int, ...]:
 
 
 def _open(repo: Path, timeout: float) -> FeatureStore:
-    """The store of a repository, with limits to how long Redis may take.
+    """Return the store of a repository, with timeouts for Redis.
 
-    By itself Feast waits for Redis without end, and its client repeats what failed with pauses
-    of seconds between. A read that failed is not repeated here: the request has no time for it.
+    By default Feast waits for Redis forever, and its client retries with a backoff of seconds.
+    Here reads aren't retried: requests have no time for it.
     """
     from feast import FeatureStore
     from feast.repo_config import load_repo_config

@@ -1,6 +1,6 @@
 """The gateway's pipeline: read the viewer's features, retrieve, rank, answer.
 
-A stage that fails takes only its part from the answer, which says so in `degradations`.
+If a stage fails, the slate is made without it and says so in `degradations`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _NOT_RUN: Attempt[RankCandidatesResponse] = Attempt(None, 0.0)
 
 @dataclass(frozen=True)
 class RecommendPipeline:
-    """The chain of stages behind one slate."""
+    """The chain of stages behind a slate."""
 
     read_features: ReadFeatures
     quality: Quality
     retrieve: Retrieve
     rank: Rank
     shadow: Shadow | None = None
-    """Repeats what was answered in full, for comparison."""
+    """Repeats requests that were answered in full, for comparison."""
     candidates: int | None = None
-    """How many to have ranked; None for as many as the release states."""
+    """Number of candidates to rank; None for the release's own number."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
     ) -> pb.RecommendResponse:
-        """The slate for a query.
+        """Return the slate for a query.
 
         Raises:
             UnknownSeedError: the query follows a video that the release doesn't have.
@@ -63,7 +63,7 @@ class RecommendPipeline:
         own = release.manifest.release_id
         wanted = self.candidates or release.manifest.candidates
         count = self.quality.count(query.page_size, wanted)
-        # The release of a canary pod may state another number than the gateway's.
+        # A canary pod's release may state another number than the gateway's.
         stated = self.candidates is None and count >= wanted
         retrieval = await attempt(
             "retrieval", self.retrieve(query, viewer, count, own, count_of_release=stated)
@@ -80,7 +80,7 @@ class RecommendPipeline:
             blocked = query.blocked_keys(viewer)
             items = popular_items(release.popular.best(query.page_size, blocked))
             release_id = own
-        elif not candidates.keys:  # nothing is left that the viewer hasn't watched
+        elif not candidates.keys:  # the viewer has watched everything
             items, release_id = [], candidates.release_id
         else:
             ranking = await attempt("ranking", self.rank(query, viewer, candidates))

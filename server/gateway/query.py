@@ -1,4 +1,4 @@
-"""What the gateway is asked, with the defaults of absent fields filled in."""
+"""A request to the gateway, with the defaults of absent fields filled in."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DEFAULT_PAGE_SIZE = 10
 
 @dataclass(frozen=True)
 class RecommendQuery:
-    """A valid request for one slate."""
+    """A valid request for a slate."""
 
     viewer_id: str
     page_size: int
     playing_key: int | None
     """Key of the video that is playing; never returned."""
     follows_playing: bool
-    """Whether the slate is what comes after it (UP_NEXT)."""
+    """Whether the slate follows that video (UP_NEXT)."""
     excluded_keys: npt.NDArray[np.int64]
     """Videos not to return, int64[e]."""
     explain: bool
@@ -36,7 +36,7 @@ class RecommendQuery:
     request_id: str
     deadline: Deadline
     metadata: tuple[tuple[str, str], ...]
-    """What goes along on the inner hops: request id, the viewer's bucket, the caller's trace."""
+    """Metadata of inner calls: request id, the viewer's bucket, the caller's trace context."""
 
     @property
     def seed_key(self) -> int | None:
@@ -44,7 +44,7 @@ class RecommendQuery:
         return self.playing_key if self.follows_playing else None
 
     def blocked_keys(self, viewer: ViewerFeatures) -> npt.NDArray[np.int64]:
-        """Videos that the slate must not have, int64[b]: watched, playing or excluded."""
+        """Return the videos that the slate must not have, int64[b]: watched, playing, excluded."""
         playing = [] if self.playing_key is None else [self.playing_key]
         return np.concatenate(
             [viewer.watched_keys, self.excluded_keys, np.array(playing, np.int64)]
@@ -57,7 +57,7 @@ class RecommendQuery:
         deadline: Deadline,
         trace: tuple[tuple[str, str], ...] = (),
     ) -> RecommendQuery:
-        """The query of a request that has passed validation, with the caller's trace context."""
+        """Return the query of a valid request, with the caller's trace context."""
         seed = request.seed_video_id
         return RecommendQuery(
             viewer_id=request.viewer_id,
@@ -77,12 +77,12 @@ class RecommendQuery:
         )
 
     def again(self, deadline: Deadline) -> RecommendQuery:
-        """The same query under another deadline."""
+        """Return the same query with another deadline."""
         return replace(self, deadline=deadline)
 
 
 def _moment(request: pb.RecommendRequest) -> int:
-    """The caller's time in Unix seconds, 0 if it is before 1970; now if absent."""
+    """Return the request's time in Unix seconds, 0 if it is before 1970; now if absent."""
     if request.context.HasField("time"):
         return max(0, request.context.time.seconds)
     return int(time.time())

@@ -1,4 +1,4 @@
-"""What the gateway holds of a release: its manifest, the popular list and the feature store."""
+"""The gateway's part of a release: manifest, popular list and feature store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = (POPULAR_IDS,)
 
 @dataclass(frozen=True)
 class GatewayRelease:
-    """Everything that one answer is made from; replaced as a whole."""
+    """Everything that a slate is made from; replaced as a whole."""
 
     manifest: Manifest
     popular: PopularList
@@ -25,15 +25,15 @@ class GatewayRelease:
 
     @staticmethod
     def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
-        """Loads it from a release's folder.
+        """Load it from a release's folder.
 
         Args:
-            folder: the release's folder; only FILES and the manifest need be there.
-            features: folder that holds the Feast repository of each data set, by name.
-            timeout: most seconds that the online store may take.
+            folder: the release's folder, with the manifest and FILES at least.
+            features: folder with a Feast repository per data set, by its name.
+            timeout: maximum seconds for the online store to respond.
 
         Raises:
-            ReleaseError: a file of the release is unfit.
+            ReleaseError: a file of the release is invalid.
             VireoError: the features of its data set are missing.
         """
         manifest = Manifest.read(folder)

@@ -60,15 +60,15 @@ _WHOLE = frozenset(
         viewer_pb2.DEGRADATION_MIXED_RELEASES,
     }
 )
-"""Degradations of answers for which every stage ran to its end. How long others took doesn't show
-how busy the gateway is: they may have waited in vain for a part, or not at all."""
+"""Degradations of slates for which every stage ran to its end. The latency of others is no sample
+of the gateway's load: they may have waited for a timeout, or not at all."""
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
 _CHANNEL_OPTIONS = (
-    # A pod or Envoy that is back is found within a second; the default grows to two minutes.
+    # Reconnect within a second once a pod or Envoy is back; by default it can take two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),  # also how long a connection may take to come up
+    ("grpc.min_reconnect_backoff_ms", 1000),  # also the timeout of a connection attempt
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
@@ -82,15 +82,14 @@ class RecommendationServicer(RecommendationServiceServicer):
         loader: ReleaseLoader[GatewayRelease],
         default_deadline: float,
     ) -> None:
-        """Takes them, and the seconds within which to answer a caller without a deadline."""
-        self._pipeline = pipeline
-        self._loader = loader
+        """Serve with these; `default_deadline` is in seconds, for calls that carry none."""
+        self._pipeline, self._loader = pipeline, loader
         self._default_deadline = default_deadline
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RecommendResponse:
-        """The slate for one viewer."""
+        """Return the slate for one viewer."""
         release = served(self._loader).content
         left = context.time_remaining()
         deadline = Deadline.after(self._default_deadline if left is None else left)
@@ -108,17 +107,17 @@ class RecommendationServicer(RecommendationServiceServicer):
 
 
 def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
-    """The name of a degradation, for example "mixed_releases"."""
+    """Return the name of a degradation, for example "mixed_releases"."""
     return viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_").lower()
 
 
 for _degradation in viewer_pb2.Degradation.values():
-    if _degradation:  # so that each is shown as 0 before it happens
+    if _degradation:  # so that each is exported as 0 before it happens
         DEGRADATIONS.labels(kind_of(_degradation))
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
-    """The gateway. Make it in the event loop that is to serve it."""
+    """Return the gateway's pod. Call it in the event loop that will serve it."""
     candidate, ranking = (
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
@@ -130,14 +129,14 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     find, order = CandidateServiceStub(candidate), RankingServiceStub(ranking)
 
     def stages(
-        prefix: str, retrieval: float, ranking: float, told: Quality | None = None
+        prefix: str, retrieval: float, ranking: float, quality: Quality | None = None
     ) -> tuple[Retrieve, Rank]:
-        """The two calls: what their names begin with, their limits, who hears how they went."""
+        """Return the stages that call pods: prefix of their names, timeouts, quality factor."""
         return (
             Retrieve(
-                StageCall(f"{prefix}retrieval", find.RetrieveCandidates, retrieval, SHARE, told)
+                StageCall(f"{prefix}retrieval", find.RetrieveCandidates, retrieval, SHARE, quality)
             ),
-            Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=told)),
+            Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=quality)),
         )
 
     quality = Quality(settings.min_candidates)
@@ -174,7 +173,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
 
 
 def _describe(comparisons: Comparisons, response: GetServingReleaseResponse) -> None:
-    """Adds to what the gateway says of its release how the shadow pool's answers compare."""
+    """Add to the description of a release how the shadow pool's slates compare."""
     summary = comparisons.summary()
     response.shadow.release_id = summary.release_id
     response.shadow.compared = summary.compared

@@ -1,4 +1,4 @@
-"""The gateway turns last: to a new release only once the pods behind it serve that one."""
+"""Gateways swap last: to a new release only once the pods behind them serve it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = structlog.get_logger()
 
 _MIN_IN_A_ROW = 20
 _IN_A_ROW_PER_POD = 10
-"""How many answers in a row say that all pods behind a balancer have turned. It may draw them by
-chance: a pod that lags is then missed by all of them once in some twenty thousand times."""
+"""Consecutive responses that show that all pods behind a load balancer serve the release. If it
+picks them at random, a pod that lags is missed once in some twenty thousand times."""
 _MAX_PODS = 1000
-"""Names of pods that are counted: one that says another in each answer would never be done with."""
+"""Maximum pods that are counted: a pod that changes its name would be waited for forever."""
 _PAUSE_SECONDS = 0.02
-_LONGER_PAUSE_SECONDS = 0.1
-"""While a pod is known not to serve the release: it takes its core to build it."""
+_LOADING_PAUSE_SECONDS = 0.1
+"""While a pod is known not to serve the release: it needs its core to build it."""
 _CALL_SECONDS = 1.0
-_LONGEST_SECONDS = 900.0
-"""A load that takes longer than this is taken for stuck."""
+_MAX_SECONDS = 900.0
+"""A load that takes longer than this counts as stuck."""
 
 
 class InnerPods:
@@ -36,41 +36,41 @@ class InnerPods:
         self,
         stubs: Sequence[ReleaseServiceAsyncStub],
         limit: float,
-        longest: float = _LONGEST_SECONDS,
+        max_seconds: float = _MAX_SECONDS,
     ) -> None:
-        """Takes a stub of each kind of pod, and how long to wait for them.
+        """Set how to reach the pods, and the timeouts.
 
         Args:
-            stubs: one a kind.
-            limit: the most seconds to wait while no pod says that it loads the release.
-            longest: the most seconds to wait in all.
+            stubs: one per kind of pod.
+            limit: maximum seconds to wait while no pod reports that it loads the release.
+            max_seconds: maximum seconds to wait in all.
         """
         self._stubs = stubs
         self._limit = limit
-        self._longest = longest
+        self._max_seconds = max_seconds
 
     async def serving(self, release_id: str) -> None:
-        """Returns once all pods serve a release, or once the time is over.
+        """Return once all pods serve a release, or after the timeout.
 
-        The latter is no failure: the pods may be gone for good, and answers that mix releases
-        say so.
+        A timeout is no failure: the pods may be gone for good, and slates of mixed releases say
+        so.
         """
         clock = asyncio.get_running_loop().time
         start = clock()
-        end = start + self._longest
+        end = start + self._max_seconds
         try:
             async with asyncio.timeout_at(min(start + self._limit, end)) as timeout:
 
                 def loads() -> None:
                     timeout.reschedule(min(clock() + self._limit, end))
 
-                # Unlike `gather` this leaves none of them behind, asking for ever.
+                # Unlike `gather`, this leaves no task behind.
                 async with asyncio.TaskGroup() as group:
                     for stub in self._stubs:
                         group.create_task(_all_serve(stub, release_id, loads))
         except TimeoutError:
             log.warning(
-                "pods don't serve the release yet; turning to it all the same",
+                "pods don't serve the release yet; swapping anyway",
                 release=release_id,
                 seconds=round(clock() - start, 1),
             )
@@ -79,7 +79,7 @@ class InnerPods:
 async def _all_serve(
     stub: ReleaseServiceAsyncStub, release_id: str, loads: Callable[[], None]
 ) -> None:
-    """Returns once all pods of a kind serve a release; calls `loads` whenever one loads it."""
+    """Return once all pods of a kind serve a release; call `loads` whenever one loads it."""
     pods: set[str] = set()
     in_a_row = 0
     while in_a_row < max(_MIN_IN_A_ROW, _IN_A_ROW_PER_POD * len(pods)):
@@ -88,8 +88,8 @@ async def _all_serve(
                 GetServingReleaseRequest(), timeout=_CALL_SECONDS
             )
         except grpc.aio.AioRpcError:
-            answer = None  # a pod that restarts, say: whatever it serves then is asked for again
-        if answer is None:  # gRPC's answer, too, for one that can't be parsed
+            answer = None  # for example a pod that restarts: it is asked again
+        if answer is None:  # also if the response can't be parsed
             in_a_row = 0
         else:
             if len(pods) < _MAX_PODS:
@@ -97,4 +97,4 @@ async def _all_serve(
             in_a_row = in_a_row + 1 if answer.release_id == release_id else 0
             if in_a_row == 0 and answer.loading.release_id == release_id:
                 loads()
-        await asyncio.sleep(_PAUSE_SECONDS if in_a_row else _LONGER_PAUSE_SECONDS)
+        await asyncio.sleep(_PAUSE_SECONDS if in_a_row else _LOADING_PAUSE_SECONDS)

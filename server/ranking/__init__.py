@@ -1,1 +1,1 @@
-"""The ranking service: the order of a few hundred candidates."""
+"""The ranking service: orders a few hundred candidates."""

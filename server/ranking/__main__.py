@@ -12,7 +12,7 @@ from server.rpc.settings import load_settings
 
 
 async def main() -> None:
-    """Serves until told to stop."""
+    """Serve until stopped."""
     await serve_pod(RANKING_POD, load_settings(PodSettings, sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""Keeps a slate from being ten times the same: maximal marginal relevance over the best."""
+"""Diversifies slates: maximal marginal relevance over the best candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.ranking.query import Ranking
 from server.ranking.stages import SCORE
 
 RERANK_WINDOW = 100
-"""How many of the best by score are put in another order. The same whatever the page, so that a
+"""Number of best candidates that are reordered. It doesn't depend on the page size, so that a
 shorter page is a prefix of a longer one."""
 
 Float32Array = npt.NDArray[np.float32]
@@ -22,15 +22,15 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class DiverseBest:
-    """The page's best by score and diversity; unknown candidates last, ties by key."""
+    """Selects the page by score and diversity; unknown candidates last, ties by key."""
 
     name: str = "diverse_best"
 
     def select(self, query: Ranking, candidates: Candidates) -> Candidates:
-        """The best `page_size` candidates, in the order in which they are to be shown."""
+        """Return the best `page_size` candidates, in the order of the slate."""
         scores, page = candidates.scores[SCORE], query.query.page_size
         order = np.argsort(-scores)
-        if (np.diff(scores[order]) == 0).any():  # Seldom; by all takes longer.
+        if (np.diff(scores[order]) == 0).any():  # rare, and sorting by all takes longer
             order = np.lexsort((candidates.keys, candidates.rows < 0, -scores))
         strength = query.release.manifest.score_weights.diversity
         if strength > 0:
@@ -45,20 +45,20 @@ class DiverseBest:
 def diverse_order(
     scores: Float32Array, vectors: Float32Array, strength: float, count: int
 ) -> npt.NDArray[np.int64]:
-    """Places of the first `count`, chosen one after the other, ties by place.
+    """Return the places of the first `count`, chosen greedily, ties by place.
 
-    The next is the one with the most log(score) - strength x its largest cosine to one that is
-    chosen already.
+    The next is the one with the largest log(score) - strength x its largest cosine to one that is
+    already chosen.
 
     Args:
-        scores: float32[n], from 0.
+        scores: at least 0, float32[n].
         vectors: video vectors, float32[n, d].
-        strength: from 0, which gives the order of the scores.
+        strength: at least 0, which keeps the order of the scores.
         count: at most n.
     """
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     unit = vectors / np.maximum(lengths, _TINY)[:, None]
-    # The logarithm of the least float is far below that of any probability, and finite.
+    # log(_TINY) is far below that of any probability, and finite.
     worth = np.log(np.maximum(scores, _TINY))
     nearest = np.full(len(scores), -np.inf, np.float32)
     value = worth
@@ -67,7 +67,7 @@ def diverse_order(
         best = value.argmax()
         chosen.append(best)
         worth[best] = -np.inf
-        # Of the chosen alone: a page is short, and most pairs are never asked for.
+        # One row at a time: a page is short, and most pairs are never needed.
         np.maximum(nearest, unit @ unit[best], out=nearest)
         value = worth - strength * nearest
     return np.array(chosen, np.int64)

@@ -1,4 +1,4 @@
-"""The ranking pipeline: the caller's candidates, the model's scores, a diverse best of them."""
+"""The ranking pipeline: the caller's candidates, the model's scores, a diverse selection."""
 
 from __future__ import annotations
 
@@ -34,20 +34,19 @@ class RankedCandidates:
     rows: npt.NDArray[np.int64]
     """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
     scores: npt.NDArray[np.float32]
-    """The score that orders them, but for diversity, float32[m]."""
+    """The score that orders them, apart from diversity, float32[m]."""
     tasks: Mapping[str, npt.NDArray[np.float32]]
     """Probability of each of `signals.TASKS`, float32[m]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[m]."""
     unknown: int
-    """How many of all candidates the release doesn't know."""
+    """Number of candidates, ranked or not, that the release doesn't know."""
 
 
 class RankingPipeline:
     """Ranks with one release. Safe to use from several threads."""
 
     def __init__(self, release: RankingRelease) -> None:
-        """Takes the release."""
         self.release = release
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
@@ -57,11 +56,11 @@ class RankingPipeline:
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
-        """The best `page_size` of the query's candidates.
+        """Return the best `page_size` of the query's candidates.
 
         Raises:
-            CallerGoneError: the caller, if there is one, has gone meanwhile.
-            ModelOutputError: the model gave a score that isn't finite.
+            CallerGoneError: the caller has gone.
+            ModelOutputError: a score isn't finite.
         """
         ranking = Ranking.of(self.release, query)
         selected = self._pipeline.run(ranking, caller).selected

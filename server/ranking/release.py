@@ -1,4 +1,4 @@
-"""What the ranking service holds of a release."""
+"""The ranking service's part of a release."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class RankingRelease:
 
     @staticmethod
     def load(folder: Path) -> RankingRelease:
-        """Loads the release in `folder`: its manifest and FILES, goldens excepted.
+        """Load the release in `folder`: its manifest and FILES except goldens.
 
-        Digests aren't checked here: the cache does that when it hands out the folder.
+        Digests aren't checked here but by the cache, when it returns the folder.
 
         Raises:
-            ReleaseError: a file is missing or unfit; the message names it.
+            ReleaseError: a file is missing or invalid; the message names it.
         """
         manifest = Manifest.read(folder)
         size = manifest.feature_schema.vector_size
@@ -76,5 +76,5 @@ class RankingRelease:
         )
 
     def replay_goldens(self) -> None:
-        """Raises ReleaseError unless the ranking model answers as it did in training."""
+        """Raise ReleaseError unless the ranking model reproduces its outputs of training."""
         replay(self.ranker, self.folder / layout.GOLDEN_RANKER)

@@ -29,7 +29,7 @@ class RequestedSource:
     fail_open: bool = False
 
     def propose(self, query: Ranking) -> Candidates:
-        """The query's candidates, in its order."""
+        """Return the query's candidates, in its order."""
         asked = query.query
         return Candidates(asked.keys, query.rows, asked.source_masks, asked.scores)
 
@@ -43,11 +43,11 @@ class RankerScorer:
 
     @property
     def columns(self) -> Mapping[str, float]:
-        """The tasks'."""
+        """One per task."""
         return {task.name: task.neutral for task in TASKS}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """Probability of each task, of each candidate."""
+        """Return the probability of each task, for each candidate."""
         release = query.release
         known = candidates.rows >= 0
         tasks = np.zeros((len(candidates), len(TASKS)), np.float32)
@@ -68,21 +68,21 @@ class RankerScorer:
 
 @dataclass(frozen=True)
 class WeightedScorer:
-    """One score out of the tasks', by the release's weights."""
+    """Combines the tasks' probabilities by the release's weights."""
 
     name: str = "weighted"
     fail_open: bool = False
 
     @property
     def columns(self) -> Mapping[str, float]:
-        """The one that orders the page."""
+        """The score that orders the page."""
         return {SCORE: 0.0}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """The tasks' probabilities by the release's weights; 0 for unknown candidates.
+        """Return the tasks' probabilities combined by the weights; 0 for unknown candidates.
 
         Raises:
-            ModelOutputError: a score isn't finite, as a negative probability would give.
+            ModelOutputError: a score isn't finite, for example of a negative probability.
         """
         weights = query.release.manifest.score_weights
         score = weights.combined(candidates.scores)
@@ -94,12 +94,12 @@ class WeightedScorer:
 
 @dataclass(frozen=True)
 class UnknownCandidatesLog:
-    """Tells operators that candidates and ranking don't serve the same release."""
+    """Warns operators that candidate and ranking pods serve different releases."""
 
     name: str = "unknown_candidates_log"
 
     def run(self, query: Ranking, selected: Candidates) -> None:
-        """Logs a page that had to be filled with candidates that the release doesn't know."""
+        """Log a page with candidates that the release doesn't know."""
         unknown = int(np.count_nonzero(selected.rows < 0))
         if unknown:
             log.warning(

@@ -1,1 +1,1 @@
-"""Which candidates must not be returned, a file each."""
+"""Filters of candidates, one per file."""

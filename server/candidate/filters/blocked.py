@@ -1,4 +1,4 @@
-"""Removes what the viewer must not get: videos watched or excluded."""
+"""Removes watched and excluded videos."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class BlockedFilter:
     name: str = "blocked"
 
     def keep(self, query: Retrieval, candidates: Candidates) -> npt.NDArray[np.bool_]:
-        """Which candidates are neither watched nor excluded, bool[n]."""
+        """Return which candidates are neither watched nor excluded, bool[n]."""
         if not len(query.blocked_rows):
             return np.ones(len(candidates), np.bool_)
-        # Marking rows takes a fifth of the time of searching each candidate among them.
+        # Marking rows takes a fifth of the time of np.isin.
         free = np.ones(len(query.release.keys), np.bool_)
         free[query.blocked_rows] = False
         kept: npt.NDArray[np.bool_] = free[candidates.rows]

@@ -1,5 +1,5 @@
-"""Where candidates come from, and the scores that they get: a file for each signal.
+"""Candidate sources and scores, one signal per file; `server.signals` declares them.
 
-`propose` gives rows of videos, best first; `score` gives any videos their score, whichever source
-proposed them. `server.signals` declares both.
+`propose` returns rows of videos, best first; `score` scores any videos, whichever source proposed
+them.
 """

@@ -1,4 +1,4 @@
-"""Videos that an item-to-item model expects of a viewer of these watches."""
+"""Videos that EASE, an item-to-item model, predicts from all watches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def propose(query: Retrieval) -> Int64Array:
-    """Return the videos that what was watched speaks for, strongest first, ties by key.
+    """Return the videos with a positive EASE score, best first, ties by key.
 
     There are none without a watch, or in a catalogue too large for EASE.
     """

@@ -9,6 +9,6 @@ from server.candidate.query import Retrieval
 
 
 def propose(query: Retrieval) -> npt.NDArray[np.int64]:
-    """Return the fresh videos by two-tower score, which they have from their content alone."""
+    """Return the fresh videos by two-tower score, whose vectors come from content alone."""
     release = query.release
     return query.best(release.fresh_rows, release.fresh_vectors @ query.vector)

@@ -1,4 +1,4 @@
-"""Videos watched most of late, by anyone."""
+"""The most watched videos of late."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from server.candidate.query import Retrieval
 
 
 def propose(query: Retrieval) -> npt.NDArray[np.int64]:
-    """Return enough of the popular list to fill an answer alone, should the others fail."""
+    """Return enough of the popular list to fill a response if all other sources fail."""
     return query.release.popular_rows[: query.wanted]

@@ -10,7 +10,7 @@ from server.features.looked_up import looked_up
 
 
 def propose(query: Retrieval) -> npt.NDArray[np.int64]:
-    """Return the nearest videos by index search, which passes over watched and excluded ones."""
+    """Return the nearest videos by index search, without watched and excluded ones."""
     return query.release.index.nearest(query.vector, query.query.count, query.blocked_rows)
 
 

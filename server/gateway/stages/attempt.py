@@ -17,35 +17,35 @@ T = TypeVar("T")
 
 
 class StageFailedError(Exception):
-    """A stage gave nothing; the request goes on without it. The message says why."""
+    """A stage failed; the request continues without it. The message says why."""
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
-        """Takes why, and the status that a pod answered with, if that was it."""
+        """Make the error; `code` is the status that a pod responded with, if one did."""
         super().__init__(message)
         self.code = code
 
 
 class StageSkippedError(StageFailedError):
-    """A stage was not tried, since it could not have succeeded."""
+    """A stage was skipped because it couldn't have succeeded."""
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[T]):
-    """What a stage gave."""
+    """Result of a stage."""
 
     value: T | None
-    """None where it failed."""
+    """None if it failed."""
     seconds: float
 
 
 async def attempt(stage: str, work: Awaitable[T]) -> Attempt[T]:
-    """Awaits a stage. Only StageFailedError is a failure to answer without; it is logged."""
+    """Return the result of a stage; a StageFailedError is logged, other errors are raised."""
     start = time.perf_counter()
     try:
         value = await work
     except StageFailedError as error:
         seconds = time.perf_counter() - start
-        # What is skipped is so for the caller's deadline, or for a failure that was logged.
+        # Stages are skipped for the caller's deadline, or after a failure that was logged.
         level = logging.DEBUG if isinstance(error, StageSkippedError) else logging.WARNING
         log.log(
             level,

@@ -1,4 +1,4 @@
-"""Whether what a pod answered can be used at all: garbage must not reach a caller."""
+"""Checks pods' responses: garbage must not reach a caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class BadAnswerError(Exception):
-    """An answer breaks the contract; the message says how."""
+    """A response breaks the contract; the message says how."""
 
 
 def check_candidates(
@@ -26,15 +26,15 @@ def check_candidates(
     request: candidate_pb2.RetrieveCandidatesRequest,
     blocked: Int64Array,
 ) -> None:
-    """Whether candidates may be used.
+    """Check retrieved candidates.
 
     Args:
-        answer: the candidates.
-        request: what was asked.
+        answer: the response.
+        request: the request.
         blocked: keys that must not be among them, int64[b].
 
     Raises:
-        BadAnswerError: they may not.
+        BadAnswerError: they can't be used.
     """
     count = len(answer.keys)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
@@ -54,7 +54,7 @@ def check_candidates(
     ascending = np.sort(keys)
     if (ascending[1:] == ascending[:-1]).any():
         raise BadAnswerError("a key occurs twice")
-    # A tenth of the time of isin, for which a long history is the longer list.
+    # A tenth of the time of np.isin, which is slow for a long history.
     if (ascending[_places(ascending, blocked)] == blocked).any():
         raise BadAnswerError("a watched, excluded or playing video is among the candidates")
 
@@ -62,15 +62,7 @@ def check_candidates(
 def check_ranked(
     answer: ranking_pb2.RankCandidatesResponse, request: ranking_pb2.RankCandidatesRequest
 ) -> None:
-    """Whether ranked candidates may be used.
-
-    Args:
-        answer: the ranked candidates.
-        request: what was asked.
-
-    Raises:
-        BadAnswerError: they may not.
-    """
+    """Check ranked candidates; raise BadAnswerError if they can't be used."""
     count = min(request.page_size, len(request.keys))
     _check_length("keys", answer.keys, count)
     _check_release(answer.release_id)
@@ -81,7 +73,7 @@ def check_ranked(
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
-    # A page is short: objects take less time than arrays of its length.
+    # A page is short: Python objects are faster than arrays of its length.
     keys = list(answer.keys)
     if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
@@ -119,5 +111,5 @@ def _check_columns(
 
 
 def _places(ascending: Int64Array, keys: Int64Array) -> Int64Array:
-    """Where each key is, if it is there at all; `ascending` has a value at least."""
+    """Return where each key is, if it is there at all; `ascending` isn't empty."""
     return np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)

@@ -1,4 +1,4 @@
-"""Reads the viewer's features, off the event loop and within its time."""
+"""Reads the viewer's features, off the event loop and within a budget."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from server.pod.worker import Worker
 log = structlog.get_logger()
 
 _SHARE = 0.3
-"""Of the time that is left when it starts."""
-_LEAST_SECONDS = 0.001
-"""With less than this no read is begun."""
+"""Share of the time left that the stage may use."""
+_MIN_SECONDS = 0.001
+"""Minimum budget of a read."""
 _STUCK_SHARE = 0.75
-"""Of the most seconds of a read: after that those behind it would hardly get their turn."""
+"""Share of the timeout after which a read is stuck: those queued behind it would time out."""
 
 CIRCUIT_OPEN = Gauge(
     "vireo_feature_store_circuit_open",
@@ -32,30 +32,29 @@ CIRCUIT_OPEN = Gauge(
 
 
 class ReadFeatures:
-    """Reads in the worker thread, so that a slow store holds up no other request.
+    """Reads in the worker thread, so that a slow store delays no other request.
 
-    A store that fails or hangs is left alone but for a try now and then: no request waits for
-    what won't come, or behind it.
+    A store that fails or hangs is skipped, but for a probe now and then.
     """
 
     def __init__(self, worker: Worker, timeout: float, last: LastFeatures) -> None:
-        """Takes the thread to read in, the most seconds of a read, and where to keep the result."""
+        """Read in `worker`, with a timeout in seconds, and cache the results in `last`."""
         self._worker = worker
         self._timeout = timeout
         self._last = last
         self._circuit = Circuit()
-        # When the read began that the thread is at, if any. Set by the thread.
+        # Start time of the current read; set by the worker thread.
         self._reading_since: float | None = None
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
-        """The viewer's features.
+        """Return the viewer's features.
 
         Raises:
-            StageFailedError: the store failed or was late.
-            StageSkippedError: the store was not asked.
+            StageFailedError: the store failed or was too slow.
+            StageSkippedError: the store was skipped.
         """
         budget = query.deadline.budget(self._timeout, _SHARE)
-        if budget < _LEAST_SECONDS:
+        if budget < _MIN_SECONDS:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
         if self._stuck():
             raise self._failed(StageSkippedError("the online store doesn't return from a read"))
@@ -66,21 +65,21 @@ class ReadFeatures:
                 viewer = await self._worker.run(lambda: self._read(reader, query.viewer_id))
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
-            # A caller with little time, or one of many at once, says nothing of the store.
+            # A timeout of a caller in a hurry, or of one among many, is no failure of the store.
             raise (self._failed(failure) if self._stuck() else failure) from error
         except UnfitRowError as error:
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error
         except Exception as error:
-            # The declared policy: whatever the store raises, the viewer gets a slate without
-            # it, and the answer says so.
+            # The declared policy: whatever the store raises, the viewer gets a slate without it,
+            # which says so.
             raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
         self._succeeded()
         self._last.keep(reader.dataset, query.viewer_id, viewer)
         return viewer
 
     def last(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures | None:
-        """What was read last of the viewer; None where nothing is kept."""
+        """Return the cached features of the viewer; None if there are none."""
         return self._last.find(reader.dataset, query.viewer_id)
 
     def _stuck(self) -> bool:
@@ -99,11 +98,11 @@ class ReadFeatures:
         self._circuit.failed()
         if closed and self._circuit.open:
             CIRCUIT_OPEN.set(1)
-            log.warning("the online store is left alone for now", reason=str(failure))
+            log.warning("online store skipped", reason=str(failure))
         return failure
 
     def _succeeded(self) -> None:
         if self._circuit.open:
             CIRCUIT_OPEN.set(0)
-            log.info("the online store is back")
+            log.info("online store available again")
         self._circuit.succeeded()
