@@ -19,16 +19,16 @@ __all__ = ["LeakError", "check_inputs", "check_made"]
 
 
 def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None:
-    """Checks what training starts from: split, towers' data and feature tables.
+    """Check the inputs of training: split, towers' data and feature tables.
 
     Args:
         watches: as in `training.features.watches.WATCHES`.
-        data: what the towers learn from.
-        repo: the folder of features.
+        data: the towers' data.
+        repo: the feature folder.
 
     Raises:
-        LeakError: something is of a test watch or of after it, or the towers were given
-            labels of the ranker.
+        LeakError: an input has a test watch or something later, or the towers' data has labels of
+            the ranker.
     """
     timeline = Timeline(watches, data.video_ids)
     del watches  # The timeline has all that is checked.
@@ -45,17 +45,17 @@ def check_made(
     ranking_set: RankingSet | None,
     viewers: int = RankingConfig.viewers,
 ) -> None:
-    """Checks what training made: a release's tables, and the ranker's training set.
+    """Check the results of training: a release's tables, and the ranker's training set.
 
     Args:
         watches: as in `training.features.watches.WATCHES`.
-        data: what the towers learned from.
-        release: its folder, the ranker not needed.
-        ranking_set: drawn from it; None where it is gone.
-        viewers: most viewers of the ranking set, see `RankingConfig`.
+        data: the towers' data.
+        release: its folder, with or without the ranker.
+        ranking_set: the ranking set drawn from it; None to check the tables alone.
+        viewers: maximum viewers of the ranking set, see `RankingConfig`.
 
     Raises:
-        LeakError: as `check_inputs`.
+        LeakError: see `check_inputs`.
     """
     timeline = Timeline(watches, data.video_ids)
     del watches

@@ -1,32 +1,23 @@
-"""Leaks in the ranker's training set: labels, and what stands beside them."""
+"""Leaks in the ranker's training set: its labels, and the inputs beside them."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from training.evaluation.leaks.features import likes_of
 from training.evaluation.leaks.timeline import LeakError, Timeline
-from training.ranking.training_set import (
-    LIKE_WATCHES,
-    RankingSet,
-    ViewerColumns,
-    chosen_viewers,
-)
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from training.ranking.training_set import LIKE_WATCHES, RankingSet, ViewerColumns, chosen_viewers
 
 _LISTS_AT_A_TIME = 4096
-"""Bounds the memory: some 100 bytes for each candidate."""
+"""Bounds memory: some 100 bytes a candidate."""
 
 
 def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> None:
-    """No label is of the test part, and all beside a label is older than it.
+    """Check that no label is of the test part, and that the inputs beside a label are older.
 
-    The labels are the last watches of each viewer before the test, as the timeline has them; of
-    more than `viewers` viewers, those of the chosen.
+    The labels are each viewer's last watches before the test; of at most `viewers` chosen viewers.
     """
     labels = label_places(timeline, viewers)
     lists = labels[timeline.parts[labels] == "validation"]
@@ -39,36 +30,34 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
                 f"the ranking set has {given} {name}, the split {wanted}: they can't be "
                 "checked; train again with --fresh"
             )
-    _check_labels(timeline, "the ranker's like labels", labels, data.likes.rows)
-    late = data.watches.moment > timeline.times[lists]
-    if late.any():
-        at = lists[int(np.argmax(late))]
-        timeline.report(
-            "moments of the ranker's lists", int(timeline.viewers[at]), int(timeline.rows[at])
-        )
-    found = np.flatnonzero(data.watches.label >= 0)
-    watched = data.watches.rows[found, data.watches.label[found]]
-    _check_labels(timeline, "the ranker's watch labels", lists[found], watched)
-    _check_viewers(timeline, "the ranker's like labels", labels, data.likes.viewers)
-    _check_viewers(timeline, "the ranker's lists", lists, data.watches.viewers)
-    _check_videos(
-        timeline, "the ranker's like labels", labels, data.likes.rows, data.likes.features
+    watches, likes = data.watches, data.likes
+    where = "the ranker's like labels"
+    _check_labels(timeline, where, labels, likes.rows)
+    late = watches.moment > timeline.times[lists]
+    timeline.forbid(
+        "moments of the ranker's lists", late, timeline.viewers[lists], timeline.rows[lists]
     )
+    found = np.flatnonzero(watches.label >= 0)
+    watched = watches.rows[found, watches.label[found]]
+    _check_labels(timeline, "the ranker's watch labels", lists[found], watched)
+    _check_viewers(timeline, where, labels, likes.viewers)
+    _check_viewers(timeline, "the ranker's lists", lists, watches.viewers)
+    _check_videos(timeline, where, labels, likes.rows, likes.features)
     for start in range(0, len(lists), _LISTS_AT_A_TIME):
         some = slice(start, start + _LISTS_AT_A_TIME)
-        rows, features = data.watches.rows[some], data.watches.features[some]
+        rows, features = watches.rows[some], watches.features[some]
         real = rows >= 0
         own = np.repeat(lists[some], real.sum(axis=1))
         _check_videos(timeline, "the ranker's lists", own, rows[real], features[real])
 
 
-def label_places(timeline: Timeline, most_viewers: int) -> Int64Array:
-    """Places of the watches that label likes: chosen viewers' last before the test, int64[m]."""
+def label_places(timeline: Timeline, max_viewers: int) -> Int64Array:
+    """Return places of the watches that label likes: chosen viewers' last before the test."""
     past = np.flatnonzero(~timeline.test)
     numbers = np.unique(timeline.viewers[past])
     ids = timeline.viewer_ids
     chosen = np.zeros(len(ids), np.bool_)
-    chosen[numbers] = chosen_viewers([ids[number] for number in numbers], most_viewers)
+    chosen[numbers] = chosen_viewers([ids[number] for number in numbers], max_viewers)
     past = past[chosen[timeline.viewers[past]]]
     viewers = timeline.viewers[past]
     stops = np.searchsorted(viewers, viewers, side="right")
@@ -76,16 +65,13 @@ def label_places(timeline: Timeline, most_viewers: int) -> Int64Array:
 
 
 def _check_labels(timeline: Timeline, where: str, labels: Int64Array, rows: Int64Array) -> None:
-    wrong = timeline.rows[labels] != rows
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        timeline.report(where, int(timeline.viewers[labels[first]]), int(rows[first]))
+    timeline.forbid(where, timeline.rows[labels] != rows, timeline.viewers[labels], rows)
 
 
 def _check_viewers(
     timeline: Timeline, where: str, labels: Int64Array, columns: ViewerColumns
 ) -> None:
-    """Histories and counts of the viewers are of before the label."""
+    """Check that the viewers' histories and counts are of before the label."""
     viewers, moments = timeline.viewers[labels], timeline.times[labels]
     which, column = np.nonzero(columns.history_rows >= 0)
     history = columns.history_rows[which, column]
@@ -93,11 +79,13 @@ def _check_viewers(
     features = columns.viewer_features
     counts = np.expm1(features[:, VIEWER_FEATURES.index("log_watch_count")].astype(np.float64))
     likes = likes_of(features[:, VIEWER_FEATURES.index("like_rate")], counts)
-    for given, known in (
-        (counts, timeline.viewer_watches.before(viewers, moments)),
-        (likes, timeline.viewer_likes.before(viewers, moments)),
-    ):
-        timeline.require_at_most(f"viewer features of {where}", given, known, timeline.rows[labels])
+    for given, known in ((counts, timeline.viewer_watches), (likes, timeline.viewer_likes)):
+        timeline.require_at_most(
+            f"viewer features of {where}",
+            given,
+            known.before(viewers, moments),
+            timeline.rows[labels],
+        )
 
 
 def _check_videos(
@@ -107,7 +95,7 @@ def _check_videos(
     rows: Int64Array,
     features: Float32Array,
 ) -> None:
-    """Statistics of the videos at `rows` are of events before the label, int64[m]."""
+    """Check that statistics of the videos at `rows` are of before the label, int64[m]."""
     moments = timeline.times[labels]
     columns = features.astype(np.float64).T
     counts = np.expm1(columns[VIDEO_FEATURES.index("log_watch_count")])
