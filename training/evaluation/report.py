@@ -1,7 +1,7 @@
-"""The files of a run's report: a JSON file for each subject, and everyone's ranks.
+"""The files of a run's report: a JSON file for each subject, and the ranks of every system.
 
-The page is made from these files alone. `train` begins them anew for each release; a later
-evaluation of the same release adds systems to them.
+The page is made from these files alone. `train` starts them afresh for each release; later
+evaluations of the same release add systems.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from server.arrays import Int64Array
 from training.evaluation.systems import SYSTEMS, SystemReport
 
 METRICS = "metrics.json"
@@ -25,16 +26,19 @@ LEARNING = "learning.json"
 COMPARISON = "comparison.json"
 SLICES = "slices.json"
 SERVED = "served.json"
+SOURCES = "sources.json"
+ABLATIONS = "ablations.json"
+DIVERSITY = "diversity.json"
+COLD_START = "cold_start.json"
+SEEDS = "seeds.json"
 RANKS = "ranks.npz"
 _VIEWERS = "viewer_ids"
 _SLATE = "slate_of_"
 
-Int64Array = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Systems:
-    """What each system answered the test viewers."""
+    """Every system's results on the test viewers."""
 
     viewer_ids: tuple[str, ...]
     """In the order of every array."""
@@ -47,29 +51,29 @@ class Systems:
         return {name: report.ranks for name, report in self.reports.items()}
 
     def also(self, reports: Mapping[str, SystemReport]) -> Systems:
-        """With these systems, in place of those of the same name."""
+        """Return these with other systems, which replace those of the same name."""
         together = {**self.reports, **reports}
         ordered = {name: together[name] for name in SYSTEMS if name in together}
         return Systems(self.viewer_ids, ordered)
 
     @staticmethod
     def load(folder: Path, viewer_ids: tuple[str, ...]) -> Systems:
-        """Those in `folder`, where they are of these viewers; else none."""
+        """Read RANKS; without systems if there is no file or it is of other viewers."""
         path = folder / RANKS
         if not path.exists():
             return Systems(viewer_ids)
         with np.load(path) as file:
             if tuple(file[_VIEWERS].tolist()) != viewer_ids:
                 return Systems(viewer_ids)
-            names = [name for name in SYSTEMS if name in file]
             reports = {
                 name: SystemReport(file[name], file[_SLATE + name].astype(np.int64))
-                for name in names
+                for name in SYSTEMS
+                if name in file
             }
         return Systems(viewer_ids, reports)
 
     def write(self, folder: Path) -> None:
-        """Writes RANKS: `viewer_ids`, and by system its ranks and its slates."""
+        """Write RANKS: `viewer_ids`, and each system's ranks and slates."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {_VIEWERS: np.array(self.viewer_ids, np.str_)}
         for name, report in self.reports.items():
@@ -81,7 +85,7 @@ class Systems:
 
 
 def write_json(folder: Path, name: str, document: Mapping[str, object]) -> None:
-    """Writes a file of the report, replacing the one before."""
+    """Replace a file of the report."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial"
     partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
@@ -89,7 +93,7 @@ def write_json(folder: Path, name: str, document: Mapping[str, object]) -> None:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A file of the report; empty where there is none."""
+    """Return a file of the report; empty if there is none."""
     path = folder / name
     if not path.exists():
         return {}
@@ -98,7 +102,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def flat(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Nested measures by one name each, as in a manifest: "chain.ndcg_10"."""
+    """Return nested measures under one name each, as in a manifest: "chain.ndcg_10"."""
     return {
         f"{system}.{name}": value
         for system, values in metrics.items()

@@ -1,1 +1,1 @@
-"""The page: one HTML file that shows a person what the files of a report say."""
+"""The page: one HTML file that shows the files of a report to a person."""

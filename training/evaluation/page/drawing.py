@@ -1,4 +1,4 @@
-"""How every figure of the page looks, and how it becomes inline SVG."""
+"""Style of the page's figures, and their conversion to inline SVG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 INK, QUIET, GRID = "#22262b", "#7b838d", "#e4e7eb"
 _STYLE: Any = {
     "svg.fonttype": "none",  # Text stays text, in the page's own font.
-    "svg.hashsalt": "vireo",  # The same figure, the same bytes.
+    "svg.hashsalt": "vireo",  # Makes the bytes reproducible.
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.edgecolor": QUIET,
@@ -68,19 +68,19 @@ _OTHERS = ("#1f6f80", "#a9762f", "#6d5a8c", "#8f9aa6", "#7d9a5b", "#b4635a")
 
 
 def name_of(system: str) -> str:
-    """A system's name for a person."""
+    """Return the display name of a system."""
     return NAMES.get(system, system.replace("_", " "))
 
 
 def colour_of(system: str, place: int = 0) -> str:
-    """The same colour for a system in every figure; others by their place."""
+    """Return a system's colour in every figure, or one by place for other names."""
     return _COLOURS.get(system, _OTHERS[place % len(_OTHERS)])
 
 
 def figure(
     columns: int = 1, *, width: float = 9.0, height: float = 3.6
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure with so many axes side by side; sizes in inches."""
+    """Return an empty figure with `columns` axes side by side; sizes in inches."""
     with mpl.rc_context(_STYLE):
         drawn = Figure(figsize=(width, height), layout="constrained")
         axes = drawn.subplots(1, columns, squeeze=False)[0]
@@ -91,20 +91,19 @@ def figure(
 
 
 def legend(axis: Axes, columns: int = 1) -> None:
-    """A legend beside the axes, where nothing is hidden by it."""
+    """Add a legend beside the axes."""
     axis.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, ncols=columns
     )
 
 
 def as_svg(drawn: Figure) -> str:
-    """The figure as an SVG element that scales with the page."""
+    """Return the figure as an SVG element that scales with the page."""
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     element = buffer.getvalue()
     element = element[element.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element)
-    )
+    tag, rest = element.split(">", 1)
+    return re.sub(r' (width|height)="[^"]*"', "", tag) + ">" + rest

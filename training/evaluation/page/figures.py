@@ -23,62 +23,55 @@ from training.evaluation.page.drawing import (
 Document = Mapping[str, Any]
 
 
-def recall(document: Document) -> str:
-    """Recall by the length of the list, a line a system."""
-    drawn, [axis] = figure()
-    for name, values in document["systems"].items():
-        bold = 2.6 if name in ("chain", "served") else 1.4
-        axis.plot(
-            document["k"],
-            values,
-            marker="o",
-            color=colour_of(name),
-            linewidth=bold,
-            label=name_of(name),
-        )
-    axis.set(xscale="log", xlabel="length k of the list", ylabel="recall@k", ylim=(0, 1))
-    axis.set_xticks(document["k"], [str(k) for k in document["k"]])
-    axis.minorticks_off()
+def _percent(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def recall(document: Document) -> str:
+    """Draw recall by list length, a line a system."""
+    drawn, [axis] = figure()
+    lengths = document["k"]
+    for name, values in document["systems"].items():
+        style: dict[str, Any] = {"color": colour_of(name), "label": name_of(name)}
+        bold = 2.6 if name in ("chain", "served") else 1.4
+        axis.plot(lengths, values, marker="o", linewidth=bold, **style)
+    axis.set(xscale="log", xlabel="length k of the list", ylabel="recall@k", ylim=(0, 1))
+    axis.set_xticks(lengths, [str(k) for k in lengths])
+    axis.minorticks_off()
+    _percent(axis)
     legend(axis)
     return as_svg(drawn)
 
 
 def headline(document: Document) -> str:
-    """NDCG@10 of each system with its interval."""
-    names = list(document["systems"])
+    """Draw NDCG@10 of each system with its interval."""
+    names = list(reversed(document["systems"]))
     drawn, [axis] = figure(height=0.6 + 0.3 * len(names))
-    for place, name in enumerate(reversed(names)):
-        found = document["systems"][name]["ndcg_10"]
-        axis.plot(
-            [found["low"], found["high"]],
-            [place, place],
-            color=colour_of(name),
-            linewidth=5,
-            alpha=0.45,
-            solid_capstyle="butt",
-        )
-        axis.plot(found["value"], place, "o", color=colour_of(name), markersize=6)
-    axis.set_yticks(range(len(names)), [name_of(name) for name in reversed(names)])
+    for place, name in enumerate(names):
+        found, colour = document["systems"][name]["ndcg_10"], colour_of(name)
+        ends = [found["low"], found["high"]]
+        axis.plot(ends, [place] * 2, color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
+        axis.plot(found["value"], place, "o", color=colour, markersize=6)
+    axis.set_yticks(range(len(names)), [name_of(name) for name in names])
     axis.set(xlabel="NDCG@10, with its 95% interval over viewers", xlim=(0, None))
     axis.grid(axis="y", visible=False)
     return as_svg(drawn)
 
 
 def slices(slicing: Document) -> str:
-    """NDCG@10 of each system in each group of a slicing."""
+    """Draw NDCG@10 of each system in each group of a slicing."""
     found = slicing["groups"]
     labels = [f"{group['name']}\n{group['n']:,} viewers" for group in found]
     return _bars(labels, [group["systems"] for group in found], "ndcg_10")
 
 
 def groups(found: Mapping[str, Document], measure: str) -> str:
-    """One measure of each system, by group, each of which has `systems`."""
+    """Draw one measure of each group's `systems`."""
     return _bars(list(found), [each["systems"] for each in found.values()], measure)
 
 
 def _bars(labels: Sequence[str], found: Sequence[Document], measure: str) -> str:
-    """A bar for each system in each group, with its interval if there is one."""
+    """Draw a bar for each system in each group, with its interval if there is one."""
     drawn, [axis] = figure(height=3.2)
     names = list(dict.fromkeys(name for systems in found for name in systems))
     width = 0.84 / max(len(names), 1)
@@ -101,7 +94,7 @@ def _bars(labels: Sequence[str], found: Sequence[Document], measure: str) -> str
 
 
 def calibration(document: Document) -> str:
-    """Predicted against observed rate of each task."""
+    """Draw predicted against observed rate of each task."""
     drawn, axes = figure(len(document["bins"]), height=3.8)
     for axis, (task, bins) in zip(axes, document["bins"].items(), strict=True):
         predicted = [each["predicted"] for each in bins]
@@ -116,7 +109,7 @@ def calibration(document: Document) -> str:
 
 
 def learning(document: Document) -> str:
-    """The losses and validation measures of both models, by epoch."""
+    """Draw the losses and validation measures of both models by epoch."""
     drawn, (losses, measures, ranker) = figure(3, width=11, height=3.2)
     retrieval = document["retrieval"]
     _lines(losses, retrieval, {"loss": "training"}, "epoch")
@@ -128,9 +121,6 @@ def learning(document: Document) -> str:
     held_out = {"held_out_watch_loss": "watch", "held_out_like_loss": "like"}
     _lines(ranker, steps, held_out, "step")
     ranker.set(title="ranker: held-out loss", xlabel="epoch, linear part first")
-    for axis in (losses, measures, ranker):
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8.5)
     return as_svg(drawn)
 
 
@@ -142,84 +132,59 @@ def _lines(
         if known:
             colour = colour_of("", place)
             axis.plot([p[x] for p in known], [p[name] for p in known], label=label, color=colour)
+    if axis.lines:
+        axis.legend(frameon=False, fontsize=8.5)
 
 
 def popularity(document: Document) -> str:
-    """What each decile of videos gets of the first ten places."""
+    """Draw the share of the first ten places that each decile of videos has."""
     drawn, [axis] = figure()
     for name, shares in document.items():
-        everything = name == "watches"
-        axis.plot(
-            range(1, 11),
-            shares,
-            marker="o",
-            label="all watches" if everything else name_of(name),
-            color=INK if everything else colour_of(name),
-            linestyle="--" if everything else "-",
-        )
+        style: dict[str, Any] = {"label": name_of(name), "color": colour_of(name)}
+        if name == "watches":
+            style = {"label": "all watches", "color": INK, "linestyle": "--"}
+        axis.plot(range(1, 11), shares, marker="o", **style)
     axis.set(xlabel="tenth of the catalogue, most watched first", ylabel="share of the places")
     axis.set_yscale("symlog", linthresh=0.01)
     axis.set_xticks(range(1, 11))
     axis.set_ylim(0, 1.1)
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    _percent(axis)
     legend(axis)
     return as_svg(drawn)
 
 
 def diversity(document: Document) -> str:
-    """What diversity costs: NDCG@10 against distance within a slate, and against coverage."""
+    """Draw NDCG@10 against distance within a slate, and against coverage."""
     drawn, axes = figure(2, height=3.6)
     points = document["points"]
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour_of("ease_recency")}
     titles = {"intra_list_distance": "distance within a slate", "coverage": "coverage"}
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
         x, y = [p[measure] for p in points], [p["ndcg_10"] for p in points]
         axis.plot(x, y, marker="o", color=colour_of("chain"))
-        for point in points:
-            place = (point[measure], point["ndcg_10"])
-            axis.annotate(
-                f"{point['strength']:g}",
-                place,
-                (4, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=QUIET,
-            )
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": QUIET}
+        for point, *place in zip(points, x, y, strict=True):
+            axis.annotate(f"{point['strength']:g}", (place[0], place[1]), (4, 4), **style)
             if point["strength"] == document["chosen"]:
-                axis.plot(
-                    *place,
-                    "o",
-                    markersize=11,
-                    markerfacecolor="none",
-                    markeredgecolor=colour_of("ease_recency"),
-                    markeredgewidth=2,
-                )
+                axis.plot(*place, "o", markersize=11, markeredgewidth=2, **ring)
         axis.set(xlabel=title, ylabel="NDCG@10")
     return as_svg(drawn)
 
 
 def sources(document: Document) -> str:
-    """Recall of each source and of the union, and of the union without each."""
+    """Draw recall of each source and of the union, and of the union without each."""
     drawn, axes = figure(2, width=10, height=3.4)
     cuts = list(document["union"])
-    alone = {**document["alone"], "all together": document["union"]}
-    without = {
-        **{f"without {n}": v for n, v in document["without"].items()},
-        "all together": document["union"],
-    }
-    for axis, lines, title in ((axes[0], alone, "each alone"), (axes[1], without, "all but one")):
+    without = {f"without {name}": values for name, values in document["without"].items()}
+    titles = {"each alone": document["alone"], "all but one": without}
+    for axis, (title, lines) in zip(axes, titles.items(), strict=True):
         for place, (name, values) in enumerate(lines.items()):
-            whole = name == "all together"
-            colour = INK if whole else colour_of("", place)
-            axis.plot(
-                range(len(cuts)),
-                [values[k] for k in cuts],
-                marker="o",
-                color=colour,
-                linestyle="--" if whole else "-",
-                label=name_of(name),
-            )
+            style: dict[str, Any] = {"color": colour_of("", place), "label": name_of(name)}
+            axis.plot(range(len(cuts)), [values[k] for k in cuts], marker="o", **style)
+        style = {"color": INK, "linestyle": "--", "label": "all together"}
+        axis.plot(range(len(cuts)), [document["union"][k] for k in cuts], marker="o", **style)
         axis.set_xticks(range(len(cuts)), cuts)
         axis.set(title=title, xlabel="candidates k", ylabel="recall@k")
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        _percent(axis)
         axis.legend(frameon=False, fontsize=8.5)
     return as_svg(drawn)

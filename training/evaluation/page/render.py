@@ -1,4 +1,4 @@
-"""Renders the page of a run's report."""
+"""Rendering of a report's page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ INDEX = "index.html"
 
 
 def render_page(folder: Path, manifest: Manifest) -> str:
-    """The page, one HTML file that needs no other.
-
-    Args:
-        folder: the report.
-        manifest: of the release that it is of.
+    """Return the self-contained HTML page of the report in `folder`, of this release.
 
     Raises:
         VireoError: the folder has no report.
@@ -47,7 +43,7 @@ def render_page(folder: Path, manifest: Manifest) -> str:
 
 
 def write_page(folder: Path, manifest: Manifest, path: Path | None = None) -> Path:
-    """Renders the page into a file, INDEX in `folder` by default, and says where it is.
+    """Write the page to a file, INDEX in `folder` by default, and return its path.
 
     Raises:
         VireoError: there is no report, or the file can't be written.

@@ -1,4 +1,4 @@
-"""The page's tables: headings and rows of text, from the files of the report."""
+"""The page's tables: headings and rows of text, each made from one file of the report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 from training.evaluation.baselines.settings import described
 from training.evaluation.page.drawing import MEASURES, name_of
+from training.evaluation.systems import SYSTEMS
 
 Document = Mapping[str, Any]
 _OURS = frozenset({"chain", "served", "vireo"})
+_SHOWN = ("hr_10", "ndcg_10", "recall_100")
+_NONE = "\u2013"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table."""
+    """A row of a table."""
 
     cells: tuple[str, ...]
     strong: bool = False
@@ -24,33 +27,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and lines; the first column is text, the others numbers."""
+    """Headings and rows; the first column is text, the others are numbers."""
 
     headings: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 def systems(metrics: Document, comparison: Document) -> Table:
-    """Every system's measures, with intervals and tests where they were made."""
-    measured = {name: metrics[name] for name in metrics if _is_system(metrics[name])}
+    """Show every system's measures, with intervals and tests if there are any."""
     tests = comparison.get("tests", {})
     reference = name_of(comparison["reference"]) if comparison else ""
     headings = ["", *MEASURES.values()]
     if tests:
         headings.append(f"p against {reference}")
     rows = []
-    for name, values in measured.items():
+    for name, values in metrics.items():
+        if name not in SYSTEMS:
+            continue
         known = comparison.get("systems", {}).get(name, {})
         cells = [name_of(name)]
         cells += [_cell(values[measure], known.get(measure)) for measure in MEASURES]
         if tests:
-            cells.append(_p(tests[name]["p_holm"]) if name in tests else "\u2013")
+            cells.append(_p(tests.get(name)))
         rows.append(Row(tuple(cells), name in _OURS))
     return Table(tuple(headings), tuple(rows))
-
-
-def _is_system(values: object) -> bool:
-    return isinstance(values, Mapping) and "ndcg_10" in values
 
 
 def _cell(value: float, interval: Mapping[str, float] | None) -> str:
@@ -59,23 +59,26 @@ def _cell(value: float, interval: Mapping[str, float] | None) -> str:
     return f"{value:.3f} ({interval['low']:.3f}\u2013{interval['high']:.3f})"
 
 
-def _p(value: float) -> str:
+def _p(test: Mapping[str, float] | None) -> str:
+    if test is None:
+        return _NONE
+    value = test["p_holm"]
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def baselines(document: Document) -> Table:
-    """Each baseline's settings, and what they reached on validation where they were tuned."""
+    """Show each baseline's settings, and their NDCG@10 on validation if they were tuned."""
     rows = []
     for name, found in document["baselines"].items():
         tried = found.get("tried", ())
         figures = [tried[0]["ndcg_10"], found["ndcg_10"]] if tried else []
-        cells = [f"{value:.4f}" for value in figures] or ["\u2013", "not tuned"]
+        cells = [f"{value:.4f}" for value in figures] or [_NONE, "not tuned"]
         rows.append(Row((name_of(name), described(found["chosen"]), f"{len(tried)}", *cells)))
     return Table(("", "settings", "tried", "validation NDCG@10, first", "best"), tuple(rows))
 
 
 def ablations(document: Document) -> Table:
-    """What is lost without each source or feature, most first, tested where that was done."""
+    """Show the loss without each source or feature, largest first, with tests if there are any."""
     full, tests = document["full"], document.get("tests", {})
     shown = [measure for measure in MEASURES if measure in full]
     headings = ["without", *(MEASURES[measure] for measure in shown), "NDCG@10 lost"]
@@ -94,13 +97,13 @@ def ablations(document: Document) -> Table:
         cells = [name_of(name), *(f"{measures[measure]:.3f}" for measure in shown)]
         cells.append(f"{lost[name]:+.4f} ({share:+.1%})")
         if tests:
-            cells.append(_p(tests[name]["p_holm"]) if name in tests else "\u2013")
+            cells.append(_p(tests.get(name)))
         rows.append(Row(tuple(cells)))
     return Table(tuple(headings), tuple(rows))
 
 
 def sources(document: Document) -> Table:
-    """Recall of each source, of the union, and of every source's best together, by k."""
+    """Show recall by k of each source, of the union, and of every source's best together."""
     alone = {name_of(name): values for name, values in document["alone"].items()}
     lines = {**alone, "all together": document["union"]}
     rows = [
@@ -115,7 +118,7 @@ def sources(document: Document) -> Table:
 
 
 def calibration(document: Document) -> Table:
-    """Return how each task's probabilities compare to what happened, on test and validation."""
+    """Show the calibration of each task on test and validation."""
     headings = ("", "held-out watches", "predicted over observed", "calibration error")
     rows = []
     for task in document["bins"]:
@@ -129,49 +132,47 @@ def calibration(document: Document) -> Table:
 
 
 def groups(found: Mapping[str, Document]) -> Table:
-    """Each system's measures in each group, which has `cases` and `systems`."""
-    rows, shown = [], ("hr_10", "ndcg_10", "recall_100")
+    """Show the measures of each group's `systems` with its number of `cases`."""
+    rows = []
     for group, each in found.items():
         for name, values in each["systems"].items():
-            cells = (f"{values[measure]:.3f}" for measure in shown)
-            first = (
-                (group, f"{each['cases']:,}") if name == next(iter(each["systems"])) else ("", "")
-            )
-            rows.append(Row((*first, name_of(name), *cells), name in _OURS))
-    return Table(("", "cases", "system", *(MEASURES[measure] for measure in shown)), tuple(rows))
+            first = name == next(iter(each["systems"]))
+            title = (group, f"{each['cases']:,}") if first else ("", "")
+            cells = (f"{values[measure]:.3f}" for measure in _SHOWN)
+            rows.append(Row((*title, name_of(name), *cells), name in _OURS))
+    return Table(("", "cases", "system", *(MEASURES[measure] for measure in _SHOWN)), tuple(rows))
 
 
 def seeds(document: Document) -> Table:
-    """Each seed's figures of the chain, of what was served and of the ranker, and their means."""
-    shown = ("hr_10", "ndcg_10", "recall_100")
+    """Show each seed's measures of systems and ranker, its training time, and the means."""
     names = list(document["mean"])
-    tasks = [
-        task
+    ratios = {
+        task: ratio
         for task in ("watch", "like")
-        if f"{task}_predicted_over_observed" in document.get("ranker", {})
-    ]
+        if (ratio := f"{task}_predicted_over_observed") in document.get("ranker", {})
+    }
     headings = (
         "seed",
-        *(f"{name_of(name)} {MEASURES[measure]}" for name in names for measure in shown),
-        *(f"will {task}, predicted over observed" for task in tasks),
+        *(f"{name_of(name)} {MEASURES[measure]}" for name in names for measure in _SHOWN),
+        *(f"will {task}, predicted over observed" for task in ratios),
         "training",
         "of one core",
     )
     took = ("train_seconds", "train_cpu_seconds")
     rows = []
     for each in document["seeds"]:
-        cells = [f"{each['systems'][name][m]:.4f}" for name in names for m in shown]
-        cells += [f"{each['ranker'][f'{task}_predicted_over_observed']:.3f}" for task in tasks]
+        cells = [f"{each['systems'][name][m]:.4f}" for name in names for m in _SHOWN]
+        cells += [f"{each['ranker'][ratio]:.3f}" for ratio in ratios.values()]
         rows.append(Row((str(each["seed"]), *cells, *(_minutes(each[name]) for name in took))))
-    means = [_mean(document["mean"][name][m]) for name in names for m in shown]
-    means += [_mean(document["ranker"][f"{task}_predicted_over_observed"]) for task in tasks]
+    means = [_mean(document["mean"][name][m]) for name in names for m in _SHOWN]
+    means += [_mean(document["ranker"][ratio]) for ratio in ratios.values()]
     seconds = (_minutes(document[name]["mean"]) for name in took)
     rows.append(Row(("mean ± 95%", *means, *seconds), True))
     return Table(headings, tuple(rows))
 
 
 def _mean(found: Mapping[str, float | None]) -> str:
-    """A mean, with half the width of its interval where it has one."""
+    """Return a mean, with half the width of its interval if it has one."""
     if found["low"] is None or found["mean"] is None:
         return f"{found['mean']:.4f}"
     return f"{found['mean']:.4f} ± {found['mean'] - found['low']:.4f}"

@@ -21,7 +21,6 @@ from training.evaluation.baselines.settings import (
 from training.evaluation.comparison import compare
 from training.evaluation.curves import recall_curves
 from training.evaluation.page.render import render_page, write_page
-from training.evaluation.page.sections import ABLATIONS, COLD_START, DIVERSITY, SEEDS, SOURCES
 from training.evaluation.report import write_json
 
 MANIFEST = Manifest(
@@ -82,19 +81,19 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
         "without": {"ease": by_cutoff},
     }
     sources["pooled"] = {"100": {"recall": 0.7, "videos": 123.4}}
-    write_json(tmp_path, SOURCES, sources)
+    write_json(tmp_path, files.SOURCES, sources)
     ablated = {
         "full": MEASURES,
         "without": {"co_watch": {**MEASURES, "ndcg_10": 0.117}},
         "tests": {"co_watch": {"p_holm": 0.0123}},
     }
-    write_json(tmp_path, ABLATIONS, ablated)
+    write_json(tmp_path, files.ABLATIONS, ablated)
     point = {"strength": 0.2, "ndcg_10": 0.1, "hr_10": 0.2, "intra_list_distance": 0.5}
     curve = {"points": [{**point, "coverage": 0.3}], "chosen": 0.2}
-    write_json(tmp_path, DIVERSITY, curve)
+    write_json(tmp_path, files.DIVERSITY, curve)
     cold = {"cases": 1234, "systems": {"vireo": MEASURES, "random": MEASURES}}
     groups = {"viewers": {"2-5": cold}, "late_viewers": {"2-5": cold}, "videos": cold}
-    write_json(tmp_path, COLD_START, groups)
+    write_json(tmp_path, files.COLD_START, groups)
     one = {
         "seed": 7,
         "systems": {"served": MEASURES},
@@ -106,7 +105,7 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     seeds = {"seeds": [one], "mean": {"served": mean}, "train_seconds": {"mean": 125.0}}
     seeds["train_cpu_seconds"] = {"mean": 183.0}
     seeds["ranker"] = {"watch_predicted_over_observed": {"mean": 0.9876, "low": 0.9753}}
-    write_json(tmp_path, SEEDS, seeds)
+    write_json(tmp_path, files.SEEDS, seeds)
 
     rates = {f"{task}_ece": 0.0007 for task in ("watch", "like")}
     rates["watch_predicted_over_observed"] = 0.644
