@@ -143,8 +143,8 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
     # A report of an earlier run doesn't describe this release.
     shutil.rmtree(run.report, ignore_errors=True)
     if (inputs.watches["part"] == "test").any():
-        evaluation = evaluate_release(
+        found = evaluate_release(
             run.draft, inputs.watches, inputs.repo, run.checkpoints, run.report
         )
-        metrics |= flat(evaluation.metrics)
+        metrics |= flat(found)
     return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,11 @@ _COLUMNS = {
     "recall_50": "Recall@50",
     "recall_100": "Recall@100",
     "coverage_10": "Coverage@10",
+}
+_RANKER = {
+    "auc": "AUC",
+    "ece": "calibration error",
+    "predicted_over_observed": "predicted over observed",
 }
 _MOVED = {
     **dict.fromkeys(
@@ -97,9 +103,9 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     from training.measuring import measuring_home
 
     # The served release has seen every watch: measure its twin, which has not.
-    home, errors = measuring_home(Home.current()), Console(stderr=True)
-    with heartbeat(errors, f"evaluating {dataset}"):
-        found = commands.evaluate_staged(home, dataset, errors, baselines=_beside(baselines))
+    home = measuring_home(Home.current())
+    with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
+        found = commands.evaluate_staged(home, dataset, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -149,7 +155,7 @@ def served(
         options = commands.ServedOptions(
             edge.target, path, concurrency, deadline, edge.credentials()
         )
-        found = commands.evaluate_served(home, data, options, errors, baselines=_beside(baselines))
+        found = commands.evaluate_served(home, data, options, errors, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -174,7 +180,7 @@ def page(
     typer.echo(f"page: {commands.write_report_page(home, data, file)}")
 
 
-def _beside(every: bool) -> Sequence[str]:
+def _names(every: bool) -> Sequence[str]:
     from training.evaluation.baselines.registry import BASELINES, QUICK
 
     return BASELINES if every else QUICK
@@ -195,42 +201,32 @@ def _asked_edge(
 
 
 def _print(evaluated: Evaluated, as_json: bool) -> None:
-    """Print JSON, or a table with a row per system."""
+    """Print JSON, or a table of the systems and a line for each other result."""
     if as_json:
-        from training.evaluation import commands
-
-        typer.echo(json.dumps(commands.as_json(evaluated), indent=2))
+        typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
     columns = tuple(_COLUMNS.values())
     table = table_of("", *columns, numbers=columns, title=title)
-    others = dict(evaluated.metrics)
-    ranker = others.pop("ranker", None)
-    for name, measures in others.items():
-        last = name in ("chain", "served")
-        style = "bold" if last else None
+    systems = dict(evaluated.metrics)
+    ranker = systems.pop("ranker", None)
+    for name, measures in systems.items():
+        style = "bold" if name in ("chain", "served") else None
         table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
     print_table(table, console)
     if ranker:
-        names = {
-            "auc": "AUC",
-            "ece": "calibration error",
-            "predicted_over_observed": "predicted over observed",
-        }
         for task in ("watch", "like"):
             found = [
                 f"{title} {ranker[f'{task}_{name}']:.4f}"
-                for name, title in names.items()
+                for name, title in _RANKER.items()
                 if f"{task}_{name}" in ranker
             ]
             console.print(f"ranker, {task}: {', '.join(found)}")
         console.print(f"candidates hold {ranker['candidate_recall']:.1%} of the held-out videos")
     if evaluated.answers:
-        counted = ", ".join(
-            f"{count} {name.replace('_', ' ')}" for name, count in evaluated.answers.items()
-        )
-        console.print(f"answers: {counted}")
+        counts = (f"{n} {name.replace('_', ' ')}" for name, n in evaluated.answers.items())
+        console.print(f"answers: {', '.join(counts)}")
     if evaluated.agreement:
         same, differing = evaluated.agreement.same_top_10, evaluated.agreement.differing_viewers
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")

@@ -1,10 +1,9 @@
-"""What each source and each input of the ranker is worth: the chain trained again without it.
+"""Ablations: the chain with the ranker retrained without a source or an input.
 
-The towers stay as they are. The ranker is trained again on the run's own ranking set, from which
-the source's candidates or the input are taken, and ranks the test lists, from which they are
-taken too. A source is taken out whole: the candidates that it alone proposed (no other source
-fills their places), its bit, and its score. Each training leaves its checkpoints, so that a study
-that was stopped goes on, and one that asks for more trains what is new.
+The towers stay as they are. The ranker is retrained on the run's own ranking set without the source
+or input, and ranks the test lists without it. Removing a source removes its bit, its score, and the
+candidates that it alone proposed, whose places no other source fills. Each training keeps its
+checkpoints, so that an interrupted study resumes and a larger one trains only what is new.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from rich.console import Console
 
+from server.arrays import Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.features.ranking_inputs import (
@@ -28,8 +27,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from training.evaluation.comparison import PER_VIEWER, holm, intervals, paired_p
-from training.evaluation.metrics import gains
+from training.evaluation.comparison import means, paired_tests
 from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks
 from training.ranking.config import RankingConfig
@@ -38,24 +36,21 @@ from training.ranking.train import fit_ranker
 from training.ranking.training_set import (
     LikeLabels,
     RankingSet,
-    ViewerColumns,
     WatchLists,
     build_ranking_set,
 )
 from training.run import fingerprint
 
-ABLATIONS_FILE = "ablations.json"
 FULL = "full"
 GROUPS = ("attributes", "history")
 _MISSED = 1_000_000
 
-Int64Array = npt.NDArray[np.int64]
 Part = TypeVar("Part", WatchLists, LikeLabels)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a set's inputs."""
+    """A column of a ranking set's inputs."""
 
     table: str
     """"retrieval", "match", "features" (of videos) or "viewer_features"."""
@@ -63,9 +58,9 @@ class Column:
 
 
 def ablation_names() -> dict[str, Column | None]:
-    """Everything that can be left out: sources and groups (None), and columns by name.
+    """Return everything that can be left out: sources and groups (None), and columns by name.
 
-    A name that videos and viewers share stands with "video:" or "viewer:" before it.
+    Names that videos and viewers share have the prefix "video:" or "viewer:".
     """
     both = set(VIDEO_FEATURES) & set(VIEWER_FEATURES)
     names: dict[str, Column | None] = dict.fromkeys((*SOURCES, *GROUPS))
@@ -81,27 +76,23 @@ def ablation_names() -> dict[str, Column | None]:
 
 
 def check_names(without: Sequence[str]) -> None:
-    """Raises VireoError for a name that can't be left out; the message names those that can."""
+    """Raise VireoError for a name that can't be left out, with those that can."""
     known = ablation_names()
     for name in without:
         if name not in known:
-            raise VireoError(f"can't go without {name!r}; choose of {', '.join(known)}")
+            raise VireoError(f"cannot leave out {name!r}; choose from {', '.join(known)}")
 
 
 def ablate(data: RankingSet, name: str) -> RankingSet:
-    """The set without a source, a group or a column of `ablation_names`."""
+    """Return the set without a source, a group or a column of `ablation_names`."""
+    if name in SOURCES:
+        return replace(data, watches=_without_source(data.watches, name))
     column = ablation_names()[name]
-    watches, likes = data.watches, data.likes
-    if column is not None:
-        watches, likes = _without_column(watches, column), _without_column(likes, column)
-        return replace(data, watches=watches, likes=likes)
-    if name in GROUPS:
-        return replace(
-            data,
-            watches=replace(watches, viewers=_without_group(watches.viewers, name)),
-            likes=replace(likes, viewers=_without_group(likes.viewers, name)),
-        )
-    return replace(data, watches=_without_source(watches, name))
+    if column is None:
+        watches, likes = _without_group(data.watches, name), _without_group(data.likes, name)
+    else:
+        watches, likes = _without_column(data.watches, column), _without_column(data.likes, column)
+    return replace(data, watches=watches, likes=likes)
 
 
 def _without_column(part: Part, column: Column) -> Part:
@@ -109,21 +100,23 @@ def _without_column(part: Part, column: Column) -> Part:
         table = part.viewers.viewer_features.copy()
         table[:, column.place] = 0
         return replace(part, viewers=replace(part.viewers, viewer_features=table))
-    if not hasattr(part, column.table):  # Likes come without retrieval features.
+    if not hasattr(part, column.table):  # Likes have no retrieval features.
         return part
     table = getattr(part, column.table).copy()
     table[..., column.place] = 0
     return replace(part, **{column.table: table})
 
 
-def _without_group(viewers: ViewerColumns, name: str) -> ViewerColumns:
+def _without_group(part: Part, name: str) -> Part:
+    viewers = part.viewers
     if name == "attributes":
-        return replace(viewers, attributes=np.zeros_like(viewers.attributes))
-    return replace(
-        viewers,
-        history_rows=np.full_like(viewers.history_rows, -1),
-        history_lengths=np.zeros_like(viewers.history_lengths),
-    )
+        viewers = replace(viewers, attributes=np.zeros_like(viewers.attributes))
+    else:
+        rows, lengths = viewers.history_rows, viewers.history_lengths
+        viewers = replace(
+            viewers, history_rows=np.full_like(rows, -1), history_lengths=np.zeros_like(lengths)
+        )
+    return replace(part, viewers=viewers)
 
 
 def _without_source(lists: WatchLists, name: str) -> WatchLists:
@@ -145,7 +138,7 @@ def _without_source(lists: WatchLists, name: str) -> WatchLists:
 def lists_of_test(
     watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
 ) -> RankingSet:
-    """The lists of the test watches with the features that serving would have."""
+    """Return the lists of the test watches with the features that serving would have."""
     parts = watches["part"].map({"test": "validation"}).fillna("train")
     data = build_ranking_set(watches.assign(part=parts), repo, release, config)
     lists = data.watches
@@ -154,8 +147,8 @@ def lists_of_test(
 
 
 @torch.no_grad()
-def ranks_of(model: Ranker, lists: WatchLists, vectors: npt.NDArray[np.float32]) -> Int64Array:
-    """0-based place of each list's label, int64[m]; a huge number where it isn't in the list."""
+def ranks_of(model: Ranker, lists: WatchLists, vectors: Float32Array) -> Int64Array:
+    """Return the 0-based place of each list's label, int64[m]; a huge number if it isn't in it."""
     batches = Batches(vectors)
     ranks = [np.empty(0, np.int64)]
     model.eval()
@@ -179,22 +172,21 @@ def study_ablations(
     made_of: str,
     console: Console,
 ) -> dict[str, Any]:
-    """Trains the ranker in full and without each, and compares them on the test lists.
+    """Retrain the ranker in full and without each, and compare them on the test lists.
 
     Args:
-        without: what to leave out, of `ablation_names`.
-        ranking_set: what the released ranker was trained on.
-        test: the test lists, `lists_of_test`.
+        without: names to leave out, of `ablation_names`.
+        ranking_set: the released ranker's training set.
+        test: the test lists, see `lists_of_test`.
         release: the release, for its video vectors.
-        config: how to train.
-        checkpoints: gets a folder for each training, that is gone on with when it is interrupted.
-        made_of: the fingerprint of what the release was made of.
+        config: settings of the training.
+        checkpoints: gets a folder for each training.
+        made_of: fingerprint of the release's inputs.
         console: where progress is shown.
 
     Returns:
-        `viewers`; `full`: the measures of the whole chain; `without`: those without each;
-        `tests`: for each, `ndcg_10`: what the whole chain has more, with its interval, `p` and
-        `p_holm`.
+        `viewers`; `full`: measures of the whole chain; `without`: those without each; `tests`: of
+        the whole chain against each, see `paired_tests`.
     """
     check_names(without)
     ranks: dict[str, Int64Array] = {}
@@ -214,19 +206,12 @@ def study_ablations(
             console,
         )
         ranks[name] = ranks_of(trainer.model, asked.watches, vectors)
-    measured = {
-        name: {measure: float(of(places).mean()) for measure, of in PER_VIEWER.items()}
-        for name, places in ranks.items()
+    full = ranks.pop(FULL)
+    found: dict[str, Any] = {
+        "viewers": len(full),
+        "full": means(full),
+        "without": {name: means(each) for name, each in ranks.items()},
     }
-    full = measured.pop(FULL)
-    found: dict[str, Any] = {"viewers": len(ranks[FULL]), "full": full, "without": measured}
-    if without:
-        leads = [gains(ranks[FULL], 10) - gains(ranks[name], 10) for name in without]
-        differences = np.stack(leads, axis=1)
-        p_values = dict(zip(without, paired_p(differences), strict=True))
-        corrected = holm(p_values)
-        found["tests"] = {
-            name: {"ndcg_10": lead, "p": p_values[name], "p_holm": corrected[name]}
-            for name, lead in zip(without, intervals(differences), strict=True)
-        }
+    if ranks:
+        found["tests"] = paired_tests(full, ranks)
     return found

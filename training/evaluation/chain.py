@@ -1,4 +1,4 @@
-"""The whole chain over the test viewers, in process: what serving would answer each of them."""
+"""The whole chain in process over the test viewers: the responses that serving would give."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
 
+from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
@@ -22,50 +22,44 @@ from training.features.history import viewers_before
 from training.heartbeat import tracked
 
 SLATE = 100
-"""How many of the best are kept of each viewer."""
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+"""Length of the list that is kept for each viewer."""
 
 
 @dataclass(frozen=True)
 class TestViewers:
-    """The viewers who have a watch held out for test."""
+    """The viewers with a watch held out for test."""
 
-    __test__ = False  # Not a test class, whatever pytest makes of its name.
+    __test__ = False  # The name would have pytest collect it.
 
     ids: tuple[str, ...]
     targets: Int64Array
     """Row of each held-out video, int64[v]."""
-    liked: npt.NDArray[np.bool_]
+    liked: BoolArray
     """Whether it was liked, bool[v]."""
     watched: tuple[Int64Array, ...]
-    """Rows that each watched before, without the target."""
+    """Rows that each watched before."""
     moments: Int64Array
-    """When each held-out video was watched, Unix seconds, int64[v]."""
+    """Unix seconds of each held-out watch, int64[v]."""
 
 
 @dataclass(frozen=True)
 class ChainAnswers:
-    """What the whole chain, and retrieval within it, answered each of v viewers."""
+    """Responses of the whole chain, and of retrieval within it, to v viewers."""
 
     candidates: Int64Array
-    """Rows retrieved, best first, int64[v, c], -1 for none."""
+    """Retrieved rows, best first, int64[v, c], -1 for none."""
     ranked: Int64Array
     """The same rows in the ranker's order, int64[v, c]."""
+    scores: Float32Array
+    """Score of each of `ranked`, float32[v, c], 0 for none."""
     watch: Float32Array
     """Watch probability of each of `ranked`, float32[v, c], 0 for none."""
     target_like: Float32Array
     """Like probability of each viewer's target, float32[v]."""
 
-    @property
-    def slates(self) -> Int64Array:
-        """The SLATE best of each viewer, int64[v, SLATE]."""
-        return self.ranked[:, :SLATE]
-
 
 def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """The watches of a split, but of `limit` test watches alone, drawn alike in every run."""
+    """Return the watches of a split with at most `limit` test watches, a reproducible sample."""
     test = np.flatnonzero(watches["part"] == "test")
     if len(test) <= limit:
         return watches
@@ -76,7 +70,7 @@ def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestViewers:
-    """The test viewers of a split; rows are places in `video_ids`."""
+    """Return the test viewers of a split; rows are places in `video_ids`."""
     test = watches[watches["part"] == "test"]
     own = watches["viewer_id"].isin(test["viewer_id"])
     past = past_watches(watches[own], video_ids)
@@ -91,12 +85,12 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
 
 
 def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, Int64Array]:
-    """Rows that each viewer watched before the test, oldest first, by viewer id."""
+    """Return the rows that each viewer watched before the test, oldest first, by viewer id."""
     seen = watches[watches["part"] != "test"]
     numbers, viewers = pd.factorize(seen["viewer_id"], sort=True)
     rows = _rows(seen, video_ids)[np.argsort(numbers, kind="stable")]
     stops = np.cumsum(np.bincount(numbers, minlength=len(viewers))).tolist()
-    # Views of one array: an array for each of a million viewers would take more than its rows.
+    # Views of one array: a million arrays would take more memory than the rows.
     return {
         str(viewer): rows[start:stop]
         for viewer, (start, stop) in zip(viewers, pairwise([0, *stops]), strict=True)
@@ -104,10 +98,7 @@ def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, I
 
 
 def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:
-    """Each test viewer as a request at the moment of the held-out watch finds them.
-
-    Validation is part of what is known of them.
-    """
+    """Return each test viewer's features just before the held-out watch, validation included."""
     return viewers_before(repo, watches[watches["part"] == "test"])
 
 
@@ -117,9 +108,9 @@ def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:
 
 
 def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> Float32Array:
-    """The two-tower score of every video for each viewer, float32[v, n].
+    """Return the two-tower score of every video for each viewer, float32[v, n].
 
-    The tower is asked for one at a time, as serving does: a batch of it rounds otherwise.
+    The tower runs on one viewer at a time, as in serving: batches round differently.
     """
     vectors = np.stack([release.viewer_vector(viewer) for viewer in viewers])
     return vectors @ release.vectors.T.astype(np.float32, copy=False)
@@ -132,34 +123,29 @@ def run_chain(
     targets: Int64Array,
     count: int,
 ) -> ChainAnswers:
-    """Asks both pipelines for `count` candidates of each viewer, and for the target's like."""
+    """Run both pipelines on `count` candidates for each viewer, and score each target's like."""
     retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
-    watch, like = np.zeros(shape, np.float32), np.zeros(len(viewers), np.float32)
-    console = Console(stderr=True)
-    everyone = tracked(viewers, "asking the chain", console)
-    for place, viewer in enumerate(everyone):
+    scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    like = np.zeros(len(viewers), np.float32)
+    for place, viewer in enumerate(tracked(viewers, "asking the chain", Console(stderr=True))):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         like[place] = _like(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)
-        if not size:  # A small catalogue, all of it watched.
+        if not size:  # Every video of a small catalogue was watched.
             continue
         drawn[place, :size] = found.rows
         best = rank_all(ranker, viewer, found)
-        ranked[place, :size], watch[place, :size] = best.rows, best.tasks["watch"]
-    return ChainAnswers(
-        candidates=drawn,
-        ranked=ranked,
-        watch=watch,
-        target_like=like,
-    )
+        ranked[place, :size] = best.rows
+        scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
+    return ChainAnswers(drawn, ranked, scores, watch, like)
 
 
 def rank_all(
     ranker: RankingPipeline, viewer: ViewerFeatures, found: RetrievedCandidates
 ) -> RankedCandidates:
-    """All that was retrieved for a viewer (at least one), in the ranking pipeline's order."""
+    """Rank everything that was retrieved for a viewer, at least one video."""
     return ranker.rank(
         RankingQuery(
             viewer=viewer,
@@ -172,7 +158,7 @@ def rank_all(
 
 
 def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> float:
-    """The like probability of one video, which doesn't depend on how it was retrieved."""
+    """Return the like probability of a video, which doesn't depend on how it was retrieved."""
     answer = ranker.rank(
         RankingQuery(
             viewer=viewer,
@@ -186,6 +172,6 @@ def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> flo
 
 
 def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:
-    """0-based place of each target in its list, int64[v]; a huge number where it isn't there."""
+    """Return the 0-based place of each target in its list, int64[v]; the maximum if missing."""
     hits = lists == targets[:, None]
     return np.where(hits.any(1), hits.argmax(1), np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""What diversity costs and gives: measures by strength, and the strength that is worth it."""
+"""Diversity: measures by strength, and the choice of the strength."""
 
 from __future__ import annotations
 
@@ -7,42 +7,33 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from rich.console import Console
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.arrays import Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
-from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
 from server.releases.weights import ScoreWeights
 from server.signals import TASKS
-from training.evaluation.chain import list_ranks, rank_all
+from training.evaluation.chain import list_ranks, run_chain
 from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
-from training.heartbeat import tracked
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet, WatchLists
 
-DIVERSITY_FILE = "diversity.json"
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-"""Those that are tried, in order."""
 ALLOWED_LOSS = 0.005
-"""Share of NDCG@10, and of HR@10, that diversity may cost: half of a hundredth."""
+"""Maximum share of NDCG@10, and of HR@10, that diversity may cost."""
 _SLATE = 10
 _LISTS_LIMIT = 4000
-MISSED = -2
+_MISSED = -2
 """Row of a target that is in no list."""
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ScoredLists:
-    """The best of v viewers by score, before diversity."""
+    """Best candidates of v viewers by score, before diversity."""
 
     rows: Int64Array
     """Best first, int64[v, RERANK_WINDOW], -1 for none."""
@@ -54,41 +45,34 @@ class ScoredLists:
 
 @dataclass(frozen=True)
 class Point:
-    """What one strength gives."""
+    """Measures at one strength."""
 
     strength: float
     ndcg_10: float
     hr_10: float
     intra_list_distance: float
-    """Mean cosine distance between two of the first ten."""
+    """Mean cosine distance between two videos of the first ten."""
     coverage: float
-    """Share of the catalogue in some first ten."""
+    """Share of the catalogue that is in someone's first ten."""
 
 
 def diversity_curve(
     lists: ScoredLists, vectors: Float32Array, strengths: Sequence[float] = STRENGTHS
 ) -> list[Point]:
-    """The first ten places of every list, put in order by each strength."""
+    """Measure the first ten of every list at each strength."""
     points = []
     full = (lists.rows[:, :_SLATE] >= 0).all(1)
     for strength in strengths:
         slates = reordered(lists, vectors, strength)
         ranks = list_ranks(slates, lists.targets)
         distance = intra_list_distance(slates[full], vectors) if full.any() else 0.0
-        points.append(
-            Point(
-                strength=strength,
-                ndcg_10=ndcg(ranks, _SLATE),
-                hr_10=hit_rate(ranks, _SLATE),
-                intra_list_distance=distance,
-                coverage=coverage(slates, len(vectors)),
-            )
-        )
+        hits, share = hit_rate(ranks, _SLATE), coverage(slates, len(vectors))
+        points.append(Point(strength, ndcg(ranks, _SLATE), hits, distance, share))
     return points
 
 
 def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int64Array:
-    """The first ten of each list as serving orders them, int64[v, 10]."""
+    """Return the first ten of each list as serving orders them, int64[v, 10]."""
     slates = np.full((len(lists.rows), _SLATE), -1, np.int64)
     for place, rows in enumerate(lists.rows):
         real = rows[rows >= 0]
@@ -100,14 +84,14 @@ def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int
 
 
 def worth_it(curve: Sequence[Point], allowed: float = ALLOWED_LOSS) -> float:
-    """The largest strength up to which NDCG@10 and HR@10 keep to within `allowed` of the first's.
+    """Return the largest strength before NDCG@10 or HR@10 lose `allowed` of the first point's.
 
-    NDCG alone would not see it when the lower half of the slate is given up.
+    NDCG alone hardly changes when the lower half of the slate is given up.
     """
     kept = 1 - allowed
     chosen = curve[0].strength
     for point in curve:
-        # Equal to the floor is a loss of all that is allowed: not less.
+        # NDCG must lose less than is allowed.
         if point.ndcg_10 <= kept * curve[0].ndcg_10 or point.hr_10 < kept * curve[0].hr_10:
             break
         chosen = point.strength
@@ -117,15 +101,15 @@ def worth_it(curve: Sequence[Point], allowed: float = ALLOWED_LOSS) -> float:
 def choose_diversity(
     model: Ranker, data: RankingSet, vectors: Float32Array, weights: ScoreWeights
 ) -> float:
-    """The strength for a release, chosen on the lists that the ranker was trained with.
+    """Return the strength for a release, chosen on the lists that the ranker was trained on.
 
-    Those of its held-out viewers alone are too few to see one part in a hundred.
+    The held-out viewers alone are too few to measure a loss of 1%.
 
     Args:
         model: the trained ranker.
         data: its training set.
         vectors: video vectors, float32[n, d].
-        weights: how the tasks' probabilities make a score.
+        weights: exponents of the tasks' probabilities in the score.
     """
     batches = Batches(vectors).as_served(data.served_features)
     return worth_it(diversity_curve(_lists_of(model, data.watches, batches, weights), vectors))
@@ -153,41 +137,29 @@ def _lists_of(
         scores[some, : best.shape[1]] = np.maximum(kept, 0)
     label = watches.label[places]
     wanted = watches.rows[places, np.maximum(label, 0)]
-    return ScoredLists(rows, scores, np.where(label >= 0, wanted, MISSED))
+    return ScoredLists(rows, scores, np.where(label >= 0, wanted, _MISSED))
 
 
 def study_diversity(
     candidates: CandidateRelease, ranking: RankingRelease, held_out: HeldOutWatches, count: int
 ) -> dict[str, Any]:
-    """The curve of a release on held-out watches, as DIVERSITY_FILE has it.
+    """Measure a release at each strength on held-out watches.
 
     Returns:
         `chosen`: the release's strength; `viewers`; `points`: a Point each.
     """
-    lists = _served_lists(candidates, ranking, held_out, count)
+    answers = run_chain(candidates, ranking, held_out.viewers, held_out.targets, count)
+    scores = np.where(answers.ranked >= 0, answers.scores, -1)
+    # By score alone, whatever the release's strength.
+    best = np.lexsort((candidates.keys[answers.ranked], -scores))[:, :RERANK_WINDOW]
+    lists = ScoredLists(
+        np.take_along_axis(answers.ranked, best, 1),
+        np.take_along_axis(scores, best, 1),
+        held_out.targets,
+    )
     curve = diversity_curve(lists, ranking.table.vectors.astype(np.float32, copy=False))
     return {
         "chosen": ranking.manifest.score_weights.diversity,
         "viewers": len(lists.rows),
         "points": [asdict(point) for point in curve],
     }
-
-
-def _served_lists(
-    candidates: CandidateRelease, ranking: RankingRelease, held_out: HeldOutWatches, count: int
-) -> ScoredLists:
-    retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
-    shape = (len(held_out.viewers), RERANK_WINDOW)
-    rows, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
-    console = Console(stderr=True)
-    everyone = tracked(held_out.viewers, "asking the chain", console)
-    for place, viewer in enumerate(everyone):
-        found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
-        if not len(found.keys):
-            continue
-        best = rank_all(ranker, viewer, found)
-        # Whatever the release's own strength, by score alone.
-        order = np.lexsort((best.keys, -best.scores))[:RERANK_WINDOW]
-        rows[place, : len(order)] = best.rows[order]
-        scores[place, : len(order)] = best.scores[order]
-    return ScoredLists(rows, scores, held_out.targets)

@@ -1,4 +1,4 @@
-"""Measures of a recommender: from ranks, slates and predicted probabilities."""
+"""Measures of a recommender, from ranks, slates and predicted probabilities."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
-FloatArray = npt.NDArray[np.float64]
+from server.arrays import BoolArray, Float64Array
+
 IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
 
 _Z_95 = 1.959964
-"""Quantile of the normal distribution for a two-sided interval at 95%."""
+"""Quantile of the normal distribution for a two-sided 95% interval."""
 
 
-def hits(ranks: IntArray, k: int) -> FloatArray:
+def hits(ranks: IntArray, k: int) -> Float64Array:
     """Return 1 for each viewer whose held-out video is among the k best, else 0, float64[v].
 
     Args:
@@ -25,8 +28,8 @@ def hits(ranks: IntArray, k: int) -> FloatArray:
     return np.asarray(ranks < k, np.float64)
 
 
-def gains(ranks: IntArray, k: int) -> FloatArray:
-    """Return what each viewer adds to NDCG@k: 1 / log2(rank + 2) among the k best, else 0."""
+def gains(ranks: IntArray, k: int) -> Float64Array:
+    """Return each viewer's NDCG@k: 1 / log2(rank + 2) among the k best, else 0, float64[v]."""
     return np.where(ranks < k, 1 / np.log2(np.minimum(ranks, k) + 2.0), 0.0)
 
 
@@ -36,7 +39,7 @@ def hit_rate(ranks: IntArray, k: int) -> float:
 
 
 recall = hit_rate
-"""Recall@k is the same number if one video a viewer is held out, as here."""
+"""Recall@k equals HR@k, since one video a viewer is held out."""
 
 
 def ndcg(ranks: IntArray, k: int) -> float:
@@ -45,44 +48,43 @@ def ndcg(ranks: IntArray, k: int) -> float:
 
 
 def coverage(slates: IntArray, video_count: int) -> float:
-    """Share of the catalogue that is in some slate; slates are rows, int[v, k], -1 for none."""
-    if not video_count:
-        return 0.0
-    return len(np.unique(slates[slates >= 0])) / video_count
+    """Return the share of the catalogue in some slate; slates are int[v, k], -1 for none."""
+    return len(np.unique(slates[slates >= 0])) / max(video_count, 1)
 
 
-def intra_list_distance(slates: IntArray, vectors: npt.NDArray[np.floating]) -> float:
-    """Mean cosine distance between two videos of a slate, over all slates: its diversity.
+def intra_list_distance(slates: IntArray, vectors: FloatArray) -> float:
+    """Return the mean cosine distance between two videos of a slate, over all slates.
 
     Args:
         slates: rows, int[v, k], all >= 0, k >= 2.
-        vectors: of the catalogue, float[n, d].
+        vectors: video vectors, float[n, d].
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     units = vectors / np.maximum(norms, 1e-12)
     k = slates.shape[1]
-    # The sum of all pairs' cosines is the squared norm of the sum of the units.
+    # The squared norm of the sum of the units is the sum of all pairs' cosines.
     together = np.square(units[slates].sum(axis=1)).sum(axis=1)
     alone = np.square(units[slates]).sum(axis=(1, 2))
     return float(np.mean(1 - (together - alone) / (k * (k - 1))))
 
 
-def auc(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.bool_]) -> float:
-    """Chance that a positive scores above a negative, ties counting half; nan without both."""
+def auc(scores: FloatArray, labels: BoolArray) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half.
+
+    NaN if there are no positives or no negatives.
+    """
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if not positives or not negatives:
         return float("nan")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(mean_rank[place[labels]].sum())
+    rank_sum = float(rankdata(scores)[labels].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def expected_calibration_error(
-    probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.bool_], bins: int = 10
+    probabilities: FloatArray, labels: BoolArray, bins: int = 10
 ) -> float:
-    """Mean gap between predicted and observed rate over equal-width bins, by their size."""
+    """Return the mean gap between predicted and observed rate over equal-width bins, by size."""
     if not len(labels):
         return 0.0
     place = np.minimum((np.asarray(probabilities) * bins).astype(np.int64), bins - 1)
@@ -93,7 +95,7 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two sums with its 95% interval; all nan if the lower sum is 0."""
+    """A ratio of two sums with its 95% interval; all NaN if the denominator is 0."""
 
     value: float
     low: float
@@ -101,17 +103,15 @@ class Ratio:
 
 
 def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[Any]) -> Ratio:
-    """Return how many events were predicted for each that happened: 1 if calibrated overall.
+    """Return predicted over observed events, 1 if calibrated overall, with its interval.
 
-    Events as rare as watches of a candidate hide from the calibration error, whose bins of equal
-    width all but one are empty; probabilities that are wrong by half show here.
+    For rare events, such as watches of a candidate, most of the calibration error's equal-width
+    bins are empty and it stays small even if every probability is twice the rate; this ratio
+    doesn't. The interval over viewers is by linearisation (the delta method).
 
     Args:
-        predicted: sum of the probabilities of each viewer, float[v].
+        predicted: sum of each viewer's probabilities, float[v].
         observed: how many of these events happened, int[v].
-
-    Returns:
-        The ratio, with the interval over viewers that linearisation (the delta method) gives.
     """
     happened = float(observed.sum())
     if not happened:
@@ -122,15 +122,12 @@ def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[A
 
 
 def calibration_measures(
-    task: str,
-    probabilities: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.bool_],
-    viewers: IntArray,
+    task: str, probabilities: FloatArray, labels: BoolArray, viewers: IntArray
 ) -> dict[str, float]:
-    """Return how well a task's probabilities are calibrated, by name, as reports have it.
+    """Return the calibration of a task's probabilities, by the names that reports use.
 
     Args:
-        task: first part of each name.
+        task: prefix of the names.
         probabilities: of m events, float[m].
         labels: whether each happened, bool[m].
         viewers: number of each event's viewer, from 0, int[m].

@@ -1,8 +1,8 @@
-"""Evaluates a release on the test viewers: runs the chain, measures, writes the report."""
+"""Evaluation of a release on the test viewers: runs the chain, measures, writes the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,26 +36,17 @@ from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
 
 Metrics = dict[str, dict[str, float]]
+"""Measures by system, see SYSTEMS, and "ranker"."""
 
 SCORES = 1_500_000_000
-"""Viewers x videos, at most: each system ranks the whole catalogue for each viewer."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured on the test viewers."""
-
-    metrics: Metrics
-    """By system, see SYSTEMS, and "ranker"."""
-    viewers: int
-    """How many viewers were tested."""
+"""Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
 
 
 @dataclass(frozen=True)
 class TestBed:
-    """Whom to test, and what was known before the test."""
+    """The test viewers, and what was known before the test."""
 
-    __test__ = False  # Not a test class, whatever pytest makes of its name.
+    __test__ = False  # The name would have pytest collect it.
 
     watches: pd.DataFrame
     """The split."""
@@ -64,9 +55,9 @@ class TestBed:
 
     @staticmethod
     def of(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestBed:
-        """The test part of a split; rows are places in `video_ids`.
+        """Return the test bed of a split; rows are places in `video_ids`.
 
-        Of so many viewers that no more than SCORES are worked out for each system.
+        Viewers are sampled to compute at most SCORES for each system.
         """
         watches = with_fewer_tested(watches, max(1, SCORES // max(len(video_ids), 1)))
         past = list(past_watches(watches, video_ids).values())
@@ -80,30 +71,25 @@ def evaluate_release(
     repo: Path,
     checkpoints: Path,
     report: Path,
-    *,
     baselines: Sequence[str] = QUICK,
-    fitting: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
-    """Evaluates the release in `folder` and writes the report.
+) -> Metrics:
+    """Measure the release in `folder`, write the report and return its metrics.
 
     Args:
         folder: the release, finished or staged with its ranker.
-        watches: the split that it was trained on, its test part not empty.
-        repo: the Feast repository.
-        checkpoints: where the learning curves and the calibration on validation are.
-        report: folder of the report; what it has of other systems is kept.
-        baselines: which to measure it beside.
-        fitting: called with the name of each before it is fitted.
+        watches: the split that it was trained on, with a test part.
+        repo: the feature folder.
+        checkpoints: holds the learning curves and the calibration on validation.
+        report: folder of the report; its other systems are kept.
+        baselines: the baselines to measure it beside.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     bed = TestBed.of(watches, candidates.ids)
-    del watches  # Those of the bed are fewer.
+    del watches  # The test bed has fewer.
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
-    tuned = tuned_for(bed.past, repo, candidates.manifest.dataset)
-    systems = baseline_systems(bed.past, bed.viewers, baselines, fitting, tuned.configs())
-    add_to_report(report, tuned.of(systems))
+    systems = measured_baselines(bed, repo, candidates.manifest.dataset, baselines, report)
     systems["two_tower"] = of_chunks(
         lambda part: tower_scores(candidates, features[part]), bed.viewers, bed.past.videos
     )
@@ -120,8 +106,18 @@ def evaluate_release(
         "ranking": read_learning(checkpoints / RANKING_CURVE),
     }
     write_json(report, files.LEARNING, curves)
-    metrics = add_systems(report, bed, systems, ranker)
-    return Evaluation(metrics, len(bed.viewers.ids))
+    return add_systems(report, bed, systems, ranker)
+
+
+def measured_baselines(
+    bed: TestBed, repo: Path, dataset: str, names: Sequence[str], report: Path | None
+) -> dict[str, SystemReport]:
+    """Measure baselines with the settings tuned for the data, if any, and report the settings."""
+    tuned = tuned_for(bed.past, repo, dataset)
+    systems = baseline_systems(bed.past, bed.viewers, names, tuned.configs())
+    if report:
+        add_to_report(report, tuned.of(systems))
+    return systems
 
 
 def add_systems(
@@ -130,16 +126,13 @@ def add_systems(
     systems: Mapping[str, SystemReport],
     ranker: Mapping[str, float] | None = None,
 ) -> Metrics:
-    """Writes what the systems did into the report, beside those that it has already.
+    """Add systems to those that a report has, and return the measures of all.
 
     Args:
         report: its folder.
-        bed: whom they were tested on.
+        bed: the viewers that they were measured on.
         systems: by name, see SYSTEMS.
-        ranker: measures of the ranker; those that the report has are kept if None.
-
-    Returns:
-        The measures of all systems in the report, and "ranker" where it is known.
+        ranker: measures of the ranker; the report's own are kept if None.
     """
     together = Systems.load(report, bed.viewers.ids).also(systems)
     together.write(report)
@@ -152,20 +145,17 @@ def add_systems(
     write_json(report, files.METRICS, document)
     write_json(report, files.RECALL, recall_curves(together.ranks, videos))
     watched = np.concatenate([np.empty(0, np.int64), *bed.past.histories])
-    write_json(
-        report,
-        files.POPULARITY,
-        popularity_curves(bed.past.counts, watched, together.reports),
-    )
+    curves = popularity_curves(bed.past.counts, watched, together.reports)
+    write_json(report, files.POPULARITY, curves)
     return metrics
 
 
 def compare_systems(report: Path, bed: TestBed, videos: pd.DataFrame) -> None:
-    """Writes intervals, tests and slices of all systems in the report.
+    """Write intervals, tests and slices of all systems in a report.
 
     Args:
         report: its folder, with RANKS.
-        bed: whom they were tested on.
+        bed: the viewers that they were measured on.
         videos: the catalogue, a row a video.
     """
     ranks = Systems.load(report, bed.viewers.ids).ranks

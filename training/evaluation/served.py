@@ -1,4 +1,4 @@
-"""Asks the running stack, through its edge, for every test viewer's best videos."""
+"""Requests to the running stack, through its edge, for every test viewer's best videos."""
 
 from __future__ import annotations
 
@@ -12,63 +12,61 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation
 
+from server.arrays import Int64Array
 from server.errors import VireoError
 from server.releases.manifest import Manifest
 from training.evaluation.chain import SLATE, TestViewers
 from training.features.watches import Split
 
-Int64Array = npt.NDArray[np.int64]
-
-_ATTEMPTS = 3
-"""How many times a viewer is asked for at most."""
+_MAX_ATTEMPTS = 3
+"""Maximum requests for a viewer."""
 _EXPLAINED = 3
-"""Viewers of whom a stack is asked how many watches it knows."""
-_BUSY_SHARE = 0.1
-"""Of the viewers: where more aren't answered in full, that isn't a moment's load."""
+"""Number of viewers whose history length is checked."""
+_MAX_RETRIED_SHARE = 0.1
+"""Maximum share of the viewers that is retried; above it the cause isn't a moment's load."""
 _FAULTS = frozenset({Degradation.Name(Degradation.DEGRADATION_MIXED_RELEASES)})
-"""Degradations that no load explains."""
+"""Degradations that load doesn't explain."""
 
 
 @dataclass(frozen=True)
 class ServedAnswer:
-    """What the stack answered one viewer."""
+    """The stack's response for one viewer."""
 
     viewer_id: str
     items: tuple[str, ...] = ()
     """Video ids, best first."""
     release_id: str = ""
     degradations: tuple[str, ...] = ()
-    """Names of what was less than full."""
+    """Names of the degradations."""
     failure: str = ""
-    """gRPC status and details where the call failed; then the lists are empty."""
+    """gRPC status and details if the call failed."""
     asked: int = 1
-    """How many times it was asked for; this is the last answer."""
+    """Number of attempts; this is the last one's response."""
     history_length: int = 0
-    """How many watches the answer was made from; 0 unless an explanation was asked for."""
+    """Watches that the slate was made from; 0 unless an explanation was requested."""
 
     @property
     def may_do_better(self) -> bool:
-        """Whether something is missing that a stack with less to do may give."""
+        """Whether a stack under less load might respond in full."""
         return bool(self.failure or set(self.degradations) - _FAULTS)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the stack's lists are those of the same release in process."""
+    """How far the stack's lists equal those of the same release in process."""
 
     same_top_10: float
     """Share of viewers whose first ten are the same, in the same order."""
     differing_viewers: int
-    """How many others there are; a call that failed is among them."""
+    """Number of other viewers, failed calls included."""
 
     @staticmethod
     def of(served: Int64Array, offline: Int64Array) -> Agreement:
-        """Compares rows of the same viewers, int64[v, at least 10] both."""
+        """Compare rows of the same viewers, int64[v, at least 10] both."""
         same = (served[:, :10] == offline[:, :10]).all(axis=1)
         return Agreement(float(same.mean()), int((~same).sum()))
 
@@ -76,15 +74,12 @@ class Agreement:
 def serving_release(
     target: str, deadline: float, credentials: grpc.ChannelCredentials | None = None
 ) -> str:
-    """Id of the release that the stack at host:port serves.
+    """Return the id of the release that the stack at `target` (host:port) serves.
 
-    Args:
-        target: host:port of the edge.
-        deadline: seconds to wait for the answer.
-        credentials: for an edge that speaks TLS.
+    Waits `deadline` seconds; `credentials` are for an edge with TLS.
 
     Raises:
-        VireoError: nothing answers there, or no release is loaded yet.
+        VireoError: no response, or no release is loaded yet.
     """
     with (
         grpc.secure_channel(target, credentials)
@@ -106,7 +101,7 @@ def serving_release(
 
 
 def check_dataset(manifest: Manifest, dataset: str) -> None:
-    """Raises VireoError unless a release was trained on this data set, some watches kept back."""
+    """Raise VireoError unless a release was trained on this data set with watches held out."""
     name = manifest.release_id
     if manifest.dataset != dataset:
         raise VireoError(
@@ -115,13 +110,13 @@ def check_dataset(manifest: Manifest, dataset: str) -> None:
         )
     if manifest.holdout == "none":
         raise VireoError(
-            f"release {name} was trained on every watch, so that none is left to test on; its "
-            f"measured twin is served and asked by: vireo evaluate served --data {dataset}"
+            f"release {name} was trained on every watch, so none is left to test on; evaluate its "
+            f"measured twin with: vireo evaluate served --data {dataset}"
         )
 
 
 def check_split(manifest: Manifest, split: Split) -> None:
-    """Raises VireoError unless a release that `check_dataset` takes has this very split."""
+    """Raise VireoError unless a release that passes `check_dataset` has this very split."""
     if (split.data_fingerprint, split.holdout) == (manifest.data_fingerprint, manifest.holdout):
         return
     raise VireoError(
@@ -138,17 +133,10 @@ async def check_features(
     deadline: float,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> None:
-    """Raise VireoError if a stack's features have the watches that are held out.
+    """Raise VireoError if the stack's features include the held-out watches.
 
-    Those that viewers are served with have: then every held-out video is missed, since nobody is
-    recommended what they have watched. Viewers with the shortest histories are asked for; of a long
-    one only the end is read.
-
-    Args:
-        target: host:port of the edge.
-        viewers: whom to test.
-        deadline: seconds that each request may take.
-        credentials: for an edge that speaks TLS.
+    The features for serving do; then no held-out video is recommended, since its viewer has watched
+    it. Viewers with short histories are checked, since long histories are truncated.
     """
     watched = np.array([len(rows) for rows in viewers.watched])
     few = np.argsort(watched, kind="stable")[:_EXPLAINED]
@@ -158,9 +146,9 @@ async def check_features(
     for answer, count in zip(answers, watched[few].tolist(), strict=True):
         if answer.history_length > count:
             raise VireoError(
-                f"the stack at {target} serves features that have the watches that are held out: "
-                f"of viewer {answer.viewer_id} {answer.history_length} watches instead of {count}; "
-                "leave --target out, and a stack of its own serves features without them"
+                f"the stack at {target} serves features that include the held-out watches: viewer "
+                f"{answer.viewer_id} has {answer.history_length} watches instead of {count}; "
+                "omit --target to start a stack with features that don't"
             )
 
 
@@ -175,17 +163,17 @@ async def ask_viewers(
     credentials: grpc.ChannelCredentials | None = None,
     explain: bool = False,
 ) -> list[ServedAnswer]:
-    """The SLATE best of each viewer, in the order of `viewer_ids`.
+    """Return the stack's SLATE best videos for each viewer, in the order of `viewer_ids`.
 
     Args:
         target: host:port of the edge.
-        viewer_ids: whom to ask for.
-        moments: when each one's slate is said to be shown, Unix seconds.
-        concurrency: how many requests are under way at a time.
-        deadline: seconds that each may take.
-        answered: called after each answer.
-        credentials: for an edge that speaks TLS.
-        explain: whether to ask for explanations too.
+        viewer_ids: the viewers.
+        moments: time of each request's context, Unix seconds.
+        concurrency: maximum requests in flight.
+        deadline: seconds for each request.
+        answered: called after each response.
+        credentials: for an edge with TLS.
+        explain: whether to request explanations.
     """
     free = asyncio.Semaphore(concurrency)
     async with (
@@ -228,17 +216,16 @@ async def ask_in_full(
     answered: Callable[[], None] = lambda: None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> list[ServedAnswer]:
-    """As `ask_viewers`; the few who aren't answered in full are asked for again, one by one.
+    """Like `ask_viewers`, but retry the failed and degraded requests one at a time.
 
-    A stack that has more to do than it can gives less, which says nothing of the release. What it
-    never gives in full stays as it was given last; and nobody is asked for again where it concerns
-    many, or where asking again helped nobody.
+    A stack under load degrades its responses, which says nothing about the release. There are no
+    retries if too many requests need one, or if the last retries improved none.
     """
     ask = partial(ask_viewers, target, deadline=deadline, credentials=credentials)
     answers = await ask(viewer_ids, moments, concurrency=concurrency, answered=answered)
-    for asked in range(2, _ATTEMPTS + 1):
+    for attempt in range(2, _MAX_ATTEMPTS + 1):
         places = [place for place, answer in enumerate(answers) if answer.may_do_better]
-        if len(places) > _BUSY_SHARE * len(answers):
+        if len(places) > _MAX_RETRIED_SHARE * len(answers):
             break
         again = await ask(
             [viewer_ids[place] for place in places],
@@ -246,14 +233,14 @@ async def ask_in_full(
             concurrency=1,
         )
         for place, answer in zip(places, again, strict=True):
-            answers[place] = replace(answer, asked=asked)
+            answers[place] = replace(answer, asked=attempt)
         if all(answer.may_do_better for answer in again):
             break
     return answers
 
 
 def write_lists(path: Path, answers: Sequence[ServedAnswer]) -> None:
-    """Writes one line a viewer, `{"user_id": ..., "items": [...]}`; a failure has no items."""
+    """Write a line a viewer, `{"user_id": ..., "items": [...]}`, without items for failures."""
     lines = (
         json.dumps({"user_id": answer.viewer_id, "items": answer.items}, ensure_ascii=False)
         for answer in answers
@@ -266,7 +253,7 @@ def write_lists(path: Path, answers: Sequence[ServedAnswer]) -> None:
 
 
 def list_rows(answers: Sequence[ServedAnswer], video_ids: Sequence[str]) -> Int64Array:
-    """The answers as rows of `video_ids`, int64[v, SLATE], -1 for none or an id not there."""
+    """Return the lists as rows of `video_ids`, int64[v, SLATE], -1 for none or an unknown id."""
     rows = np.full((len(answers), SLATE), -1, np.int64)
     index = pd.Index(list(video_ids))
     for place, answer in enumerate(answers):
@@ -276,7 +263,7 @@ def list_rows(answers: Sequence[ServedAnswer], video_ids: Sequence[str]) -> Int6
 
 
 def counts(answers: Sequence[ServedAnswer]) -> dict[str, int]:
-    """How many answers were less than they should be, each kind by name."""
+    """Return the number of responses, and of those that fell short in each way."""
     releases = Counter(answer.release_id for answer in answers if not answer.failure)
     mixed = Degradation.Name(Degradation.DEGRADATION_MIXED_RELEASES)
     return {

@@ -1,4 +1,4 @@
-"""For whom and for what the systems do well: measures of parts of the test viewers."""
+"""Measures of parts of the test viewers: by activity, and by popularity and age of the video."""
 
 from __future__ import annotations
 
@@ -7,35 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from server.arrays import BoolArray, Float64Array, Int64Array
 from training.evaluation.chain import TestViewers
 from training.evaluation.comparison import with_intervals
 
-Int64Array = npt.NDArray[np.int64]
-Float64Array = npt.NDArray[np.float64]
 _HEAD, _MID = 0.1, 0.5
-"""The most watched tenth of the catalogue is the head, what follows up to half of it the middle."""
+"""The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""
 _DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """One way to cut the test viewers into groups."""
+    """A partition of the test viewers."""
 
     title: str
-    groups: Mapping[str, npt.NDArray[np.bool_]]
-    """Who is in each group, bool[v], by what the group is."""
+    groups: Mapping[str, BoolArray]
+    """Who is in each group, bool[v], by the group's description."""
 
 
 def slicings(
-    watches: pd.DataFrame,
-    videos: pd.DataFrame,
-    viewers: TestViewers,
-    counts: Int64Array,
+    watches: pd.DataFrame, videos: pd.DataFrame, viewers: TestViewers, counts: Int64Array
 ) -> dict[str, Slicing]:
-    """By how much the viewer watched, how popular the target is, and how old it was.
+    """Partition the test viewers by activity, and by popularity and age of the target.
 
     Args:
         watches: the split, whose test part are `viewers`.
@@ -53,14 +48,14 @@ def slicings(
         ),
         "age": Slicing(
             "Age of the held-out video when it was watched, in days since it was published "
-            "(where that isn't known: since anyone's first watch)",
+            "(if that isn't known: since anyone's first watch)",
             _quarters(_ages(watches, videos, viewers.targets), "{:,.0f} to {:,.0f} days"),
         ),
     }
 
 
-def _quarters(values: Float64Array, form: str) -> dict[str, npt.NDArray[np.bool_]]:
-    """Four groups of about as many, least first; fewer where values repeat."""
+def _quarters(values: Float64Array, form: str) -> dict[str, BoolArray]:
+    """Return four groups of similar size, smallest values first; fewer if values repeat."""
     cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
     place = np.searchsorted(cuts, values, side="left")
     parts = [place == number for number in range(len(cuts) + 1)]
@@ -69,8 +64,7 @@ def _quarters(values: Float64Array, form: str) -> dict[str, npt.NDArray[np.bool_
     }
 
 
-def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, npt.NDArray[np.bool_]]:
-    """Whether each target is in the head, the middle or the tail of the catalogue."""
+def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, BoolArray]:
     place = np.empty(len(counts), np.int64)
     place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     share = place[targets] / len(counts)
@@ -83,7 +77,7 @@ def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, npt.NDArra
 
 
 def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> Float64Array:
-    """Days from each target's publication, or else its first watch, to the test watch."""
+    """Return the days from each target's publication, or else first watch, to the test watch."""
     test = watches[watches["part"] == "test"]
     first = watches.groupby("video_id")["time"].min()
     born = videos["published"].fillna(videos["video_id"].map(first)).iloc[targets]
@@ -92,7 +86,7 @@ def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> F
 
 
 def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[str, Any]:
-    """Measures of every system in each group, with their intervals.
+    """Return every system's measures in each group, with intervals.
 
     Returns:
         By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and

@@ -1,17 +1,18 @@
-"""What each candidate source finds, alone and beside the others, and which quotas find most."""
+"""Recall of each candidate source, alone and with the others, and recall by quotas."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
+from server.arrays import BoolArray, Int64Array
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.pipeline import SOURCES, CandidateQuery
 from server.candidate.query import Retrieval
@@ -23,42 +24,37 @@ from training.evaluation.held_out import HeldOutWatches
 from training.heartbeat import tracked
 
 CUTOFFS = (100, 200, 500)
-SOURCES_FILE = "sources.json"
 NAMES = tuple(source.name for source in SOURCES)
 MULTIPLES = (0.0, 0.5, 1.0, 1.5)
-"""Shares that are tried of each source, in terms of its default; every combination up to 1."""
-
+"""Multiples of each source's default quota that are tried; every combination up to 1."""
 VIEWERS_LIMIT = 10_000
-"""Proposals of one viewer take some 50 kB."""
-
-BoolArray = npt.NDArray[np.bool_]
+"""Maximum viewers, whose proposals take some 50 kB each."""
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What every source proposed to each viewer, the watched ones taken out."""
+    """Unwatched videos that every source proposed to each viewer."""
 
     query: Retrieval
-    """The first viewer's: merging reads nothing of it but how many are asked for."""
+    """Any viewer's query: merging only reads its count."""
     proposed: tuple[Mapping[str, Candidates], ...]
-    """Of each viewer, by name of the source, best first."""
-    targets: npt.NDArray[np.int64]
+    """Each viewer's proposals by source, best first."""
+    targets: Int64Array
     """Row of each held-out video, int64[v]."""
 
     @staticmethod
     def gather(
         release: CandidateRelease, held_out: HeldOutWatches, count: int = CUTOFFS[-1]
     ) -> Proposals:
-        """Asks every source of the candidate pipeline for its `count` best; some viewer is given.
+        """Return the `count` best of every source for at least one viewer.
 
-        Of more than VIEWERS_LIMIT viewers a sample is asked, always the same.
+        More than VIEWERS_LIMIT viewers are sampled, always the same.
         """
-        places = np.arange(len(held_out.ids))
+        places = np.arange(len(held_out.viewers))
         if len(places) > VIEWERS_LIMIT:
             places = np.random.default_rng(0).choice(places, VIEWERS_LIMIT, replace=False)
         unwatched, proposed = BlockedFilter(), []
-        console = Console(stderr=True)
-        for place in tracked(places, "asking the sources", console):
+        for place in tracked(places, "asking the sources", Console(stderr=True)):
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)
             query = Retrieval.of(release, asked)
             own = {}
@@ -69,12 +65,12 @@ class Proposals:
         return Proposals(query, tuple(proposed), held_out.targets[places])
 
     def alone(self, name: str, count: int) -> BoolArray:
-        """Whether the target is among a source's `count` best, bool[v]."""
+        """Return whether the target is among a source's `count` best, bool[v]."""
         pairs = zip(self.proposed, self.targets, strict=True)
         return np.array([target in own[name].rows[:count] for own, target in pairs], bool)
 
     def merged(self, quotas: Quotas, count: int, without: str | None = None) -> BoolArray:
-        """Whether the target is in the union of `count` that the quotas make, bool[v]."""
+        """Return whether the target is in the union of `count` by these quotas, bool[v]."""
         merge = QuotaMerge(quotas)
         query = replace(self.query, query=replace(self.query.query, count=count))
         found = np.zeros(len(self.targets), bool)
@@ -85,11 +81,9 @@ class Proposals:
         return found
 
     def pooled(self, count: int) -> tuple[BoolArray, float]:
-        """What a union without a limit would find.
+        """Return whether any source has the target among its `count` best, bool[v].
 
-        Returns:
-            Whether the target is among any source's `count` best, bool[v]; and how many videos
-            these are, on average.
+        And the mean number of videos in this unlimited union.
         """
         found, sizes = np.zeros(len(self.targets), bool), []
         for place, own in enumerate(self.proposed):
@@ -100,42 +94,39 @@ class Proposals:
 
 
 def study_sources(proposals: Proposals) -> dict[str, Any]:
-    """Recall at CUTOFFS of each source, of the union, and of the union without each.
+    """Measure recall at CUTOFFS of each source, of the union, and of the union without each.
 
     Returns:
-        `viewers`; `alone`, `without` and `union`: recall by cutoff; `pooled`: by cutoff, recall of
-        that many of every source, and the mean number of `videos` these are; `quotas`: the
+        `viewers`; `alone`, `without` and `union`: recall by cutoff; `pooled`: by cutoff, `recall`
+        of that many of every source, and the mean number of `videos` these are; `quotas`: the
         release's.
     """
     quotas = proposals.query.release.manifest.quotas
+
+    def by_cutoff(found: Callable[[int], BoolArray]) -> dict[str, float]:
+        return {str(count): _share(found(count)) for count in CUTOFFS}
+
     pools = {str(count): proposals.pooled(count) for count in CUTOFFS}
     return {
         "viewers": len(proposals.targets),
         "quotas": quotas.model_dump(),
-        "alone": {
-            name: {str(count): _share(proposals.alone(name, count)) for count in CUTOFFS}
-            for name in NAMES
-        },
-        "union": {str(count): _share(proposals.merged(quotas, count)) for count in CUTOFFS},
+        "alone": {name: by_cutoff(partial(proposals.alone, name)) for name in NAMES},
+        "union": by_cutoff(partial(proposals.merged, quotas)),
         "pooled": {
             count: {"recall": _share(found), "videos": videos}
             for count, (found, videos) in pools.items()
         },
         "without": {
-            name: {
-                str(count): _share(proposals.merged(quotas, count, without=name))
-                for count in CUTOFFS
-            }
-            for name in NAMES
+            name: by_cutoff(partial(proposals.merged, quotas, without=name)) for name in NAMES
         },
     }
 
 
 def tune_quotas(proposals: Proposals, count: int) -> list[dict[str, float]]:
-    """Recall at `count` of every combination of MULTIPLES, the best first.
+    """Measure recall at `count` of every combination of MULTIPLES.
 
     Returns:
-        For each the shares and `recall`; of equals the one with the smallest shares first.
+        Shares and `recall` of each, best first, then smallest shares first.
     """
     tried = [
         quotas.model_dump() | {"recall": _share(proposals.merged(quotas, count))}

@@ -1,4 +1,4 @@
-"""What `vireo evaluate` does besides measuring systems: a study a file of the report."""
+"""Studies of `vireo evaluate`, each of which writes a file of the report."""
 
 from __future__ import annotations
 
@@ -16,23 +16,17 @@ from server.errors import VireoError
 from server.home import Home
 from server.ranking.release import RankingRelease
 from training.data.dataset import load_dataset
-from training.evaluation.ablations import (
-    ABLATIONS_FILE,
-    check_names,
-    lists_of_test,
-    study_ablations,
-)
-from training.evaluation.baselines.registry import BASELINES, Config
+from training.evaluation import report as files
+from training.evaluation.ablations import check_names, lists_of_test, study_ablations
 from training.evaluation.baselines.settings import described, write_settings
 from training.evaluation.baselines.tuning import tune_baselines
-from training.evaluation.cold_start.study import COLD_START, study_cold_start
-from training.evaluation.diversity import DIVERSITY_FILE, study_diversity
-from training.evaluation.held_out import HeldOutPart, last_held_out
+from training.evaluation.cold_start.study import study_cold_start
+from training.evaluation.diversity import study_diversity
+from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
 from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import write_json
-from training.evaluation.sources import SOURCES_FILE, Proposals, study_sources, tune_quotas
+from training.evaluation.sources import Proposals, study_sources, tune_quotas
 from training.features.watches import load_watches
-from training.heartbeat import Bars
 from training.profile import load_profile
 from training.ranking.storage import load_ranking_set
 from training.ranking.training_set import RankingSet
@@ -42,16 +36,16 @@ from training.run import Run
 
 @dataclass(frozen=True)
 class Studies:
-    """Studies of the newest release of a data set; each writes its file and returns what it holds.
+    """Studies of a data set's newest release; each writes its file and returns the content.
 
     Raises:
-        VireoError: there is no release, or the run that made it is gone.
+        VireoError: there is no release, or its run is gone.
     """
 
     home: Home
     dataset: str
     profile: str
-    """Whose settings are trained with where a study trains."""
+    """Profile whose settings are used for training."""
     console: Console
 
     @property
@@ -72,44 +66,35 @@ class Studies:
         return CandidateRelease.load(self.run.release)
 
     def sources(self) -> dict[str, Any]:
-        """What each candidate source finds: on validation, and on test for the report."""
+        """Measure recall of the candidate sources."""
         return self._written(
-            SOURCES_FILE, self._both(lambda part: study_sources(self._asked(part)))
+            files.SOURCES, self._both(lambda part: study_sources(self._proposals(part)))
         )
 
     def quotas(self) -> list[dict[str, float]]:
-        """Recall on validation of many quotas, the best first; no file."""
-        return tune_quotas(self._asked("validation"), self._release.manifest.candidates)
+        """Return recall on validation by quotas, the best first; writes no file."""
+        return tune_quotas(self._proposals("validation"), self._release.manifest.candidates)
 
     def baselines(self) -> dict[str, Any]:
-        """The baselines' best settings on validation; evaluations read them from here on."""
-        videos = load_dataset(self.home, self.dataset).videos
-        with Bars(console=self.console, transient=True) as bars:
-            task = bars.add_task("tuning", total=len(BASELINES))
-
-            def trying(name: str, _config: Config) -> None:
-                place = BASELINES.index(name)
-                bars.update(task, description=f"tuning {name}", completed=place)
-
-            found = tune_baselines(self._watches, videos["video_id"].tolist(), trying)
+        """Find the baselines' best settings on validation, for later evaluations to use."""
+        video_ids = load_dataset(self.home, self.dataset).videos["video_id"].tolist()
+        found = tune_baselines(self._watches, video_ids, self.console)
         for name, settings in found.baselines.items():
             self.console.print(f"{name}: {described(settings.chosen)}", soft_wrap=True)
         self.console.print(f"settings: {write_settings(self._repo, found)}", soft_wrap=True)
         return found.model_dump(mode="json")
 
     def diversity(self) -> dict[str, Any]:
-        """The curve of diversity, on validation and on test."""
+        """Measure slates at each strength of diversity."""
         ranking = RankingRelease.load(self.run.release)
         count = self._release.manifest.candidates
-
-        def study(part: HeldOutPart) -> dict[str, Any]:
-            held_out = last_held_out(self._watches, self._repo, self._release.rows, part)
-            return study_diversity(self._release, ranking, held_out, count)
-
-        return self._written(DIVERSITY_FILE, self._both(study))
+        found = self._both(
+            lambda part: study_diversity(self._release, ranking, self._held_out(part), count)
+        )
+        return self._written(files.DIVERSITY, found)
 
     def ablations(self, without: Sequence[str]) -> dict[str, Any]:
-        """The chain with the ranker trained again without each."""
+        """Measure the chain with the ranker retrained without each of these."""
         check_names(without)
         candidates = self._release.manifest.candidates
         config = replace(load_profile(self.profile).ranking, candidates=candidates)
@@ -124,13 +109,13 @@ class Studies:
             self.run.finished_inputs(),
             self.console,
         )
-        return self._written(ABLATIONS_FILE, found)
+        return self._written(files.ABLATIONS, found)
 
     def cold_start(self, minutes: float | None) -> dict[str, Any]:
-        """Viewers and videos that towers, trained for this, have never seen.
+        """Measure towers trained for this on viewers and videos that they have never seen.
 
-        One pair of towers, whatever the profile has: it takes part of the time, and simpler
-        systems are what it is compared with.
+        Trains one pair of towers, whatever the profile says: that takes part of the time, and the
+        comparison is with simpler systems.
         """
         config = replace(load_profile(self.profile).retrieval, members=1)
         if minutes is not None:
@@ -144,10 +129,10 @@ class Studies:
             self.run.checkpoints / "cold_start",
             self.console,
         )
-        return self._written(COLD_START, found)
+        return self._written(files.COLD_START, found)
 
     def leaks(self) -> None:
-        """Checks features, towers' data, release and ranking set; raises LeakError."""
+        """Check features, towers' data, release and ranking set; raise LeakError."""
         tables = load_dataset(self.home, self.dataset)
         data = RetrievalData.build(self._watches, tables.videos, tables.viewers)
         check_inputs(self._watches, data, self._repo)
@@ -163,12 +148,14 @@ class Studies:
             )
         return data
 
-    def _asked(self, part: HeldOutPart) -> Proposals:
-        held_out = last_held_out(self._watches, self._repo, self._release.rows, part)
-        return Proposals.gather(self._release, held_out)
+    def _held_out(self, part: HeldOutPart) -> HeldOutWatches:
+        return last_held_out(self._watches, self._repo, self._release.rows, part)
+
+    def _proposals(self, part: HeldOutPart) -> Proposals:
+        return Proposals.gather(self._release, self._held_out(part))
 
     def _both(self, study: Callable[[HeldOutPart], dict[str, Any]]) -> dict[str, Any]:
-        """The study of the test part where there is one, with that of validation within it."""
+        """Return the study of the test part if there is one, with that of validation inside."""
         validation = study("validation")
         if not (self._watches["part"] == "test").any():
             return {"part": "validation", **validation}

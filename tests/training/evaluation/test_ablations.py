@@ -31,7 +31,7 @@ def test_every_input_can_be_taken_out(ranking_set: RankingSet) -> None:
             assert not getattr(without.watches, column.table)[..., column.place].any()
     assert not ablate(ranking_set, "history").watches.viewers.history_lengths.any()
     assert not ablate(ranking_set, "attributes").likes.viewers.attributes.any()
-    with pytest.raises(VireoError, match=r"without 'colour'.*co_watch"):
+    with pytest.raises(VireoError, match=r"cannot leave out 'colour'.*co_watch"):
         check_names(["colour"])
 
 

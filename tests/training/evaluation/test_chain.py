@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.errors import VireoError
@@ -31,7 +30,7 @@ from training.evaluation.chain import (
 from training.evaluation.commands import evaluate_staged
 from training.evaluation.ranker import ranker_measures
 from training.evaluation.report import Systems, flat, read_json
-from training.evaluation.systems import best_unwatched, of_lists, of_scores
+from training.evaluation.systems import best_unwatched, of_chunks, of_lists
 
 SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
 
@@ -133,7 +132,7 @@ def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
     watched = tuple(random.permutation(80)[:10] for _ in range(20))
     targets = np.arange(20) % 10 + 80
     viewers = TestViewers(tuple(map(str, range(20))), targets, np.ones(20, bool), watched, targets)
-    by_scores = of_scores(scores, viewers)
+    by_scores = of_chunks(lambda part: scores[part], viewers, 90)
     by_lists = of_lists(best_unwatched(scores, watched), viewers)
     assert by_scores.measures(90) == by_lists.measures(90)
     assert by_scores.measures(90)["recall_100"] == 1
@@ -164,7 +163,7 @@ def test_the_report_of_a_training_has_every_system_and_the_curves(
 def test_evaluating_the_staged_release_again_measures_the_same(
     trained_home: Home, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluated = evaluate_staged(trained_home, "trained", Console(stderr=True))
+    evaluated = evaluate_staged(trained_home, "trained")
     assert not capsys.readouterr().out, "standard output is for the result alone"
     assert evaluated.release_id == manifest.release_id
     again = flat(evaluated.metrics)
@@ -178,8 +177,8 @@ def test_with_all_baselines_the_report_compares_and_slices_every_system(
     report = trained_home.run("trained") / "report"
     everyone = {*BASELINES, "two_tower", "chain"}
 
-    evaluated = evaluate_staged(trained_home, "trained", Console(stderr=True), baselines=BASELINES)
-    evaluate_staged(trained_home, "trained", Console(stderr=True))
+    evaluated = evaluate_staged(trained_home, "trained", BASELINES)
+    evaluate_staged(trained_home, "trained")
 
     assert set(evaluated.metrics) == everyone | {"ranker"}
     kept = Systems.load(report, viewers.ids)
@@ -210,4 +209,4 @@ def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
 
 def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo train --data nothing"):
-        evaluate_staged(Home(tmp_path), "nothing", Console(stderr=True))
+        evaluate_staged(Home(tmp_path), "nothing")

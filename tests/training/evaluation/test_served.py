@@ -17,7 +17,7 @@ from server.home import Home
 from server.releases.manifest import FeatureSchema, Manifest
 from server.releases.weights import ScoreWeights
 from training.evaluation.chain import TestViewers
-from training.evaluation.commands import find_manifest
+from training.evaluation.commands import staged_as, stored_manifest
 from training.evaluation.served import (
     Agreement,
     ServedAnswer,
@@ -57,7 +57,7 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
     """
 
     def __init__(self) -> None:
-        self.under_way = self.most = 0
+        self.in_flight = self.max_in_flight = 0
         self.asked: Counter[str] = Counter()
         self.moments: dict[str, set[int]] = {}
 
@@ -68,8 +68,8 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
             recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse
         ],
     ) -> recommendation_pb2.RecommendResponse:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         self.asked[request.viewer_id] += 1
         self.moments.setdefault(request.viewer_id, set()).add(request.context.time.seconds)
         try:
@@ -95,7 +95,7 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
                 else None,
             )
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
 
 @pytest.fixture
@@ -121,29 +121,29 @@ async def test_each_viewer_is_asked_for_a_hundred_and_answers_keep_their_order(
     assert [answer.viewer_id for answer in answers] == viewers
     assert answers[7].items == tuple(f"viewer 7/{place}" for place in range(100))
     assert len(done) == 30
-    assert servicer.most <= 4
+    assert servicer.max_in_flight <= 4
     assert servicer.moments == {viewer: {moment} for moment, viewer in enumerate(viewers)}
 
 
-async def test_a_stack_whose_features_have_what_is_held_out_is_refused(
+async def test_a_stack_whose_features_include_held_out_watches_is_refused(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
     await check_features(target, viewers_of({"a": 7, "b": 8}), deadline=10)
     servicer.asked.clear()
-    with pytest.raises(VireoError, match=r"of viewer a 7 watches instead of 6; leave --target out"):
+    with pytest.raises(VireoError, match=r"viewer a has 7 watches instead of 6; omit --target"):
         await check_features(target, viewers_of({"d": 9, "c": 8, "b": 7, "a": 6}), deadline=10)
     assert set(servicer.asked) == {"a", "b", "c"}, "a sample is enough"
 
 
 def viewers_of(watched: dict[str, int]) -> TestViewers:
-    """Test viewers who have watched so many videos before."""
+    """Return test viewers who have watched these numbers of videos."""
     none = np.zeros(len(watched), np.int64)
     rows = tuple(np.arange(count) for count in watched.values())
     return TestViewers(tuple(watched), none, none.astype(bool), rows, none)
 
 
-async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, str]) -> None:
+async def test_failures_and_degraded_responses_are_counted(gateway: tuple[Gateway, str]) -> None:
     viewers = ["a", "bad", "half"]
     answers = await ask_viewers(gateway[1], viewers, [5, 6, 7], concurrency=2, deadline=10)
     assert answers[1] == ServedAnswer("bad", failure="UNAVAILABLE: no pod left")
@@ -158,7 +158,7 @@ async def test_failures_and_lesser_answers_are_counted(gateway: tuple[Gateway, s
     }
 
 
-async def test_the_few_who_are_not_answered_in_full_are_asked_for_again(
+async def test_a_few_failed_or_degraded_requests_are_retried(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
@@ -192,7 +192,7 @@ async def test_degradations_of_many_viewers_are_reported_and_not_retried(
     assert counts(answers)["degraded"] == 1
 
 
-async def test_a_slate_of_two_releases_is_a_fault_and_not_asked_for_again(
+async def test_a_slate_of_two_releases_is_a_fault_and_not_retried(
     gateway: tuple[Gateway, str],
 ) -> None:
     servicer, target = gateway
@@ -255,7 +255,8 @@ def test_the_staged_release_vouches_for_itself(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.staged_release("films").mkdir(parents=True)
     manifest().write(home.staged_release("films"))
-    assert find_manifest(home, "films", "r-1") == manifest()
+    assert staged_as(home, "films", "r-1") == manifest()
+    assert staged_as(home, "films", "r-9") is None
 
 
 def test_an_unknown_release_without_a_store_names_the_settings(
@@ -264,7 +265,7 @@ def test_an_unknown_release_without_a_store_names_the_settings(
     monkeypatch.setenv("VIREO_HOME", str(tmp_path))
     monkeypatch.delenv("VIREO_S3_ENDPOINT", raising=False)
     with pytest.raises(VireoError, match="set VIREO_S3_ENDPOINT"):
-        find_manifest(Home(tmp_path), "films", "r-9")
+        stored_manifest(Home(tmp_path), "r-9")
 
 
 def test_without_a_stack_evaluate_says_how_to_start_one() -> None:

@@ -1,1 +1,1 @@
-"""What a trained chain must beat, a file each; `registry` names them all."""
+"""Baselines that a trained chain must beat, a file each; `registry` lists them."""

@@ -1,4 +1,4 @@
-"""EASE: an embarrassingly shallow autoencoder, that is a closed-form item-to-item model."""
+"""EASE (Steck 2019), a closed-form item-to-item model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
-from training.retrieval.ease import EASE_LAMBDA, closed_form
+from server.arrays import Float32Array, Int64Array
+from training.evaluation.baselines.past import Grid, history_matrix
+from training.retrieval.ease import EASE_LAMBDA
 
 
 @dataclass(frozen=True)
 class EaseConfig:
-    """How the weights are fitted, and which watches they are summed over."""
+    """How the weights are fitted and summed."""
 
     regularisation: float = EASE_LAMBDA
-    """Pull of the weights to 0, the paper's lambda."""
+    """L2 regularisation of the weights, the paper's lambda."""
     half_life: float | None = None
-    """Watches back at which a viewer's watch counts half; None: all alike."""
+    """Number of later watches that halve a watch's weight; None: all weigh the same."""
 
 
 GRID: Grid = {"regularisation": (30.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 3000.0)}
@@ -28,19 +29,16 @@ RECENCY_GRID: Grid = {
 }
 
 
-def ease_weights(past: Past, regularisation: float = EASE_LAMBDA) -> Float32Array:
-    """Return how much each watched video says for each other, float32[n, n], 0 on the diagonal."""
-    return closed_form(past.matrix, regularisation)
-
-
+@dataclass(frozen=True)
 class Ease:
-    """Sums the weights of what a viewer watched, recent watches counting more if asked to."""
+    """Sums the weights of what a viewer watched."""
 
-    def __init__(self, weights: Float32Array, half_life: float | None = None) -> None:
-        """Read `ease_weights` with the half-life of an `EaseConfig`."""
-        self._weights, self._half_life = weights, half_life
+    weights: Float32Array
+    """Weight of each watched video (row) for each other, float32[n, n], 0 on the diagonal."""
+    half_life: float | None = None
+    """See EaseConfig."""
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
-        matrix = history_matrix(histories, len(self._weights), self._half_life)
-        return np.asarray(matrix @ self._weights, np.float32)
+        """See Baseline."""
+        matrix = history_matrix(histories, len(self.weights), self.half_life)
+        return np.asarray(matrix @ self.weights, np.float32)

@@ -10,23 +10,24 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
+from server.arrays import Float32Array, Int64Array
+from training.evaluation.baselines.past import Grid, Past, history_matrix
 
 
 @dataclass(frozen=True)
 class IalsConfig:
     """How videos are factorised, and how a viewer's factors are solved for.
 
-    Weights by BM25 harm, and more iterations gain nothing: neither is tried again.
+    BM25 weights are worse and more iterations are no better: neither is in the grid.
     """
 
     half_life: float | None = 5.0
-    """Watches back at which the confidence in a viewer's watch halves when the viewer is solved
-    for; None: all alike. The factors of the videos are learned with all watches alike."""
+    """Number of later watches that halve the confidence in a watch when the viewer's factors are
+    solved for; None: all weigh the same, as they do when the videos' factors are learned."""
     regularisation: float = 10.0
-    """Pull of the factors to 0; the library doesn't scale it by the number of watches."""
+    """L2 regularisation; the library doesn't scale it by the number of watches."""
     alpha: float = 1.0
-    """Confidence of a watch; what wasn't watched has 1."""
+    """Confidence in a watch; it is 1 for videos that weren't watched."""
     factors: int = 128
     iterations: int = 15
 
@@ -39,14 +40,9 @@ GRID: Grid = {
 }
 
 
-def _for_library(matrix: sparse.csr_array) -> sparse.csr_matrix:
-    """Return the same matrix as the type that the library expects."""
-    return sparse.csr_matrix(matrix)  # type: ignore[no-untyped-call]
-
-
 def factorised(past: Past, config: IalsConfig) -> AlternatingLeastSquares:
-    """Return the library's model, fitted; `config.half_life` makes no difference to it."""
-    # The library solves in threads of its own, and warns of BLAS threads below them.
+    """Return the library's fitted model, which doesn't depend on `config.half_life`."""
+    # The library uses threads of its own, and warns about BLAS threads below them.
     with threadpool_limits(1, user_api="blas"):
         model = AlternatingLeastSquares(
             factors=config.factors,
@@ -59,18 +55,23 @@ def factorised(past: Past, config: IalsConfig) -> AlternatingLeastSquares:
     return model
 
 
+@dataclass(frozen=True)
 class Ials:
-    """Factors of videos; a viewer's are solved for from the history when asked."""
+    """Scores videos by their factors; a viewer's factors are solved for on request."""
 
-    def __init__(self, model: AlternatingLeastSquares, half_life: float | None = None) -> None:
-        """Read what `factorised` gave with the half-life of an `IalsConfig`."""
-        self._model, self._half_life = model, half_life
+    model: AlternatingLeastSquares
+    half_life: float | None = None
+    """See IalsConfig."""
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
-        factors = self._model.item_factors
+        """See Baseline."""
+        factors = self.model.item_factors
         assert factors is not None, "fitted"
-        matrix = _for_library(history_matrix(histories, len(factors), self._half_life))
+        matrix = _for_library(history_matrix(histories, len(factors), self.half_life))
         with threadpool_limits(1, user_api="blas"):
-            viewers = self._model.recalculate_user(np.arange(len(histories)), matrix)
+            viewers = self.model.recalculate_user(np.arange(len(histories)), matrix)
         return np.asarray(viewers @ factors.T, np.float32)
+
+
+def _for_library(matrix: sparse.csr_array) -> sparse.csr_matrix:
+    return sparse.csr_matrix(matrix)  # type: ignore[no-untyped-call]

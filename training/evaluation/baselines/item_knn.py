@@ -9,17 +9,17 @@ import numpy as np
 from implicit.nearest_neighbours import ItemItemRecommender
 from scipy import sparse
 
-from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
+from server.arrays import Float32Array, Int64Array
+from training.evaluation.baselines.past import Grid, Past, history_matrix
 
 
 @dataclass(frozen=True)
 class ItemKnnConfig:
-    """How many neighbours a video has, and which watches ask theirs."""
+    """How many neighbours a video has, and how watches are weighted."""
 
     neighbours: int = 50
-    """Kept of each video."""
     half_life: float | None = 5.0
-    """Watches back at which a viewer's watch counts half; None: all alike."""
+    """Number of later watches that halve a watch's weight; None: all weigh the same."""
 
 
 GRID: Grid = {
@@ -29,11 +29,9 @@ GRID: Grid = {
 
 
 class ItemKnn:
-    """Sums the cosines of a video with the watched videos that it is a neighbour of."""
+    """Sums a video's cosines with the watched videos that it is a neighbour of."""
 
-    def __init__(self, past: Past, config: ItemKnnConfig | None = None) -> None:
-        """Find each video's neighbours."""
-        config = config or ItemKnnConfig()
+    def __init__(self, past: Past, config: ItemKnnConfig) -> None:
         self._half_life = config.half_life
         lengths = np.sqrt(np.maximum(past.counts, 1))
         scale = sparse.diags_array(1 / lengths)  # type: ignore[no-untyped-call]
@@ -47,6 +45,6 @@ class ItemKnn:
         )
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
+        """See Baseline."""
         matrix = history_matrix(histories, self._cosines.shape[0], self._half_life)
         return np.asarray((matrix @ self._cosines).toarray(), np.float32)

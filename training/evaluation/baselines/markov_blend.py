@@ -8,24 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from training.evaluation.baselines.ease import Ease
-from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past
+from server.arrays import Float32Array, Int64Array
+from training.evaluation.baselines.past import Baseline, Grid, Past
 
 
 @dataclass(frozen=True)
 class MarkovConfig:
-    """How EASE is fitted and read, and how the transitions count beside it."""
+    """Settings of EASE, and how transitions are weighted beside it."""
 
     weight: float = 6.0
-    """Of the transitions beside EASE."""
+    """Weight of the transitions relative to EASE."""
     prior: float = 400.0
-    """Watches that lead nowhere, added to those of each video: rare ones say less."""
+    """Watches without a successor added to each video's own, which damps rare videos."""
     steps: tuple[float, ...] = (1.0, 0.6, 0.4)
-    """Weight of what followed the last watch by one step, the one before by two, and so on."""
+    """Weight of what came one step after the last watch, two steps after the one before, …"""
     half_life: float | None = 5.0
-    """As in EaseConfig."""
+    """See EaseConfig."""
     regularisation: float = 500.0
-    """As in EaseConfig."""
+    """See EaseConfig."""
 
 
 GRID: Grid = {
@@ -45,11 +45,9 @@ GRID: Grid = {
 
 
 class MarkovBlend:
-    """Adds the scores of EASE and the rates of transition."""
+    """Adds transition rates to the scores of a fitted EASE."""
 
-    def __init__(self, past: Past, ease: Ease, config: MarkovConfig | None = None) -> None:
-        """Count transitions; `ease` is the other half, fitted and read as the settings say."""
-        config = config or MarkovConfig()
+    def __init__(self, past: Past, ease: Baseline, config: MarkovConfig) -> None:
         self._ease = ease
         self._rates = [
             _transition_rates(past, step, config.prior) * (config.weight * weight)
@@ -57,7 +55,7 @@ class MarkovBlend:
         ]
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video for viewers who watched these rows, float32[v, n]."""
+        """See Baseline."""
         scores = self._ease.scores(histories)
         for step, rates in enumerate(self._rates, 1):
             viewers = [place for place, rows in enumerate(histories) if len(rows) >= step]
@@ -67,18 +65,12 @@ class MarkovBlend:
 
 
 def _transition_rates(past: Past, step: int, prior: float) -> sparse.csr_array:
-    """Return how often a watch of each video was followed by each other, sparse float32[n, n].
-
-    Args:
-        past: the histories.
-        step: how many watches later.
-        prior: see MarkovConfig.
-    """
+    """Return the rate of each video `step` watches after each other, sparse float32[n, n]."""
     none = np.empty(0, np.int64)
     before = np.concatenate([none, *(rows[:-step] for rows in past.histories)])
     after = np.concatenate([none, *(rows[step:] for rows in past.histories)])
     share = 1 / (np.bincount(before, minlength=past.videos) + prior)
-    # The same pair more than once: it adds up.
+    # The entries of repeated pairs are summed.
     pairs = (share[before].astype(np.float32), (before, after))
     rates: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
         pairs, shape=(past.videos, past.videos)

@@ -1,4 +1,4 @@
-"""What the baselines are fitted on: every watch before those they are measured on."""
+"""The data that baselines are fitted on: every watch before those they are measured on."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from server.arrays import Float32Array, Int64Array
 
 Setting = int | float | tuple[float, ...] | None
 """A value of a baseline's configuration."""
 Grid = Mapping[str, Sequence[Setting]]
-"""Values to try by the name of the setting, in the order in which they are tried."""
+"""Values to try by name of the setting, in order of trial."""
 
 
 class Baseline(Protocol):
-    """A fitted way to recommend that knows nothing of a viewer but the history."""
+    """A fitted recommender that knows nothing of a viewer but the history."""
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video for viewers who watched these rows, float32[v, n].
+        """Return scores of every video given the rows each viewer watched, float32[v, n].
 
-        Args:
-            histories: rows that each viewer watched, oldest first.
+        Rows are oldest first.
         """
         ...
 
@@ -49,7 +46,7 @@ class Past:
 
     @cached_property
     def counts(self) -> Int64Array:
-        """How many viewers watched each video, int64[n]."""
+        """Number of viewers who watched each video, int64[n]."""
         return np.bincount(_joined(self.histories), minlength=self.videos)
 
     @cached_property
@@ -67,10 +64,10 @@ def history_matrix(
     """Return histories as sparse rows, float32[v, n].
 
     Args:
-        histories: rows that each viewer watched, oldest first, none of them twice.
+        histories: distinct rows that each viewer watched, oldest first.
         videos: size of the catalogue.
-        half_life: the last watch weighs 1, one this many steps before it half of that; every
-            watch weighs 1 if None.
+        half_life: number of later watches that halve a watch's weight, which is 1 for the last
+            watch; None: every watch weighs 1.
     """
     lengths = [len(rows) for rows in histories]
     columns = _joined(histories)

@@ -1,4 +1,4 @@
-"""The most watched videos, for everyone alike."""
+"""The most watched videos, the same for everyone."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.baselines.past import Float32Array, Grid, Int64Array, Past, history_matrix
+from server.arrays import Float32Array, Int64Array
+from training.evaluation.baselines.past import Grid, Past, history_matrix
 
 
 @dataclass(frozen=True)
 class PopularityConfig:
-    """How watches count."""
+    """How watches are counted."""
 
     half_life: float | None = None
-    """Watches back in its viewer's history at which a watch counts half; None: all alike."""
+    """Number of the viewer's later watches that halve a watch's weight; None: all weigh 1."""
 
 
 GRID: Grid = {"half_life": (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.25)}
 
 
 class Popularity:
-    """How often each video was watched."""
+    """Scores videos by how often they were watched."""
 
     def __init__(self, past: Past, config: PopularityConfig | None = None) -> None:
-        """Count the watches."""
-        config = config or PopularityConfig()
-        matrix = history_matrix(past.histories, past.videos, config.half_life)
+        half_life = config.half_life if config else None
+        matrix = history_matrix(past.histories, past.videos, half_life)
         self._counts = np.ones(len(past.histories), np.float32) @ matrix
 
     def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return the same scores for every viewer, float32[v, n]."""
+        """See Baseline."""
         return np.broadcast_to(self._counts, (len(histories), len(self._counts)))

@@ -1,34 +1,38 @@
-"""The baselines by name: the settings that each starts from and may have, and how it is fitted."""
+"""The baselines by name: their initial settings, the settings to try, and how they are fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
 
+from rich.console import Console
+
 from training.evaluation.baselines import ease, ials, item_knn, markov_blend, popularity
-from training.evaluation.baselines.ease import Ease, EaseConfig, ease_weights
+from training.evaluation.baselines.ease import Ease, EaseConfig
 from training.evaluation.baselines.ials import Ials, IalsConfig, factorised
 from training.evaluation.baselines.item_knn import ItemKnn, ItemKnnConfig
 from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
 from training.evaluation.baselines.past import Baseline, Grid, Past, Setting
 from training.evaluation.baselines.popularity import Popularity, PopularityConfig
+from training.heartbeat import Bars
+from training.retrieval.ease import closed_form
 
 Config = PopularityConfig | ItemKnnConfig | EaseConfig | IalsConfig | MarkovConfig
 
 
 def changed(config: Config, values: Mapping[str, Setting]) -> Config:
-    """Return the settings with other values for these; raise TypeError if one has no such name."""
+    """Return the settings with other values for some; raise TypeError for an unknown name."""
     return replace(config, **values)  # type: ignore[arg-type]  # whose types the grids have
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a baseline's settings may be."""
+    """Settings that a baseline may have."""
 
     start: Config
-    """Those where the search starts, and of data that it wasn't tuned on."""
+    """Where the search starts; also used for data that the baseline wasn't tuned on."""
     grid: Grid
 
 
@@ -44,24 +48,23 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
 )
 BASELINES = tuple(DECLARED)
 QUICK = ("popularity", "ease")
-"""Those that every evaluation has."""
+"""Baselines of every evaluation."""
 CUBIC = frozenset({"ease", "ease_recency", "markov_blend"})
-"""Those that invert a matrix of the catalogue's square."""
+"""Baselines that invert a matrix of the catalogue's square."""
 CUBIC_LIMIT = 20_000
-"""Videos; larger catalogues go without the CUBIC ones (here it takes 10 GB)."""
+"""Maximum videos for the CUBIC baselines, which take 10 GB there."""
 
 
 class Fitter:
     """Fits baselines on one past.
 
-    What takes longest, EASE's inverse and iALS' factors, is kept until another is asked for:
-    several baselines, or several half-lives, share it.
+    Caches the last EASE inverse and iALS factors, which take the most time and are shared by
+    several baselines and half-lives.
     """
 
     def __init__(self, past: Past) -> None:
-        """Fit nothing yet."""
         self._past = past
-        self._ease = lru_cache(maxsize=1)(partial(ease_weights, past))
+        self._ease = lru_cache(maxsize=1)(partial(closed_form, past.matrix))
         self._ials = lru_cache(maxsize=1)(partial(factorised, past))
 
     def fit(self, config: Config) -> Baseline:
@@ -81,35 +84,21 @@ class Fitter:
 
 
 def fitted(
-    names: Sequence[str],
-    past: Past,
-    fitting: Callable[[str], None] = lambda _: None,
-    settings: Mapping[str, Config] = MappingProxyType({}),
+    names: Sequence[str], past: Past, settings: Mapping[str, Config] = MappingProxyType({})
 ) -> Iterator[tuple[str, Baseline]]:
-    """Fit baselines one after the other.
+    """Fit the `possible` ones of some baselines one by one, behind a progress bar.
 
-    Args:
-        names: which of BASELINES; those that the catalogue is too large for are left out.
-        past: what to fit them on.
-        fitting: called with the name before each.
-        settings: by name; a baseline that isn't among them has those that it starts from.
-
-    Raises:
-        ValueError: no baseline has one of the names.
+    `settings` are by name; the initial ones are used for the others.
     """
-    fitter = Fitter(past)
-    for name in possible(names, past.videos):
-        fitting(name)
-        yield name, fitter.fit(settings.get(name, DECLARED[name].start))
+    fitter, names = Fitter(past), possible(names, past.videos)
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("baselines", total=len(names))
+        for name in names:
+            bars.update(task, description=f"baseline {name}")
+            yield name, fitter.fit(settings.get(name, DECLARED[name].start))
+            bars.advance(task)
 
 
 def possible(names: Sequence[str], videos: int) -> list[str]:
-    """Return the names of baselines that can be fitted on a catalogue of this many videos.
-
-    Raises:
-        ValueError: no baseline has one of the names.
-    """
-    unknown = [name for name in names if name not in DECLARED]
-    if unknown:
-        raise ValueError(f"no baseline is called {', '.join(unknown)}")
+    """Return the baselines that can be fitted on a catalogue of this many videos."""
     return [name for name in names if videos <= CUBIC_LIMIT or name not in CUBIC]

@@ -1,11 +1,11 @@
-"""The baselines' settings as files keep them: what was tried on validation, and what was chosen."""
+"""Files of the baselines' settings: what was tried on validation, and what was chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,7 +16,7 @@ from training.evaluation.baselines.registry import DECLARED, Config, changed
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
 SHIPPED = Path(__file__).parents[3] / "bench" / "report"
-"""A checkout's reports; a wheel has none."""
+"""Reports of a checkout; a wheel has none."""
 
 Settings = dict[str, Setting]
 
@@ -38,29 +38,29 @@ class BaselineSettings(_Document):
 
     chosen: Settings
     ndcg_10: float | None = None
-    """On validation; None: not tuned on this data."""
+    """On validation; None if not tuned on this data."""
     search: Literal["whole grid", "one setting at a time"] | None = None
     grid: dict[str, tuple[Setting, ...]] = {}
     tried: tuple[Trial, ...] = ()
-    """In the order of trial: the first is where the search started."""
+    """In order of trial, the initial settings first."""
 
 
 class TunedBaselines(_Document):
-    """The settings of baselines for one data set."""
+    """The baselines' settings for one data set."""
 
     fingerprint: str
-    """Of the histories before the test, see `Past`: for other data the settings say nothing."""
+    """`Past.fingerprint` of the histories before the test; the settings are for these alone."""
     viewers: int = 0
-    """How many viewers' last watches before the test the settings were tried on."""
+    """Number of viewers whose last watch before the test was used."""
     cpu_seconds: float = 0.0
-    """What trying took."""
+    """CPU time of the search."""
     baselines: dict[str, BaselineSettings] = {}
 
     def configs(self) -> dict[str, Config]:
         """Return the chosen settings by baseline.
 
         Raises:
-            TypeError: they are of another build, whose settings had other names.
+            TypeError: another build, with other settings, wrote them.
         """
         return {
             name: changed(DECLARED[name].start, found.chosen)
@@ -77,27 +77,21 @@ class TunedBaselines(_Document):
         return self.model_copy(update={"baselines": used})
 
 
-def described(settings: Mapping[str, object]) -> str:
-    """Return settings as a person reads them: "half life 3, steps 1 / 0.5"."""
+def described(settings: Mapping[str, Any]) -> str:
+    """Return settings as text: "half life 3, steps 1 / 0.5"."""
     return ", ".join(
         f"{name.replace('_', ' ')} {_shown(value)}" for name, value in settings.items()
     )
 
 
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "none"
-        case float():
-            return f"{value:g}"
-        case list() | tuple():
-            return " / ".join(f"{each:g}" for each in value)
-        case _:
-            return str(value)
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " / ".join(map(_shown, value))
+    return "none" if value is None else f"{value:g}"
 
 
 def read_settings(folder: Path) -> TunedBaselines | None:
-    """Read SETTINGS_FILE of a folder; None if there is none.
+    """Return what a folder's SETTINGS_FILE says; None if there is none.
 
     Raises:
         VireoError: it can't be read, or another build wrote it.
@@ -116,7 +110,7 @@ def read_settings(folder: Path) -> TunedBaselines | None:
 
 
 def write_settings(folder: Path, settings: TunedBaselines) -> Path:
-    """Write SETTINGS_FILE into a folder, replacing the one before, and return its path."""
+    """Replace a folder's SETTINGS_FILE and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{SETTINGS_FILE}.partial"
     partial.write_text(settings.model_dump_json(indent=1, exclude_defaults=True) + "\n")
@@ -124,12 +118,9 @@ def write_settings(folder: Path, settings: TunedBaselines) -> Path:
 
 
 def tuned_for(past: Past, features: Path, dataset: str) -> TunedBaselines:
-    """Return the settings that were tuned on these very histories; without any if none were.
+    """Return the settings tuned on these very histories; empty if there are none.
 
-    Args:
-        past: all that was watched before the test.
-        features: folder of the data set's features, for what was tuned in this home.
-        dataset: name of the data set, for what the checkout has.
+    Searches the data set's folder of features, then the checkout's reports.
 
     Raises:
         VireoError: a file of settings can't be read.
@@ -142,7 +133,7 @@ def tuned_for(past: Past, features: Path, dataset: str) -> TunedBaselines:
 
 
 def add_to_report(report: Path, used: TunedBaselines) -> None:
-    """Write what baselines were measured with into a report, beside those measured before."""
+    """Add the settings of measured baselines to those in a report."""
     before = read_settings(report)
     kept = before.baselines if before and before.fingerprint == used.fingerprint else {}
     write_settings(report, used.model_copy(update={"baselines": kept | used.baselines}))

@@ -1,24 +1,26 @@
-"""Finds each baseline's best settings on validation.
+"""Search for each baseline's best settings on validation.
 
-Every viewer's last watch before the test is held out, the baselines are fitted on all before it,
-and rank all that the viewer hadn't watched by then: the protocol of the test, one watch earlier.
-A grid of one or two settings is searched whole. A larger one is searched one setting at a time, in
-the declared order, and each setting kept at its best: in the first round at all its values, in
-later ones at those beside the best so far, until a round changes nothing, MAX_ROUNDS at most.
+The protocol is that of the test, one watch earlier: every viewer's last watch before the test is
+held out, and baselines fitted on all watches before it rank the videos not watched by then. A grid
+of one or two settings is searched whole; a larger one by coordinate search in the declared order.
+Its first round tries all values of a setting, later ones the neighbours of the best so far, until a
+round changes nothing or MAX_ROUNDS are done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
-from training.evaluation.baselines.past import Baseline, Grid, Int64Array, Past, Setting
+from server.arrays import Int64Array
+from training.evaluation.baselines.past import Baseline, Grid, Past, Setting
 from training.evaluation.baselines.registry import (
     BASELINES,
     DECLARED,
@@ -29,21 +31,20 @@ from training.evaluation.baselines.registry import (
 )
 from training.evaluation.baselines.settings import BaselineSettings, Trial, TunedBaselines
 from training.evaluation.chain import past_watches
-from training.evaluation.full_ranking import full_ranking
+from training.evaluation.full_ranking import full_ranking, viewer_chunks
 from training.evaluation.metrics import ndcg
+from training.heartbeat import Bars
 
 MAX_ROUNDS = 5
-WHOLE = 2
-"""How many settings a grid may have to be searched whole."""
+MAX_WHOLE = 2
+"""Maximum settings of a grid that is searched whole."""
 MAX_SCORES = 50_000_000
-"""Scores for each setting that is tried: of a larger catalogue fewer viewers are asked."""
-_CHUNK_SCORES = 20_000_000
-"""Scores held at a time."""
+"""Maximum scores for each trial; viewers are sampled to keep it."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The last watch of each viewer before the test, and what the baselines may know."""
+    """Each viewer's last watch before the test, and what baselines may know."""
 
     past: Past
     """Without the held-out watches."""
@@ -54,12 +55,9 @@ class HeldOut:
 
     @staticmethod
     def of(past: Mapping[str, Int64Array], viewers: frozenset[str], videos: int) -> HeldOut:
-        """Hold out a watch of each viewer who has one for validation.
+        """Hold out the last watch of `viewers`, who have watches for validation.
 
-        Args:
-            past: rows watched before the test by viewer, oldest first.
-            viewers: those who have watches for validation.
-            videos: size of the catalogue.
+        `past` has the rows watched before the test by viewer, oldest first.
         """
         asked = sorted(viewers)
         limit = max(1, MAX_SCORES // max(videos, 1))
@@ -75,27 +73,20 @@ class HeldOut:
 
     def ndcg_10(self, baseline: Baseline) -> float:
         """Return a fitted baseline's NDCG@10 on the held-out watches."""
-        return ndcg(np.concatenate([np.empty(0, np.int64), *self._ranks(baseline)]), 10)
-
-    def _ranks(self, baseline: Baseline) -> Iterator[Int64Array]:
-        size = max(1, _CHUNK_SCORES // max(self.past.videos, 1))
-        for start in range(0, len(self.targets), size):
-            part = slice(start, start + size)
+        ranks = [np.empty(0, np.int64)]
+        for part in viewer_chunks(len(self.targets), self.past.videos):
             watched = self.watched[part]
-            yield full_ranking(baseline.scores(watched), watched, self.targets[part])
+            ranks.append(full_ranking(baseline.scores(watched), watched, self.targets[part]))
+        return ndcg(np.concatenate(ranks), 10)
 
 
-def tune_baselines(
-    watches: pd.DataFrame,
-    video_ids: list[str],
-    trying: Callable[[str, Config], None] = lambda _name, _config: None,
-) -> TunedBaselines:
-    """Tune every baseline that the catalogue isn't too large for.
+def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console) -> TunedBaselines:
+    """Tune every baseline that is possible for the size of the catalogue, behind a progress bar.
 
     Args:
         watches: the split, as in `training.features.watches.WATCHES`.
         video_ids: the catalogue.
-        trying: called with a baseline's name and settings before they are tried.
+        console: where the bar is shown.
     """
     started = time.process_time()
     past = past_watches(watches, video_ids)
@@ -103,14 +94,16 @@ def tune_baselines(
     held_out = HeldOut.of(past, viewers, len(video_ids))
     fitter = Fitter(held_out.past)
     found: dict[str, BaselineSettings] = {}
-    for name in possible(BASELINES, len(video_ids)):
-
-        def measured(config: Config, name: str = name) -> float:
-            trying(name, config)
-            return held_out.ndcg_10(fitter.fit(config))
-
-        start, grid = DECLARED[name].start, DECLARED[name].grid
-        found[name] = _settings(grid, search(start, grid, measured))
+    with Bars(console=console, transient=True) as bars:
+        for name in bars.track(possible(BASELINES, len(video_ids)), description="tuning"):
+            bars.update(bars.task_ids[0], description=f"tuning {name}")
+            declared = DECLARED[name]
+            tried = search(
+                declared.start,
+                declared.grid,
+                lambda config: held_out.ndcg_10(fitter.fit(config)),
+            )
+            found[name] = _settings(declared.grid, tried)
     return TunedBaselines(
         fingerprint=Past(list(past.values()), len(video_ids)).fingerprint,
         viewers=len(held_out.targets),
@@ -120,12 +113,9 @@ def tune_baselines(
 
 
 def search(start: Config, grid: Grid, measure: Callable[[Config], float]) -> dict[Config, float]:
-    """Try settings from a grid, the start first, and return what each measured.
+    """Return what each tried configuration measured, in order of trial, `start` first.
 
-    Args:
-        start: where to begin.
-        grid: values of each setting that isn't left as it is in `start`.
-        measure: the larger, the better; called once for each of the settings.
+    `measure` is called once for each; larger is better. Settings outside the grid stay as they are.
     """
     found: dict[Config, float] = {}
 
@@ -155,12 +145,12 @@ def _beside(values: Sequence[Setting], value: Setting) -> Sequence[Setting]:
 
 
 def best_of(found: Mapping[Config, float]) -> Config:
-    """Return the settings that measured most, of equal ones those that were tried first."""
+    """Return the configuration that measured best, the first tried of equal ones."""
     return max(found, key=found.__getitem__)
 
 
 def _search_of(grid: Grid) -> Literal["whole grid", "one setting at a time"]:
-    return "whole grid" if len(grid) <= WHOLE else "one setting at a time"
+    return "whole grid" if len(grid) <= MAX_WHOLE else "one setting at a time"
 
 
 def _settings(grid: Grid, found: Mapping[Config, float]) -> BaselineSettings:
@@ -170,7 +160,5 @@ def _settings(grid: Grid, found: Mapping[Config, float]) -> BaselineSettings:
         ndcg_10=found[best],
         search=_search_of(grid),
         grid={name: tuple(values) for name, values in grid.items()},
-        tried=tuple(
-            Trial(settings=asdict(config), ndcg_10=ndcg_10) for config, ndcg_10 in found.items()
-        ),
+        tried=tuple(Trial(settings=asdict(each), ndcg_10=value) for each, value in found.items()),
     )

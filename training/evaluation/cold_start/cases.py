@@ -1,4 +1,4 @@
-"""What a cold-start study trains on, and whom it asks about: viewers and videos kept apart."""
+"""Data of a cold-start study: a training set, and cases of unseen viewers and videos."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import xxhash
 
+from server.arrays import BoolArray, Int64Array
 from server.features.activity import HISTORY_LIMIT
 from server.features.viewer import ViewerFeatures
 from training.retrieval.data import RetrievalData
@@ -17,26 +17,23 @@ from training.retrieval.data import RetrievalData
 VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
 VIDEO_SHARE = 0.05
-"""Share of videos whose every watch is taken away."""
+"""Share of videos whose every watch is removed."""
 CASES_LIMIT = 10_000
-"""More watches of unseen videos than this are sampled."""
+"""Maximum cases of unseen videos; more are sampled."""
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
-"""Fewest and most watches that are known of a cold viewer."""
-
-BoolArray = npt.NDArray[np.bool_]
-Int64Array = npt.NDArray[np.int64]
+"""Minimum and maximum known watches of a cold viewer."""
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Watches to predict, c of them."""
+    """c watches to predict."""
 
     viewers: tuple[ViewerFeatures, ...]
     """As known just before."""
     known: tuple[Int64Array, ...]
-    """Rows of the watches that are known, oldest first."""
+    """Rows of the known watches, oldest first."""
     watched: tuple[Int64Array, ...]
-    """Rows of all watches before, known or not: these can't be the answer."""
+    """Rows of all earlier watches, known or not, which are excluded from the ranking."""
     targets: Int64Array
     """Row watched, int64[c]."""
 
@@ -44,7 +41,7 @@ class Cases:
         return len(self.targets)
 
     def batches(self, size: int) -> Iterator[Cases]:
-        """The cases in pieces of at most `size`, alike lengths together."""
+        """Yield the cases in batches of at most `size`, similar lengths together."""
         order = np.argsort([len(rows) for rows in self.known], kind="stable")
         for start in range(0, len(order), size):
             places = order[start : start + size]
@@ -58,35 +55,34 @@ class Cases:
 
 @dataclass(frozen=True)
 class ColdSets:
-    """The towers' data, and the cases that are unseen by it."""
+    """The towers' data, and cases that it doesn't have."""
 
     data: RetrievalData
-    """Without the kept viewers, and without any watch of the kept videos."""
+    """Without the unseen viewers, and without any watch of the unseen videos."""
     unseen: BoolArray
-    """Which videos are kept, bool[n]."""
+    """Which videos are unseen, bool[n]."""
     new_viewers: dict[str, Cases]
-    """By GROUPS: the kept viewers' first watches, each predicted from those before it."""
+    """By GROUPS: unseen viewers' first watches, each predicted from those before it."""
     late_viewers: dict[str, Cases]
-    """By GROUPS that know any watch: the kept viewers' last watch, predicted from so many just
-    before it, as of viewers who watched more than that and of whom little is known. Where a site
-    chooses what new viewers are shown first, their first watches tell its choice, not taste."""
+    """By GROUPS with known watches: unseen viewers' last watch, predicted from as many just before
+    it. First watches may follow what the site shows new viewers rather than taste."""
     new_videos: Cases
-    """Watches of kept videos by the other viewers."""
+    """Watches of unseen videos by the other viewers."""
 
 
 def kept_apart(ids: Sequence[str] | pd.Series, share: float, seed: int) -> BoolArray:
-    """Which ids a study keeps: by their hash, the same in every run, bool[m]."""
+    """Return which ids are unseen, by a hash that is the same in every run, bool[m]."""
     digests = [xxhash.xxh3_64_intdigest(name.encode(), seed=seed) for name in ids]
     return np.array([digest < share * 2**64 for digest in digests], bool)
 
 
 def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame) -> ColdSets:
-    """Keeps viewers and videos apart; the test part is dropped before anything else.
+    """Return a study's data from a split, whose test part is dropped first.
 
     Args:
         watches: as in `training.features.watches.WATCHES`.
-        videos: `videos.parquet`.
-        viewers: `viewers.parquet`.
+        videos: the catalogue.
+        viewers: profiles of the viewers.
     """
     past = watches[watches["part"] != "test"].reset_index(drop=True)
     unseen = kept_apart(videos["video_id"], VIDEO_SHARE, seed=16)
@@ -100,16 +96,16 @@ def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame
     kept_viewers = _Histories(past[of_viewer & ~of_video], data, profiles)
     position = kept_viewers.position
     new_viewers = {
-        name: kept_viewers.cases(np.flatnonzero((position >= least) & (position <= most)))
-        for name, (least, most) in GROUPS.items()
+        name: kept_viewers.cases(np.flatnonzero((position >= low) & (position <= high)))
+        for name, (low, high) in GROUPS.items()
     }
     last = kept_viewers.last[position[kept_viewers.last] > GROUPS["2-5"][1]]
     late_viewers = {
         name: kept_viewers.cases(
-            np.repeat(last, most - least + 1), np.tile(range(least, most + 1), len(last))
+            np.repeat(last, high - low + 1), np.tile(range(low, high + 1), len(last))
         )
-        for name, (least, most) in GROUPS.items()
-        if least
+        for name, (low, high) in GROUPS.items()
+        if low
     }
     others = _Histories(past[~of_viewer], data, profiles)
     wanted = np.flatnonzero(unseen[others.rows])
@@ -119,7 +115,7 @@ def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame
 
 
 class _Histories:
-    """Watches by viewer, each with all that came before it."""
+    """Watches by viewer, each with all before it."""
 
     def __init__(
         self, watches: pd.DataFrame, data: RetrievalData, profiles: dict[str, Sequence[str]]
@@ -131,12 +127,12 @@ class _Histories:
         self.rows: Int64Array = index.get_indexer(pd.Index(watches["video_id"])).astype(np.int64)
         self._times = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
         self.position = watches.groupby("viewer_id", sort=False).cumcount().to_numpy()
-        """How many watches of its viewer came before each, int64[w]."""
+        """Number of its viewer's earlier watches, int64[w]."""
         self.last = np.flatnonzero(~watches["viewer_id"].duplicated(keep="last").to_numpy())
-        """Where each viewer's last watch is."""
+        """Place of each viewer's last watch."""
 
-    def cases(self, places: npt.NDArray[np.intp], known: Int64Array | None = None) -> Cases:
-        """The watches at `places` as cases, of which all watches before are known, or `known`."""
+    def cases(self, places: Int64Array, known: Int64Array | None = None) -> Cases:
+        """Return watches as cases with `known` watches each; None: all earlier ones."""
         lengths = self.position[places] if known is None else known
         viewers, histories, watched = [], [], []
         for place, length in zip(places.tolist(), lengths.tolist(), strict=True):

@@ -1,29 +1,25 @@
-"""Content-only nearest neighbours: what an unseen video must be found better than by."""
+"""Content-only nearest neighbours, the baseline for unseen videos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import history_matrix
 from training.retrieval.content import weighted_bags
 from training.retrieval.data import RetrievalData
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
-
 
 class ContentKnn:
-    """Cosine between the mean bag of the history and each video's, tokens weighted by tf-idf."""
+    """Cosine between the mean token bag of the history and each video's, weighted by tf-idf."""
 
     def __init__(self, data: RetrievalData) -> None:
-        """Takes the tokens that the video tower reads, those of every video."""
         self._bags = weighted_bags(data.content)
 
     def scores(self, watched: Sequence[Int64Array]) -> Float32Array:
-        """The similarity of every video to each history, float32[v, n]; 0 without history."""
-        # The length of a viewer's mean changes no order.
+        """Return the similarity of videos to each history, float32[v, n]; 0 without history."""
+        # The norm of a viewer's mean doesn't change the order.
         tastes = history_matrix(watched, self._bags.shape[0]) @ self._bags
         return np.asarray((tastes @ self._bags.T).toarray(), np.float32)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.baselines.ease import Ease, ease_weights
+from training.evaluation.baselines.ease import Ease
 from training.evaluation.baselines.past import Past
+from training.retrieval.ease import closed_form
 
 
 def rows(*values: int) -> np.ndarray:
@@ -14,7 +15,7 @@ def rows(*values: int) -> np.ndarray:
 def test_ease_finds_videos_watched_together() -> None:
     past = Past([rows(0, 1)] * 5 + [rows(2, 3)] * 5, 4)
 
-    scores = Ease(ease_weights(past, 1.0)).scores([rows(0), rows(3), rows()])
+    scores = Ease(closed_form(past.matrix, 1.0)).scores([rows(0), rows(3), rows()])
 
     assert np.argmax(np.delete(scores[0], 0)) == 0
     assert np.argmax(scores[1][:3]) == 2
@@ -28,7 +29,7 @@ def test_ease_is_the_ridge_regression_of_each_video_on_the_others() -> None:
     others = np.delete(matrix, 2, axis=1)
     ridge = np.linalg.solve(others.T @ others + 3 * np.eye(5), others.T @ matrix[:, 2])
 
-    scores = Ease(ease_weights(Past(watched, 6), 3.0)).scores(watched)
+    scores = Ease(closed_form(Past(watched, 6).matrix, 3.0)).scores(watched)
 
     assert scores[:, 2] == pytest.approx(others @ ridge, abs=1e-5)
 
