@@ -13,11 +13,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.releases.manifest import IndexDescription, ReleaseError
 from server.releases.tables import check_rows
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 class VideoIndex:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server import signals
+from server.arrays import Float32Array, Int64Array
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.quotas import QuotaMerge
@@ -28,8 +29,6 @@ __all__ = [
     "UnknownSeedError",
 ]
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 _PROPOSE: Mapping[str, Callable[[Retrieval], Int64Array]] = {
     "two_tower": two_tower.propose,

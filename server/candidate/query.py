@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int32Array, Int64Array
 from server.candidate.index import VideoIndex
 from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import Vectors, looked_up
@@ -28,9 +28,6 @@ from server.releases.tables import (
     read_vocabulary,
 )
 from server.releases.texts import Texts
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 FILES = (
     layout.VIEWER_TOWER,
@@ -66,11 +63,11 @@ class CandidateRelease:
     ids: Texts
     vectors: Vectors
     """float32[n, d] or, in a large catalogue, float16[n, d]."""
-    co_watch_rows: npt.NDArray[np.int32]
+    co_watch_rows: Int32Array
     """int32[n, k]."""
     co_watch_weights: Vectors
     """float32[n, k] or float16[n, k]."""
-    ease_rows: npt.NDArray[np.int32]
+    ease_rows: Int32Array
     """int32[n, k]; k is 0 if the catalogue is too large for EASE."""
     ease_weights: Float32Array
     """float32[n, k]."""

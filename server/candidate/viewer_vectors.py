@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 from cachetools import LRUCache
 from prometheus_client import Counter
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from server.arrays import Float32Array, Int64Array
 
 LOOKUPS = Counter(
     "vireo_viewer_vector_lookups",

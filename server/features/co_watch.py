@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from server.arrays import Float32Array, Int32Array, Int64Array
 
 CO_WATCH_HISTORY = 20
 """Number of last watched videos that count."""
@@ -13,12 +14,9 @@ CO_WATCH_HALF_LIFE = 3.0
 DENSE_LIMIT = 50_000
 """Up to this many videos, a dense sum takes less time than sorting the rows."""
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
-
 
 def co_watched(
-    history_rows: Int64Array, neighbour_rows: npt.NDArray[np.int32], weights: Float32Array
+    history_rows: Int64Array, neighbour_rows: Int32Array, weights: Float32Array
 ) -> tuple[Int64Array, Float32Array]:
     """Return the videos that the history leads to, each once.
 

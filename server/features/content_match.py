@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.features.looked_up import Vectors, looked_up
 
 CONTENT_HISTORY = 50
@@ -12,9 +12,6 @@ CONTENT_HISTORY = 50
 keeps no more."""
 CONTENT_HALF_LIFE = 5.0
 """Steps back in the history after which a watch counts half."""
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 def content_match(

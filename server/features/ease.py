@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from server.arrays import Float32Array, Int32Array, Int64Array
 
 
 def ease_scores(
-    watched_rows: Int64Array, model_rows: npt.NDArray[np.int32], weights: Float32Array
+    watched_rows: Int64Array, model_rows: Int32Array, weights: Float32Array
 ) -> Float32Array:
     """Return the score of every video, negative if the watches speak against it.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
+
+from server.arrays import Int64Array
 
 
 def video_key(video_id: str) -> int:
@@ -15,7 +16,7 @@ def video_key(video_id: str) -> int:
     return unsigned - (1 << 64) if unsigned >= 1 << 63 else unsigned
 
 
-def video_keys(video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def video_keys(video_ids: Sequence[str]) -> Int64Array:
     """Return the key of each id, int64[n]."""
     digest = xxhash.xxh3_64_intdigest
     unsigned = np.array([digest(video_id.encode()) for video_id in video_ids], np.uint64)
@@ -26,7 +27,7 @@ class KeyCollisionError(ValueError):
     """Two video ids of one catalogue have the same key."""
 
 
-def unique_video_keys(video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def unique_video_keys(video_ids: Sequence[str]) -> Int64Array:
     """Return the key of each id of a catalogue, int64[n].
 
     Raises:

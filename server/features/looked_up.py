@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
+from server.arrays import Float32Array, Int64Array
+
 Vectors = npt.NDArray[Any]
 """float32 or float16."""
 _KEPT = np.uint32(0x8FFFFFFF).view(np.int32)
@@ -16,7 +17,7 @@ _REBIASED = np.float32(2.0**112)
 """Difference of the two formats' exponent biases, 127 and 15."""
 
 
-def looked_up(vectors: Vectors, rows: npt.NDArray[np.int64]) -> Float32Array:
+def looked_up(vectors: Vectors, rows: Int64Array) -> Float32Array:
     """Return the vectors at `rows`, float32[m, d].
 
     Args:

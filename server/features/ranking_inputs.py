@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server import signals
+from server.arrays import Float32Array, Float64Array, Int64Array
 from server.features.content_match import content_match
 from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import attribute_ids
@@ -32,7 +33,6 @@ VIEWER_FEATURES = ("log_watch_count", "like_rate")
 
 _NUMBERS = np.array([source.number for source in _BY_NUMBER], np.uint32)
 
-Float32Array = npt.NDArray[np.float32]
 LIKE_PRIOR_COUNT = 5.0
 """Weight in watches of the prior in every like rate."""
 LIKE_PRIOR = 0.5
@@ -52,7 +52,7 @@ class VideoTable:
     float16[n, c]."""
 
 
-def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> Float64Array:
     """Return the share of watches that were liked, shrunk towards LIKE_PRIOR if there are few."""
     likes, watches = np.asarray(likes, np.float64), np.asarray(watches, np.float64)
     return (likes + LIKE_PRIOR * LIKE_PRIOR_COUNT) / (watches + LIKE_PRIOR_COUNT)
@@ -92,8 +92,8 @@ def retrieval_features(
 
 
 def match_features(
-    history_rows: npt.NDArray[np.int64],
-    candidate_rows: npt.NDArray[np.int64],
+    history_rows: Int64Array,
+    candidate_rows: Int64Array,
     content: Vectors,
 ) -> Float32Array:
     """Return MATCH_FEATURES of n candidates, float32[n, m]; see `content_match`."""
@@ -102,8 +102,8 @@ def match_features(
 
 def ranking_inputs(
     viewer: ViewerFeatures,
-    history_rows: npt.NDArray[np.int64],
-    candidate_rows: npt.NDArray[np.int64],
+    history_rows: Int64Array,
+    candidate_rows: Int64Array,
     retrieval: Float32Array,
     table: VideoTable,
     vocabulary: Mapping[str, int],

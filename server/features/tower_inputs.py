@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Int64Array
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 
@@ -14,8 +14,6 @@ ATTRIBUTE_LIMIT = 16
 """Maximum profile attributes that a model reads; further ones are ignored."""
 GAP_BUCKETS = 32
 """Buckets of log2 seconds between consecutive watches; 0 is the first watch or padding."""
-
-Int64Array = npt.NDArray[np.int64]
 
 
 def gap_buckets(times: Int64Array) -> Int64Array:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
+
+from server.arrays import Int64Array
 
 
-def _no_keys() -> npt.NDArray[np.int64]:
+def _no_keys() -> Int64Array:
     return np.empty(0, np.int64)
 
 
@@ -16,11 +17,11 @@ def _no_keys() -> npt.NDArray[np.int64]:
 class ViewerFeatures:
     """One viewer's features at one moment; by default those of an unknown viewer."""
 
-    history_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    history_keys: Int64Array = field(default_factory=_no_keys)
     """Last watched videos, oldest first, int64[h]."""
-    history_times: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    history_times: Int64Array = field(default_factory=_no_keys)
     """When each was watched, Unix seconds, int64[h]."""
-    watched_keys: npt.NDArray[np.int64] = field(default_factory=_no_keys)
+    watched_keys: Int64Array = field(default_factory=_no_keys)
     """All watched videos, in any order, int64[w]."""
     attributes: tuple[str, ...] = ()
     """Profile attributes as "name=value"."""

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from vireo.v1 import recommendation_pb2 as pb
 
+from server.arrays import Int64Array
 from server.features.keys import video_key, video_keys
 from server.features.viewer import ViewerFeatures
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
@@ -28,7 +28,7 @@ class RecommendQuery:
     """Key of the video that is playing; never returned."""
     follows_playing: bool
     """Whether the slate follows that video (UP_NEXT)."""
-    excluded_keys: npt.NDArray[np.int64]
+    excluded_keys: Int64Array
     """Videos not to return, int64[e]."""
     explain: bool
     asked_at: int
@@ -43,7 +43,7 @@ class RecommendQuery:
         """The key that candidates and ranking follow; None on HOME."""
         return self.playing_key if self.follows_playing else None
 
-    def blocked_keys(self, viewer: ViewerFeatures) -> npt.NDArray[np.int64]:
+    def blocked_keys(self, viewer: ViewerFeatures) -> Int64Array:
         """Return the videos that the slate must not have, int64[b]: watched, playing, excluded."""
         playing = [] if self.playing_key is None else [self.playing_key]
         return np.concatenate(

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
+from server.arrays import Float32Array
 from server.inference.signature import Signature
 from server.releases.manifest import ReleaseError
 
-Float32Array = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[Any]]
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from inference import open_inference_pb2 as pb
 
-from server.inference.model import Float32Array, Model
+from server.arrays import Float32Array
+from server.inference.model import Model
 from server.inference.signature import Tensor
 from server.rpc.errors import invalid_argument
 

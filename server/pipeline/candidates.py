@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from server.arrays import BoolArray, Float32Array, Int64Array
+
 UInt32Array = npt.NDArray[np.uint32]
 
 
@@ -43,7 +43,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, chosen: npt.NDArray[np.bool_] | Int64Array) -> Candidates:
+    def take(self, chosen: BoolArray | Int64Array) -> Candidates:
         """Return the candidates of a boolean mask, or those at the given places, in that order."""
         return Candidates(
             self.keys[chosen],

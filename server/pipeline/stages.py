@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from server.arrays import BoolArray, Float32Array
 from server.pipeline.candidates import Candidates
 
 Query = TypeVar("Query", contravariant=True)
@@ -38,7 +36,7 @@ class Source(_MayFail, Protocol[Query]):
 class Filter(_Named, Protocol[Query]):
     """Keeps or removes each candidate. It never fails open: a filter's videos must not be shown."""
 
-    def keep(self, query: Query, candidates: Candidates) -> npt.NDArray[np.bool_]:
+    def keep(self, query: Query, candidates: Candidates) -> BoolArray:
         """Return which candidates stay, bool[n]."""
 
 
@@ -49,7 +47,7 @@ class Scorer(_MayFail, Protocol[Query]):
     def columns(self) -> Mapping[str, float]:
         """The columns that it adds, each with its value if it failed and fails open."""
 
-    def score(self, query: Query, candidates: Candidates) -> Mapping[str, npt.NDArray[np.float32]]:
+    def score(self, query: Query, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Return each of its columns, float32[n]."""
 
 

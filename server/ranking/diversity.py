@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.features.looked_up import looked_up
 from server.pipeline.candidates import Candidates
 from server.ranking.query import Ranking
@@ -16,7 +16,6 @@ RERANK_WINDOW = 100
 """Number of best candidates that are reordered. It doesn't depend on the page size, so that a
 shorter page is a prefix of a longer one."""
 
-Float32Array = npt.NDArray[np.float32]
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -44,7 +43,7 @@ class DiverseBest:
 
 def diverse_order(
     scores: Float32Array, vectors: Float32Array, strength: float, count: int
-) -> npt.NDArray[np.int64]:
+) -> Int64Array:
     """Return the places of the first `count`, chosen greedily, ties by place.
 
     The next is the one with the largest log(score) - strength x its largest cosine to one that is

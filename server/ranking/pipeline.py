@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.pipeline.caller import Caller
 from server.pipeline.runner import Pipeline
 from server.ranking.diversity import DiverseBest
@@ -29,13 +30,13 @@ __all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 class RankedCandidates:
     """The best candidates in columns, best first."""
 
-    keys: npt.NDArray[np.int64]
+    keys: Int64Array
     """int64[m]."""
-    rows: npt.NDArray[np.int64]
+    rows: Int64Array
     """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
-    scores: npt.NDArray[np.float32]
+    scores: Float32Array
     """The score that orders them, apart from diversity, float32[m]."""
-    tasks: Mapping[str, npt.NDArray[np.float32]]
+    tasks: Mapping[str, Float32Array]
     """Probability of each of `signals.TASKS`, float32[m]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[m]."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Int64Array
 from server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
 from server.features.video_rows import VideoRows
 from server.inference.golden import replay
@@ -57,7 +57,7 @@ class RankingRelease:
         """
         manifest = Manifest.read(folder)
         size = manifest.feature_schema.vector_size
-        keys: npt.NDArray[np.int64] = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
+        keys: Int64Array = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
         count = len(keys)
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         features = read_table(

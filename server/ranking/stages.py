@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
+from server.arrays import Float32Array
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.inference.model import ModelOutputError
 from server.pipeline.candidates import Candidates
@@ -17,7 +17,6 @@ from server.signals import TASKS
 
 log = structlog.get_logger()
 
-Float32Array = npt.NDArray[np.float32]
 SCORE = "score"
 
 

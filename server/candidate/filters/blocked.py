@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import BoolArray
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
 
@@ -17,12 +17,12 @@ class BlockedFilter:
 
     name: str = "blocked"
 
-    def keep(self, query: Retrieval, candidates: Candidates) -> npt.NDArray[np.bool_]:
+    def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
         """Return which candidates are neither watched nor excluded, bool[n]."""
         if not len(query.blocked_rows):
             return np.ones(len(candidates), np.bool_)
         # Marking rows takes a fifth of the time of np.isin.
         free = np.ones(len(query.release.keys), np.bool_)
         free[query.blocked_rows] = False
-        kept: npt.NDArray[np.bool_] = free[candidates.rows]
+        kept: BoolArray = free[candidates.rows]
         return kept

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.candidate.query import Retrieval
 from server.features.ease import ease_scores
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 def propose(query: Retrieval) -> Int64Array:

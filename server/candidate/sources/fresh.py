@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
+from server.arrays import Int64Array
 from server.candidate.query import Retrieval
 
 
-def propose(query: Retrieval) -> npt.NDArray[np.int64]:
+def propose(query: Retrieval) -> Int64Array:
     """Return the fresh videos by two-tower score, whose vectors come from content alone."""
     release = query.release
     return query.best(release.fresh_rows, release.fresh_vectors @ query.vector)

@@ -6,15 +6,13 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
+from server.arrays import Int64Array
 from server.columns import BadColumnError, check_columns
 from server.features.keys import video_key, video_keys
 from server.releases.manifest import MAX_CANDIDATES
 from server.signals import ORDERING, SCORES, TASKS, Column
-
-Int64Array = npt.NDArray[np.int64]
 
 
 class BadAnswerError(Exception):
