@@ -53,7 +53,7 @@ class PodSettings(RpcSettings):
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
     10 if the channel isn't production."""
-    queue_target: float = Field(default=QUEUE_TARGET, gt=0)
+    queue_delay_target: float = Field(default=QUEUE_TARGET, gt=0)
     """Queueing delay in seconds that never causes shedding."""
     shedding: bool = True
     """Whether calls are shed whose expected wait is too long; if not, only calls beyond `max_calls`
@@ -125,7 +125,10 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     worker = Worker()
     server = RpcServer(settings)
     admission = pod_admission(
-        pod, worker, settings.max_calls, settings.queue_target if settings.shedding else math.inf
+        pod,
+        worker,
+        settings.max_calls,
+        settings.queue_delay_target if settings.shedding else math.inf,
     )
     add_pod_service(server, pod, loader, worker, admission)
     add_release_service(server, loader, name, pod.describe)
