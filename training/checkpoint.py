@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -64,3 +65,28 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             f"the checkpoint {path} is damaged; delete it to train afresh"
         ) from error
     return state
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints in `folder` of the phases of a ranker's training with this `fingerprint`."""
+
+    folder: Path
+    fingerprint: str
+
+    def _path(self, phase: str) -> Path:
+        return self.folder / f"ranking_{phase}.pt"
+
+    def write(self, phase: str, state: Mapping[str, Any]) -> None:
+        """Replace the state of a phase; raise OSError if the file can't be written."""
+        write_checkpoint(self._path(phase), {"fingerprint": self.fingerprint, **state})
+
+    def read(self, phase: str) -> dict[str, Any] | None:
+        """Return the state of a phase, or None if it is missing or of another training.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        state = read_checkpoint(self._path(phase))
+        matches = state is not None and state.pop("fingerprint", None) == self.fingerprint
+        return state if matches else None

@@ -25,10 +25,10 @@ from rich.progress import (
 from torch import Tensor
 
 from server.arrays import Float32Array
+from training.checkpoint import Checkpoints
 from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
 from training.ranking.calibration import TASKS, calibrate
-from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut, measure
 from training.ranking.loss import level_loss, like_loss, listwise_loss

@@ -13,8 +13,8 @@ from rich.progress import Progress
 
 from server.errors import VireoError
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, ranking_set
+from training.checkpoint import Checkpoints
 from training.ranking.batches import Batches
-from training.ranking.checkpoint import Checkpoints
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut
 from training.ranking.storage import load_ranking_set, save_ranking_set
