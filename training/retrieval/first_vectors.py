@@ -24,7 +24,7 @@ SPREAD = 0.02
 def first_vectors(data: RetrievalData, dimension: int, seed: int) -> Float32Array | None:
     """Return vectors of all videos, float32[n, dimension]; None if there is too little data.
 
-    Takes some 100 bytes of memory for each pair of videos that co-occur. `seed` is that of a
+    Needs some 100 bytes of memory for each pair of videos that co-occur. `seed` is that of a
     rotation, which spreads the leading eigenvectors over all dimensions.
     """
     information = mutual_information(data)
