@@ -19,6 +19,7 @@ from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
 from clients.cli.studies import DataOption, JsonOption
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
+from server.signals import TASKS
 
 if TYPE_CHECKING:
     from server.home import Home
@@ -216,7 +217,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
         table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
     print_table(table, console)
     if ranker:
-        for task in ("watch", "like"):
+        for task in (each.name for each in TASKS):
             found = [
                 f"{title} {ranker[f'{task}_{name}']:.4f}"
                 for name, title in _RANKER.items()

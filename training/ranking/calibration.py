@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
+from server import signals
 from training.evaluation.metrics import calibration_measures
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
@@ -45,7 +46,7 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return max(float(log_scale.detach().exp()), _MIN_SCALE), float(offset.detach())
 
 
-TASKS = ("watch", "like")
+TASKS = tuple(task.name for task in signals.TASKS)
 """Tasks in the order of the model's calibration."""
 FOLDS = 5
 """Folds of the viewers for cross-validating the calibration."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.signals import TASKS
 from training.evaluation.baselines.settings import described
 from training.evaluation.page.drawing import MEASURES, name_of
 from training.evaluation.systems import SYSTEMS
@@ -148,7 +149,7 @@ def seeds(document: Document) -> Table:
     names = list(document["mean"])
     ratios = {
         task: ratio
-        for task in ("watch", "like")
+        for task in (each.name for each in TASKS)
         if (ratio := f"{task}_predicted_over_observed") in document.get("ranker", {})
     }
     headings = (
