@@ -21,7 +21,7 @@ OPENAPI = GENERATED / "vireo" / "openapi.json"
 
 
 def generate() -> None:
-    """Replaces `protos/gen/`: stubs, type stubs, `vireo/descriptors.binpb`, `vireo/openapi.json`.
+    """Replace `protos/gen/`: stubs, type stubs, `vireo/descriptors.binpb`, `vireo/openapi.json`.
 
     The descriptor set holds our files with comments, and all they import; Envoy's REST
     transcoder and `buf` read it. The edge shows the OpenAPI document. A process that runs
@@ -36,7 +36,7 @@ def generate() -> None:
 
 
 def _generate(folder: Path, imported: Path) -> None:
-    """Writes everything below `folder`, and the descriptors it imports to `imported`."""
+    """Write everything below `folder`, and the descriptors it imports to `imported`."""
     folder.mkdir()
     run_on_protos(
         imported,

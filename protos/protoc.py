@@ -39,7 +39,7 @@ def our_protos() -> list[str]:
 
 
 def run_protoc(*arguments: str) -> None:
-    """Runs protoc, which says itself what is wrong; raises SystemExit if anything is."""
+    """Run protoc, which says itself what is wrong; raise SystemExit if anything is."""
     # It finds its plugins there. When a package is built, those of the build come first.
     path = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join((path, sysconfig.get_path("scripts")))
@@ -48,7 +48,7 @@ def run_protoc(*arguments: str) -> None:
 
 
 def run_on_protos(imported: Path, *arguments: str) -> None:
-    """Runs protoc on our protos; writes the descriptors that they import to `imported`."""
+    """Run protoc on our protos; write the descriptors that they import to `imported`."""
     imported.write_bytes(_third_party().SerializeToString())
     run_protoc(
         f"--proto_path={SOURCES}", f"--descriptor_set_in={imported}", *arguments, *our_protos()
@@ -56,7 +56,7 @@ def run_on_protos(imported: Path, *arguments: str) -> None:
 
 
 def describe(output: Path, imported: Path) -> None:
-    """Writes our protos' descriptors with comments, and those of all they import, to `output`."""
+    """Write our protos' descriptors with comments, and those of all they import, to `output`."""
     run_on_protos(
         imported,
         f"--descriptor_set_out={output}",
@@ -79,7 +79,7 @@ def _third_party() -> FileDescriptorSet:
 
 
 def _add(file: FileDescriptor, seen: dict[str, FileDescriptorProto]) -> None:
-    """Adds `file` and all it imports to `seen`, imports first."""
+    """Add `file` and all it imports to `seen`, imports first."""
     if file.name in seen:
         return
     for dependency in file.dependencies:

@@ -29,7 +29,7 @@ _ANSWERED = {"Source", "Degradation"}
 
 
 def generate_client(folder: Path = FOLDER) -> None:
-    """Replaces `folder` by what the protos say now."""
+    """Replace `folder` by what the protos say now."""
     with tempfile.TemporaryDirectory(dir=SOURCES, prefix=".gen-") as name:
         scratch = Path(name)
         (scratch / "out").mkdir()

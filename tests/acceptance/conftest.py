@@ -21,7 +21,7 @@ REFUSED = "refused"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Ends the output with a table of what a secured stack refused, in whichever process."""
+    """End the output with a table of what a secured stack refused, in whichever process."""
     rows: list[tuple[str, ...]] = [
         cast("tuple[str, ...]", row)
         for reports in terminalreporter.stats.values()

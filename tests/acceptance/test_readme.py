@@ -30,7 +30,7 @@ def blocks(language: str, heading: str) -> list[str]:
 
 
 def run(script: str, environment: dict[str, str], folder: Path = CHECKOUT) -> str:
-    """Runs shell lines as a reader would paste them; returns what they print."""
+    """Run shell lines as a reader would paste them; return what they print."""
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,

@@ -56,7 +56,7 @@ def ring_interactions(viewers: int = VIEWER_COUNT) -> pd.DataFrame:
 
 
 def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame, terms: str = "") -> None:
-    """Writes a data set; even videos have a publication date, some of them in the future."""
+    """Write a data set; even videos have a publication date, some of them in the future."""
     published = [START + pd.Timedelta(days=6 * n - 99) for n in range(VIDEO_COUNT)]
     videos = {
         "video_id": [f"v{n}" for n in range(VIDEO_COUNT)],

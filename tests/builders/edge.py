@@ -240,14 +240,14 @@ async def counter(edge: Edge, cluster: str, name: str) -> int:
 async def serve_candidate(
     pod: CandidatePod, port: int, stack: AsyncExitStack, **settings: Any
 ) -> None:
-    """Has a candidate pod answer on a port for as long as `stack` lasts."""
+    """Serve a candidate pod on a port until `stack` closes."""
     server = _server(port, **settings)
     server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
     await start_server(server, stack)
 
 
 async def serve_ranking(port: int, stack: AsyncExitStack) -> None:
-    """Has a ranking pod answer on a port for as long as `stack` lasts."""
+    """Serve a ranking pod on a port until `stack` closes."""
     server = _server(port)
     server.add(RANKING, partial(add_RankingServiceServicer_to_server, RankingPod()))
     await start_server(server, stack)
@@ -270,7 +270,7 @@ def _server(port: int, **settings: Any) -> RpcServer:
 
 
 async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
-    """Has a server report SERVING for as long as `stack` lasts."""
+    """Serve health SERVING until `stack` closes."""
     await server.start()
     await server.set_serving(True)
     stack.push_async_callback(server.drain)

@@ -83,7 +83,7 @@ def faulty_s3(settings: S3Settings, port: int = 0, **changes: Any) -> Iterator[F
 
 
 def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threading.Event) -> None:
-    """Answers the requests of one connection, one upstream connection each."""
+    """Answer the requests of one connection, one upstream connection each."""
     # A pod that gives up closes its connection, whatever is being sent.
     with client, contextlib.suppress(OSError):
         while request := _request(client):

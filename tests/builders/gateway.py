@@ -82,7 +82,7 @@ async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
 
 @asynccontextmanager
 async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[FakeGateway]:
-    """Runs one behind TLS."""
+    """Run one behind TLS."""
     gateway = FakeGateway()
     server = grpc.aio.server(
         interceptors=[Guard(access_log_share=0, max_calls=100, max_streams=10)]

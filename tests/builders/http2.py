@@ -120,11 +120,11 @@ class Http2:
         self.flush()
 
     def flush(self) -> None:
-        """Sends what is to be sent."""
+        """Send what is to be sent."""
         self._writer.write(self._connection.data_to_send())
 
     async def read(self) -> None:
-        """Reads until the connection ends."""
+        """Read until the connection ends."""
         try:
             while data := await self._reader.read(1 << 16):
                 for event in self._connection.receive_data(data):
@@ -164,7 +164,7 @@ class Http2:
             stream.ended.set()
 
     def close(self) -> None:
-        """Ends the connection without a word."""
+        """End the connection without a word."""
         self._writer.close()
 
 

@@ -82,19 +82,19 @@ class RecordedApi:
         return [each for each in self.asked if each.watches]
 
     def send(self, *lines: bytes) -> None:
-        """Has every watch that lasts send lines."""
+        """Have every watch that lasts send lines."""
         for queue in self.open_watches:
             for line in lines:
                 queue.put_nowait(line)
 
     def end_watches(self) -> None:
-        """Ends every watch as the API does after a time."""
+        """End every watch as the API does after a time."""
         for queue in self.open_watches:
             queue.put_nowait(None)
 
     @asynccontextmanager
     async def running(self, context: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-        """Has the API answer; on the port that it had before, if it was running before."""
+        """Have the API answer; on the port that it had before, if it was running before."""
         application = web.Application()
         application.router.add_get(_PATH, self._answer)
         runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)

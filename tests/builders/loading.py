@@ -12,7 +12,7 @@ from server.releases.loader import ReleaseLoader
 
 @asynccontextmanager
 async def running(loader: ReleaseLoader[Any]) -> AsyncIterator[list[str]]:
-    """Runs the loader; gives a list that gets the first release once it is announced."""
+    """Run the loader; yield a list that gets the first release once it is announced."""
     announced: list[str] = []
 
     async def on_first() -> None:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 def start(
     module: str, log: Path, environment: Mapping[str, str], *flags: str
 ) -> subprocess.Popen[bytes]:
-    """Starts `python -m module`, without this process's own VIREO settings, logging to `log`."""
+    """Start `python -m module`, without this process's own VIREO settings, logging to `log`."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -43,7 +43,7 @@ def health_of(channel: grpc.Channel, seconds: float = 120) -> Iterator[int]:
 
 
 def wait_for_status(statuses: Iterator[int], status: int) -> None:
-    """Returns once one of these is `status`."""
+    """Return once one of these is `status`."""
     for each in statuses:
         if each == status:
             return
@@ -51,5 +51,5 @@ def wait_for_status(statuses: Iterator[int], status: int) -> None:
 
 
 def wait_for_health(channel: grpc.Channel, status: int) -> None:
-    """Returns once the process behind `channel` reports `status`."""
+    """Return once the process behind `channel` reports `status`."""
     wait_for_status(health_of(channel), status)

@@ -35,7 +35,7 @@ class RunningRedis:
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Ends that."""
+        """End that."""
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
@@ -44,11 +44,11 @@ class RunningRedis:
         self.process.wait()
 
     def save(self) -> None:
-        """Writes all it has to disk, for the next start."""
+        """Write all it has to disk, for the next start."""
         redis.Redis(port=self.port).save()
 
     def start(self) -> None:
-        """Starts the server, and waits until it answers."""
+        """Start the server, and wait until it answers."""
         self.process = _start(self.folder, self.port)
 
 

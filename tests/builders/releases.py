@@ -58,7 +58,7 @@ def build_release(
     weights: ScoreWeights | None = None,
     quotas: Quotas | None = None,
 ) -> Path:
-    """Writes a complete release of `videos` videos below `folder`, which it returns.
+    """Write a complete release of `videos` videos below `folder`, which it returns.
 
     Row r follows row r - 1 most in the co-watch table; EASE expects row r - 1 most after row r
     and speaks against row r - EASE_LIMIT. Popularity falls with the row, and the last
@@ -233,7 +233,7 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
 
 
 def poison_model(folder: Path, model_path: str, constant: str) -> None:
-    """Makes a model of a release answer NaN, by one of its constants."""
+    """Make a model of a release answer NaN, by one of its constants."""
     path = folder / model_path
     model = onnx.load(str(path))
     [place] = [part for part in model.graph.initializer if part.name == constant]
@@ -243,7 +243,7 @@ def poison_model(folder: Path, model_path: str, constant: str) -> None:
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Writes golden requests as `layout` has them."""
+    """Write golden requests as `layout` has them."""
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     with path.open("wb") as file:
@@ -258,7 +258,7 @@ def save_model(
     nodes: Sequence[onnx.NodeProto],
     constants: Arrays,
 ) -> None:
-    """Writes an ONNX model of the given nodes; outputs are float32."""
+    """Write an ONNX model of the given nodes; outputs are float32."""
     graph = helper.make_graph(
         list(nodes),
         "tiny",

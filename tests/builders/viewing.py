@@ -14,7 +14,7 @@ FUTURE_ROW = 1 + VIEWERS * 21 + 1
 
 
 def write_viewing_csv(folder: Path, seed: int = 7) -> None:
-    """Writes `watched.csv` and `videos.csv`: two tastes, each a half of the videos.
+    """Write `watched.csv` and `videos.csv`: two tastes, each a half of the videos.
 
     Viewer ids are "0", "1", …; video ids "000", "001", …, "0099", so that an id read as a
     number would come back changed. Times come with and without zones, some rows twice, and the

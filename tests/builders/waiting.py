@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Returns once `condition` holds; raises TimeoutError after `seconds` without."""
+    """Return once `condition` holds; raise TimeoutError after `seconds` without."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (whatever it looks at has no event)
             await asyncio.sleep(0.005)

@@ -125,14 +125,14 @@ class XdsClient:
         )
 
     async def send(self, message: Any) -> None:
-        """Sends a request as it is, but for the node in the first."""
+        """Send a request as it is, but for the node in the first."""
         if self._first and self._node:
             message.node.CopyFrom(Node(id=self._node, cluster="test"))
         self._first = False
         await self._call.write(message)
 
     def end(self) -> None:
-        """Ends the stream."""
+        """End the stream."""
         self._call.cancel()
 
 

@@ -287,7 +287,7 @@ async def test_an_envoy_is_known_by_its_pods_name_and_drains_as_its_hook_says(
 
 
 async def _until_open(port: int, *, holds: bool = True) -> None:
-    """Returns once a port takes connections, or no longer does."""
+    """Return once a port takes connections, or no longer does."""
     async with asyncio.timeout(30):
         while await _is_open(port) != holds:  # noqa: ASYNC110 - a port has no event
             await asyncio.sleep(0.05)

@@ -64,7 +64,7 @@ async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[d
 
 
 async def run(recipe: str, addresses: dict[str, str]) -> Done:
-    """Runs a recipe as a reader would paste it."""
+    """Run a recipe as a reader would paste it."""
     for shown, here in addresses.items():
         recipe = recipe.replace(shown, here)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

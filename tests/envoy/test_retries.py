@@ -250,7 +250,7 @@ async def _candidate_server(stack: AsyncExitStack, port: int = 0) -> RpcServer:
 
 
 async def _until_healthy(edge: Edge, ports: set[int]) -> None:
-    """Waits until Envoy's main thread has these candidate pods as healthy, and no others."""
+    """Wait until Envoy's main thread has these candidate pods as healthy, and no others."""
     url = f"http://127.0.0.1:{edge.settings.admin_port}/clusters?format=json"
 
     async def healthy() -> set[int]:

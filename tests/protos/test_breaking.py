@@ -42,7 +42,7 @@ COMPATIBLE: dict[str, Change] = {
 
 
 def breaking(change: Change, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs `make breaking` on a copy of the protos with one change."""
+    """Run `make breaking` on a copy of the protos with one change."""
     copy = folder / "protos"
     for name in our_protos():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ async def test_over_tls_a_browser_sends_a_token_to_a_trusted_edge(
 
 @asynccontextmanager
 async def tls_before(address: str, server: Certificate) -> AsyncIterator[str]:
-    """Ends TLS before a server without; gives the address."""
+    """Terminate TLS in front of a plaintext server; yield its address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server.certificate, server.key)
     host, port = address.rsplit(":", 1)

@@ -38,7 +38,7 @@ async def _async_client(*arguments: Any, **options: Any) -> AsyncIterator[Recomm
 
 @pytest.fixture(params=[_client, _async_client], ids=["Client", "AsyncClient"])
 def connect(request: pytest.FixtureRequest) -> Connect:
-    """Makes a client that waits long enough for a busy machine."""
+    """Make a client that waits long enough for a busy machine."""
     return partial(request.param, timeout=60)
 
 
@@ -50,6 +50,6 @@ async def gateway() -> AsyncIterator[FakeGateway]:
 
 @pytest_asyncio.fixture
 async def recommend(connect: Connect, gateway: FakeGateway) -> AsyncIterator[Recommend]:
-    """Asks that gateway."""
+    """Ask that gateway."""
     async with connect(gateway.address) as recommend:
         yield recommend

@@ -47,7 +47,7 @@ async def as_document(recommend: Callable[..., Awaitable[Slate]], viewer: str) -
 
 
 async def main(target: str, viewer: str) -> None:
-    """Asks by both."""
+    """Call with both clients."""
     found = {}
     async with AsyncClient(target, timeout=TIMEOUT) as client:
         found["AsyncClient"] = await as_document(client.recommend, viewer)

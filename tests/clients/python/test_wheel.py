@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def run(*command: str | Path, code: int = 0) -> str:
-    """Runs a command that must exit with `code`; returns what it prints."""
+    """Run a command that must exit with `code`; return what it prints."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=840)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout

@@ -22,7 +22,7 @@ class Server:
     servicer: DiscoveryServicer
 
     def publish(self, resources: Mapping[str, str]) -> None:
-        """Publishes clusters with their endpoints, listeners and routes, each with some content.
+        """Publish clusters with their endpoints, listeners and routes, each with some content.
 
         Args:
             resources: content by name; a name starts with "c", "l" or "r" for its kind.

@@ -14,7 +14,7 @@ from tests.server.control.conftest import Server
 
 
 async def follow(client: XdsClient) -> None:
-    """Asks for all as Envoy does, and takes it: clusters a and b, a listener and its routes."""
+    """Ask for all as Envoy does, and ACK it: clusters a and b, a listener and its routes."""
     await client.ask(CLUSTER)
     assert (await client.taken()).kind == CLUSTER
     await client.ask(ENDPOINTS, "c-a")

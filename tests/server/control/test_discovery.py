@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def replace(path: Path, text: str) -> None:
-    """Changes a file as a writer should: by a rename."""
+    """Change a file as a writer should: by a rename."""
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
     fresh.replace(path)

@@ -28,7 +28,7 @@ def tower(folder: Path) -> Model:
 
 
 def tampered(folder: Path, name: str, change: float, *, widen: bool = False) -> Path:
-    """Writes the ranker's goldens with `change` added to one value of one array."""
+    """Write the ranker's goldens with `change` added to one value of one array."""
     path = folder / layout.GOLDEN_RANKER
     with np.load(path) as arrays:
         parts = {key: arrays[key].copy() for key in arrays.files}

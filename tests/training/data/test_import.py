@@ -256,7 +256,7 @@ def test_a_time_far_from_all_others_is_a_bad_row(home: Home, folder: Path) -> No
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has files read and written a few rows at a time."""
+    """Have files read and written a few rows at a time."""
     monkeypatch.setattr("training.data.files.BLOCK_BYTES", 64)
     monkeypatch.setattr("training.data.files.ROWS_AT_A_TIME", 3)
     monkeypatch.setattr("training.data.interactions.ROWS_AT_A_TIME", 4)

@@ -54,7 +54,7 @@ def test_ml_1m_puts_test_ratings_after_training_ratings_of_the_same_time() -> No
 
 
 def wheel(folder: Path, content: bytes) -> dict[str, str]:
-    """Writes a wheel of package "carrier" 1.0 and returns the file in it."""
+    """Write a wheel of package "carrier" 1.0 and return the file in it."""
     folder.mkdir()
     with zipfile.ZipFile(folder / "carrier-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("carrier/data.txt", content)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def until(holds: Callable[[], bool], seconds: float = 200) -> None:
-    """Returns once `holds`."""
+    """Return once `holds`."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it never came"
