@@ -66,7 +66,9 @@ def not_found(message: str) -> RpcError:
 
 def unavailable(message: str, retry_after: timedelta) -> RpcError:
     """Return UNAVAILABLE with RetryInfo: nothing was done, the caller may retry."""
-    return RpcError(grpc.StatusCode.UNAVAILABLE, message, [_retry_info(retry_after)])
+    return RpcError(
+        grpc.StatusCode.UNAVAILABLE, message, [error_details_pb2.RetryInfo(retry_delay=retry_after)]
+    )
 
 
 class ShedReason(enum.Enum):
@@ -94,10 +96,5 @@ class ShedError(RpcError):
 
 @cache
 def _shed_status(code: grpc.StatusCode, message: str) -> bytes:
-    return RpcError(code, message, [_retry_info(timedelta(milliseconds=100))]).status()
-
-
-def _retry_info(after: timedelta) -> error_details_pb2.RetryInfo:
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromTimedelta(after)
-    return info
+    retry = error_details_pb2.RetryInfo(retry_delay=timedelta(milliseconds=100))
+    return RpcError(code, message, [retry]).status()

@@ -78,8 +78,7 @@ class MetricsEndpoint:
         """
         try:
             kind = _ServerV6 if ":" in host else _Server
-            app = make_wsgi_app(registry)
-            server = make_server(host, port, app, kind, _Handler)
+            server = make_server(host, port, make_wsgi_app(registry), kind, _Handler)
         except OSError as error:
             raise VireoError(
                 f"can't serve metrics on {host}:{port}: {error.strerror}; stop the other process, "

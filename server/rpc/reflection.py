@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import _async as reflection
@@ -25,13 +25,11 @@ _SERVICE = "ServerReflection"
 def add_reflection(
     server: grpc.aio.Server, services: Iterable[str], files: Iterable[FileDescriptor]
 ) -> None:
-    """Add reflection to a server.
-
-    The two versions have the same messages under two names, and one servicer answers both.
+    """Add both versions of reflection to a server, which have one servicer.
 
     Args:
         server: the server.
-        services: full names of its services, reflection's own excepted.
+        services: full names of its services except reflection.
         files: the protos that define them, if they aren't ours.
     """
     pool = descriptor_pool(*files, reflection_pb2.DESCRIPTOR)
@@ -50,18 +48,12 @@ def add_reflection(
 
 
 def v1_file() -> bytes:
-    """Return the proto of v1, which Python's package lacks: that of v1alpha by other names."""
-    file = descriptor_pb2.FileDescriptorProto()
-    reflection_pb2.DESCRIPTOR.CopyToProto(file)
-    file.name, file.package = "grpc/reflection/v1/reflection.proto", _V1
-    for message in file.message_type:
-        for field in message.field:
-            if field.HasField("type_name"):
-                field.type_name = field.type_name.replace(f".{_ALPHA}.", f".{_V1}.")
-    for service in file.service:
-        for method in service.method:
-            method.input_type = method.input_type.replace(f".{_ALPHA}.", f".{_V1}.")
-            method.output_type = method.output_type.replace(f".{_ALPHA}.", f".{_V1}.")
+    """Return the proto of v1, which Python's package lacks: v1alpha's with other names."""
+    alpha = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    renamed = text_format.MessageToString(alpha).replace(_ALPHA, _V1)
+    file = text_format.Parse(renamed, descriptor_pb2.FileDescriptorProto())
+    file.name = "grpc/reflection/v1/reflection.proto"
     return file.SerializeToString()
 
 

@@ -15,7 +15,7 @@ def propose(query: Retrieval) -> Int64Array:
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:
-    """Return how strongly the history leads to each video, 0 where it leads elsewhere."""
+    """Return how strongly the history leads to each video; 0 if it doesn't."""
     reached, found = query.once(_reached)
     if not len(reached):
         return np.zeros(len(rows), np.float32)

@@ -37,7 +37,7 @@ def check_candidates(
     count = len(answer.keys)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
     if count > allowed:
-        raise BadAnswerError(f"{count} candidates where {allowed} were asked for")
+        raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
     scores = _check_columns(answer.scores, count, SCORES)
     _check_length("source_masks", answer.source_masks, count)

@@ -107,7 +107,7 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
         ),
         (shortened("source_masks"), "source_masks has 3"),
         (shortened("keys"), "two_tower has 4 values instead of 3"),
-        (lambda answer: answer.keys.append(1), "5 candidates where 4 were asked for"),
+        (lambda answer: answer.keys.append(1), "5 candidates, but 4 were requested"),
         (replaced("keys", 3, KEYS[2]), "a key occurs twice"),
         (replaced("keys", 3, video_key("x")), "a watched, excluded or playing video"),
         (replaced("ids", 0, "z"), "an id isn't that of its key"),
@@ -166,13 +166,13 @@ def test_another_release_may_lack_as_many_ids_as_it_says() -> None:
 
 def test_a_releases_number_of_candidates_is_bounded() -> None:
     request = candidate_pb2.RetrieveCandidatesRequest(count=3, page_size=2)
-    with pytest.raises(BadAnswerError, match="4 candidates where 3 were asked for"):
+    with pytest.raises(BadAnswerError, match="4 candidates, but 3 were requested"):
         check_candidates(found(), request, np.array([1]))
     request.count_of_release = True
     check_candidates(found(), request, np.array([1]))
     answer = found()
     answer.keys.extend(range(2000))
-    with pytest.raises(BadAnswerError, match="2004 candidates where 2000 were asked for"):
+    with pytest.raises(BadAnswerError, match="2004 candidates, but 2000 were requested"):
         check_candidates(answer, request, np.array([1]))
 
 
