@@ -42,7 +42,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
     def __init__(self, loader: ReleaseLoader[CandidatePipeline], worker: Worker) -> None:
-        """Takes the loader of releases and the worker that pipelines run on."""
+        """Hold the loader of releases, and the worker that pipelines run on."""
         self._loader = loader
         self._worker = worker
 

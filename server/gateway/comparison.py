@@ -10,10 +10,10 @@ import numpy as np
 from prometheus_client import Counter, Histogram
 
 WINDOW = 1000
-"""So many of the latest comparisons are summed up."""
+"""Number of latest comparisons in the summary."""
 _TOP = 10
 _PAIRS = 4
-"""So many pairs of releases are kept apart: pods turn one by one."""
+"""Maximum pairs of releases with separate counts: pods swap one by one."""
 
 OUTCOMES = Counter(
     "vireo_shadow_requests",
@@ -103,7 +103,7 @@ class _Window:
 class Comparisons:
     """Counts and the latest comparisons, by the releases that were served and repeated on.
 
-    What is told is of the pair that was compared last.
+    The summary is of the last compared pair.
     """
 
     def __init__(self) -> None:

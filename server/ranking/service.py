@@ -34,7 +34,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
     def __init__(self, loader: ReleaseLoader[RankingPipeline], worker: Worker) -> None:
-        """Takes the loader of releases and the worker that pipelines run on."""
+        """Hold the loader of releases, and the worker that pipelines run on."""
         self._loader = loader
         self._worker = worker
 

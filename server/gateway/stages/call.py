@@ -26,19 +26,18 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-LEAST_SECONDS = 0.005
-"""A call that has less than this is not made: it would hardly be answered, and a pod would work
-for nothing."""
+MIN_BUDGET_SECONDS = 0.005
+"""Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
 _LATE_SHARE = 0.6
-"""Of a stage's own limit: what takes longer is late. Half of it goes when Envoy passes over a pod
-that hangs, which fewer candidates would not mend."""
+"""Share of a stage's timeout beyond which a call is late. Half of the timeout is spent if Envoy
+retries after a pod that hangs, which fewer candidates would not help."""
 _SLOW_SECONDS = 0.05
 """What isn't answered by then, when a caller's deadline ends it, is late too. Of calls that had
 less, nobody knows."""
 _POD = "x-vireo-pod"
 """In the answer's metadata: which pod Envoy had it from."""
-_MOST_PODS = 100
-"""Told apart by the counter, the first that there are."""
+_MAX_POD_LABELS = 100
+"""Maximum pods with a label of their own in the counter: the first ones."""
 
 _BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 """What a pod answers when it is at fault itself, which another may not be, and Envoy can't repeat.
@@ -65,11 +64,11 @@ class StageCall(Generic[Request, Answer]):
     """For logs and counters."""
     method: UnaryUnaryMultiCallable[Request, Answer]
     limit: float
-    """Most seconds of a call, all tries together."""
+    """Maximum seconds of a call, including its retry."""
     share: float = 1.0
-    """Of the query's time that is left when it starts."""
+    """Share of the query's remaining time at the start of the stage."""
     quality: Quality | None = None
-    """Is told whether calls come back in time; None for calls that no viewer waits for."""
+    """Counts late calls; None for calls that no viewer waits for."""
 
     async def __call__(
         self,
@@ -93,13 +92,13 @@ class StageCall(Generic[Request, Answer]):
         """
         budget = query.deadline.budget(self.limit, self.share)
         end = time.monotonic() + budget
-        if budget < LEAST_SECONDS:
+        if budget < MIN_BUDGET_SECONDS:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little to ask a pod")
         try:
             return await self._try(request, query, check, pool, budget)
         except _BrokenPodError:
             left = end - time.monotonic()
-            if pool or left < LEAST_SECONDS:
+            if pool or left < MIN_BUDGET_SECONDS:
                 raise
         return await self._try(request, query, check, pool, left)
 
@@ -145,6 +144,6 @@ class StageCall(Generic[Request, Answer]):
 
 
 def _label(pod: str) -> str:
-    if len(_pods) < _MOST_PODS:
+    if len(_pods) < _MAX_POD_LABELS:
         _pods.add(pod)
     return pod if pod in _pods else "other"

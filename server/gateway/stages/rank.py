@@ -18,7 +18,7 @@ class Rank:
     def __init__(
         self, call: StageCall[pb.RankCandidatesRequest, pb.RankCandidatesResponse]
     ) -> None:
-        """Takes how to call the ranking pods."""
+        """Hold the call to ranking pods."""
         self._call = call
 
     async def __call__(

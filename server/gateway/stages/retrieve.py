@@ -13,7 +13,7 @@ from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_candidates
 
 SHARE = 0.6
-"""Of the time that is left when it starts; the rest is for ranking."""
+"""Share of the remaining time at the start of retrieval; the rest is for ranking."""
 
 
 class UnknownSeedError(Exception):
@@ -26,7 +26,7 @@ class Retrieve:
     def __init__(
         self, call: StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
     ) -> None:
-        """Takes how to call the candidate pods."""
+        """Hold the call to candidate pods."""
         self._call = call
 
     async def __call__(

@@ -27,8 +27,7 @@ _QUEUE = 16
 _WORKERS = 2
 _MAX_REASON = 500
 SECONDS = 2.0
-"""Most seconds of each call. A shadow may be slower than what viewers would wait for: that is
-found out, too."""
+"""Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Shadow:
     """A bounded queue of answered requests, and the tasks that repeat them."""
 
     def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
-        """Takes how to repeat requests, and which.
+        """Start with an empty queue.
 
         Args:
-            retrieve: the first call, limited to SECONDS.
-            rank: the second, too.
-            share: of the requests that is repeated, 0 to 1.
+            retrieve: the call to candidate pods, limited to SECONDS.
+            rank: the call to ranking pods, limited alike.
+            share: share of requests to mirror, 0 to 1.
         """
         self.comparisons = Comparisons()
         self._retrieve, self._rank = retrieve, rank
@@ -70,7 +69,7 @@ class Shadow:
         release_id: str,
         seconds: float,
     ) -> None:
-        """Takes up a slate that is about to be answered, if chance and the queue have it so.
+        """Enqueue a slate for comparison, if it is sampled and the queue has room.
 
         Args:
             query: what was asked.
