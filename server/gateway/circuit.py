@@ -18,7 +18,6 @@ class Circuit:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start closed."""
         self._clock = clock
         self._failures = 0
         self._next_try = 0.0

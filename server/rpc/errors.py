@@ -84,7 +84,6 @@ class ShedError(RpcError):
     """RESOURCE_EXHAUSTED with RetryInfo: nothing was done. Cheap, since there may be many."""
 
     def __init__(self, reason: ShedReason) -> None:
-        """Make the error."""
         message = f"shed: {reason.value}; try again or elsewhere"
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         self.reason = reason

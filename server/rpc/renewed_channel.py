@@ -32,8 +32,6 @@ class RenewedChannel:
         self._channel = open_channel(target, tls, role, options)
         self._before: grpc.aio.Channel | None = None
         self._checked = time.monotonic()
-        self.generation = 0
-        """How often it was reopened."""
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
         """Return a method that uses whichever channel is current when it is called."""
@@ -71,7 +69,6 @@ class RenewedChannel:
             log.warning("the renewed certificate can't be read", reason=str(error))
             return
         self._before, self._channel, self._stamp = self._channel, fresh, stamp
-        self.generation += 1
         log.info("channel reopened", target=self._target)
 
 

@@ -28,7 +28,6 @@ class StreamLimit:
     """Bounds how many streams are open at a time, apart from calls, and for how long."""
 
     def __init__(self, max_streams: int) -> None:
-        """Start with none open."""
         self.max_streams = max_streams
         self.max_seconds = MAX_STREAM_SECONDS
         self.open = 0

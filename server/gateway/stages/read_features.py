@@ -71,8 +71,7 @@ class ReadFeatures:
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error
         except Exception as error:
-            # The declared policy: whatever the store raises, the viewer gets a slate without it,
-            # which says so.
+            # Declared policy: the viewer gets a slate without the store, which says so.
             raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
         self._succeeded()
         self._last.keep(reader.dataset, query.viewer_id, viewer)
