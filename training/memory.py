@@ -55,7 +55,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
 
     Training's phases follow each other, and each frees what it took.
     """
-    from training.evaluation.run import SCORES  # Heavy, and of no use to other commands.
+    from training.evaluation.run import MAX_SCORES  # Heavy, and of no use to other commands.
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches
@@ -64,7 +64,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     towers = 24 * videos * retrieval.dimension + 100 * min(videos**2, near_pairs)
     ease = 4 * videos**2 if videos <= retrieval.ease_limit else 0
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
-    tested = min(info.viewers, SCORES // max(videos, 1))
+    tested = min(info.viewers, MAX_SCORES // max(videos, 1))
     evaluation = 100 * watches + 90 * ranking.candidates * tested
     phases = (processes * towers, ease, 200 * watches + ranking_set, evaluation)
     base = 1.5e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)

@@ -1,4 +1,4 @@
-"""`vireo evaluate`: how good a release is on each viewer's held-out watch."""
+"""`vireo evaluate`: measure a release on each viewer's held-out watch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from server.home import Home
     from training.evaluation.commands import Evaluated
 
-_COLUMNS = {
-    "hr_10": "HR@10",
-    "ndcg_10": "NDCG@10",
-    "recall_50": "Recall@50",
-    "recall_100": "Recall@100",
-    "coverage_10": "Coverage@10",
-}
 _RANKER = {
     "auc": "AUC",
     "ece": "calibration error",
@@ -51,7 +44,7 @@ _MOVED = {
     "--check-leaks": "leaks",
     "--report": "page",
 }
-"""Options that became commands, or options of one: named in the error if they are still used."""
+"""Commands that replaced options, for the error message if an option is still used."""
 
 _Baselines = Annotated[
     bool,
@@ -191,7 +184,7 @@ def _names(every: bool) -> Sequence[str]:
 def _asked_edge(
     home: Home, dataset: str, target: str, ca: Path | None, token: str
 ) -> Iterator[Edge]:
-    """Yield the edge at `target`, or that of a stack that serves `home`'s release meanwhile."""
+    """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
     from bench.stack import served_release
 
     if target:
@@ -206,15 +199,17 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
+    from training.evaluation.page.drawing import MEASURES
+
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
-    columns = tuple(_COLUMNS.values())
+    columns = tuple(MEASURES.values())
     table = table_of("", *columns, numbers=columns, title=title)
     systems = dict(evaluated.metrics)
     ranker = systems.pop("ranker", None)
     for name, measures in systems.items():
         style = "bold" if name in ("chain", "served") else None
-        table.add_row(name, *(f"{measures[column]:.3f}" for column in _COLUMNS), style=style)
+        table.add_row(name, *(f"{measures[column]:.3f}" for column in MEASURES), style=style)
     print_table(table, console)
     if ranker:
         for task in (each.name for each in TASKS):

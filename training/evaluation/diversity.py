@@ -26,7 +26,7 @@ STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 ALLOWED_LOSS = 0.005
 """Maximum share of NDCG@10, and of HR@10, that diversity may cost."""
 _SLATE = 10
-_LISTS_LIMIT = 4000
+_MAX_LISTS = 4000
 _MISSED = -2
 """Row of a target that is in no list."""
 
@@ -120,8 +120,8 @@ def _lists_of(
     model: Ranker, watches: WatchLists, batches: Batches, weights: ScoreWeights
 ) -> ScoredLists:
     places = np.arange(len(watches.rows))
-    if len(places) > _LISTS_LIMIT:
-        places = np.random.default_rng(0).choice(places, _LISTS_LIMIT, replace=False)
+    if len(places) > _MAX_LISTS:
+        places = np.random.default_rng(0).choice(places, _MAX_LISTS, replace=False)
     rows = np.full((len(places), RERANK_WINDOW), -1, np.int64)
     scores = np.zeros((len(places), RERANK_WINDOW), np.float32)
     model.eval()

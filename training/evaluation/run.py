@@ -38,7 +38,7 @@ from training.retrieval.train import CURVE as RETRIEVAL_CURVE
 Metrics = dict[str, dict[str, float]]
 """Measures by system, see SYSTEMS, and "ranker"."""
 
-SCORES = 1_500_000_000
+MAX_SCORES = 1_500_000_000
 """Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
 
 
@@ -57,9 +57,9 @@ class TestBed:
     def of(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestBed:
         """Return the test bed of a split; rows are places in `video_ids`.
 
-        Viewers are sampled to compute at most SCORES for each system.
+        Viewers are sampled to compute MAX_SCORES at most for each system.
         """
-        watches = with_fewer_tested(watches, max(1, SCORES // max(len(video_ids), 1)))
+        watches = with_fewer_tested(watches, max(1, MAX_SCORES // max(len(video_ids), 1)))
         past = list(past_watches(watches, video_ids).values())
         viewers = load_test_viewers(watches, video_ids)
         return TestBed(watches, viewers, Past(past, len(video_ids)))

@@ -27,7 +27,7 @@ CUTOFFS = (100, 200, 500)
 NAMES = tuple(source.name for source in SOURCES)
 MULTIPLES = (0.0, 0.5, 1.0, 1.5)
 """Multiples of each source's default quota that are tried; every combination up to 1."""
-VIEWERS_LIMIT = 10_000
+MAX_VIEWERS = 10_000
 """Maximum viewers, whose proposals take some 50 kB each."""
 
 
@@ -48,11 +48,11 @@ class Proposals:
     ) -> Proposals:
         """Return the `count` best of every source for at least one viewer.
 
-        More than VIEWERS_LIMIT viewers are sampled, always the same.
+        More than MAX_VIEWERS viewers are sampled, always the same.
         """
         places = np.arange(len(held_out.viewers))
-        if len(places) > VIEWERS_LIMIT:
-            places = np.random.default_rng(0).choice(places, VIEWERS_LIMIT, replace=False)
+        if len(places) > MAX_VIEWERS:
+            places = np.random.default_rng(0).choice(places, MAX_VIEWERS, replace=False)
         unwatched, proposed = BlockedFilter(), []
         for place in tracked(places, "asking the sources", Console(stderr=True)):
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)

@@ -51,7 +51,7 @@ QUICK = ("popularity", "ease")
 """Baselines of every evaluation."""
 CUBIC = frozenset({"ease", "ease_recency", "markov_blend"})
 """Baselines that invert a matrix of the catalogue's square."""
-CUBIC_LIMIT = 20_000
+MAX_CUBIC_VIDEOS = 20_000
 """Maximum videos for the CUBIC baselines, which take 10 GB there."""
 
 
@@ -101,4 +101,4 @@ def fitted(
 
 def possible(names: Sequence[str], videos: int) -> list[str]:
     """Return the baselines that can be fitted on a catalogue of this many videos."""
-    return [name for name in names if videos <= CUBIC_LIMIT or name not in CUBIC]
+    return [name for name in names if videos <= MAX_CUBIC_VIDEOS or name not in CUBIC]

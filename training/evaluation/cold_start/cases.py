@@ -18,7 +18,7 @@ VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
 VIDEO_SHARE = 0.05
 """Share of videos whose every watch is removed."""
-CASES_LIMIT = 10_000
+MAX_CASES = 10_000
 """Maximum cases of unseen videos; more are sampled."""
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Minimum and maximum known watches of a cold viewer."""
@@ -109,8 +109,8 @@ def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame
     }
     others = _Histories(past[~of_viewer], data, profiles)
     wanted = np.flatnonzero(unseen[others.rows])
-    if len(wanted) > CASES_LIMIT:
-        wanted = np.sort(np.random.default_rng(0).choice(wanted, CASES_LIMIT, replace=False))
+    if len(wanted) > MAX_CASES:
+        wanted = np.sort(np.random.default_rng(0).choice(wanted, MAX_CASES, replace=False))
     return ColdSets(data, unseen, new_viewers, late_viewers, others.cases(wanted))
 
 

@@ -70,7 +70,7 @@ def test_each_baseline_has_the_settings_that_it_is_given() -> None:
 def test_baselines_too_large_for_the_catalogue_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "CUBIC_LIMIT", 5)
+    monkeypatch.setattr(registry, "MAX_CUBIC_VIDEOS", 5)
     names = [name for name, _ in fitted(BASELINES, PAST)]
     assert names == ["popularity", "item_knn", "ials"]
 
