@@ -30,7 +30,7 @@ INTERVAL = 0.1
 stay below it before it no longer does (CoDel, RFC 8289, section 4.3)."""
 MIN_CALLS_AHEAD = 12
 """With fewer calls ahead, the queue isn't what delays a call: something else has the processor, and
-shedding a few calls would help nobody."""
+shedding a few calls wouldn't help."""
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_DIGITS = 8
@@ -56,10 +56,10 @@ class Admission:
         target: float = QUEUE_TARGET,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with nothing under way.
+        """Start with no calls in flight.
 
         Args:
-            max_calls: maximum calls under way, for the memory that they take.
+            max_calls: maximum concurrent calls, for the memory that they take.
             worker: the worker that calls wait for; None if they can be answered without it.
             counts_as_latency_sample: bound concurrency by latency; returns whether a response's
                 latency counts.
@@ -116,10 +116,10 @@ class Admission:
             self.turns.check(now)
 
     async def enter(self) -> float:
-        """Count a call as under way; wait for its turn, and return the time then, for `leave`.
+        """Count a call as in flight; wait for its turn, and return the time then, for `leave`.
 
         Raises:
-            ShedError: too many calls are under way.
+            ShedError: too many calls are in flight.
         """
         self._check_number()
         self.under_way += 1

@@ -5,7 +5,7 @@ latency exceeds its baseline, the limit is multiplied by the ratio of the two. T
 
 - it shrinks only in a flood, while far more calls are refused than end. A small excess is worked
   off, if more slowly; and if something else makes calls slow, such as another process that takes
-  the cores, refusing some would help nobody;
+  the cores, refusing some wouldn't help;
 - the minimum latency of an interval counts: if some calls wait for a pod that hangs, the others
   show that concurrency isn't what makes them slow.
 """
@@ -53,7 +53,7 @@ calls hung, after which they count as slow instead."""
 
 
 class GradientLimit:
-    """The limit of calls under way, learnt from calls that end or are refused.
+    """The limit of concurrent calls, learnt from calls that end or are refused.
 
     Times are in seconds, and `now` is always on one monotonic clock.
     """
@@ -89,7 +89,7 @@ class GradientLimit:
         return max(_HANG_SECONDS, _HANG_TIMES * self.usual)
 
     def admits(self, now: float, under_way: int, hanging: int = 0) -> bool:
-        """Return whether another call may join those under way, of which some hang."""
+        """Return whether another call may join those in flight, of which some hang."""
         counted = under_way - hanging
         if counted >= int(self.calls):
             self._reached = True

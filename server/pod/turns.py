@@ -23,7 +23,7 @@ some calls hang, which end many at a time."""
 class Turns:
     """A queue of calls. Use it from one event loop.
 
-    In a flood nobody waits: the calls in the queue would be answered late, and are shed.
+    In a flood no call waits: those in the queue would be answered late, and are shed.
     """
 
     def __init__(self, max_calls: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class Turns:
         self.limit = GradientLimit(max_calls)
         """The concurrency limit."""
         self._begun: list[float] = []
-        """Start times of the turns under way, in order."""
+        """Start times of the turns in use, in order."""
         self._waiting: deque[asyncio.Future[float]] = deque()
 
     @property

@@ -76,7 +76,7 @@ class ShedReason(enum.Enum):
 
     QUEUE = "queueing delay exceeded its target"
     DEADLINE = "the calls ahead take longer than the deadline leaves"
-    LIMIT = "too many calls are under way"
+    LIMIT = "too many calls are in flight"
     STREAMS = "too many streams are open"
 
 

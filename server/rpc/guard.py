@@ -78,7 +78,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._guarded: dict[str, Handler] = {}
         self._admissions: dict[str, Admission] = {}
         self.under_way = 0
-        """Calls of our services that are being read or answered."""
+        """Calls of our services in flight."""
         self._closed = False
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
@@ -89,7 +89,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._admissions[service] = admission
 
     def close(self) -> None:
-        """Refuse new calls with UNAVAILABLE from now on; those under way continue."""
+        """Refuse new calls with UNAVAILABLE from now on; those in flight continue."""
         self._closed = True
 
     async def intercept_service(

@@ -49,7 +49,7 @@ class RenewedChannel:
         return call
 
     async def close(self) -> None:
-        """Close the channel, with the calls that are under way."""
+        """Close the channel, with the calls in flight."""
         for channel in (self._before, self._channel):
             if channel is not None:
                 await channel.close()

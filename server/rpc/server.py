@@ -80,7 +80,7 @@ class RpcServer:
 
     @property
     def under_way(self) -> int:
-        """Calls of our services that are being read or answered."""
+        """Calls of our services in flight."""
         return self._guard.under_way
 
     @property
@@ -156,7 +156,7 @@ class RpcServer:
     async def drain(self) -> None:
         """Shut down in order: report NOT_SERVING, answer calls for a pause, then stop.
 
-        After the pause new calls are refused, and those under way have the grace period to end.
+        After the pause new calls are refused, and those in flight have the grace period to end.
         Metrics are served until the end.
         """
         self.serving = False
@@ -172,7 +172,7 @@ class RpcServer:
             async with asyncio.timeout(grace - last):
                 await self._guard.idle.wait()
         except TimeoutError:
-            log.warning("calls still under way", seconds_left=last)
+            log.warning("calls still in flight", seconds_left=last)
         await self._server.stop(last)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)

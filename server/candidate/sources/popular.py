@@ -1,4 +1,4 @@
-"""The most watched videos of late."""
+"""The recently most watched videos."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> Non
             error = await failure_of(method(b"\xff no message"))
         assert (await under_way).ids
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "too many calls are under way" in (error.details() or "")
+    assert "too many calls are in flight" in (error.details() or "")
 
 
 async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_release(
