@@ -37,12 +37,11 @@ def check_columns(
     bounds = {each.name: each for each in declared}
     found: dict[str, Float32Array] = {}
     for column in columns:
-        name = column.name
+        name, values = column.name, np.array(column.values, np.float32)
         if name in found:
             raise BadColumnError(f"{name} occurs twice")
-        if len(column.values) != count:
-            raise BadColumnError(f"{name} has {len(column.values)} values instead of {count}")
-        values = np.array(column.values, np.float32)
+        if len(values) != count:
+            raise BadColumnError(f"{name} has {len(values)} values instead of {count}")
         each = bounds.get(name)
         if each is not None and not each.admits(values):
             raise BadColumnError(f"{name} has a value outside {each.low:g} to {each.high:g}")
@@ -51,21 +50,20 @@ def check_columns(
 
 
 def decode_columns(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Iterable[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
 ) -> dict[str, Float32Array]:
     """Return every declared column, float32[count], its neutral value if it is absent.
 
     Raises:
         BadColumnError: a column isn't declared, or breaks a rule of `check_columns`.
     """
-    names = [each.name for each in declared]
-    for column in columns:
-        if column.name not in names:
-            raise BadColumnError(f"{column.name!r} is none of {', '.join(names)}")
     found = check_columns(columns, count, declared)
-    return {
-        each.name: found[each.name]
+    decoded = {
+        each.name: found.pop(each.name)
         if each.name in found
         else np.full(count, each.neutral, np.float32)
         for each in declared
     }
+    if found:
+        raise BadColumnError(f"{next(iter(found))!r} is none of {', '.join(decoded)}")
+    return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import compress
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -29,19 +30,28 @@ def ranked_items(
     places come those of the candidate pod's first page that the release doesn't know either:
     the candidate pod has named them.
     """
-    tasks = [(each.name, each.values) for each in ranked.task_scores if each.name in _TASKS]
-    named = [place for place, name in enumerate(ranked.ids) if name]
+    columns = zip(
+        ranked.ids,
+        ranked.scores,
+        ranked.source_masks,
+        ranked.titles or [""] * len(ranked.ids),
+        strict=True,
+    )
+    named = (row for row in columns if row[0])
     items = [
         pb.SlateItem(
-            video_id=ranked.ids[place],
-            score=ranked.scores[place],
+            video_id=name,
+            score=score,
             position=position,
-            task_scores=pb.TaskScores(**{task: values[place] for task, values in tasks}),
-            sources=sources_of(ranked.source_masks[place]),
-            title=ranked.titles[place] if ranked.titles else "",
+            sources=sources_of(mask),
+            title=title,
         )
-        for position, place in enumerate(named, start=1)
+        for position, (name, score, mask, title) in enumerate(named, start=1)
     ]
+    for task in ranked.task_scores:
+        if task.name in _TASKS:
+            for item, value in zip(items, compress(task.values, ranked.ids), strict=True):
+                setattr(item.task_scores, task.name, value)
     if len(items) < len(ranked.ids):
         shown = {item.video_id for item in items}
         rest = [place for place, name in enumerate(candidates.ids) if name not in shown]

@@ -75,7 +75,8 @@ def check_ranked(
     keys = list(answer.keys)
     if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
-    sent = dict(zip(request.keys, request.source_masks, strict=True))
+    # Slices are lists, which iterate faster than repeated fields.
+    sent = dict(zip(request.keys[:], request.source_masks[:], strict=True))
     if not sent.keys() >= set(keys):
         raise BadAnswerError("a key was not among the candidates")
     if [sent[key] for key in keys] != list(answer.source_masks):
