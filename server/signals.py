@@ -1,7 +1,8 @@
-"""Every signal of the recommender, declared once: candidate sources, scores, tasks and features.
+"""Every signal of the recommender, declared once: candidate sources, scores and ranking tasks.
 
 Pipelines, checks, the inner hops, manifests, training, evaluation and benchmarks iterate over these
-tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each.
+tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each. The other
+features of the ranking model are declared in `server.features.ranking_inputs`.
 """
 
 from __future__ import annotations
