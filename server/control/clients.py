@@ -28,30 +28,36 @@ class Clients:
     def __init__(self) -> None:
         """Start empty."""
         self._open: dict[str, list[Session]] = {}
+        """Streams of each node that has any; the lists are replaced, never mutated."""
         self._gone: OrderedDict[str, Session] = OrderedDict()
         """The last stream of nodes without an open one, the longest disconnected first."""
 
     def begin(self, identity: str, cluster: str, user_agent: str, variant: Variant) -> Session:
         """Return the session of a stream that starts, of the node with this id, known or new."""
-        sessions = self._open.setdefault(identity, [])
+        sessions = self._open.get(identity, [])
         last = sessions[-1] if sessions else self._gone.pop(identity, None)
         node = last.node if last else Node(identity)
         node.cluster, node.user_agent = cluster, user_agent
-        sessions.append(Session(node, variant))
-        return sessions[-1]
+        session = Session(node, variant)
+        self._open[identity] = [*sessions, session]
+        return session
 
     def end(self, session: Session) -> None:
         """Record that a stream has ended; only nodes without one are ever forgotten."""
         identity = session.node.identity
-        self._open[identity].remove(session)
-        if not self._open[identity]:
-            del self._open[identity]
-            self._gone[identity] = session
-            if len(self._gone) > MAX_GONE_NODES:
-                self._gone.popitem(last=False)
+        others = [each for each in self._open[identity] if each is not session]
+        if others:
+            self._open[identity] = others
+            return
+        del self._open[identity]
+        self._gone[identity] = session
+        if len(self._gone) > MAX_GONE_NODES:
+            self._gone.popitem(last=False)
 
     def all(self) -> list[Client]:
-        """Return all nodes, sorted by id."""
-        found = [Client(each[0].node, each, connected=True) for each in self._open.values()]
-        found += [Client(each.node, [each], connected=False) for each in self._gone.values()]
+        """Return all nodes, sorted by id; safe to call from another thread, as scrapes do."""
+        # A copy is made in one step; iterating over the dicts themselves would meet changes.
+        connected, gone = [*self._open.values()], [*self._gone.values()]
+        found = [Client(each[0].node, each, connected=True) for each in connected]
+        found += [Client(each.node, [each], connected=False) for each in gone]
         return sorted(found, key=lambda client: client.node.identity)
