@@ -12,36 +12,36 @@ from google.protobuf.descriptor_pb2 import (
 # Numbers of what is declared, in the descriptor that declares it.
 MESSAGES, ENUMS, SERVICES, SYNTAX = 4, 5, 6, 12
 MEMBERS = 2
-"""Of a message its fields, of an enum its values, of a service its methods."""
+"""Field number of a message's fields, an enum's values, or a service's methods."""
 NESTED_MESSAGES, NESTED_ENUMS, ONEOFS = 3, 4, 8
-"""Of a message, what is declared within it."""
+"""Field numbers of declarations within a message."""
 
 
 class Comments:
-    """What the comments of one file say."""
+    """The comments of one file, by path."""
 
     def __init__(self, file: FileDescriptorProto) -> None:
-        """Takes the file, with its source info."""
+        """Read the comments of a file with source info."""
         self._texts = {
             tuple(place.path): place.leading_comments for place in file.source_code_info.location
         }
 
     def of(self, *path: int) -> str:
-        """The comment before an element, without indentation; empty where there is none.
+        """Return the leading comment of an element, without indentation; empty if there is none.
 
         Args:
-            path: numbers and indexes that lead there, for example `MESSAGES, 0, MEMBERS, 3`;
-                `SYNTAX` for what is said of the file.
+            path: field numbers and indexes of the element, for example `MESSAGES, 0, MEMBERS, 3`;
+                `SYNTAX` for the file's own comment.
         """
         lines = self._texts.get(path, "").split("\n")
         return "\n".join(line.removeprefix(" ") for line in lines).strip()
 
 
 def comments_by_name(described: FileDescriptorSet) -> dict[str, str]:
-    """The comment of every element by its full name; empty where it has none.
+    """Return the comment of every element by its full name; empty if it has none.
 
-    An enum's value is named after its enum: `vireo.v1.Surface.SURFACE_HOME`. A file goes by its
-    path. What protoc makes itself, entries of maps and the like, is left out.
+    The name of an enum's value includes the enum: `vireo.v1.Surface.SURFACE_HOME`. A file's name is
+    its path. Generated elements, such as entries of maps, are left out.
     """
     found: dict[str, str] = {}
     for file in described.file:

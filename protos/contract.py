@@ -23,19 +23,19 @@ from protos.comments import comments_by_name
 
 
 class Contract:
-    """What a descriptor set says of the packages that are ours."""
+    """Our packages in a descriptor set: services, rules and comments."""
 
     def __init__(self, described: FileDescriptorSet) -> None:
-        """Takes a set with comments and with all that is imported."""
+        """Read a descriptor set that includes comments and imports."""
         self.described = described
         self.comments = comments_by_name(described)
-        """By full name, as `comments_by_name` has them."""
+        """Comments by full name; see `comments_by_name`."""
         self._pool = DescriptorPool()
         for file in described.file:
             self._pool.AddSerializedFile(file.SerializeToString())
 
     def files(self, package: str) -> list[FileDescriptor]:
-        """The files of a package."""
+        """Return the files of a package."""
         return [
             self._pool.FindFileByName(file.name)
             for file in self.described.file
@@ -43,17 +43,17 @@ class Contract:
         ]
 
     def services(self, package: str) -> list[ServiceDescriptor]:
-        """The services of a package, in the order of files and declarations."""
+        """Return the services of a package, in the order of files and declarations."""
         return [
             service for file in self.files(package) for service in file.services_by_name.values()
         ]
 
     def rules(self, field: FieldDescriptor) -> Any:
-        """A field's buf.validate.FieldRules; empty ones where it has none."""
+        """Return a field's buf.validate.FieldRules; empty if it has none."""
         return self._option("FieldOptions", "buf.validate.field", field)
 
     def message_rules(self, message: Descriptor) -> list[str]:
-        """What the rules over several fields of a message say to who breaks them."""
+        """Return the messages of a message's rules over several fields."""
         found = self._option("MessageOptions", "buf.validate.message", message)
         return [rule.message for rule in found.cel]
 

@@ -172,7 +172,7 @@ class _Document:
         return found
 
     def _reference(self, kind: Descriptor | EnumDescriptor) -> Json:
-        """A reference to the schema of a message or enum, which is made where it is new."""
+        """Return a reference to the schema of a message or enum; add the schema if it is new."""
         name = kind.full_name.removeprefix(f"{PACKAGE}.")
         if name not in self._schemas:
             self._schemas[name] = {}  # messages may hold themselves
@@ -243,12 +243,12 @@ def _bounds(rules: Any) -> Iterator[tuple[str, Any]]:
     kind = rules.WhichOneof("type")
     if kind is None or kind == "enum":
         return
-    told = getattr(rules, kind)
+    limits = getattr(rules, kind)
     names = {
         "string": {"min_bytes": "minLength", "max_bytes": "maxLength"},
         "repeated": {"min_items": "minItems", "max_items": "maxItems"},
     }.get(kind, {"gte": "minimum", "lte": "maximum"})
-    for rule, value in told.ListFields():
+    for rule, value in limits.ListFields():
         if rule.name == "items":
             continue
         assert rule.name in names, f"{rule.name} of {kind} has no form in the document yet"

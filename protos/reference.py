@@ -144,7 +144,7 @@ def _type(field: FieldDescriptor) -> str:
 
 
 def _bounds(rules: Any) -> str:
-    """The rules of a field in words; empty where it has none."""
+    """Return the rules of a field in words; empty if it has none."""
     words = ["required"] if rules.required else []
     kind = rules.WhichOneof("type")
     if kind is not None:
@@ -154,28 +154,28 @@ def _bounds(rules: Any) -> str:
     return ", ".join(words)
 
 
-def _limits(told: Any) -> str:
-    if getattr(told, "defined_only", False):
+def _limits(rules: Any) -> str:
+    if getattr(rules, "defined_only", False):
         return "a value of the enum"
-    least = most = None
+    low = high = None
     unit = ""
-    for rule, value in told.ListFields():
+    for rule, value in rules.ListFields():
         side, _, named = rule.name.partition("_")
         if side == "items":
             continue
         assert side in ("gte", "min", "lte", "max"), f"{rule.full_name} has no words yet"
         if side in ("gte", "min"):
-            least = value
+            low = value
         else:
-            most = value
+            high = value
         unit = f" {named}" if named else ""
-    if least is None:
-        return f"at most {most:,}{unit}"
-    return f"at least {least:,}{unit}" if most is None else f"{least:,} to {most:,}{unit}"
+    if low is None:
+        return f"at most {high:,}{unit}"
+    return f"at least {low:,}{unit}" if high is None else f"{low:,} to {high:,}{unit}"
 
 
 def _cell(text: str) -> str:
-    """A comment within a table: on one line."""
+    """Return a comment as one line for a table cell."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 

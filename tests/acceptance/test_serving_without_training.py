@@ -1,4 +1,4 @@
-"""Serving installs and runs where there is no torch, and its pods start soon."""
+"""Serving installs and runs without torch, and its pods start fast."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Target:
     address: str
     """host:port."""
     authority: Path | None = None
-    """PEM file of the authorities to trust; plain text where there is none."""
+    """PEM file of trusted authorities; plaintext if None."""
     token: str | None = None
     """Bearer token."""
 

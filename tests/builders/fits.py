@@ -23,7 +23,7 @@ def fit_measured(
 ) -> Manifest:
     """Fit to a data set of `home`, features and run in `home` itself; return the manifest."""
     settings = load_profile("quick")
-    # The data sets have no more videos, and what isn't the default shows where it is taken from.
+    # The data sets have no more videos, and a value other than the default shows its origin.
     settings = replace(settings, ranking=replace(settings.ranking, candidates=VIDEO_COUNT))
     if seed is not None:
         settings = replace(

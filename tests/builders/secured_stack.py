@@ -51,7 +51,7 @@ class SecuredStack:
         return grpc.secure_channel(self.stack.edge, grpc.ssl_channel_credentials(roots))
 
     def recommend(self, token: str | None, channel: grpc.Channel | None = None) -> Any:
-        """A slate of ten, over a channel of its own where none is given."""
+        """Return a slate of ten, by default over a channel of its own."""
         request = pb.RecommendRequest(viewer_id="1", page_size=10)
         if channel is not None:
             stub = RecommendationServiceStub(channel)
@@ -127,7 +127,7 @@ def running_secured_stack(
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    """A token as metadata or headers; none where there is no token."""
+    """Return a token as metadata or headers; empty without a token."""
     return (("authorization", f"Bearer {token}"),) if token is not None else ()
 
 

@@ -21,7 +21,7 @@ class Tokens:
     folder: SecurityFolder
 
     def good(self, *scopes: str, subject: str = "someone", **changes: Any) -> str:
-        """One that the edge takes, for the scope `vireo.read` where none is named."""
+        """Return a valid token, by default for the scope `vireo.read`."""
         claims: dict[str, Any] = {"issuer": "vireo", "audience": "vireo", "seconds": 300, **changes}
         signer = TokenSigner(self.folder)
         return signer.token(subject=subject, scopes=scopes or ("vireo.read",), **claims)

@@ -38,7 +38,7 @@ class Caller:
         self._stub = CandidateServiceStub(channel)
 
     async def call(self, **metadata: str) -> str:
-        """The name of the pod that answers; the status where none does."""
+        """Return the name of the pod that answers, or the status if none does."""
         pairs = [PATIENT, *((f"x-vireo-{key}", value) for key, value in metadata.items())]
         try:
             answer = await self._stub.RetrieveCandidates(REQUEST, timeout=60, metadata=pairs)

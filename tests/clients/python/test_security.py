@@ -49,7 +49,7 @@ async def tls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
 
 @pytest_asyncio.fixture
 async def mtls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
-    """Takes only clients that the authority has signed."""
+    """A gateway that requires a client certificate of the authority."""
     credentials = grpc.ssl_server_credentials(
         [trust.server.pair], trust.root.certificate.read_bytes(), require_client_auth=True
     )

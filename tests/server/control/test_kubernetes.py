@@ -223,7 +223,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 
 def impatience(name: str) -> dict[str, float]:
-    """Of what hangs, that it hangs is to be found soon; all else may take as long as it takes."""
+    """Return a short request timeout for an API that hangs, and the default otherwise."""
     return {"request_timeout": 1.5} if name == "hanging" else {}
 
 

@@ -22,7 +22,7 @@ CANARY_CANDIDATES = Pool("candidate", "canary")
 
 
 def assignment(mesh: Mesh, cluster: str) -> list[list[tuple[int, str]]]:
-    """Of each priority the ports and health of the pods."""
+    """Return the ports and health of the pods by priority."""
     body = snapshot(SETTINGS, mesh).resources[ENDPOINTS][cluster].body
     return [
         [

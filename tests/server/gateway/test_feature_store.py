@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 STALE = viewer_pb2.DEGRADATION_FEATURES_STALE
 MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
 TIMEOUT = 0.5
-"""Of a read; long enough for a sound store on a busy machine."""
+"""Timeout of a read; long enough for a healthy store on a busy machine."""
 
 
 async def ask(stub: RecommendationServiceAsyncStub, viewer: str = VIEWER) -> pb.RecommendResponse:

@@ -329,7 +329,7 @@ async def test_degradations_are_counted_by_kind(release: Path, features: Path) -
 
 
 class SilentServer:
-    """Takes connections and answers nothing."""
+    """A server that accepts connections and never answers."""
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._ignore, "127.0.0.1", 0)

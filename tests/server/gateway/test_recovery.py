@@ -91,7 +91,7 @@ async def test_slow_pods_are_asked_for_fewer_candidates_and_quick_ones_for_all_a
             whole = await ask_until(stub, [])
             assert whole.explanation.candidates == 30
             await until(lambda: factor() == 1)
-            # Answers that are late, and come all the same: of a busy machine not each of them.
+            # Late responses still arrive; on a busy machine not all of them.
             relay.delay = lambda _: 0.7 * limit
             async with asyncio.timeout(60):
                 while factor() == 1:

@@ -72,7 +72,7 @@ class ShadowRanking(RankingServiceServicer):
 async def shadow_ranking(
     target: str, change: Callable[[Answer], None] = lambda _: None, delay: float = 0.0
 ) -> AsyncIterator[tuple[str, ShadowRanking]]:
-    """A pod that has the one at `target` rank, and changes it for the shadow; and where it is."""
+    """Yield a pod that forwards to `target` and changes the shadow's response, and its address."""
     server = grpc.aio.server()
     pod = ShadowRanking(target, change, delay)
     add_RankingServiceServicer_to_server(pod, server)

@@ -31,24 +31,24 @@ def turns(clock: Clock) -> Turns:
 
 
 async def test_a_burst_is_admitted_in_order_of_arrival(turns: Turns) -> None:
-    order, most_at_once = list[int](), 0
+    order, max_concurrent = list[int](), 0
 
     async def call(number: int) -> None:
-        nonlocal most_at_once
+        nonlocal max_concurrent
         begun = await turns.take()
         order.append(number)
-        most_at_once = max(most_at_once, turns.taken)
+        max_concurrent = max(max_concurrent, turns.taken)
         await asyncio.sleep(0.001)
         turns.give_back(begun, None)
 
     await asyncio.gather(*map(call, range(REST + MAX_WAITING)))
     assert order == [*range(REST + MAX_WAITING)]
-    assert most_at_once <= turns.limit.calls
+    assert max_concurrent <= turns.limit.calls
     assert (turns.taken, turns.waiting) == (0, 0)
 
 
 async def full(turns: Turns) -> tuple[list[float], list[asyncio.Task[float]]]:
-    """Takes all turns that there are, and fills the room with those that wait for one."""
+    """Take all turns, and fill the queue of those that wait for one."""
     turns.limit.usual = 60.0  # that none hangs meanwhile
     begun = [await turns.take() for _ in range(REST)]
     waiting = [asyncio.create_task(turns.take()) for _ in range(MAX_WAITING)]

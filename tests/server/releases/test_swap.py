@@ -81,13 +81,13 @@ async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_thei
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, pod: Pod[Any]
 ) -> None:
     built: list[weakref.ref[Any]] = []
-    most_alive = 0
+    max_alive = 0
 
     def build(folder: Path) -> Any:
-        nonlocal most_alive
+        nonlocal max_alive
         content = pod.build(folder)
         built.append(weakref.ref(content))
-        most_alive = max(most_alive, len(alive()))
+        max_alive = max(max_alive, len(alive()))
         return content
 
     def alive() -> list[Any]:
@@ -121,7 +121,7 @@ async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_thei
         finally:
             gc.enable()
             gc.unfreeze()
-    assert most_alive <= 3, "two of the loader's, and the one of the call"
+    assert max_alive <= 3, "two of the loader's, and the one of the call"
 
 
 async def test_previous_release_goes_after_its_time(

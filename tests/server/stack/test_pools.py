@@ -102,7 +102,7 @@ async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -
     before = [list(answer.items) for answer in await ask(stack, viewers)]
 
     def overlap() -> float:
-        """Of the shadow's slates and those answered; 1 before any was compared."""
+        """Overlap of the shadow's and the served slates; 1 before any comparison."""
         shadow = status(stack)["pods"]["gateway-1"]["shadow"]
         assert shadow.get("release_id", "tiny-2") == "tiny-2"
         return float(shadow.get("mean_overlap_10", 1))

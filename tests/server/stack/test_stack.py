@@ -159,7 +159,7 @@ def all_pods_serve(stack: Stack, release_id: str) -> bool:
 async def load(edge: str, seconds: float, disturb: Callable[[], None]) -> Counter[str]:
     """Eight callers at a time; counts answers and codes of failures.
 
-    For so many seconds, or for longer on a slow machine: a hundred answers come after `disturb`.
+    For `seconds`, or for longer on a slow machine: until a hundred responses after `disturb`.
     """
     counts: Counter[str] = Counter()
     over = asyncio.Event()

@@ -13,7 +13,7 @@ from training.retrieval.data import RetrievalData
 def catalogue(
     published: dict[str, int], watches: dict[str, int]
 ) -> tuple[RetrievalData, list[str]]:
-    """Videos a to h, published some days before the last watch, watched by so many viewers.
+    """Videos a to h, published some days before the last watch, with a number of viewers each.
 
     The last watch is one of "h", which everyone begins with.
     """
