@@ -64,7 +64,8 @@ class Fitter:
 
     def __init__(self, past: Past) -> None:
         self._past = past
-        self._ease = lru_cache(maxsize=1)(partial(closed_form, past.matrix))
+        # The past keeps its matrix once made, so it isn't made unless a baseline needs it.
+        self._ease = lru_cache(maxsize=1)(lambda weight: closed_form(past.matrix, weight))
         self._ials = lru_cache(maxsize=1)(partial(factorised, past))
 
     def fit(self, config: Config) -> Baseline:

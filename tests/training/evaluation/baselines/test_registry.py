@@ -75,6 +75,12 @@ def test_baselines_too_large_for_the_catalogue_are_left_out(
     assert names == ["popularity", "item_knn", "ials"]
 
 
+def test_a_catalogue_too_large_for_ease_needs_no_matrix_of_watches() -> None:
+    past = Past([rows(0, 1), rows(1, 2)], 3)
+    assert list(fitted(["popularity"], past))
+    assert "matrix" not in vars(past), "held for as long as the past is"
+
+
 def test_the_blend_adds_what_followed_the_last_watch_and_the_one_before() -> None:
     class Nothing:
         def scores(self, histories: list[np.ndarray]) -> np.ndarray:
