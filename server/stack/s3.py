@@ -42,11 +42,12 @@ def stores(server: S3Settings) -> bool:
 
     It responds a moment before it has found its own volumes, and reads fail until then.
     """
-    bucket = Bucket(server.hasty())
+    bucket, content = Bucket(server.hasty()), secrets.token_bytes(16)
     with suppress(StoreError):
         found = bucket.get(_PROBE)
-        written = bucket.swap(_PROBE, b"1", found[1] if found else None)
-        return written is not None and bucket.get(_PROBE) is not None
+        bucket.swap(_PROBE, content, found[1] if found else None)
+        found = bucket.get(_PROBE)
+        return found is not None and found[0] == content
     return False
 
 
