@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from vireo.v1 import viewer_pb2
 
+from server.arrays import Float32Array
 from server.signals import Column
 
-Float32Array = npt.NDArray[np.float32]
+MAX_COLUMNS, MAX_NAME_BYTES = 64, 64
+"""Bounds that the protos declare. Requests are validated against those, responses are not."""
 
 
 class BadColumnError(Exception):
@@ -26,31 +27,39 @@ def encode_columns(columns: Mapping[str, Float32Array]) -> list[viewer_pb2.Score
 
 
 def check_columns(
-    columns: Iterable[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
 ) -> dict[str, Float32Array]:
     """Return the columns by name, float32[count] each, those of other builds included.
 
     Raises:
-        BadColumnError: a name occurs twice, or a column differs from `count` in length or has a
-            value out of its declared bounds.
+        BadColumnError: there are too many columns, a name is empty, too long or occurs twice, or a
+            column differs from `count` in length or has a value that isn't finite or is out of its
+            declared bounds.
     """
-    bounds = {each.name: each for each in declared}
+    if len(columns) > MAX_COLUMNS:
+        raise BadColumnError(f"{len(columns)} columns, more than {MAX_COLUMNS}")
+    known = {each.name: each for each in declared}
     found: dict[str, Float32Array] = {}
     for column in columns:
-        name, values = column.name, np.array(column.values, np.float32)
+        name, size = column.name, len(column.name.encode())
+        if not 1 <= size <= MAX_NAME_BYTES:
+            raise BadColumnError(f"a name has {size} bytes instead of 1 to {MAX_NAME_BYTES}")
         if name in found:
             raise BadColumnError(f"{name} occurs twice")
-        if len(values) != count:
-            raise BadColumnError(f"{name} has {len(values)} values instead of {count}")
-        each = bounds.get(name)
-        if each is not None and not each.admits(values):
-            raise BadColumnError(f"{name} has a value outside {each.low:g} to {each.high:g}")
+        if len(column.values) != count:
+            raise BadColumnError(f"{name} has {len(column.values)} values instead of {count}")
+        values = np.array(column.values, np.float32)
+        each = known.get(name) or Column(name, "")
+        if not each.admits(values):
+            finite = np.isfinite(values).all()
+            wrong = f"outside {each.low:g} to {each.high:g}" if finite else "that isn't finite"
+            raise BadColumnError(f"{name} has a value {wrong}")
         found[name] = values
     return found
 
 
 def decode_columns(
-    columns: Iterable[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
 ) -> dict[str, Float32Array]:
     """Return every declared column, float32[count], its neutral value if it is absent.
 

@@ -25,7 +25,7 @@ from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
-from server.signals import SCORES
+from server.signals import ORDERING, SCORES
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -43,7 +43,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         request: ranking_pb2.RankCandidatesRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> ranking_pb2.RankCandidatesResponse:
-        """The best of the request's candidates."""
+        """Return the best of the request's candidates."""
         serving = served(self._loader, request.release_id)
         query = decode(request)
         caller = Caller(context.time_remaining())
@@ -52,12 +52,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
 
 
 def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
-    """The query that a request carries.
+    """Return the query of a request.
 
     Raises:
-        RpcError: INVALID_ARGUMENT if a score is unknown, occurs twice, differs from the keys in
-            length, or has a value out of its bounds; the message names it.
+        RpcError: INVALID_ARGUMENT if two_tower is missing, or a score is unknown, occurs twice,
+            differs from the keys in length, or has a value out of its bounds; the message names it.
     """
+    # Callers of the inner hops as they were send no columns: their pages would be in no order.
+    if not any(column.name == ORDERING for column in request.scores):
+        raise invalid_argument([("scores", f"{ORDERING} is missing")])
     try:
         scores = decode_columns(request.scores, len(request.keys), SCORES)
     except BadColumnError as error:
@@ -75,7 +78,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
 def encode(
     ranked: RankedCandidates, release: RankingRelease, *, titles: bool
 ) -> ranking_pb2.RankCandidatesResponse:
-    """The answer; ids and titles are empty for keys that the release doesn't know."""
+    """Return the response; ids and titles are empty for keys that the release doesn't know."""
     rows = ranked.rows.tolist()
     return ranking_pb2.RankCandidatesResponse(
         keys=ranked.keys.tolist(),
@@ -95,7 +98,7 @@ def _build(folder: Path) -> RankingPipeline:
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:
     sizes = {BATCH: MAX_BATCH, CANDIDATES: MAX_CANDIDATES, HISTORY: RANKER_HISTORY}
-    # What one viewer may have: several share it.
+    # The maximum of one viewer; those of a batch share it.
     limits = Limits(sizes, product=MAX_CANDIDATES * RANKER_HISTORY)
     return ServedModel(pipeline.release.ranker, limits)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
@@ -67,7 +67,9 @@ def check_ranked(
     _check_length("scores", answer.scores, count)
     if not all(map(math.isfinite, answer.scores)):
         raise BadAnswerError("scores has a value that isn't finite")
-    _check_columns(answer.task_scores, count, TASKS)
+    tasks = _check_columns(answer.task_scores, count, TASKS)
+    if TASKS[0].name not in tasks:  # which every build has; pods of earlier ones may lack others
+        raise BadAnswerError(f"{TASKS[0].name} is missing")
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
@@ -100,7 +102,7 @@ def _check_length(name: str, column: Sequence[object], count: int) -> None:
 
 
 def _check_columns(
-    columns: Iterable[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
 ) -> Collection[str]:
     """Return the columns' names; those of later builds are passed on."""
     try:

@@ -62,6 +62,14 @@ def short_column(answer: Any) -> None:
     scores_of(answer).pop()
 
 
+def no_tasks(answer: Any) -> None:
+    answer.ClearField("task_scores")
+
+
+def nameless_column(answer: Any) -> None:
+    answer.scores.add(values=answer.scores[0].values)
+
+
 def no_videos(answer: Any) -> None:
     for column in ("keys", "ids", "scores", "task_scores", "source_masks"):
         answer.ClearField(column)
@@ -99,7 +107,7 @@ GARBAGE: list[Callable[[Any], None]] = [
 ]
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, nan_probability, no_videos])
+@pytest.mark.parametrize("garbage", [*GARBAGE, nan_probability, no_tasks, no_videos])
 async def test_a_ranking_pod_that_answers_garbage_costs_the_ranking_and_nothing_else(
     release: Path,
     features: Path,
@@ -122,7 +130,7 @@ async def test_a_ranking_pod_that_answers_garbage_costs_the_ranking_and_nothing_
     assert len([line for line in logs if line["event"] == "bad answer of a pod"]) == 2
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("garbage", [*GARBAGE, nameless_column])
 async def test_a_candidate_pod_that_answers_garbage_gives_way_to_the_popular_list(
     release: Path,
     features: Path,

@@ -126,10 +126,13 @@ async def test_a_score_that_breaks_the_contract_is_named(channel: grpc.aio.Chann
     asked = request(1, 2)
     asked.scores[2].values[0] = float("inf")
     error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
-    assert violations_of(error)["scores"].startswith("ease has a value outside")
-    asked.scores[2].name = "mood"
+    assert violations_of(error)["scores"].startswith("ease has a value that isn't finite")
+    asked.scores[2].name, asked.scores[2].values[0] = "mood", 0
     error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
     assert violations_of(error) == {"scores": "'mood' is none of two_tower, co_watch, ease"}
+    del asked.scores[:]
+    error = await failure_of(RankingServiceStub(channel).RankCandidates(asked))
+    assert violations_of(error) == {"scores": "two_tower is missing"}
 
 
 async def test_a_column_that_is_too_long_is_refused_as_such(channel: grpc.aio.Channel) -> None:
