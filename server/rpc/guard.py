@@ -121,7 +121,8 @@ class Guard(grpc.aio.ServerInterceptor):
         admission = self._admissions.get(method.split("/")[1])
 
         async def call(_: object, context: Context) -> Message:
-            identity = _caller_id(context.invocation_metadata() or ()) or uuid.uuid4().hex
+            metadata = context.invocation_metadata() or ()
+            identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             started = time.perf_counter()
             self.under_way += 1
@@ -131,7 +132,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
-                response = await _answer(method, handler, context, identity, admission)
+                response = await _answer(method, handler, context, metadata, identity, admission)
             except RpcError as error:
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
@@ -165,12 +166,17 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 async def _answer(
-    method: str, handler: Handler, context: Context, identity: str, admission: Admission | None
+    method: str,
+    handler: Handler,
+    context: Context,
+    metadata: Metadata,
+    identity: str,
+    admission: Admission | None,
 ) -> Message:
     """Return the handler's response to a valid request; anything else becomes an RpcError."""
     try:
         if admission is not None:
-            admission.check(context.invocation_metadata() or (), context.time_remaining())
+            admission.check(metadata, context.time_remaining())
         raw = await only_message(context)
         if admission is None:
             return await _handle(handler, raw, context)
