@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from server.arrays import Float32Array
 
 _LARGEST = float(np.finfo(np.float32).max)
-
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from server.releases.weights import Quotas
 __all__ = [
     "CandidatePipeline",
     "CandidateQuery",
-    "Quotas",
     "RetrievedCandidates",
     "SourceCount",
     "UnknownSeedError",

@@ -51,7 +51,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         request: candidate_pb2.RetrieveCandidatesRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> candidate_pb2.RetrieveCandidatesResponse:
-        """The candidates for one viewer."""
+        """Return the candidates for one viewer."""
         serving = served(self._loader, request.release_id)
         query = decode(request)
         if request.count_of_release:
@@ -66,7 +66,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
 
 
 def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
-    """The query that a request carries."""
+    """Return the query of a request."""
     return CandidateQuery(
         viewer=decode_viewer(request.viewer),
         count=request.count,
@@ -78,7 +78,7 @@ def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
 def encode(
     found: RetrievedCandidates, release: CandidateRelease, page_size: int
 ) -> candidate_pb2.RetrieveCandidatesResponse:
-    """The answer, with the ids of the first `page_size` candidates."""
+    """Return the response, with the ids of the first `page_size` candidates."""
     return candidate_pb2.RetrieveCandidatesResponse(
         keys=found.keys.tolist(),
         scores=encode_columns(found.scores),

@@ -1,4 +1,4 @@
-"""What the ranking pipeline is asked, and what its stages share about one request."""
+"""A query to the ranking pipeline, and what its stages share about it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from server.arrays import Float32Array, Int64Array
 from server.features.viewer import ViewerFeatures
 from server.ranking.release import RankingRelease
 
@@ -17,14 +18,14 @@ class RankingQuery:
     """Candidates to rank, in columns of equal length."""
 
     viewer: ViewerFeatures
-    keys: npt.NDArray[np.int64]
+    keys: Int64Array
     """int64[n]."""
-    scores: Mapping[str, npt.NDArray[np.float32]]
+    scores: Mapping[str, Float32Array]
     """Each of `signals.SCORES` as retrieved, float32[n]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[n]."""
     page_size: int
-    """How many of the best to return."""
+    """Number of candidates to return."""
     seed_key: int | None = None
     """The video that is playing; None on HOME."""
 
@@ -37,12 +38,12 @@ class Ranking:
     query: RankingQuery
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
-    rows: npt.NDArray[np.int64]
+    rows: Int64Array
     """Rows of the query's keys in the release's tables, int64[n]; -1 for unknown ones."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
-        """Prepares `query`."""
+        """Prepare `query`."""
         rows = release.rows.find(query.keys)
         if query.seed_key is None:
             return Ranking(release, query, query.viewer, rows)

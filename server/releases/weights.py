@@ -7,13 +7,12 @@ from functools import reduce
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
 from server import signals
+from server.arrays import Float32Array
 from server.releases.fields import Label
 
-Float32Array = npt.NDArray[np.float32]
 Share = Annotated[float, Field(ge=0, le=1)]
 TaskWeight = Annotated[float, Field(ge=0, le=100)]
 """Exponent of a probability: a negative one would make 0 infinite."""
