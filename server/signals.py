@@ -85,7 +85,6 @@ SOURCES = (
     ),
     Source("popular", 3, 0.05, "what is watched most of late"),
     Source("fresh", 5, 0.02, "new and hardly watched videos, by two-tower score"),
-    Source("profile", 6, 0.05, "what viewers with the same attributes watch more than others do"),
 )
 """In the order in which they run; quotas are filled in the same order."""
 
@@ -94,9 +93,6 @@ SCORES = (
     Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),
     Score(
         "ease", "EASE weights from all that was watched, negative if it speaks against the video"
-    ),
-    Score(
-        "profile", "how much more viewers with the same attributes watch it than others", low=0.0
     ),
 )
 """In the order of the ranking model's inputs."""

@@ -14,7 +14,7 @@ from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
-from server.candidate.sources import co_watch, ease, fresh, popular, profile, two_tower
+from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Pipeline
@@ -35,13 +35,11 @@ _PROPOSE: Mapping[str, Callable[[Retrieval], Int64Array]] = {
     "ease": ease.propose,
     "popular": popular.propose,
     "fresh": fresh.propose,
-    "profile": profile.propose,
 }
 _SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
     "two_tower": two_tower.score,
     "co_watch": co_watch.score,
     "ease": ease.score,
-    "profile": profile.score,
 }
 
 

@@ -41,8 +41,6 @@ FILES = (
     layout.EASE_ROWS,
     layout.EASE_WEIGHTS,
     layout.FRESH_ROWS,
-    layout.PROFILE_ROWS,
-    layout.PROFILE_WEIGHTS,
     layout.POPULARITY,
     layout.VOCABULARY,
 )
@@ -73,10 +71,6 @@ class CandidateRelease:
     """int32[n, k]; k is 0 if the catalogue is too large for EASE."""
     ease_weights: Float32Array
     """float32[n, k]."""
-    profile_rows: Int32Array
-    """int32[a, k]; row i belongs to attribute i + 1."""
-    profile_weights: Float32Array
-    """float32[a, k]."""
     fresh_rows: Int64Array
     """Rows of new and hardly watched videos, int64[m]."""
     fresh_vectors: Float32Array
@@ -108,10 +102,6 @@ class CandidateRelease:
         )
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
-        vocabulary = read_vocabulary(folder, layout.VOCABULARY)
-        profile_rows = read_rows(
-            folder, layout.PROFILE_ROWS, np.int32, (len(vocabulary), None), videos=count
-        )
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
         tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
         return CandidateRelease(
@@ -128,14 +118,10 @@ class CandidateRelease:
             ),
             ease_rows=ease_rows,
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
-            profile_rows=profile_rows,
-            profile_weights=read_table(
-                folder, layout.PROFILE_WEIGHTS, np.float32, profile_rows.shape
-            ),
             fresh_rows=fresh_rows,
             fresh_vectors=looked_up(vectors, fresh_rows),
             popular_rows=_most_popular(popularity, keys),
-            vocabulary=vocabulary,
+            vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
             viewers=ViewerVectors(vector_cache_size),
         )

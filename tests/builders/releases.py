@@ -113,10 +113,6 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     tables: Arrays = {
         layout.EASE_ROWS: np.maximum(before, 0).astype(np.int32),
         layout.EASE_WEIGHTS: strengths,
-        layout.PROFILE_ROWS: np.arange(10 * len(VOCABULARY), dtype=np.int32).reshape(-1, 10),
-        layout.PROFILE_WEIGHTS: np.tile(
-            np.arange(10, 0, -1, dtype=np.float32), (len(VOCABULARY), 1)
-        ),
         layout.FRESH_ROWS: np.arange(count)[-FRESH_LIMIT:],
         layout.CONTENT_VECTORS: content.astype(np.float32),
         layout.VIDEO_KEYS: unique_video_keys(ids),

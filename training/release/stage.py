@@ -44,7 +44,6 @@ from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
-from training.retrieval.profile import profile_table
 from training.retrieval.towers import Towers
 from training.retrieval.validation import viewer_queries
 
@@ -98,7 +97,6 @@ def stage_retrieval(
     popularity = latest_popularity(repo, ids)
     rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
     model_rows, model_weights = ease_table(data, limit=model.config.ease_limit)
-    profile_rows, profile_weights = profile_table(data)
     content = model.content_vectors().detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
@@ -107,8 +105,6 @@ def stage_retrieval(
         layout.CO_WATCH_WEIGHTS: weights.astype(stored_as),
         layout.EASE_ROWS: model_rows,
         layout.EASE_WEIGHTS: model_weights,
-        layout.PROFILE_ROWS: profile_rows,
-        layout.PROFILE_WEIGHTS: profile_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
         layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(stored_as),
         layout.POPULARITY: popularity,

@@ -27,8 +27,8 @@ from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
-TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH, PROFILE = (source.bit for source in SOURCES)
-NONE = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0, "profile": 0})
+TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)
+NONE = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0})
 
 
 def retrieve(
@@ -64,14 +64,14 @@ def test_watched_and_excluded_videos_are_never_returned(release: CandidateReleas
     history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
     excluded=st.lists(st.integers(0, VIDEOS - 1), max_size=30),
     count=st.integers(1, 2 * VIDEOS),
-    shares=st.lists(st.floats(0, 0.2), min_size=len(NONE.root), max_size=len(NONE.root)),
+    shares=st.tuples(*[st.floats(0, 0.25)] * 4),
 )
 def test_as_many_candidates_as_the_catalogue_allows(
     release: CandidateRelease,
     history: list[int],
     excluded: list[int],
     count: int,
-    shares: list[float],
+    shares: tuple[float, float, float, float],
 ) -> None:
     pipeline = CandidatePipeline(release, Quotas(dict(zip(Quotas().root, shares, strict=True))))
     query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
@@ -104,7 +104,7 @@ def test_unknown_viewer_gets_candidates_without_co_watch(release: CandidateRelea
 
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10)
-    quotas = Quotas({"co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1, "profile": 0})
+    quotas = Quotas({"co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     # In the tiny release rows 11, 12, 13 follow row 10 most, EASE expects rows 9 and 8 most
     # after it, 0, 1, 2 are most popular, and the last 8 are fresh.
@@ -120,7 +120,7 @@ def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
 
 def test_quota_is_not_spent_on_videos_that_are_filtered(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10, watched=[0, 1, 11])
-    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0, "profile": 0})
+    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     assert {2, 3, 12, 13} <= set(found.rows.tolist())
 
@@ -178,7 +178,7 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
     assert not (found.source_masks & TWO_TOWER).any()
     failures = {report.source.name: report.failure for report in found.reports}
     assert failures.pop("two_tower").startswith("AssertionError")
-    assert len(failures) == len(SOURCES) - 1
+    assert len(failures) == 4
     assert not any(failures.values())
     assert (np.diff(found.scores["two_tower"]) <= 0).all(), (
         "the viewer tower works: scores stay exact"
@@ -199,7 +199,7 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
-    quotas = Quotas({"co_watch": 0.5, "ease": 0.25, "popular": 0.25, "fresh": 0, "profile": 0})
+    quotas = Quotas({"co_watch": 0.5, "ease": 0.25, "popular": 0.25, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))
     assert found.rows.tolist() == [11, 12, 9, 0]
     assert not found.scores["two_tower"].any()
@@ -219,7 +219,7 @@ def test_quotas_beyond_one_are_refused() -> None:
 
 
 def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
-    quotas = Quotas({"co_watch": 0, "ease": 0.5, "popular": 0, "fresh": 0, "profile": 0})
+    quotas = Quotas({"co_watch": 0, "ease": 0.5, "popular": 0, "fresh": 0})
     release = CandidateRelease.load(build_release(tmp_path, quotas=quotas))
     viewer = viewer_of_rows(10)
     found = CandidatePipeline(release).retrieve(CandidateQuery(viewer, 6))
@@ -254,7 +254,7 @@ def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) 
 
 
 def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease) -> None:
-    quotas = Quotas({"co_watch": 0, "ease": 1, "popular": 0, "fresh": 0, "profile": 0})
+    quotas = Quotas({"co_watch": 0, "ease": 1, "popular": 0, "fresh": 0})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
 
@@ -278,19 +278,3 @@ def test_a_source_proposes_no_more_than_can_be_wanted_and_the_best(
     scores = np.repeat(np.arange(VIDEOS // 4, dtype=np.float32), 4)
     whole = rows[np.lexsort((release.keys[rows], -scores))]
     np.testing.assert_array_equal(query.best(rows, scores), whole[:5])
-
-
-def test_a_profile_leads_to_its_videos_and_scores_them(release: CandidateRelease) -> None:
-    viewer = viewer_of_rows(30, attributes=("occupation=artist",))
-    quotas = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0, "profile": 1})
-    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 20))
-    assert set(found.rows[found.source_masks & PROFILE > 0].tolist()) == set(range(10))
-    scores = dict(zip(found.rows.tolist(), found.scores["profile"].tolist(), strict=True))
-    assert [scores[row] for row in range(10)] == list(range(10, 0, -1))
-    assert not any(scores[row] for row in scores if row >= 10)
-
-
-def test_a_viewer_without_known_attributes_has_no_profile(release: CandidateRelease) -> None:
-    found = retrieve(release, viewer_of_rows(30, attributes=("occupation=none",)), VIDEOS)
-    assert not (found.source_masks & PROFILE).any()
-    assert not found.scores["profile"].any()
