@@ -67,5 +67,5 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     tested = min(info.viewers, MAX_SCORES // max(videos, 1))
     evaluation = 100 * watches + 90 * ranking.candidates * tested
     phases = (processes * towers, ease, 200 * watches + ranking_set, evaluation)
-    base = 1.5e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)
+    base = 1.6e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)
     return MemoryEstimate.of(base + max(phases))

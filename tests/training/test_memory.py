@@ -9,8 +9,8 @@ from training.memory import MemoryEstimate, features_memory, training_memory
 from training.profile import load_profile
 
 MEASURED = {
-    (1_000_000, 100_000): (0.97, 2.28),
-    (10_000_000, 1_000_000): (2.05, 3.99),
+    (1_000_000, 100_000): (0.97, 2.39),
+    (10_000_000, 1_000_000): (2.05, 4.0),
 }
 """Peaks in GB of features and training, by events and viewers, by `vireo bench memory`."""
 
