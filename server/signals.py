@@ -70,6 +70,8 @@ class Task(Column):
     weight: float = 0.0
     """Default exponent of the probability in the score that orders a slate; a profile's `[ranking]`
     sets another, and a release's manifest states it."""
+    outcome: str = ""
+    """Column of the split watches with its labels; empty for the watch itself."""
 
 
 SOURCES = (
@@ -99,9 +101,17 @@ SCORES = (
 
 TASKS = (
     Task("watch", "that the viewer will watch the video", weight=1.0),
-    Task("like", "that the viewer will like the video, given that it is watched", weight=0.0),
+    Task(
+        "like",
+        "that the viewer will like the video, given that it is watched",
+        weight=0.0,
+        outcome="liked",
+    ),
 )
-"""In the order of the ranking model's outputs."""
+"""In the order of the ranking model's outputs: `watch`, then OUTCOMES."""
+
+OUTCOMES = TASKS[1:]
+"""Tasks of what follows a watch."""
 
 ORDERING = "two_tower"
 """Score by which candidates come best first, ranked or not."""

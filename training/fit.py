@@ -51,7 +51,9 @@ def fit(
         VireoError: any other error that the user can fix.
     """
     inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
-    ranking_inputs = fingerprint(inputs.fingerprint, asdict(settings.ranking))
+    ranking_inputs = fingerprint(
+        inputs.fingerprint, inputs.split.outcomes, asdict(settings.ranking)
+    )
     manifest = inputs.run.finished(ranking_inputs)
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")

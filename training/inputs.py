@@ -85,12 +85,12 @@ class Inputs:
         return fingerprint(
             FORMAT_VERSION,
             # Without the members: the retrieval settings below include their number.
-            # Nor the tasks, which the ranker alone learns.
+            # Nor the tasks and their outcomes, which the ranker alone learns.
             FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(
                 exclude={"tasks"}
             ),
             self.quotas.model_dump(),
-            self.split.model_dump(),
+            self.split.model_dump(exclude={"outcomes"}),
             self.data.fingerprint(),
             asdict(retrieval),
         )

@@ -30,6 +30,7 @@ from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
+from server.signals import TASKS
 from training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
@@ -189,7 +190,7 @@ def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
 def _write_ranker(folder: Path, random: np.random.Generator) -> None:
     """scores = sigmoid of a linear map of the candidate's dense features."""
     retrieval, video, match = (
-        random.normal(size=(len(names), 2)).astype(np.float32)
+        random.normal(size=(len(names), len(TASKS))).astype(np.float32)
         for names in (RETRIEVAL_FEATURES, VIDEO_FEATURES, MATCH_FEATURES)
     )
     save_model(
@@ -204,7 +205,7 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
             "viewer_features": (TensorProto.FLOAT, ["b", len(VIEWER_FEATURES)]),
             "attributes": (TensorProto.INT64, ["b", ATTRIBUTE_LIMIT]),
         },
-        outputs={"scores": ["b", "n", 2]},
+        outputs={"scores": ["b", "n", len(TASKS)]},
         nodes=[
             helper.make_node("MatMul", ["retrieval_features", "retrieval"], ["a"]),
             helper.make_node("MatMul", ["candidate_features", "video"], ["b_"]),

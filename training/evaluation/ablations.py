@@ -34,7 +34,7 @@ from training.ranking.config import RankingConfig
 from training.ranking.model import Ranker
 from training.ranking.train import fit_ranker
 from training.ranking.training_set import (
-    LikeLabels,
+    OutcomeLabels,
     RankingSet,
     WatchLists,
     build_ranking_set,
@@ -45,7 +45,7 @@ FULL = "full"
 GROUPS = ("attributes", "history")
 _MISSED = 1_000_000
 
-Part = TypeVar("Part", WatchLists, LikeLabels)
+Part = TypeVar("Part", WatchLists, OutcomeLabels)
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,16 @@ def ablate(data: RankingSet, name: str) -> RankingSet:
         return replace(data, watches=_without_source(data.watches, name))
     column = ablation_names()[name]
     if column is None:
-        watches, likes = _without_group(data.watches, name), _without_group(data.likes, name)
+        watches, outcomes = (
+            _without_group(data.watches, name),
+            _without_group(data.outcomes, name),
+        )
     else:
-        watches, likes = _without_column(data.watches, column), _without_column(data.likes, column)
-    return replace(data, watches=watches, likes=likes)
+        watches, outcomes = (
+            _without_column(data.watches, column),
+            _without_column(data.outcomes, column),
+        )
+    return replace(data, watches=watches, outcomes=outcomes)
 
 
 def _without_column(part: Part, column: Column) -> Part:
@@ -100,7 +106,7 @@ def _without_column(part: Part, column: Column) -> Part:
         table = part.viewers.viewer_features.copy()
         table[:, column.place] = 0
         return replace(part, viewers=replace(part.viewers, viewer_features=table))
-    if not hasattr(part, column.table):  # Likes have no retrieval features.
+    if not hasattr(part, column.table):  # Outcomes have no retrieval features.
         return part
     table = getattr(part, column.table).copy()
     table[..., column.place] = 0

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Int64Array
+from server.arrays import Float32Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
-from server.signals import SCORES
+from server.signals import OUTCOMES, SCORES
 from training.features.history import viewers_before
+from training.features.watches import outcome_labels
 from training.heartbeat import tracked
 
 SLATE = 100
@@ -34,8 +35,8 @@ class TestViewers:
     ids: tuple[str, ...]
     targets: Int64Array
     """Row of each held-out video, int64[v]."""
-    liked: BoolArray
-    """Whether it was liked, bool[v]."""
+    outcomes: Float32Array
+    """Whether each of OUTCOMES followed: 1 or 0, NaN if unknown, float32[v, t]."""
     watched: tuple[Int64Array, ...]
     """Rows that each watched before."""
     moments: Int64Array
@@ -54,8 +55,8 @@ class ChainAnswers:
     """Score of each of `ranked`, float32[v, c], 0 for none."""
     watch: Float32Array
     """Watch probability of each of `ranked`, float32[v, c], 0 for none."""
-    target_like: Float32Array
-    """Like probability of each viewer's target, float32[v]."""
+    target_outcomes: Float32Array
+    """Probabilities of OUTCOMES of each viewer's target, float32[v, t]."""
 
 
 def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -78,7 +79,7 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
     return TestViewers(
         ids=tuple(test["viewer_id"]),
         targets=_rows(test, video_ids),
-        liked=test["liked"].to_numpy(bool),
+        outcomes=outcome_labels(test),
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
         moments=test["time"].to_numpy("datetime64[s]").astype(np.int64),
     )
@@ -123,15 +124,15 @@ def run_chain(
     targets: Int64Array,
     count: int,
 ) -> ChainAnswers:
-    """Run both pipelines on `count` candidates for each viewer, and score each target's like."""
+    """Run both pipelines on `count` candidates for each viewer; predict each target's outcomes."""
     retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    like = np.zeros(len(viewers), np.float32)
+    outcomes = np.zeros((len(viewers), len(OUTCOMES)), np.float32)
     for place, viewer in enumerate(tracked(viewers, "asking the chain", Console(stderr=True))):
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
-        like[place] = _like(ranker, viewer, candidates.keys[targets[place]])
+        outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)
         if not size:  # Every video of a small catalogue was watched.
             continue
@@ -139,7 +140,7 @@ def run_chain(
         best = rank_all(ranker, viewer, found)
         ranked[place, :size] = best.rows
         scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
-    return ChainAnswers(drawn, ranked, scores, watch, like)
+    return ChainAnswers(drawn, ranked, scores, watch, outcomes)
 
 
 def rank_all(
@@ -157,8 +158,8 @@ def rank_all(
     )
 
 
-def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> float:
-    """Return the like probability of a video, which doesn't depend on how it was retrieved."""
+def _outcomes(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> list[float]:
+    """Return a video's probabilities of OUTCOMES, which don't depend on how it was retrieved."""
     answer = ranker.rank(
         RankingQuery(
             viewer=viewer,
@@ -168,7 +169,7 @@ def _like(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) -> flo
             page_size=1,
         )
     )
-    return float(answer.tasks["like"][0])
+    return [float(answer.tasks[task.name][0]) for task in OUTCOMES]
 
 
 def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.arrays import BoolArray, Int64Array
+from server.signals import OUTCOMES
 from training.evaluation.chain import ChainAnswers, TestViewers
 from training.evaluation.metrics import auc, calibration_measures
 
@@ -18,14 +19,18 @@ def tasks(
 ) -> dict[str, tuple[FloatArray, BoolArray, Int64Array]]:
     """Return predicted probabilities, outcomes and numbers of the viewers, by task.
 
-    `watch` covers every candidate of every viewer; `like` the held-out videos, all of them watched.
+    `watch` covers every candidate of every viewer; OUTCOMES the held-out videos, all of them
+    watched, whose outcome is known. Outcomes that the data doesn't have are left out.
     """
     real = answers.ranked >= 0
     hits = (answers.ranked == viewers.targets[:, None])[real]
-    return {
-        "watch": (answers.watch[real], hits, np.nonzero(real)[0]),
-        "like": (answers.target_like, viewers.liked, np.arange(len(viewers.ids))),
-    }
+    found = {"watch": (answers.watch[real], hits, np.nonzero(real)[0])}
+    for column, task in enumerate(OUTCOMES):
+        labels = viewers.outcomes[:, column]
+        known = np.flatnonzero(~np.isnan(labels))
+        if len(known):
+            found[task.name] = (answers.target_outcomes[known, column], labels[known] > 0, known)
+    return found
 
 
 def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, float]:

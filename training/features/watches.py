@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from server.arrays import Float32Array
 from server.errors import VireoError
 from server.home import Home
+from server.signals import OUTCOMES
 from training.data.dataset import read_frame
 from training.data.schema import TIME
 from training.data.split import VALIDATION_WATCHES, Holdout
@@ -44,6 +47,8 @@ class Split(BaseModel):
     validation_watches: int = 1
     """VALIDATION_WATCHES at the time of the split, 0 if nothing is held out; features older than
     this field had 1."""
+    outcomes: tuple[str, ...] = ("liked",)
+    """Columns of the watches with labels of OUTCOMES; features older than this field had one."""
 
     @staticmethod
     def of(holdout: Holdout, data_fingerprint: str) -> Split:
@@ -52,6 +57,7 @@ class Split(BaseModel):
             holdout=holdout,
             data_fingerprint=data_fingerprint,
             validation_watches=VALIDATION_WATCHES if holdout == "last" else 0,
+            outcomes=tuple(task.outcome for task in OUTCOMES),
         )
 
     @staticmethod
@@ -92,6 +98,13 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
     return read_frame(path, _TEXTS, "build the features again").astype(
         dict.fromkeys(_TEXTS, object)
     )
+
+
+def outcome_labels(watches: pd.DataFrame) -> Float32Array:
+    """Return whether OUTCOMES followed each watch: 1 or 0, NaN if unknown, float32[m, t]."""
+    columns = [task.outcome for task in OUTCOMES]
+    labels: Float32Array = watches[columns].astype(np.float32).to_numpy()
+    return labels
 
 
 def _missing(home: Home, name: str) -> str:

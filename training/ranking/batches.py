@@ -12,7 +12,7 @@ from torch import Tensor
 
 from server.arrays import Float32Array
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from training.ranking.training_set import LikeLabels, ViewerColumns, WatchLists
+from training.ranking.training_set import OutcomeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]
 
@@ -43,19 +43,19 @@ class Batches:
         }
         return inputs, rows >= 0
 
-    def like_inputs(self, likes: LikeLabels, places: Places) -> dict[str, Tensor]:
+    def outcome_inputs(self, outcomes: OutcomeLabels, places: Places) -> dict[str, Tensor]:
         """Return model inputs of the labels at `places`, one candidate each.
 
-        Retrieval features are zeros: the like task doesn't read them.
+        Retrieval features are zeros: tasks of outcomes don't read them.
         """
-        return self._viewer_inputs(likes.viewers, places) | {
-            "candidate_vectors": self._table[torch.from_numpy(likes.rows[places])][:, None],
-            "candidate_features": self._features(likes, places)[:, None],
+        return self._viewer_inputs(outcomes.viewers, places) | {
+            "candidate_vectors": self._table[torch.from_numpy(outcomes.rows[places])][:, None],
+            "candidate_features": self._features(outcomes, places)[:, None],
             "retrieval_features": torch.zeros(len(places), 1, len(RETRIEVAL_FEATURES)),
-            "match_features": torch.from_numpy(likes.match[places])[:, None],
+            "match_features": torch.from_numpy(outcomes.match[places])[:, None],
         }
 
-    def _features(self, labels: WatchLists | LikeLabels, places: Places) -> Tensor:
+    def _features(self, labels: WatchLists | OutcomeLabels, places: Places) -> Tensor:
         if self._served_features is None:
             return torch.from_numpy(labels.features[places])
         return self._served_features[torch.from_numpy(labels.rows[places])]

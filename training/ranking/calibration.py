@@ -99,11 +99,11 @@ def _out_of_fold(task: _Task) -> Tensor:
 
 
 @torch.no_grad()
-def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> tuple[_Task, _Task]:
-    """Return the events of both tasks, in the order of TASKS; empty if there are none."""
+def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Task]:
+    """Return the events of each of TASKS whose outcomes are known; empty if there are none."""
     model.eval()
     nothing = _Task(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
-    watch, like = [nothing], [nothing]
+    events = [[nothing] for _ in TASKS]
     lists = np.arange(len(data.watches.rows))
     if len(lists) > MAX_LISTS:
         lists = np.random.default_rng(0).choice(lists, MAX_LISTS, replace=False)
@@ -114,11 +114,14 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> tuple[_Ta
         target = torch.arange(order.shape[1]) == label[:, None]
         viewer = torch.from_numpy(data.watches.viewers.viewer[places])
         viewer = viewer[:, None].expand(real.shape)
-        watch.append(_Task((order + level)[real], target[real].float(), viewer[real]))
-    for places in chunks(np.arange(len(data.likes.rows)), 1024):
-        _, _, logit = model.logits(batches.like_inputs(data.likes, places))
-        liked = torch.from_numpy(data.likes.liked[places].astype(np.float32))
-        viewer = torch.from_numpy(data.likes.viewers.viewer[places])
-        like.append(_Task(logit[:, 0], liked, viewer))
-    watches, likes = (_Task(*map(torch.cat, zip(*parts, strict=True))) for parts in (watch, like))
-    return watches, likes
+        events[0].append(_Task((order + level)[real], target[real].float(), viewer[real]))
+    for places in chunks(np.arange(len(data.outcomes.rows)), 1024):
+        _, _, logits = model.logits(batches.outcome_inputs(data.outcomes, places))
+        labels = torch.from_numpy(data.outcomes.labels[places])
+        viewer = torch.from_numpy(data.outcomes.viewers.viewer[places])
+        known = ~labels.isnan()
+        for column, own in enumerate(known.T):
+            events[1 + column].append(
+                _Task(logits[own, 0, column], labels[own, column], viewer[own])
+            )
+    return [_Task(*map(torch.cat, zip(*parts, strict=True))) for parts in events]

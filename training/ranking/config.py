@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.releases.manifest import CANDIDATES
-from server.signals import TASKS
+from server.signals import OUTCOMES, TASKS
 
 _WEIGHTS = {task.name: task.weight for task in TASKS}
 
@@ -35,7 +35,7 @@ class RankingConfig:
     batch_lists: int = 16
     """Lists (label events) per step."""
     batch_likes: int = 64
-    """Like labels per step; with many more, likes overfit while watches still improve."""
+    """Outcome labels per step; with many more, likes overfit while watches still improve."""
     learning_rate: float = 1e-2
     """Learning rate of the linear part by itself."""
     network_learning_rate: float = 1e-3
@@ -54,3 +54,8 @@ class RankingConfig:
     def task_weights(self) -> dict[str, float]:
         """Exponent of each task's probability, by the task's name."""
         return {name: getattr(self, f"{name}_weight") for name in _WEIGHTS}
+
+    @property
+    def outcome_loss_weights(self) -> list[float]:
+        """Weight of the loss of each of OUTCOMES."""
+        return [getattr(self, f"{task.name}_loss_weight") for task in OUTCOMES]

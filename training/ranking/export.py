@@ -99,7 +99,7 @@ def example_inputs(
 
 
 def torch_scores(model: Ranker, inputs: Inputs) -> Float32Array:
-    """Return PyTorch's outputs without dropout, float32[b, n, 2]."""
+    """Return PyTorch's outputs without dropout: probabilities of TASKS, float32[b, n, t]."""
     model.eval()
     with torch.no_grad():
         scores = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from server.signals import OUTCOMES
 from training.evaluation.metrics import ndcg
 from training.ranking.batches import Batches, Places
-from training.ranking.loss import like_loss, listwise_loss
+from training.ranking.loss import listwise_loss, outcome_loss
 from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet
 
@@ -20,13 +21,14 @@ class HeldOut:
     """Metrics on held-out viewers; a list without the watched video counts as rank infinity."""
 
     watch_loss: float
-    like_loss: float
+    outcome_loss: float
+    """Sum over OUTCOMES."""
     ndcg_10: float
 
     @property
     def loss(self) -> float:
-        """Sum of both tasks' losses."""
-        return self.watch_loss + self.like_loss
+        """Sum of all tasks' losses."""
+        return self.watch_loss + self.outcome_loss
 
     def better_than(self, other: HeldOut, floor: float) -> bool:
         """Return whether this is better than `other`.
@@ -44,11 +46,12 @@ def measure(
     batches: Batches,
     data: RankingSet,
     lists: Sequence[Places],
-    likes: Sequence[Places],
+    outcomes: Sequence[Places],
 ) -> HeldOut:
-    """Measure the model on these lists and like labels."""
+    """Measure the model on these lists and outcome labels."""
     model.eval()
-    watch, like, ranks = [(0.0, 0)], [(0.0, 0)], [np.empty(0, np.int64)]
+    watch, ranks = [(0.0, 0)], [np.empty(0, np.int64)]
+    logits, labels = [torch.zeros(0, len(OUTCOMES))], [torch.zeros(0, len(OUTCOMES))]
     for places in lists:
         inputs, real = batches.watch_inputs(data.watches, places)
         label = torch.from_numpy(data.watches.label[places])
@@ -59,11 +62,12 @@ def measure(
         # Ties count against the video, as in full ranking.
         ahead = (order >= own).logical_and(real).sum(1) - 1
         ranks.append(torch.where(label >= 0, ahead, 1_000_000).numpy())
-    for places in likes:
-        _, _, logit = model.logits(batches.like_inputs(data.likes, places))
-        liked = torch.from_numpy(data.likes.liked[places].astype(np.float32))
-        like.append((float(like_loss(logit[:, 0], liked)) * len(places), len(places)))
-    return HeldOut(_mean(watch), _mean(like), ndcg(np.concatenate(ranks), 10))
+    for places in outcomes:
+        _, _, logit = model.logits(batches.outcome_inputs(data.outcomes, places))
+        logits.append(logit[:, 0])
+        labels.append(torch.from_numpy(data.outcomes.labels[places]))
+    outcome = float(outcome_loss(torch.cat(logits), torch.cat(labels)).sum())
+    return HeldOut(_mean(watch), outcome, ndcg(np.concatenate(ranks), 10))
 
 
 def _mean(parts: Sequence[tuple[float, int]]) -> float:

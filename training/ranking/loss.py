@@ -1,4 +1,4 @@
-"""Losses of the ranker: which video of a list was watched, and whether it was liked."""
+"""Losses of the ranker: which video of a list was watched, and what followed watches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,15 @@ def level_loss(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
     return mean
 
 
-def like_loss(logits: Tensor, liked: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy, float32[], of logits and labels, float32[m]."""
-    mean: Tensor = F.binary_cross_entropy_with_logits(logits, liked)
-    return mean
+def outcome_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of each outcome, float32[t]; 0 if no label is known.
+
+    Args:
+        logits: float32[m, t].
+        labels: 1 or 0, NaN if unknown, float32[m, t].
+    """
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), reduction="none", weight=known.to(logits.dtype)
+    )
+    return losses.sum(0) / known.sum(0).clamp(min=1)

@@ -1,8 +1,8 @@
-"""The ranking model: probabilities that the viewer watches each candidate, and then likes it.
+"""The ranking model: probabilities that the viewer watches each candidate, and of what follows.
 
 It is the sum of a linear part that is initialised to the retrieval order, and a small network over
-viewer, candidate and the history as attended by that candidate. The like task doesn't read
-retrieval features, since its labels are watches that retrieval was trained on.
+viewer, candidate and the history as attended by that candidate. Tasks of outcomes, such as a
+like, don't read retrieval features, since their labels are watches that retrieval was trained on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.signals import OUTCOMES, TASKS
 from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
 """Part of the model that orders watches: the two-tower score alone, the linear part, or all."""
-LikePart = Literal["linear", "full"]
-"""Part of the model that predicts likes: the two like rates alone, or all."""
+OutcomePart = Literal["linear", "full"]
+"""Part of the model that predicts outcomes: the two like rates alone, or all."""
 
 SIMILARITIES = ("last", "recent", "closest")
 """Cosine similarity of a candidate to the last, the recent, and the closest watched videos."""
@@ -32,7 +33,7 @@ RECENT_DECAY = 0.8
 """Weight of each step back in the "recent" similarity."""
 _OWN = len(VIDEO_FEATURES) + len(MATCH_FEATURES) + len(SIMILARITIES)
 SIGNALS = len(RETRIEVAL_FEATURES) + _OWN
-"""Signals of a candidate: those of retrieval, then its own, which the like task also reads."""
+"""Signals of a candidate: those of retrieval, then its own, which tasks of outcomes also read."""
 _TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
 _CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
 _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
@@ -76,17 +77,17 @@ class Ranker(nn.Module):
         super().__init__()
         hidden = config.hidden
         self.watch_part: WatchPart = "full"
-        self.like_part: LikePart = "full"
+        self.outcome_part: OutcomePart = "full"
         self.signals = Standardise(SIGNALS)
         self.viewer = Standardise(len(VIEWER_FEATURES))
         # Mean of non-zero co-watch scores: the signal is log(1 + score / unit).
         self.register_buffer("co_watch_unit", torch.ones(()))
         # Scale and offset of each task's logit, fitted last.
-        self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(TASKS)))
 
         self.watch_linear = nn.Linear(SIGNALS, 1, bias=False)
         self.watch_viewer = nn.Linear(len(VIEWER_FEATURES), 1)
-        self.like_linear = nn.Linear(2, 1)
+        self.outcome_linear = nn.Linear(2, len(OUTCOMES))
 
         self.attribute = nn.Embedding(attribute_count + 1, config.attribute_size, padding_idx=0)
         self.query = nn.Linear(vector_size, hidden)
@@ -100,18 +101,18 @@ class Ranker(nn.Module):
         self.signal_layer = nn.Linear(SIGNALS, hidden, bias=False)
         self.dropout = ByteDropout(config.dropout)
         self.watch_hidden = nn.Linear(hidden, hidden)
-        self.like_hidden = nn.Linear(hidden, hidden)
+        self.outcome_hidden = nn.Linear(hidden, hidden)
         self.watch_head = nn.Linear(hidden, 1, bias=False)
-        self.like_head = nn.Linear(hidden, 1, bias=False)
+        self.outcome_head = nn.Linear(hidden, len(OUTCOMES), bias=False)
         self._start_as_retrieval()
 
     def _start_as_retrieval(self) -> None:
-        """Initialise watches to the two-tower order, and likes to the two like rates."""
-        for layer in (self.watch_linear, self.watch_viewer, self.watch_head, self.like_head):
+        """Initialise watches to the two-tower order, and outcomes to the two like rates."""
+        for layer in (self.watch_linear, self.watch_viewer, self.watch_head, self.outcome_head):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.watch_viewer.bias)
-        nn.init.ones_(self.like_linear.weight)
-        nn.init.zeros_(self.like_linear.bias)
+        nn.init.ones_(self.outcome_linear.weight)
+        nn.init.zeros_(self.outcome_linear.bias)
         nn.init.normal_(self.attribute.weight, std=0.1)
         with torch.no_grad():
             self.watch_linear.weight[0, _TWO_TOWER] = 1.0
@@ -160,7 +161,7 @@ class Ranker(nn.Module):
         return torch.cat([retrieval, *own], -1), recent
 
     def _trunk(self, inputs: dict[str, Tensor], signals: Tensor, recent: Tensor) -> Tensor:
-        """Return the layer that both tasks share, without retrieval features, [b, n, hidden].
+        """Return the layer that all tasks share, without retrieval features, [b, n, hidden].
 
         The viewer's part of the layer is computed once per viewer and added to every candidate.
         """
@@ -189,7 +190,7 @@ class Ranker(nn.Module):
 
         Returns:
             The watch logit that orders a viewer's candidates, [b, n]; its level, shared by all of
-            a viewer's candidates, [b, 1]; and the like logit, [b, n].
+            a viewer's candidates, [b, 1]; and the logits of OUTCOMES, [b, n, t].
         """
         raw, recent = self._signals(inputs)
         signals = self.signals(raw)
@@ -201,22 +202,22 @@ class Ranker(nn.Module):
             -1,
         )
         watch = self.watch_linear(signals)
-        like = self.like_linear(torch.logit(rates, eps=MIN_RATE))
-        if self.watch_part == "full" or self.like_part == "full":
+        outcome = self.outcome_linear(torch.logit(rates, eps=MIN_RATE))
+        if self.watch_part == "full" or self.outcome_part == "full":
             trunk = self._trunk(inputs, signals, recent)
         if self.watch_part == "full":
             hidden = self.dropout(torch.relu(trunk + self.signal_layer(signals)))
             watch = watch + self.watch_head(torch.relu(self.watch_hidden(hidden)))
-        if self.like_part == "full":
+        if self.outcome_part == "full":
             hidden = self.dropout(torch.relu(trunk))
-            like = like + self.like_head(torch.relu(self.like_hidden(hidden)))
+            outcome = outcome + self.outcome_head(torch.relu(self.outcome_hidden(hidden)))
         if self.watch_part == "retrieval":
             watch = inputs["retrieval_features"][..., _TWO_TOWER : _TWO_TOWER + 1]
         level = self.watch_viewer(self.viewer(inputs["viewer_features"]))
-        return watch[..., 0], level, like[..., 0]
+        return watch[..., 0], level, outcome
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return probabilities of a watch, and of a like once watched: float32[b, n, 2].
+        """Return probabilities of TASKS, float32[b, n, t].
 
         Args:
             inputs: by name:
@@ -229,8 +230,8 @@ class Ranker(nn.Module):
                 viewer_features: VIEWER_FEATURES, float32[b, v].
                 attributes: int64[b, a], 0 for padding.
         """
-        watch, level, like = self.logits(inputs)
-        logits = torch.stack([watch + level, like], -1)
+        watch, level, outcome = self.logits(inputs)
+        logits = torch.cat([(watch + level)[..., None], outcome], -1)
         return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
 
 

@@ -17,6 +17,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.signals import TASKS
 from training.ranking.model import (
     MASKED,
     MIN_RATE,
@@ -55,21 +56,21 @@ class ServedRanker(nn.Module):
     candidate: Tensor
     watch_signals: Tensor
     watch_head: Tensor
-    like_signals: Tensor
-    like_head: Tensor
+    outcome_signals: Tensor
+    outcome_head: Tensor
     offset: Tensor
     level: Tensor
+    video_rate: Tensor
 
     def __init__(self, trained: Ranker) -> None:
         """Fold the weights of the trained model, which isn't changed."""
         super().__init__()
-        self.watch_part, self.like_part = trained.watch_part, trained.like_part
+        self.watch_part, self.outcome_part = trained.watch_part, trained.outcome_part
         self.attribute = trained.attribute
         self.query, self.value = trained.query, trained.value
-        self.watch_hidden, self.like_hidden = trained.watch_hidden, trained.like_hidden
+        self.watch_hidden, self.outcome_hidden = trained.watch_hidden, trained.outcome_hidden
         self.co_watch_unit = float(trained.co_watch_unit)
         self.watch_scale = float(trained.calibration[0, 0])
-        self.video_rate = (trained.like_linear.weight[0, 0] * trained.calibration[1, 0]).item()
         for name, weight in {**_places(), **_layers(trained), **_heads(trained)}.items():
             self.register_buffer(name, weight.detach().clone())
 
@@ -84,7 +85,7 @@ class ServedRanker(nn.Module):
         viewer_features: Tensor,
         attributes: Tensor,
     ) -> Tensor:
-        """Return probabilities of a watch, and of a like once watched; see `Ranker.forward`.
+        """Return probabilities of TASKS; see `Ranker.forward`.
 
         Histories have at most RANKER_HISTORY videos.
         """
@@ -116,9 +117,9 @@ class ServedRanker(nn.Module):
             watch = watch * self.watch_scale
         else:
             watch = signals @ self.watch_linear
-        like = _logit(candidate_features[..., _VIDEO_LIKE_RATE : _VIDEO_LIKE_RATE + 1])
-        like = like.flatten(0, 1)
-        if self.watch_part == "full" or self.like_part == "full":
+        rate = _logit(candidate_features[..., _VIDEO_LIKE_RATE : _VIDEO_LIKE_RATE + 1])
+        outcome = rate.flatten(0, 1) * self.video_rate
+        if self.watch_part == "full" or self.outcome_part == "full":
             rows = candidates.flatten(0, 1)
             query = self.query(rows)
             value = self.value(history)
@@ -133,13 +134,11 @@ class ServedRanker(nn.Module):
         if self.watch_part == "full":
             layer = torch.addmm(shared, signals, self.watch_signals).relu()
             watch = torch.addmm(watch, self.watch_hidden(layer).relu(), self.watch_head)
-        if self.like_part == "full":
-            layer = torch.addmm(shared, signals, self.like_signals).relu()
-            layer = self.like_hidden(layer).relu()
-            like = torch.addmm(like, layer, self.like_head, beta=self.video_rate)
-        else:
-            like = like * self.video_rate
-        logits = torch.cat([watch, like], -1).reshape(*count, -1)
+        if self.outcome_part == "full":
+            layer = torch.addmm(shared, signals, self.outcome_signals).relu()
+            layer = self.outcome_hidden(layer).relu()
+            outcome = torch.addmm(outcome, layer, self.outcome_head)
+        logits = torch.cat([watch, outcome], -1).reshape(*count, -1)
         level = torch.addmm(self.offset, viewer, self.level)
         return torch.sigmoid(logits + level[:, None])
 
@@ -183,7 +182,7 @@ def _layers(trained: Ranker) -> dict[str, Tensor]:
         "signal_means": torch.cat([retrieval, logarithm, means[len(RETRIEVAL_FEATURES) :]]),
         "viewer_means": trained.viewer.mean,
         "candidate": trained.candidate_layer.weight[:, :vector].T,
-        "like_signals": _signals(trained, signals),
+        "outcome_signals": _signals(trained, signals),
         "watch_signals": _signals(trained, signals + trained.signal_layer.weight),
         "viewer": torch.cat([features, own.new_zeros(hidden, 1), others], 1).T,
         "viewer_bias": trained.viewer_layer.bias,
@@ -196,23 +195,21 @@ def _layers(trained: Ranker) -> dict[str, Tensor]:
 
 def _heads(trained: Ranker) -> dict[str, Tensor]:
     """Return weights of the terms of the calibrated logits, [in, out] each."""
-    (watch_scale, watch_offset), (like_scale, like_offset) = trained.calibration
+    scale, offset = trained.calibration.T
+    watch_scale, outcome_scale = scale[0], scale[1:]
     viewer = trained.viewer_layer.in_features
     size = len(VIEWER_FEATURES)
-    level = trained.watch_viewer.weight.new_zeros(viewer + 1, 2)
+    level = trained.watch_viewer.weight.new_zeros(viewer + 1, len(TASKS))
     level[:size, :1] = (trained.watch_viewer.weight / trained.viewer.scale).T * watch_scale
-    level[size, 1] = trained.like_linear.weight[0, 1] * like_scale
+    level[size, 1:] = trained.outcome_linear.weight[:, 1] * outcome_scale
     return {
         "watch_linear": _signals(trained, trained.watch_linear.weight) * watch_scale,
         "watch_head": trained.watch_head.weight.T * watch_scale,
-        "like_head": trained.like_head.weight.T * like_scale,
+        "outcome_head": trained.outcome_head.weight.T * outcome_scale,
+        "video_rate": trained.outcome_linear.weight[:, 0] * outcome_scale,
         "level": level,
-        "offset": torch.cat(
-            [
-                trained.watch_viewer.bias * watch_scale + watch_offset,
-                trained.like_linear.bias * like_scale + like_offset,
-            ]
-        ),
+        "offset": torch.cat([trained.watch_viewer.bias, trained.outcome_linear.bias]) * scale
+        + offset,
     }
 
 

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from training.ranking.training_set import LikeLabels, RankingSet, ViewerColumns, WatchLists
+from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 _SERVED = "served_features"
 
@@ -16,7 +16,7 @@ _SERVED = "served_features"
 def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
     """Write the set to `path` atomically."""
     arrays = {"fingerprint": np.array(fingerprint), _SERVED: data.served_features}
-    for part, value in (("watches", data.watches), ("likes", data.likes)):
+    for part, value in (("watches", data.watches), ("outcomes", data.outcomes)):
         columns = vars(value) | vars(value.viewers)
         arrays |= {f"{part}/{name}": column for name, column in columns.items()}
         del arrays[f"{part}/viewers"]
@@ -34,18 +34,18 @@ def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
             arrays: dict[str, Any] = dict(file)
     except (OSError, ValueError, BadZipFile):
         return None  # The file is only a cache: the set is built again.
-    if str(arrays["fingerprint"]) != fingerprint:
-        return None
-    watches, likes = (
+    if str(arrays["fingerprint"]) != fingerprint or "outcomes/labels" not in arrays:
+        return None  # Earlier builds wrote other arrays.
+    watches, outcomes = (
         {
             name.removeprefix(f"{part}/"): array
             for name, array in arrays.items()
             if name.startswith(f"{part}/")
         }
-        for part in ("watches", "likes")
+        for part in ("watches", "outcomes")
     )
     fields = ViewerColumns.__dataclass_fields__
-    for columns in (watches, likes):
+    for columns in (watches, outcomes):
         own = {name: columns.pop(name) for name in fields}
         columns["viewers"] = ViewerColumns(**own)
-    return RankingSet(WatchLists(**watches), LikeLabels(**likes), arrays[_SERVED])
+    return RankingSet(WatchLists(**watches), OutcomeLabels(**outcomes), arrays[_SERVED])

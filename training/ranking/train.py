@@ -31,8 +31,8 @@ from training.ranking.batches import Batches, Places, chunks
 from training.ranking.calibration import TASKS, calibrate
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut, measure
-from training.ranking.loss import level_loss, like_loss, listwise_loss
-from training.ranking.model import LikePart, Ranker, WatchPart
+from training.ranking.loss import level_loss, listwise_loss, outcome_loss
+from training.ranking.model import OutcomePart, Ranker, WatchPart
 from training.ranking.training_set import RankingSet
 from training.threads import torch_threads
 
@@ -55,11 +55,13 @@ class TrainedRanker:
     def described(self) -> str:
         """Describe in one line what was selected and why."""
         before, now = self.held_out["retrieval"], self.held_out["chosen"]
+        errors = ", ".join(
+            f"{error:.4f} ({task})" for task, error in self.calibration_error.items()
+        )
         return (
             f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
-            f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.like_part} for likes; "
-            f"calibration error out of fold {self.calibration_error['watch']:.4f} for watches, "
-            f"{self.calibration_error['like']:.4f} for likes"
+            f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.outcome_part} for outcomes; "
+            f"calibration error out of fold {errors}"
         )
 
 
@@ -84,8 +86,8 @@ class RankingTrainer:
         self.model = Ranker(config, self.batches.vector_size, attribute_count)
         held = data.watches.viewers.held_out
         self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
-        held = data.likes.viewers.held_out
-        self.fit_likes, self.held_likes = np.flatnonzero(~held), np.flatnonzero(held)
+        held = data.outcomes.viewers.held_out
+        self.fit_outcomes, self.held_outcomes = np.flatnonzero(~held), np.flatnonzero(held)
         if len(self.fit_lists):
             sample = self.fit_lists[:_FIT_INPUT_LISTS]
             self.model.fit_inputs(*self.batches.watch_inputs(data.watches, sample))
@@ -94,8 +96,8 @@ class RankingTrainer:
     def measure(self) -> HeldOut:
         """Measure the current model on held-out viewers."""
         lists = chunks(self.held_lists, 64)
-        likes = chunks(self.held_likes, 1024)
-        return measure(self.model, self.batches, self.data, lists, likes)
+        outcomes = chunks(self.held_outcomes, 1024)
+        return measure(self.model, self.batches, self.data, lists, outcomes)
 
     def phase(
         self, part: WatchPart, floor: float, progress: Progress
@@ -103,10 +105,10 @@ class RankingTrainer:
         """Train one part; return the weights after its best epoch, and their metrics.
 
         The best epoch has the lowest held-out loss among those with an NDCG@10 of at least
-        `floor`, or among all if none has, since it may still be better for likes.
+        `floor`, or among all if none has, since it may still be better for outcomes.
         """
-        like_part: LikePart = "full" if part == "full" else "linear"
-        self.model.watch_part, self.model.like_part = part, like_part
+        outcome_part: OutcomePart = "full" if part == "full" else "linear"
+        self.model.watch_part, self.model.outcome_part = part, outcome_part
         config = self.config
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -125,7 +127,7 @@ class RankingTrainer:
             stale, epoch, self.curve = saved["stale"], saved["epoch"], saved["curve"]
         task = progress.add_task(f"ranker, {part} part", total=self.config.epochs, completed=epoch)
         while epoch < self.config.epochs and stale < self.config.patience:
-            watch, like = self._epoch(optimizer, part, epoch)
+            watch, outcome = self._epoch(optimizer, part, epoch)
             falling.step()
             now = self.measure()
             epoch += 1
@@ -133,7 +135,7 @@ class RankingTrainer:
             if best is None or now.better_than(best, floor):
                 best, best_state, stale = now, self.weights(), 0
             self.curve.append(
-                {"part": part, "epoch": epoch, "watch_loss": watch, "like_loss": like}
+                {"part": part, "epoch": epoch, "watch_loss": watch, "outcome_loss": outcome}
                 | {f"held_out_{name}": value for name, value in vars(now).items()}
             )
             self.checkpoints.write(
@@ -153,7 +155,7 @@ class RankingTrainer:
                 task,
                 completed=epoch,
                 description=f"ranker, {part} part: watch {watch:.3f} (held-out "
-                f"{now.watch_loss:.3f}), like {like:.3f} (held-out {now.like_loss:.3f})",
+                f"{now.watch_loss:.3f}), outcome {outcome:.3f} (held-out {now.outcome_loss:.3f})",
             )
         progress.update(task, completed=self.config.epochs)
         return best_state, best or self.measure()
@@ -165,11 +167,12 @@ class RankingTrainer:
     def _epoch(
         self, optimizer: torch.optim.Optimizer, part: WatchPart, epoch: int
     ) -> tuple[float, float]:
-        """Pass once over the lists, with a batch of likes each step; return the mean losses."""
+        """Pass once over the lists, with a batch of outcomes each step; return the mean losses."""
         seed = [self.config.seed, len(part), epoch]
         random = np.random.default_rng(seed)
         torch.manual_seed(int(random.integers(2**31)))
-        like_batches = self._endless_likes(random)
+        outcome_batches = self._endless_outcomes(random)
+        weights = torch.tensor(self.config.outcome_loss_weights)
         self.model.train()
         losses = []
         for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
@@ -179,21 +182,21 @@ class RankingTrainer:
             watch = listwise_loss(order, real, label)
             # The level learns the overall probability of a watch, without affecting the order.
             total = watch + level_loss(order.detach() + level, real, label)
-            some = next(like_batches)
-            _, _, logit = self.model.logits(self.batches.like_inputs(self.data.likes, some))
-            liked = torch.from_numpy(self.data.likes.liked[some].astype(np.float32))
-            like = like_loss(logit[:, 0], liked)
-            total = total + self.config.like_loss_weight * like
+            some = next(outcome_batches)
+            _, _, logit = self.model.logits(self.batches.outcome_inputs(self.data.outcomes, some))
+            labels = torch.from_numpy(self.data.outcomes.labels[some])
+            outcome = outcome_loss(logit[:, 0], labels)
+            total = total + (outcome * weights).sum()
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses.append((watch.item(), like.item()))
-        watch_mean, like_mean = np.mean(losses, axis=0) if losses else (0.0, 0.0)
-        return float(watch_mean), float(like_mean)
+            losses.append((watch.item(), outcome.sum().item()))
+        watch_mean, outcome_mean = np.mean(losses, axis=0) if losses else (0.0, 0.0)
+        return float(watch_mean), float(outcome_mean)
 
-    def _endless_likes(self, random: np.random.Generator) -> Iterator[Places]:
+    def _endless_outcomes(self, random: np.random.Generator) -> Iterator[Places]:
         while True:
-            yield from chunks(random.permutation(self.fit_likes), self.config.batch_likes)
+            yield from chunks(random.permutation(self.fit_outcomes), self.config.batch_likes)
 
 
 @torch_threads(1)
@@ -224,7 +227,7 @@ def fit_ranker(
         data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
     )
     model = trainer.model
-    model.watch_part, model.like_part = "retrieval", "linear"
+    model.watch_part, model.outcome_part = "retrieval", "linear"
     held_out = {"retrieval": trainer.measure()}
     states: dict[str, dict[str, Tensor]] = {"retrieval": trainer.weights()}
     columns = (
@@ -257,10 +260,10 @@ def choose(
         before, now = held_out[model.watch_part], held_out[part]
         if now.watch_loss < before.watch_loss and now.ndcg_10 >= before.ndcg_10:
             model.watch_part = part
-    like_parts: tuple[LikePart, ...] = ("linear", "full")
-    model.like_part = min(like_parts, key=lambda part: held_out[part].like_loss)
+    outcome_parts: tuple[OutcomePart, ...] = ("linear", "full")
+    model.outcome_part = min(outcome_parts, key=lambda part: held_out[part].outcome_loss)
     state = dict(states["full"])
-    for name, source in (("watch", model.watch_part), ("like", model.like_part)):
+    for name, source in (("watch", model.watch_part), ("outcome", model.outcome_part)):
         if source != "full":
             own = {key: value for key, value in states["linear"].items() if key.startswith(name)}
             state.update(own)

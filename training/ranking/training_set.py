@@ -4,7 +4,7 @@ Label events are the validation watches. Retrieval wasn't trained on them, excep
 best epoch was selected on each viewer's last one. Candidates come from the pipeline that serves,
 whose popular and fresh videos are those of the newest snapshot; features come from point-in-time
 joins one microsecond before the label, and a label's history includes the viewer's earlier labels.
-Like labels are the same watches and the last watches of the train part; for the latter no
+Outcome labels are the same watches and the last watches of the train part; for the latter no
 candidates are retrieved, since retrieval was trained on them.
 """
 
@@ -37,11 +37,12 @@ from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import JUST_BEFORE, viewers_before_by_part
 from training.features.statistics import video_features_at
+from training.features.watches import outcome_labels
 from training.ranking.config import RankingConfig
 from training.ranking.drawing import draw_candidates
 
-LIKE_WATCHES = ROWS_KEPT - 1
-"""Number of a viewer's last non-test watches that are like labels: the feature store keeps the
+OUTCOME_WATCHES = ROWS_KEPT - 1
+"""Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the
 viewer's row before each of these."""
 _LABELS_AT_A_TIME = 65_536
 """Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
@@ -102,8 +103,8 @@ class WatchLists:
 
 
 @dataclass(frozen=True)
-class LikeLabels:
-    """m watched videos, liked or not."""
+class OutcomeLabels:
+    """m watched videos, and what followed."""
 
     viewers: ViewerColumns
     rows: Int64Array
@@ -112,7 +113,8 @@ class LikeLabels:
     """VIDEO_FEATURES as of the label's time, float32[m, f]."""
     match: Float32Array
     """MATCH_FEATURES as of the label's time, float32[m, k]."""
-    liked: BoolArray
+    labels: Float32Array
+    """Whether each of OUTCOMES came true: 1 or 0, NaN if unknown, float32[m, t]."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class RankingSet:
     """All data that the ranker is fitted and selected on."""
 
     watches: WatchLists
-    likes: LikeLabels
+    outcomes: OutcomeLabels
     served_features: Float32Array
     """VIDEO_FEATURES of every video as the release serves them, float32[videos, f]."""
 
@@ -159,12 +161,12 @@ def build_ranking_set(
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
     rows = release.rows.find(video_keys(labels["video_id"].tolist()))
-    likes = LikeLabels(
+    outcomes = OutcomeLabels(
         viewers=columns,
         rows=rows,
         features=video_features_at(repo, release.ids, rows[:, None], _before(labels))[:, 0],
         match=_matches(columns, rows[:, None], content)[:, 0],
-        liked=labels["liked"].to_numpy(bool),
+        labels=outcome_labels(labels),
     )
     lists = _watch_lists(
         labels[listed], columns.take(np.flatnonzero(listed)), repo, release, content, *drawn
@@ -172,7 +174,7 @@ def build_ranking_set(
     served = read_table(
         release.folder, layout.VIDEO_FEATURE_TABLE, np.float32, (len(release.ids), None)
     )
-    return RankingSet(lists, likes, served)
+    return RankingSet(lists, outcomes, served)
 
 
 def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
@@ -182,7 +184,7 @@ def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
     chosen = pd.Index(everyone[chosen_viewers(everyone, viewers)])
     if len(chosen) < len(everyone):
         past = past[past["viewer_id"].isin(chosen)]
-    return past.groupby("viewer_id", sort=False).tail(LIKE_WATCHES)
+    return past.groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
 
 
 def _columns_and_candidates(

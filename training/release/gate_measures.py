@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.arrays import Float64Array, Int64Array
+from server.signals import OUTCOMES, TASKS
 from training.release.predictions import Predictions
 
 
@@ -27,7 +28,7 @@ class Measured:
     videos: int
     """Size of the catalogue."""
     predictions: Mapping[str, Predictions]
-    """By task: `watch` of each candidate, `like` of each held-out video."""
+    """By task: `watch` of each candidate, OUTCOMES of each held-out video."""
     seconds: Float64Array
     """CPU time of viewer tower and ranker for some of the viewers, float64[t]."""
 
@@ -93,9 +94,12 @@ MEASURES = {
     "ndcg_10": Measure(_ndcg, "ndcg_10"),
     "recall_100": Measure(_recall, "recall_100"),
     "coverage_10": Measure(_coverage, "coverage_10"),
-    # Log loss covers the candidates that both releases share, which differ from pair to pair.
-    **_of_task("watch", lasting=False),
-    **_of_task("like", lasting=True),
+    # The log loss of watches covers candidates that both releases share, which differ by pair.
+    **{
+        name: measure
+        for task in TASKS
+        for name, measure in _of_task(task.name, lasting=task in OUTCOMES).items()
+    },
     # Depends on the machine and its load.
     "inference_p50": Measure(_inference_p50, "inference_p50", -1, lasting=False),
 }

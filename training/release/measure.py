@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float64Array, Int64Array
+from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
@@ -20,6 +20,7 @@ from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
+from server.signals import OUTCOMES
 from training.evaluation.chain import (
     ChainAnswers,
     features_before_test,
@@ -28,6 +29,7 @@ from training.evaluation.chain import (
     run_chain,
 )
 from training.evaluation.metrics import gains, hits
+from training.features.watches import outcome_labels
 from training.release.gate_measures import Measured
 from training.release.predictions import Predictions, in_both
 
@@ -86,7 +88,7 @@ def measure(
     keys = video_keys(test["video_id"].tolist())
     asked = [_ask(release, features, keys) for release in (now, candidate)]
     seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS])
-    liked = test["liked"].to_numpy(bool)
+    outcomes = outcome_labels(test)
     held_out = _fingerprint(test)
     first, second = (
         Measured(
@@ -98,7 +100,7 @@ def measure(
             videos=len(each.release.candidates.keys),
             predictions={
                 "watch": each.watch_predictions(compared),
-                "like": each.like_predictions(liked),
+                **each.outcome_predictions(outcomes),
             },
             seconds=spent,
         )
@@ -137,10 +139,18 @@ class _Asked:
         watched = self.answers.ranked == self.targets[:, None]
         return Predictions.of(self.answers.watch, watched, self.real, compared & self.real)
 
-    def like_predictions(self, liked: BoolArray) -> Predictions:
-        """Return predicted and observed likes of the held-out videos."""
-        everyone = np.ones((len(liked), 1), bool)
-        return Predictions.of(self.answers.target_like[:, None], liked[:, None], everyone, everyone)
+    def outcome_predictions(self, labels: Float32Array) -> dict[str, Predictions]:
+        """Return predictions of OUTCOMES of the held-out videos; `labels` may be NaN."""
+        known = ~np.isnan(labels)
+        return {
+            task.name: Predictions.of(
+                self.answers.target_outcomes[:, [column]],
+                labels[:, [column]] > 0,
+                known[:, [column]],
+                known[:, [column]],
+            )
+            for column, task in enumerate(OUTCOMES)
+        }
 
 
 def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array) -> _Asked:

@@ -30,7 +30,7 @@ def test_every_input_can_be_taken_out(ranking_set: RankingSet) -> None:
         if column is not None and column.table != "viewer_features":
             assert not getattr(without.watches, column.table)[..., column.place].any()
     assert not ablate(ranking_set, "history").watches.viewers.history_lengths.any()
-    assert not ablate(ranking_set, "attributes").likes.viewers.attributes.any()
+    assert not ablate(ranking_set, "attributes").outcomes.viewers.attributes.any()
     with pytest.raises(VireoError, match=r"cannot leave out 'colour'.*co_watch"):
         check_names(["colour"])
 

@@ -96,7 +96,7 @@ def test_the_chain_ranks_retrieved_unwatched_videos(
         assert not np.intersect1d(ranked, watched).size
     # The best comes first; those after it give way to diversity, where the release asks for it.
     assert (answers.watch[:, 0] == answers.watch.max(axis=1)).all()
-    assert ((answers.target_like > 0) & (answers.target_like < 1)).all()
+    assert ((answers.target_outcomes > 0) & (answers.target_outcomes < 1)).all()
 
 
 def test_tower_scores_are_those_that_retrieval_gives(
@@ -201,7 +201,7 @@ def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
     answers: ChainAnswers, viewers: TestViewers
 ) -> None:
     assert {"watch_auc", "like_auc"} <= set(ranker_measures(answers, viewers))
-    nobody_likes = replace(viewers, liked=np.zeros(len(viewers.ids), bool))
+    nobody_likes = replace(viewers, outcomes=np.zeros_like(viewers.outcomes))
     measures = ranker_measures(answers, nobody_likes)
     assert "like_auc" not in measures
     json.dumps(measures, allow_nan=False)

@@ -31,7 +31,7 @@ def test_viewers_are_cut_by_activity_and_targets_by_popularity_and_age() -> None
     viewers = TestViewers(
         ids=("a", "b"),
         targets=np.array([1, 2]),
-        liked=np.array([True, False]),
+        outcomes=np.array([[1], [0]], np.float32),
         watched=(np.array([0]), np.array([0, 9])),
         moments=np.array([10, 20]),
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from server.arrays import BoolArray, Float32Array
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
@@ -11,8 +12,9 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.signals import OUTCOMES
 from training.ranking.config import RankingConfig
-from training.ranking.training_set import LikeLabels, RankingSet, ViewerColumns, WatchLists
+from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
 
@@ -39,6 +41,13 @@ def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
         viewer=np.arange(count),
         held_out=np.arange(count) % 4 == 0,
     )
+
+
+def outcomes(liked: BoolArray) -> Float32Array:
+    """Labels of OUTCOMES of which the likes are known alone, float32[m, t]."""
+    labels = np.full((len(liked), len(OUTCOMES)), np.nan, np.float32)
+    labels[:, [task.name for task in OUTCOMES].index("like")] = liked
+    return labels
 
 
 def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
@@ -68,12 +77,12 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
             last=np.ones(LISTS, bool),
             label=label,
         ),
-        LikeLabels(
+        OutcomeLabels(
             viewers=viewers(random, LIKES),
             rows=watched,
             features=table[watched],
             match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
-            liked=random.random(LIKES) < rate,
+            labels=outcomes(random.random(LIKES) < rate),
         ),
         table,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.ranking.conftest import ranking_set
+from tests.training.ranking.conftest import outcomes, ranking_set
 from tests.training.ranking.test_train import trained
 from training.ranking.batches import Batches
 from training.ranking.calibration import FOLDS, calibrate, fit_platt
@@ -24,9 +24,11 @@ def test_calibration_is_measured_on_viewers_that_it_was_not_fitted_on(
     """All likes are one fold's: a fit on everybody expects them, one on the others doesn't."""
     data = ranking_set("two_tower")
     model = trained(data, vectors, config, tmp_path).model
-    liked = data.likes.viewers.viewer % FOLDS == 0
+    liked = data.outcomes.viewers.viewer % FOLDS == 0
     found = calibrate(
-        model, Batches(vectors), replace(data, likes=replace(data.likes, liked=liked))
+        model,
+        Batches(vectors),
+        replace(data, outcomes=replace(data.outcomes, labels=outcomes(liked))),
     )
     assert found["like_ece"] > 0.2
     assert found["watch_ece"] < 0.02
@@ -52,10 +54,12 @@ def test_both_tasks_mean_probability_equals_their_mean_label(
     model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
     calibrate(model, batches, data)
     with torch.no_grad():
-        like = model(**batches.like_inputs(data.likes, np.arange(len(data.likes.liked))))[:, 0, 1]
+        like = model(**batches.outcome_inputs(data.outcomes, np.arange(len(data.outcomes.labels))))[
+            :, 0, 1
+        ]
         inputs, real = batches.watch_inputs(data.watches, np.arange(len(data.watches.rows)))
         watch = model(**inputs)[..., 0][real]
-    assert float(like.mean()) == pytest.approx(data.likes.liked.mean(), abs=1e-3)
+    assert float(like.mean()) == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=1e-3)
     hits = (data.watches.label >= 0).sum()
     assert float(watch.mean()) == pytest.approx(hits / int(real.sum()), abs=1e-3)
 
@@ -66,9 +70,9 @@ def test_it_is_the_same_whoever_was_held_out(
     data = ranking_set("two_tower")
     model = trained(data, vectors, config, tmp_path).model
     before = model.calibration.clone()
-    held_out = ~data.likes.viewers.held_out
-    viewers = replace(data.likes.viewers, held_out=held_out)
-    others = replace(data, likes=replace(data.likes, viewers=viewers))
+    held_out = ~data.outcomes.viewers.held_out
+    viewers = replace(data.outcomes.viewers, held_out=held_out)
+    others = replace(data, outcomes=replace(data.outcomes, viewers=viewers))
     calibrate(model, Batches(vectors), others)
     assert torch.equal(model.calibration, before)
 
@@ -78,7 +82,7 @@ def test_a_task_whose_labels_are_all_alike_is_left_as_it_is(
 ) -> None:
     data = ranking_set("two_tower")
     model = trained(data, vectors, config, tmp_path).model
-    none_liked = replace(data.likes, liked=np.zeros_like(data.likes.liked))
-    calibrate(model, Batches(vectors), replace(data, likes=none_liked))
+    none_liked = replace(data.outcomes, labels=np.zeros_like(data.outcomes.labels))
+    calibrate(model, Batches(vectors), replace(data, outcomes=none_liked))
     assert model.calibration[1].tolist() == [1, 0]
     assert model.calibration[0].tolist() != [1, 0]

@@ -61,7 +61,7 @@ def test_every_kind_of_request_is_tried() -> None:
 def test_a_model_that_differs_from_its_export_is_refused(exported: tuple[Ranker, Path]) -> None:
     model, path = random_ranker(), exported[1]
     with torch.no_grad():
-        model.like_linear.bias.add_(0.01)
+        model.outcome_linear.bias.add_(0.01)
     with pytest.raises(ExportError, match="a batch of 1"):
         check_ranker(model, VECTOR_SIZE, path)
 
@@ -69,5 +69,5 @@ def test_a_model_that_differs_from_its_export_is_refused(exported: tuple[Ranker,
 @pytest.mark.parametrize("part", ["retrieval", "linear"])
 def test_a_smaller_choice_exports_too(part: WatchPart, tmp_path: Path) -> None:
     model = random_ranker()
-    model.watch_part, model.like_part = part, "linear"
+    model.watch_part, model.outcome_part = part, "linear"
     export_ranker(model, VECTOR_SIZE, tmp_path / "model.onnx")

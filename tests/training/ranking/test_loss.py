@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.ranking.calibration import fit_platt
-from training.ranking.loss import level_loss, listwise_loss
+from training.ranking.loss import level_loss, listwise_loss, outcome_loss
 
 REAL = torch.tensor([[True, True, True], [True, True, False]])
 
@@ -61,3 +61,13 @@ def test_calibration_never_turns_the_order_around() -> None:
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_labels_of_one_kind_leave_the_logits_alone(label: float) -> None:
     assert fit_platt(torch.randn(10), torch.full((10,), label)) == (1.0, 0.0)
+
+
+def test_an_unknown_outcome_counts_for_no_loss_and_no_gradient() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[1.0, 5.0], [2.0, 5.0]], requires_grad=True)
+    losses = outcome_loss(logits, torch.tensor([[1.0, nan], [nan, nan]]))
+    assert losses.tolist() == pytest.approx([-torch.sigmoid(torch.tensor(1.0)).log().item(), 0])
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad[1:].tolist() == [[0, 0]]

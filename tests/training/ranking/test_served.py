@@ -9,11 +9,11 @@ import torch
 from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from training.ranking.config import RankingConfig
 from training.ranking.export import export_cases, torch_scores
-from training.ranking.model import LikePart, Ranker, WatchPart
+from training.ranking.model import OutcomePart, Ranker, WatchPart
 from training.ranking.served import ServedRanker
 
 VECTOR_SIZE = 8
-PARTS = list(product(get_args(WatchPart), get_args(LikePart)))
+PARTS = list(product(get_args(WatchPart), get_args(OutcomePart)))
 
 
 def fitted_ranker() -> Ranker:
@@ -31,12 +31,12 @@ def fitted_ranker() -> Ranker:
     return model
 
 
-@pytest.mark.parametrize(("watch_part", "like_part"), PARTS)
+@pytest.mark.parametrize(("watch_part", "outcome_part"), PARTS)
 def test_each_part_of_the_model_scores_as_it_was_trained(
-    watch_part: WatchPart, like_part: LikePart
+    watch_part: WatchPart, outcome_part: OutcomePart
 ) -> None:
     model = fitted_ranker()
-    model.watch_part, model.like_part = watch_part, like_part
+    model.watch_part, model.outcome_part = watch_part, outcome_part
     served = ServedRanker(model)
     for case, inputs in export_cases(model, VECTOR_SIZE):
 

@@ -75,7 +75,7 @@ def test_a_phase_prefers_an_epoch_that_reaches_the_floor_to_the_minimum_loss(
 
 
 @pytest.mark.parametrize(
-    ("full", "watch_part", "like_part"),
+    ("full", "watch_part", "outcome_part"),
     [
         (HeldOut(4.0, 0.5, 0.21), "full", "full"),
         (HeldOut(4.0, 0.7, 0.21), "full", "linear"),
@@ -89,7 +89,7 @@ def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
     tmp_path: Path,
     full: HeldOut,
     watch_part: str,
-    like_part: str,
+    outcome_part: str,
 ) -> None:
     held_out = {"retrieval": HeldOut(4.5, 0.6, 0.18), "linear": HeldOut(4.1, 0.6, 0.2)}
     trainer = RankingTrainer(
@@ -100,7 +100,7 @@ def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
         torch.nn.init.constant_(trainer.model.watch_linear.weight, len(part))
         states[part] = trainer.weights()
     choose(trainer.model, states, held_out | {"full": full})
-    assert (trainer.model.watch_part, trainer.model.like_part) == (watch_part, like_part)
+    assert (trainer.model.watch_part, trainer.model.outcome_part) == (watch_part, outcome_part)
     assert (trainer.model.watch_linear.weight == len(watch_part)).all()
 
 
@@ -118,11 +118,13 @@ def test_likes_follow_the_like_rate_and_are_calibrated(
     data = ranking_set("two_tower")
     ranker = trained(data, vectors, config, tmp_path)
     with torch.no_grad():
-        inputs = Batches(vectors).like_inputs(data.likes, np.arange(len(data.likes.liked)))
+        inputs = Batches(vectors).outcome_inputs(
+            data.outcomes, np.arange(len(data.outcomes.labels))
+        )
         like = ranker.model(**inputs)[:, 0, 1].numpy()
-    held = data.likes.viewers.held_out
-    assert np.corrcoef(like[held], data.likes.features[held, 2])[0, 1] > 0.8
-    assert like.mean() == pytest.approx(data.likes.liked.mean(), abs=0.001)
+    held = data.outcomes.viewers.held_out
+    assert np.corrcoef(like[held], data.outcomes.features[held, 2])[0, 1] > 0.8
+    assert like.mean() == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=0.001)
 
 
 def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(
@@ -148,7 +150,7 @@ def test_the_curve_has_a_point_for_each_epoch(
     points = [json.loads(line) for line in (tmp_path / CURVE).read_text().splitlines()]
     linear = [point["epoch"] for point in points if point["part"] == "linear"]
     assert linear == list(range(1, len(linear) + 1))
-    assert {"watch_loss", "like_loss", "held_out_watch_loss"} <= set(points[0])
+    assert {"watch_loss", "outcome_loss", "held_out_watch_loss"} <= set(points[0])
 
 
 class Interrupted(Checkpoints):
@@ -204,10 +206,10 @@ def test_too_few_viewers_to_hold_any_out_still_give_a_ranker(
     data = ranking_set("two_tower")
     nobody = np.zeros(len(data.watches.label), bool)
     lists = replace(data.watches, viewers=replace(data.watches.viewers, held_out=nobody))
-    nobody = np.zeros(len(data.likes.liked), bool)
-    likes = replace(data.likes, viewers=replace(data.likes.viewers, held_out=nobody))
+    nobody = np.zeros(len(data.outcomes.labels), bool)
+    likes = replace(data.outcomes, viewers=replace(data.outcomes.viewers, held_out=nobody))
     ranker = trained(
-        replace(data, watches=lists, likes=likes), vectors, replace(config, epochs=2), tmp_path
+        replace(data, watches=lists, outcomes=likes), vectors, replace(config, epochs=2), tmp_path
     )
     assert ranker.model.watch_part == "retrieval"
 
@@ -226,6 +228,6 @@ def test_the_ranking_set_is_read_back_unchanged(tmp_path: Path) -> None:
     assert np.array_equal(read.watches.rows, data.watches.rows)
     assert np.array_equal(read.served_features, data.served_features)
     assert read.watches.rows.shape[1] == CANDIDATES
-    for mine, theirs in ((read.watches, data.watches), (read.likes, data.likes)):
+    for mine, theirs in ((read.watches, data.watches), (read.outcomes, data.outcomes)):
         for name, column in vars(theirs.viewers).items():
             assert np.array_equal(getattr(mine.viewers, name), column), name

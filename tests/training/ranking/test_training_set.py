@@ -69,7 +69,7 @@ def test_a_set_made_in_parts_is_the_same(
 ) -> None:
     monkeypatch.setattr(training_set, "_LABELS_AT_A_TIME", 101)
     parts = build_ranking_set(trained_watches, repo, release, CONFIG)
-    for part in ("watches", "likes"):
+    for part in ("watches", "outcomes"):
         one, other = getattr(data, part), getattr(parts, part)
         for values, again in (
             (vars(one.viewers), vars(other.viewers)),
@@ -164,9 +164,9 @@ def test_likes_are_labelled_by_each_viewers_last_watches_before_the_test(
     past = trained_watches[trained_watches["part"] != "test"]
     expected = past.groupby("viewer_id", sort=False).tail(11)
     rows = release.rows.find(video_keys(expected["video_id"].tolist()))
-    assert np.array_equal(data.likes.rows, rows)
-    assert np.array_equal(data.likes.liked, expected["liked"].to_numpy())
-    assert 0 < data.likes.liked.mean() < 1
+    assert np.array_equal(data.outcomes.rows, rows)
+    assert np.array_equal(data.outcomes.labels[:, 0], expected["liked"].to_numpy())
+    assert 0 < data.outcomes.labels[:, 0].mean() < 1
 
 
 def test_a_viewer_is_held_out_of_everything_or_of_nothing(
@@ -176,7 +176,7 @@ def test_a_viewer_is_held_out_of_everything_or_of_nothing(
     viewers = past.groupby("viewer_id", sort=False).tail(11)["viewer_id"]
     held = {viewer for viewer in viewers if is_held_out(viewer, CONFIG.holdout_share)}
     assert 0 < len(held) < viewers.nunique()
-    assert np.array_equal(data.likes.viewers.held_out, viewers.isin(held).to_numpy())
+    assert np.array_equal(data.outcomes.viewers.held_out, viewers.isin(held).to_numpy())
     assert np.array_equal(data.watches.viewers.held_out, labels["viewer_id"].isin(held).to_numpy())
 
 

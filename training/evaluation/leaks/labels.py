@@ -8,7 +8,7 @@ from server.arrays import Float32Array, Int64Array
 from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from training.evaluation.leaks.features import likes_of
 from training.evaluation.leaks.timeline import LeakError, Timeline
-from training.ranking.training_set import LIKE_WATCHES, RankingSet, ViewerColumns, chosen_viewers
+from training.ranking.training_set import OUTCOME_WATCHES, RankingSet, ViewerColumns, chosen_viewers
 
 _LISTS_AT_A_TIME = 4096
 """Bounds memory: some 100 bytes a candidate."""
@@ -22,7 +22,7 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     labels = label_places(timeline, viewers)
     lists = labels[timeline.parts[labels] == "validation"]
     for name, given, wanted in (
-        ("like labels", len(data.likes.rows), len(labels)),
+        ("outcome labels", len(data.outcomes.rows), len(labels)),
         ("lists", len(data.watches.rows), len(lists)),
     ):
         if given != wanted:
@@ -30,9 +30,9 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
                 f"the ranking set has {given} {name}, the split {wanted}: they can't be "
                 "checked; train again with --fresh"
             )
-    watches, likes = data.watches, data.likes
-    where = "the ranker's like labels"
-    _check_labels(timeline, where, labels, likes.rows)
+    watches, outcomes = data.watches, data.outcomes
+    where = "the ranker's outcome labels"
+    _check_labels(timeline, where, labels, outcomes.rows)
     late = watches.moment > timeline.times[lists]
     timeline.forbid(
         "moments of the ranker's lists", late, timeline.viewers[lists], timeline.rows[lists]
@@ -40,9 +40,9 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     found = np.flatnonzero(watches.label >= 0)
     watched = watches.rows[found, watches.label[found]]
     _check_labels(timeline, "the ranker's watch labels", lists[found], watched)
-    _check_viewers(timeline, where, labels, likes.viewers)
+    _check_viewers(timeline, where, labels, outcomes.viewers)
     _check_viewers(timeline, "the ranker's lists", lists, watches.viewers)
-    _check_videos(timeline, where, labels, likes.rows, likes.features)
+    _check_videos(timeline, where, labels, outcomes.rows, outcomes.features)
     for start in range(0, len(lists), _LISTS_AT_A_TIME):
         some = slice(start, start + _LISTS_AT_A_TIME)
         rows, features = watches.rows[some], watches.features[some]
@@ -52,7 +52,7 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
 
 
 def label_places(timeline: Timeline, max_viewers: int) -> Int64Array:
-    """Return places of the watches that label likes: chosen viewers' last before the test."""
+    """Return places of the watches that label outcomes: chosen viewers' last before the test."""
     past = np.flatnonzero(~timeline.test)
     numbers = np.unique(timeline.viewers[past])
     ids = timeline.viewer_ids
@@ -61,7 +61,7 @@ def label_places(timeline: Timeline, max_viewers: int) -> Int64Array:
     past = past[chosen[timeline.viewers[past]]]
     viewers = timeline.viewers[past]
     stops = np.searchsorted(viewers, viewers, side="right")
-    return past[stops - np.arange(len(past)) <= LIKE_WATCHES]
+    return past[stops - np.arange(len(past)) <= OUTCOME_WATCHES]
 
 
 def _check_labels(timeline: Timeline, where: str, labels: Int64Array, rows: Int64Array) -> None:

@@ -118,7 +118,7 @@ def learning(document: Document) -> str:
     _lines(measures, retrieval, validation, "epoch")
     measures.set(title="viewer tower: validation", xlabel="epoch", ylim=(0, None))
     steps = [{"step": step, **point} for step, point in enumerate(document["ranking"], 1)]
-    held_out = {"held_out_watch_loss": "watch", "held_out_like_loss": "like"}
+    held_out = {"held_out_watch_loss": "watch", "held_out_outcome_loss": "outcomes"}
     _lines(ranker, steps, held_out, "step")
     ranker.set(title="ranker: held-out loss", xlabel="epoch, linear part first")
     return as_svg(drawn)

@@ -28,16 +28,19 @@ def test_a_ranker_that_is_taught_the_test_watch_is_found(
     labels = trained_watches[trained_watches["part"] != "test"]
     labels = labels.groupby("viewer_id", sort=False).tail(11).reset_index(drop=True)
     place = int(np.flatnonzero(labels["viewer_id"] == target["viewer_id"])[0])
-    likes = ranking_set.likes
-    rows, history = likes.rows.copy(), likes.viewers.history_rows.copy()
+    outcomes = ranking_set.outcomes
+    rows, history = outcomes.rows.copy(), outcomes.viewers.history_rows.copy()
     rows[place], history[place, 0] = row, row
-    leaking = replace(likes, viewers=replace(likes.viewers, history_rows=history))
+    leaking = replace(outcomes, viewers=replace(outcomes.viewers, history_rows=history))
     late = replace(ranking_set.watches, moment=ranking_set.watches.moment + 1)
     folder = trained_home.staged_release("trained")
     leak = f"viewer '{target['viewer_id']}', video '{target['video_id']}'.*test part"
     for planted, where in (
-        (replace(ranking_set, likes=replace(likes, rows=rows)), f"like labels: {leak}"),
-        (replace(ranking_set, likes=leaking), f"histories of the ranker's like labels: {leak}"),
+        (replace(ranking_set, outcomes=replace(outcomes, rows=rows)), f"outcome labels: {leak}"),
+        (
+            replace(ranking_set, outcomes=leaking),
+            f"histories of the ranker's outcome labels: {leak}",
+        ),
         (replace(ranking_set, watches=late), "moments of the ranker's lists"),
     ):
         with pytest.raises(LeakError, match=where):
@@ -52,18 +55,18 @@ def test_counts_of_later_events_beside_a_label_are_found(
     ranking_set: RankingSet,
     table: str,
 ) -> None:
-    likes = ranking_set.likes
+    outcomes = ranking_set.outcomes
     if table == "features":
-        planted = replace(likes, features=likes.features + np.float32(0.7))
+        planted = replace(outcomes, features=outcomes.features + np.float32(0.7))
     else:
-        more = likes.viewers.viewer_features + np.float32(0.7)
-        planted = replace(likes, viewers=replace(likes.viewers, viewer_features=more))
-    with pytest.raises(LeakError, match="features of the ranker's like labels"):
+        more = outcomes.viewers.viewer_features + np.float32(0.7)
+        planted = replace(outcomes, viewers=replace(outcomes.viewers, viewer_features=more))
+    with pytest.raises(LeakError, match="features of the ranker's outcome labels"):
         check_made(
             trained_watches,
             data,
             trained_home.staged_release("trained"),
-            replace(ranking_set, likes=planted),
+            replace(ranking_set, outcomes=planted),
         )
 
 
