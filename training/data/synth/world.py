@@ -25,10 +25,8 @@ START = 1_704_067_200
 DAY = 86_400
 REGIONS = 5
 """Each topic belongs to one region, and so do most of a viewer's watches."""
-TASTES = 4
-"""Number of topics that a viewer likes at a time."""
 TASTE_SHARES = np.array([0.5, 0.25, 0.15, 0.1])
-"""Each taste's share of a viewer's sessions."""
+"""Each taste's share of a viewer's sessions; a taste is a topic that the viewer likes."""
 TASTE_DAYS = (60, 45, 30, 20)
 """Days after which each taste changes to another topic."""
 HOME_SHARE = 0.8
