@@ -107,12 +107,6 @@ TASKS = (
         weight=0.0,
         outcome="liked",
     ),
-    Task(
-        "finish",
-        "that the viewer will watch the video to its end, given that it is watched",
-        weight=0.0,
-        outcome="finished",
-    ),
 )
 """In the order of the ranking model's outputs: `watch`, then OUTCOMES."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from server.arrays import BoolArray, Float32Array, Int64Array
+from server.arrays import BoolArray, Int64Array
 from training.data.schema import WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
@@ -20,8 +20,6 @@ LIKED_RATING = 4.0
 """Minimum rating that counts as a like."""
 LIKED_FRACTION = 0.8
 """Minimum watched fraction that counts as a like, in data without ratings."""
-FINISHED_FRACTION = 0.95
-"""Minimum watched fraction that counts as watched to the end."""
 MIN_WATCHES = 3
 """Viewers with fewer watches are used for training only."""
 VALIDATION_WATCHES = 2
@@ -46,8 +44,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     Returns:
         `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
         viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: when
-        the like became known, null if not liked; `finished` float32: whether the first watch ran
-        to the end, 1 or 0, NaN if unknown; `part` categories: PARTS. Sorted by viewer,
+        the like became known, null if not liked; `part` categories: PARTS. Sorted by viewer,
         then time.
     """
     order = _watches_in_order(interactions)
@@ -72,7 +69,6 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
             "time": _moments(times),
             "liked": liked,
             "liked_time": _moments(np.where(liked, known, _NULL)),
-            "finished": _finished(interactions["watched_fraction"].to_numpy()[order]),
             "part": pd.Categorical.from_codes(parts, pd.Index(PARTS)),
         }
     )
@@ -127,12 +123,6 @@ def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArr
         return np.asarray(liked | (ratings >= LIKED_RATING), np.bool_)
     fractions = interactions["watched_fraction"].to_numpy()[watches]
     return np.asarray(liked | (fractions >= LIKED_FRACTION), np.bool_)
-
-
-def _finished(fractions: npt.NDArray[np.floating]) -> Float32Array:
-    """Return whether each watch ran to the end, 1 or 0, NaN if its fraction is unknown."""
-    finished = (fractions >= FINISHED_FRACTION).astype(np.float32)
-    return np.where(np.isnan(fractions), np.float32(np.nan), finished)
 
 
 def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> Int64Array:

@@ -25,7 +25,6 @@ WATCHES = pa.schema(
         pa.field("time", TIME, nullable=False),
         pa.field("liked", pa.bool_(), nullable=False),
         pa.field("liked_time", TIME),
-        pa.field("finished", pa.float32()),
         pa.field("part", pa.string(), nullable=False),
     ]
 )

@@ -42,13 +42,10 @@ class RankingConfig:
     """Learning rate of the whole model, which starts from the trained linear part."""
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
-    finish_loss_weight: float = 1.0
     watch_weight: float = _WEIGHTS["watch"]
     """Exponent of the watch probability in the score that orders a slate."""
     like_weight: float = _WEIGHTS["like"]
     """Exponent of the like probability in that score."""
-    finish_weight: float = _WEIGHTS["finish"]
-    """Exponent of the finish probability in that score."""
     diversity: float | None = None
     """Strength of the diversification of a slate, 0 for none; None selects the maximum that costs
     less than 0.5 % of NDCG@10 and HR@10 on validation."""

@@ -22,8 +22,6 @@ class TaskScores:
     """Probability that the viewer watches it, among the candidates for this viewer."""
     like: float
     """Probability that the viewer likes it, given that it is watched."""
-    finish: float
-    """Probability that the viewer watches it to its end, given that it is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +108,7 @@ def _item(item: SlateItemMessage) -> SlateItem:
         score=item.score,
         position=item.position,
         task_scores=(
-            TaskScores(scores.watch, scores.like, scores.finish)
-            if item.HasField("task_scores")
-            else None
+            TaskScores(scores.watch, scores.like) if item.HasField("task_scores") else None
         ),
         sources=tuple(_source(each) for each in item.sources),
         title=item.title,

@@ -37,7 +37,6 @@ def ranked() -> ranking_pb2.RankCandidatesResponse:
         task_scores=[
             viewer_pb2.ScoreColumn(name="watch", values=[0.5, 0.25]),
             viewer_pb2.ScoreColumn(name="like", values=[1, 0]),
-            viewer_pb2.ScoreColumn(name="finish", values=[1, 0]),
         ],
         source_masks=[2, 4],
         release_id="r",

@@ -104,7 +104,6 @@ def test_videos_that_the_ranking_pod_cannot_name_give_way_to_those_that_the_cand
         task_scores=[
             viewer_pb2.ScoreColumn(name="watch", values=[0.3, 0, 0]),
             viewer_pb2.ScoreColumn(name="like", values=[0.5, 0, 0]),
-            viewer_pb2.ScoreColumn(name="finish", values=[0.5, 0, 0]),
             viewer_pb2.ScoreColumn(name="of a later build", values=[0.5, 0, 0]),
         ],
         source_masks=[2, 2, 2],

@@ -143,14 +143,3 @@ def test_the_splits_memory_is_a_few_numbers_per_interaction() -> None:
     tracemalloc.stop()
     assert len(split) > 0.9 * count
     assert peak < 130 * count
-
-
-def test_a_first_watch_is_finished_if_its_fraction_says_so() -> None:
-    frame = interactions(
-        ("a", "1", 10, "play", 0.2),
-        ("a", "1", 20, "play", 1.0),
-        ("a", "2", 30, "play", 0.96),
-        ("a", "3", 40),
-    )
-    finished = split_watches(frame, "none")["finished"].to_numpy()
-    np.testing.assert_array_equal(finished, np.array([0, 1, np.nan], np.float32))

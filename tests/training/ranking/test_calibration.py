@@ -51,7 +51,7 @@ def test_both_tasks_mean_probability_equals_their_mean_label(
     batches = Batches(vectors)
     model = trained(data, vectors, config, tmp_path).model
     # As of a model that is too sure of itself, and of likes.
-    model.calibration[:] = torch.tensor([3.0, 1.0])
+    model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
     calibrate(model, batches, data)
     with torch.no_grad():
         like = model(**batches.outcome_inputs(data.outcomes, np.arange(len(data.outcomes.labels))))[

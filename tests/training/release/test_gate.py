@@ -11,7 +11,6 @@ import pytest
 from server.home import Home
 from server.releases.channel_document import MAX_BEST_FIGURES
 from server.releases.manifest import Manifest
-from server.signals import OUTCOMES
 from training.release.gate import Check, GateResult, Margins, judge
 from training.release.gate_measures import Measured
 from training.release.measure import LoadedRelease, measure
@@ -40,8 +39,7 @@ def predictions(predicted: np.ndarray, happened: np.ndarray) -> Predictions:
 
 
 def of_watches(predicted: np.ndarray) -> dict[str, Predictions]:
-    outcomes = {task.name: of_likes(1) for task in OUTCOMES}
-    return {"watch": predictions(predicted, watched()), **outcomes}
+    return {"watch": predictions(predicted, watched()), "like": of_likes(1)}
 
 
 def of_likes(factor: float) -> Predictions:
