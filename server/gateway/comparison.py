@@ -29,41 +29,41 @@ OVERLAP = Histogram(
 
 @dataclass(frozen=True)
 class Slate:
-    """What one pool answered."""
+    """The slate that one pool returned."""
 
     release_id: str
-    """The release that it came from, candidates and ranking."""
+    """The release of its candidates and ranking."""
     ids: tuple[str, ...]
     """Best first."""
     scores: tuple[float, ...]
-    """That order it."""
+    """Scores by which it is ordered."""
     seconds: float
-    """Retrieval and ranking together."""
+    """Latency of retrieval and ranking together."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One request, both ways."""
+    """How the shadow's slate for one request differs from the served one."""
 
     overlap: float
-    """Share of the served ten best that are among the shadow's ten best."""
+    """Share of the served top ten that is in the shadow's top ten."""
     score_shift: float
-    """Mean score of the shadow's ten best less that of the served."""
+    """Mean score of the shadow's top ten minus that of the served top ten."""
     served_seconds: float
     shadow_seconds: float
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The latest WINDOW comparisons of two releases, and what became of all requests."""
+    """The latest WINDOW comparisons of two releases, and counts of all mirrored requests."""
 
     release_id: str
-    """The release that the shadow answered from last; empty where it never did."""
+    """The latest release that the shadow answered from; empty before its first answer."""
     compared: int
     failed: int
-    """The shadow gave no whole answer."""
+    """Requests that the shadow didn't answer in full."""
     dropped: int
-    """The queue was full."""
+    """Requests dropped because the queue was full."""
     overlap: float
     score_shift: float
     served_seconds: float
@@ -73,13 +73,13 @@ class Summary:
 
 
 def compare(served: Slate, shadow: Slate) -> Compared:
-    """Compare two slates, of a video at least each.
+    """Compare two slates of at least one video each.
 
     Raises:
-        ValueError: a score is no number: one such would spoil the mean of a whole window.
+        ValueError: a score isn't finite; it would spoil the mean of a whole window.
     """
     if not np.isfinite([*served.scores[:_TOP], *shadow.scores[:_TOP]]).all():
-        raise ValueError("a slate has a score that is no number")
+        raise ValueError("a slate has a score that isn't finite")
     best = served.ids[:_TOP]
     common = set(best) & set(shadow.ids[:_TOP])
     return Compared(
@@ -92,7 +92,7 @@ def compare(served: Slate, shadow: Slate) -> Compared:
 
 @dataclass
 class _Window:
-    """What is known of one pair of releases."""
+    """Comparisons and counts of one pair of releases."""
 
     latest: deque[Compared] = field(default_factory=lambda: deque(maxlen=WINDOW))
     count: int = 0
@@ -101,20 +101,20 @@ class _Window:
 
 
 class Comparisons:
-    """Counts and the latest comparisons, by the releases that were served and repeated on.
+    """Counts and the latest comparisons, by served and shadow release.
 
-    The summary is of the last compared pair.
+    The summary covers the pair that was compared last.
     """
 
     def __init__(self) -> None:
-        """Nothing has been compared yet."""
+        """Start without comparisons."""
         self._shadow_id = ""
         self._window = _Window()
         # By the served and the shadow's release; the pair compared last is the last.
         self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
 
     def add(self, served: Slate, shadow: Slate) -> None:
-        """Compares two slates for one request and takes up the outcome."""
+        """Compare the two slates of one request and record the outcome."""
         compared = compare(served, shadow)
         pair = served.release_id, shadow.release_id
         self._window = self._windows.setdefault(pair, _Window())
@@ -128,17 +128,17 @@ class Comparisons:
         OVERLAP.observe(compared.overlap)
 
     def failed(self) -> None:
-        """Counts a request that the shadow did not answer in full."""
+        """Count a request that the shadow did not answer in full."""
         self._window.failed += 1
         OUTCOMES.labels("failed").inc()
 
     def dropped(self) -> None:
-        """Counts a request for which there was no place in the queue."""
+        """Count a request that was dropped because the queue was full."""
         self._window.dropped += 1
         OUTCOMES.labels("dropped").inc()
 
     def summary(self) -> Summary:
-        """How it stands."""
+        """Return the summary of the pair that was compared last."""
         window = self._window
 
         def column(name: str) -> Sequence[float]:

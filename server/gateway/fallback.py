@@ -1,4 +1,4 @@
-"""The last resort: the popular list of the release, which the gateway holds itself."""
+"""The fallback without pods: the release's popular list, which the gateway holds itself."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class PopularList:
 
     ids: tuple[str, ...]
     keys: npt.NDArray[np.int64]
-    """int64[n], of each id."""
+    """Keys of `ids`, int64[n]."""
 
     @staticmethod
     def load(folder: Path) -> PopularList:
-        """Reads it from a release's folder; raises ReleaseError where it isn't a list of ids."""
+        """Read the list from a release's folder; raise ReleaseError if it isn't a list of ids."""
         ids = read_texts(folder, POPULAR_IDS)
         return PopularList(tuple(ids), video_keys(ids))
 
     def best(self, count: int, blocked: npt.NDArray[np.int64]) -> list[str]:
-        """The first `count` ids whose keys aren't among `blocked`, int64[b]."""
+        """Return the first `count` ids whose keys aren't in `blocked`, int64[b]."""
         free = np.flatnonzero(~np.isin(self.keys, blocked))
         return [self.ids[place] for place in free[:count]]

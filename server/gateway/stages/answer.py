@@ -1,4 +1,4 @@
-"""Builds the slate from what the stages gave."""
+"""Builds the slate from the stages' results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vireo.v1 import recommendation_pb2 as pb
 from server.signals import ORDERING
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
-"""Tasks that the API can express; pods of a later build may answer others too."""
+"""Tasks of the API; pods of a later build may return others too."""
 
 
 @lru_cache(maxsize=256)
 def sources_of(mask: int) -> tuple[viewer_pb2.Source.ValueType, ...]:
-    """The numbers of the sources whose bits are set, those that this build knows."""
+    """Return the numbers of the sources whose bits are set, as far as this build knows them."""
     return tuple(n for n in viewer_pb2.Source.values() if n and mask >> n & 1)
 
 
@@ -24,11 +24,10 @@ def ranked_items(
     ranked: ranking_pb2.RankCandidatesResponse,
     candidates: candidate_pb2.RetrieveCandidatesResponse,
 ) -> list[pb.SlateItem]:
-    """The slate in the ranker's order.
+    """Return the slate in the ranker's order.
 
-    Videos that the ranking pod's release doesn't know come without an id, and last. In their
-    places come those of the candidate pod's first page that the release doesn't know either:
-    the candidate pod has named them.
+    Videos that the ranking pod's release doesn't know come last and without an id. Videos of the
+    candidate pod's first page, which that pod has named, take their places.
     """
     columns = zip(
         ranked.ids,
@@ -67,7 +66,7 @@ def ranked_items(
 
 
 def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> list[pb.SlateItem]:
-    """The first page in retrieval order, for when ranking was skipped."""
+    """Return the first page in retrieval order, for slates whose ranking was skipped."""
     scores = next(each.values for each in candidates.scores if each.name == ORDERING)
     return [
         pb.SlateItem(
@@ -81,7 +80,7 @@ def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> lis
 
 
 def popular_items(ids: list[str]) -> list[pb.SlateItem]:
-    """The popular list, whose scores are 1/position: it has no others."""
+    """Return the popular list as items; their scores are 1/position."""
     return [
         pb.SlateItem(video_id=name, score=1 / position, position=position)
         for position, name in enumerate(ids, start=1)

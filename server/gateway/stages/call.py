@@ -53,7 +53,7 @@ _pods: set[str] = set()
 
 
 class _BrokenPodError(StageFailedError):
-    """One pod is at fault: another may do better."""
+    """One pod is at fault; another one may succeed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StageCall(Generic[Request, Answer]):
     """How one stage calls its pods."""
 
     stage: str
-    """For logs and counters."""
+    """Name in logs and metrics."""
     method: UnaryUnaryMultiCallable[Request, Answer]
     limit: float
     """Maximum seconds of a call, including its retry."""
@@ -77,7 +77,7 @@ class StageCall(Generic[Request, Answer]):
         check: Callable[[Answer], None],
         pool: tuple[tuple[str, str], ...],
     ) -> Answer:
-        """The first good answer of two tries at most.
+        """Return the first valid response of at most two tries.
 
         Args:
             request: what to ask.

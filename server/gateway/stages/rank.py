@@ -13,7 +13,7 @@ from server.gateway.stages.retrieve import viewer_message
 
 
 class Rank:
-    """Asks for the order of a query's candidates."""
+    """Requests the order of a query's candidates."""
 
     def __init__(
         self, call: StageCall[pb.RankCandidatesRequest, pb.RankCandidatesResponse]
@@ -28,7 +28,7 @@ class Rank:
         candidates: candidate_pb2.RetrieveCandidatesResponse,
         pool: tuple[tuple[str, str], ...] = (),
     ) -> pb.RankCandidatesResponse:
-        """The best page of the candidates, from their release while the pod holds it.
+        """Return the best page of the candidates, from their release while the pod holds it.
 
         `pool` is metadata that sends the call to another pool than the viewer's.
 

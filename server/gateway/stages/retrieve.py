@@ -21,7 +21,7 @@ class UnknownSeedError(Exception):
 
 
 class Retrieve:
-    """Asks for the candidates of a query."""
+    """Requests the candidates of a query."""
 
     def __init__(
         self, call: StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
@@ -69,7 +69,7 @@ class Retrieve:
 def retrieve_request(
     query: RecommendQuery, viewer: ViewerFeatures, count: int, release_id: str
 ) -> pb.RetrieveCandidatesRequest:
-    """The request for a query, pinned to a release if given."""
+    """Return the request for a query, pinned to a release if one is given."""
     message = viewer_message(viewer, query.asked_at)
     message.watched_keys.extend(viewer.watched_keys.tolist())
     excluded = query.excluded_keys.tolist()

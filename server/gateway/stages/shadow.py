@@ -1,4 +1,4 @@
-"""Repeats answered requests on the shadow pool and compares; no answer ever waits for it."""
+"""Mirrors answered requests to the shadow pool and compares; no response waits for it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class _Answered:
     query: RecommendQuery
     viewer: ViewerFeatures
     candidates: int
-    """How many were asked for."""
+    """Number of requested candidates."""
     count_of_release: bool
-    """Whether the release says how many instead."""
+    """Whether the release's own number applies instead."""
     served: Slate
 
 
@@ -57,7 +57,7 @@ class Shadow:
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
         self._reason = ""
-        """Why an answer could not be compared, as logged last."""
+        """The latest logged reason why a response could not be compared."""
 
     def offer(
         self,
@@ -89,7 +89,7 @@ class Shadow:
             self.comparisons.dropped()
 
     async def run(self) -> None:
-        """Works off the queue until cancelled."""
+        """Process the queue until cancelled."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(_WORKERS):
                 workers.create_task(self._work())
@@ -134,7 +134,7 @@ class Shadow:
 
 
 def slate_of(release_id: str, items: list[pb.SlateItem], seconds: float) -> Slate:
-    """The slate of some items."""
+    """Return the slate of some items."""
     return Slate(
         release_id,
         tuple(item.video_id for item in items),
