@@ -271,7 +271,7 @@ def test_without_the_training_extra_the_gate_names_it(
         (b"{torn", "isn't a manifest"),
         (b'{"format_version": 99}', "format_version is 99"),
         (b'{"format_version": true}', "format_version is True"),
-        (b'{"format_version": %d}' % FORMAT_VERSION, "manifest field release_id"),
+        (b'{"format_version": %d}' % FORMAT_VERSION, "manifest field feature_schema"),
     ],
 )
 def test_after_a_current_release_that_cannot_be_read_one_has_to_say_why(
