@@ -1,11 +1,12 @@
-"""Columns of candidates' scores, as requests to ranking pods have them."""
+"""Requests to ranking pods, and their columns of candidates' scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vireo.v1 import viewer_pb2
+from vireo.v1 import ranking_pb2, viewer_pb2
 
+from server.features.keys import video_key
 from server.signals import SCORES
 
 
@@ -13,3 +14,15 @@ def score_columns(values: Iterable[float]) -> list[viewer_pb2.ScoreColumn]:
     """Return every declared score, with the same values."""
     values = list(values)
     return [viewer_pb2.ScoreColumn(name=score.name, values=values) for score in SCORES]
+
+
+def request_for_one_video() -> ranking_pb2.RankCandidatesRequest:
+    """Return a valid request to rank one video for a viewer without features."""
+    request = ranking_pb2.RankCandidatesRequest(
+        keys=[video_key("video-1")],
+        scores=score_columns([0]),
+        source_masks=[2],
+        page_size=1,
+    )
+    request.viewer.SetInParent()
+    return request

@@ -13,34 +13,21 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
-from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.features.keys import video_key
 from server.pod.admission import MIN_CALLS_AHEAD
 from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
-from tests.builders.columns import score_columns
+from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
 pytestmark = pytest.mark.slow
 
 METHOD = "/vireo.v1.RankingService/RankCandidates"
-
-
-def request() -> ranking_pb2.RankCandidatesRequest:
-    asked = ranking_pb2.RankCandidatesRequest(
-        keys=[video_key("video-1")],
-        scores=score_columns([0]),
-        source_masks=[2],
-        page_size=1,
-    )
-    asked.viewer.SetInParent()
-    return asked
 
 
 async def failure_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
@@ -74,9 +61,11 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
         stub = RankingServiceStub(channel)
         async with busy(worker):
             worker._ran(1.0)
-            waiting = [stub.RankCandidates(request()) for _ in range(MIN_CALLS_AHEAD - 1)]
+            waiting = [
+                stub.RankCandidates(request_for_one_video()) for _ in range(MIN_CALLS_AHEAD - 1)
+            ]
             await until(lambda: worker.queued == MIN_CALLS_AHEAD)
-            error = await failure_of(stub.RankCandidates(request()))
+            error = await failure_of(stub.RankCandidates(request_for_one_video()))
         answers = await asyncio.gather(*waiting)
         assert all(answer.ids for answer in answers)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -97,7 +86,7 @@ async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> Non
     worker = Worker()
     async with serving(RANKING_POD, release_folder, max_calls=1, worker=worker) as (_, channel):
         async with busy(worker):
-            under_way = RankingServiceStub(channel).RankCandidates(request())
+            under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
             await until(lambda: worker.queued == 2)
             method = channel.unary_unary(METHOD)
             error = await failure_of(method(b"\xff no message"))
@@ -114,9 +103,9 @@ async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_rele
         serving(RANKING_POD, release_folder, max_calls=1, worker=worker) as (_, channel),
         busy(worker),
     ):
-        under_way = RankingServiceStub(channel).RankCandidates(request())
+        under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
         await until(lambda: worker.queued == 2)
-        await failure_of(RankingServiceStub(channel).RankCandidates(request()))
+        await failure_of(RankingServiceStub(channel).RankCandidates(request_for_one_video()))
         release = await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         status = await health.Check(health_pb2.HealthCheckRequest())
@@ -137,14 +126,16 @@ async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Pa
     ) as (server, channel):
         stub = RankingServiceStub(channel)
         async with busy(worker):
-            under_way = stub.RankCandidates(request())
+            under_way = stub.RankCandidates(request_for_one_video())
             await until(lambda: worker.queued == 2)
             draining = asyncio.create_task(server.drain())
             await until(lambda: not server.serving)
-            codes = [(await failure_of(stub.RankCandidates(request()))).code()]
+            codes = [(await failure_of(stub.RankCandidates(request_for_one_video()))).code()]
             async with asyncio.timeout(60):
                 while codes[-1] is not grpc.StatusCode.UNAVAILABLE:
-                    codes.append((await failure_of(stub.RankCandidates(request()))).code())
+                    codes.append(
+                        (await failure_of(stub.RankCandidates(request_for_one_video()))).code()
+                    )
         assert (await under_way).ids
         await draining
     assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}

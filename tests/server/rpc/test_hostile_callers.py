@@ -20,9 +20,10 @@ from bench.fuzz.frames import exchange
 from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
+from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from tests.server.pod.test_shedding import METHOD, request
+from tests.server.pod.test_shedding import METHOD
 
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -39,7 +40,10 @@ async def test_silent_calls_dont_block_others(
         method: Any = channel.stream_unary(METHOD)
         silent = [method(timeout=60) for _ in range(30)]
         await until(lambda: server.under_way == len(silent))
-        answers = [await RankingServiceStub(channel).RankCandidates(request()) for _ in range(5)]
+        answers = [
+            await RankingServiceStub(channel).RankCandidates(request_for_one_video())
+            for _ in range(5)
+        ]
         assert all(answer.ids for answer in answers)
         codes = {await code_of(call) for call in silent}
         assert codes == {grpc.StatusCode.INVALID_ARGUMENT}, "long before their deadline"
@@ -57,9 +61,9 @@ async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_nev
     ):
         stub = RankingServiceStub(channel)
         async with busy(worker):
-            under_way = stub.RankCandidates(request())
+            under_way = stub.RankCandidates(request_for_one_video())
             await until(lambda: worker.queued == 2)
-            refused = await code_of(stub.RankCandidates(request()))
+            refused = await code_of(stub.RankCandidates(request_for_one_video()))
             health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
             answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert (await under_way).ids
@@ -81,7 +85,7 @@ async def test_watches_are_bounded_and_dont_count_against_calls(
         )
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        assert (await RankingServiceStub(channel).RankCandidates(request())).ids
+        assert (await RankingServiceStub(channel).RankCandidates(request_for_one_video())).ids
         for watch in watches:
             watch.cancel()
         await until(lambda: server.streams.open == 0)
@@ -133,7 +137,7 @@ async def test_a_request_id_that_cant_be_sent_on_is_replaced(
     release_folder: Path, value: str
 ) -> None:
     async with serving(RANKING_POD, release_folder) as (server, _):
-        message = request().SerializeToString()
+        message = request_for_one_video().SerializeToString()
         headers = {
             ":method": "POST",
             ":scheme": "http",

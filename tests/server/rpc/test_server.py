@@ -9,16 +9,14 @@ import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.errors import VireoError
-from server.features.keys import video_key
 from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
-from tests.builders.columns import score_columns
+from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
@@ -37,17 +35,6 @@ def reflection_of(channel: grpc.aio.Channel) -> Any:
 
 def channelz_of(channel: grpc.aio.Channel) -> Any:
     return channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[no-untyped-call]
-
-
-def request() -> ranking_pb2.RankCandidatesRequest:
-    asked = ranking_pb2.RankCandidatesRequest(
-        keys=[video_key("video-1")],
-        scores=score_columns([0]),
-        source_masks=[2],
-        page_size=1,
-    )
-    asked.viewer.SetInParent()
-    return asked
 
 
 async def test_health_covers_each_service_and_the_server(release_folder: Path) -> None:
@@ -97,7 +84,7 @@ async def test_reflection_lists_and_describes_the_services(release_folder: Path)
 
 async def test_channelz_counts_calls(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder) as (_, channel):
-        await RankingServiceStub(channel).RankCandidates(request())
+        await RankingServiceStub(channel).RankCandidates(request_for_one_video())
         async with asyncio.timeout(30):
             while True:  # it is counted once both ends are through with it
                 servers = await channelz_of(channel).GetServers(channelz_pb2.GetServersRequest())
@@ -159,12 +146,14 @@ async def test_a_draining_server_finishes_calls_in_flight_and_rejects_new_ones(
         channel,
     ):
         busy = asyncio.create_task(worker.run(released.wait))
-        under_way = RankingServiceStub(channel).RankCandidates(request())
+        under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
         await until(lambda: worker.queued == 2)
         draining = asyncio.create_task(server.drain())
 
         async def refused(seconds: float) -> bool:
-            late = RankingServiceStub(channel).RankCandidates(request(), timeout=seconds)
+            late = RankingServiceStub(channel).RankCandidates(
+                request_for_one_video(), timeout=seconds
+            )
             try:
                 await late
             except grpc.aio.AioRpcError as error:
@@ -196,7 +185,7 @@ async def test_drain_stops_the_grpc_server_once(release_folder: Path, *, busy: b
         assert (await watch.read()).status == SERVING
         blocking = asyncio.create_task(worker.run(released.wait))
         if busy:
-            under_way = RankingServiceStub(channel).RankCandidates(request())
+            under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
             await until(lambda: worker.queued == 2)
         stops = count_stops(server)
         await server.drain()
