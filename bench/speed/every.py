@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bench.speed.chain import chain_rows
 from bench.speed.edge import measure_catalogue, tail_rows
+from bench.speed.gateway import measure_gateway
 from bench.speed.models import measure_search, measure_tower
 from bench.speed.plan import SpeedPlan
 from bench.speed.pods import pods_rows
@@ -27,6 +28,7 @@ OnStand: TypeAlias = Callable[[Stand, SpeedPlan, Console], list[Row]]
 OfHome: TypeAlias = Callable[[Home, str, SpeedPlan, Console], list[Row]]
 _ON_STAND: Mapping[str, OnStand] = {"chain": chain_rows, "tail": tail_rows, "pods": pods_rows}
 _OF_HOME: Mapping[str, OfHome] = {
+    "gateway": measure_gateway,
     "rank": measure_rank,
     "tower": measure_tower,
     "search": measure_search,
@@ -64,7 +66,7 @@ def measure_all(
     served = served_of(home, dataset, large)
     towers = dataset if home.staged_release(dataset).exists() else served
     yield from measure(home, served, plan, console, "chain", "tail")
-    yield from measure(home, served, plan, console, "rank")
+    yield from measure(home, served, plan, console, "gateway", "rank")
     yield from measure(home, towers, plan, console, "tower")
     if served != large:
         console.print(f"no release of {large}: what a large catalogue costs is left out")

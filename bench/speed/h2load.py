@@ -63,6 +63,11 @@ class LoadResult:
         """Answers a second."""
         return self.requests / self.seconds
 
+    @property
+    def p50(self) -> float:
+        """Median latency in seconds."""
+        return float(np.median(self.latencies))
+
 
 @dataclass(frozen=True)
 class Target:
@@ -90,6 +95,7 @@ class Target:
         Args:
             number: of the round; prepared requests take turns over rounds.
             callers: total number of closed-loop callers; those of a sender share a connection.
+                One alone sends each sender's request in turn.
             requests: total number of requests.
             rate: total requests a second of an open loop; None for a closed loop.
             max_wrong: maximum share of wrong answers.
@@ -97,17 +103,25 @@ class Target:
         Raises:
             VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
+        if callers == 1:
+            return self._checked(await self._one_caller(number, requests), max_wrong)
         turn = self._turn(number, min(self.senders, callers))
         return self._checked(await self._send(turn, callers, requests, rate), max_wrong)
 
     async def p50(self, number: int, requests: int) -> float:
-        """Return the median latency of one caller in seconds, over a few requests in turn."""
+        """Return the median latency of one caller in seconds."""
+        return (await self.load(number, 1, requests)).p50
+
+    async def _one_caller(self, number: int, requests: int) -> LoadResult:
+        """Send as many requests in a closed loop as many would, one run after the other."""
         turn = self._turn(number, self.senders)
-        found = [
-            self._checked(await self._send([each], 1, requests // len(turn))).latencies
-            for each in turn
-        ]
-        return float(np.median(np.concatenate(found)))
+        runs = [await self._send([each], 1, requests // len(turn)) for each in turn]
+        return LoadResult(
+            requests=sum(run.requests for run in runs),
+            wrong=sum(run.wrong for run in runs),
+            seconds=sum(run.seconds for run in runs),
+            latencies=np.concatenate([run.latencies for run in runs]),
+        )
 
     def _turn(self, number: int, count: int) -> list[Prepared]:
         places = range(number * count, (number + 1) * count)

@@ -20,6 +20,8 @@ class SpeedPlan:
     """Viewers to search with, and to ask for before memory is read."""
     small: str = "thousands"
     """Data set with a small catalogue, to compare a large one with."""
+    transport: str = "grpcio"
+    """VIREO_TRANSPORT of the pods and of the bare chain."""
 
     def of_round(self, number: int) -> SpeedPlan:
         """Return the amounts of a round; the first, 0, only warms up."""

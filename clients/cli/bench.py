@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
+_Transport = Annotated[str, typer.Option(help="VIREO_TRANSPORT of the pods: grpcio or native.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
 _SPEED = {
     "chain": "Measure the whole chain's overhead over its models, with and without Envoy.",
+    "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
     "tower": "Measure the viewer tower's latency by length of history.",
@@ -41,11 +43,12 @@ def _add_speed(name: str, about: str) -> None:
     def measured(
         data: _Data = "ml-100k" if name == "tower" else "million",
         rounds: _Rounds = 5,
+        transport: _Transport = "grpcio",
         as_json: _AsJson = False,
     ) -> None:
         from bench.speed.plan import SpeedPlan
 
-        _measure(name, data, SpeedPlan(rounds=rounds), as_json)
+        _measure(name, data, SpeedPlan(rounds=rounds, transport=transport), as_json)
 
 
 for _name, _about in _SPEED.items():

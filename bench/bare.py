@@ -1,0 +1,200 @@
+"""A chain as small as can be: what a slate costs if gRPC carries it and nothing else is wanted.
+
+The same pipelines behind the same messages, run on the event loop; viewers' features in memory. No
+checks of messages, deadlines, shedding, health checks, metrics, request ids or other releases.
+
+    python -m bench.bare PORT RELEASE candidate
+    python -m bench.bare PORT RELEASE ranking
+    python -m bench.bare PORT RELEASE gateway VIEWERS CANDIDATE RANKING
+    python -m bench.bare PORT RELEASE memory
+
+VIEWERS is a file of `write_viewers`; CANDIDATE and RANKING are host:port. `memory` is both inner
+services, and runs a pipeline only for a request that it hasn't had before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import (
+    CandidateServiceServicer,
+    CandidateServiceStub,
+    add_CandidateServiceServicer_to_server,
+)
+from vireo.v1.ranking_pb2_grpc import (
+    RankingServiceServicer,
+    RankingServiceStub,
+    add_RankingServiceServicer_to_server,
+)
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    add_RecommendationServiceServicer_to_server,
+)
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+from server.candidate import service as candidate
+from server.candidate.pipeline import CandidatePipeline
+from server.candidate.release import CandidateRelease
+from server.ranking import service as ranking
+from server.ranking.pipeline import RankingPipeline
+from server.ranking.release import RankingRelease
+from server.releases.manifest import Manifest
+
+
+class Candidate(CandidateServiceServicer):
+    """Retrieval."""
+
+    def __init__(self, release: Path) -> None:
+        """Load a release from its folder; no viewer's vector is kept."""
+        self._pipeline = CandidatePipeline(CandidateRelease.load(release, 0))
+
+    async def RetrieveCandidates(  # noqa: N802
+        self, request: candidate_pb2.RetrieveCandidatesRequest, _: object
+    ) -> candidate_pb2.RetrieveCandidatesResponse:
+        """Return the candidates for one viewer."""
+        found = self._pipeline.retrieve(candidate.decode(request))
+        return candidate.encode(found, self._pipeline.release, request.page_size)
+
+
+class Ranking(RankingServiceServicer):
+    """Ranking."""
+
+    def __init__(self, release: Path) -> None:
+        """Load a release from its folder."""
+        self._pipeline = RankingPipeline(RankingRelease.load(release))
+
+    async def RankCandidates(  # noqa: N802
+        self, request: ranking_pb2.RankCandidatesRequest, _: object
+    ) -> ranking_pb2.RankCandidatesResponse:
+        """Return the best of the request's candidates."""
+        ranked = self._pipeline.rank(ranking.decode(request))
+        return ranking.encode(ranked, self._pipeline.release, titles=request.titles)
+
+
+class Gateway(RecommendationServiceServicer):
+    """The gateway: two calls, and the slate."""
+
+    def __init__(
+        self, count: int, viewers: Mapping[str, ViewerFeatures], find: str, rank: str
+    ) -> None:
+        """Hold viewers' features by id, and connect to the inner services.
+
+        Args:
+            count: number of candidates to rank.
+            viewers: features of each viewer, with the watched keys.
+            find: host:port of the candidate service.
+            rank: host:port of the ranking service.
+        """
+        self._count, self._viewers = count, viewers
+        self._retrieve = CandidateServiceStub(grpc.aio.insecure_channel(find)).RetrieveCandidates
+        self._rank = RankingServiceStub(grpc.aio.insecure_channel(rank)).RankCandidates
+
+    async def Recommend(  # noqa: N802
+        self, request: pb.RecommendRequest, _: object
+    ) -> pb.RecommendResponse:
+        """Return the slate for one viewer."""
+        viewer = ViewerFeatures(asked_at=request.context.time.seconds)
+        viewer.MergeFrom(self._viewers[request.viewer_id])
+        found = await self._retrieve(
+            candidate_pb2.RetrieveCandidatesRequest(
+                viewer=viewer, count=self._count, page_size=request.page_size
+            )
+        )
+        viewer.ClearField("watched_keys")
+        ranked = await self._rank(
+            ranking_pb2.RankCandidatesRequest(
+                viewer=viewer,
+                keys=found.keys,
+                scores=found.scores,
+                source_masks=found.source_masks,
+                page_size=request.page_size,
+            )
+        )
+        best = enumerate(zip(ranked.ids, ranked.scores, strict=True), 1)
+        return pb.RecommendResponse(
+            items=[
+                pb.SlateItem(video_id=name, score=score, position=position)
+                for position, (name, score) in best
+            ]
+        )
+
+
+def write_viewers(path: Path, viewers: Mapping[str, ViewerFeatures]) -> None:
+    """Write viewers' features, which have no time, for gateways that hold them in memory."""
+    path.write_bytes(
+        pickle.dumps({name: each.SerializeToString() for name, each in viewers.items()})
+    )
+
+
+def read_viewers(path: Path) -> dict[str, ViewerFeatures]:
+    """Return viewers' features by id."""
+    written = pickle.loads(path.read_bytes())  # noqa: S301 - the measurement's own
+    return {name: ViewerFeatures.FromString(body) for name, body in written.items()}
+
+
+def _from_memory(
+    answer: Callable[[Any, object], Awaitable[Message]], request: type[Message]
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Return a handler that has each different request answered once."""
+    known: dict[bytes, bytes] = {}
+
+    async def call(body: bytes, context: object) -> bytes:
+        if body not in known:
+            known[body] = (await answer(request.FromString(body), context)).SerializeToString()
+        return known[body]
+
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+def _serve_from_memory(release: Path, server: grpc.aio.Server) -> None:
+    find, rank = Candidate(release).RetrieveCandidates, Ranking(release).RankCandidates
+    found = _from_memory(find, candidate_pb2.RetrieveCandidatesRequest)
+    ranked = _from_memory(rank, ranking_pb2.RankCandidatesRequest)
+    for service, method, handler in (
+        (candidate.NAME, "RetrieveCandidates", found),
+        (ranking.NAME, "RankCandidates", ranked),
+    ):
+        handlers = grpc.method_handlers_generic_handler(service, {method: handler})
+        server.add_generic_rpc_handlers((handlers,))
+
+
+def _new_server() -> grpc.aio.Server:
+    if os.environ.get("VIREO_TRANSPORT") == "native":
+        from pygrpc_native import aio
+
+        return aio.server()
+    return grpc.aio.server()
+
+
+async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
+    """Serve one role until killed."""
+    server, release = _new_server(), Path(folder)
+    if role == "candidate":
+        add_CandidateServiceServicer_to_server(Candidate(release), server)
+    elif role == "ranking":
+        add_RankingServiceServicer_to_server(Ranking(release), server)
+    elif role == "memory":
+        _serve_from_memory(release, server)
+    else:
+        viewers, find, rank = upstreams
+        count = Manifest.read(release).candidates
+        servicer = Gateway(count, read_viewers(Path(viewers)), find, rank)
+        add_RecommendationServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
