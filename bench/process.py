@@ -116,6 +116,13 @@ def first_core() -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of a process, in steps of 10 ms."""
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
+    """Return the user and system time of a process and all that it has started, in steps of 10 ms.
+
+    Processes that have ended don't count.
+    """
+    process, total = psutil.Process(pid), 0.0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.speed.floor import InProcess
@@ -33,7 +36,6 @@ _TOLERANCE = 1e-5
 _PATH = "/vireo.v1.RecommendationService/Recommend"
 _HEADERS = ("grpc-timeout: 10S", f"{REQUEST_ID}: {_REQUEST_ID}")
 _SECONDS = 10.0
-_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Question:
     ids: list[str]
     """The slate, made by the same pipelines in this process."""
     scores: list[float]
+
+
+Ask: TypeAlias = Callable[[Question], Awaitable[object]]
+"""Asks a question, and raises VireoError unless the answer is the right slate."""
 
 
 def feature_reader(features: Path) -> FeatureReader:
@@ -87,9 +93,8 @@ async def checked_target(
         questions: what to ask.
         folder: where to keep what h2load sends.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        answers = [await _ask(stub, question) for question in questions]
+    async with asking(address) as ask:
+        answers = [await ask(question) for question in questions]
     stem = address.partition(":")[2]
     prepared = [
         Prepared.of(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
@@ -98,16 +103,11 @@ async def checked_target(
     return Target(name, f"http://{address}{_PATH}", prepared, folder)
 
 
-async def check_while(address: str, questions: Sequence[Question], done: asyncio.Event) -> int:
-    """Ask one question after the other until `done`, and return how many were answered right."""
-    count = 0
+@asynccontextmanager
+async def asking(address: str) -> AsyncIterator[Callable[[Question], Awaitable[Message]]]:
+    """Connect to a RecommendationService at host:port, to ask questions and check the answers."""
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        while not done.is_set():
-            await _ask(stub, questions[count % len(questions)])
-            count += 1
-            await asyncio.sleep(_PAUSE)
-    return count
+        yield partial(_ask, recommendation_pb2_grpc.RecommendationServiceStub(channel))
 
 
 async def _ask(
@@ -118,11 +118,20 @@ async def _ask(
         question.request, timeout=_SECONDS, metadata=((REQUEST_ID, _REQUEST_ID),)
     )
     ids = [item.video_id for item in answer.items]
-    scores = [item.score for item in answer.items]
-    same = ids == question.ids and np.allclose(scores, question.scores, atol=_TOLERANCE)
-    if answer.degradations or not same:
+    check_slate(question, ids, [item.score for item in answer.items], answer.degradations)
+    return answer
+
+
+def check_slate(
+    question: Question,
+    ids: Sequence[str],
+    scores: Sequence[float],
+    degradations: Sequence[int] = (),
+) -> None:
+    """Raise VireoError unless this is the right slate."""
+    same = list(ids) == question.ids and np.allclose(scores, question.scores, atol=_TOLERANCE)
+    if degradations or not same:
         raise VireoError(
-            f"viewer {question.viewer_id} got {ids} (degradations {list(answer.degradations)}) "
+            f"viewer {question.viewer_id} got {ids} (degradations {list(degradations)}) "
             f"instead of {question.ids}: this isn't the work to measure"
         )
-    return answer

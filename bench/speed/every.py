@@ -50,7 +50,9 @@ def measure(
             if name in _OF_HOME:
                 rows = _OF_HOME[name](home, dataset, plan, console)
             else:
-                running = running or stands.enter_context(stand(home, dataset, name))
+                running = running or stands.enter_context(
+                    stand(home, dataset, name, plan.transport)
+                )
                 rows = _ON_STAND[name](running, plan, console)
             yield from (replace(row, section=name) for row in rows)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.speed.asked import Question, checked_target, questions_of
+from bench.speed.asked import Question, questions_of
 from bench.speed.bare import bare_server, write_viewers_of
-from bench.speed.plan import SpeedPlan
+from bench.speed.plan import CALLERS, SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.served import Served
 from bench.speed.stand import SETTINGS, further_pod
@@ -21,7 +21,6 @@ from bench.stack import own_home, own_stack
 from server.home import Home
 from server.stack.s3 import embedded_s3
 
-_CALLERS = (1, 8, 32)
 _OWN, _BARE = "gateway alone", "the bare gateway"
 _MAX_OVER_BARE = 1.4
 
@@ -59,15 +58,15 @@ async def _rows(
     plan: SpeedPlan,
     console: Console,
 ) -> list[Row]:
-    gateways = {}
-    for name, (address, pid) in processes.items():
-        # Asked each question, the upstream knows all answers from then on.
-        target = await checked_target(name, address, questions, folder)
-        gateways[name] = Served(target, address, {name: pid}, questions)
+    # Once they were asked each question, the upstream has all answers in memory.
+    gateways = {
+        name: await Served.of(name, address, {name: pid}, questions, folder)
+        for name, (address, pid) in processes.items()
+    }
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
         requests = plan.of_round(number).requests
-        for callers in _CALLERS:
+        for callers in CALLERS:
             cpu = {}
             for name, each in gateways.items():
                 cpu[name] = (await each.load(number, callers, requests)).cpu

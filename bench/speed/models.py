@@ -17,6 +17,7 @@ from bench.speed.row import Figures, Row
 from server.candidate.release import CandidateRelease
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.home import Home
+from server.pod.viewer import decode_viewer
 from training.features.watches import load_watches
 
 _EVENTS = (20, 50, 100, 200)
@@ -72,7 +73,9 @@ def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) 
     reader = feature_reader(home.features(dataset))
     everyone = load_watches(home, dataset)["viewer_id"].drop_duplicates()
     viewers = everyone.sample(min(plan.sample, len(everyone)), random_state=1)
-    queries = np.stack([release.viewer_vector(reader.read(viewer)) for viewer in viewers])
+    queries = np.stack(
+        [release.viewer_vector(decode_viewer(reader.read(viewer))) for viewer in viewers]
+    )
     # In float32, which is what an exact index has.
     exact = faiss.IndexFlatIP(queries.shape[1])
     exact.add(np.asarray(release.vectors, np.float32))

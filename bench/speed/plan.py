@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+CALLERS = (1, 8, 32)
+"""Numbers of callers that chains are measured with: alone, busy, saturated."""
+
 
 @dataclass(frozen=True)
 class SpeedPlan:
@@ -14,7 +17,7 @@ class SpeedPlan:
     """Viewers whose slates are asked for."""
     requests: int = 1200
     """From many callers to each server in each round."""
-    alone: int = 200
+    alone: int = 400
     """From one caller to each in each round; also runs of the viewer tower."""
     sample: int = 500
     """Viewers to search with, and to ask for before memory is read."""
@@ -22,6 +25,10 @@ class SpeedPlan:
     """Data set with a small catalogue, to compare a large one with."""
     transport: str = "grpcio"
     """VIREO_TRANSPORT of the pods and of the bare chain."""
+
+    def requests_of(self, callers: int) -> int:
+        """Return how many requests some callers send together."""
+        return self.alone if callers == 1 else self.requests
 
     def of_round(self, number: int) -> SpeedPlan:
         """Return the amounts of a round; the first, 0, only warms up."""

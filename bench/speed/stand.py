@@ -57,6 +57,8 @@ class Stand:
     """Process ids of envoy, gateway, candidate, ranking, direct and others."""
     direct: str
     """host:port of the gateway that calls the pods itself."""
+    transport: str
+    """VIREO_TRANSPORT of its pods."""
 
     @property
     def folder(self) -> Path:
@@ -67,11 +69,6 @@ class Stand:
     def edge(self) -> str:
         """host:port of Envoy's edge."""
         return self.stack.settings.edge
-
-    @property
-    def gateway(self) -> str:
-        """host:port of the gateway whose calls go through Envoy."""
-        return f"127.0.0.1:{self.stack.settings.gateway_pod_port}"
 
     @property
     def release(self) -> Path:
@@ -85,10 +82,11 @@ class Stand:
 
 
 @contextmanager
-def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
+def stand(home: Home, dataset: str, name: str, transport: str) -> Iterator[Stand]:
     """Serve a data set's newest release until the block ends, in a home `name` below `home`."""
     release = home.trained_release(dataset)
-    stack = own_stack(own_home(home, name), release, settings=SETTINGS)
+    settings = {**SETTINGS, "VIREO_TRANSPORT": transport}
+    stack = own_stack(own_home(home, name), release, settings=settings)
     around_envoy = {
         "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
         "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
@@ -96,7 +94,7 @@ def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
     with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
         processes = stack.state().processes
         pids = {each.name.removesuffix("-1"): each.pid for each in processes if each.pid}
-        yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address)
+        yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address, transport)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measure
 _Transport = Annotated[str, typer.Option(help="VIREO_TRANSPORT of the pods: grpcio or native.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
 _SPEED = {
-    "chain": "Measure the whole chain's overhead over its models, with and without Envoy.",
+    "chain": "Measure the whole chain, with and without Envoy, over a bare one.",
     "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",

@@ -115,7 +115,7 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     found = measure_all(home, DATASET, DATASET, SMALL, Console(quiet=True))
     rows = {row.measure: row for row in found}
-    assert sum(row.bound is not None for row in rows.values()) == 7 + 3 + 4 + 1
+    assert sum(row.bound is not None for row in rows.values()) == 5 + 2 + 3 + 1 + 4 + 1
     # Nothing is said of a search that is exact.
     sections = {"chain", "tail", "gateway", "rank", "tower", "pods", "catalogue"}
     assert {row.section for row in rows.values()} == sections
