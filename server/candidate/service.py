@@ -26,8 +26,8 @@ from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.pod.pod import Pod, PodSettings
 from server.pod.release_service import served
+from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
-from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.signals import SOURCES
@@ -41,10 +41,10 @@ _IN_API = {
 class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    def __init__(self, loader: ReleaseLoader[CandidatePipeline], worker: Worker) -> None:
-        """Hold the loader of releases, and the worker that pipelines run on."""
+    def __init__(self, loader: ReleaseLoader[CandidatePipeline], queue: RunQueue) -> None:
+        """Hold the loader of releases, and the queue in which pipelines run."""
         self._loader = loader
-        self._worker = worker
+        self._queue = queue
 
     async def RetrieveCandidates(  # noqa: N802
         self,
@@ -59,7 +59,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             query = replace(query, count=max(stated, request.page_size))
         caller = Caller(context.time_remaining())
         try:
-            found = await self._worker.run(lambda: serving.content.retrieve(query, caller), caller)
+            found = await self._queue.run(lambda: serving.content.retrieve(query, caller), caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
         return encode(found, serving.content.release, request.page_size)
@@ -119,9 +119,9 @@ CANDIDATE_POD = Pod(
     files=FILES,
     build=_build,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
-    register=lambda loader, worker, server: (
+    register=lambda loader, queue, server: (
         candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
-            CandidateServicer(loader, worker), server
+            CandidateServicer(loader, queue), server
         )
     ),
     inference=partial(add_inference_service, model_of=_served_model),

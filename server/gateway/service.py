@@ -34,6 +34,7 @@ from server.gateway.stages.shadow import SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.pod.pod import Pod
 from server.pod.release_service import served
+from server.pod.run_queue import RunQueue
 from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
@@ -116,8 +117,11 @@ for _degradation in viewer_pb2.Degradation.values():
         DEGRADATIONS.labels(kind_of(_degradation))
 
 
-def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
-    """Return the gateway's pod. Call it in the event loop that will serve it."""
+def gateway_pod(settings: GatewaySettings, worker: Worker | None = None) -> Pod[GatewayRelease]:
+    """Return the gateway's pod, which reads features in `worker` or one of its own.
+
+    Call it in the event loop that will serve it.
+    """
     candidate, ranking = (
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
@@ -148,10 +152,10 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         shadow = Shadow(*repeated, settings.shadow_share)
 
     def register(
-        loader: ReleaseLoader[GatewayRelease], worker: Worker, server: grpc.aio.Server
+        loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
-        read = ReadFeatures(worker, settings.features_timeout, last)
+        read = ReadFeatures(worker or Worker(), settings.features_timeout, last)
         pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server

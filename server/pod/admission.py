@@ -15,8 +15,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from server.pod.run_queue import RunQueue
 from server.pod.turns import Turns
-from server.pod.worker import Worker
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.reading import Metadata
 
@@ -40,8 +40,8 @@ class Admission:
     """Admission control of one service. Use it from one event loop.
 
     A call's wait has two parts. A gRPC server accepts calls one after the other: that wait shows
-    in what is left of the call's timeout. And the call will wait for the worker: the length of
-    the queue times the mean time of a run (Little's law).
+    in what is left of the call's timeout. And the call will wait for its run: the length of the
+    queue times the mean time of a run (Little's law).
 
     Unless the queue is standing, a call may wait for a whole interval, so that bursts are
     admitted; else for two targets only (B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
@@ -51,7 +51,7 @@ class Admission:
         self,
         max_calls: int,
         *,
-        worker: Worker | None = None,
+        queue: RunQueue | None = None,
         counts_as_latency_sample: Callable[[Message], bool] | None = None,
         target: float = QUEUE_TARGET,
         clock: Callable[[], float] = time.monotonic,
@@ -60,7 +60,8 @@ class Admission:
 
         Args:
             max_calls: maximum concurrent calls, for the memory that they take.
-            worker: the worker that calls wait for; None if they can be answered without it.
+            queue: the queue in which calls wait for their run; None if they can be answered
+                without one.
             counts_as_latency_sample: bound concurrency by latency; returns whether a response's
                 latency counts.
             target: queueing delay in seconds that is always allowed; infinite to shed by
@@ -80,7 +81,7 @@ class Admission:
         if counts_as_latency_sample is not None and math.isfinite(target):
             self.turns = Turns(max_calls, clock)
         self._counts = counts_as_latency_sample
-        self._worker = worker
+        self._queue = queue
         self._clock = clock
         self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
         self._observed = self._since = -math.inf
@@ -98,17 +99,15 @@ class Admission:
         """
         now = self._clock()
         waited = waited_seconds(metadata, left)
-        queued, expected = (
-            (0, 0.0) if self._worker is None else (self._worker.queued, self._worker.expected_wait)
-        )
-        ahead = queued + sum(now - waited < each for each in self._taken_up)
-        self._taken_up.append(now)
+        expected = 0.0 if self._queue is None else self._queue.expected_wait
         self._observe(now, waited + expected)
+        max_wait = 2 * self.target if self.standing else max(INTERVAL, 2 * self.target)
+        late = waited + expected > max_wait and self._ahead(now - waited) >= MIN_CALLS_AHEAD
+        self._taken_up.append(now)
         self._check_number()
         if left is not None and expected > left:
             raise ShedError(ShedReason.DEADLINE)
-        max_wait = 2 * self.target if self.standing else max(INTERVAL, 2 * self.target)
-        if waited + expected > max_wait and ahead >= MIN_CALLS_AHEAD:
+        if late:
             if self.turns is not None:
                 self.turns.limit.refused()
             raise ShedError(ShedReason.QUEUE)
@@ -137,6 +136,11 @@ class Admission:
         if self.turns is not None and self._counts is not None:
             counts = answer is not None and self._counts(answer)
             self.turns.give_back(began, self._clock() - began if counts else None)
+
+    def _ahead(self, arrived: float) -> int:
+        """Return how many calls are ahead of one; of those that were read, a few are enough."""
+        queued = 0 if self._queue is None else self._queue.queued
+        return queued + sum(arrived < each for each in self._taken_up)
 
     def _check_number(self) -> None:
         if self.under_way >= self.max_calls:

@@ -8,19 +8,19 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.pod.admission import Admission
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.rpc.server import RpcServer
 
 
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
 
-    def __init__(self, admission: Admission, worker: Worker, server: RpcServer) -> None:
-        self._admission, self._worker, self._server = admission, worker, server
+    def __init__(self, admission: Admission, queue: RunQueue, server: RpcServer) -> None:
+        self._admission, self._queue, self._server = admission, queue, server
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
-        admission, worker, server = self._admission, self._worker, self._server
+        admission, queue, server = self._admission, self._queue, self._server
         turns = admission.turns
         limit = admission.max_calls if turns is None else turns.limit.calls
         for name, meaning, value in (
@@ -42,7 +42,7 @@ class LoadCollector(Collector):
                 "1 while a standing queue causes shedding.",
                 float(admission.standing),
             ),
-            ("work_queued", "Jobs that wait for the worker thread or run in it.", worker.queued),
-            ("work_mean_seconds", "Recent mean run time of a job.", worker.mean_run),
+            ("work_queued", "Calls that wait for their run, or run.", queue.queued),
+            ("work_mean_seconds", "Recent mean seconds of a run.", queue.mean_run),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)

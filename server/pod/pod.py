@@ -21,7 +21,7 @@ from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.load_metrics import LoadCollector
 from server.pod.release_metrics import ReleaseCollector
 from server.pod.release_service import ReleaseServicer
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
@@ -87,12 +87,12 @@ class Pod(Generic[T]):
     """Files of a release that it needs."""
     build: Callable[[Path], T]
     """Builds what is served from a release's folder."""
-    register: Callable[[ReleaseLoader[T], Worker, grpc.aio.Server], None]
+    register: Callable[[ReleaseLoader[T], RunQueue, grpc.aio.Server], None]
     """Adds its servicer to the server."""
     counts_as_latency_sample: Callable[[Any], bool] | None = None
     """Bounds concurrency by latency; returns whether a response's latency counts. None if no call
-    can be answered without the worker: then the worker's queue gives the wait."""
-    inference: Callable[[RpcServer, ReleaseLoader[T], Worker, Admission], None] | None = None
+    can be answered without a run: then the run queue gives the wait."""
+    inference: Callable[[RpcServer, ReleaseLoader[T], RunQueue, Admission], None] | None = None
     """Adds the Open Inference Protocol's service; None if the pod has no model."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
@@ -122,18 +122,18 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    worker = Worker()
+    queue = RunQueue()
     server = RpcServer(settings)
     admission = pod_admission(
         pod,
-        worker,
+        queue,
         settings.max_calls,
         settings.queue_delay_target if settings.shedding else math.inf,
     )
-    add_pod_service(server, pod, loader, worker, admission)
+    add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader))
-    REGISTRY.register(LoadCollector(admission, worker, server))
+    REGISTRY.register(LoadCollector(admission, queue, server))
 
     async def on_first() -> None:
         # Otherwise each full collection walks through all that was imported. What was loaded is
@@ -147,13 +147,13 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 
 
 def pod_admission(
-    pod: Pod[Any], worker: Worker, max_calls: int, queue_target: float = QUEUE_TARGET
+    pod: Pod[Any], queue: RunQueue, max_calls: int, queue_target: float = QUEUE_TARGET
 ) -> Admission:
-    """Return the admission control of the calls of a pod with this worker; see `Admission`."""
+    """Return the admission control of the calls of a pod with this queue; see `Admission`."""
     sample = pod.counts_as_latency_sample
     return Admission(
         max_calls,
-        worker=worker if sample is None else None,
+        queue=queue if sample is None else None,
         counts_as_latency_sample=sample,
         target=queue_target,
     )
@@ -163,17 +163,17 @@ def add_pod_service(
     server: RpcServer,
     pod: Pod[T],
     loader: ReleaseLoader[T],
-    worker: Worker,
+    queue: RunQueue,
     admission: Admission,
 ) -> None:
     """Add a pod's own service to a server, and its model's if it has one."""
     server.add(
         pod.service,
-        lambda grpc_server: pod.register(loader, worker, grpc_server),
+        lambda grpc_server: pod.register(loader, queue, grpc_server),
         admission=admission,
     )
     if pod.inference is not None:
-        pod.inference(server, loader, worker, admission)
+        pod.inference(server, loader, queue, admission)
 
 
 def add_release_service(

@@ -1,11 +1,10 @@
-"""One worker thread for model work, and the expected wait for it."""
+"""One thread for work that would hold up the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -22,13 +21,13 @@ Result = TypeVar("Result")
 _Jobs: TypeAlias = SimpleQueue[Callable[[], None] | None]
 """Jobs that the thread is to run in order; None ends it."""
 
-_MEAN_WEIGHT = 0.05
-"""Weight of the latest run in the mean time of a run."""
-
-WORK_RUN = Counter("vireo_work_run", "Jobs that the worker thread has completed.")
+WORK_RUN = Counter(
+    "vireo_work_run",
+    "Runs that completed: of pipelines and models; on gateways, reads in the thread.",
+)
 WORK_ABANDONED = Counter(
     "vireo_work_abandoned",
-    "Jobs dropped because the caller cancelled or its deadline passed, while waiting or running.",
+    "Runs dropped because the caller cancelled or its deadline passed, while waiting or running.",
     ["when"],
 )
 for _when in ("waiting", "running"):  # so that each is exported as 0 before it happens
@@ -36,10 +35,9 @@ for _when in ("waiting", "running"):  # so that each is exported as 0 before it 
 
 
 class Worker:
-    """Runs work off the event loop, so that health checks are answered while models run.
+    """Runs work in order in one thread, so that the event loop goes on meanwhile.
 
-    One thread, since a process has one core: more would only make each call slower. A call
-    that is cancelled or past its deadline before its turn is never run.
+    A call that is cancelled or past its deadline before its turn is never run.
 
     It isn't an executor's thread, since an executor takes twice as long to hand work over:
     about 100 µs a call.
@@ -48,24 +46,10 @@ class Worker:
     def __init__(self) -> None:
         """Start the thread."""
         self.queued = 0
-        """Calls that wait or run."""
-        self.mean_run = 0.0
-        """Recent mean seconds of a run."""
-        self.running_since: float | None = None
-        """When the current run began, in `time.monotonic` seconds."""
+        """Calls that wait for their answer."""
         self._jobs: _Jobs = SimpleQueue()
-        threading.Thread(target=_run_all, args=(self._jobs,), name="model", daemon=True).start()
+        threading.Thread(target=_run_all, args=(self._jobs,), name="worker", daemon=True).start()
         weakref.finalize(self, self._jobs.put, None)
-
-    @property
-    def expected_wait(self) -> float:
-        """Seconds that another call would wait (Little's law)."""
-        if not self.queued and self.running_since is None:
-            return 0.0
-        # Work that hangs says more than the mean of the runs before it.
-        since = self.running_since
-        elapsed = 0.0 if since is None else time.monotonic() - since
-        return max(self.queued * self.mean_run, elapsed)
 
     async def run(self, work: Callable[[], Result], caller: Caller | None = None) -> Result:
         """Return what `work` returns.
@@ -86,19 +70,19 @@ class Worker:
             if not turn.acquire(blocking=False):
                 return
             try:
-                result = self._run(work, caller)
+                result = _run(work, caller)
             except Exception as error:  # noqa: BLE001  it is raised where the call waits
                 _settle(loop, answer, partial(answer.set_exception, error))
             else:
                 _settle(loop, answer, partial(answer.set_result, result))
 
         self.queued += 1
-        # The context carries the request id into the stages' log lines.
+        # The context carries the request id into the log lines of the work.
         self._jobs.put(partial(contextvars.copy_context().run, run))
         try:
             return await answer
         except CallerGoneError as error:
-            raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed") from error
+            raise deadline_exceeded() from error
         except asyncio.CancelledError:
             caller.leave()
             if turn.acquire(blocking=False):
@@ -107,27 +91,26 @@ class Worker:
         finally:
             self.queued -= 1
 
-    def _run(self, work: Callable[[], Result], caller: Caller) -> Result:
-        """Run in the worker's thread, the only one that measures runs."""
-        if caller.gone:
-            WORK_ABANDONED.labels("waiting").inc()
-            raise CallerGoneError("the caller has gone")
-        begun = self.running_since = time.monotonic()
-        try:
-            result = work()
-        except StopIteration as error:  # a future refuses it: its call would wait for ever
-            raise RuntimeError("the work raised StopIteration") from error
-        except CallerGoneError:
-            WORK_ABANDONED.labels("running").inc()
-            raise
-        finally:
-            self.running_since = None
-        self._ran(time.monotonic() - begun)
-        WORK_RUN.inc()
-        return result
 
-    def _ran(self, seconds: float) -> None:
-        self.mean_run += (_MEAN_WEIGHT if self.mean_run else 1.0) * (seconds - self.mean_run)
+def deadline_exceeded() -> RpcError:
+    """Return the error of a call whose deadline has passed."""
+    return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+
+
+def _run(work: Callable[[], Result], caller: Caller) -> Result:
+    """Run in the thread, unless the caller has gone."""
+    if caller.gone:
+        WORK_ABANDONED.labels("waiting").inc()
+        raise CallerGoneError("the caller has gone")
+    try:
+        result = work()
+    except StopIteration as error:  # a future refuses it: its call would wait for ever
+        raise RuntimeError("the work raised StopIteration") from error
+    except CallerGoneError:
+        WORK_ABANDONED.labels("running").inc()
+        raise
+    WORK_RUN.inc()
+    return result
 
 
 def _run_all(jobs: _Jobs) -> None:

@@ -18,8 +18,8 @@ from server.inference.tensors import Limits
 from server.pipeline.caller import Caller
 from server.pod.pod import Pod
 from server.pod.release_service import served
+from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
-from server.pod.worker import Worker
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
@@ -33,10 +33,10 @@ NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    def __init__(self, loader: ReleaseLoader[RankingPipeline], worker: Worker) -> None:
-        """Hold the loader of releases, and the worker that pipelines run on."""
+    def __init__(self, loader: ReleaseLoader[RankingPipeline], queue: RunQueue) -> None:
+        """Hold the loader of releases, and the queue in which pipelines run."""
         self._loader = loader
-        self._worker = worker
+        self._queue = queue
 
     async def RankCandidates(  # noqa: N802
         self,
@@ -47,7 +47,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         serving = served(self._loader, request.release_id)
         query = decode(request)
         caller = Caller(context.time_remaining())
-        ranked = await self._worker.run(lambda: serving.content.rank(query, caller), caller)
+        ranked = await self._queue.run(lambda: serving.content.rank(query, caller), caller)
         return encode(ranked, serving.content.release, titles=request.titles)
 
 
@@ -109,8 +109,8 @@ RANKING_POD = Pod(
     files=FILES,
     build=_build,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
-    register=lambda loader, worker, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
-        RankingServicer(loader, worker), server
+    register=lambda loader, queue, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
+        RankingServicer(loader, queue), server
     ),
     inference=partial(add_inference_service, model_of=_served_model),
 )

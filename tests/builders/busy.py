@@ -1,4 +1,4 @@
-"""A worker that is busy for as long as a test wants."""
+"""A queue of runs, or a worker, that is busy for as long as a test wants."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from server.pipeline.caller import Caller
+from server.pod.run_queue import RunQueue
 from server.pod.worker import Worker
 from tests.builders.waiting import until
 
 
 @asynccontextmanager
-async def busy(worker: Worker) -> AsyncIterator[None]:
-    """A worker that does nothing but wait until the block ends."""
-    released = threading.Event()
-    blocking = asyncio.create_task(worker.run(released.wait))
+async def busy(busied: RunQueue | Worker) -> AsyncIterator[None]:
+    """Its thread does nothing but wait until the block ends, and everything else waits for it."""
+    begun, released = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        released.wait()
+
+    run = busied.run_in_thread if isinstance(busied, RunQueue) else busied.run
+    blocking = asyncio.create_task(run(block, Caller()))
     try:
-        await until(lambda: worker.running_since is not None)
+        await until(begun.is_set)
         yield
     finally:
         released.set()

@@ -14,7 +14,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResp
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader
 from server.releases.store import ReleaseStore
@@ -53,8 +53,8 @@ async def running_pod(
     }
     loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
     server = RpcServer(rpc_settings())
-    worker = Worker()
-    add_pod_service(server, pod, loader, worker, pod_admission(pod, worker, 500, math.inf))
+    queue = RunQueue()
+    add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, 500, math.inf))
     add_release_service(server, loader, "pod-1")
     await server.start()
     try:

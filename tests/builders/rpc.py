@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import Manifest
@@ -37,7 +37,7 @@ async def serving(
     folder: Path | None,
     *,
     settings: RpcSettings | None = None,
-    worker: Worker | None = None,
+    queue: RunQueue | None = None,
     max_calls: int = 500,
     queue_target: float = math.inf,
     previous: Path | None = None,
@@ -48,7 +48,7 @@ async def serving(
         pod: the kind of pod.
         folder: the release that it serves; None while it is still loading.
         settings: the server's; by default `rpc_settings()`.
-        worker: the worker that the pod's pipeline runs on.
+        queue: the queue in which the pod's pipeline runs.
         max_calls: how many calls it takes on at a time.
         queue_target: how long calls may wait all the time; by default none is shed for its wait,
             since a test's machine may be busy.
@@ -68,9 +68,9 @@ async def serving(
     if previous is not None:
         loader.held.previous = _built(pod, previous)
     server = RpcServer(settings)
-    worker = worker or Worker()
-    admission = pod_admission(pod, worker, max_calls, queue_target)
-    add_pod_service(server, pod, loader, worker, admission)
+    queue = queue or RunQueue()
+    admission = pod_admission(pod, queue, max_calls, queue_target)
+    add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
     background = asyncio.ensure_future(pod.background()) if pod.background else None

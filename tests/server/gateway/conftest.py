@@ -14,7 +14,6 @@ from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
 from server.home import Home
-from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
@@ -42,13 +41,13 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def candidate_target(release: Path) -> AsyncIterator[str]:
     # A pod that sheds nothing, however long a busy machine takes for one call before the next.
-    async with serving(CANDIDATE_POD, release, worker=Worker()) as (server, _):
+    async with serving(CANDIDATE_POD, release) as (server, _):
         yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture
 async def ranking_target(release: Path) -> AsyncIterator[str]:
-    async with serving(RANKING_POD, release, worker=Worker()) as (server, _):
+    async with serving(RANKING_POD, release) as (server, _):
         yield f"127.0.0.1:{server.port}"
 
 

@@ -18,6 +18,7 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
+from server.pod.run_queue import RunQueue
 from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
@@ -35,31 +36,30 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 
 @dataclass(frozen=True)
 class Chain:
-    """A gateway, and the workers of all three pods."""
+    """A gateway, its worker, and the queues of both pods."""
 
     stub: RecommendationServiceAsyncStub
     releases: ReleaseServiceAsyncStub
     gateway: Worker
-    candidate: Worker
-    ranking: Worker
+    candidate: RunQueue
+    ranking: RunQueue
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits or runs anywhere."""
-        workers = (self.gateway, self.candidate, self.ranking)
-        return not any(worker.queued or worker.running_since for worker in workers)
+        return not any(each.queued for each in (self.gateway, self.candidate, self.ranking))
 
 
 @pytest.fixture
 async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
-    gateway, candidate, ranking = (Worker() for _ in range(3))
+    gateway, candidate, ranking = Worker(), RunQueue(), RunQueue()
     async with (
-        serving(CANDIDATE_POD, release, worker=candidate) as (candidates, _),
-        serving(RANKING_POD, release, worker=ranking) as (rankings, _),
+        serving(CANDIDATE_POD, release, queue=candidate) as (candidates, _),
+        serving(RANKING_POD, release, queue=ranking) as (rankings, _),
     ):
         targets = [f"127.0.0.1:{server.port}" for server in (candidates, rankings)]
         settings = gateway_settings(features, *targets, shadow_share=1.0)
-        async with serving(gateway_pod(settings), release, worker=gateway) as (_, channel):
+        async with serving(gateway_pod(settings, gateway), release) as (_, channel):
             stub, releases = RecommendationServiceStub(channel), ReleaseServiceStub(channel)
             yield Chain(stub, releases, gateway, candidate, ranking)
 
@@ -72,7 +72,7 @@ def counted(name: str, **labels: str) -> float:
 
 @pytest.mark.parametrize("stage", ["gateway", "candidate", "ranking"])
 async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str) -> None:
-    worker: Worker = getattr(chain, stage)
+    worker: Worker | RunQueue = getattr(chain, stage)
     before = {"gateway": 0, "candidate": 1, "ranking": 2}[stage]
     async with busy(worker):
         ran, abandoned = counted("run"), counted("abandoned", when="waiting")

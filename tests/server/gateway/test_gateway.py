@@ -21,7 +21,6 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
-from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from server.releases.manifest import Manifest
 from tests.builders.releases import build_release, video_ids
@@ -165,8 +164,8 @@ async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
     changes = {"release_id": "canary", "candidates": 12}
     Manifest.read(folder).model_copy(update=changes).write(folder)
     async with (
-        serving(CANDIDATE_POD, folder, worker=Worker()) as (candidate, _),
-        serving(RANKING_POD, folder, worker=Worker()) as (ranking, _),
+        serving(CANDIDATE_POD, folder) as (candidate, _),
+        serving(RANKING_POD, folder) as (ranking, _),
     ):
         pods = (f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}")
         for size, setting, asked_for in ((1, None, 12), (20, None, 20), (1, 5, 5)):

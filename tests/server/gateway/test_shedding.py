@@ -20,7 +20,7 @@ from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import NAME, gateway_pod
 from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.gradient import REST
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
@@ -35,15 +35,15 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 
 @asynccontextmanager
 async def gateway_before(
-    worker: Worker,
+    queue: RunQueue,
     release: Path,
     features: Path,
     ranking: str,
     max_calls: int = 500,
     candidate_calls: int = 500,
 ) -> AsyncIterator[RecommendationServiceAsyncStub]:
-    """A gateway before a candidate pod with this worker."""
-    async with serving(CANDIDATE_POD, release, worker=worker, max_calls=candidate_calls) as (
+    """A gateway before a candidate pod with this queue."""
+    async with serving(CANDIDATE_POD, release, queue=queue, max_calls=candidate_calls) as (
         server,
         _,
     ):
@@ -57,11 +57,11 @@ async def gateway_before(
 async def test_a_call_beyond_the_limit_is_shed(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    worker = Worker()
-    async with gateway_before(worker, release, features, ranking_target, max_calls=1) as stub:
-        async with busy(worker):
+    queue = RunQueue()
+    async with gateway_before(queue, release, features, ranking_target, max_calls=1) as stub:
+        async with busy(queue):
             under_way = stub.Recommend(REQUEST)
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await stub.Recommend(REQUEST)
         assert not (await under_way).degradations
@@ -72,15 +72,15 @@ async def test_a_call_beyond_the_limit_is_shed(
 async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    worker = Worker()
+    queue = RunQueue()
     calls = 3 * REST
-    async with gateway_before(worker, release, features, ranking_target) as stub:
+    async with gateway_before(queue, release, features, ranking_target) as stub:
         await stub.Recommend(REQUEST)
         ended = time.monotonic()
-        async with busy(worker):
+        async with busy(queue):
             await until(lambda: time.monotonic() - ended > 0.3)
             under_way = [stub.Recommend(REQUEST) for _ in range(calls)]
-            await until(lambda: worker.queued == 1 + calls)
+            await until(lambda: queue.queued == 1 + calls)
         answers = await asyncio.gather(*under_way)
     assert not any(answer.degradations for answer in answers)
 
@@ -88,11 +88,11 @@ async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
 async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    worker = Worker()
-    async with gateway_before(worker, release, features, ranking_target, candidate_calls=1) as stub:
-        async with busy(worker):
+    queue = RunQueue()
+    async with gateway_before(queue, release, features, ranking_target, candidate_calls=1) as stub:
+        async with busy(queue):
             under_way = stub.Recommend(REQUEST)
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             answer = await stub.Recommend(REQUEST)
         assert not (await under_way).degradations
     assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]

@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 
 from server.candidate.service import CANDIDATE_POD
 from server.pod.pod import Pod
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from server.releases import layout
 from tests.builders.busy import busy
@@ -200,13 +200,13 @@ async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: 
 async def test_after_that_new_calls_are_refused_and_those_under_way_answered(
     release_folder: Path,
 ) -> None:
-    worker = Worker()
+    queue = RunQueue()
     request = ranker_request(release_folder)
-    async with serving(RANKING_POD, release_folder, worker=worker) as (server, channel):
+    async with serving(RANKING_POD, release_folder, queue=queue) as (server, channel):
         stub = stub_of(channel)
-        async with busy(worker):
+        async with busy(queue):
             under_way = asyncio.ensure_future(stub.ModelInfer(request))
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             draining = asyncio.create_task(server.drain())
 
             async def late() -> tuple[grpc.StatusCode, str]:
@@ -553,13 +553,13 @@ async def test_calls_have_request_ids_and_are_counted(release_folder: Path, rank
     assert (count("OK"), count("NOT_FOUND")) == (before[0] + 1, before[1] + 1)
 
 
-async def test_a_model_runs_in_the_pods_worker_and_is_shed_with_it(release_folder: Path) -> None:
-    worker = Worker()
-    async with serving(RANKING_POD, release_folder, worker=worker, max_calls=1) as (_, channel):
+async def test_a_model_waits_in_the_pods_queue_and_is_shed_with_it(release_folder: Path) -> None:
+    queue = RunQueue()
+    async with serving(RANKING_POD, release_folder, queue=queue, max_calls=1) as (_, channel):
         stub = stub_of(channel)
-        async with busy(worker):
+        async with busy(queue):
             first = stub.ModelInfer(ranker_request(release_folder))
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             code, _ = await refusal(stub.ModelInfer(ranker_request(release_folder)))
             assert (await stub.ServerReady(pb.ServerReadyRequest())).ready, "others don't wait"
             assert (await stub.ModelMetadata(pb.ModelMetadataRequest(name="ranker"))).inputs

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from server.pod.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
 from server.pod.load_metrics import LoadCollector
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.server import RpcServer
 from tests.builders.busy import busy
@@ -88,22 +88,22 @@ def test_a_queue_is_gone_when_nobody_has_come_for_a_while(clock: Clock) -> None:
 
 
 async def test_calls_that_would_wait_past_their_deadline_are_shed_at_once() -> None:
-    worker = Worker()
-    admission = Admission(500, worker=worker, target=math.inf)
-    async with busy(worker):
-        worker._ran(1000.0)
+    queue = RunQueue()
+    admission = Admission(500, queue=queue, target=math.inf)
+    async with busy(queue):
+        queue._ran(1000.0)
         assert refusal(admission, left=5.0) is ShedReason.DEADLINE
         admission.check((), None)  # without one it waits
 
 
-async def test_calls_that_would_wait_long_for_the_worker_are_shed() -> None:
-    worker = Worker()
-    admission = Admission(500, worker=worker, target=TARGET)
-    async with busy(worker):
-        worker._ran(0.1)
-        worker.queued += MIN_CALLS_AHEAD
+async def test_calls_that_would_wait_long_for_their_run_are_shed() -> None:
+    queue = RunQueue()
+    admission = Admission(500, queue=queue, target=TARGET)
+    async with busy(queue):
+        queue._ran(0.1)
+        queue.queued += MIN_CALLS_AHEAD
         assert refusal(admission) is ShedReason.QUEUE
-        worker.queued -= MIN_CALLS_AHEAD
+        queue.queued -= MIN_CALLS_AHEAD
 
 
 async def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: Clock) -> None:
@@ -145,16 +145,16 @@ def test_the_wait_is_the_timeout_less_the_remaining_time(
 
 
 async def test_gauges_show_the_load(clock: Clock) -> None:
-    worker = Worker()
-    admission = Admission(7, worker=worker, clock=clock)
-    async with busy(worker):
-        worker._ran(0.05)
+    queue = RunQueue()
+    admission = Admission(7, queue=queue, clock=clock)
+    async with busy(queue):
+        queue._ran(0.05)
         refusal(admission, waited=0.25)
         for _ in range(3):
             clock.now += 0.06
             refusal(admission, waited=0.25)
         registry = CollectorRegistry()
-        registry.register(LoadCollector(admission, worker, RpcServer(rpc_settings())))
+        registry.register(LoadCollector(admission, queue, RpcServer(rpc_settings())))
         shown = {
             sample.name: sample.value for family in registry.collect() for sample in family.samples
         }

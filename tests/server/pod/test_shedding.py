@@ -18,7 +18,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.pod.admission import MIN_CALLS_AHEAD
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
@@ -53,18 +53,18 @@ def shed(reason: str) -> float:
 async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry(
     release_folder: Path,
 ) -> None:
-    worker, before = Worker(), shed("queue")
-    async with serving(RANKING_POD, release_folder, worker=worker, queue_target=0.01) as (
+    queue, before = RunQueue(), shed("queue")
+    async with serving(RANKING_POD, release_folder, queue=queue, queue_target=0.01) as (
         _,
         channel,
     ):
         stub = RankingServiceStub(channel)
-        async with busy(worker):
-            worker._ran(1.0)
+        async with busy(queue):
+            queue._ran(1.0)
             waiting = [
                 stub.RankCandidates(request_for_one_video()) for _ in range(MIN_CALLS_AHEAD - 1)
             ]
-            await until(lambda: worker.queued == MIN_CALLS_AHEAD)
+            await until(lambda: queue.queued == MIN_CALLS_AHEAD)
             error = await failure_of(stub.RankCandidates(request_for_one_video()))
         answers = await asyncio.gather(*waiting)
         assert all(answer.ids for answer in answers)
@@ -75,7 +75,7 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
 
 
 async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> None:
-    async with serving(RANKING_POD, release_folder, max_calls=1, worker=Worker()) as (
+    async with serving(RANKING_POD, release_folder, max_calls=1, queue=RunQueue()) as (
         _,
         channel,
     ):
@@ -83,11 +83,11 @@ async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> Non
         assert (await failure_of(method(b"\xff no message"))).code() is (
             grpc.StatusCode.INVALID_ARGUMENT
         )
-    worker = Worker()
-    async with serving(RANKING_POD, release_folder, max_calls=1, worker=worker) as (_, channel):
-        async with busy(worker):
+    queue = RunQueue()
+    async with serving(RANKING_POD, release_folder, max_calls=1, queue=queue) as (_, channel):
+        async with busy(queue):
             under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             method = channel.unary_unary(METHOD)
             error = await failure_of(method(b"\xff no message"))
         assert (await under_way).ids
@@ -98,13 +98,13 @@ async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> Non
 async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_release(
     release_folder: Path,
 ) -> None:
-    worker = Worker()
+    queue = RunQueue()
     async with (
-        serving(RANKING_POD, release_folder, max_calls=1, worker=worker) as (_, channel),
-        busy(worker),
+        serving(RANKING_POD, release_folder, max_calls=1, queue=queue) as (_, channel),
+        busy(queue),
     ):
         under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-        await until(lambda: worker.queued == 2)
+        await until(lambda: queue.queued == 2)
         await failure_of(RankingServiceStub(channel).RankCandidates(request_for_one_video()))
         release = await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
@@ -119,15 +119,15 @@ async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_rele
 
 
 async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Path) -> None:
-    worker = Worker()
+    queue = RunQueue()
     settings = rpc_settings(drain_seconds=3.0, grace_seconds=60)
     async with serving(
-        RANKING_POD, release_folder, settings=settings, worker=worker, max_calls=1
+        RANKING_POD, release_folder, settings=settings, queue=queue, max_calls=1
     ) as (server, channel):
         stub = RankingServiceStub(channel)
-        async with busy(worker):
+        async with busy(queue):
             under_way = stub.RankCandidates(request_for_one_video())
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             draining = asyncio.create_task(server.drain())
             await until(lambda: not server.serving)
             codes = [(await failure_of(stub.RankCandidates(request_for_one_video()))).code()]

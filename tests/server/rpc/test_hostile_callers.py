@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from bench.fuzz.frames import exchange
-from server.pod.worker import Worker
+from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
@@ -54,15 +54,15 @@ async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_nev
     release_folder: Path,
 ) -> None:
     settings = rpc_settings(max_concurrent_rpcs=1)
-    worker = Worker()
-    async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
+    queue = RunQueue()
+    async with serving(RANKING_POD, release_folder, settings=settings, queue=queue) as (
         _,
         channel,
     ):
         stub = RankingServiceStub(channel)
-        async with busy(worker):
+        async with busy(queue):
             under_way = stub.RankCandidates(request_for_one_video())
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
             refused = await code_of(stub.RankCandidates(request_for_one_video()))
             health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
             answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)

@@ -12,7 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.errors import VireoError
-from server.pod.worker import Worker
+from server.pipeline.caller import Caller
+from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
@@ -138,16 +139,16 @@ async def test_a_server_that_never_listened_is_drained_too() -> None:
 async def test_a_draining_server_finishes_calls_in_flight_and_rejects_new_ones(
     release_folder: Path,
 ) -> None:
-    worker = Worker()
+    queue = RunQueue()
     released = threading.Event()
     settings = rpc_settings(grace_seconds=60)
-    async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
+    async with serving(RANKING_POD, release_folder, settings=settings, queue=queue) as (
         server,
         channel,
     ):
-        busy = asyncio.create_task(worker.run(released.wait))
+        busy = asyncio.create_task(queue.run_in_thread(released.wait, Caller()))
         under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-        await until(lambda: worker.queued == 2)
+        await until(lambda: queue.queued == 2)
         draining = asyncio.create_task(server.drain())
 
         async def refused(seconds: float) -> bool:
@@ -174,19 +175,19 @@ async def test_a_draining_server_finishes_calls_in_flight_and_rejects_new_ones(
 @pytest.mark.parametrize("busy", [True, False])
 async def test_drain_stops_the_grpc_server_once(release_folder: Path, *, busy: bool) -> None:
     # Two stops that end at the same time have crashed the process, too seldom to wait for it.
-    worker = Worker()
+    queue = RunQueue()
     released = threading.Event()
     settings = rpc_settings(grace_seconds=0.4)
-    async with serving(RANKING_POD, release_folder, settings=settings, worker=worker) as (
+    async with serving(RANKING_POD, release_folder, settings=settings, queue=queue) as (
         server,
         channel,
     ):
         watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
-        blocking = asyncio.create_task(worker.run(released.wait))
+        blocking = asyncio.create_task(queue.run_in_thread(released.wait, Caller()))
         if busy:
             under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-            await until(lambda: worker.queued == 2)
+            await until(lambda: queue.queued == 2)
         stops = count_stops(server)
         await server.drain()
         assert len(stops) == 1

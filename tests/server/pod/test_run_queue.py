@@ -1,0 +1,176 @@
+"""The run queue: whose pipeline runs, when, and what else the event loop does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import grpc
+import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from server.pipeline.caller import Caller, CallerGoneError
+from server.pod.run_queue import RunQueue
+from server.rpc.errors import RpcError
+from tests.builders.busy import busy
+from tests.builders.waiting import until
+from tests.builders.work_counts import WorkCounts
+
+
+def started(queue: RunQueue, work: Callable[[], object]) -> asyncio.Task[object]:
+    return asyncio.create_task(queue.run(work, Caller()))
+
+
+async def test_pipelines_run_in_order_of_arrival_and_their_time_is_learnt() -> None:
+    queue, counts, ran = RunQueue(), WorkCounts(), list[int]()
+    calls = [started(queue, partial(ran.append, number)) for number in range(5)]
+    await asyncio.gather(*calls)
+    assert ran == [0, 1, 2, 3, 4]
+    assert counts.since == (5, 0, 0)
+    assert queue.mean_run > 0
+    assert queue.queued == 0
+
+
+async def test_an_idle_queue_runs_a_pipeline_at_once_in_the_loops_own_thread() -> None:
+    queue = RunQueue()
+    coroutine = queue.run(threading.get_ident, Caller())
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)  # it ends without a wait
+    assert ended.value.value == threading.get_ident()
+
+
+async def test_the_event_loop_does_something_else_between_two_pipelines() -> None:
+    queue, loop = RunQueue(), asyncio.get_running_loop()
+    iterations, ran_in = 0, list[int]()
+
+    def count() -> None:
+        nonlocal iterations
+        iterations += 1
+        loop.call_soon(count)
+
+    loop.call_soon(count)
+    await asyncio.gather(*(started(queue, lambda: ran_in.append(iterations)) for _ in range(500)))
+    assert len(set(ran_in)) == 500
+
+
+async def test_a_failure_is_the_callers_and_leaves_the_queue_fit() -> None:
+    queue = RunQueue()
+    for run in (queue.run, queue.run_in_thread):
+        with pytest.raises(ZeroDivisionError):
+            await run(lambda: 1 // 0, Caller())
+        assert await run(lambda: "fit", Caller()) == "fit"
+    assert queue.queued == 0
+
+
+async def test_a_pipeline_whose_call_is_cancelled_while_it_waits_is_never_begun() -> None:
+    queue, ran, counts = RunQueue(), list[str](), WorkCounts()
+    async with busy(queue):
+        given_up = started(queue, lambda: ran.append("given up"))
+        kept = started(queue, lambda: ran.append("kept"))
+        await until(lambda: queue.queued == 3)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        assert queue.queued == 2
+    await kept
+    assert ran == ["kept"]
+    assert counts.since == (2, 1, 0)
+
+
+async def test_a_call_that_is_cancelled_as_its_turn_comes_gives_it_to_the_next() -> None:
+    queue, ran = RunQueue(), list[str]()
+
+    def run_and_cancel() -> None:
+        # After the queue has given the turn away, and before the call whose turn it is goes on.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(given_up.cancel))
+
+    first = started(queue, run_and_cancel)
+    given_up = started(queue, lambda: ran.append("given up"))
+    last = started(queue, lambda: ran.append("last"))
+    async with asyncio.timeout(30):
+        await asyncio.gather(first, last)
+    assert given_up.cancelled()
+    assert ran == ["last"]
+    assert queue.queued == 0
+
+
+async def test_a_pipeline_is_not_begun_past_its_callers_deadline() -> None:
+    queue, ran, counts = RunQueue(), list[str](), WorkCounts()
+    async with busy(queue):
+        caller = Caller(left=1.0)  # time enough to join those that wait
+        late = asyncio.create_task(queue.run(lambda: ran.append("late"), caller))
+        await until(lambda: queue.queued == 2)
+        await until(lambda: caller.gone)
+    with pytest.raises(RpcError) as raised:
+        await late
+    assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ran == []
+    assert counts.since == (1, 1, 0)
+
+
+async def test_a_pipeline_that_stops_at_its_deadline_is_answered_so() -> None:
+    queue, counts = RunQueue(), WorkCounts()
+
+    def late() -> None:
+        raise CallerGoneError("the caller has gone")
+
+    with pytest.raises(RpcError) as raised:
+        await queue.run(late, Caller())
+    assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert counts.since == (0, 0, 1)
+    assert await queue.run(lambda: "fit", Caller()) == "fit"
+
+
+async def test_long_work_keeps_its_turn_until_it_has_run_even_if_its_call_is_cancelled() -> None:
+    queue, begun, released = RunQueue(), threading.Event(), threading.Event()
+    ran = list[str]()
+
+    def work() -> None:
+        begun.set()
+        released.wait()
+        ran.append("long")
+
+    call = asyncio.create_task(queue.run_in_thread(work, Caller()))
+    await until(begun.is_set)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    next_call = started(queue, lambda: ran.append("next"))
+    await until(lambda: queue.queued == 2)
+    assert ran == []
+    released.set()
+    await next_call
+    assert ran == ["long", "next"]
+
+
+async def test_work_logs_the_request_id_of_its_call_wherever_it_runs() -> None:
+    queue = RunQueue()
+
+    async def call(identity: str) -> list[str]:
+        with bound_contextvars(request_id=identity):
+            return [
+                await run(lambda: get_contextvars()["request_id"], Caller())
+                for run in (queue.run, queue.run_in_thread)
+            ]
+
+    async with busy(queue):
+        calls = [asyncio.create_task(call(identity)) for identity in ("a", "b")]
+        await until(lambda: queue.queued == 3)
+    assert await asyncio.gather(*calls) == [["a", "a"], ["b", "b"]]
+
+
+async def test_what_a_further_call_would_wait_follows_from_the_queue() -> None:
+    queue = RunQueue()
+    assert queue.expected_wait == 0
+    async with busy(queue):
+        began = time.monotonic()
+        queue._ran(10.0)
+        assert queue.expected_wait == pytest.approx(10.0)
+        queue.queued += 2
+        assert queue.expected_wait == pytest.approx(30.0)
+        queue.queued -= 2
+        queue.mean_run = 1e-9
+        await until(lambda: time.monotonic() - began > 0.05)
+        assert queue.expected_wait > 0.04, "work that hangs says more than the mean"
