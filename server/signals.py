@@ -48,7 +48,9 @@ class Column:
     def admits(self, values: Float32Array) -> bool:
         """Return whether all values, float32[n], are numbers within the bounds."""
         # NaN passes through min, and compares false.
-        return not len(values) or bool(self.low <= values.min() and values.max() <= self.high)
+        return not len(values) or bool(
+            self.low <= np.minimum.reduce(values) and np.maximum.reduce(values) <= self.high
+        )
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,21 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import structlog
+from vireo.v1 import viewer_pb2
 
 from server.errors import VireoError
 from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
+from server.gateway.online_rows import FEATURE_SERVICE, FeastRows, OnlineRows, SqliteRows, views_of
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
-    from feast.infra.online_stores.online_store import OnlineStore
-    from feast.protos.feast.types.Value_pb2 import Value
-    from feast.repo_config import RepoConfig
+    from feast import FeatureStore
 
 log = structlog.get_logger()
 
-FEATURE_SERVICE = "viewer_serving"
 _CONFIGURATION = "feature_store.yaml"
 
 
@@ -43,8 +38,7 @@ class FeatureReader:
 
         Args:
             repo: the folder.
-            timeout: maximum seconds for Redis to connect, and for each response. For a SQLite
-                file that another process has locked Feast waits 5 s.
+            timeout: maximum seconds for Redis to connect, and for each response.
 
         Raises:
             VireoError: there is none, it lacks the feature service, or its online store
@@ -80,99 +74,56 @@ class FeatureReader:
                 ) from error
             log.warning("the online store can't be reached", repo=str(repo), reason=reason)
 
-    def read(self, viewer_id: str) -> ViewerFeatures:
+    @property
+    def local(self) -> bool:
+        """Whether a read takes microseconds and never waits: of a file that isn't locked."""
+        return self._file is not None
+
+    def read(self, viewer_id: str) -> viewer_pb2.ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.
 
         Raises:
             UnfitRowError: the viewer's stored row can't be used.
+            sqlite3.OperationalError: another process has locked the file; see `is_away`.
             Exception: whatever the online store raises if it can't be read.
         """
         try:
-            row = self._table.row(viewer_id)
+            row = self._rows.row(viewer_id)
         except sqlite3.Error as error:
             # A connection whose file was emptied or overwritten stays broken, even if the file is
             # valid again.
             if is_away(error) or _identity(self._file) == self._opened:
                 raise
             self._open()
-            row = self._table.row(viewer_id)
+            row = self._rows.row(viewer_id)
         return viewer_from_row(row)
 
     def _open(self) -> None:
         store = _open(self._repo, self._timeout)
-        self._table = _Table.of(store)
         online = store.config.online_store
         self._file = self._repo / online.path if online.type == "sqlite" else None
+        views = views_of(store)
+        self._rows: OnlineRows
+        if self._file is None:
+            self._rows = FeastRows.of(store, views)
+        else:
+            self._rows = SqliteRows(store, views, self._file)
         self._opened = _identity(self._file)  # it connects at the first read
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The feature service's views in the online store, resolved once.
-
-    `FeatureStore.get_online_features` resolves them for each read, which takes three times as long
-    as the read.
-    """
-
-    store: OnlineStore
-    config: RepoConfig
-    views: tuple[tuple[FeatureView, tuple[str, ...]], ...]
-    """Each view of the service, and the names of its features."""
-
-    @staticmethod
-    def of(store: FeatureStore) -> _Table:
-        """Resolve a store's views; raise FeatureServiceNotFoundException without the service."""
-        from feast.infra.online_stores.helpers import get_online_store_from_config
-
-        service = store.get_feature_service(FEATURE_SERVICE)
-        return _Table(
-            get_online_store_from_config(store.config.online_store),
-            store.config,
-            tuple(
-                (
-                    store.get_feature_view(projection.name),
-                    tuple(feature.name for feature in projection.features),
-                )
-                for projection in service.feature_view_projections
-            ),
-        )
-
-    def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return each feature of a viewer by name; None if nothing is stored."""
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import Value
-
-        key = EntityKey(join_keys=["viewer_id"], entity_values=[Value(string_val=viewer_id)])
-        row: dict[str, Any] = {}
-        for view, names in self.views:
-            # A new list for each read: the Redis store appends to it.
-            [(_, stored)] = self.store.online_read(self.config, view, [key], list(names))
-            stored = stored or {}
-            row |= {name: _value(stored[name]) if name in stored else None for name in names}
-        return row
-
-
-def _value(stored: Value) -> Any:
-    """Return the content of a Feast value, a list as a sequence; None if it is null."""
-    kind = stored.WhichOneof("val")
-    if kind is None or kind == "null_val":
-        return None
-    value = getattr(stored, kind)
-    return value.val if kind.endswith("_list_val") else value
-
-
-def viewer_from_row(row: Mapping[str, Any]) -> ViewerFeatures:
+def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
     """Return the features of a row of `viewer_serving`; None stands for a missing value.
 
     Raises:
         UnfitRowError: pods would reject them.
     """
     try:
-        viewer = ViewerFeatures(
-            history_keys=video_keys(row["history_ids"] or ()),
-            history_times=np.array(row["history_times"] or (), np.int64),
-            watched_keys=np.array(row["watched_keys"] or (), np.int64),
-            attributes=tuple(row["attributes"] or ()),
+        # Columns of the row that are protobuf's own lists are copied, not iterated over.
+        viewer = viewer_pb2.ViewerFeatures(
+            history_keys=video_keys(row["history_ids"] or ()).tolist(),
+            history_times=row["history_times"] or (),
+            watched_keys=row["watched_keys"] or (),
+            attributes=row["attributes"] or (),
             watch_count=row["viewer_watch_count"] or 0,
             like_count=row["viewer_like_count"] or 0,
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 from cachetools import TTLCache
 from prometheus_client import Gauge
-
-from server.features.viewer import ViewerFeatures
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 _ENTRY_BYTES = 1000
 """Memory of an entry besides its columns: objects, key and the cache's bookkeeping."""
+_NUMBER_BYTES, _TEXT_BYTES = 8, 64
 
 KEPT_BYTES = Gauge(
     "vireo_stale_features_bytes",
@@ -55,10 +54,11 @@ class LastFeatures:
 
 
 def _unknown(viewer: ViewerFeatures) -> bool:
-    return not (len(viewer.history_keys) or len(viewer.watched_keys) or viewer.attributes)
+    return not (viewer.history_keys or viewer.watched_keys or viewer.attributes)
 
 
 def _size(viewer: ViewerFeatures) -> int:
+    # protobuf rounds the room of a list up to a power of two.
     columns = viewer.history_keys, viewer.history_times, viewer.watched_keys
-    texts = sum(map(sys.getsizeof, viewer.attributes))
-    return _ENTRY_BYTES + sum(column.nbytes for column in columns) + texts
+    numbers = sum(_NUMBER_BYTES << len(column).bit_length() for column in columns)
+    return _ENTRY_BYTES + numbers + sum(_TEXT_BYTES + len(text) for text in viewer.attributes)

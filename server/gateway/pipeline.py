@@ -12,8 +12,8 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.ranking_pb2 import RankCandidatesResponse
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease

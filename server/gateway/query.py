@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.arrays import Int64Array
 from server.features.keys import video_key, video_keys
-from server.features.viewer import ViewerFeatures
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.gateway.deadline import Deadline
 from server.rpc.guard import REQUEST_ID
@@ -45,10 +45,11 @@ class RecommendQuery:
 
     def blocked_keys(self, viewer: ViewerFeatures) -> Int64Array:
         """Return the videos that the slate must not have, int64[b]: watched, playing, excluded."""
+        blocked = np.array(viewer.watched_keys, np.int64)
+        if self.playing_key is None and not len(self.excluded_keys):
+            return blocked
         playing = [] if self.playing_key is None else [self.playing_key]
-        return np.concatenate(
-            [viewer.watched_keys, self.excluded_keys, np.array(playing, np.int64)]
-        )
+        return np.concatenate([blocked, self.excluded_keys, np.array(playing, np.int64)])
 
     @staticmethod
     def of(

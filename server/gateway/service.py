@@ -117,11 +117,8 @@ for _degradation in viewer_pb2.Degradation.values():
         DEGRADATIONS.labels(kind_of(_degradation))
 
 
-def gateway_pod(settings: GatewaySettings, worker: Worker | None = None) -> Pod[GatewayRelease]:
-    """Return the gateway's pod, which reads features in `worker` or one of its own.
-
-    Call it in the event loop that will serve it.
-    """
+def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
+    """Return the gateway's pod. Call it in the event loop that will serve it."""
     candidate, ranking = (
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
@@ -155,7 +152,7 @@ def gateway_pod(settings: GatewaySettings, worker: Worker | None = None) -> Pod[
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
-        read = ReadFeatures(worker or Worker(), settings.features_timeout, last)
+        read = ReadFeatures(Worker(), settings.features_timeout, last)
         pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from vireo.v1 import candidate_pb2
 from vireo.v1 import ranking_pb2 as pb
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_ranked
-from server.gateway.stages.retrieve import viewer_message
 
 
 class Rank:
@@ -36,7 +35,7 @@ class Rank:
             StageFailedError: no pod gave a good answer in time.
         """
         request = pb.RankCandidatesRequest(
-            viewer=viewer_message(viewer, query.asked_at),
+            viewer=viewer,
             keys=candidates.keys,
             scores=candidates.scores,
             source_masks=candidates.source_masks,
@@ -45,4 +44,6 @@ class Rank:
             titles=query.explain,
             release_id=candidates.release_id,
         )
+        request.viewer.asked_at = query.asked_at
+        request.viewer.ClearField("watched_keys")  # only retrieval reads them
         return await self._call(request, query, lambda answer: check_ranked(answer, request), pool)

@@ -1,16 +1,18 @@
-"""Reads the viewer's features, off the event loop and within a budget."""
+"""Reads the viewer's features within a budget."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from functools import partial
 
 import structlog
 from prometheus_client import Gauge
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.circuit import Circuit
-from server.gateway.features import FeatureReader, UnfitRowError
+from server.gateway.features import FeatureReader, UnfitRowError, is_away
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError, StageSkippedError
@@ -25,6 +27,9 @@ _MIN_SECONDS = 0.001
 _STUCK_SHARE = 0.75
 """Share of the timeout after which a read is stuck: those queued behind it would time out."""
 
+_LOCKED_PAUSE_SECONDS = 0.002
+"""Pause before another try to read a file that another process has locked."""
+
 CIRCUIT_OPEN = Gauge(
     "vireo_feature_store_circuit_open",
     "1 while the online store is failing, so that requests skip it.",
@@ -32,7 +37,7 @@ CIRCUIT_OPEN = Gauge(
 
 
 class ReadFeatures:
-    """Reads in the worker thread, so that a slow store delays no other request.
+    """Reads a local file at once, and any other store in a thread, since it may hang.
 
     A store that fails or hangs is skipped, but for a probe now and then.
     """
@@ -61,12 +66,12 @@ class ReadFeatures:
         if not self._circuit.admits():
             raise StageSkippedError("the online store failed a moment ago")
         try:
-            async with asyncio.timeout(budget):
-                viewer = await self._worker.run(lambda: self._read(reader, query.viewer_id))
+            viewer = await self._fetch(reader, query.viewer_id, budget)
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A timeout of a caller in a hurry, or of one among many, is no failure of the store.
-            raise (self._failed(failure) if self._stuck() else failure) from error
+            hangs = self._is_long(budget) if reader.local else self._stuck()
+            raise (self._failed(failure) if hangs else failure) from error
         except UnfitRowError as error:
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error
@@ -83,7 +88,21 @@ class ReadFeatures:
 
     def _stuck(self) -> bool:
         since = self._reading_since
-        return since is not None and time.monotonic() - since > _STUCK_SHARE * self._timeout
+        return since is not None and self._is_long(time.monotonic() - since)
+
+    def _is_long(self, seconds: float) -> bool:
+        return seconds > _STUCK_SHARE * self._timeout
+
+    async def _fetch(self, reader: FeatureReader, viewer_id: str, budget: float) -> ViewerFeatures:
+        if reader.local and (viewer := _read_unlocked(reader, viewer_id)) is not None:
+            return viewer
+        async with asyncio.timeout(budget):
+            if not reader.local:
+                return await self._worker.run(partial(self._read, reader, viewer_id))
+            while True:
+                await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+                if (viewer := _read_unlocked(reader, viewer_id)) is not None:
+                    return viewer
 
     def _read(self, reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
         self._reading_since = time.monotonic()
@@ -105,3 +124,13 @@ class ReadFeatures:
             CIRCUIT_OPEN.set(0)
             log.info("online store available again")
         self._circuit.succeeded()
+
+
+def _read_unlocked(reader: FeatureReader, viewer_id: str) -> ViewerFeatures | None:
+    """Return the viewer's features; None while another process has locked the store's file."""
+    try:
+        return reader.read(viewer_id)
+    except sqlite3.OperationalError as error:
+        if is_away(error):
+            return None
+        raise

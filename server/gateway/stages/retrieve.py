@@ -6,7 +6,6 @@ import grpc
 from vireo.v1 import candidate_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError
 from server.gateway.stages.call import StageCall
@@ -32,7 +31,7 @@ class Retrieve:
     async def __call__(
         self,
         query: RecommendQuery,
-        viewer: ViewerFeatures,
+        viewer: viewer_pb2.ViewerFeatures,
         count: int,
         release_id: str,
         pool: tuple[tuple[str, str], ...] = (),
@@ -67,35 +66,19 @@ class Retrieve:
 
 
 def retrieve_request(
-    query: RecommendQuery, viewer: ViewerFeatures, count: int, release_id: str
+    query: RecommendQuery, viewer: viewer_pb2.ViewerFeatures, count: int, release_id: str
 ) -> pb.RetrieveCandidatesRequest:
     """Return the request for a query, pinned to a release if one is given."""
-    message = viewer_message(viewer, query.asked_at)
-    message.watched_keys.extend(viewer.watched_keys.tolist())
-    excluded = query.excluded_keys.tolist()
-    if query.playing_key is not None and query.seed_key is None:
-        # On HOME the playing video leads to nothing: among the watched ones EASE would go by it.
-        excluded.append(query.playing_key)
-    return pb.RetrieveCandidatesRequest(
-        viewer=message,
+    request = pb.RetrieveCandidatesRequest(
+        viewer=viewer,
         count=count,
-        excluded_keys=excluded,
+        excluded_keys=query.excluded_keys.tolist(),
         seed_key=query.seed_key,
         page_size=query.page_size,
         release_id=release_id,
     )
-
-
-def viewer_message(viewer: ViewerFeatures, asked_at: int) -> viewer_pb2.ViewerFeatures:
-    """Return the viewer's features as the models read them: without the watched keys.
-
-    `asked_at` is the moment of the request, Unix seconds: a row of the store has none.
-    """
-    return viewer_pb2.ViewerFeatures(
-        history_keys=viewer.history_keys.tolist(),
-        history_times=viewer.history_times.tolist(),
-        attributes=viewer.attributes,
-        watch_count=viewer.watch_count,
-        like_count=viewer.like_count,
-        asked_at=asked_at,
-    )
+    request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
+    if query.playing_key is not None and query.seed_key is None:
+        # On HOME the playing video leads to nothing: among the watched ones EASE would go by it.
+        request.excluded_keys.append(query.playing_key)
+    return request

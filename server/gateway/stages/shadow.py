@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.comparison import Comparisons, Slate
 from server.gateway.deadline import Deadline
 from server.gateway.query import RecommendQuery

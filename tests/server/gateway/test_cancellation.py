@@ -19,7 +19,6 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import gateway_pod
 from server.pod.run_queue import RunQueue
-from server.pod.worker import Worker
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
@@ -36,32 +35,31 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 
 @dataclass(frozen=True)
 class Chain:
-    """A gateway, its worker, and the queues of both pods."""
+    """A gateway, and the queues of both pods."""
 
     stub: RecommendationServiceAsyncStub
     releases: ReleaseServiceAsyncStub
-    gateway: Worker
     candidate: RunQueue
     ranking: RunQueue
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits or runs anywhere."""
-        return not any(each.queued for each in (self.gateway, self.candidate, self.ranking))
+        return not any(each.queued for each in (self.candidate, self.ranking))
 
 
 @pytest.fixture
 async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
-    gateway, candidate, ranking = Worker(), RunQueue(), RunQueue()
+    candidate, ranking = RunQueue(), RunQueue()
     async with (
         serving(CANDIDATE_POD, release, queue=candidate) as (candidates, _),
         serving(RANKING_POD, release, queue=ranking) as (rankings, _),
     ):
         targets = [f"127.0.0.1:{server.port}" for server in (candidates, rankings)]
         settings = gateway_settings(features, *targets, shadow_share=1.0)
-        async with serving(gateway_pod(settings, gateway), release) as (_, channel):
+        async with serving(gateway_pod(settings), release) as (_, channel):
             stub, releases = RecommendationServiceStub(channel), ReleaseServiceStub(channel)
-            yield Chain(stub, releases, gateway, candidate, ranking)
+            yield Chain(stub, releases, candidate, ranking)
 
 
 def counted(name: str, **labels: str) -> float:
@@ -70,20 +68,20 @@ def counted(name: str, **labels: str) -> float:
     return value
 
 
-@pytest.mark.parametrize("stage", ["gateway", "candidate", "ranking"])
+@pytest.mark.parametrize("stage", ["candidate", "ranking"])
 async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str) -> None:
-    worker: Worker | RunQueue = getattr(chain, stage)
-    before = {"gateway": 0, "candidate": 1, "ranking": 2}[stage]
-    async with busy(worker):
+    queue: RunQueue = getattr(chain, stage)
+    before = {"candidate": 0, "ranking": 1}[stage]
+    async with busy(queue):
         ran, abandoned = counted("run"), counted("abandoned", when="waiting")
         call = chain.stub.Recommend(REQUEST)
         waiting = asyncio.ensure_future(call)
-        await until(lambda: worker.queued == 2)
+        await until(lambda: queue.queued == 2)
         call.cancel()
-        await until(lambda: worker.queued == 1)
+        await until(lambda: queue.queued == 1)
         await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: chain.idle)
-    # What was run is what came before in the chain, and what kept the worker busy.
+    # What was run is what came before in the chain, and what kept the queue busy.
     assert counted("run") == ran + before + 1
     assert counted("abandoned", when="waiting") == abandoned + 1
 

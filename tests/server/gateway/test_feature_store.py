@@ -17,7 +17,6 @@ import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from server.features.viewer import ViewerFeatures
 from server.gateway.circuit import PAUSE_SECONDS
 from server.gateway.features import FeatureReader
 from server.home import Home
@@ -118,7 +117,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     read = FeatureReader.read
 
-    def counted(self: FeatureReader, viewer_id: str) -> ViewerFeatures:
+    def counted(self: FeatureReader, viewer_id: str) -> viewer_pb2.ViewerFeatures:
         asked.append(viewer_id)
         return read(self, viewer_id)
 

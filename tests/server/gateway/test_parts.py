@@ -13,7 +13,6 @@ from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
-from server.features.viewer import ViewerFeatures
 from server.gateway.deadline import Deadline
 from server.gateway.fallback import PopularList
 from server.gateway.query import RecommendQuery
@@ -47,7 +46,7 @@ def test_the_models_read_the_requests_time_or_now() -> None:
     assert asked.asked_at == 900
     assert query(context={"time": {"seconds": -5}}).asked_at == 0
     assert before <= query(context={"device": "tv"}).asked_at <= time.time()
-    known = ViewerFeatures(history_keys=np.array([7]), history_times=np.array([800]))
+    known = viewer_pb2.ViewerFeatures(history_keys=[7], history_times=[800])
     message = retrieve_request(asked, known, 10, "")
     assert decode_viewer(message.viewer).asked_at == 900
 
