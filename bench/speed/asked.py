@@ -14,10 +14,11 @@ from typing import TypeAlias
 import grpc
 import numpy as np
 from google.protobuf.message import Message
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc
 
 from bench.speed.floor import InProcess
 from bench.speed.h2load import Prepared, Target
+from server.candidate.pipeline import CandidateQuery
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.gateway.deadline import Deadline
@@ -49,6 +50,11 @@ class Question:
     ids: list[str]
     """The slate, made by the same pipelines in this process."""
     scores: list[float]
+
+    @property
+    def query(self) -> CandidateQuery:
+        """The query of `candidates`."""
+        return decode(candidate_pb2.RetrieveCandidatesRequest.FromString(self.candidates))
 
 
 Ask: TypeAlias = Callable[[Question], Awaitable[object]]

@@ -7,16 +7,18 @@ import json
 import os
 import pickle
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 from inference import open_inference_pb2 as oip
+from rich.console import Console
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
 from bench.process import running
@@ -61,10 +63,23 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One server."""
+class Environment:
+    """A peer's environment, which `make bench-peers` makes."""
 
     name: str
+
+    def python(self, home: Home) -> Path:
+        """Return its Python."""
+        return home.root / "peers" / self.name / "bin" / "python"
+
+
+InEnvironment = TypeVar("InEnvironment", bound=Environment)
+
+
+@dataclass(frozen=True)
+class Peer(Environment):
+    """One server."""
+
     bound: float | None
     """Minimum throughput of a ranking pod over its own; None if there is no bound."""
     command: tuple[str, ...]
@@ -72,10 +87,6 @@ class Peer:
     protocol: Protocol
     quiet: bool = True
     """Whether it takes no processor time while idle."""
-
-    def python(self, home: Home) -> Path:
-        """Return the Python of its environment, which `make bench-peers` makes."""
-        return home.root / "peers" / self.name / "bin" / "python"
 
 
 def _oip(query: RankingQuery) -> bytes:
@@ -127,6 +138,14 @@ PEERS = (
 )
 
 
+def made(peers: Sequence[InEnvironment], home: Home, console: Console) -> list[InEnvironment]:
+    """Return the peers whose environment exists, and say which don't."""
+    for peer in peers:
+        if not peer.python(home).exists():
+            console.print(f"{peer.name} is left out; make its environment with: make bench-peers")
+    return [peer for peer in peers if peer.python(home).exists()]
+
+
 @contextmanager
 def serving(
     peer: Peer, home: Home, release: Path, cores: Sequence[int], log: Path, query: RankingQuery
@@ -136,19 +155,49 @@ def serving(
     Raises:
         VireoError: it doesn't start; its output is in the log.
     """
-    port = free_port_base()
     body = peer.protocol.body(query)
+    ask = partial(peer.protocol.ask, body=body)
+    with started(peer.python(home), peer.command, ask, log, {RELEASE: str(release)}, cores) as (
+        port,
+        _,
+    ):
+        yield port
+
+
+@contextmanager
+def started(
+    python: Path,
+    command: Sequence[str],
+    ask: Callable[[int], object],
+    log: Path,
+    variables: Mapping[str, str],
+    cores: Sequence[int] = (),
+) -> Iterator[tuple[int, int]]:
+    """Run a server in a peer's environment until the block ends; yield its port and process id.
+
+    Args:
+        python: the environment's Python.
+        command: its arguments; `{port}` stands for the port.
+        ask: asks a port something; the server is ready once that fails no more.
+        log: file for its output.
+        variables: environment variables besides this process's.
+        cores: where it runs; anywhere if empty.
+
+    Raises:
+        VireoError: it doesn't start; its output is in the log.
+    """
+    port = free_port_base()
 
     def answers() -> bool:
         with suppress(OSError, grpc.RpcError):  # it may listen before its model is loaded
-            return bool(peer.protocol.ask(port, body))
+            ask(port)
+            return True
         return False
 
-    command = [str(peer.python(home)), *(part.format(port=port) for part in peer.command)]
-    own = {RELEASE: str(release), PORT: str(port)}
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", **own}
-    with running(command, log, answers, environment, folder=_ROOT, cores=cores):
-        yield port
+    arguments = [str(python), *(part.format(port=port) for part in command)]
+    own = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", PORT: str(port), **variables}
+    with running(arguments, log, answers, {**os.environ, **own}, folder=_ROOT, cores=cores) as pid:
+        yield port, pid
 
 
 def checked_peer(

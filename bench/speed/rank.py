@@ -20,12 +20,11 @@ from bench.process import first_core
 from bench.speed.asked import PAGE, Question, questions_of
 from bench.speed.floor import Floor, InProcess
 from bench.speed.h2load import Prepared, Target
-from bench.speed.peers import PEERS, SENDERS, Peer, checked_peer, serving
+from bench.speed.peers import PEERS, SENDERS, Peer, checked_peer, made, serving
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import further_pod
 from bench.stack import own_home, own_stack
-from server.candidate.service import decode
 from server.columns import encode_columns
 from server.errors import VireoError
 from server.home import Home
@@ -46,8 +45,7 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
     stack = own_stack(own_home(home, "rank"), staged, settings=_SETTINGS)
     questions = questions_of(home, dataset, plan.viewers)
     chain = InProcess.load(staged)
-    parse = candidate_pb2.RetrieveCandidatesRequest.FromString
-    queries = [chain.ranking_query(decode(parse(each.candidates)), PAGE) for each in questions]
+    queries = [chain.ranking_query(each.query, PAGE) for each in questions]
     with embedded_s3(stack.settings), further_pod(stack, "ranking", cores=core) as started:
         pod = _checked_pod(started.address, stack.home.root, queries, questions)
         bodies = [question.candidates for question in questions]
@@ -69,11 +67,8 @@ def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
 
 def _turns(home: Home, console: Console) -> list[list[Peer]]:
     """Return which peers run at the same time: those that are never idle run by themselves."""
-    made = [peer for peer in PEERS if peer.python(home).exists()]
-    for peer in PEERS:
-        if peer not in made:
-            console.print(f"{peer.name} is left out; make its environment with: make bench-peers")
-    return [[peer for peer in made if peer.quiet], *([peer] for peer in made if not peer.quiet)]
+    peers = made(PEERS, home, console)
+    return [[peer for peer in peers if peer.quiet], *([peer] for peer in peers if not peer.quiet)]
 
 
 async def _over_raw(raw: Floor, pod: Target, plan: SpeedPlan, console: Console) -> list[Row]:
