@@ -1,4 +1,4 @@
-"""The interceptor of every call: shed it, or read, parse, validate and answer it."""
+"""The guard of every call: shed it, or read, parse, validate and answer it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -57,7 +57,7 @@ def request_id() -> str:
     return found
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class Guard:
     """Wraps our services' unary methods; for health, reflection and channelz see `standard`.
 
     Health checks are bounded only by the time in which their message must arrive: they show
@@ -75,7 +75,6 @@ class Guard(grpc.aio.ServerInterceptor):
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self.streams = StreamLimit(max_streams)
-        self._guarded: dict[str, Handler] = {}
         self._admissions: dict[str, Admission] = {}
         self.under_way = 0
         """Calls of our services in flight."""
@@ -92,24 +91,13 @@ class Guard(grpc.aio.ServerInterceptor):
         """Refuse new calls with UNAVAILABLE from now on; those in flight continue."""
         self._closed = True
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Return the guarded handler of one of our methods, or the explained one of gRPC's own."""
-        method = handler_call_details.method
-        if method in self._guarded:
-            return self._guarded[method]
-        handler = await continuation(handler_call_details)
-        if handler is not None and method.startswith(standard.PREFIX):
-            guarded = standard.explained(handler, self.streams)
-        elif handler is not None and method.startswith(_PACKAGES) and handler.unary_unary:
-            guarded = self._guard(method, handler)
-        else:
-            return handler
-        self._guarded[method] = guarded
-        return guarded
+    def guarded(self, method: str, handler: Handler) -> Handler:
+        """Return the handler to serve a method with: guarded, explained, or as it is."""
+        if method.startswith(standard.PREFIX):
+            return standard.explained(handler, self.streams)
+        if method.startswith(_PACKAGES) and handler.unary_unary is not None:
+            return self._guard(method, handler)
+        return handler
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         """Return a handler of raw bytes, so that parse errors can be explained.
@@ -120,7 +108,7 @@ class Guard(grpc.aio.ServerInterceptor):
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         admission = self._admissions.get(method.split("/")[1])
 
-        async def call(_: object, context: Context) -> Message:
+        async def call(sent: object, context: Context) -> Message:
             metadata = context.invocation_metadata() or ()
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
@@ -132,7 +120,9 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
-                response = await _answer(method, handler, context, metadata, identity, admission)
+                response = await _answer(
+                    method, handler, sent, context, metadata, identity, admission
+                )
             except RpcError as error:
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
@@ -168,6 +158,7 @@ class Guard(grpc.aio.ServerInterceptor):
 async def _answer(
     method: str,
     handler: Handler,
+    sent: object,
     context: Context,
     metadata: Metadata,
     identity: str,
@@ -177,7 +168,7 @@ async def _answer(
     try:
         if admission is not None:
             admission.check(metadata, context.time_remaining())
-        raw = await only_message(context)
+        raw = await only_message(sent, context)
         if admission is None:
             return await _handle(handler, raw, context)
         began = await admission.enter()

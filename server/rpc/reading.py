@@ -23,12 +23,24 @@ class NoMessageError(Exception):
     """A call has no message. The text is for its caller."""
 
 
-async def only_message(context: Context, timeout: float = MAX_MESSAGE_SECONDS) -> bytes:  # noqa: ASYNC109
+async def only_message(
+    sent: object,
+    context: Context,
+    timeout: float = MAX_MESSAGE_SECONDS,  # noqa: ASYNC109
+) -> bytes:
     """Return the bytes of a call's message.
+
+    Args:
+        sent: what the handler was called with: the message if the transport has read it, which is
+            returned at once; otherwise it is read from the context.
+        context: the call's.
+        timeout: maximum seconds to wait for the message.
 
     Raises:
         NoMessageError: there is none, or none arrives within `timeout` seconds.
     """
+    if isinstance(sent, bytes):
+        return sent
     try:
         async with asyncio.timeout(timeout):
             raw = await context.read()

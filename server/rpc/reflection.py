@@ -10,12 +10,13 @@ import importlib.resources
 from collections.abc import Iterable
 
 import grpc
-import grpc.aio
 from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import _async as reflection
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from server.rpc.transport import Methods
 
 _ALPHA = "grpc.reflection.v1alpha"
 _V1 = "grpc.reflection.v1"
@@ -23,12 +24,12 @@ _SERVICE = "ServerReflection"
 
 
 def add_reflection(
-    server: grpc.aio.Server, services: Iterable[str], files: Iterable[FileDescriptor]
+    methods: Methods, services: Iterable[str], files: Iterable[FileDescriptor]
 ) -> None:
     """Add both versions of reflection to a server, which have one servicer.
 
     Args:
-        server: the server.
+        methods: adds to the server.
         services: full names of its services except reflection.
         files: the protos that define them, if they aren't ours.
     """
@@ -36,15 +37,13 @@ def add_reflection(
     pool.AddSerializedFile(v1_file())
     names = [*services, f"{_ALPHA}.{_SERVICE}", f"{_V1}.{_SERVICE}"]
     servicer = reflection.ReflectionServicer(names, pool=pool)  # type: ignore[no-untyped-call]
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, methods)  # type: ignore[no-untyped-call]
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    methods = {"ServerReflectionInfo": method}
-    handler = grpc.method_handlers_generic_handler(f"{_V1}.{_SERVICE}", methods)
-    server.add_generic_rpc_handlers((handler,))
+    methods.add_registered_method_handlers(f"{_V1}.{_SERVICE}", {"ServerReflectionInfo": method})
 
 
 def v1_file() -> bytes:

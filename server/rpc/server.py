@@ -9,11 +9,10 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
-import grpc
-import grpc.aio
 import structlog
 from google.protobuf.descriptor import FileDescriptor
-from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
@@ -24,51 +23,33 @@ from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
-from server.rpc.standard import MAX_STREAM_SECONDS, StreamLimit
+from server.rpc.standard import StreamLimit
+from server.rpc.transport import Methods, grpcio_server, is_native, native_server
 
 log = structlog.get_logger()
 
-_KEEPALIVE_MS = 30_000
 _LAST_CALLS_SECONDS = 0.2
-_MAX_CALLS_OF_A_CONNECTION = 1000
-"""The same as Envoy's: further streams wait at the caller."""
-CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
-"""Seconds for which calls may continue on a connection that has reached its maximum age: watches
-end within them. Envoy would count a reset as a failure of the pod."""
-_MAX_METADATA_BYTES = 80 << 10
-"""More than the 60 KiB of headers that the edge accepts: REST's path is sent along as one. Beyond
-8 KiB, gRPC's own limit would refuse some requests and accept others."""
 
 
 class RpcServer:
-    """A grpc.aio server with health, reflection, channelz and the guard on every call.
+    """A gRPC server with health, reflection, channelz and the guard on every call.
 
     Every service starts as NOT_SERVING. Use it from one event loop.
     """
 
     def __init__(self, settings: RpcSettings) -> None:
-        """Create the server; nothing is bound yet."""
+        """Create the server; nothing is bound yet.
+
+        Raises:
+            VireoError: its transport isn't installed.
+        """
         self._settings = settings
         self._guard = Guard(
             settings.access_log_share, settings.max_concurrent_rpcs, settings.max_streams
         )
-        self._server = grpc.aio.server(
-            interceptors=[self._guard],
-            # No maximum_concurrent_rpcs: it would refuse health checks too. The guard counts.
-            options=[
-                ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
-                # Two processes that share a port by mistake would each get half the calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
-                ("grpc.enable_channelz", 1),
-                *_connection_age(settings),
-            ],
-        )
+        native = is_native(settings)
+        self._server = native_server(settings) if native else grpcio_server(settings)
+        self._methods = Methods(self._server, self._guard.guarded, native=native)
         self._health = HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
@@ -91,7 +72,7 @@ class RpcServer:
     def add(
         self,
         service: str,
-        register: Callable[[grpc.aio.Server], None],
+        register: Callable[[Any], None],
         file: FileDescriptor | None = None,
         admission: Admission | None = None,
     ) -> None:
@@ -99,13 +80,13 @@ class RpcServer:
 
         Args:
             service: its full name.
-            register: adds its servicer to the server.
+            register: adds its servicer, with generated code.
             file: the proto that defines it, for reflection; None if it is one of ours.
             admission: decides which calls to admit; all by default.
         """
         if admission is not None:
             self._guard.admit(service, admission)
-        register(self._server)
+        register(self._methods)
         self._names.append(service)
         if file is not None:
             self._described.append(file)
@@ -125,14 +106,16 @@ class RpcServer:
                 TLS file can't be read.
         """
         await self.set_serving(self.serving)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._methods)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
         if self._settings.channelz:
-            channelz.add_channelz_servicer(self._server)  # type: ignore[no-untyped-call]
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(  # type: ignore[no-untyped-call]
+                ChannelzServicer(), self._methods
+            )
             self._described.append(channelz_pb2.DESCRIPTOR)
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         if self._settings.reflection:
-            add_reflection(self._server, shown, self._described)
+            add_reflection(self._methods, shown, self._described)
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
@@ -211,16 +194,6 @@ class RpcServer:
 def _address(host: str, port: int) -> str:
     """Return host:port, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _connection_age(settings: RpcSettings) -> list[tuple[str, int]]:
-    """Return the options that bound the age of connections."""
-    if not settings.max_connection_age:
-        return []
-    return [
-        ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
-    ]
 
 
 def _stop_signal() -> asyncio.Event:

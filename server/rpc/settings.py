@@ -52,6 +52,9 @@ class RpcSettings(BaseSettings):
     """Address to listen on."""
     port: int = Field(ge=0, le=65535)
     """Port to listen on; 0 selects a free one and logs it."""
+    transport: Literal["grpcio", "native"] = "grpcio"
+    """gRPC server: `grpcio`, or `native` for pygrpc-native, which uses less processor time but has
+    neither TLS, with which it stays `grpcio`, nor `max_connection_age`."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of the Prometheus endpoint /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"

@@ -21,6 +21,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 from server.rpc.errors import RpcError
 from server.rpc.guard import Guard
 from server.rpc.server import RpcServer
+from server.rpc.transport import Methods
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
@@ -84,10 +85,10 @@ async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
 async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[FakeGateway]:
     """Run one behind TLS."""
     gateway = FakeGateway()
-    server = grpc.aio.server(
-        interceptors=[Guard(access_log_share=0, max_calls=100, max_streams=10)]
-    )
-    add_RecommendationServiceServicer_to_server(gateway, server)
+    server = grpc.aio.server()
+    guard = Guard(access_log_share=0, max_calls=100, max_streams=10)
+    methods: Any = Methods(server, guard.guarded)
+    add_RecommendationServiceServicer_to_server(gateway, methods)
     gateway.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
     await server.start()
     try:
