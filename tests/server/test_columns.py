@@ -29,6 +29,14 @@ def test_columns_survive_the_hop() -> None:
         np.testing.assert_array_equal(found[name], values)
 
 
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_a_column_is_encoded_as_its_message_would_be_from_a_list(count: int) -> None:
+    values = np.random.default_rng(0).normal(size=count)
+    for column in (values.astype(np.float32), values.astype(">f4"), values):
+        expected = ScoreColumn(name="near", values=column.tolist())
+        assert encode_columns({"near": column}) == [expected]
+
+
 def test_an_absent_column_is_neutral_and_order_does_not_matter() -> None:
     found = decode_columns([ScoreColumn(name="near", values=[5, 6, 7])], 3, DECLARED)
     assert list(found) == ["near", "far"]
