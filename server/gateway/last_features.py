@@ -35,6 +35,7 @@ class LastFeatures:
         self._viewers: TTLCache[tuple[str, str], ViewerFeatures, float] = TTLCache(
             max_bytes, max_age, clock, _size
         )
+        KEPT_BYTES.set_function(lambda: self._viewers.currsize)
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
@@ -46,7 +47,6 @@ class LastFeatures:
             self._viewers.pop(key, None)
         else:
             self._viewers[key] = viewer
-        KEPT_BYTES.set(self._viewers.currsize)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""

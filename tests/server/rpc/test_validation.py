@@ -102,7 +102,7 @@ def test_a_request_that_keeps_the_rules_is_accepted(
 ) -> None:
     request = make()
     change(request)
-    validate(request)
+    validate(request, request.ByteSize())
 
 
 @pytest.mark.parametrize(("make", "change"), INVALID)
@@ -112,11 +112,11 @@ def test_a_request_that_breaks_a_rule_is_rejected(
     request = make()
     change(request)
     with pytest.raises(RpcError) as raised:
-        validate(request)
+        validate(request, request.ByteSize())
     assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("kind", [type(make()) for make in (recommend, retrieve, rank)])
 def test_an_empty_request_is_rejected(kind: type[Message]) -> None:
     with pytest.raises(RpcError):
-        validate(kind())
+        validate(kind(), 0)
