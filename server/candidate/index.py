@@ -27,6 +27,11 @@ class VideoIndex:
         self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         self._probes = min(description.probes or self._cells, self._cells)
 
+    @property
+    def exact(self) -> bool:
+        """Whether it compares the query with every vector."""
+        return not self._cells
+
     @staticmethod
     def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
         """Return the index of `count` vectors of `size` dimensions in `file`.

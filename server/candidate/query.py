@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
+from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
 
@@ -44,49 +44,70 @@ class Retrieval:
     query: CandidateQuery
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
-    history_rows: Int64Array
-    """Rows of the history that co-watch follows, oldest first: the seed's alone if there is one."""
+    history: Int64Array
+    """Row of each video of its history, oldest first, int64[h]; -1 for unknown ones."""
+    watched: Int64Array
+    """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
+    excluded: Int64Array
+    """Row of each excluded video, int64[e]; -1 for unknown ones."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
         """Prepare `query`; raise UnknownSeedError if the release lacks its seed."""
-        if query.seed_key is None:
-            found = release.rows.find(query.viewer.history_keys)
-            return Retrieval(release, query, query.viewer, found[found >= 0])
-        seed_row = release.rows.find(np.array([query.seed_key], np.int64))
-        if seed_row[0] < 0:
+        viewer = query.viewer
+        if query.seed_key is not None:
+            viewer = viewer.playing(query.seed_key)
+        parts = (viewer.history_keys, viewer.watched_keys, query.excluded_keys)
+        rows = release.rows.find(np.concatenate(parts))  # at once: most of it is by the call
+        begin = len(parts[0])
+        end = begin + len(parts[1])
+        history, watched, excluded = rows[:begin], rows[begin:end], rows[end:]
+        if query.seed_key is not None and history[-1] < 0:
             raise UnknownSeedError(
                 f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
             )
-        return Retrieval(release, query, query.viewer.playing(query.seed_key), seed_row)
+        return Retrieval(release, query, viewer, history, watched, excluded)
 
     @property
     def wanted(self) -> int:
         """Number that a source proposes so that `count` are left after the filters."""
-        blocked = len(self.viewer.watched_keys) + len(self.query.excluded_keys)
-        return self.query.count + blocked
+        return self.query.count + len(self.blocked_rows)
 
     @cached_property
     def blocked_rows(self) -> Int64Array:
         """Rows of the known watched and excluded videos, int64[b]."""
-        blocked = np.concatenate([self.viewer.watched_keys, self.query.excluded_keys])
-        rows = self.release.rows.find(blocked)
-        return rows[rows >= 0]
+        blocked = np.concatenate([self.watched, self.excluded])
+        return blocked[blocked >= 0]
+
+    @cached_property
+    def free(self) -> BoolArray:
+        """Whether each video is neither watched nor excluded, bool[n]."""
+        free = np.ones(len(self.release.keys), np.bool_)
+        free[self.blocked_rows] = False
+        return free
+
+    @cached_property
+    def history_rows(self) -> Int64Array:
+        """Rows of the history that co-watch follows, oldest first: a seed alone if there is one."""
+        if self.query.seed_key is not None:
+            return self.history[-1:]
+        return self.history[self.history >= 0]
 
     @cached_property
     def watched_rows(self) -> Int64Array:
-        """Rows of all watched videos, for EASE, int64[w]: the seed's alone if there is one."""
+        """Rows of all watched videos, for EASE, int64[w]: only the seed's if it has one."""
         if self.query.seed_key is not None:
             return self.history_rows
-        known = np.union1d(self.viewer.history_keys, self.viewer.watched_keys)
-        rows = self.release.rows.find(known)
-        return rows[rows >= 0]
+        # One more for unknown ones, which is dropped.
+        watched = np.zeros(len(self.release.keys) + 1, np.bool_)
+        watched[self.history] = watched[self.watched] = True
+        return watched[:-1].nonzero()[0]
 
     @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
-        return self.release.viewer_vector(self.viewer)
+        return self.release.viewer_vector(self.viewer, self.history)
 
     def once(self, compute: Callable[[Retrieval], T]) -> T:
         """Return `compute` of this query, computed on first use."""
@@ -95,13 +116,15 @@ class Retrieval:
         made: T = self._made[compute]
         return made
 
-    def best(self, rows: Int64Array, scores: Float32Array) -> Int64Array:
-        """Return the `wanted` best of `rows` by their `scores`, best first, ties by key."""
-        if len(rows) > self.wanted:
+    def best(self, rows: Int64Array, scores: Float32Array, limit: int = 0) -> Int64Array:
+        """Return the `limit` best of `rows`, by default `wanted`; best first, ties by key."""
+        limit = limit or self.wanted
+        if len(rows) > limit:
             # Sorting all takes several times as long as finding the lowest score that counts.
-            reached = scores >= np.partition(scores, -self.wanted)[-self.wanted]
+            reached = (scores >= np.partition(scores, -limit)[-limit]).nonzero()[0]
             rows, scores = rows[reached], scores[reached]
         order = np.argsort(-scores)
-        if (np.diff(scores[order]) == 0).any():  # rare, and sorting by both takes longer
+        ordered = scores[order]
+        if (ordered[1:] == ordered[:-1]).any():  # rare, and sorting by both takes longer
             order = np.lexsort((self.release.keys[rows], -scores))
-        return rows[order[: self.wanted]]
+        return rows[order[:limit]]

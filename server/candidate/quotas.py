@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
 from server import signals
+from server.arrays import Int64Array
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
 from server.releases.weights import Quotas
@@ -28,33 +30,44 @@ class QuotaMerge:
         self._shares = sorted(shares, key=lambda each: each[1] is None)
 
     def select(self, query: Retrieval, candidates: Candidates) -> Candidates:
-        """Return one candidate per video, in this order."""
-        count = query.query.count
+        """Return one candidate per video, in this order.
+
+        Args:
+            query: whose count it is.
+            candidates: those of each source together, best first.
+        """
+        count, videos = query.query.count, len(query.release.keys)
+        masks = candidates.source_masks
+        turns = (masks[1:] != masks[:-1]).nonzero()[0] + 1
+        bounds = pairwise([0, *turns.tolist(), len(masks)])
+        spans = {int(masks[start]): (start, end) for start, end in bounds if end}
         first, rest = [], []
         for bit, share in self._shares:
-            proposed = np.flatnonzero(candidates.source_masks == bit)
-            quota = count if share is None else math.floor(share * count)
-            first.append(proposed[:quota])
-            rest.append(proposed[quota:])
-        union = _union(candidates.take(np.concatenate(first)))
+            start, end = spans.get(bit, (0, 0))
+            within = min(end, start + (count if share is None else math.floor(share * count)))
+            first.append(np.arange(start, within))
+            rest.append(np.arange(within, end))
+        proposals = candidates.take(np.concatenate(first))
+        earliest = _earliest(proposals.rows, videos)
+        # No source proposes a video twice, so the sum of its bits is their union.
+        bits = np.bincount(earliest, proposals.source_masks, len(proposals)).astype(np.uint32)
+        union = Candidates(proposals.keys, proposals.rows, bits).take(_firsts(earliest)[:count])
         if len(union) < count:
-            known = union.rows
             fillers = candidates.take(np.concatenate(rest))
-            fillers = fillers.take(np.isin(fillers.rows, known, invert=True))
-            places = np.unique(fillers.rows, return_index=True)[1]
-            union = Candidates.concatenate([union, fillers.take(np.sort(places))])
-        return union.take(np.arange(min(count, len(union))))
+            fillers = fillers.take(np.isin(fillers.rows, union.rows, invert=True).nonzero()[0])
+            fillers = fillers.take(_firsts(_earliest(fillers.rows, videos))[: count - len(union)])
+            union = Candidates.concatenate([union, fillers])
+        return union
 
 
-def _union(proposals: Candidates) -> Candidates:
-    """Return one candidate per video, in the order of first proposals, with the bits of all."""
-    if not len(proposals):
-        return proposals
-    by_row = np.argsort(proposals.rows, kind="stable")
-    rows = proposals.rows[by_row]
-    begins = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))  # first place of each video
-    masks = np.bitwise_or.reduceat(proposals.source_masks[by_row], begins)
-    places = by_row[begins]
-    order = np.argsort(places)
-    chosen = places[order]
-    return Candidates(proposals.keys[chosen], proposals.rows[chosen], masks[order])
+def _earliest(rows: Int64Array, videos: int) -> Int64Array:
+    """Return the place of the first of equal `rows` for each of them, int64[m]."""
+    # Of a column of all videos only what is read is written: it takes no time to make.
+    place = np.empty(videos, np.int64)
+    place[rows[::-1]] = np.arange(len(rows))[::-1]  # if rows are equal, the last one counts
+    return place[rows]
+
+
+def _firsts(earliest: Int64Array) -> Int64Array:
+    """Return the places that are the first of their row, ascending."""
+    return (earliest == np.arange(len(earliest))).nonzero()[0]

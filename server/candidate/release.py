@@ -12,7 +12,7 @@ from server.arrays import Float32Array, Int32Array, Int64Array
 from server.candidate.index import VideoIndex
 from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import Vectors, looked_up
-from server.features.tower_inputs import tower_inputs
+from server.features.tower_inputs import viewer_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
@@ -130,10 +130,17 @@ class CandidateRelease:
         """Raise ReleaseError unless the viewer tower reproduces its outputs of training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
 
-    def viewer_vector(self, viewer: ViewerFeatures) -> Float32Array:
-        """Return the viewer's embedding, float32[d]; raise ModelOutputError if it isn't finite."""
+    def viewer_vector(
+        self, viewer: ViewerFeatures, found: Int64Array | None = None
+    ) -> Float32Array:
+        """Return the viewer's embedding, float32[d]; raise ModelOutputError if it isn't finite.
+
+        `found` is the row of each video of the history, -1 for unknown ones, if they are known.
+        """
+        if found is None:
+            found = self.rows.find(viewer.history_keys)
         limit = self.manifest.feature_schema.history_limit
-        inputs = tower_inputs([viewer], self.rows, self.vocabulary, limit)
+        inputs = viewer_inputs(viewer, found, self.vocabulary, limit)
         return self.viewers.of(inputs, self._run_tower)
 
     def _run_tower(self, inputs: Mapping[str, Int64Array]) -> Float32Array:

@@ -12,6 +12,8 @@ CONTENT_HISTORY = 50
 keeps no more."""
 CONTENT_HALF_LIFE = 5.0
 """Steps back in the history after which a watch counts half."""
+_DECAY = (0.5 ** (np.arange(CONTENT_HISTORY)[::-1] / CONTENT_HALF_LIFE)).astype(np.float32)
+"""Weight of each of the last watches, oldest first, float32[CONTENT_HISTORY]."""
 
 
 def content_match(
@@ -30,9 +32,7 @@ def content_match(
         CONTENT_HISTORY watches', each weighted by 0.5 ** (steps back / CONTENT_HALF_LIFE).
     """
     recent = history_rows[-CONTENT_HISTORY:]
-    steps_back = np.arange(len(recent) - 1, -1, -1)
-    decay = (0.5 ** (steps_back / CONTENT_HALF_LIFE)).astype(np.float32)
-    taste = decay @ looked_up(content, recent)
+    taste = _DECAY[CONTENT_HISTORY - len(recent) :] @ looked_up(content, recent)
     length = np.linalg.norm(taste)
     if length > 0:
         taste = taste / length

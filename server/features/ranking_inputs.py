@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,7 +32,9 @@ MATCH_FEATURES = ("content_match",)
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
 """Columns of the viewer's dense features, in order."""
 
-_NUMBERS = np.array([source.number for source in _BY_NUMBER], np.uint32)
+_NUMBERS = np.array([source.number for source in _BY_NUMBER])
+_FLAGS = (np.arange(2 << _NUMBERS.max())[:, None] >> _NUMBERS & 1).astype(np.float32)
+"""The flags of each mask in the order of RETRIEVAL_FEATURES, float32[masks, sources]."""
 
 LIKE_PRIOR_COUNT = 5.0
 """Weight in watches of the prior in every like rate."""
@@ -72,7 +75,7 @@ def video_features(
 def viewer_features(viewer: ViewerFeatures) -> Float32Array:
     """Return VIEWER_FEATURES of one viewer, float32[v]."""
     rate = like_rate(viewer.like_count, viewer.watch_count)
-    return np.array([np.log1p(viewer.watch_count), rate], np.float32)
+    return np.array([math.log1p(viewer.watch_count), rate], np.float32)
 
 
 def retrieval_features(
@@ -87,7 +90,8 @@ def retrieval_features(
     features = np.empty((len(source_masks), len(RETRIEVAL_FEATURES)), np.float32)
     for place, score in enumerate(signals.SCORES):
         features[:, place] = scores[score.name]
-    features[:, len(signals.SCORES) :] = (source_masks[:, None] >> _NUMBERS) & 1
+    # Bits of sources that only newer builds know are left out.
+    features[:, len(signals.SCORES) :] = _FLAGS.take(source_masks & len(_FLAGS) - 1, axis=0)
     return features
 
 
@@ -129,8 +133,9 @@ def ranking_inputs(
         `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
     """
     recent = history_rows[-RANKER_HISTORY:]
-    history = looked_up(table.vectors, recent)
-    if not len(recent):
+    if len(recent):
+        history = looked_up(table.vectors, recent)
+    else:
         history = np.zeros((1, table.vectors.shape[1]), np.float32)
     if candidate_features is None:
         candidate_features = table.features.take(candidate_rows, axis=0)
@@ -139,7 +144,7 @@ def ranking_inputs(
         "candidate_features": candidate_features[None],
         "retrieval_features": retrieval[None],
         "match_features": match_features(history_rows, candidate_rows, table.content)[None],
-        "history_vectors": np.ascontiguousarray(history)[None],
+        "history_vectors": history[None],
         "history_lengths": np.array([len(recent)], np.int64),
         "viewer_features": viewer_features(viewer)[None],
         "attributes": attribute_ids(viewer.attributes, vocabulary)[None],

@@ -23,7 +23,7 @@ def gap_buckets(times: Int64Array) -> Int64Array:
     """
     buckets = np.zeros(len(times), np.int64)
     if len(times) > 1:
-        gaps = np.maximum(np.diff(times), 0)
+        gaps = np.maximum(times[1:] - times[:-1], 0)
         # As floats: 1 + the maximum of int64 would overflow.
         buckets[1:] = 1 + np.log2(1.0 + gaps).astype(np.int64)
     return np.minimum(buckets, GAP_BUCKETS - 1)
@@ -35,6 +35,32 @@ def attribute_ids(attributes: Sequence[str], vocabulary: Mapping[str, int]) -> I
     ids = np.zeros(ATTRIBUTE_LIMIT, np.int64)
     ids[: len(known)] = known
     return ids
+
+
+def viewer_inputs(
+    viewer: ViewerFeatures, found: Int64Array, vocabulary: Mapping[str, int], history_limit: int
+) -> dict[str, Int64Array]:
+    """Return the viewer tower's inputs for one viewer (b = 1); see `tower_inputs`.
+
+    Args:
+        viewer: the viewer.
+        found: row of each video of the history, -1 for unknown ones, int64[h].
+        vocabulary: attribute text to id.
+        history_limit: number of last known videos that the tower reads.
+    """
+    known = (found >= 0).nonzero()[0][-history_limit:]
+    length = len(known)
+    history, times = np.zeros(max(1, length), np.int64), np.empty(length + 1, np.int64)
+    history[:length] = found[known] + 1
+    times[:length], times[length] = viewer.history_times[known], viewer.asked_at
+    buckets = gap_buckets(times)
+    return {
+        "history": history[None],
+        "gaps": buckets[None, : len(history)],
+        "asked_gap": buckets[-1:],
+        "lengths": np.array([length], np.int64),
+        "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
+    }
 
 
 def tower_inputs(
@@ -54,31 +80,20 @@ def tower_inputs(
         to the request, 0 only without a history; `lengths` int64[b]; `attributes`
         int64[b, ATTRIBUTE_LIMIT].
     """
-    histories: list[Int64Array] = []
-    gaps: list[Int64Array] = []
-    asked_gap = np.zeros(len(viewers), np.int64)
-    for index, viewer in enumerate(viewers):
-        found = rows.find(viewer.history_keys)
-        known = found >= 0
-        histories.append(found[known][-history_limit:] + 1)
-        times = viewer.history_times[known][-history_limit:]
-        buckets = gap_buckets(np.append(times, viewer.asked_at))
-        gaps.append(buckets[:-1])
-        asked_gap[index] = buckets[-1]
-    lengths = np.array([len(history) for history in histories], np.int64)
-    width = max(1, int(lengths.max(initial=0)))
-    history = np.zeros((len(viewers), width), np.int64)
-    gap = np.zeros((len(viewers), width), np.int64)
-    for index, length in enumerate(lengths):
-        history[index, :length] = histories[index]
-        gap[index, :length] = gaps[index]
-    attributes = [attribute_ids(viewer.attributes, vocabulary) for viewer in viewers]
-    return {
-        "history": history,
-        "gaps": gap,
-        "asked_gap": asked_gap,
-        "lengths": lengths,
-        "attributes": np.stack(attributes)
-        if attributes
-        else np.zeros((0, ATTRIBUTE_LIMIT), np.int64),
+    each = [
+        viewer_inputs(viewer, rows.find(viewer.history_keys), vocabulary, history_limit)
+        for viewer in viewers
+    ]
+    width = max((inputs["history"].shape[1] for inputs in each), default=1)
+    batch = {
+        "history": np.zeros((len(each), width), np.int64),
+        "gaps": np.zeros((len(each), width), np.int64),
+        "asked_gap": np.zeros(len(each), np.int64),
+        "lengths": np.zeros(len(each), np.int64),
+        "attributes": np.zeros((len(each), ATTRIBUTE_LIMIT), np.int64),
     }
+    for place, inputs in enumerate(each):
+        for name, [values] in inputs.items():
+            row = batch[name][place : place + 1]
+            row[..., : np.size(values)] = values
+    return batch

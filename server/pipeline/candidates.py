@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Float32Array, Int64Array
+from server.arrays import Float32Array, Int64Array
 
 UInt32Array = npt.NDArray[np.uint32]
 
@@ -32,29 +32,26 @@ class Candidates:
     """Columns that scorers added, by name, float32[n] each."""
 
     def __post_init__(self) -> None:
-        columns: dict[str, npt.NDArray[Any]]
-        columns = {"rows": self.rows, "source_masks": self.source_masks, **self.scores}
-        for name, column in columns.items():
-            if len(column) != len(self.keys):
-                raise ValueError(
-                    f"column {name} has {len(column)} values for {len(self.keys)} candidates"
-                )
+        _check_length("rows", self.rows, len(self.keys))
+        _check_length("source_masks", self.source_masks, len(self.keys))
+        for name, column in self.scores.items():
+            _check_length(name, column, len(self.keys))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, chosen: BoolArray | Int64Array) -> Candidates:
-        """Return the candidates of a boolean mask, or those at the given places, in that order."""
+    def take(self, places: Int64Array) -> Candidates:
+        """Return the candidates at the given places, in that order."""
         return Candidates(
-            self.keys[chosen],
-            self.rows[chosen],
-            self.source_masks[chosen],
-            {name: column[chosen] for name, column in self.scores.items()},
+            self.keys.take(places),
+            self.rows.take(places),
+            self.source_masks.take(places),
+            {name: column.take(places) for name, column in self.scores.items()},
         )
 
     def with_scores(self, scores: Mapping[str, Float32Array]) -> Candidates:
         """Return these candidates with further columns."""
-        return replace(self, scores={**self.scores, **scores})
+        return Candidates(self.keys, self.rows, self.source_masks, {**self.scores, **scores})
 
     @staticmethod
     def concatenate(parts: Sequence[Candidates]) -> Candidates:
@@ -72,3 +69,8 @@ class Candidates:
                 for name in parts[0].scores
             },
         )
+
+
+def _check_length(name: str, column: npt.NDArray[Any], count: int) -> None:
+    if len(column) != count:
+        raise ValueError(f"column {name} has {len(column)} values for {count} candidates")

@@ -29,7 +29,8 @@ class DiverseBest:
         """Return the best `page_size` candidates, in the order of the slate."""
         scores, page = candidates.scores[SCORE], query.query.page_size
         order = np.argsort(-scores)
-        if (np.diff(scores[order]) == 0).any():  # rare, and sorting by all takes longer
+        ordered = scores[order]
+        if (ordered[1:] == ordered[:-1]).any():  # rare, and sorting by all takes longer
             order = np.lexsort((candidates.keys, candidates.rows < 0, -scores))
         strength = query.release.manifest.score_weights.diversity
         if strength > 0:
@@ -58,15 +59,13 @@ def diverse_order(
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     unit = vectors / np.maximum(lengths, _TINY)[:, None]
     # log(_TINY) is far below that of any probability, and finite.
-    worth = np.log(np.maximum(scores, _TINY))
-    nearest = np.full(len(scores), -np.inf, np.float32)
-    value = worth
-    chosen = []
-    for _ in range(count):
-        best = value.argmax()
-        chosen.append(best)
-        worth[best] = -np.inf
-        # One row at a time: a page is short, and most pairs are never needed.
-        np.maximum(nearest, unit @ unit[best], out=nearest)
-        value = worth - strength * nearest
-    return np.array(chosen, np.int64)
+    value = np.log(np.maximum(scores, _TINY))
+    # Row i has the value of each video if i is the nearest to it of those chosen.
+    beside = value - strength * (unit @ unit.T)
+    least = np.full(len(scores), np.inf, np.float32)
+    chosen = np.empty(count, np.int64)
+    for place in range(count):
+        chosen[place] = best = value.argmax()
+        value = np.minimum(least, beside[best], out=least)
+        value[best] = -np.inf
+    return chosen

@@ -40,11 +40,15 @@ class Ranking:
     """The query's viewer, with the seed as the last video watched."""
     rows: Int64Array
     """Rows of the query's keys in the release's tables, int64[n]; -1 for unknown ones."""
+    history_rows: Int64Array
+    """Rows of the known videos of the viewer's history, oldest first, int64[h]."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
         """Prepare `query`."""
-        rows = release.rows.find(query.keys)
-        if query.seed_key is None:
-            return Ranking(release, query, query.viewer, rows)
-        return Ranking(release, query, query.viewer.playing(query.seed_key), rows)
+        viewer = query.viewer
+        if query.seed_key is not None:
+            viewer = viewer.playing(query.seed_key)
+        found = release.rows.find(np.concatenate([query.keys, viewer.history_keys]))
+        rows, history = found[: len(query.keys)], found[len(query.keys) :]
+        return Ranking(release, query, viewer, rows, history[history >= 0])

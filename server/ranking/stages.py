@@ -48,14 +48,13 @@ class RankerScorer:
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Return the probability of each task, for each candidate."""
         release = query.release
-        known = candidates.rows >= 0
+        known = (candidates.rows >= 0).nonzero()[0]
         tasks = np.zeros((len(candidates), len(TASKS)), np.float32)
-        if known.any():
-            retrieved = candidates if known.all() else candidates.take(known)
-            history = release.rows.find(query.viewer.history_keys)
+        if len(known):
+            retrieved = candidates if len(known) == len(candidates) else candidates.take(known)
             inputs = ranking_inputs(
                 query.viewer,
-                history[history >= 0],
+                query.history_rows,
                 retrieved.rows,
                 retrieval_features(retrieved.scores, retrieved.source_masks),
                 release.table,

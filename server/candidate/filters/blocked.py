@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from server.arrays import BoolArray
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
@@ -19,10 +17,4 @@ class BlockedFilter:
 
     def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
         """Return which candidates are neither watched nor excluded, bool[n]."""
-        if not len(query.blocked_rows):
-            return np.ones(len(candidates), np.bool_)
-        # Marking rows takes a fifth of the time of np.isin.
-        free = np.ones(len(query.release.keys), np.bool_)
-        free[query.blocked_rows] = False
-        kept: BoolArray = free[candidates.rows]
-        return kept
+        return query.free[candidates.rows]

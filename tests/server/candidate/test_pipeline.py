@@ -164,15 +164,28 @@ def test_same_query_gives_the_same_answer_on_every_load(release_folder: Path) ->
     np.testing.assert_array_equal(answers[0].source_masks, answers[1].source_masks)
 
 
-def _index_of_other_vectors() -> faiss.Index:
-    """One that raises, asked for 8 dimensions."""
-    index = faiss.IndexFlatIP(3)
-    index.add(np.zeros((VIDEOS, 3), np.float32))
-    return index
+def _approximate(vectors: np.ndarray) -> VideoIndex:
+    """The index of a large catalogue. With other vectors than the release has it raises."""
+    size = vectors.shape[1]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, 1, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    return VideoIndex(index, IndexDescription(kind="ivf_int8", probes=1))
+
+
+def test_a_large_catalogue_has_the_candidates_of_a_small_one(release: CandidateRelease) -> None:
+    large = replace(release, index=_approximate(release.vectors))
+    assert release.index.exact
+    assert not large.index.exact
+    query = CandidateQuery(viewer_of_rows(10, 3), 12, release.keys[[0, 5]])
+    ours, theirs = (CandidatePipeline(each).retrieve(query) for each in (release, large))
+    np.testing.assert_array_equal(ours.keys, theirs.keys)
+    np.testing.assert_array_equal(ours.source_masks, theirs.source_masks)
+    np.testing.assert_allclose(ours.scores["two_tower"], theirs.scores["two_tower"], rtol=1e-6)
 
 
 def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> None:
-    broken = replace(release, index=VideoIndex(_index_of_other_vectors(), IndexDescription()))
+    broken = replace(release, index=_approximate(np.zeros((VIDEOS, 3), np.float32)))
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30, "popular fills what two-tower would have given"
     assert not (found.source_masks & TWO_TOWER).any()
@@ -186,7 +199,8 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
 
 
 def test_a_score_that_failed_is_reported_by_its_source(release: CandidateRelease) -> None:
-    broken = replace(release, vectors=np.empty((0, 0), np.float32))
+    index = _approximate(release.vectors)
+    broken = replace(release, index=index, vectors=np.empty((0, 0), np.float32))
     found = CandidatePipeline(broken).retrieve(CandidateQuery(viewer_of_rows(10), 30))
     assert len(found.keys) == 30
     assert not found.scores["two_tower"].any()

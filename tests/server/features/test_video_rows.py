@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from server.features.keys import KeyCollisionError
 from server.features.video_rows import VideoRows
 
 KEYS = np.array([50, -7, 900], np.int64)
@@ -39,3 +40,15 @@ def test_every_key_is_found_for_any_distribution_of_keys(keys: np.ndarray) -> No
     np.testing.assert_array_equal(rows.find(keys[order]), order)
     assert len(unknown)
     assert (rows.find(unknown) == -1).all()
+
+
+def test_many_rows_of_the_same_key_are_refused() -> None:
+    with pytest.raises(KeyCollisionError, match="must all differ"):
+        VideoRows(np.array([5, 1, 5, 5], np.int64))
+
+
+def test_catalogues_of_any_size_and_chance_are_placed() -> None:
+    random = np.random.default_rng(3)
+    for count in random.integers(1, 60, 3_000).tolist():
+        keys = random.integers(-(2**63), 2**63, count)
+        np.testing.assert_array_equal(VideoRows(keys).find(keys), np.arange(count))
