@@ -8,10 +8,20 @@ import numpy as np
 from vireo.v1 import viewer_pb2
 
 from server.features.viewer import ViewerFeatures
+from server.rpc.errors import invalid_argument
 
 
 def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
-    """Return the features in a request; its time is now unless the request has one."""
+    """Return the features in a request; its time is now unless the request has one.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT if history_times and history_keys differ in length.
+    """
+    # No rule in CEL says so: protovalidate would serialize and parse the whole message for it.
+    if len(viewer.history_times) != len(viewer.history_keys):
+        raise invalid_argument(
+            [("viewer.history_times", "must have as many values as history_keys")]
+        )
     return ViewerFeatures(
         history_keys=np.array(viewer.history_keys, np.int64),
         history_times=np.array(viewer.history_times, np.int64),

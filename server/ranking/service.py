@@ -55,9 +55,12 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     """Return the query of a request.
 
     Raises:
-        RpcError: INVALID_ARGUMENT if two_tower is missing, or a score is unknown, occurs twice,
-            differs from the keys in length, or has a value out of its bounds; the message names it.
+        RpcError: INVALID_ARGUMENT if source_masks differs from the keys in length; if two_tower is
+            missing, or a score is unknown, occurs twice, differs from the keys in length, or has a
+            value out of its bounds; the message names it.
     """
+    if len(request.source_masks) != len(request.keys):
+        raise invalid_argument([("source_masks", "must have as many values as keys")])
     # Callers of the inner hops as they were send no columns: their pages would be in no order.
     if not any(column.name == ORDERING for column in request.scores):
         raise invalid_argument([("scores", f"{ORDERING} is missing")])

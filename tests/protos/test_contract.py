@@ -5,7 +5,7 @@ from __future__ import annotations
 import protovalidate
 import pytest
 from google.protobuf.message import Message
-from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2
 
 
 def violated(message: Message) -> set[str]:
@@ -58,13 +58,3 @@ def test_up_next_needs_the_video_that_is_playing() -> None:
 def test_too_many_exclusions_are_refused() -> None:
     assert violated(request(excluded_video_ids=["v"] * 1000)) == set()
     assert violated(request(excluded_video_ids=["v"] * 1001)) == {"excluded_video_ids"}
-
-
-def test_columns_of_different_length_are_refused_on_the_inner_hops() -> None:
-    viewer = viewer_pb2.ViewerFeatures(history_keys=[1, 2], history_times=[1])
-    retrieve = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=10)
-    assert violated(retrieve) == {"viewer"}
-    rank = ranking_pb2.RankCandidatesRequest(
-        viewer=viewer_pb2.ViewerFeatures(), keys=[1, 2], source_masks=[2], page_size=1
-    )
-    assert violated(rank) == {"source_masks.match"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+import grpc
+import pytest
 from vireo.v1 import viewer_pb2
 
 from server.pod.viewer import decode_viewer
+from server.rpc.errors import RpcError
 
 
 def test_a_request_without_a_moment_is_for_now() -> None:
@@ -15,3 +18,9 @@ def test_a_request_without_a_moment_is_for_now() -> None:
     assert before <= decode_viewer(known).asked_at <= time.time()
     known.asked_at = 900
     assert decode_viewer(known).asked_at == 900
+
+
+def test_a_history_whose_times_differ_in_number_is_refused_by_name() -> None:
+    with pytest.raises(RpcError, match=r"^viewer.history_times: ") as refused:
+        decode_viewer(viewer_pb2.ViewerFeatures(history_keys=[7, 8], history_times=[800]))
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT

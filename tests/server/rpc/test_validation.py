@@ -78,21 +78,17 @@ INVALID: list[tuple[Callable[[], Message], Change]] = [
     (retrieve, lambda asked: setattr(asked, "page_size", -1)),
     (retrieve, lambda asked: asked.excluded_keys.extend(range(1002))),
     (retrieve, lambda asked: setattr(asked, "release_id", "x" * 129)),
-    (retrieve, lambda asked: asked.viewer.history_keys.append(3)),
     (retrieve, lambda asked: setattr(asked.viewer, "watch_count", -1)),
     (retrieve, lambda asked: setattr(asked.viewer, "like_count", -1)),
     (retrieve, lambda asked: asked.viewer.attributes.append("x" * 257)),
     (retrieve, lambda asked: asked.viewer.attributes.extend(["x"] * 64)),
     (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(10_000))),
     (rank, lambda asked: asked.ClearField("viewer")),
-    (rank, lambda asked: asked.keys.append(3)),
     (rank, lambda asked: asked.scores[0].values.extend([0] * 1999)),
     (rank, lambda asked: asked.scores[1].ClearField("name")),
     (rank, lambda asked: setattr(asked.scores[1], "name", "x" * 65)),
     (rank, lambda asked: asked.scores.extend(list(asked.scores) * 21)),
-    (rank, lambda asked: asked.source_masks.append(3)),
     (rank, lambda asked: setattr(asked, "page_size", 0)),
-    (rank, lambda asked: asked.viewer.history_times.append(3)),
 ]
 
 
