@@ -44,7 +44,7 @@ rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenA
 certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 	$(BIN)/vireo certificates
 
-bench: setup h2load bench-peers ## Measure speed, over the models alone and beside peers (JSON=1: a line a row)
+bench: setup h2load bench-peers ## Measure speed, over a bare chain and beside peers (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
 
 # All of it takes some 40 minutes of one core, and is kept. ml-100k is for its viewer tower, which

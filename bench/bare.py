@@ -171,9 +171,11 @@ def _serve_from_memory(release: Path, server: grpc.aio.Server) -> None:
 
 def _new_server() -> grpc.aio.Server:
     if os.environ.get("VIREO_TRANSPORT") == "native":
-        from pygrpc_native import aio
+        import pygrpc_native.aio  # `from pygrpc_native import aio` would recurse
 
-        return aio.server()
+        # As many threads for HTTP/2 as Vireo's pods have.
+        server: grpc.aio.Server = pygrpc_native.aio.Server(io_threads=1)
+        return server
     return grpc.aio.server()
 
 

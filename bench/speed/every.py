@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.console import Console
 from bench.speed.chain import chain_rows
 from bench.speed.edge import measure_catalogue, tail_rows
 from bench.speed.gateway import measure_gateway
+from bench.speed.idle import measure_idle
 from bench.speed.models import measure_search, measure_tower
 from bench.speed.plan import SpeedPlan
 from bench.speed.pods import pods_rows
@@ -30,6 +32,7 @@ _ON_STAND: Mapping[str, OnStand] = {"chain": chain_rows, "tail": tail_rows, "pod
 _OF_HOME: Mapping[str, OfHome] = {
     "gateway": measure_gateway,
     "rank": measure_rank,
+    "idle": measure_idle,
     "tower": measure_tower,
     "search": measure_search,
     "catalogue": measure_catalogue,
@@ -40,6 +43,8 @@ def measure(
     home: Home, dataset: str, plan: SpeedPlan, console: Console, *names: str
 ) -> Iterator[Row]:
     """Yield the rows of measurements over the newest release of a data set; they share a stack.
+
+    The transport is part of a section's name unless it is the default.
 
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.
@@ -54,7 +59,8 @@ def measure(
                     stand(home, dataset, name, plan.transport)
                 )
                 rows = _ON_STAND[name](running, plan, console)
-            yield from (replace(row, section=name) for row in rows)
+            section = name if plan.transport == "grpcio" else f"{name}, {plan.transport}"
+            yield from (replace(row, section=section) for row in rows)
 
 
 def measure_all(
@@ -67,8 +73,12 @@ def measure_all(
     """
     served = served_of(home, dataset, large)
     towers = dataset if home.staged_release(dataset).exists() else served
-    yield from measure(home, served, plan, console, "chain", "tail")
-    yield from measure(home, served, plan, console, "gateway", "rank")
+    yield from measure(home, served, plan, console, "chain", "tail", "gateway", "rank", "idle")
+    if find_spec("pygrpc_native"):
+        native = replace(plan, transport="native")
+        yield from measure(home, served, native, console, "chain", "gateway", "rank")
+    else:
+        console.print("pygrpc-native isn't installed: rows of VIREO_TRANSPORT=native are left out")
     yield from measure(home, towers, plan, console, "tower")
     if served != large:
         console.print(f"no release of {large}: what a large catalogue costs is left out")

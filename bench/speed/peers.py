@@ -80,8 +80,8 @@ InEnvironment = TypeVar("InEnvironment", bound=Environment)
 class Peer(Environment):
     """One server."""
 
-    bound: float | None
-    """Minimum throughput of a ranking pod over its own; None if there is no bound."""
+    min_native: float
+    """Minimum throughput of a ranking pod over its own, with VIREO_TRANSPORT=native."""
     command: tuple[str, ...]
     """Arguments of its environment's Python; `{port}` stands for the port."""
     protocol: Protocol
@@ -130,11 +130,11 @@ _JSON = Protocol("/rank", ("content-type: application/json",), _json, _json_keys
 _PICKLED = Protocol("/rank", ("content-type: application/octet-stream",), _pickled, _json_keys)
 _BENTOML = ("-m", "bentoml", "serve", "bench.peers.bentoml_service:Ranker", "--port", "{port}")
 PEERS = (
-    Peer("mlserver", 1.3, ("-m", "bench.peers.mlserver_runtime"), _OIP),
-    Peer("kserve", 1.2, ("-m", "bench.peers.kserve_server"), _OIP),
-    Peer("bentoml", 2.5, _BENTOML, _JSON),
-    Peer("litserve", 2.5, ("-m", "bench.peers.litserve_server"), _JSON),
-    Peer("rayserve", None, ("-m", "bench.peers.rayserve_server"), _PICKLED, quiet=False),
+    Peer("mlserver", 1.6, ("-m", "bench.peers.mlserver_runtime"), _OIP),
+    Peer("kserve", 1.35, ("-m", "bench.peers.kserve_server"), _OIP),
+    Peer("bentoml", 1.9, _BENTOML, _JSON),
+    Peer("litserve", 1.8, ("-m", "bench.peers.litserve_server"), _JSON),
+    Peer("rayserve", 1.15, ("-m", "bench.peers.rayserve_server"), _PICKLED, quiet=False),
 )
 
 

@@ -15,12 +15,14 @@ class SpeedPlan:
     rounds: int = 5
     viewers: int = 40
     """Viewers whose slates are asked for."""
-    requests: int = 1200
+    requests: int = 1000
     """From many callers to each server in each round."""
-    alone: int = 400
+    alone: int = 320
     """From one caller to each in each round; also runs of the viewer tower."""
     sample: int = 500
     """Viewers to search with, and to ask for before memory is read."""
+    idle: float = 60.0
+    """Seconds for which an idle stack is watched."""
     small: str = "thousands"
     """Data set with a small catalogue, to compare a large one with."""
     transport: str = "grpcio"

@@ -36,13 +36,13 @@ _MAX_OVER_RAW = 1.25
 _CALLERS = 16
 """At saturation; each has one request under way."""
 _PATH = "/vireo.v1.RankingService/RankCandidates"
-_SETTINGS = {"VIREO_SHEDDING": "false"}
 
 
 def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure a ranking pod over the raw run of its model, and beside each peer."""
     staged, core = home.trained_release(dataset), first_core()
-    stack = own_stack(own_home(home, "rank"), staged, settings=_SETTINGS)
+    settings = {"VIREO_SHEDDING": "false", "VIREO_TRANSPORT": plan.transport}
+    stack = own_stack(own_home(home, "rank"), staged, settings=settings)
     questions = questions_of(home, dataset, plan.viewers)
     chain = InProcess.load(staged)
     queries = [chain.ranking_query(each.query, PAGE) for each in questions]
@@ -95,7 +95,8 @@ async def _beside(
         for peer, target in peers.items():
             theirs = (await target.load(number, _CALLERS, requests)).rate
             over = f"requests a second, {_OWN} over {peer.name}"
-            figures.add(over, own / theirs, peer.bound, at_least=True)
+            bound = peer.min_native if plan.transport == "native" else None
+            figures.add(over, own / theirs, bound, at_least=True)
             figures.add(f"requests a second, {peer.name}", theirs)
     return figures.rows()
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from rich.console import Console
+
 from bench.speed.profile import Profile
 from bench.speed.row import Row
 from server.cores import cores
@@ -18,22 +20,48 @@ from server.errors import VireoError
 
 _TITLES = ("measure", "figure", "minimum", "maximum", "bound", "holds")
 _MANY, _SOME = 100, 10
+MAX_LOAD = 0.5
+"""Load average from which on a machine isn't quiet."""
+
+
+def load_before(console: Console) -> float:
+    """Return the load average of the last minute, and print it: as a warning if it is high."""
+    load = os.getloadavg()[0]
+    warning = "[yellow]warning:[/] " if load >= MAX_LOAD else ""
+    console.print(f"{warning}{_load_text(load)}")
+    return load
+
+
+def _load_text(load: float) -> str:
+    noise = f": not a quiet machine, which has less than {MAX_LOAD}" if load >= MAX_LOAD else ""
+    return f"load average before it started {load:.2f}{noise}"
 
 
 def write_report(
-    rows: Sequence[Row], dataset: str, folder: Path, profiles: Sequence[Profile] = ()
+    rows: Sequence[Row],
+    dataset: str,
+    load: float,
+    folder: Path,
+    profiles: Sequence[Profile] = (),
 ) -> None:
     """Write `speed.json` and the page `speed.md`.
+
+    Args:
+        rows: what was measured.
+        dataset: data set of the release.
+        load: load average before the first measurement.
+        folder: where to write.
+        profiles: flame graphs in that folder.
 
     Raises:
         VireoError: the folder can't be written.
     """
     machine = f"{cores()} cores, {platform.system()} {platform.machine()}"
-    load, day = os.getloadavg()[1], datetime.now(UTC).date()
+    day = datetime.now(UTC).date()
     documents = [row.document() for row in rows]
     found = {"dataset": dataset, "machine": machine, "load_average": load, "rows": documents}
     title = f"# How fast slates are served: {dataset}\n"
-    about = f"{machine}; {day}; load average at the end {load:.1f}."
+    about = f"{machine}; {day}; {_load_text(load)}."
     page = [title, about, *_of_rows(rows), *_of_profiles(profiles)]
     _write(folder, {"speed.json": json.dumps(found, indent=2), "speed.md": "\n".join(page)})
 

@@ -30,6 +30,7 @@ _SPEED = {
     "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
+    "idle": "Measure the processor time of a stack that nobody asks anything.",
     "tower": "Measure the viewer tower's latency by length of history.",
     "search": "Measure recall and latency of a large catalogue's index against exact search.",
     "pods": "Measure pods' start time from a warm cache, and their memory.",
@@ -155,20 +156,24 @@ def every(
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Measure everything; without a release of the large data set, chain, tail, rank and tower."""
+    """Measure everything; what a large catalogue costs only if a release of it was trained."""
     from bench.speed.every import measure_all, served_of
     from bench.speed.plan import SpeedPlan
+    from bench.speed.report import load_before, write_report
 
-    home, plan = Home.current(), SpeedPlan(rounds=rounds, small=small)
+    home, plan, load = (
+        Home.current(),
+        SpeedPlan(rounds=rounds, small=small),
+        load_before(_progress()),
+    )
     rows = _show(measure_all(home, data, large, plan, _progress()), as_json)
     if report is not None:
         from bench.speed.profile import measure_profile
-        from bench.speed.report import write_report
 
         served = served_of(home, data, large)
-        write_report(rows, served, report)  # at once: sampling may fail
+        write_report(rows, served, load, report)  # at once: sampling may fail
         profiles = measure_profile(home, served, plan, 15, report, _progress())
-        write_report(rows, served, report, profiles)
+        write_report(rows, served, load, report, profiles)
 
 
 def _progress() -> Console:

@@ -24,7 +24,7 @@ from training.release.index import build_index
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"
 )
-SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, small=DATASET)
+SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, idle=1.0, small=DATASET)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,9 @@ def test_a_page_has_each_row_with_its_section(tmp_path: Path) -> None:
         Row("memory of a ranking pod, MB", 612.4, bound=600.0, section="pods"),
         Row.over_rounds("share of wrong answers", [0.0, 0.0], 0.0),
     ]
-    write_report(rows, DATASET, tmp_path)
+    write_report(rows, DATASET, 0.7, tmp_path)
     page = (tmp_path / "speed.md").read_text()
+    assert "0.70: not a quiet machine" in page
     assert page.count("\n## ") == 4
     assert "2 of 3" in page
     assert "| memory of a ranking pod, MB | 612 |  |  | ≤ 600.0 | **no** |" in page
@@ -114,11 +115,14 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     """Answers are held against the same release's in process: a wrong one raises."""
     home = build_tiny_home(tmp_path)
     found = measure_all(home, DATASET, DATASET, SMALL, Console(quiet=True))
-    rows = {row.measure: row for row in found}
-    assert sum(row.bound is not None for row in rows.values()) == 5 + 2 + 3 + 1 + 4 + 1
+    rows = list(found)
+    assert sum(row.bound is not None for row in rows) == 2 * (5 + 3 + 1) + 2 + 1 + 4 + 1
     # Nothing is said of a search that is exact.
-    sections = {"chain", "tail", "gateway", "rank", "tower", "pods", "catalogue"}
-    assert {row.section for row in rows.values()} == sections
-    shares = {row.figure for row in rows.values() if row.measure.startswith("share of wrong")}
-    assert shares == {0.0}
-    assert all(row.figure > 0 for row in rows.values() if row.figure not in shares)
+    both = {"chain", "gateway", "rank"}
+    once = {"tail", "idle", "tower", "pods", "catalogue"}
+    assert {row.section for row in rows} == {*both, *once, *(f"{name}, native" for name in both)}
+    wrong = [row for row in rows if row.measure.startswith("share of wrong")]
+    assert [row.figure for row in wrong] == [0.0]
+    idle = [row for row in rows if row.section == "idle"]
+    assert all(row.figure >= 0 for row in idle)
+    assert all(row.figure > 0 for row in rows if row not in (*wrong, *idle))
