@@ -21,7 +21,8 @@ from server.rpc.errors import ShedError, ShedReason
 from server.rpc.reading import Metadata
 
 TIMEOUT_HEADER = "x-vireo-timeout"
-"""Metadata key of a copy of the call's grpc-timeout, which Envoy makes: see `envoy/shared.yaml`."""
+"""Metadata key of a copy of the call's grpc-timeout, which gateways make, and Envoy: see
+`envoy/shared.yaml`."""
 
 QUEUE_TARGET = 0.01
 """Queueing delay in seconds that is always allowed."""

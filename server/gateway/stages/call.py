@@ -17,6 +17,7 @@ from server.gateway.query import RecommendQuery
 from server.gateway.stages.attempt import StageFailedError, StageSkippedError
 from server.gateway.stages.check import BadAnswerError
 from server.gateway.stages.tries import one_try
+from server.pod.admission import TIMEOUT_HEADER
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable
@@ -111,7 +112,9 @@ class StageCall(Generic[Request, Answer]):
         left: float,
     ) -> Answer:
         started = time.monotonic()
-        metadata = query.metadata + (pool or one_try(left))
+        # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
+        timeout = (TIMEOUT_HEADER, f"{int(1000 * left)}m")
+        metadata = (*query.metadata, timeout, *(pool or one_try(left)))
         call = self.method(request, timeout=left, metadata=metadata)
         try:
             answer = await call
