@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -113,7 +113,7 @@ async def follow(
     attempts: Attempts,
     read: Callable[[], T],
     changed: Callable[[T], None],
-    pause: Callable[[], float],
+    pause: Callable[[], Awaitable[None]],
     fallback: T | None = None,
 ) -> None:
     """Poll a source until cancelled, and pass on each change.
@@ -123,7 +123,7 @@ async def follow(
         read: returns the source's value; runs in a thread and may raise anything.
         changed: called with the first value and on each change. If it raises, the attempt has
             failed and the same value is passed on again.
-        pause: returns the seconds to wait before the next attempt.
+        pause: returns when it is time for the next attempt.
         fallback: value passed on if the first attempt fails; None for nothing.
     """
     known: T | None = None
@@ -138,4 +138,4 @@ async def follow(
             with attempts.contained():
                 changed(fallback)
                 known = fallback
-        await asyncio.sleep(pause())
+        await pause()

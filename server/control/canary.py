@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -13,6 +15,8 @@ from server.releases.channels import Channel
 log = structlog.get_logger()
 
 CHANNEL = "canary"
+_UNUSED_FACTOR = 10
+"""How many times longer the interval of reads is while no viewer could go to the canary."""
 
 
 class Channels(Protocol):
@@ -24,11 +28,22 @@ class Channels(Protocol):
 
 
 async def follow_share(
-    store: Channels, poll_seconds: float, changed: Callable[[float], None], attempts: Attempts
+    store: Channels,
+    poll_seconds: float,
+    changed: Callable[[float], None],
+    attempts: Attempts,
+    used: asyncio.Event,
 ) -> None:
     """Call `changed` with the current share, 0 to 1, and on each change, until cancelled.
 
     While the channel can't be read the last known share stays in use, or 0 if there is none.
+
+    Args:
+        store: has the channel.
+        poll_seconds: interval of reads while the share is used.
+        changed: called with the share.
+        attempts: records the outcomes.
+        used: set while canary pods serve. Otherwise reads are rare, until it is set.
     """
 
     def read() -> float:
@@ -39,4 +54,12 @@ async def follow_share(
         changed(share)
         log.info("canary share", share=share)
 
-    await follow(attempts, read, publish, lambda: attempts.pause(poll_seconds), fallback=0.0)
+    async def pause() -> None:
+        if used.is_set():
+            await asyncio.sleep(attempts.pause(poll_seconds))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(attempts.pause(poll_seconds * _UNUSED_FACTOR)):
+                await used.wait()
+
+    await follow(attempts, read, publish, pause, fallback=0.0)

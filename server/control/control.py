@@ -17,6 +17,7 @@ from server.control.admission import Admission
 from server.control.ads import DiscoveryServicer, Limits
 from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
+from server.control.channels import ChannelWatch, add_channel_service
 from server.control.clients import Clients
 from server.control.csds import StatusServicer
 from server.control.discovery.file import FileDiscovery
@@ -47,7 +48,7 @@ class Control:
         channels: Channels,
         servicer: DiscoveryServicer,
     ) -> None:
-        """Start with an empty mesh; `channels` is the source of the canary's share."""
+        """Start with an empty mesh; `channels` has the canary's share and what pods follow."""
         self._settings = settings
         self._channels = channels
         self._servicer = servicer
@@ -55,11 +56,19 @@ class Control:
         """The current mesh; published once members, share and keys are known."""
         self._known = {part: asyncio.Event() for part in ("members", "canary_share", "jwks")}
         self._complete = False
+        self._share_used = asyncio.Event()
+        """Set while there are canary pods."""
         self._canary_attempts, self._keys_attempts = Attempts("canary"), Attempts("keys")
         self.admission = Admission(
             settings, discovery, lambda members: self._change(members=members)
         )
-        self.attempts = [*self.admission.attempts, self._canary_attempts]
+        self.channel_watch = ChannelWatch(channels, settings.channel_poll_seconds)
+        """The channels that pods follow."""
+        self.attempts = [
+            *self.admission.attempts,
+            self._canary_attempts,
+            self.channel_watch.attempts,
+        ]
         """Attempts to read each source, and to publish members."""
         if settings.jwks:
             self.attempts.append(self._keys_attempts)
@@ -68,12 +77,14 @@ class Control:
         """Run until cancelled; the server is SERVING from the first snapshot on."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.admission.run())
+            group.create_task(self.channel_watch.run())
             group.create_task(
                 follow_share(
                     self._channels,
                     self._settings.canary_poll_seconds,
                     lambda share: self._change(canary_share=share),
                     self._canary_attempts,
+                    self._share_used,
                 )
             )
             if self._settings.jwks:
@@ -104,6 +115,10 @@ class Control:
         mesh = replace(self.mesh, **news)
         snapshot = resources.snapshot(self._settings, mesh)
         self.mesh = mesh
+        if mesh.has_canary:
+            self._share_used.set()
+        else:
+            self._share_used.clear()
         if self._complete:
             self._servicer.publish(snapshot)
         for part in news:
@@ -167,6 +182,8 @@ async def serve_control(settings: ControlSettings) -> None:
     log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)
-    control = Control(settings, discovery, ReleaseStore(settings.s3), servicer)
+    # Channels are read again soon: no read is worth a long wait.
+    control = Control(settings, discovery, ReleaseStore(settings.s3.hasty()), servicer)
+    add_channel_service(server, control.channel_watch)
     REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
     await server.run(control.run(server))

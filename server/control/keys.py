@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -69,9 +70,9 @@ async def follow_keys(
         ids = [key.get("kid", "")[:_MAX_SHOWN] for key in json.loads(keys)["keys"]]
         log.info("token keys", source=source, ids=ids)
 
-    def pause() -> float:
+    async def pause() -> None:
         # Until the first success the start is held up, so a URL is polled as often as a file.
-        return attempts.pause(seconds if remote and published else _FILE_SECONDS)
+        await asyncio.sleep(attempts.pause(seconds if remote and published else _FILE_SECONDS))
 
     await follow(attempts, read, publish, pause)
 

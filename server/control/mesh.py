@@ -94,12 +94,14 @@ class Mesh:
         return self.members.get(pool, Members())
 
     @property
-    def canary_buckets(self) -> int:
-        """Number of buckets, from 0, that the canary pools serve.
+    def has_canary(self) -> bool:
+        """Whether both services have a canary pod.
 
-        It is 0 while a service has no canary pod: candidates and ranking would otherwise come from
-        different releases for those viewers.
+        Otherwise candidates and ranking would come from different releases.
         """
-        if not all(self.of(Pool(service, "canary")).active for service in INNER):
-            return 0
-        return round(self.canary_share * BUCKETS)
+        return all(self.of(Pool(service, "canary")).active for service in INNER)
+
+    @property
+    def canary_buckets(self) -> int:
+        """Number of buckets, from 0, that the canary pools serve."""
+        return round(self.canary_share * BUCKETS) if self.has_canary else 0

@@ -18,6 +18,7 @@ from vireo.v1 import release_pb2, release_pb2_grpc
 from server.home import Home
 from server.pod import release_service
 from server.pod.admission import QUEUE_TARGET, Admission
+from server.pod.announcements import Announcements
 from server.pod.load_metrics import LoadCollector
 from server.pod.release_metrics import ReleaseCollector
 from server.pod.release_service import ReleaseServicer
@@ -48,8 +49,11 @@ class PodSettings(RpcSettings):
     """Folder of downloaded releases, shared by the pods of a machine."""
     cache_releases: int = Field(default=3, ge=1)
     """Number of releases kept in the cache besides those that the machine's pods served last."""
+    control_target: str = ""
+    """host:port of the control plane, which announces changes of the channel; if empty, or while it
+    doesn't answer, the channel is polled."""
     poll_seconds: float = Field(default=0.5, gt=0)
-    """Seconds between reads of the channel."""
+    """Seconds between reads of the channel without announcements."""
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
     10 if the channel isn't production."""
@@ -110,6 +114,8 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     configure_logs(settings.log_level, pod=name)
     warn_of_retired_settings()
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
+    control, tls = settings.control_target, settings.tls
+    announcements = Announcements(control, tls, settings.channel) if control else None
     loader = ReleaseLoader(
         ReleaseStore(settings.s3),
         ReleaseCache(settings.cache, settings.cache_releases),
@@ -119,6 +125,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         build=pod.build,
         replay=pod.replay,
         ready=pod.ready,
+        wait=announcements.wait if announcements else None,
         poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )

@@ -12,13 +12,14 @@ from typing import Generic, TypeVar
 import structlog
 
 from server.releases.build_turn import build_turn
-from server.releases.cache import CacheError, ReleaseCache
+from server.releases.cache import ReleaseCache
 from server.releases.failures import LoadFailures
 from server.releases.held import HeldReleases, Origin, Serving
 from server.releases.loading_threads import LoadingThreads
 from server.releases.manifest import ReleaseError
 from server.releases.progress import LoadProgress, Progress, Stage
 from server.releases.retries import Retries
+from server.releases.served_record import ServedRecord
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 
@@ -57,6 +58,7 @@ class ReleaseLoader(Generic[T]):
         build: Callable[[Path], T],
         replay: Callable[[T], None] | None = None,
         ready: Callable[[str], Awaitable[None]] | None = None,
+        wait: Callable[[str, float], Awaitable[None]] | None = None,
         poll_seconds: float = 0.5,
         keep_previous_seconds: float = 10.0,
     ) -> None:
@@ -73,6 +75,8 @@ class ReleaseLoader(Generic[T]):
             replay: raises unless what was built reproduces the recorded golden outputs.
             ready: returns once it is time to swap to the release with the given id; not called for
                 the first one. Must end by itself.
+            wait: returns when the channel, which named the release with the given id, is to be read
+                again, instead of after the given seconds. None to wait for those.
             poll_seconds: how often to read the channel.
             keep_previous_seconds: how long the previous release is kept after a swap.
         """
@@ -88,12 +92,19 @@ class ReleaseLoader(Generic[T]):
         self._build = build
         self._replay = replay
         self._ready = ready
+        self._wait = wait
         self._poll_seconds = poll_seconds
         self._progress = LoadProgress()
-        self._noted = ""
         self._retries = Retries(poll_seconds)
-        self._note_retries = Retries(poll_seconds)
         self._threads = LoadingThreads()
+        self._record = ServedRecord(
+            cache,
+            lambda release_id: cache.fetch(store, release_id, files),
+            self._threads,
+            pod,
+            channel,
+            poll_seconds,
+        )
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
         """Releases in memory."""
 
@@ -116,7 +127,7 @@ class ReleaseLoader(Generic[T]):
                 if self.serving is not None and not announced:
                     announced = True
                     await on_first()
-                await asyncio.sleep(delay)
+                await self._pause(delay)
         finally:
             # A download ends at its next chunk, other work as soon as it can.
             self._progress.stop()
@@ -145,6 +156,18 @@ class ReleaseLoader(Generic[T]):
             self._retries.succeeded()
         return self._poll_seconds
 
+    async def _pause(self, seconds: float) -> None:
+        """Return when it is time for the next attempt, at the latest after `seconds` if one failed.
+
+        Only the channel's next change is news to a pod that serves what it names.
+        """
+        serving = self.serving.release_id if self.serving else ""
+        settled = not self._retries.failures and self._record.release_id == serving
+        if self._wait is not None and serving and settled:
+            await self._wait(serving, seconds)
+        else:
+            await asyncio.sleep(seconds)
+
     async def _look(self) -> str:
         """Return the release that the channel names."""
         channel = await self._threads.run(lambda: self._hasty_store.read_channel(self.channel))
@@ -165,7 +188,7 @@ class ReleaseLoader(Generic[T]):
                 return False
             else:
                 await self._load(wanted, "s3", await self._fetch(wanted))
-        await self._note()
+        await self._record.update(wanted)
         return True
 
     async def _fetch(self, release_id: str) -> Path:
@@ -238,33 +261,6 @@ class ReleaseLoader(Generic[T]):
             return await self._look() == release_id
         except StoreError:
             return True  # it was when S3 last responded
-
-    async def _note(self) -> None:
-        """Record in the cache what is served, so that it is kept and found again."""
-        assert self.serving is not None
-        release_id = self.serving.release_id
-        if self._noted == release_id or self._note_retries.is_put_off(release_id):
-            return
-        try:
-            here = await self._threads.run(
-                lambda: self._cache.remember(self._pod, self.channel, release_id)
-            )
-            if not here:  # another pod pruned it while it was built
-                await self._work(lambda: self._cache.fetch(self._store, release_id, self._files))
-            await self._threads.run(self._cache.prune)
-        except (CacheError, ReleaseError, StoreError) as error:
-            # Declared policy: it is served nonetheless. Without the record, a pod that starts
-            # while S3 is down doesn't find it; so recording is retried.
-            self._note_retries.load_failed(release_id)
-            if self._note_retries.failures == 1:
-                log.warning(
-                    "release is served, but not noted in the cache",
-                    release=release_id,
-                    reason=str(error),
-                )
-        else:
-            self._noted = release_id
-            self._note_retries.succeeded()
 
     async def _fail(self, error: Exception, wanted: str) -> None:
         """Report a failure; if nothing is served yet, serve what the cache has."""

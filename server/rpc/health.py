@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from server.errors import VireoError
 from server.rpc.tls import TlsFiles, open_channel
 
 # Without a pool of its own, a new channel to an address inherits the old one's backoff.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+_CHECK = "/grpc.health.v1.Health/Check"
 
 
 async def health_problem(
@@ -20,7 +21,7 @@ async def health_problem(
     tls: TlsFiles | None = None,
     role: str = "",
 ) -> str:
-    """Return why a service isn't SERVING; an empty string if it is.
+    """Return why a service isn't SERVING; an empty string if it is. Uses a new connection.
 
     Args:
         address: host:port, an IPv6 host in brackets.
@@ -34,13 +35,26 @@ async def health_problem(
     except VireoError as error:
         return str(error)
     async with channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        try:
-            response = await stub.Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout
-            )
-        except grpc.aio.AioRpcError as error:
-            return error.code().name
+        return await health_problem_on(channel, service, timeout)
+
+
+async def health_problem_on(
+    channel: grpc.aio.Channel,
+    service: str,
+    timeout: float,  # noqa: ASYNC109
+) -> str:
+    """Return why a service isn't SERVING; an empty string if it is. Uses an open channel."""
+    check = channel.unary_unary(
+        _CHECK,
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
+    )
+    try:
+        response: health_pb2.HealthCheckResponse | None = await check(
+            health_pb2.HealthCheckRequest(service=service), timeout=timeout
+        )
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
     if response is None:  # gRPC's result for a response that can't be parsed
         return "the response isn't a HealthCheckResponse"
     if response.status == health_pb2.HealthCheckResponse.SERVING:

@@ -6,8 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+import grpc.aio
+
+from server.errors import VireoError
+from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
-from server.rpc.health import health_problem
+from server.rpc.health import health_problem_on
+from server.rpc.renewed_channel import lasting_channel
 from server.rpc.tls import TlsFiles
 from server.stack.s3 import answers, stores
 
@@ -15,6 +20,13 @@ Probe: TypeAlias = Callable[[], Awaitable[str]]
 """Returns why the process is not healthy; an empty string if it is."""
 
 _TIMEOUT = 2.0
+# A process that is started again is found at once. Without a pool of its own, the channel would
+# share the backoff of others to the same address.
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
 
 
 def grpc_probe(
@@ -24,7 +36,7 @@ def grpc_probe(
     tls: TlsFiles | None = None,
     role: str = "",
 ) -> Probe:
-    """Return a probe that checks a service by grpc.health.v1.
+    """Return a probe that checks a service by grpc.health.v1, on one connection.
 
     Args:
         port: the port to connect to.
@@ -33,9 +45,16 @@ def grpc_probe(
         tls: this process's own files; None if the port doesn't use mutual TLS.
         role: the role that the server's certificate must name.
     """
+    channel: grpc.aio.Channel | None = None
 
     async def probe() -> str:
-        problem = await health_problem(f"{host}:{port}", service, _TIMEOUT, tls, role)
+        nonlocal channel
+        if channel is None:
+            try:
+                channel = lasting_channel(f"{host}:{port}", tls, role, _OPTIONS)
+            except VireoError as error:
+                return str(error)
+        problem = await health_problem_on(channel, service, _TIMEOUT)
         return f"{service} on port {port}: {problem}" if problem else ""
 
     return probe
@@ -43,11 +62,11 @@ def grpc_probe(
 
 def s3_probe(server: S3Settings) -> Probe:
     """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
-    stored = False
+    bucket, stored = Bucket(server.hasty()), False
 
     async def probe() -> str:
         nonlocal stored
-        stored = await asyncio.to_thread(answers if stored else stores, server)
+        stored = await asyncio.to_thread(answers if stored else stores, bucket)
         return "" if stored else f"it stores nothing yet at {server.endpoint}"
 
     return probe

@@ -83,11 +83,14 @@ def _pod_process(
         environment={
             **_server_environment(settings, server, name, port, pool.service),
             "VIREO_HOME": str(home.root),
+            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
             "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
             "VIREO_FEATURES": str(home.root / "features"),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
+            # Strangers' messages reach a gateway, and native decompresses any amount of them.
+            **({"VIREO_TRANSPORT": "grpcio"} if pool.service == "gateway" else {}),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
         },

@@ -30,19 +30,19 @@ _POLL_SECONDS = 0.1
 _MAX_VOLUMES = 1000
 
 
-def answers(server: S3Settings) -> bool:
+def answers(bucket: Bucket) -> bool:
     """Return whether the server accepts this home's keys and has the bucket."""
     with suppress(StoreError):
-        return Bucket(server.hasty()).exists()
+        return bucket.exists()
     return False
 
 
-def stores(server: S3Settings) -> bool:
+def stores(bucket: Bucket) -> bool:
     """Return whether the server stores and returns objects.
 
     It responds a moment before it has found its own volumes, and reads fail until then.
     """
-    bucket, content = Bucket(server.hasty()), secrets.token_bytes(16)
+    content = secrets.token_bytes(16)
     with suppress(StoreError):
         found = bucket.get(_PROBE)
         bucket.swap(_PROBE, content, found[1] if found else None)
@@ -204,7 +204,7 @@ def _wait_until_ready(
                 f"{last_lines(log_path(settings), 3)}"
             )
         server = access(settings)
-        if server is not None and stores(server):
+        if server is not None and stores(Bucket(server.hasty())):
             return server
         time.sleep(_POLL_SECONDS)
     raise VireoError(f"the embedded S3 server was not ready after {_START_SECONDS:.0f} s; {hint}")

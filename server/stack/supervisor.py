@@ -21,7 +21,9 @@ _MAX_BACKOFF = 10.0
 _STABLE_SECONDS = 30.0
 """The backoff of a process that ran this long starts over."""
 _STARTING_POLL = 0.2
-_HEALTHY_POLL = 1.0
+_HEALTHY_POLL = 5.0
+"""Seconds between probes. One that hangs gets no calls long before, by Envoy's own checks, and the
+end of a process is noticed at once."""
 _LOG_LINES = 15
 
 

@@ -16,6 +16,7 @@ from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from server.control.ads import DiscoveryServicer
 from server.control.attempts import Attempts
 from server.control.canary import Channels
+from server.control.channels import add_channel_service
 from server.control.control import Control, control_server
 from server.control.discovery.source import Discovery
 from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
@@ -111,13 +112,15 @@ async def control_of(
         "admission_interval": 0.05,
         "initial_admission_timeout": 0.0,
         "canary_poll_seconds": 0.05,
+        "channel_poll_seconds": 0.05,
         "endpoint_drain_seconds": 0.2,
         "s3": unreachable_s3(),
     }
     used = ControlSettings(**{**quick, **settings})
     server, servicer = control_server(used)
-    await server.start()
     control = Control(used, discovery, channels, servicer)
+    add_channel_service(server, control.channel_watch)
+    await server.start()
     running = asyncio.ensure_future(control.run(server))
     try:
         while servicer.snapshot is None:

@@ -47,8 +47,9 @@ def shares() -> list[float]:
 async def following(
     channels: Channels, shares: list[float], attempts: Attempts | None = None
 ) -> asyncio.Task[None]:
-    attempts = attempts or Attempts("canary")
-    task = asyncio.create_task(follow_share(channels, 0.01, shares.append, attempts))
+    attempts, used = attempts or Attempts("canary"), asyncio.Event()
+    used.set()
+    task = asyncio.create_task(follow_share(channels, 0.01, shares.append, attempts, used))
     await until(lambda: bool(shares))
     return task
 
@@ -147,7 +148,7 @@ async def test_a_share_that_cannot_be_passed_on_is_passed_on_again(shares: list[
             raise ValueError("nothing can be made of it")
         shares.append(share)
 
-    task = asyncio.create_task(follow_share(channels, 0.01, changed, attempts))
+    task = asyncio.create_task(follow_share(channels, 0.01, changed, attempts, asyncio.Event()))
     await until(lambda: bool(shares) or task.done())
     assert shares == [0.25]
     await stop(task)

@@ -178,7 +178,7 @@ async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_lat
     loader = loader_of(store, tmp_path / "cache", name)
     with structlog.testing.capture_logs() as logs:
         async with running(loader) as announced:
-            await until(lambda: loader._note_retries.failures >= 3)
+            await until(lambda: loader._record._retries.failures >= 3)
             assert announced == [name]
             assert loader.failures.latest is None
             in_the_way.unlink()
@@ -253,7 +253,7 @@ async def test_a_release_that_was_pruned_while_it_was_built_is_found_again_witho
 
     loader = loader_of(store, cache, name, pruned_meanwhile)
     async with running(loader):
-        await until(lambda: loader._noted == name)
+        await until(lambda: loader._record.release_id == name)
     again = loader_of(ReleaseStore(unreachable_s3()), cache, name)
     async with running(again):
         await until(lambda: serves(again, name))

@@ -19,6 +19,7 @@ from minio import Minio
 
 from bench.stack import free_port_base
 from server.errors import VireoError
+from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
 from server.stack.envoy import tool
 from server.stack.s3 import access, answers, embedded_s3
@@ -49,14 +50,14 @@ def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) 
         # A second command finds the one that runs.
         with embedded_s3(StackSettings(home=tmp_path, port_base=1024)) as same:
             assert same == first
-        assert answers(first)
-    assert not answers(first)
+        assert answers(Bucket(first))
+    assert not answers(Bucket(first))
     with embedded_s3(StackSettings(home=tmp_path, port_base=free_port_base())) as second:
         assert second.endpoint != first.endpoint
         assert second.secret_key == first.secret_key
         assert client(second).get_object(second.bucket, "a/b").read() == b"kept"
         wrong = second.model_copy(update={"access_key": "guessed"})
-        assert not answers(wrong)
+        assert not answers(Bucket(wrong))
     for name in ("s3.json", "endpoint", "internal.key", "security.toml"):
         assert stat.S_IMODE((tmp_path / "s3" / name).stat().st_mode) == 0o600
 

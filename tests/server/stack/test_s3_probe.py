@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
 from server.stack.s3 import stores
 
@@ -53,9 +54,9 @@ def one_object(content: bytes, *, writable: bool) -> Iterator[S3Settings]:
 
 def test_it_is_ready_if_it_returns_what_was_just_written() -> None:
     with one_object(b"1", writable=True) as server:
-        assert stores(server)
+        assert stores(Bucket(server))
 
 
 def test_it_is_not_ready_if_only_the_object_of_an_earlier_start_can_be_read() -> None:
     with one_object(b"1", writable=False) as server:
-        assert not stores(server)
+        assert not stores(Bucket(server))

@@ -1,0 +1,94 @@
+"""Waits for a change of the channel by the control plane's word, instead of polling S3."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import grpc.aio
+import structlog
+from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
+from vireo.v1.channel_pb2_grpc import ChannelServiceStub
+
+from server.rpc.renewed_channel import lasting_channel
+from server.rpc.tls import TlsFiles
+
+log = structlog.get_logger()
+
+_WAIT_SECONDS = 2.0
+"""Seconds for which the control plane keeps a call while nothing changes."""
+_SLACK_SECONDS = 1.0
+"""Further seconds until a call fails: a control plane that hangs is trusted no longer than both."""
+_READ_SECONDS = 30.0
+"""Seconds after which the channel is read anyway, whatever the control plane says."""
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+)
+
+
+class Announcements:
+    """The control plane's announcements of one channel."""
+
+    def __init__(self, target: str, tls: TlsFiles | None, channel: str) -> None:
+        """Open a connection to the control plane.
+
+        Args:
+            target: host:port of the control plane.
+            tls: this process's files for mutual TLS; None for a plain connection.
+            channel: the channel to follow.
+
+        Raises:
+            VireoError: a TLS file can't be read.
+        """
+        self._stub = ChannelServiceStub(lasting_channel(target, tls, "control", _CHANNEL_OPTIONS))
+        self._channel = channel
+        self._heard = False
+
+    async def wait(self, release_id: str, poll_seconds: float) -> None:
+        """Return when the channel, which named `release_id`, is to be read again.
+
+        That is as soon as the control plane says that it names another; after `poll_seconds` while
+        the control plane doesn't answer.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _READ_SECONDS
+        # It must answer at once first: one that hangs doesn't delay the poll.
+        still, _ = await asyncio.gather(
+            self._still_names(release_id, 0.0, poll_seconds), asyncio.sleep(poll_seconds)
+        )
+        trusted = still
+        while still and loop.time() < end:
+            still = await self._still_names(release_id, _WAIT_SECONDS, _SLACK_SECONDS)
+        if trusted and not self._heard:
+            # All pods have lost it at this moment: they must not read S3 at the same moments.
+            await asyncio.sleep(random.uniform(0.0, poll_seconds))  # noqa: S311
+
+    async def _still_names(self, release_id: str, wait: float, slack: float) -> bool:
+        """Return whether the channel names a release, by the control plane, for `wait` seconds."""
+        request = AwaitReleaseRequest(
+            channel=self._channel,
+            known_release_id=release_id,
+            max_wait_milliseconds=round(wait * 1000),
+        )
+        try:
+            response: AwaitReleaseResponse | None = await self._stub.AwaitRelease(
+                request, timeout=wait + slack
+            )
+        except grpc.aio.AioRpcError as error:
+            # Declared policy: without the control plane a pod polls the channel by itself.
+            self._note(heard=False, reason=f"{error.code().name}: {error.details()}")
+            return False
+        if response is None:  # gRPC's result for a response that can't be parsed
+            self._note(heard=False, reason="the response isn't an AwaitReleaseResponse")
+            return False
+        self._note(heard=True)
+        return bool(response.release_id == release_id)
+
+    def _note(self, *, heard: bool, reason: str = "") -> None:
+        """Log when announcements begin and end."""
+        if heard and not self._heard:
+            log.info("the control plane announces changes of the channel", channel=self._channel)
+        elif self._heard and not heard:
+            log.warning("no announcements; polling the channel", reason=reason)
+        self._heard = heard
