@@ -12,6 +12,7 @@ import numpy as np
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.features.viewer import ViewerFeatures
+from server.pipeline.best import best
 
 T = TypeVar("T")
 
@@ -118,13 +119,4 @@ class Retrieval:
 
     def best(self, rows: Int64Array, scores: Float32Array, limit: int = 0) -> Int64Array:
         """Return the `limit` best of `rows`, by default `wanted`; best first, ties by key."""
-        limit = limit or self.wanted
-        if len(rows) > limit:
-            # Sorting all takes several times as long as finding the lowest score that counts.
-            reached = (scores >= np.partition(scores, -limit)[-limit]).nonzero()[0]
-            rows, scores = rows[reached], scores[reached]
-        order = np.argsort(-scores)
-        ordered = scores[order]
-        if (ordered[1:] == ordered[:-1]).any():  # rare, and sorting by both takes longer
-            order = np.lexsort((self.release.keys[rows], -scores))
-        return rows[order[:limit]]
+        return best(rows, scores, self.release.keys, limit or self.wanted)

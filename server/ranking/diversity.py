@@ -8,6 +8,7 @@ import numpy as np
 
 from server.arrays import Float32Array, Int64Array
 from server.features.looked_up import looked_up
+from server.pipeline.best import best
 from server.pipeline.candidates import Candidates
 from server.ranking.query import Ranking
 from server.ranking.stages import SCORE
@@ -28,17 +29,17 @@ class DiverseBest:
     def select(self, query: Ranking, candidates: Candidates) -> Candidates:
         """Return the best `page_size` candidates, in the order of the slate."""
         scores, page = candidates.scores[SCORE], query.query.page_size
-        order = np.argsort(-scores)
-        ordered = scores[order]
-        if (ordered[1:] == ordered[:-1]).any():  # rare, and sorting by all takes longer
-            order = np.lexsort((candidates.keys, candidates.rows < 0, -scores))
+        # Unknown candidates have a score of 0, as known ones may.
+        ranked = np.where(candidates.rows >= 0, scores, np.float32(-1))
+        # Low scores are often equal, which makes sorting all of them slow.
+        order = best(np.arange(len(candidates)), ranked, candidates.keys, max(page, RERANK_WINDOW))
         strength = query.release.manifest.score_weights.diversity
         if strength > 0:
-            best = order[:RERANK_WINDOW]
-            best = best[candidates.rows[best] >= 0]
-            vectors = looked_up(query.release.table.vectors, candidates.rows[best])
-            chosen = diverse_order(scores[best], vectors, strength, min(page, len(best)))
-            order = np.concatenate([best[chosen], order[len(best) :]])
+            window = order[:RERANK_WINDOW]
+            window = window[candidates.rows[window] >= 0]
+            vectors = looked_up(query.release.table.vectors, candidates.rows[window])
+            chosen = diverse_order(scores[window], vectors, strength, min(page, len(window)))
+            order = np.concatenate([window[chosen], order[len(window) :]])
         return candidates.take(order[:page])
 
 

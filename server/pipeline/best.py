@@ -1,0 +1,27 @@
+"""The best of some rows, in an order that is the same everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.arrays import Float32Array, Int64Array
+
+
+def best(rows: Int64Array, scores: Float32Array, keys: Int64Array, limit: int) -> Int64Array:
+    """Return the `limit` of `rows` with the largest scores, best first, ties by key.
+
+    Args:
+        rows: places in `keys`, int64[m].
+        scores: score of each of `rows`, float32[m].
+        keys: keys that break ties, int64[n].
+        limit: at least 1.
+    """
+    if len(rows) > limit:
+        # Sorting all takes several times as long as finding the lowest score that counts.
+        reached = (scores >= np.partition(scores, -limit)[-limit]).nonzero()[0]
+        rows, scores = rows[reached], scores[reached]
+    order = np.argsort(-scores)
+    ordered = scores[order]
+    if (ordered[1:] == ordered[:-1]).any():  # sorting by both takes longer
+        order = np.lexsort((keys[rows], -scores))
+    return rows[order[:limit]]
