@@ -9,10 +9,13 @@ from google.protobuf.any_pb2 import Any
 from vireo.v1 import viewer_pb2
 
 from server.arrays import Float32Array
-from server.signals import Column
+from server.signals import SCORES, TASKS, Column
 
 MAX_COLUMNS, MAX_NAME_BYTES = 64, 64
 """Bounds that the protos declare. Requests are validated against those, responses are not."""
+
+SCORE_COLUMNS: Mapping[str, Column] = {score.name: score for score in SCORES}
+TASK_COLUMNS: Mapping[str, Column] = {task.name: task for task in TASKS}
 
 
 class BadColumnError(Exception):
@@ -31,7 +34,7 @@ def encode_columns(columns: Mapping[str, Float32Array]) -> list[viewer_pb2.Score
 
 
 def check_columns(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
 ) -> dict[str, Float32Array]:
     """Return the columns by name, float32[count] each, those of other builds included.
 
@@ -42,7 +45,6 @@ def check_columns(
     """
     if len(columns) > MAX_COLUMNS:
         raise BadColumnError(f"{len(columns)} columns, more than {MAX_COLUMNS}")
-    known = {each.name: each for each in declared}
     found: dict[str, Float32Array] = {}
     for column in columns:
         name, size = column.name, len(column.name.encode())
@@ -53,7 +55,7 @@ def check_columns(
         if len(column.values) != count:
             raise BadColumnError(f"{name} has {len(column.values)} values instead of {count}")
         values = np.array(column.values, np.float32)
-        each = known.get(name) or Column(name, "")
+        each = declared.get(name) or Column(name, "")
         if not each.admits(values):
             finite = np.isfinite(values).all()
             wrong = f"outside {each.low:g} to {each.high:g}" if finite else "that isn't finite"
@@ -63,7 +65,7 @@ def check_columns(
 
 
 def decode_columns(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Sequence[Column]
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
 ) -> dict[str, Float32Array]:
     """Return every declared column, float32[count], its neutral value if it is absent.
 
@@ -72,10 +74,8 @@ def decode_columns(
     """
     found = check_columns(columns, count, declared)
     decoded = {
-        each.name: found.pop(each.name)
-        if each.name in found
-        else np.full(count, each.neutral, np.float32)
-        for each in declared
+        name: found.pop(name) if name in found else np.full(count, each.neutral, np.float32)
+        for name, each in declared.items()
     }
     if found:
         raise BadColumnError(f"{next(iter(found))!r} is none of {', '.join(decoded)}")

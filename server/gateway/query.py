@@ -16,6 +16,7 @@ from server.gateway.deadline import Deadline
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
+_NO_KEYS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class RecommendQuery:
         trace: tuple[tuple[str, str], ...] = (),
     ) -> RecommendQuery:
         """Return the query of a valid request, with the caller's trace context."""
-        seed = request.seed_video_id
+        seed, excluded = request.seed_video_id, request.excluded_video_ids
         return RecommendQuery(
             viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
             playing_key=video_key(seed) if seed else None,
             follows_playing=request.surface == pb.SURFACE_UP_NEXT,
-            excluded_keys=video_keys(request.excluded_video_ids),
+            excluded_keys=video_keys(excluded) if excluded else _NO_KEYS,
             explain=request.explain,
             asked_at=_moment(request),
             request_id=request_id,

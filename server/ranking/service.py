@@ -10,7 +10,7 @@ import grpc.aio
 import numpy as np
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
-from server.columns import BadColumnError, decode_columns, encode_columns
+from server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
 from server.features.ranking_inputs import RANKER_HISTORY
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
@@ -25,7 +25,7 @@ from server.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
-from server.signals import ORDERING, SCORES
+from server.signals import ORDERING
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -65,7 +65,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     if not any(column.name == ORDERING for column in request.scores):
         raise invalid_argument([("scores", f"{ORDERING} is missing")])
     try:
-        scores = decode_columns(request.scores, len(request.keys), SCORES)
+        scores = decode_columns(request.scores, len(request.keys), SCORE_COLUMNS)
     except BadColumnError as error:
         raise invalid_argument([("scores", str(error))]) from error
     return RankingQuery(

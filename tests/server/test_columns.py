@@ -17,7 +17,7 @@ from server.columns import (
 )
 from server.signals import Column
 
-DECLARED = (Column("near", "", low=0.0), Column("far", "", high=9.0, neutral=-1.0))
+DECLARED = {"near": Column("near", "", low=0.0), "far": Column("far", "", high=9.0, neutral=-1.0)}
 
 
 def test_columns_survive_the_hop() -> None:
