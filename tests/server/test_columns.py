@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_columns_survive_the_hop() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_a_column_is_encoded_as_its_message_would_be_from_a_list(count: int) -> None:
     values = np.random.default_rng(0).normal(size=count)
-    for column in (values.astype(np.float32), values.astype(">f4"), values):
+    columns: tuple[Any, ...] = (values.astype(np.float32), values.astype(">f4"), values)
+    for column in columns:
         expected = ScoreColumn(name="near", values=column.tolist())
         assert encode_columns({"near": column}) == [expected]
 

@@ -12,11 +12,11 @@ import pytest
 from server.errors import VireoError
 from server.features.keys import video_keys
 from server.gateway.features import (
-    FEATURE_SERVICE,
     FeatureReader,
     UnfitRowError,
     viewer_from_row,
 )
+from server.gateway.online_rows import FEATURE_SERVICE
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 
 
