@@ -68,3 +68,13 @@ async def test_the_callers_id_agent_and_trace_reach_the_gateway(edge: Edge) -> N
     metadata = edge.gateways[0].metadata
     assert {name: metadata[name] for name in sent} == sent
     assert metadata["user-agent"].startswith("site/7 grpc-python")
+
+
+async def test_a_gateway_gets_no_header_that_envoy_adds_and_nobody_reads(edge: Edge) -> None:
+    forwarded = (("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https"))
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+        await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=forwarded)
+    names = set(edge.gateways[0].metadata)
+    assert "x-vireo-timeout" in names
+    assert not [name for name in names if name.startswith(("x-envoy-", "x-forwarded-"))]
