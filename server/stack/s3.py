@@ -149,6 +149,9 @@ def s3_command(settings: StackSettings) -> list[str]:
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
+        # The master's Raft, resumed from its log, wakes up 400 times a second for ever. All that it
+        # would restore, the single volume server tells the master anyway.
+        "-master.resumeState=false",
         # Each bucket has a volume of its own; by default the maximum is one a GiB of free disk.
         f"-volume.max={_MAX_VOLUMES}",
         *(f"-{name}={port}" for name, port in ports.items()),
