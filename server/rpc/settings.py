@@ -53,8 +53,8 @@ class RpcSettings(BaseSettings):
     port: int = Field(ge=0, le=65535)
     """Port to listen on; 0 selects a free one and logs it."""
     transport: Literal["grpcio", "native"] = "grpcio"
-    """gRPC server: `grpcio`, or `native` for pygrpc-native, which uses less processor time but has
-    neither TLS, with which it stays `grpcio`, nor `max_connection_age`."""
+    """gRPC server: `grpcio`, or `native` (pygrpc-native) for less processor time, if only gateways
+    and Envoy can reach the port. With TLS it stays `grpcio`."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of the Prometheus endpoint /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"

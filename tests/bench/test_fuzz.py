@@ -79,7 +79,8 @@ def test_unwanted_statuses_are_kept_with_their_requests() -> None:
     counts = Counts()
     counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
     counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")
-    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
+    counts.add(METHODS[0], "half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream.")
+    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 2, "INVALID_ARGUMENT": 1}
     assert counts.unwanted == {f"{METHODS[0].name} INTERNAL": ["deep, well: oh"]}
 
 
