@@ -65,7 +65,8 @@ def _earliest(rows: Int64Array, videos: int) -> Int64Array:
     # Of a column of all videos only what is read is written: it takes no time to make.
     place = np.empty(videos, np.int64)
     place[rows[::-1]] = np.arange(len(rows))[::-1]  # if rows are equal, the last one counts
-    return place.take(rows)
+    earliest: Int64Array = place.take(rows)
+    return earliest
 
 
 def _firsts(earliest: Int64Array) -> Int64Array:

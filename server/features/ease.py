@@ -27,8 +27,8 @@ def ease_scores(
         float32[n]: the sum of the weights.
     """
     scores = np.bincount(
-        model_rows[watched_rows].ravel(),
-        weights[watched_rows].ravel(),
+        model_rows.take(watched_rows, axis=0).ravel(),
+        weights.take(watched_rows, axis=0).ravel(),
         minlength=len(model_rows),
     )
     return scores.astype(np.float32)
