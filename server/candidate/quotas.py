@@ -71,4 +71,5 @@ def _earliest(rows: Int64Array, videos: int) -> Int64Array:
 
 def _firsts(earliest: Int64Array) -> Int64Array:
     """Return the places that are the first of their row, ascending."""
-    return (earliest == np.arange(len(earliest))).nonzero()[0]
+    places: Int64Array = (earliest == np.arange(len(earliest))).nonzero()[0]
+    return places
