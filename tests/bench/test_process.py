@@ -12,6 +12,7 @@ import pytest
 from bench.process import cpu_seconds, running
 from server.errors import VireoError
 
+BUSY = 0.5
 CHILD = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True)"
 
 
@@ -27,6 +28,20 @@ def test_a_process_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
         while started.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_the_time_of_what_a_process_has_started_counts(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    busy = (
+        f"import time\nwhile time.process_time() <= {BUSY} + 0.05: pass\n"
+        "print('done', flush=True)\ntime.sleep(60)"
+    )
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    command = [sys.executable, "-c", start]
+    with running(command, log, lambda: log.read_text() == "done\n", os.environ) as pid:
+        own = psutil.Process(pid).cpu_times()
+        assert own.user + own.system < BUSY
+        assert cpu_seconds(pid) > BUSY
 
 
 def test_a_process_that_ends_at_once_is_not_waited_for(tmp_path: Path) -> None:
