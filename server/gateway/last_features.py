@@ -43,10 +43,13 @@ class LastFeatures:
         Unknown viewers are dropped: ids that nobody has would evict others.
         """
         key = dataset, viewer_id
-        if _unknown(viewer) or _size(viewer) > self._viewers.maxsize:
+        if _unknown(viewer):
             self._viewers.pop(key, None)
-        else:
+            return
+        try:
             self._viewers[key] = viewer
+        except ValueError:  # it is larger than the whole cache
+            self._viewers.pop(key, None)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""
