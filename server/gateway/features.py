@@ -13,7 +13,14 @@ from vireo.v1 import viewer_pb2
 
 from server.errors import VireoError
 from server.features.keys import video_keys
-from server.gateway.online_rows import FEATURE_SERVICE, FeastRows, OnlineRows, SqliteRows, views_of
+from server.gateway.online_rows import (
+    FEATURE_SERVICE,
+    FeastRows,
+    OnlineRows,
+    SqliteRows,
+    is_locked,
+    views_of,
+)
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -74,29 +81,46 @@ class FeatureReader:
                 ) from error
             log.warning("the online store can't be reached", repo=str(repo), reason=reason)
 
-    @property
-    def local(self) -> bool:
-        """Whether a read takes microseconds and never waits: of a file that isn't locked."""
-        return self._file is not None
-
     def read(self, viewer_id: str) -> viewer_pb2.ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.
 
+        Blocks until the store has answered: for tools, and before a gateway serves.
+
         Raises:
             UnfitRowError: the viewer's stored row can't be used.
-            sqlite3.OperationalError: another process has locked the file; see `is_away`.
             Exception: whatever the online store raises if it can't be read.
         """
         try:
             row = self._rows.row(viewer_id)
         except sqlite3.Error as error:
-            # A connection whose file was emptied or overwritten stays broken, even if the file is
-            # valid again.
-            if is_away(error) or _identity(self._file) == self._opened:
-                raise
-            self._open()
+            self._open_again(error)
             row = self._rows.row(viewer_id)
         return viewer_from_row(row)
+
+    async def fetch(self, viewer_id: str, seconds: float) -> viewer_pb2.ViewerFeatures:
+        """Return what `read` does, without blocking the event loop.
+
+        Raises:
+            TimeoutError: it takes more than `seconds`.
+            UnfitRowError: the viewer's stored row can't be used.
+            Exception: whatever the online store raises if it can't be read.
+        """
+        try:
+            row = await self._rows.fetch(viewer_id, seconds)
+        except sqlite3.Error as error:
+            self._open_again(error)
+            row = await self._rows.fetch(viewer_id, seconds)
+        return viewer_from_row(row)
+
+    def _open_again(self, error: sqlite3.Error) -> None:
+        """Open the store again if its file is another one; otherwise raise the error.
+
+        A connection whose file was emptied or overwritten stays broken, even if the file is valid
+        again.
+        """
+        if is_locked(error) or _identity(self._file) == self._opened:
+            raise error
+        self._open()
 
     def _open(self) -> None:
         store = _open(self._repo, self._timeout)
@@ -139,9 +163,8 @@ def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
 
 def is_away(error: Exception) -> bool:
     """Return whether a store raised this because it is locked, down or doesn't respond."""
-    if isinstance(error, sqlite3.OperationalError):
-        code = getattr(error, "sqlite_errorcode", 0)  # absent if Python itself raised it
-        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if isinstance(error, sqlite3.Error):
+        return is_locked(error)
     redis = sys.modules.get("redis.exceptions")  # imported if a Redis store raised it
     if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
         return False

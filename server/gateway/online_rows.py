@@ -6,8 +6,10 @@ three times as long as the read. Here they are resolved once.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from feast.repo_config import RepoConfig
 
 FEATURE_SERVICE = "viewer_serving"
+_LOCKED_PAUSE_SECONDS = 0.002
+"""Pause before another try to read a file that is locked."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,13 @@ class View:
 
 
 class OnlineRows(Protocol):
-    """Reads rows."""
+    """Reads rows: each feature of a viewer by name, None if nothing is stored."""
 
     def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return each feature of a viewer by name; None if nothing is stored."""
+        """Return a row; block until the store has answered."""
+
+    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
+        """Return a row; raise TimeoutError if that takes more than `seconds`."""
 
 
 def views_of(store: FeatureStore) -> Sequence[View]:
@@ -52,7 +59,7 @@ def views_of(store: FeatureStore) -> Sequence[View]:
 
 @dataclass(frozen=True)
 class FeastRows:
-    """Rows of any of Feast's online stores: one read for each view."""
+    """Rows of an online store of Feast's that is another process: one read for each view."""
 
     store: OnlineStore
     config: RepoConfig
@@ -67,21 +74,30 @@ class FeastRows:
         return FeastRows(online, store.config, views)
 
     def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return each feature of a viewer by name; None if nothing is stored."""
-        key = _entity_key(viewer_id)
-        row: dict[str, Any] = {}
+        """Return a row; block until the store has answered."""
+        key, row = _entity_key(viewer_id), dict[str, Any]()
         for each in self.views:
             # A new list for each read: the Redis store appends to it.
             [(_, stored)] = self.store.online_read(self.config, each.view, [key], list(each.names))
-            stored = stored or {}
-            row |= {name: _value(stored[name]) if name in stored else None for name in each.names}
+            row |= _features(each, stored or {})
+        return row
+
+    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
+        """Return a row; raise TimeoutError if that takes more than `seconds`."""
+        key, row = _entity_key(viewer_id), dict[str, Any]()
+        async with asyncio.timeout(seconds):
+            for each in self.views:
+                [(_, stored)] = await self.store.online_read_async(
+                    self.config, each.view, [key], list(each.names)
+                )
+                row |= _features(each, stored or {})
         return row
 
 
 class SqliteRows:
     """Rows of Feast's SQLite store: one query for all views, a third of the time of Feast's own.
 
-    It never waits: while another process has locked the file, reads fail.
+    A read takes tens of microseconds, so it may as well be made on the event loop.
     """
 
     def __init__(self, store: FeatureStore, views: Sequence[View], file: Path) -> None:
@@ -104,10 +120,10 @@ class SqliteRows:
         self._connection = sqlite3.connect(file, timeout=0, check_same_thread=False)
 
     def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return each feature of a viewer by name; None if nothing is stored.
+        """Return a row.
 
         Raises:
-            sqlite3.OperationalError: another process has locked the file.
+            sqlite3.OperationalError: another process has locked the file; see `is_locked`.
         """
         key = self._key(_entity_key(viewer_id))
         row = dict(self._missing)
@@ -115,6 +131,29 @@ class SqliteRows:
             if name in row:
                 row[name] = _value(self._parse(stored))
         return row
+
+    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
+        """Return a row; raise TimeoutError if the file stays locked for `seconds`."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self.row(viewer_id)
+            except sqlite3.OperationalError as error:
+                if not is_locked(error):
+                    raise
+                if time.monotonic() >= until:
+                    raise TimeoutError from error
+            await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Return whether SQLite raised this because another connection has locked the file."""
+    code = getattr(error, "sqlite_errorcode", 0)  # absent if Python itself raised it
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _features(view: View, stored: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: _value(stored[name]) if name in stored else None for name in view.names}
 
 
 def _entity_key(viewer_id: str) -> EntityKey:

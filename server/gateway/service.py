@@ -35,7 +35,6 @@ from server.gateway.turn import InnerPods
 from server.pod.pod import Pod
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
-from server.pod.worker import Worker
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
 from server.rpc.guard import request_id
@@ -152,7 +151,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
-        read = ReadFeatures(Worker(), settings.features_timeout, last)
+        read = ReadFeatures(settings.features_timeout, last)
         pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server

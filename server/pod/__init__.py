@@ -1,1 +1,1 @@
-"""What all pods share: their release, their worker, and which calls they shed."""
+"""What all pods share: their release, the order of their runs, and which calls they shed."""

@@ -9,13 +9,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+import grpc
+from prometheus_client import Counter
+
 from server.pipeline.caller import Caller, CallerGoneError
-from server.pod.worker import WORK_ABANDONED, WORK_RUN, Worker, deadline_exceeded
+from server.rpc.errors import RpcError
 
 Result = TypeVar("Result")
 
 _MEAN_WEIGHT = 0.05
 """Weight of the latest run in the mean time of a run."""
+
+WORK_RUN = Counter("vireo_work_run", "Runs of pipelines and models that completed.")
+WORK_ABANDONED = Counter(
+    "vireo_work_abandoned",
+    "Runs dropped because the caller cancelled or its deadline passed, while waiting or running.",
+    ["when"],
+)
+for _when in ("waiting", "running"):  # so that each is exported as 0 before it happens
+    WORK_ABANDONED.labels(_when)
 
 
 class RunQueue:
@@ -39,7 +51,6 @@ class RunQueue:
         self._thread_run_since: float | None = None
         self._taken = False
         self._turns: deque[asyncio.Future[None]] = deque()
-        self._worker = Worker()
 
     @property
     def expected_wait(self) -> float:
@@ -80,12 +91,14 @@ class RunQueue:
         await self._take_turn(caller)
         begun = self._thread_run_since = time.monotonic()
 
-        def ended(_: asyncio.Future[Result]) -> None:
+        def ended(run: asyncio.Future[Result]) -> None:
+            if not run.exception():
+                WORK_RUN.inc()
             self._thread_run_since = None
             self._ran(time.monotonic() - begun)
             self._end_turn()
 
-        run = asyncio.ensure_future(self._worker.run(work, caller))
+        run = asyncio.ensure_future(asyncio.to_thread(work))
         run.add_done_callback(ended)
         return await asyncio.shield(run)
 
@@ -127,3 +140,8 @@ class RunQueue:
 
     def _ran(self, seconds: float) -> None:
         self.mean_run += (_MEAN_WEIGHT if self.mean_run else 1.0) * (seconds - self.mean_run)
+
+
+def deadline_exceeded() -> RpcError:
+    """Return the error of a call whose deadline has passed."""
+    return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")

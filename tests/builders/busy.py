@@ -1,4 +1,4 @@
-"""A queue of runs, or a worker, that is busy for as long as a test wants."""
+"""A queue of runs that is busy for as long as a test wants."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 
 from server.pipeline.caller import Caller
 from server.pod.run_queue import RunQueue
-from server.pod.worker import Worker
 from tests.builders.waiting import until
 
 
 @asynccontextmanager
-async def busy(busied: RunQueue | Worker) -> AsyncIterator[None]:
+async def busy(queue: RunQueue) -> AsyncIterator[None]:
     """Its thread does nothing but wait until the block ends, and everything else waits for it."""
     begun, released = threading.Event(), threading.Event()
 
@@ -22,8 +21,7 @@ async def busy(busied: RunQueue | Worker) -> AsyncIterator[None]:
         begun.set()
         released.wait()
 
-    run = busied.run_in_thread if isinstance(busied, RunQueue) else busied.run
-    blocking = asyncio.create_task(run(block, Caller()))
+    blocking = asyncio.create_task(queue.run_in_thread(block, Caller()))
     try:
         await until(begun.is_set)
         yield

@@ -51,7 +51,12 @@ async def _without(
     ends = await findings.until_full(load, time.monotonic())
     limit = chain.plan.within(_BACK_SECONDS)
     findings.must(ends <= limit, f"{what}: answers were still degraded {ends:.1f} s after it")
-    during = [each for each in load.answers if gone <= each.at < until and not each.failure]
+    # An answer that came later may have waited until the part was back.
+    during = [
+        each
+        for each in load.answers
+        if gone <= each.at and each.at + each.seconds < until and not each.failure
+    ]
     silent = [each for each in during if not degradations(each) & set(declared)]
     findings.must(bool(during), f"{what}: nothing was answered")
     when = ", ".join(f"{each.at - gone:.1f}" for each in silent[:_MAX_SHOWN])

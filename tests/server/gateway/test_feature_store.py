@@ -115,13 +115,15 @@ def redis_features(redis: RunningRedis, tmp_path: Path, monkeypatch: pytest.Monk
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The viewers for whom the store has been asked, in this process."""
     asked: list[str] = []
-    read = FeatureReader.read
+    fetch = FeatureReader.fetch
 
-    def counted(self: FeatureReader, viewer_id: str) -> viewer_pb2.ViewerFeatures:
+    async def counted(
+        self: FeatureReader, viewer_id: str, seconds: float
+    ) -> viewer_pb2.ViewerFeatures:
         asked.append(viewer_id)
-        return read(self, viewer_id)
+        return await fetch(self, viewer_id, seconds)
 
-    monkeypatch.setattr(FeatureReader, "read", counted)
+    monkeypatch.setattr(FeatureReader, "fetch", counted)
     return asked
 
 
