@@ -13,7 +13,6 @@ from google.protobuf.message import Message
 
 from server.rpc.errors import invalid_argument
 
-
 _SMALL_BYTES = 16 << 10
 """A request of this size has no list that takes protovalidate more than milliseconds."""
 
