@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from server import signals
 from server.arrays import Float32Array, Int64Array
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
-from server.candidate.quotas import QuotaMerge
+from server.candidate.quotas import QuotaMerge, Union, quota, shares
 from server.candidate.release import CandidateRelease
 from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
 from server.pipeline.caller import Caller
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-_PROPOSE: Mapping[str, Callable[[Retrieval], Int64Array]] = {
+_PROPOSE: Mapping[str, Callable[[Retrieval, int], Int64Array]] = {
     "two_tower": two_tower.propose,
     "co_watch": co_watch.propose,
     "ease": ease.propose,
@@ -48,6 +48,8 @@ class SourceStage:
     """Runs a declared source."""
 
     source: signals.Source
+    share: float | None = None
+    """Maximum share of the query's count that it proposes; None for all of it."""
     fail_open: bool = True
 
     @property
@@ -56,10 +58,10 @@ class SourceStage:
         return self.source.name
 
     def propose(self, query: Retrieval) -> Candidates:
-        """Return the candidates that the source proposes, best first."""
-        rows = _PROPOSE[self.name](query)
+        """Return the best candidates of the source, best first."""
+        rows = _PROPOSE[self.name](query, quota(self.share, query.query.count))
         masks = np.full(len(rows), self.source.bit, np.uint32)
-        return Candidates(query.release.keys[rows], rows, masks)
+        return Candidates(query.release.keys.take(rows), rows, masks)
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,18 @@ class CandidatePipeline:
             quotas: shares of the sources; those of the release's manifest if None.
             fail_open: False raises a source's failure instead of answering without it.
         """
+        quotas = quotas or release.manifest.quotas
         self.release = release
-        self._pipeline: Pipeline[Retrieval] = Pipeline(
-            sources=SOURCES,
+        self._within_quotas: Pipeline[Retrieval] = Pipeline(
+            sources=tuple(SourceStage(source, share) for source, share in shares(quotas)),
             filters=(BlockedFilter(),),
-            merge=QuotaMerge(quotas or release.manifest.quotas),
+            merge=Union(),
             scorers=SCORERS,
             selector=BestByOrdering(),
             fail_open=fail_open,
+        )
+        self._beyond_quotas = replace(
+            self._within_quotas, sources=SOURCES, merge=QuotaMerge(quotas)
         )
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
@@ -156,7 +162,11 @@ class CandidatePipeline:
             UnknownSeedError: the query's seed isn't in the release.
             CallerGoneError: the caller has gone.
         """
-        outcome = self._pipeline.run(Retrieval.of(self.release, query), caller)
+        asked = Retrieval.of(self.release, query)
+        outcome = self._within_quotas.run(asked, caller)
+        if len(outcome.selected) < min(query.count, int(asked.free.sum())):
+            # The source that takes what quotas leave has failed: ask the others for more.
+            outcome = self._beyond_quotas.run(asked, caller)
         selected, masks = outcome.selected, outcome.selected.source_masks
         reports = tuple(
             SourceCount(

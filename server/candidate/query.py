@@ -70,11 +70,6 @@ class Retrieval:
             )
         return Retrieval(release, query, viewer, history, watched, excluded)
 
-    @property
-    def wanted(self) -> int:
-        """Number that a source proposes so that `count` are left after the filters."""
-        return self.query.count + len(self.blocked_rows)
-
     @cached_property
     def blocked_rows(self) -> Int64Array:
         """Rows of the known watched and excluded videos, int64[b]."""
@@ -117,6 +112,7 @@ class Retrieval:
         made: T = self._made[compute]
         return made
 
-    def best(self, rows: Int64Array, scores: Float32Array, limit: int = 0) -> Int64Array:
-        """Return the `limit` best of `rows`, by default `wanted`; best first, ties by key."""
-        return best(rows, scores, self.release.keys, limit or self.wanted)
+    def best(self, rows: Int64Array, scores: Float32Array, limit: int) -> Int64Array:
+        """Return the `limit` best of `rows` that aren't blocked, best first, ties by key."""
+        free = self.free.take(rows).nonzero()[0]
+        return best(rows.take(free), scores.take(free), self.release.keys, limit)

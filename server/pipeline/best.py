@@ -14,12 +14,12 @@ def best(rows: Int64Array, scores: Float32Array, keys: Int64Array, limit: int) -
         rows: places in `keys`, int64[m].
         scores: score of each of `rows`, float32[m].
         keys: keys that break ties, int64[n].
-        limit: at least 1.
+        limit: maximum number to return.
     """
     if len(rows) > limit:
         # Sorting all takes several times as long as finding the lowest score that counts.
         reached = (scores >= np.partition(scores, -limit)[-limit]).nonzero()[0]
-        rows, scores = rows[reached], scores[reached]
+        rows, scores = rows.take(reached), scores.take(reached)
     order = np.argsort(-scores)
     ordered = scores[order]
     if (ordered[1:] == ordered[:-1]).any():  # sorting by both takes longer

@@ -103,7 +103,7 @@ class _Run(Generic[Query]):
                 f"filter {stage.name} returned {kept.dtype}{list(kept.shape)} "
                 f"for {len(candidates)} candidates"
             )
-        return candidates.take(kept.nonzero()[0])
+        return candidates if kept.all() else candidates.take(kept.nonzero()[0])
 
     def score(self, stage: Scorer[Query], candidates: Candidates) -> Candidates:
         def scored() -> Candidates:

@@ -1,4 +1,4 @@
-"""Removes watched and excluded videos."""
+"""Removes watched and excluded videos, should a source propose one."""
 
 from __future__ import annotations
 

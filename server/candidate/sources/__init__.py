@@ -1,5 +1,5 @@
 """Candidate sources and scores, one signal per file; `server.signals` declares them.
 
-`propose` returns rows of videos, best first; `score` scores any videos, whichever source proposed
-them.
+`propose` returns the `limit` best rows, best first, without blocked ones; `score` scores any
+videos, whichever source proposed them.
 """

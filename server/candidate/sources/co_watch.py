@@ -9,9 +9,9 @@ from server.candidate.query import Retrieval
 from server.features.co_watch import co_watched
 
 
-def propose(query: Retrieval) -> Int64Array:
+def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the videos that the history leads to, strongest first, ties by key."""
-    return query.best(*query.once(_reached))
+    return query.best(*query.once(_reached), limit)
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:

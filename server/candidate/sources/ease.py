@@ -9,14 +9,14 @@ from server.candidate.query import Retrieval
 from server.features.ease import ease_scores
 
 
-def propose(query: Retrieval) -> Int64Array:
+def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the videos with a positive EASE score, best first, ties by key.
 
     There are none without a watch, or in a catalogue too large for EASE.
     """
     scores = query.once(_every_score)
-    rows = np.flatnonzero(scores > 0)
-    return query.best(rows, scores[rows])
+    rows = (scores > 0).nonzero()[0]
+    return query.best(rows, scores.take(rows), limit)
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:

@@ -6,6 +6,7 @@ from server.arrays import Int64Array
 from server.candidate.query import Retrieval
 
 
-def propose(query: Retrieval) -> Int64Array:
-    """Return enough of the popular list to fill a response if all other sources fail."""
-    return query.release.popular_rows[: query.wanted]
+def propose(query: Retrieval, limit: int) -> Int64Array:
+    """Return the head of the popular list."""
+    popular = query.release.popular_rows[: limit + len(query.blocked_rows)]
+    return popular[query.free[popular]][:limit]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from server.arrays import Float32Array, Int64Array
 from server.candidate.query import Retrieval
 from server.features.looked_up import looked_up
+from server.pipeline.best import best
 
 
-def propose(query: Retrieval) -> Int64Array:
-    """Return the nearest videos, without watched and excluded ones."""
-    count, index = query.query.count, query.release.index
-    if not index.exact:
-        return index.nearest(query.vector, count, query.blocked_rows)
+def propose(query: Retrieval, limit: int) -> Int64Array:
+    """Return the nearest videos."""
+    release = query.release
+    if not release.index.exact:
+        return release.index.nearest(query.vector, limit, query.blocked_rows)
     # The products of all videos, which scores need anyway, take a tenth of the index's search.
     free = query.free.nonzero()[0]
-    return query.best(free, query.once(_every_score)[free], count)
+    return best(free, query.once(_every_score)[free], release.keys, limit)
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:

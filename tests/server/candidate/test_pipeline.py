@@ -9,16 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.candidate.index import VideoIndex
+from server.candidate.pipeline import SOURCES as PROPOSERS
 from server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
+    SourceStage,
     UnknownSeedError,
 )
 from server.candidate.query import Retrieval
+from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
+from server.pipeline.candidates import Candidates
 from server.releases import layout
 from server.releases.manifest import IndexDescription
 from server.releases.weights import Quotas
@@ -284,11 +288,43 @@ def test_a_catalogue_too_large_for_ease_does_without_it(release: CandidateReleas
     assert not any(report.failure for report in found.reports)
 
 
-def test_a_source_proposes_no_more_than_can_be_wanted_and_the_best(
+@settings(max_examples=60, deadline=None)
+@given(
+    history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
+    count=st.integers(1, 2 * VIDEOS),
+    shares=st.tuples(*[st.floats(0, 0.25)] * 4),
+)
+def test_sources_that_propose_their_quotas_alone_give_what_all_proposals_give(
     release: CandidateRelease,
+    history: list[int],
+    count: int,
+    shares: tuple[float, float, float, float],
 ) -> None:
+    quotas = Quotas(dict(zip(Quotas().root, shares, strict=True)))
+    query = CandidateQuery(viewer_of_rows(*history), count)
+    asked = Retrieval.of(release, query)
+    everything = Candidates.concatenate([source.propose(asked) for source in PROPOSERS])
+    merged = QuotaMerge(quotas).select(asked, everything)
+    found = CandidatePipeline(release, quotas).retrieve(query)
+    masks = dict(zip(merged.rows.tolist(), merged.source_masks.tolist(), strict=True))
+    assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == masks
+
+
+@pytest.mark.parametrize("source", PROPOSERS, ids=lambda source: source.name)
+def test_a_source_proposes_its_share_and_nothing_watched_or_excluded(
+    release: CandidateRelease, source: SourceStage
+) -> None:
+    viewer = viewer_of_rows(10, 30, watched=[0, 1, 11, 39])
+    query = Retrieval.of(release, CandidateQuery(viewer, VIDEOS, release.keys[[9, 2, 38]]))
+    every = source.propose(query).rows.tolist()
+    assert not {0, 1, 2, 9, 10, 11, 30, 38, 39} & set(every)
+    two = replace(source, share=0.05).propose(query).rows.tolist()
+    assert two == every[:2]
+
+
+def test_the_best_of_equals_are_those_of_the_lowest_key(release: CandidateRelease) -> None:
     query = Retrieval.of(release, CandidateQuery(viewer_of_rows(), 5))
     rows = np.arange(VIDEOS)
     scores = np.repeat(np.arange(VIDEOS // 4, dtype=np.float32), 4)
     whole = rows[np.lexsort((release.keys[rows], -scores))]
-    np.testing.assert_array_equal(query.best(rows, scores), whole[:5])
+    np.testing.assert_array_equal(query.best(rows, scores, 5), whole[:5])
