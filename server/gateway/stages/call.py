@@ -114,7 +114,7 @@ class StageCall(Generic[Request, Answer]):
         started = time.monotonic()
         # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
         timeout = (TIMEOUT_HEADER, f"{int(1000 * left)}m")
-        metadata = (*query.metadata, timeout, *(pool or one_try(left)))
+        metadata = grpc.aio.Metadata(*query.metadata, timeout, *(pool or one_try(left)))
         call = self.method(request, timeout=left, metadata=metadata)
         try:
             answer = await call
