@@ -12,7 +12,6 @@ import structlog
 from vireo.v1 import viewer_pb2
 
 from server.errors import VireoError
-from server.features.keys import video_keys
 from server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
@@ -138,15 +137,19 @@ class FeatureReader:
 def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
     """Return the features of a row of `viewer_serving`; None stands for a missing value.
 
+    The history is the end of `watched_keys`, as far back as it has times.
+
     Raises:
         UnfitRowError: pods would reject them.
     """
+    watched, times = row["watched_keys"] or (), row["history_times"] or ()
+    if len(times) > len(watched) or bool(times) != bool(watched):
+        raise UnfitRowError(f"{len(watched)} videos watched, {len(times)} times in the history")
     try:
-        # Columns of the row that are protobuf's own lists are copied, not iterated over.
-        viewer = viewer_pb2.ViewerFeatures(
-            history_keys=video_keys(row["history_ids"] or ()).tolist(),
-            history_times=row["history_times"] or (),
-            watched_keys=row["watched_keys"] or (),
+        return viewer_pb2.ViewerFeatures(
+            history_keys=watched[len(watched) - len(times) :],
+            history_times=times,
+            watched_keys=watched,
             attributes=row["attributes"] or (),
             watch_count=row["viewer_watch_count"] or 0,
             like_count=row["viewer_like_count"] or 0,
@@ -154,11 +157,6 @@ def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
     except Exception as error:
         # An invalid row of one viewer is no failure of the store.
         raise UnfitRowError(f"{type(error).__name__}: {error}") from error
-    if len(viewer.history_keys) != len(viewer.history_times):
-        raise UnfitRowError(
-            f"{len(viewer.history_keys)} videos in the history, {len(viewer.history_times)} times"
-        )
-    return viewer
 
 
 def is_away(error: Exception) -> bool:

@@ -56,6 +56,11 @@ def _view(
     )
 
 
+def columns(view: FeatureView) -> list[str]:
+    """Return the names of a view's features, in order."""
+    return [field.name for field in view.features]
+
+
 viewer_profile = _view(
     "viewer_profile",
     viewer,
@@ -68,7 +73,10 @@ viewer_activity = _view(
     "What a viewer watched",
     history_ids=(Array(String), "Videos watched last, oldest first"),
     history_times=(Array(Int64), "When each was watched, Unix seconds"),
-    watched_keys=(Array(Int64), "Keys of the videos watched, oldest first"),
+    watched_keys=(
+        Array(Int64),
+        "Keys of the videos watched, oldest first; the last ones are those of history_ids",
+    ),
     viewer_watch_count=(Int64, "Videos watched"),
     viewer_like_count=(Int64, "Watched videos that were liked"),
 )
@@ -84,7 +92,11 @@ video_statistics = _view(
 )
 viewer_serving = FeatureService(
     name="viewer_serving",
-    features=[viewer_profile, viewer_activity],
+    features=[
+        viewer_profile,
+        # The keys of history_ids are in watched_keys.
+        viewer_activity[[name for name in columns(viewer_activity) if name != "history_ids"]],
+    ],
     description="A viewer's row, as a request reads it",
 )
 video_statistics_service = FeatureService(
@@ -105,11 +117,6 @@ DEFINITIONS: Any = [
 """All objects to apply; FeatureStore.apply declares no type for them."""
 ONLINE_VIEWS = (viewer_profile.name, viewer_activity.name)
 """Feature views that requests read; the videos' statistics are in the release."""
-
-
-def columns(view: FeatureView) -> list[str]:
-    """Return the names of a view's features, in order."""
-    return [field.name for field in view.features]
 
 
 def file_schema(view: FeatureView) -> pa.Schema:

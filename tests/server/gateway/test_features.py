@@ -87,17 +87,17 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
 @pytest.mark.parametrize(
     "odd",
     [
-        {"history_times": ["yesterday"]},
-        {"watched_keys": [1 << 70]},
-        {"history_ids": [None]},
+        {"watched_keys": [1], "history_times": ["yesterday"]},
+        {"watched_keys": [1 << 70], "history_times": [1]},
+        {"watched_keys": [None], "history_times": [1]},
         {"attributes": 7},
-        {"history_ids": ["a"], "history_times": []},
+        {"watched_keys": [1], "history_times": []},
+        {"watched_keys": [1], "history_times": [2, 3]},
     ],
 )
 def test_an_unusable_row_is_distinguished_from_a_failing_store(odd: dict[str, Any]) -> None:
     row = dict.fromkeys(
         (
-            "history_ids",
             "history_times",
             "watched_keys",
             "attributes",
