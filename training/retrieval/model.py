@@ -90,11 +90,12 @@ class Block(nn.Module):
         """
         normed = queried = self.attention_norm(x)
         key, value = self.key_value(normed).chunk(2, dim=-1)
-        bias = self._bias()[:, :, : x.shape[1]]
+        bias, length = self._bias(), x.shape[1]
         if at is None:
-            bias = bias[None, :, : x.shape[1]]
+            bias = bias[None, :, :length, :length]
         else:
-            bias = bias[:, at].transpose(0, 1)[:, :, None]
+            # One row of a constant: exported the other way round, all rows would be copied first.
+            bias = bias.transpose(0, 1)[at][:, :, None, :length]
             places = at[:, None, None].expand(-1, -1, x.shape[2])
             x, queried = x.gather(1, places), normed.gather(1, places)
         mixed = F.scaled_dot_product_attention(
