@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from server.arrays import Int64Array
 from server.candidate.query import Retrieval
+from server.candidate.sources import two_tower
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the fresh videos by two-tower score, whose vectors come from content alone."""
     release = query.release
-    return query.best(release.fresh_rows, release.fresh_vectors @ query.vector, limit)
+    if release.index.exact:
+        # Every video's score is computed anyway.
+        scores = two_tower.score(query, release.fresh_rows)
+    else:
+        scores = release.fresh_vectors @ query.vector
+    return query.best(release.fresh_rows, scores, limit)
