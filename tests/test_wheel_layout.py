@@ -12,7 +12,7 @@ from wheel_layout import lay_out, relocated
 
 CHECKOUT = Path(__file__).parents[1]
 STARTED_BY_NAME = re.compile(r"""['"](?:server|training|clients|bench)\.[\w{}.]+['"]""")
-ONLY_IN_A_CHECKOUT = {"bench/speed/peers.py"}
+ONLY_IN_A_CHECKOUT = {"bench/speed/peer_chains.py", "bench/speed/peers.py"}
 """They run in environments that `make` makes."""
 
 
