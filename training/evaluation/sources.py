@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 
 from server.arrays import BoolArray, Int64Array
-from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.pipeline import SOURCES, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.quotas import QuotaMerge
@@ -53,15 +52,11 @@ class Proposals:
         places = np.arange(len(held_out.viewers))
         if len(places) > MAX_VIEWERS:
             places = np.random.default_rng(0).choice(places, MAX_VIEWERS, replace=False)
-        unwatched, proposed = BlockedFilter(), []
+        proposed = []
         for place in tracked(places, "asking the sources", Console(stderr=True)):
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)
             query = Retrieval.of(release, asked)
-            own = {}
-            for source in SOURCES:
-                found = source.propose(query)
-                own[source.name] = found.take(np.flatnonzero(unwatched.keep(query, found))[:count])
-            proposed.append(own)
+            proposed.append({source.name: source.propose(query) for source in SOURCES})
         return Proposals(query, tuple(proposed), held_out.targets[places])
 
     def alone(self, name: str, count: int) -> BoolArray:
