@@ -15,6 +15,7 @@ services, and runs a pipeline only for a request that it hasn't had before.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import sys
@@ -194,6 +195,9 @@ async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
         servicer = Gateway(count, read_viewers(Path(viewers)), find, rank)
         add_RecommendationServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
+    # As Vireo's pods do: otherwise each full collection walks through all that was imported.
+    gc.collect()
+    gc.freeze()
     await server.start()
     await server.wait_for_termination()
 
