@@ -72,13 +72,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Cost:
-    """What answers came to."""
+    """Cost of one response, and the load under which it was measured."""
 
     load: LoadResult
     processes: Mapping[str, float]
-    """Processor seconds of an answer, by process."""
+    """Processor seconds per response, by process."""
 
     @property
     def cpu(self) -> float:
-        """Processor seconds of an answer, of all processes."""
+        """Processor seconds per response, of all processes."""
         return sum(self.processes.values())
