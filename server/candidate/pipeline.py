@@ -17,7 +17,7 @@ from server.candidate.release import CandidateRelease
 from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
-from server.pipeline.runner import Pipeline
+from server.pipeline.runner import Outcome, Pipeline
 from server.releases.weights import Quotas
 
 __all__ = [
@@ -166,7 +166,9 @@ class CandidatePipeline:
         outcome = self._within_quotas.run(asked, caller)
         if len(outcome.selected) < min(query.count, int(asked.free.sum())):
             # The source that takes what quotas leave has failed: ask the others for more.
-            outcome = self._beyond_quotas.run(asked, caller)
+            left = tuple(stage for stage in SOURCES if stage.name not in outcome.failures)
+            more = replace(self._beyond_quotas, sources=left).run(asked, caller)
+            outcome = Outcome(more.selected, {**more.failures, **outcome.failures})
         selected, masks = outcome.selected, outcome.selected.source_masks
         reports = tuple(
             SourceCount(

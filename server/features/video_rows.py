@@ -41,7 +41,7 @@ class VideoRows:
             self._multipliers = np.array(powers, np.uint64)[:, None]
             if self._fill():
                 return
-        raise KeyCollisionError("the keys of a release must all differ")
+        raise KeyCollisionError("more than two rows of a release have the same key")
 
     def find(self, keys: Int64Array) -> Int64Array:
         """Return the row of each key, int64[m]; -1 for a key that the release doesn't know."""

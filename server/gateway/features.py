@@ -97,7 +97,7 @@ class FeatureReader:
         return viewer_from_row(row)
 
     async def fetch(self, viewer_id: str, seconds: float) -> viewer_pb2.ViewerFeatures:
-        """Return what `read` does, without blocking the event loop.
+        """Return what `read` does; only to open a file that was replaced takes milliseconds.
 
         Raises:
             TimeoutError: it takes more than `seconds`.
@@ -108,7 +108,7 @@ class FeatureReader:
             row = await self._rows.fetch(viewer_id, seconds)
         except sqlite3.Error as error:
             self._open_again(error)
-            row = await self._rows.fetch(viewer_id, seconds)
+            row = self._rows.row(viewer_id)
         return viewer_from_row(row)
 
     def _open_again(self, error: sqlite3.Error) -> None:
@@ -143,7 +143,7 @@ def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
         UnfitRowError: pods would reject them.
     """
     watched, times = row["watched_keys"] or (), row["history_times"] or ()
-    if len(times) > len(watched) or bool(times) != bool(watched):
+    if len(times) > len(watched):
         raise UnfitRowError(f"{len(watched)} videos watched, {len(times)} times in the history")
     try:
         return viewer_pb2.ViewerFeatures(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cachetools import TTLCache
+from cachetools import Cache, TTLCache
 from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -35,7 +35,7 @@ class LastFeatures:
         self._viewers: TTLCache[tuple[str, str], ViewerFeatures, float] = TTLCache(
             max_bytes, max_age, clock, _size
         )
-        KEPT_BYTES.set_function(lambda: self._viewers.currsize)
+        KEPT_BYTES.set_function(self._kept_bytes)
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
@@ -50,6 +50,14 @@ class LastFeatures:
             self._viewers[key] = viewer
         except ValueError:  # it is larger than the whole cache
             self._viewers.pop(key, None)
+
+    def _kept_bytes(self) -> float:
+        """Return the cache's size; safe to call from the thread of a scrape.
+
+        A TTLCache's own `currsize` would first remove what is too old.
+        """
+        size: float = Cache.currsize.__get__(self._viewers)
+        return size
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""

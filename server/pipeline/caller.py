@@ -11,16 +11,11 @@ class CallerGoneError(Exception):
 
 
 class Caller:
-    """One call's caller: the event loop marks it as gone, the thread that works checks it."""
+    """One call's caller, who waits until the call's deadline."""
 
     def __init__(self, left: float | None = None) -> None:
         """Start the clock; `left` is the seconds until its deadline, None without one."""
         self._deadline = math.inf if left is None else time.monotonic() + left
-        self._has_left = False
-
-    def leave(self) -> None:
-        """Mark the call as cancelled."""
-        self._has_left = True
 
     @property
     def left(self) -> float:
@@ -29,8 +24,8 @@ class Caller:
 
     @property
     def gone(self) -> bool:
-        """Whether it has cancelled the call or its deadline has passed."""
-        return self._has_left or self.left <= 0
+        """Whether its deadline has passed."""
+        return self.left <= 0
 
     def check(self) -> None:
         """Raise CallerGoneError if it has gone."""

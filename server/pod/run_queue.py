@@ -92,13 +92,13 @@ class RunQueue:
         begun = self._thread_run_since = time.monotonic()
 
         def ended(run: asyncio.Future[Result]) -> None:
-            if not run.exception():
+            if not run.cancelled() and run.exception() is None:
                 WORK_RUN.inc()
             self._thread_run_since = None
             self._ran(time.monotonic() - begun)
             self._end_turn()
 
-        run = asyncio.ensure_future(asyncio.to_thread(work))
+        run = asyncio.ensure_future(asyncio.to_thread(_settled, work))
         run.add_done_callback(ended)
         return await asyncio.shield(run)
 
@@ -145,3 +145,10 @@ class RunQueue:
 def deadline_exceeded() -> RpcError:
     """Return the error of a call whose deadline has passed."""
     return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+
+
+def _settled(work: Callable[[], Result]) -> Result:
+    try:
+        return work()
+    except StopIteration as error:  # a future refuses it: the turn would never end
+        raise RuntimeError("the work raised StopIteration") from error

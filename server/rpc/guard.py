@@ -193,7 +193,7 @@ async def _answer(
 
 async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:
     request = _parse(handler.request_deserializer, raw)
-    validate(request, len(raw))
+    validate(request)
     response: Message = await handler.unary_unary(request, context)
     return response
 

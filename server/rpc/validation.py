@@ -13,19 +13,16 @@ from google.protobuf.message import Message
 
 from server.rpc.errors import invalid_argument
 
-_SMALL_BYTES = 16 << 10
-"""A request of this size has no list that takes protovalidate more than milliseconds."""
 
-
-def validate(request: Message, size: int) -> None:
-    """Check every protovalidate rule of a request of `size` bytes.
+def validate(request: Message) -> None:
+    """Check every protovalidate rule.
 
     Raises:
         RpcError: INVALID_ARGUMENT with a BadRequest that lists the violations by field.
     """
     # First and alone: protovalidate checks each item even of a list that is too long, and the half
     # million that fit into a message would hold up every other call.
-    if size > _SMALL_BYTES and (overlong := list(_overlong(request, ""))):
+    if overlong := list(_overlong(request, "")):
         raise invalid_argument(overlong)
     found = protovalidate.collect_violations(request)
     if found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -18,8 +20,8 @@ _SHARE = 0.3
 """Share of the time left that the stage may use."""
 _MIN_SECONDS = 0.001
 """Minimum budget of a read."""
-_STUCK_SHARE = 0.75
-"""Share of the timeout that a read must have had for its failure to be the store's."""
+_HANG_SHARE = 0.75
+"""Share of the timeout for which the store must have answered no read to count as hanging."""
 
 CIRCUIT_OPEN = Gauge(
     "vireo_feature_store_circuit_open",
@@ -35,6 +37,8 @@ class ReadFeatures:
         self._timeout = timeout
         self._last = last
         self._circuit = Circuit()
+        self._unanswered_since: float | None = None
+        """Start of the first read since the store last answered one."""
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
         """Return the viewer's features.
@@ -48,13 +52,14 @@ class ReadFeatures:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
         if not self._circuit.admits():
             raise StageSkippedError("the online store failed a moment ago")
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
         try:
             viewer = await reader.fetch(query.viewer_id, budget)
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A timeout of a caller in a hurry is no failure of the store.
-            hangs = budget > _STUCK_SHARE * self._timeout
-            raise (self._failed(failure) if hangs else failure) from error
+            raise (self._failed(failure) if self._hangs() else failure) from error
         except UnfitRowError as error:
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error
@@ -69,6 +74,10 @@ class ReadFeatures:
         """Return the cached features of the viewer; None if there are none."""
         return self._last.find(reader.dataset, query.viewer_id)
 
+    def _hangs(self) -> bool:
+        since = self._unanswered_since
+        return since is not None and time.monotonic() - since > _HANG_SHARE * self._timeout
+
     def _failed(self, failure: StageFailedError) -> StageFailedError:
         closed = not self._circuit.open
         self._circuit.failed()
@@ -78,6 +87,7 @@ class ReadFeatures:
         return failure
 
     def _succeeded(self) -> None:
+        self._unanswered_since = None
         if self._circuit.open:
             CIRCUIT_OPEN.set(0)
             log.info("online store available again")

@@ -35,9 +35,11 @@ TIMEOUT = 0.5
 """Timeout of a read; long enough for a healthy store on a busy machine."""
 
 
-async def ask(stub: RecommendationServiceAsyncStub, viewer: str = VIEWER) -> pb.RecommendResponse:
+async def ask(
+    stub: RecommendationServiceAsyncStub, viewer: str = VIEWER, seconds: float | None = 60
+) -> pb.RecommendResponse:
     request = pb.RecommendRequest(viewer_id=viewer, page_size=37, explain=True)
-    return await stub.Recommend(request, timeout=60)
+    return await stub.Recommend(request, timeout=seconds)
 
 
 async def ask_until(
@@ -181,6 +183,31 @@ async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
         assert response.explanation.history_length == len(WATCHED)
 
 
+async def test_a_store_that_hangs_is_left_alone_though_all_callers_are_in_a_hurry(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    reads: list[str],
+) -> None:
+    async with gateway(
+        release,
+        own_features,
+        candidate_target,
+        ranking_target,
+        features_timeout=TIMEOUT,
+        default_deadline=0.2,
+    ) as stub:
+        await ask_until(stub, [])
+        with locked(own_features):
+            before, began = len(reads), time.monotonic()
+            for _ in range(60):
+                await ask(stub, seconds=None)
+            # Until it counts as hanging, each of them may try; then three, and one in each pause.
+            most = tries_since(began, 0) + TIMEOUT / 0.05
+        assert len(reads) - before <= most
+
+
 async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
     release: Path,
     own_features: Path,
@@ -221,7 +248,7 @@ async def test_one_viewers_bad_row_doesnt_open_the_circuit(
                 "SELECT name FROM sqlite_master WHERE type = 'table'"
             ).fetchall():
                 connection.execute(
-                    f'DELETE FROM "{name}" WHERE feature_name = ?', ("history_times",)
+                    f'DELETE FROM "{name}" WHERE feature_name = ?', ("watched_keys",)
                 )
         for _ in range(10):
             assert list((await ask(stub)).degradations) == [STALE]

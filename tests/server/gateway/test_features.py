@@ -91,7 +91,6 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
         {"watched_keys": [1 << 70], "history_times": [1]},
         {"watched_keys": [None], "history_times": [1]},
         {"attributes": 7},
-        {"watched_keys": [1], "history_times": []},
         {"watched_keys": [1], "history_times": [2, 3]},
     ],
 )

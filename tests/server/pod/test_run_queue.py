@@ -65,6 +65,14 @@ async def test_a_failure_is_the_callers_and_leaves_the_queue_fit() -> None:
     assert queue.queued == 0
 
 
+async def test_a_failure_that_no_future_accepts_ends_its_turn() -> None:
+    queue = RunQueue()
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await queue.run_in_thread(lambda: next(iter(())), Caller())
+        assert await queue.run(lambda: "fit", Caller()) == "fit"
+
+
 async def test_a_pipeline_whose_call_is_cancelled_while_it_waits_is_never_begun() -> None:
     queue, ran, counts = RunQueue(), list[str](), WorkCounts()
     async with busy(queue):

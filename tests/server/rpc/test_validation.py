@@ -98,7 +98,7 @@ def test_a_request_that_keeps_the_rules_is_accepted(
 ) -> None:
     request = make()
     change(request)
-    validate(request, request.ByteSize())
+    validate(request)
 
 
 @pytest.mark.parametrize(("make", "change"), INVALID)
@@ -108,11 +108,18 @@ def test_a_request_that_breaks_a_rule_is_rejected(
     request = make()
     change(request)
     with pytest.raises(RpcError) as raised:
-        validate(request, request.ByteSize())
+        validate(request)
     assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_items_of_a_list_that_is_too_long_are_not_checked_however_small_they_are() -> None:
+    request = recommend()
+    request.excluded_video_ids.extend([""] * 8000)
+    with pytest.raises(RpcError, match=r"^excluded_video_ids: must contain no more than 1000"):
+        validate(request)
 
 
 @pytest.mark.parametrize("kind", [type(make()) for make in (recommend, retrieve, rank)])
 def test_an_empty_request_is_rejected(kind: type[Message]) -> None:
     with pytest.raises(RpcError):
-        validate(kind(), 0)
+        validate(kind())
