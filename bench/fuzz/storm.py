@@ -15,7 +15,7 @@ from bench.fuzz.targets import Method
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG"})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
-_NATIVE = (
+_NATIVE_TEXTS = (
     "Missing request message.",
     "Unexpected EOF decoding stream.",
     "protocol error: received message with invalid compression flag",
@@ -23,6 +23,7 @@ _NATIVE = (
 )
 """What VIREO_TRANSPORT=native says, below the guard, of frames that aren't one message and of too
 many headers. The statuses are those that gRPC has for them."""
+_NATIVE_PLACES = ("candidate", "ranking")
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
 """Share of requests below gRPC; each takes a connection of its own."""
@@ -33,6 +34,8 @@ _MAX_EXAMPLES = 5
 class Counts:
     """Statuses that the requests ended with."""
 
+    transport: str
+    """VIREO_TRANSPORT of candidate and ranking pods."""
     requests: int = 0
     answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By method and status."""
@@ -44,16 +47,22 @@ class Counts:
         status, _, message = ended.partition(":")
         self.requests += 1
         self.answers[method.name][status] += 1
-        if status in UNWANTED and not unquote(message).lstrip().startswith(_NATIVE):
+        if status in UNWANTED and not self._is_native(method, message):
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
             if len(examples) < _MAX_EXAMPLES:
                 examples.append(f"{how}:{message}")
+
+    def _is_native(self, method: Method, message: str) -> bool:
+        """Return whether this is the native transport's own message."""
+        served = self.transport == "native" and method.place in _NATIVE_PLACES
+        return served and unquote(message).lstrip().startswith(_NATIVE_TEXTS)
 
 
 async def storm(
     methods: Sequence[Method],
     requests: int,
     seed: int,
+    transport: str,
     progress: Callable[[int], None],
 ) -> Counts:
     """Send requests to the methods in turn.
@@ -62,9 +71,10 @@ async def storm(
         methods: what to call.
         requests: how many requests to send.
         seed: the same seed makes the same requests.
+        transport: VIREO_TRANSPORT of candidate and ranking pods.
         progress: called after each request with the number that have ended.
     """
-    counts = Counts()
+    counts = Counts(transport)
     numbers = iter(range(requests))
     caller = GrpcCaller()
 

@@ -76,12 +76,24 @@ def test_some_mutated_messages_cannot_be_parsed(way: str) -> None:
 
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:
-    counts = Counts()
+    counts = Counts("native")
     counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
     counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")
-    counts.add(METHODS[0], "half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream.")
-    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 2, "INVALID_ARGUMENT": 1}
+    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
     assert counts.unwanted == {f"{METHODS[0].name} INTERNAL": ["deep, well: oh"]}
+
+
+@pytest.mark.parametrize(
+    ("transport", "tolerating"), [("native", {"candidate", "ranking"}), ("grpcio", set())]
+)
+def test_messages_of_the_native_transport_are_tolerated_only_at_its_pods(
+    transport: str, tolerating: set[str]
+) -> None:
+    counts = Counts(transport)
+    for method in METHODS:
+        counts.add(method, "half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream.")
+    refused = {name.partition(" ")[0] for name in counts.unwanted}
+    assert refused == set(PLACES) - tolerating
 
 
 @pytest.mark.integration
