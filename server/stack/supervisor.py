@@ -22,8 +22,10 @@ _STABLE_SECONDS = 30.0
 """The backoff of a process that ran this long starts over."""
 _STARTING_POLL = 0.2
 _HEALTHY_POLL = 5.0
-"""Seconds between probes. One that hangs gets no calls long before, by Envoy's own checks, and the
-end of a process is noticed at once."""
+"""Seconds between probes of a healthy process. Its end is noticed at once; a pod that hangs gets no
+calls long before, by Envoy's own checks. Other processes that hang show up here first."""
+_LOG_POLL = 1.0
+"""Seconds between looks at the size of a log."""
 _LOG_LINES = 15
 
 
@@ -105,16 +107,20 @@ class SupervisedProcess:
         self._update(state="starting", pid=self._process.pid, problem="not probed yet")
         if self._stop.is_set():  # stopped while it was starting
             self.terminate(signal.SIGTERM)
-        watching = asyncio.ensure_future(self._watch_health())
+        watching = asyncio.gather(self._watch_health(), self._watch_log())
         try:
             return await self._process.wait()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def _watch_health(self) -> None:
+    async def _watch_log(self) -> None:
         while True:
             await asyncio.to_thread(bound_log, self.status.log)
+            await asyncio.sleep(_LOG_POLL)
+
+    async def _watch_health(self) -> None:
+        while True:
             problem = await self._problem()
             if self._stop.is_set():
                 return

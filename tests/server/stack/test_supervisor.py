@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.stack import logs
+from server.stack import logs, supervisor
 from server.stack.processes import ProcessSpec
 from server.stack.state import ProcessState
 from server.stack.supervisor import StartError, Supervisor
@@ -223,6 +223,7 @@ async def test_a_process_that_logs_without_end_fills_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "MAX_LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisor, "_HEALTHY_POLL", 3600.0)  # logs are bounded between probes
     # It waits for the supervisor once its log is too large, so that no machine is too slow.
     script = """
 import os, time, pathlib
