@@ -25,7 +25,7 @@ NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 MAX_CHANNELS = 16
 """Maximum channels that are read at a time."""
 _FORGET_SECONDS = 30.0
-"""Seconds after the last call for a channel from which on it isn't read any more."""
+"""A channel without a call for this long is no longer read."""
 _STALE_SECONDS = 2.0
 """Age from which on a read no longer vouches for what the channel names."""
 _RETRY_AFTER = timedelta(seconds=1)
@@ -38,6 +38,16 @@ class _Watched:
     asked_at: float = field(default_factory=time.monotonic)
     read_at: float = float("-inf")
     release_id: str = ""
+    reading: bool = False
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set after each read, and then replaced."""
+    failure: Exception | None = None
+    """Error of the last read."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether the last read succeeded; false before the first."""
+        return self.failure is None and self.read_at > float("-inf")
 
 
 class ChannelWatch:
@@ -49,24 +59,30 @@ class ChannelWatch:
     def __init__(self, channels: Channels, poll_seconds: float) -> None:
         """Start without channels; each one that is asked for is read every `poll_seconds`."""
         self.attempts = Attempts("channels")
-        """Attempts to read all of them."""
+        """Attempts to read channels; one fails if no channel can be read."""
         self._channels = channels
         self._poll_seconds = poll_seconds
         self._watched: dict[str, _Watched] = {}
         self._added = asyncio.Event()
-        self._read = asyncio.Event()
-        """Set after each round of reads, and then replaced."""
 
     async def run(self) -> None:
-        """Read the channels until cancelled; a new one at once."""
-        while True:
-            self._added.clear()
-            await self._read_all()
-            self._read.set()
-            self._read = asyncio.Event()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
-                    await self._added.wait()
+        """Read the channels until cancelled; a new one at once.
+
+        Each has a read of its own, so that one that takes long leaves the others fresh.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._added.clear()
+                self._forget()
+                if not self._watched:
+                    self.attempts.succeeded()
+                for name, watched in self._watched.items():
+                    if not watched.reading:
+                        watched.reading = True
+                        group.create_task(self._read_one(name, watched))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
+                        await self._added.wait()
 
     def release_id(self, name: str) -> str | None:
         """Return the release that a channel names, empty if none; None if that isn't known now.
@@ -86,31 +102,41 @@ class ChannelWatch:
         watched.asked_at = now = time.monotonic()
         return watched.release_id if now - watched.read_at < _STALE_SECONDS else None
 
-    async def next_read(self, seconds: float) -> None:
-        """Return after the next round of reads, or once the time is over."""
+    async def next_read(self, name: str, seconds: float) -> None:
+        """Return after the next read of a channel that was asked for, or once the time is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._read.wait()
+                await self._watched[name].read.wait()
 
-    async def _read_all(self) -> None:
-        begun = time.monotonic()
-        for name, watched in [*self._watched.items()]:
-            if begun - watched.asked_at > _FORGET_SECONDS:
-                del self._watched[name]
-        failures: dict[str, Exception] = {}
-        for name, watched in [*self._watched.items()]:
-            try:
-                channel = await asyncio.to_thread(self._channels.read_channel, name)
-            except Exception as error:  # noqa: BLE001
-                # Declared policy: pods poll a channel that can't be read here by themselves.
-                failures[name] = error
-            else:
-                watched.release_id = channel.release_id if channel else ""
-                watched.read_at = time.monotonic()
-        if failures and len(failures) == len(self._watched):
-            self.attempts.failed(next(iter(failures.values())))
+    def _forget(self) -> None:
+        oldest = time.monotonic() - _FORGET_SECONDS
+        self._watched = {
+            name: watched for name, watched in self._watched.items() if watched.asked_at >= oldest
+        }
+
+    async def _read_one(self, name: str, watched: _Watched) -> None:
+        try:
+            channel = await asyncio.to_thread(self._channels.read_channel, name)
+        except Exception as error:  # noqa: BLE001
+            # Declared policy: pods poll a channel that can't be read here by themselves.
+            watched.failure = error
         else:
-            self.attempts.succeeded(frozenset(map(str, failures.values())))
+            watched.failure = None
+            watched.release_id = channel.release_id if channel else ""
+            watched.read_at = time.monotonic()
+        watched.reading = False
+        self._note()
+        watched.read.set()
+        watched.read = asyncio.Event()
+
+    def _note(self) -> None:
+        """Record the outcome of the last read of each channel."""
+        watched = self._watched.values()
+        failures = [each.failure for each in watched if each.failure]
+        if failures and not any(each.readable for each in watched):
+            self.attempts.failed(failures[0])
+        else:
+            self.attempts.succeeded(frozenset(map(str, failures)))
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
@@ -130,10 +156,10 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         end = loop.time() + request.max_wait_milliseconds / 1000
         release_id = self._watch.release_id(request.channel)
         if release_id is None:  # a new one is read at once
-            await self._watch.next_read(_STALE_SECONDS)
+            await self._watch.next_read(request.channel, _STALE_SECONDS)
             release_id = self._watch.release_id(request.channel)
         while release_id == request.known_release_id and loop.time() < end and self._server.serving:
-            await self._watch.next_read(end - loop.time())
+            await self._watch.next_read(request.channel, end - loop.time())
             release_id = self._watch.release_id(request.channel)
         if release_id is None:
             raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)

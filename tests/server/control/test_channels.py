@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,10 +36,14 @@ class SetChannels:
     def __init__(self) -> None:
         self.releases = {"production": "a"}
         self.unreadable: set[str] = set()
+        self.hanging: dict[str, threading.Event] = {}
+        """Channels whose reads hang until the event is set."""
         self.reads: Counter[str] = Counter()
 
     def read_channel(self, name: str) -> Channel | None:
         self.reads[name] += 1
+        if name in self.hanging:
+            self.hanging[name].wait(60)
         if name in self.unreadable:
             raise StoreUnavailableError(f"{name} can't be read")
         if name not in self.releases:
@@ -68,7 +73,7 @@ async def named(stub: ChannelServiceAsyncStub, sent: AwaitReleaseRequest) -> str
             try:
                 return (await stub.AwaitRelease(sent, timeout=30)).release_id
             except grpc.aio.AioRpcError as error:
-                # It has only just started, or the channel missed the round of reads under way.
+                # It has only just started, or the channel can't be read yet.
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
 
@@ -113,6 +118,27 @@ async def test_a_channel_that_can_no_longer_be_read_fails_and_others_continue() 
         assert await named(stub, request("b", 100, "canary")) == "b"
         channels.unreadable.clear()
         assert await named(stub, request("a")) == "a"
+
+
+async def test_a_channel_whose_read_hangs_leaves_the_others_fresh() -> None:
+    channels, hanging = SetChannels(), threading.Event()
+    channels.hanging["other"] = hanging
+    try:
+        async with serving(channels) as stub:
+            with pytest.raises(grpc.aio.AioRpcError, match="other can't be read"):
+                await stub.AwaitRelease(request("", channel="other"), timeout=30)
+            assert await named(stub, request("")) == "a"
+            waiting = asyncio.ensure_future(stub.AwaitRelease(request("a", LONG), timeout=30))
+            reads = channels.reads["production"]
+            await until(lambda: channels.reads["production"] > reads + 2)
+            channels.releases["production"] = "b"
+            assert (await waiting).release_id == "b"
+            assert channels.reads["other"] == 1, "one read at a time"
+            channels.releases["other"] = "c"
+            hanging.set()
+            assert await named(stub, request("", channel="other")) == "c"
+    finally:
+        hanging.set()  # the loop's threads end with it
 
 
 @pytest.mark.parametrize("name", ["Production", "../a", "a b", "ü"])
