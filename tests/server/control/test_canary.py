@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from xml.etree.ElementTree import ParseError
 
 import pytest
 from pydantic import SecretStr
 
+from bench.stack import free_port_base
 from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
+from server.control.mesh import Pool
 from server.releases.channels import Channel
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreUnavailableError
-from tests.builders.control import SetShare
+from tests.builders.control import SetShare, running_control
+from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until
 
 
@@ -109,6 +113,40 @@ async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
 async def test_a_channel_that_was_never_set_has_no_share(shares: list[float]) -> None:
     await stop(await following(Unset(), shares))
     assert shares == [0.0]
+
+
+async def test_the_share_is_read_less_often_while_there_are_no_canary_pods() -> None:
+    class Counted(SetShare):
+        reads = 0
+
+        def read_channel(self, name: str) -> Channel | None:
+            self.reads += 1
+            return super().read_channel(name)
+
+    unused, used = Counted(), Counted()
+    events = asyncio.Event(), asyncio.Event()
+    events[1].set()
+    tasks = [
+        asyncio.create_task(follow_share(each, 0.01, lambda _: None, Attempts("canary"), event))
+        for each, event in zip((unused, used), events, strict=True)
+    ]
+    await until(lambda: used.reads >= 40 and unused.reads >= 2)
+    assert unused.reads < used.reads / 2
+    for task in tasks:
+        await stop(task)
+
+
+async def test_the_share_is_read_at_once_when_canary_pods_come() -> None:
+    """Otherwise the next read would be hours away."""
+    async with AsyncExitStack() as stack, running_control({}, canary_poll_seconds=3600) as control:
+        base = free_port_base()
+        await serve_candidate(CandidatePod("canary"), base, stack)
+        await serve_ranking(base + 1, stack)
+        assert control.mesh.canary_share == 0
+        control.channels.share = 0.25
+        control.discovery.set(Pool("candidate", "canary"), base)
+        control.discovery.set(Pool("ranking", "canary"), base + 1)
+        await until(lambda: control.mesh.canary_share == 0.25)
 
 
 @pytest.fixture
