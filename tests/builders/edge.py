@@ -91,6 +91,7 @@ class CandidatePod(CandidateServiceServicer):
 
     name: str
     calls: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
     hangs: bool = False
     sheds: bool = False
     breaks: bool = False
@@ -104,6 +105,7 @@ class CandidatePod(CandidateServiceServicer):
         self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.calls += 1
+        self.metadata = dict(context.invocation_metadata())
         self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)

@@ -10,7 +10,10 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from tests.builders.edge import Edge, running_edge
 
@@ -77,4 +80,26 @@ async def test_a_gateway_gets_no_header_that_envoy_adds_and_nobody_reads(edge: E
         await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=forwarded)
     names = set(edge.gateways[0].metadata)
     assert "x-vireo-timeout" in names
-    assert not [name for name in names if name.startswith(("x-envoy-", "x-forwarded-"))]
+    assert not unread(names)
+
+
+async def test_a_pod_gets_no_header_that_envoy_adds_and_nobody_reads(edge: Edge) -> None:
+    sent = {
+        "x-forwarded-for": "192.0.2.7",
+        "x-forwarded-proto": "https",
+        "x-envoy-upstream-rq-per-try-timeout-ms": "20000",
+    }
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.candidate_port}") as channel:
+        await CandidateServiceStub(channel).RetrieveCandidates(
+            RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1),
+            timeout=20,
+            metadata=tuple(sent.items()),
+        )
+    [names] = [set(pod.metadata) for pod in edge.candidates if pod.metadata]
+    assert "x-vireo-timeout" in names
+    assert not unread(names)
+
+
+def unread(names: set[str]) -> list[str]:
+    """The headers that only Envoys read."""
+    return [name for name in names if name.startswith(("x-envoy-", "x-forwarded-"))]
