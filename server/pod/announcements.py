@@ -1,4 +1,4 @@
-"""Waits for a change of the channel by the control plane's word, instead of polling S3."""
+"""Long-polls the control plane for changes of a channel, instead of polling S3."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ _WAIT_SECONDS = 2.0
 """Seconds for which the control plane keeps a call while nothing changes."""
 _SLACK_SECONDS = 1.0
 """Further seconds until a call fails: a control plane that hangs is trusted no longer than both."""
+_MIN_FIRST_SECONDS = 0.5
+"""Minimum deadline of the first call, which may have to connect."""
 _READ_SECONDS = 30.0
 """Seconds after which the channel is read anyway, whatever the control plane says."""
+_SPREAD_SECONDS = 0.2
+"""Maximum delay of a read after a change is announced."""
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 5000),
+    # A host that vanishes leaves a connection on which calls would wait for minutes. Our servers
+    # close connections that ping more often than every 10 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 
@@ -43,7 +51,8 @@ class Announcements:
         """
         self._stub = ChannelServiceStub(lasting_channel(target, tls, "control", _CHANNEL_OPTIONS))
         self._channel = channel
-        self._heard = False
+        self._connected: bool | None = None
+        """Whether the last call succeeded; None before the first."""
 
     async def wait(self, release_id: str, poll_seconds: float) -> None:
         """Return when the channel, which named `release_id`, is to be read again.
@@ -53,16 +62,19 @@ class Announcements:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + _READ_SECONDS
-        # It must answer at once first: one that hangs doesn't delay the poll.
+        # It must answer at once first: one that hangs hardly delays the poll.
         still, _ = await asyncio.gather(
-            self._still_names(release_id, 0.0, poll_seconds), asyncio.sleep(poll_seconds)
+            self._still_names(release_id, 0.0, max(poll_seconds, _MIN_FIRST_SECONDS)),
+            asyncio.sleep(poll_seconds),
         )
         trusted = still
         while still and loop.time() < end:
             still = await self._still_names(release_id, _WAIT_SECONDS, _SLACK_SECONDS)
-        if trusted and not self._heard:
-            # All pods have lost it at this moment: they must not read S3 at the same moments.
-            await asyncio.sleep(random.uniform(0.0, poll_seconds))  # noqa: S311
+        if trusted:
+            # All pods have heard of the change, or have lost the control plane, at this moment:
+            # they must not read S3 at the same moments.
+            spread = _SPREAD_SECONDS if self._connected else poll_seconds
+            await asyncio.sleep(random.uniform(0.0, spread))  # noqa: S311
 
     async def _still_names(self, release_id: str, wait: float, slack: float) -> bool:
         """Return whether the channel names a release, by the control plane, for `wait` seconds."""
@@ -77,18 +89,20 @@ class Announcements:
             )
         except grpc.aio.AioRpcError as error:
             # Declared policy: without the control plane a pod polls the channel by itself.
-            self._note(heard=False, reason=f"{error.code().name}: {error.details()}")
+            self._note(connected=False, reason=f"{error.code().name}: {error.details()}")
             return False
         if response is None:  # gRPC's result for a response that can't be parsed
-            self._note(heard=False, reason="the response isn't an AwaitReleaseResponse")
+            self._note(connected=False, reason="the response isn't an AwaitReleaseResponse")
             return False
-        self._note(heard=True)
+        self._note(connected=True)
         return bool(response.release_id == release_id)
 
-    def _note(self, *, heard: bool, reason: str = "") -> None:
-        """Log when announcements begin and end."""
-        if heard and not self._heard:
+    def _note(self, *, connected: bool, reason: str = "") -> None:
+        """Log when announcements begin and end, or never began."""
+        if connected == self._connected:
+            return
+        self._connected = connected
+        if connected:
             log.info("the control plane announces changes of the channel", channel=self._channel)
-        elif self._heard and not heard:
+        else:
             log.warning("no announcements; polling the channel", reason=reason)
-        self._heard = heard

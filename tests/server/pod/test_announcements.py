@@ -1,4 +1,4 @@
-"""A pod's loader that follows its channel by the word of a control plane, a process of its own."""
+"""A pod that follows its channel by the announcements of a control plane."""
 
 from __future__ import annotations
 

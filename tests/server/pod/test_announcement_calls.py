@@ -1,0 +1,128 @@
+"""A pod's calls for announcements: under TLS, what is logged, deadlines and when it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
+from vireo.v1.channel_pb2_grpc import (
+    ChannelServiceServicer,
+    add_ChannelServiceServicer_to_server,
+)
+
+from bench.stack import free_port_base
+from server.control.channels import NAME
+from server.control.discovery.source import StaticDiscovery
+from server.control.mesh import GRPC_SERVICES
+from server.pod.announcements import Announcements
+from server.rpc.server import RpcServer
+from server.security.certificates import Certificates
+from server.security.folder import SecurityFolder
+from tests.builders.control import control_of
+from tests.builders.rpc import rpc_settings
+from tests.builders.waiting import until
+from tests.server.control.test_channels import SetChannels
+
+BEGIN, END = (
+    "the control plane announces changes of the channel",
+    "no announcements; polling the channel",
+)
+
+
+@dataclass
+class Announcer(ChannelServiceServicer):
+    """A control plane that names these releases, one after the other."""
+
+    releases: list[str]
+    delay: float = 0.0
+    """Seconds until it answers."""
+    waits: list[int] = field(default_factory=list)
+    """How many milliseconds each call would have waited."""
+
+    async def AwaitRelease(  # noqa: N802
+        self, request: AwaitReleaseRequest, _context: Any
+    ) -> AwaitReleaseResponse:
+        self.waits.append(request.max_wait_milliseconds)
+        await asyncio.sleep(self.delay)
+        return AwaitReleaseResponse(release_id=self.releases.pop(0))
+
+
+@asynccontextmanager
+async def announced_by(announcer: Announcer) -> AsyncIterator[Announcements]:
+    """Yield the announcements of this control plane."""
+    server = RpcServer(rpc_settings())
+    server.add(NAME, partial(add_ChannelServiceServicer_to_server, announcer))
+    await server.start()
+    try:
+        yield Announcements(f"127.0.0.1:{server.port}", None, "production")
+    finally:
+        await server.drain()
+
+
+@pytest.mark.parametrize("role", GRPC_SERVICES)
+async def test_pods_of_each_role_get_announcements_under_mutual_tls(
+    role: str, tmp_path: Path
+) -> None:
+    folder, channels = SecurityFolder(tmp_path), SetChannels()
+    Certificates(folder).ensure([])
+    tls = folder.tls("control")
+    settings = {
+        "tls_certificate": tls.certificate,
+        "tls_key": tls.key,
+        "tls_ca": tls.authority,
+        "envoy_secrets": folder.secrets,
+    }
+    with capture_logs() as logs:
+        async with control_of(StaticDiscovery({}), channels, **settings) as (port, _, _control):
+            pod = Announcements(f"127.0.0.1:{port}", folder.tls(role), "production")
+
+            async def follow() -> None:
+                while channels.releases["production"] == "a":
+                    await pod.wait("a", 0.05)
+
+            following = asyncio.ensure_future(follow())
+            await until(lambda: BEGIN in [line["event"] for line in logs], seconds=20)
+            channels.releases["production"] = "b"
+            await following
+
+
+async def test_a_control_plane_that_never_answered_is_reported_once() -> None:
+    pod = Announcements(f"127.0.0.1:{free_port_base()}", None, "production")
+    with capture_logs() as logs:
+        for _ in range(3):
+            await pod.wait("a", 0.01)
+    [line] = logs
+    assert (line["event"], line["log_level"]) == (END, "warning")
+    assert "UNAVAILABLE" in line["reason"]
+
+
+async def test_the_first_call_may_take_longer_than_the_interval_of_polls() -> None:
+    with capture_logs() as logs:
+        async with announced_by(Announcer(["b"], delay=0.1)) as pod:
+            await pod.wait("a", 0.01)
+    assert BEGIN in [line["event"] for line in logs]
+
+
+async def test_pods_read_at_different_moments_after_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return low
+
+    monkeypatch.setattr("server.pod.announcements.random.uniform", uniform)
+    announcer = Announcer(["a", "b"])
+    async with announced_by(announcer) as pod:
+        await pod.wait("a", 0.01)
+    assert announcer.waits == [0, 2000]
+    assert drawn == [(0.0, 0.2)]
