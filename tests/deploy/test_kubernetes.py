@@ -204,8 +204,6 @@ def test_envoys_are_run_as_the_stack_runs_its_own(tmp_path: Path) -> None:
         node = arguments.index("--service-node")
         assert arguments[node : node + 2] == ["--service-node", "$(POD_NAME)"]
         del arguments[node : node + 2]
-        threads = arguments.index("--concurrency") + 1
-        arguments[threads] = str(StackSettings(home=tmp_path).envoy_threads)
         assert arguments == command[1:]
         [mount] = ENVOYS[name]["volumeMounts"]
         [volume] = [each for each in pods()[name]["volumes"] if each["name"] == mount["name"]]
