@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+Transport: TypeAlias = Literal["grpcio", "native"]
 
 CALLERS = (1, 8, 32)
 """Numbers of callers that chains are measured with: alone, busy, saturated."""
@@ -21,12 +24,12 @@ class SpeedPlan:
     """From one caller to each in each round; also runs of the viewer tower."""
     sample: int = 500
     """Viewers to search with, and to ask for before memory is read."""
-    idle: float = 60.0
+    idle: float = 45.0
     """Seconds for which an idle stack is watched."""
     small: str = "thousands"
     """Data set with a small catalogue, to compare a large one with."""
-    transport: str = "grpcio"
-    """VIREO_TRANSPORT of the pods and of the bare chain."""
+    transport: Transport = "grpcio"
+    """VIREO_TRANSPORT of candidate and ranking pods, and of the bare ones."""
 
     def requests_of(self, callers: int) -> int:
         """Return how many requests some callers send together."""
