@@ -15,12 +15,13 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from bench import bare
 from bench.process import running
 from bench.speed.asked import Question
+from bench.speed.plan import Transport
 from bench.stack import free_port_base
 
 
 @contextmanager
 def bare_server(
-    role: str, release: Path, folder: Path, transport: str, *upstreams: str | Path
+    role: str, release: Path, folder: Path, transport: Transport, *upstreams: str | Path
 ) -> Iterator[tuple[str, int]]:
     """Run one process of the bare chain until the block ends; yield host:port and its id.
 

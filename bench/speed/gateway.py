@@ -1,6 +1,7 @@
 """The cost of the gateway by itself, over a bare one.
 
-Both call an upstream that answers from memory, whose processor time isn't counted.
+Both call an upstream that answers from memory, whose processor time isn't counted. All are grpcio,
+as the gateways of a stack are whatever its pods are.
 """
 
 from __future__ import annotations
@@ -33,21 +34,20 @@ def measure_gateway(home: Home, dataset: str, plan: SpeedPlan, console: Console)
     viewers = write_viewers_of(questions, folder / "viewers")
     with (
         embedded_s3(stack.settings),
-        bare_server("memory", release, folder, plan.transport) as (memory, _),
-        bare_server("gateway", release, folder, plan.transport, viewers, memory, memory) as bare,
-        further_pod(stack, "gateway", _before(memory, plan.transport)) as own,
+        bare_server("memory", release, folder, "grpcio") as (memory, _),
+        bare_server("gateway", release, folder, "grpcio", viewers, memory, memory) as bare,
+        further_pod(stack, "gateway", _before(memory)) as own,
     ):
         processes = {_OWN: (own.address, own.pid), _BARE: bare}
         return asyncio.run(_rows(processes, questions, folder, plan, console))
 
 
-def _before(upstream: str, transport: str) -> dict[str, str]:
+def _before(upstream: str) -> dict[str, str]:
     """Return the settings of a gateway that calls an upstream which has no ReleaseService."""
     return {
         "VIREO_CANDIDATE_TARGET": upstream,
         "VIREO_RANKING_TARGET": upstream,
         "VIREO_RELEASE_SWAP_TIMEOUT": "0",
-        "VIREO_TRANSPORT": transport,
     }
 
 

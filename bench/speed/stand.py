@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.process import running, serves
 from bench.speed.asked import checked_target, questions_of
 from bench.speed.h2load import Target
+from bench.speed.plan import Transport
 from bench.stack import OwnStack, own_home, own_stack
 from server.control.mesh import GRPC_SERVICES
 from server.home import Home
@@ -57,8 +58,8 @@ class Stand:
     """Process ids of envoy, gateway, candidate, ranking, direct and others."""
     direct: str
     """host:port of the gateway that calls the pods itself."""
-    transport: str
-    """VIREO_TRANSPORT of its pods."""
+    transport: Transport
+    """VIREO_TRANSPORT of its candidate and ranking pods."""
 
     @property
     def folder(self) -> Path:
@@ -82,7 +83,7 @@ class Stand:
 
 
 @contextmanager
-def stand(home: Home, dataset: str, name: str, transport: str) -> Iterator[Stand]:
+def stand(home: Home, dataset: str, name: str, transport: Transport) -> Iterator[Stand]:
     """Serve a data set's newest release until the block ends, in a home `name` below `home`."""
     release = home.trained_release(dataset)
     settings = {**SETTINGS, "VIREO_TRANSPORT": transport}
