@@ -52,6 +52,8 @@ def measure(
     with ExitStack() as stands:
         running = None
         for name in names:
+            section = name if plan.transport == "grpcio" else f"{name}, {plan.transport}"
+            console.print(f"measuring {section}")
             if name in _OF_HOME:
                 rows = _OF_HOME[name](home, dataset, plan, console)
             else:
@@ -59,7 +61,6 @@ def measure(
                     stand(home, dataset, name, plan.transport)
                 )
                 rows = _ON_STAND[name](running, plan, console)
-            section = name if plan.transport == "grpcio" else f"{name}, {plan.transport}"
             yield from (replace(row, section=section) for row in rows)
 
 
@@ -73,10 +74,11 @@ def measure_all(
     """
     served = served_of(home, dataset, large)
     towers = dataset if home.staged_release(dataset).exists() else served
-    yield from measure(home, served, plan, console, "chain", "tail", "gateway", "rank", "idle")
+    yield from measure(home, served, plan, console, "chain", "tail")
+    yield from measure(home, served, plan, console, "gateway", "rank", "idle")
     if find_spec("pygrpc_native"):
         native = replace(plan, transport="native")
-        yield from measure(home, served, native, console, "chain", "gateway", "rank")
+        yield from measure(home, served, native, console, "chain", "rank")
     else:
         console.print("pygrpc-native isn't installed: rows of VIREO_TRANSPORT=native are left out")
     yield from measure(home, towers, plan, console, "tower")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,26 +23,31 @@ if TYPE_CHECKING:
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
-_Transport = Annotated[str, typer.Option(help="VIREO_TRANSPORT of the pods: grpcio or native.")]
+_Transport = Annotated[
+    Literal["grpcio", "native"],
+    typer.Option(help="VIREO_TRANSPORT of candidate and ranking pods."),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
-_SPEED = {
+_OF_PODS = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one.",
-    "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
-    "idle": "Measure the processor time of a stack that nobody asks anything.",
+    "idle": "Measure the processor time of an idle stack.",
+    "pods": "Measure pods' start time from a warm cache, and their memory.",
+}
+_WITHOUT_PODS = {
+    "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tower": "Measure the viewer tower's latency by length of history.",
     "search": "Measure recall and latency of a large catalogue's index against exact search.",
-    "pods": "Measure pods' start time from a warm cache, and their memory.",
 }
 
 app = typer.Typer(no_args_is_help=True)
 
 
-def _add_speed(name: str, about: str) -> None:
+def _add_of_pods(name: str, about: str) -> None:
     @app.command(name, help=about)
     def measured(
-        data: _Data = "ml-100k" if name == "tower" else "million",
+        data: _Data = "million",
         rounds: _Rounds = 5,
         transport: _Transport = "grpcio",
         as_json: _AsJson = False,
@@ -52,8 +57,22 @@ def _add_speed(name: str, about: str) -> None:
         _measure(name, data, SpeedPlan(rounds=rounds, transport=transport), as_json)
 
 
-for _name, _about in _SPEED.items():
-    _add_speed(_name, _about)
+def _add_without_pods(name: str, about: str) -> None:
+    @app.command(name, help=about)
+    def measured(
+        data: _Data = "ml-100k" if name == "tower" else "million",
+        rounds: _Rounds = 5,
+        as_json: _AsJson = False,
+    ) -> None:
+        from bench.speed.plan import SpeedPlan
+
+        _measure(name, data, SpeedPlan(rounds=rounds), as_json)
+
+
+for _name, _about in _OF_PODS.items():
+    _add_of_pods(_name, _about)
+for _name, _about in _WITHOUT_PODS.items():
+    _add_without_pods(_name, _about)
 
 
 @app.command()
