@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from bench.speed.every import measure_all
 from bench.speed.floor import Floor
@@ -15,6 +16,7 @@ from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan
 from bench.speed.report import write_report
 from bench.speed.row import Figures, Row
+from clients.cli.bench import app
 from server.errors import VireoError
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -99,6 +101,19 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
     recall, over_exact, _ = measure_search(home, DATASET, SMALL, Console(quiet=True))
     assert recall.figure == pytest.approx(1.0, abs=0.1)
     assert over_exact.figure > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        (["idle", "--transport", "quic"], "grpcio"),
+        (["gateway", "--transport", "native"], "No such option"),
+    ],
+)
+def test_a_transport_that_cannot_be_measured_is_refused(command: list[str], refused: str) -> None:
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert refused in result.output
 
 
 @needs_h2load
