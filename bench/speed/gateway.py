@@ -65,7 +65,8 @@ async def _rows(
     }
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
-        requests = plan.of_round(number).requests
+        # Much less than a slate's processor time each, and that is counted in steps of 10 ms.
+        requests = 2 * plan.of_round(number).requests
         for callers in CALLERS:
             cpu = {}
             for name, each in gateways.items():

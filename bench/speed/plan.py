@@ -18,9 +18,9 @@ class SpeedPlan:
     rounds: int = 5
     viewers: int = 40
     """Viewers whose slates are asked for."""
-    requests: int = 1000
+    requests: int = 700
     """From many callers to each server in each round."""
-    alone: int = 320
+    alone: int = 240
     """From one caller to each in each round; also runs of the viewer tower."""
     sample: int = 500
     """Viewers to search with, and to ask for before memory is read."""
