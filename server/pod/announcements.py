@@ -32,6 +32,7 @@ _CHANNEL_OPTIONS = (
     # close connections that ping more often than every 10 s.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # else a minute, whatever the timeout above is
 )
 
 

@@ -22,6 +22,7 @@ from bench.stack import free_port_base
 from server.control.channels import NAME
 from server.control.discovery.source import StaticDiscovery
 from server.control.mesh import GRPC_SERVICES
+from server.pod import announcements as module
 from server.pod.announcements import Announcements
 from server.rpc.server import RpcServer
 from server.security.certificates import Certificates
@@ -67,6 +68,37 @@ async def announced_by(announcer: Announcer) -> AsyncIterator[Announcements]:
         await server.drain()
 
 
+@asynccontextmanager
+async def network_to(target: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Yield an address that leads to `target`, and an event that loses what is sent from then on.
+
+    Connections that are opened later work.
+    """
+    lost, opened = asyncio.Event(), set[asyncio.Task[None]]()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if not (old and lost.is_set()):
+                writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = target.partition(":")
+        further_reader, further_writer = await asyncio.open_connection(host, int(port))
+        old = not lost.is_set()
+        for pair in ((reader, further_writer), (further_reader, writer)):
+            opened.add(asyncio.ensure_future(carry(*pair, old)))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", lost
+    finally:
+        server.close()
+        for task in opened:
+            task.cancel()
+        await asyncio.gather(*opened, return_exceptions=True)
+
+
 @pytest.mark.parametrize("role", GRPC_SERVICES)
 async def test_pods_of_each_role_get_announcements_under_mutual_tls(
     role: str, tmp_path: Path
@@ -102,6 +134,37 @@ async def test_a_control_plane_that_never_answered_is_reported_once() -> None:
     [line] = logs
     assert (line["event"], line["log_level"]) == (END, "warning")
     assert "UNAVAILABLE" in line["reason"]
+
+
+async def test_a_host_that_vanished_is_found_again_on_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quicker = [
+        (name, value // 10 if "keepalive" in name or "ping" in name else value)
+        for name, value in module._CHANNEL_OPTIONS
+    ]
+    monkeypatch.setattr(module, "_CHANNEL_OPTIONS", quicker)
+    with capture_logs() as logs:
+        async with (
+            control_of(StaticDiscovery({}), SetChannels()) as (port, _, _control),
+            network_to(f"127.0.0.1:{port}") as (target, lost),
+        ):
+            pod = Announcements(target, None, "production")
+
+            async def follow() -> None:
+                while True:
+                    await pod.wait("a", 0.05)
+
+            def noted() -> list[str]:
+                return [line["event"] for line in logs if line["event"] in (BEGIN, END)]
+
+            following = asyncio.ensure_future(follow())
+            await until(lambda: noted()[-1:] == [BEGIN])
+            before = len(noted())
+            lost.set()
+            await until(lambda: noted()[before:] == [END, BEGIN], seconds=30)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_the_first_call_may_take_longer_than_the_interval_of_polls() -> None:
