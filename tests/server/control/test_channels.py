@@ -43,7 +43,7 @@ class SetChannels:
     def read_channel(self, name: str) -> Channel | None:
         self.reads[name] += 1
         if name in self.hanging:
-            self.hanging[name].wait(60)
+            self.hanging[name].wait(600)
         if name in self.unreadable:
             raise StoreUnavailableError(f"{name} can't be read")
         if name not in self.releases:
