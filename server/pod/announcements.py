@@ -70,7 +70,10 @@ class Announcements:
         )
         trusted = still
         while still and loop.time() < end:
+            asked = loop.time()
             still = await self._still_names(release_id, _WAIT_SECONDS, _SLACK_SECONDS)
+            if still and loop.time() - asked < _WAIT_SECONDS / 2:  # it doesn't keep calls
+                await asyncio.sleep(poll_seconds)
         if trusted:
             # All pods have heard of the change, or have lost the control plane, at this moment:
             # they must not read S3 at the same moments.

@@ -189,3 +189,13 @@ async def test_pods_read_at_different_moments_after_a_change(
         await pod.wait("a", 0.01)
     assert announcer.waits == [0, 2000]
     assert drawn == [(0.0, 0.2)]
+
+
+async def test_a_control_plane_that_keeps_no_calls_is_asked_only_as_often_as_s3_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_READ_SECONDS", 1.0)
+    announcer = Announcer(["a"] * 1000)
+    async with announced_by(announcer) as pod:
+        await pod.wait("a", 0.1)
+    assert len(announcer.waits) <= 12
