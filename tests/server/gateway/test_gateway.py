@@ -252,18 +252,18 @@ async def test_without_features_the_slate_is_that_of_a_cold_start(
 async def test_a_failed_source_is_declared(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    def without_index(folder: Path) -> CandidatePipeline:
-        return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, index=None))
+    def without_ease(folder: Path) -> CandidatePipeline:
+        return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, ease_rows=None))
 
     async with (
-        serving(replace(CANDIDATE_POD, build=without_index), release) as (server, _),
+        serving(replace(CANDIDATE_POD, build=without_ease), release) as (server, _),
         gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
     assert len(response.items) == 10
     failures = {report.source: report.failure for report in response.explanation.sources}
-    assert failures.pop(viewer_pb2.SOURCE_TWO_TOWER)
+    assert failures.pop(viewer_pb2.SOURCE_EASE)
     assert not any(failures.values())
 
 
