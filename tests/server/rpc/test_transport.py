@@ -39,7 +39,7 @@ class Handler(ReleaseServiceServicer):
     def __init__(self, *, waits: bool = False) -> None:
         self.waits = waits
         self.metadata: list[tuple[str, str | bytes]] = []
-        """Of the latest call."""
+        """Metadata of the latest call."""
         self.left: list[float | None] = []
         """Seconds until the deadline of each call."""
         self.cancelled = 0
