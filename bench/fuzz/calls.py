@@ -13,6 +13,9 @@ from bench.fuzz.messages import WAYS, spoilt, valid
 from bench.fuzz.targets import Method
 
 _DEADLINE = 10.0
+_OPEN_DEADLINES = {"silent": 3.0, "never ends": 1.0}
+"""Seconds granted to calls that the caller keeps open. With VIREO_TRANSPORT=native they last until
+then; grpcio answers the one message at once, and ends a silent call after 2 s."""
 _HANGING = 0.05
 """Seconds for which a caller that sends nothing more stays."""
 _OPTIONS = (
@@ -65,13 +68,14 @@ class GrpcCaller:
             channel = grpc.aio.insecure_channel(method.address, _OPTIONS)
             self._channels[method.address] = channel
         metadata = _flood(random) if manner == "headers" else _forged(random)
+        timeout = _OPEN_DEADLINES.get(manner, _DEADLINE)
         call: _Conversation | grpc.aio.UnaryStreamCall[bytes, bytes]
         if manner in _MESSAGES:
             converse: Any = channel.stream_stream(method.path)
-            call = converse(timeout=_DEADLINE, metadata=metadata)
+            call = converse(timeout=timeout, metadata=metadata)
         else:
             ask: Any = channel.unary_stream(method.path)
-            call = ask(data, timeout=_DEADLINE, metadata=metadata)
+            call = ask(data, timeout=timeout, metadata=metadata)
         try:
             if isinstance(call, grpc.aio.StreamStreamCall):
                 await _converse(call, data, manner)

@@ -15,14 +15,20 @@ from bench.fuzz.targets import Method
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG"})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
-_NATIVE_TEXTS = (
+_NATIVE_FRAMES = (
     "Missing request message.",
     "Unexpected EOF decoding stream.",
-    "protocol error: received message with invalid compression flag",
-    "Received http2 header with status: 431",
+    "protocol error: received message with invalid compression flag: ",
+    "protocol error: received message with compressed-flag but no grpc-encoding was specified",
 )
-"""What VIREO_TRANSPORT=native says, below the guard, of frames that aren't one message and of too
-many headers. The statuses are those that gRPC has for them."""
+"""What VIREO_TRANSPORT=native says, below the guard, of frames that aren't one message: all that it
+has for a request that declares no compression. INTERNAL is gRPC's status for them."""
+_NATIVE_HEADERS = (
+    "Received http2 header with status: 431",
+    "Stream removed (RST_STREAM (Received RST_STREAM with error code 1))",
+)
+"""What gRPC's client says of its two answers to too many headers: an HTTP status, and a reset with
+PROTOCOL_ERROR."""
 _NATIVE_PLACES = ("candidate", "ranking")
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
@@ -47,15 +53,17 @@ class Counts:
         status, _, message = ended.partition(":")
         self.requests += 1
         self.answers[method.name][status] += 1
-        if status in UNWANTED and not self._is_native(method, message):
+        if status in UNWANTED and not self._is_native(method, how, message):
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
             if len(examples) < _MAX_EXAMPLES:
                 examples.append(f"{how}:{message}")
 
-    def _is_native(self, method: Method, message: str) -> bool:
+    def _is_native(self, method: Method, how: str, message: str) -> bool:
         """Return whether this is the native transport's own message."""
-        served = self.transport == "native" and method.place in _NATIVE_PLACES
-        return served and unquote(message).lstrip().startswith(_NATIVE_TEXTS)
+        if self.transport != "native" or method.place not in _NATIVE_PLACES:
+            return False
+        texts = (*_NATIVE_FRAMES, *_NATIVE_HEADERS) if how.endswith("headers") else _NATIVE_FRAMES
+        return unquote(message).lstrip().startswith(texts)
 
 
 async def storm(

@@ -86,14 +86,52 @@ def test_unwanted_statuses_are_kept_with_their_requests() -> None:
 @pytest.mark.parametrize(
     ("transport", "tolerating"), [("native", {"candidate", "ranking"}), ("grpcio", set())]
 )
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        ("half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream."),
+        (
+            "trailing bytes",
+            "INTERNAL: protocol%20error:%20received%20message%20with%20compressed-flag%20but%20no"
+            "%20grpc-encoding%20was%20specified",
+        ),
+        ("cut, headers", "UNKNOWN: Received http2 header with status: 431"),
+        (
+            "giant text, headers",
+            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 1)) (Error",
+        ),
+    ],
+)
 def test_messages_of_the_native_transport_are_tolerated_only_at_its_pods(
-    transport: str, tolerating: set[str]
+    transport: str, tolerating: set[str], how: str, ended: str
 ) -> None:
     counts = Counts(transport)
     for method in METHODS:
-        counts.add(method, "half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream.")
+        counts.add(method, how, ended)
     refused = {name.partition(" ")[0] for name in counts.unwanted}
     assert refused == set(PLACES) - tolerating
+
+
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        ("cut, well", "INTERNAL: internal error; the server's log has it"),
+        (
+            "cut, well",
+            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 1))",
+        ),
+        (
+            "cut, headers",
+            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 2))",
+        ),
+        ("cut, well", "UNKNOWN: Received http2 header with status: 431"),
+    ],
+)
+def test_nothing_else_is_tolerated_of_the_native_transport(how: str, ended: str) -> None:
+    counts = Counts("native")
+    for method in METHODS:
+        counts.add(method, how, ended)
+    assert {name.partition(" ")[0] for name in counts.unwanted} == set(PLACES)
 
 
 @pytest.mark.integration
