@@ -59,6 +59,8 @@ class StackSettings(BaseSettings):
     """Port of the control plane, which configures Envoy."""
     s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
     """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
+    log_port: int = Field(default_factory=lambda data: data["port_base"] + 5)
+    """Port of the embedded log of events, a NATS server."""
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
     """Port of the first candidate pod; the next pods use the ports that follow."""
     ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)

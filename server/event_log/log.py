@@ -1,0 +1,85 @@
+"""What is asked of the log: ordered streams that are appended to and read from a position on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import xxhash
+
+from server.errors import VireoError
+
+
+class LogAwayError(VireoError):
+    """The log can't be reached, or stored nothing; the same append may be repeated."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A declared stream."""
+
+    name: str
+    compacted: bool
+    """Whether only the last message of each key is kept."""
+
+
+EVENTS = Stream("events", compacted=False)
+"""`RecordedEvents`; the key is the partition."""
+DEAD = Stream("dead", compacted=False)
+"""Events that couldn't be applied, with the reason; the key is the partition."""
+CATALOG = Stream("catalog", compacted=True)
+"""`CatalogChange`; the key is the video's, in hexadecimal."""
+STATE = Stream("state", compacted=True)
+"""What consumers tell: the keys are `trending.<partition>` and `progress.<partition>`."""
+STREAMS = (EVENTS, DEAD, CATALOG, STATE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A message of a stream."""
+
+    position: int
+    """Increases within a stream, from 1."""
+    key: str
+    data: bytes
+
+
+class EventLog(Protocol):
+    """A log of streams. Use it from one event loop."""
+
+    async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
+        """Store a message and return its position: no crash of a process loses it from then on.
+
+        Args:
+            stream: where to.
+            key: the message's key.
+            data: the message, at most 1 MiB.
+            once: an id; if it was appended an hour ago or later, it isn't stored again.
+
+        Raises:
+            LogAwayError: it may be stored or not.
+        """
+
+    def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the messages after a position, in order, as they come; without an end.
+
+        While nothing new comes for some seconds, and once all that was there has been read, an
+        empty sequence is yielded. While the log is away it waits.
+
+        Args:
+            stream: what to read.
+            key: read the messages of this key alone; all if empty.
+            after: the last position that was read before.
+        """
+
+    async def end(self, stream: Stream, key: str = "") -> int:
+        """Return the position of the last message, 0 without one; raise LogAwayError."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+def partition_of(viewer_id: str, partitions: int) -> int:
+    """Return the partition of a viewer's events: the same in every process and for ever."""
+    return xxhash.xxh3_64_intdigest(viewer_id.encode()) % partitions
