@@ -157,8 +157,8 @@ class _Document:
                 continue
             nested = field.message_type
             if nested is not None and nested.full_name not in _WELL_KNOWN:
-                assert not field.is_repeated, f"{field.full_name} can't be a parameter"
-                found += self._queries(nested, taken, f"{name}.")
+                if not field.is_repeated:  # messages in a list have no names: POST takes them
+                    found += self._queries(nested, taken, f"{name}.")
                 continue
             found.append(
                 {
