@@ -20,7 +20,7 @@ Change = tuple[str, str, str]
 
 INCOMPATIBLE: dict[str, Change] = {
     "a field removed": ("recommendation", "  bool explain = 7;\n", ""),
-    "a field's number": ("recommendation", "bool explain = 7;", "bool explain = 8;"),
+    "a field's number": ("recommendation", "bool explain = 7;", "bool explain = 70;"),
     "a field's type": ("recommendation", "bool explain = 7;", "string explain = 7;"),
     "a field's name": ("recommendation", "bool explain = 7;", "bool explained = 7;"),
     "a field that is now repeated": ("ranking", "bool titles = 8;", "repeated bool titles = 8;"),

@@ -9,7 +9,10 @@ from grpc_tools import protoc
 from inference import open_inference_pb2
 from vireo.v1 import (
     candidate_pb2,
+    catalog_pb2,
     channel_pb2,
+    event_pb2,
+    log_pb2,
     ranking_pb2,
     recommendation_pb2,
     release_pb2,
@@ -48,7 +51,10 @@ def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> No
         for module in (
             open_inference_pb2,
             candidate_pb2,
+            catalog_pb2,
             channel_pb2,
+            event_pb2,
+            log_pb2,
             ranking_pb2,
             recommendation_pb2,
             release_pb2,

@@ -27,7 +27,14 @@ def test_the_document_is_valid_and_the_one_that_was_generated(document: dict[str
 
 def test_every_binding_is_an_operation(document: dict[str, Any]) -> None:
     operations = {path: list(verbs) for path, verbs in document["paths"].items()}
-    assert operations == {GET: ["get"], "/v1/recommendations": ["post"], "/v1/release": ["get"]}
+    assert operations == {
+        GET: ["get"],
+        "/v1/recommendations": ["post"],
+        "/v1/events": ["post"],
+        "/v1/videos": ["post"],
+        "/v1/videos:remove": ["post"],
+        "/v1/release": ["get"],
+    }
 
 
 def test_parameters_are_the_fields_that_the_path_lacks_with_their_bounds(
@@ -41,6 +48,7 @@ def test_parameters_are_the_fields_that_the_path_lacks_with_their_bounds(
     excluded = parameters["excluded_video_ids"]["schema"]
     assert excluded["maxItems"] == 1000
     assert excluded["items"] == {"type": "string", "minLength": 1, "maxLength": 128}
+    assert "profile.history" not in parameters, "messages in a list can't be parameters"
     assert parameters["context.time"]["schema"] == {"type": "string", "format": "date-time"}
     assert "context" not in parameters
 
