@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Any, TypeAlias
 
@@ -77,19 +78,19 @@ class GrpcCaller:
             ask: Any = channel.unary_stream(method.path)
             call = ask(data, timeout=timeout, metadata=metadata)
         try:
-            if isinstance(call, grpc.aio.StreamStreamCall):
-                await _converse(call, data, manner)
-            if manner == "leaves":
-                call.cancel()
-                return "CANCELLED: left"
-            if manner == "slow reader":
-                await asyncio.sleep(_HANGING)
-            if await call.read() is not grpc.aio.EOF:
-                return "OK"  # a watch has more to send
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the call has the status
+            # Of a call that ends while it is written to, the status is what counts.
+            with suppress(grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+                if isinstance(call, grpc.aio.StreamStreamCall):
+                    await _converse(call, data, manner)
+                if manner == "leaves":
+                    call.cancel()
+                    return "CANCELLED: left"
+                if manner == "slow reader":
+                    await asyncio.sleep(_HANGING)
+                if await call.read() is not grpc.aio.EOF:
+                    return "OK"  # a watch has more to send
+            status = f"{(await call.code()).name}: {await call.details()}"
         finally:
-            status = f"{(await call.code()).name}: {await call.details()}" if call.done() else ""
             call.cancel()
         # What the client says of a server that has answered before all was sent.
         return "ENDED EARLY" if status.endswith(_ENDED_EARLY) else status
