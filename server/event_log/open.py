@@ -1,0 +1,23 @@
+"""Opens the log that the settings name."""
+
+from __future__ import annotations
+
+from server.errors import VireoError
+from server.event_log.log import EventLog
+from server.event_log.settings import EventLogSettings
+
+
+def open_log(settings: EventLogSettings) -> EventLog | None:
+    """Return the log that the settings name, None if they name none; it connects when it is used.
+
+    Raises:
+        VireoError: a client library isn't installed.
+    """
+    if settings.servers:
+        try:
+            from server.event_log.jetstream import JetStreamLog
+        except ImportError as error:
+            raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
+
+        return JetStreamLog(settings)
+    return None
