@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 
 from pydantic import SecretStr
 
+from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.stack.envoy import tool
-from server.stack.s3_keys import replace_private
+from server.stack.probes import Probe
 from server.stack.settings import StackSettings
 
 _STORE_GIB = 64
+_PROBE_SECONDS = 2.0
 
 
 def external_log() -> EventLogSettings | None:
@@ -23,12 +26,16 @@ def external_log() -> EventLogSettings | None:
 
 def prepare_log(settings: StackSettings) -> EventLogSettings:
     """Write the server's configuration; return how to reach it. The token is made once."""
+    # Imported here, since it imports cryptography, which those who only read don't need.
+    from server.stack.s3_keys import replace_private
+
     folder = settings.home_folder.root / "log"
     (folder / "data").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     token = folder / "token"
     if not token.exists():
         replace_private(token, secrets.token_urlsafe(30).encode())
+    replace_private(folder / "port", str(settings.log_port).encode())
     written = token.read_text()
     # NATS' configuration is a superset of JSON.
     configuration = {
@@ -42,9 +49,30 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
         },
     }
     replace_private(folder / "nats.conf", json.dumps(configuration, indent=1).encode())
-    return EventLogSettings(
-        nats_url=f"nats://127.0.0.1:{settings.log_port}", nats_token=SecretStr(written)
-    )
+    return _embedded(str(settings.log_port), written)
+
+
+def reachable_log(settings: StackSettings) -> EventLogSettings:
+    """Return how commands reach the log: that of the settings, else this home's embedded one.
+
+    Raises:
+        VireoError: there never was one.
+    """
+    if (external := external_log()) is not None:
+        return external
+    folder = settings.home_folder.root / "log"
+    try:
+        return _embedded((folder / "port").read_text(), (folder / "token").read_text())
+    except FileNotFoundError as error:
+        raise VireoError(
+            f"{settings.home_folder.root} has no log of events yet; start the stack with: vireo "
+            "up, or name another log with VIREO_NATS_URL"
+        ) from error
+
+
+def _embedded(port: str, token: str) -> EventLogSettings:
+    own = {"nats_url": f"nats://127.0.0.1:{port}", "nats_token": SecretStr(token), "nats_ca": ""}
+    return EventLogSettings.load().model_copy(update=own)
 
 
 def log_command(settings: StackSettings) -> list[str]:
@@ -62,3 +90,23 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
         "VIREO_EVENT_PARTITIONS": str(log.event_partitions),
         "VIREO_EVENT_REPLICAS": str(log.event_replicas),
     }
+
+
+def log_probe(port: int) -> Probe:
+    """Return a probe of the embedded log: a server greets each connection with what it has."""
+
+    async def probe() -> str:
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    greeting = await reader.readline()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            return f"the log on port {port}: {str(error) or 'no answer'}"
+        if not greeting.startswith(b"INFO ") or b'"jetstream":true' not in greeting:
+            return f"the log on port {port} stores nothing"
+        return ""
+
+    return probe

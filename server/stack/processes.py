@@ -11,9 +11,11 @@ from pathlib import Path
 
 from server.control.discovery.document import EndpointsDocument
 from server.control.mesh import GRPC_SERVICES, POOLS, Pool
+from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings
 from server.rpc.tls import TlsFiles
 from server.stack.envoy import envoy_command
+from server.stack.nats import log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import s3_command
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
@@ -56,17 +58,40 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
     )
 
 
-def pod_processes(settings: StackSettings, server: S3Settings) -> list[ProcessSpec]:
-    """Return every candidate, ranking and gateway pod of every pool."""
+def log_process(settings: StackSettings) -> ProcessSpec:
+    """Return the embedded log of events, once it is prepared."""
+    return ProcessSpec(
+        name="log",
+        command=log_command(settings),
+        port=settings.log_port,
+        probe=log_probe(settings.log_port),
+    )
+
+
+def pod_processes(
+    settings: StackSettings, server: S3Settings, log: EventLogSettings | None = None
+) -> list[ProcessSpec]:
+    """Return every candidate, ranking and gateway pod of every pool.
+
+    Args:
+        settings: the stack's.
+        server: S3.
+        log: the log of events; None if pods serve without one.
+    """
     return [
-        _pod_process(settings, server, pool, number, port)
+        _pod_process(settings, server, log, pool, number, port)
         for pool in POOLS
         for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
     ]
 
 
 def _pod_process(
-    settings: StackSettings, server: S3Settings, pool: Pool, number: int, port: int
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings | None,
+    pool: Pool,
+    number: int,
+    port: int,
 ) -> ProcessSpec:
     name = f"{pool.cluster}-{number}"
     home = settings.home_folder
@@ -89,6 +114,7 @@ def _pod_process(
             "VIREO_FEATURES": str(home.root / "features"),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
+            **(log_environment(log) if log else {}),
             # Strangers' messages reach a gateway, and native decompresses any amount of them.
             **({"VIREO_TRANSPORT": "grpcio"} if pool.service == "gateway" else {}),
             # A pod has one core: its libraries' threads would only compete for it.

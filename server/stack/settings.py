@@ -71,6 +71,8 @@ class StackSettings(BaseSettings):
     """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
     shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
     """Port of the first shadow pod, in the same way."""
+    consumer_port: int = Field(default_factory=lambda data: data["port_base"] + 90)
+    """Port of the first consumer of events; that of each further partition uses the next."""
 
     candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
     """Number of candidate pods."""
@@ -152,8 +154,28 @@ class StackSettings(BaseSettings):
             count = getattr(self, f"{pool}_pods")
         return [first + index for index in range(count)]
 
-    def ports(self, *, embedded_s3: bool) -> dict[int, str]:
+    def consumer_ports(self, partitions: int) -> list[int]:
+        """Return the port of the consumer of each partition of the log.
+
+        Raises:
+            VireoError: there are more partitions than a stack on one machine has consumers.
+        """
+        if partitions > _MAX_PODS:
+            raise VireoError(
+                f"VIREO_EVENT_PARTITIONS={partitions}: a stack on one machine runs a consumer for "
+                f"each partition, and at most {_MAX_PODS}"
+            )
+        return [self.consumer_port + index for index in range(partitions)]
+
+    def ports(
+        self, *, embedded_s3: bool, embedded_log: bool = True, partitions: int = 1
+    ) -> dict[int, str]:
         """Return every port that the stack binds, with the setting that moves it.
+
+        Args:
+            embedded_s3: whether it runs an S3 server of its own.
+            embedded_log: whether it runs a log of its own.
+            partitions: the log's number of partitions.
 
         Raises:
             VireoError: two settings lead to the same port, or one to an invalid number.
@@ -170,6 +192,7 @@ class StackSettings(BaseSettings):
             for pool in _SIDE_POOLS
             for kind in POD_KINDS
         ]
+        pods.append(("VIREO_CONSUMER_PORT", self.consumer_ports(partitions)))
         groups += pods
         # Listed, so that a clash with a stack whose base differs by the offset is detected.
         groups += [
@@ -181,6 +204,8 @@ class StackSettings(BaseSettings):
         ]
         if embedded_s3:
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
+        if embedded_log:
+            groups.append(("VIREO_LOG_PORT", [self.log_port]))
         for setting, group in groups:
             for port in group:
                 if port > _MAX_PORT:

@@ -1,4 +1,4 @@
-"""A stack from start to end: checks, S3, control plane, pods, Envoy, and shutdown on a signal."""
+"""A stack from start to end: checks, S3 and log, control plane, pods, Envoy, and the shutdown."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from datetime import UTC, datetime
 import structlog
 
 from server.errors import VireoError
+from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
 from server.stack.lock import LockTakenError, file_lock
+from server.stack.nats import external_log, prepare_log
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
     control_process,
     endpoints_document,
     envoy_process,
+    log_process,
     pod_processes,
     s3_process,
 )
@@ -88,7 +91,7 @@ class Stack:
             VireoError: S3 can't be used, or the release's features are missing.
         """
         with _alone(self._settings), _s3_of_our_own(self._settings):
-            check_ports_free(self._settings.ports(embedded_s3=external_endpoint() is None))
+            check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
             try:
@@ -103,7 +106,7 @@ class Stack:
 
     async def _serve(self) -> None:
         settings = self._settings
-        server = await self._start_s3()
+        server, log = await self._start_stores()
         await asyncio.to_thread(_check_release, settings, server)
         if settings.secure:
             await asyncio.to_thread(secure, settings)
@@ -114,7 +117,7 @@ class Stack:
         await self._supervisor.start(
             [
                 control_process(settings, server, endpoints),
-                *pod_processes(settings, server),
+                *pod_processes(settings, server, log),
                 envoy_process(settings, config),
             ],
             settings.start_timeout,
@@ -124,17 +127,21 @@ class Stack:
         self._on_ready(self._state())
         await self._supervisor.watch()
 
-    async def _start_s3(self) -> S3Settings:
-        """Return the S3 server to use: that of the settings, else the embedded one, started."""
-        if external_endpoint() is not None:
-            return S3Settings.load()
-        prepare(self._settings)
-        server = access(self._settings)
-        assert server is not None, "prepare made it"
-        await self._supervisor.start(
-            [s3_process(self._settings, server)], self._settings.start_timeout
-        )
-        return server
+    async def _start_stores(self) -> tuple[S3Settings, EventLogSettings]:
+        """Return S3 and the log: those of the settings, else the embedded ones, started."""
+        settings, processes = self._settings, []
+        server, log = None, external_log()
+        if external_endpoint() is None:
+            prepare(settings)
+            server = access(settings)
+            assert server is not None, "prepare made it"
+            processes.append(s3_process(settings, server))
+        if log is None:
+            log = prepare_log(settings)
+            processes.append(log_process(settings))
+        if processes:
+            await self._supervisor.start(processes, settings.start_timeout)
+        return server or S3Settings.load(), log
 
     def _state(self) -> StackState:
         processes = tuple(self._supervisor.statuses)
@@ -199,6 +206,16 @@ def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
             f"process {error.holder} runs this home's S3 server, a `vireo release` command "
             "perhaps; try again when it has ended"
         ) from error
+
+
+def _ports(settings: StackSettings) -> dict[int, str]:
+    """Return every port that the stack binds, with the setting that moves it."""
+    log = external_log()
+    return settings.ports(
+        embedded_s3=external_endpoint() is None,
+        embedded_log=log is None,
+        partitions=(log or EventLogSettings.load()).event_partitions,
+    )
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:

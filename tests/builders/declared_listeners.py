@@ -12,7 +12,9 @@ from typing import Literal, TypeAlias
 
 from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, PoolName, StackSettings
 
-Credential: TypeAlias = Literal["nothing", "keys of S3", "a certificate", "a token"]
+Credential: TypeAlias = Literal[
+    "nothing", "keys of S3", "the log's token", "a certificate", "a token"
+]
 """The credential that a port requires: a certificate is one by the stack's authority, or the S3
 server's own, which no other process has."""
 
@@ -74,6 +76,11 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
             "a certificate",
             "a certificate",
         )
+    token: Credential = "the log's token"
+    yield Listener("log of events", "log", (settings.log_port,), token, token)
+    consumers = tuple(settings.consumer_ports(partitions=1))
+    yield Listener("consumers of events", "consumer", consumers, "nothing", "a certificate")
+    yield _metrics("consumer", consumers)
 
 
 def _metrics(process: str, ports: tuple[int, ...]) -> Listener:

@@ -15,7 +15,9 @@ _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 _SETTINGS_TYPE = 4
 _SECONDS = 20.0
 
-Answer: TypeAlias = Literal["served", "asked for keys", "asked for a token", "refused"]
+Answer: TypeAlias = Literal[
+    "served", "asked for keys", "asked for a token", "asked for the log's token", "refused"
+]
 
 
 def listening(processes: Iterable[psutil.Process]) -> set[tuple[int, str, int]]:
@@ -46,7 +48,10 @@ def answer(address: str | tuple[str, int]) -> Answer:
     certificate of its own.
     """
     for tls in (False, True):
-        match _status(_exchange(address, _HTTP1, tls=tls)):
+        received = _exchange(address, _HTTP1, tls=tls)
+        if b'"auth_required":true' in received:
+            return "asked for the log's token"  # NATS greets with what it asks for
+        match _status(received):
             case 403:
                 return "asked for keys"
             case 401:

@@ -25,6 +25,7 @@ SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 ANSWERS: dict[str, Answer] = {
     "nothing": "served",
     "keys of S3": "asked for keys",
+    "the log's token": "asked for the log's token",
     "a token": "asked for a token",
     "a certificate": "refused",
 }
@@ -117,7 +118,11 @@ def test_envoys_admin_interface_changes_nothing(stack: Stack) -> None:
 @pytest.mark.integration
 def test_private_files_are_readable_by_their_owner_only(stack: Stack) -> None:
     home = stack.home
-    for folder in (home.s3, *([home.security / "certificates"] if stack.state().secure else [])):
+    for folder in (
+        home.s3,
+        home.root / "log",
+        *([home.security / "certificates"] if stack.state().secure else []),
+    ):
         assert folder.stat().st_mode & 0o077 == 0, folder
     private = [*home.security.rglob("*.key"), home.stack / "lock"]
     assert not [path for path in private if path.stat().st_mode & 0o077]

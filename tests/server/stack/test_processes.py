@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from server.control.mesh import Pool
+from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.rpc.server import RpcServer
+from server.stack.nats import log_probe, prepare_log, reachable_log
 from server.stack.processes import endpoints_document, envoy_process, pod_processes
 from server.stack.settings import StackSettings
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
+
+
+@pytest.fixture(autouse=True)
+def _no_external_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIREO_NATS_URL", raising=False)
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -67,6 +75,45 @@ def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
         "ranking-canary-1": ("canary", "canary", 20060, False),
         "ranking-shadow-1": ("shadow", "shadow", 20080, False),
     }
+
+
+def test_pods_reach_the_log_and_without_one_get_no_address(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, port_base=20000)
+    log = prepare_log(settings)
+    assert log == reachable_log(settings)
+    pods = pod_processes(settings, unreachable_s3(), log)
+    assert {pod.environment["VIREO_NATS_URL"] for pod in pods} == {"nats://127.0.0.1:20005"}
+    assert {pod.environment["VIREO_NATS_TOKEN"] for pod in pods} == {
+        log.nats_token.get_secret_value()
+    }
+    alone = pod_processes(settings, unreachable_s3())
+    assert not any("VIREO_NATS_URL" in pod.environment for pod in alone)
+
+
+def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path)
+    first, second = prepare_log(settings), prepare_log(settings)
+    assert first.nats_token == second.nats_token
+    private = [tmp_path / "log" / name for name in ("token", "nats.conf")]
+    assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
+
+
+def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
+    with pytest.raises(VireoError, match=r"vireo up.*VIREO_NATS_URL"):
+        reachable_log(StackSettings(home=tmp_path))
+
+
+async def test_a_port_that_greets_as_no_log_does_is_unhealthy() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"jetstream":false}\r\n')
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert await log_probe(port)() == f"the log on port {port} stores nothing"
+    server.close()
+    await server.wait_closed()
+    assert "Connect call failed" in await log_probe(port)()
 
 
 def test_the_control_plane_gets_every_pod(tmp_path: Path) -> None:

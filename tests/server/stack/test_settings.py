@@ -34,9 +34,9 @@ def test_all_ports_of_any_number_of_pods_differ() -> None:
     settings = StackSettings(
         candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
     )
-    # The edge, admin, two inner listeners; the control plane, seventy pods and the metrics of
-    # each; ten for S3.
-    assert len(settings.ports(embedded_s3=True)) == 156
+    # The edge, admin, two inner listeners; the control plane, seventy pods, ten consumers and the
+    # metrics of each; ten for S3, and the log.
+    assert len(settings.ports(embedded_s3=True, partitions=10)) == 177
 
 
 def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> None:
@@ -45,7 +45,7 @@ def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> N
         for base in (20000, 21000)
     )
     shared = lower.keys() & higher.keys()
-    assert shared == {21004, 21020, 21021, 21030, 21031, 21040, 21041}
+    assert shared == {21004, 21020, 21021, 21030, 21031, 21040, 21041, 21090}
 
 
 def test_a_taken_metrics_port_is_reported_with_its_pods_setting() -> None:
@@ -61,6 +61,11 @@ def test_a_port_that_is_too_high_is_reported_with_its_setting() -> None:
     settings = StackSettings(gateway_pod_port=65000)
     with pytest.raises(VireoError, match=r"VIREO_GATEWAY_POD_PORT .*port 66000"):
         settings.ports(embedded_s3=True)
+
+
+def test_more_partitions_than_consumers_on_one_machine_are_reported() -> None:
+    with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=11: .* at most 10"):
+        StackSettings().ports(embedded_s3=True, partitions=11)
 
 
 def test_a_port_of_two_settings_is_reported() -> None:
