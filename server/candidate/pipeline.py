@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from server import signals
 from server.arrays import Float32Array, Int64Array
 from server.candidate.filters.blocked import BlockedFilter
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
-from server.candidate.quotas import QuotaMerge, Union, quota, shares
 from server.candidate.release import CandidateRelease
 from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
+from server.candidate.union import Union
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Outcome, Pipeline
@@ -57,9 +57,13 @@ class SourceStage:
         """The source's name."""
         return self.source.name
 
+    def limit(self, count: int) -> int:
+        """Return how many of `count` candidates it may propose."""
+        return count if self.share is None else math.floor(self.share * count)
+
     def propose(self, query: Retrieval) -> Candidates:
         """Return the best candidates of the source, best first."""
-        rows = _PROPOSE[self.name](query, quota(self.share, query.query.count))
+        rows = _PROPOSE[self.name](query, self.limit(query.query.count))
         masks = np.full(len(rows), self.source.bit, np.uint32)
         return Candidates(query.release.keys.take(rows), rows, masks)
 
@@ -90,6 +94,12 @@ SOURCES = tuple(map(SourceStage, signals.SOURCES))
 SCORERS = tuple(map(ScoreStage, signals.SCORES))
 
 
+def within(quotas: Quotas) -> tuple[SourceStage, ...]:
+    """Return the sources with their shares, last the one without, which takes what they leave."""
+    stages = [replace(stage, share=quotas.root.get(stage.name)) for stage in SOURCES]
+    return tuple(sorted(stages, key=lambda stage: stage.share is None))
+
+
 @dataclass(frozen=True)
 class SourceCount:
     """What one source did for one query."""
@@ -102,18 +112,13 @@ class SourceCount:
 
 
 @dataclass(frozen=True)
-class RetrievedCandidates:
-    """Candidates in columns, best first by `signals.ORDERING`."""
+class RetrievedCandidates(Candidates):
+    """Candidates, best first by `signals.ORDERING`, with each of `signals.SCORES`.
 
-    keys: Int64Array
-    """int64[n]."""
-    rows: Int64Array
-    """Rows in the release's tables, int64[n]."""
-    scores: Mapping[str, Float32Array]
-    """Each of `signals.SCORES`, float32[n]; its neutral value if it failed."""
-    source_masks: npt.NDArray[np.uint32]
-    """uint32[n]."""
-    reports: tuple[SourceCount, ...]
+    A score that failed has its neutral value.
+    """
+
+    reports: tuple[SourceCount, ...] = ()
     """One per source, in the order of `signals.SOURCES`."""
 
 
@@ -141,18 +146,14 @@ class CandidatePipeline:
             quotas: shares of the sources; those of the release's manifest if None.
             fail_open: False raises a source's failure instead of answering without it.
         """
-        quotas = quotas or release.manifest.quotas
         self.release = release
-        self._within_quotas: Pipeline[Retrieval] = Pipeline(
-            sources=tuple(SourceStage(source, share) for source, share in shares(quotas)),
+        self._pipeline: Pipeline[Retrieval] = Pipeline(
+            sources=within(quotas or release.manifest.quotas),
             filters=(BlockedFilter(),),
             merge=Union(),
             scorers=SCORERS,
             selector=BestByOrdering(),
             fail_open=fail_open,
-        )
-        self._beyond_quotas = replace(
-            self._within_quotas, sources=SOURCES, merge=QuotaMerge(quotas)
         )
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
@@ -163,19 +164,27 @@ class CandidatePipeline:
             CallerGoneError: the caller has gone.
         """
         asked = Retrieval.of(self.release, query)
-        outcome = self._within_quotas.run(asked, caller)
-        if len(outcome.selected) < min(query.count, int(asked.free.sum())):
-            # The source that takes what quotas leave has failed: ask the others for more.
-            left = tuple(stage for stage in SOURCES if stage.name not in outcome.failures)
-            more = replace(self._beyond_quotas, sources=left).run(asked, caller)
-            outcome = Outcome(more.selected, {**more.failures, **outcome.failures})
-        selected, masks = outcome.selected, outcome.selected.source_masks
+        outcome = self._pipeline.run(asked, caller)
+        if outcome.failures and len(outcome.selected) < query.count:
+            outcome = self._filled_up(asked, outcome, caller)
+        found = outcome.selected
         reports = tuple(
             SourceCount(
                 source,
-                int(np.count_nonzero(masks & source.bit)),
+                int(np.count_nonzero(found.source_masks & source.bit)),
                 outcome.failures.get(source.name, ""),
             )
             for source in signals.SOURCES
         )
-        return RetrievedCandidates(selected.keys, selected.rows, selected.scores, masks, reports)
+        return RetrievedCandidates(**vars(found), reports=reports)
+
+    def _filled_up(self, asked: Retrieval, outcome: Outcome, caller: Caller | None) -> Outcome:
+        """Ask for more, beyond quotas: the source that takes what they leave has failed."""
+        found = outcome.selected
+        left = tuple(stage for stage in SOURCES if stage.name not in outcome.failures)
+        rest = asked.without(found.rows, asked.query.count - len(found))
+        more = replace(self._pipeline, sources=left).run(rest, caller)
+        both = Candidates.concatenate([found, more.selected])
+        return Outcome(
+            self._pipeline.selector.select(asked, both), {**more.failures, **outcome.failures}
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -49,38 +49,34 @@ class Retrieval:
     """Row of each video of its history, oldest first, int64[h]; -1 for unknown ones."""
     watched: Int64Array
     """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
-    excluded: Int64Array
-    """Row of each excluded video, int64[e]; -1 for unknown ones."""
+    blocked: Int64Array
+    """Rows of the known watched and excluded videos, int64[b]."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
         """Prepare `query`; raise UnknownSeedError if the release lacks its seed."""
-        viewer = query.viewer
-        if query.seed_key is not None:
-            viewer = viewer.playing(query.seed_key)
+        viewer = query.viewer.playing(query.seed_key)
         parts = (viewer.history_keys, viewer.watched_keys, query.excluded_keys)
         rows = release.rows.find(np.concatenate(parts))  # at once: most of it is by the call
-        begin = len(parts[0])
-        end = begin + len(parts[1])
-        history, watched, excluded = rows[:begin], rows[begin:end], rows[end:]
+        history, others = rows[: len(parts[0])], rows[len(parts[0]) :]
         if query.seed_key is not None and history[-1] < 0:
             raise UnknownSeedError(
                 f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
             )
-        return Retrieval(release, query, viewer, history, watched, excluded)
+        watched = others[: len(viewer.watched_keys)]
+        return Retrieval(release, query, viewer, history, watched, others[others >= 0])
 
-    @cached_property
-    def blocked_rows(self) -> Int64Array:
-        """Rows of the known watched and excluded videos, int64[b]."""
-        blocked = np.concatenate([self.watched, self.excluded])
-        return blocked[blocked >= 0]
+    def without(self, rows: Int64Array, count: int) -> Retrieval:
+        """Return this query for `count` other candidates than those of `rows`."""
+        blocked = np.concatenate([self.blocked, rows])
+        return replace(self, query=replace(self.query, count=count), blocked=blocked)
 
     @cached_property
     def free(self) -> BoolArray:
         """Whether each video is neither watched nor excluded, bool[n]."""
         free = np.ones(len(self.release.keys), np.bool_)
-        free[self.blocked_rows] = False
+        free[self.blocked] = False
         return free
 
     @cached_property

@@ -32,12 +32,14 @@ class ViewerFeatures:
     asked_at: int = 0
     """Time of the request, Unix seconds; 0 for right after the last watch."""
 
-    def playing(self, seed_key: int) -> ViewerFeatures:
-        """Return these features with the video that is playing as the last one watched.
+    def playing(self, seed_key: int | None) -> ViewerFeatures:
+        """Return these features with the video that is playing, if any, as the last one watched.
 
         If it already is the last one of the history, that is this play: watched twice, it would
         lead to worse candidates. Else it begins at the time of the request.
         """
+        if seed_key is None:
+            return self
         seen = replace(self, watched_keys=np.append(self.watched_keys, np.int64(seed_key)))
         if len(self.history_keys) and self.history_keys[-1] == seed_key:
             return seen

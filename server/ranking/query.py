@@ -46,9 +46,7 @@ class Ranking:
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
         """Prepare `query`."""
-        viewer = query.viewer
-        if query.seed_key is not None:
-            viewer = viewer.playing(query.seed_key)
+        viewer = query.viewer.playing(query.seed_key)
         found = release.rows.find(np.concatenate([query.keys, viewer.history_keys]))
         rows, history = found[: len(query.keys)], found[len(query.keys) :]
         return Ranking(release, query, viewer, rows, history[history >= 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from server.arrays import BoolArray, Int64Array
-from server.candidate.pipeline import SOURCES, CandidateQuery
+from server.candidate.pipeline import SOURCES, CandidateQuery, within
 from server.candidate.query import Retrieval
-from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
 from server.pipeline.candidates import Candidates
 from server.releases.weights import Quotas
@@ -34,8 +33,8 @@ MAX_VIEWERS = 10_000
 class Proposals:
     """Unwatched videos that every source proposed to each viewer."""
 
-    query: Retrieval
-    """Any viewer's query: merging only reads its count."""
+    quotas: Quotas
+    """The release's."""
     proposed: tuple[Mapping[str, Candidates], ...]
     """Each viewer's proposals by source, best first."""
     targets: Int64Array
@@ -57,7 +56,7 @@ class Proposals:
             asked = CandidateQuery(viewer=held_out.viewers[place], count=count)
             query = Retrieval.of(release, asked)
             proposed.append({source.name: source.propose(query) for source in SOURCES})
-        return Proposals(query, tuple(proposed), held_out.targets[places])
+        return Proposals(release.manifest.quotas, tuple(proposed), held_out.targets[places])
 
     def alone(self, name: str, count: int) -> BoolArray:
         """Return whether the target is among a source's `count` best, bool[v]."""
@@ -66,13 +65,15 @@ class Proposals:
 
     def merged(self, quotas: Quotas, count: int, without: str | None = None) -> BoolArray:
         """Return whether the target is in the union of `count` by these quotas, bool[v]."""
-        merge = QuotaMerge(quotas)
-        query = replace(self.query, query=replace(self.query.query, count=count))
+        stages = [stage for stage in within(quotas) if stage.name != without]
         found = np.zeros(len(self.targets), bool)
         for place, own in enumerate(self.proposed):
-            parts = [candidates for name, candidates in own.items() if name != without]
-            union = merge.select(query, Candidates.concatenate(parts))
-            found[place] = self.targets[place] in union.rows
+            # Beyond the quotas too, for what is missing without the source that fills them up.
+            parts = [own[stage.name].rows[: stage.limit(count)] for stage in stages]
+            parts += [own[stage.name].rows[stage.limit(count) :] for stage in stages]
+            rows = np.concatenate(parts)
+            firsts = np.sort(np.unique(rows, return_index=True)[1])
+            found[place] = self.targets[place] in rows[firsts[:count]]
         return found
 
     def pooled(self, count: int) -> tuple[BoolArray, float]:
@@ -96,7 +97,6 @@ def study_sources(proposals: Proposals) -> dict[str, Any]:
         of that many of every source, and the mean number of `videos` these are; `quotas`: the
         release's.
     """
-    quotas = proposals.query.release.manifest.quotas
 
     def by_cutoff(found: Callable[[int], BoolArray]) -> dict[str, float]:
         return {str(count): _share(found(count)) for count in CUTOFFS}
@@ -104,15 +104,16 @@ def study_sources(proposals: Proposals) -> dict[str, Any]:
     pools = {str(count): proposals.pooled(count) for count in CUTOFFS}
     return {
         "viewers": len(proposals.targets),
-        "quotas": quotas.model_dump(),
+        "quotas": proposals.quotas.model_dump(),
         "alone": {name: by_cutoff(partial(proposals.alone, name)) for name in NAMES},
-        "union": by_cutoff(partial(proposals.merged, quotas)),
+        "union": by_cutoff(partial(proposals.merged, proposals.quotas)),
         "pooled": {
             count: {"recall": _share(found), "videos": videos}
             for count, (found, videos) in pools.items()
         },
         "without": {
-            name: by_cutoff(partial(proposals.merged, quotas, without=name)) for name in NAMES
+            name: by_cutoff(partial(proposals.merged, proposals.quotas, without=name))
+            for name in NAMES
         },
     }
 

@@ -8,5 +8,5 @@ from server.candidate.query import Retrieval
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the head of the popular list."""
-    popular = query.release.popular_rows[: limit + len(query.blocked_rows)]
+    popular = query.release.popular_rows[: limit + len(query.blocked)]
     return popular[query.free[popular]][:limit]

@@ -12,7 +12,7 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the nearest videos."""
     release = query.release
     if not release.index.exact:
-        return release.index.nearest(query.vector, limit, query.blocked_rows)
+        return release.index.nearest(query.vector, limit, query.blocked)
     # The products of all videos, which scores need anyway, take a tenth of the index's search.
     free = query.free.nonzero()[0]
     return best(free, query.once(_every_score)[free], release.keys, limit)

@@ -16,13 +16,12 @@ from server.candidate.pipeline import (
     RetrievedCandidates,
     SourceStage,
     UnknownSeedError,
+    within,
 )
 from server.candidate.query import Retrieval
-from server.candidate.quotas import QuotaMerge
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
-from server.pipeline.candidates import Candidates
 from server.releases import layout
 from server.releases.manifest import IndexDescription
 from server.releases.weights import Quotas
@@ -224,6 +223,15 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     assert "isn't finite" in found.reports[0].failure
 
 
+def test_a_mask_beyond_the_quotas_also_names_every_source(release: CandidateRelease) -> None:
+    broken = replace(release, index=_approximate(np.zeros((VIDEOS, 3), np.float32)))
+    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0})
+    found = CandidatePipeline(broken, quotas).retrieve(CandidateQuery(viewer_of_rows(0), 5))
+    assert len(found.rows) == 5
+    # Row 1 is the quota of both; 2 and 3 are what they propose next.
+    assert [mask_of(found, row) for row in (1, 2, 3)] == [CO_WATCH | POPULAR] * 3
+
+
 def test_popular_videos_of_equal_popularity_come_by_key(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
     np.save(folder / layout.POPULARITY, np.ones(VIDEOS, np.float32))
@@ -303,11 +311,14 @@ def test_sources_that_propose_their_quotas_alone_give_what_all_proposals_give(
     quotas = Quotas(dict(zip(Quotas().root, shares, strict=True)))
     query = CandidateQuery(viewer_of_rows(*history), count)
     asked = Retrieval.of(release, query)
-    everything = Candidates.concatenate([source.propose(asked) for source in PROPOSERS])
-    merged = QuotaMerge(quotas).select(asked, everything)
+    expected: dict[int, int] = {}
+    for stage in within(quotas):
+        everything = replace(stage, share=None).propose(asked)
+        for row in everything.rows[: stage.limit(count)].tolist():
+            if row in expected or len(expected) < count:
+                expected[row] = expected.get(row, 0) | stage.source.bit
     found = CandidatePipeline(release, quotas).retrieve(query)
-    masks = dict(zip(merged.rows.tolist(), merged.source_masks.tolist(), strict=True))
-    assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == masks
+    assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("source", PROPOSERS, ids=lambda source: source.name)
