@@ -12,7 +12,7 @@ import structlog
 
 from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
-from server.pipeline.stages import Filter, Scorer, Selector, SideEffect, Source
+from server.pipeline.stages import Filter, Scorer, Selector, Source
 
 log = structlog.get_logger()
 
@@ -47,7 +47,6 @@ class Pipeline(Generic[Query]):
     merge: Selector[Query] | None = None
     """Makes one candidate of a video that several sources proposed."""
     scorers: tuple[Scorer[Query], ...] = ()
-    side_effects: tuple[SideEffect[Query], ...] = ()
     fail_open: bool = True
     """False lets every failure fail the run, whatever its stage declares: for training."""
 
@@ -68,8 +67,6 @@ class Pipeline(Generic[Query]):
         for scorer in self.scorers:
             candidates = run.score(scorer, candidates)
         selected = run.select(self.selector, candidates)
-        for effect in self.side_effects:
-            run.attempt(effect.name, partial(effect.run, query, selected))
         return Outcome(
             selected,
             {name: f"{type(error).__name__}: {error}" for name, error in run.failures.items()},
@@ -123,9 +120,7 @@ class _Run(Generic[Query]):
         self.caller.check()
         return stage.select(self.query, candidates)
 
-    def attempt(
-        self, name: str, work: Callable[[], Result], fail_open: bool = True
-    ) -> Result | None:
+    def attempt(self, name: str, work: Callable[[], Result], fail_open: bool) -> Result | None:
         """Return the result of `work`; None if it failed and both stage and run fail open."""
         self.caller.check()
         try:

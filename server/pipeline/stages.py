@@ -56,10 +56,3 @@ class Selector(_Named, Protocol[Query]):
 
     def select(self, query: Query, candidates: Candidates) -> Candidates:
         """Return the chosen candidates, in order."""
-
-
-class SideEffect(_Named, Protocol[Query]):
-    """Does something with a finished selection; always fails open."""
-
-    def run(self, query: Query, selected: Candidates) -> None:
-        """Act on the selection."""

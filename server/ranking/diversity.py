@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from server.arrays import Float32Array, Int64Array
@@ -20,11 +18,10 @@ shorter page is a prefix of a longer one."""
 _TINY = np.finfo(np.float32).tiny
 
 
-@dataclass(frozen=True)
 class DiverseBest:
     """Selects the page by score and diversity; unknown candidates last, ties by key."""
 
-    name: str = "diverse_best"
+    name = "diverse_best"
 
     def select(self, query: Ranking, candidates: Candidates) -> Candidates:
         """Return the best `page_size` candidates, in the order of the slate."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from server.arrays import Float32Array, Int64Array
 from server.pipeline.caller import Caller
@@ -14,14 +15,10 @@ from server.pipeline.runner import Pipeline
 from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
-from server.ranking.stages import (
-    SCORE,
-    RankerScorer,
-    RequestedSource,
-    UnknownCandidatesLog,
-    WeightedScorer,
-)
+from server.ranking.stages import SCORE, RankerScorer, RequestedSource
 from server.signals import TASKS
+
+log = structlog.get_logger()
 
 __all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 
@@ -51,9 +48,8 @@ class RankingPipeline:
         self.release = release
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
-            scorers=(RankerScorer(), WeightedScorer()),
+            scorers=(RankerScorer(),),
             selector=DiverseBest(),
-            side_effects=(UnknownCandidatesLog(),),
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
@@ -65,6 +61,12 @@ class RankingPipeline:
         """
         ranking = Ranking.of(self.release, query)
         selected = self._pipeline.run(ranking, caller).selected
+        if unknown := int(np.count_nonzero(selected.rows < 0)):
+            log.warning(
+                "page has candidates that the release doesn't know",
+                unknown=unknown,
+                release=self.release.manifest.release_id,
+            )
         return RankedCandidates(
             keys=selected.keys,
             rows=selected.rows,

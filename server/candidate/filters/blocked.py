@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from server.arrays import BoolArray
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates
 
 
-@dataclass(frozen=True)
 class BlockedFilter:
     """Removes watched and excluded videos; the seed of an UP_NEXT query counts as watched."""
 
-    name: str = "blocked"
+    name = "blocked"
 
     def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
         """Return which candidates are neither watched nor excluded, bool[n]."""
