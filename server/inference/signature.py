@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.features.content import CONTENT_LIMIT
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
@@ -100,6 +101,15 @@ def tower_signature(vector_size: int) -> Signature:
         },
         output="viewer_vector",
         answer=Tensor("float32", (BATCH, vector_size)),
+    )
+
+
+def video_tower_signature(vector_size: int) -> Signature:
+    """Return the video tower's signature: a bag of tokens to the parts of `layout.VIDEO_TOWER`."""
+    return Signature(
+        inputs={"content": Tensor("int64", (BATCH, CONTENT_LIMIT))},
+        output="video_vectors",
+        answer=Tensor("float32", (BATCH, 2 * vector_size)),
     )
 
 

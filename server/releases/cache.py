@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.releases.download import PART, CacheError, Download, in_use, is_sound
+from server.releases.layout import OPTIONAL
 from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from server.releases.progress import LoadProgress, Stage
 from server.releases.pruning import prune
@@ -223,9 +224,9 @@ class ReleaseCache:
 
 def _entries(manifest: Manifest, files: Sequence[str]) -> dict[str, FileEntry]:
     for path in files:
-        if path not in manifest.files:
+        if path not in manifest.files and path not in OPTIONAL:
             raise ReleaseError(f"release {manifest.release_id} has no {path}; train it again")
-    return {path: manifest.files[path] for path in files}
+    return {path: manifest.files[path] for path in files if path in manifest.files}
 
 
 @contextmanager

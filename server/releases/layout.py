@@ -11,7 +11,11 @@ VIEWER_TOWER = "viewer_tower/1/model.onnx"
 RANKER = "ranker/1/model.onnx"
 """Inputs of `ranking_inputs` to `scores` float32[b, n, t]: a probability of each of
 `signals.TASKS`."""
+VIDEO_TOWER = "video_tower/1/model.onnx"
+"""`content` int64[b, CONTENT_LIMIT], token ids, 0-padded, to `video_vectors` float32[b, 2d]: the
+vector of an unwatched video of this content, and its content vector; 0 without content."""
 VIEWER_TOWER_CONFIG = "viewer_tower/config.pbtxt"
+VIDEO_TOWER_CONFIG = "video_tower/config.pbtxt"
 RANKER_CONFIG = "ranker/config.pbtxt"
 
 VIDEO_KEYS = "videos/keys.npy"
@@ -41,16 +45,26 @@ FRESH_ROWS = "videos/fresh_rows.npy"
 CONTENT_VECTORS = "videos/content_vectors.npy"
 """float32[n, c], or float16[n, c] in a large catalogue: the video tower's content part alone,
 with norm 1, or 0 if nothing is known."""
+CONTENT_IDS = "videos/content_ids.npy"
+"""uint16[n, CONTENT_LIMIT]: content tokens of each video, 0-padded, to know a changed one by."""
+CREATORS = "videos/creators.npy"
+"""int64[n]: the key of each video's creator, -1 if unknown; only if the data set has creators."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"
 """Ids of the most popular videos, best first, at most 1,000: the gateway's last resort."""
 VOCABULARY = "vocabulary.json"
 """Object: attribute text to id, from 1."""
+CONTENT_VOCABULARY = "content_vocabulary.json"
+"""Object: content token to id, from 1; see `server.features.content`."""
 MEASURED = "measured"
 """Folder of the measured twin, a release of its own that pods don't fetch; see the manifest."""
 GOLDEN_VIEWER_TOWER = "golden/viewer_tower.npz"
+GOLDEN_VIDEO_TOWER = "golden/video_tower.npz"
 GOLDEN_RANKER = "golden/ranker.npz"
 """Arrays `input/<name>` and `output/<name>`: requests and PyTorch's outputs for them."""
 GOLDEN_TOLERANCE = 1e-4
 """Maximum absolute difference from the golden outputs that a pod accepts."""
+
+OPTIONAL = frozenset({VIDEO_TOWER, GOLDEN_VIDEO_TOWER, CONTENT_VOCABULARY, CONTENT_IDS, CREATORS})
+"""Files that pods do without: releases of earlier builds lack them, and place no new videos."""

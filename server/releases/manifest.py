@@ -185,6 +185,8 @@ class Manifest(_Part):
     """How training chose its candidates, and so serving and evaluation do too."""
     candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
     """Length of the ranker's training lists, which its probabilities depend on."""
+    catalog_position: Count = Field(default=0, exclude_if=lambda position: position == 0)
+    """Position in the log of the catalogue's changes up to which the data set has them."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights

@@ -12,6 +12,7 @@ from pathlib import Path
 from server.errors import VireoError
 from server.inference.golden import GoldenMismatchError
 from server.releases.bucket import PARALLEL
+from server.releases.layout import OPTIONAL
 from server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
 from server.releases.store import ReleaseStore, release_object
 from server.releases.store_errors import BeingRemovedError, NotInStoreError
@@ -79,7 +80,7 @@ def verify_release(
         damaged = {path: why for path, why in zip(manifest.files, found, strict=True) if why}
     problems, notes = list(damaged.values()), []
     for kind, pod in pods.items():
-        lacking = [path for path in pod.files if path not in manifest.files]
+        lacking = [path for path in pod.files if path not in {*manifest.files, *OPTIONAL}]
         unfit = [path for path in pod.files if path in damaged]
         problems += [f"{path} isn't in the manifest; {kind} pods need it" for path in lacking]
         if lacking or unfit:

@@ -22,6 +22,7 @@ from server.features.ranking_inputs import (
 from server.features.tower_inputs import tower_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
+from training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
 from training.retrieval.data import RetrievalData
 from training.retrieval.towers import Towers, readable, viewer_vectors
 
@@ -69,6 +70,12 @@ def write_tower_goldens(
         table = readable(torch.from_numpy(vectors))
         answers = viewer_vectors(model, table, inputs).numpy()
     save_golden(path, inputs, {"viewer_vector": answers})
+
+
+def write_video_goldens(tower: ContentTower, data: RetrievalData, path: Path) -> None:
+    """Write the content of some videos, and the vectors that PyTorch gives them."""
+    content = golden_videos(data)
+    save_golden(path, {"content": content}, {"video_vectors": video_outputs(tower, content)})
 
 
 def write_ranker_goldens(

@@ -117,7 +117,8 @@ def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) ->
     """Load the measurable part of a release: its measured twin, or itself if it has none."""
     if not manifest.measured:
         return LoadedRelease.load(cache.fetch(store, manifest.release_id, FILES))
-    files = [f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES)]
+    needed = (path for path in FILES if path not in layout.OPTIONAL)
+    files = [f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *needed)]
     return LoadedRelease.load(cache.fetch(store, manifest.release_id, files) / layout.MEASURED)
 
 

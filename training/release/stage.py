@@ -17,9 +17,11 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 from server.candidate.release import CandidateRelease
+from server.features.keys import video_keys
 from server.features.ranking_inputs import VideoTable
 from server.ranking.release import RankingRelease
 from server.releases import layout
@@ -37,10 +39,12 @@ from training.release.goldens import (
     golden_viewers,
     write_ranker_goldens,
     write_tower_goldens,
+    write_video_goldens,
 )
 from training.release.index import EXACT_LIMIT, build_index
 from training.release.triton import write_triton_config
 from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
+from training.retrieval.content_tower import content_tower, export_video_tower
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
@@ -59,6 +63,8 @@ class Origin:
     dataset: str
     data_fingerprint: str
     holdout: Literal["last", "none"]
+    catalog_position: int = 0
+    """Position in the log of the catalogue's changes up to which the data set has them."""
 
 
 def stage_retrieval(
@@ -91,6 +97,9 @@ def stage_retrieval(
     export_viewer_tower(model, folder / layout.VIEWER_TOWER, stored_as)
     vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
+    placing = content_tower(model, data, stored_as)
+    export_video_tower(placing, folder / layout.VIDEO_TOWER)
+    write_triton_config(folder / layout.VIDEO_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     del index
@@ -107,8 +116,11 @@ def stage_retrieval(
         layout.EASE_WEIGHTS: model_weights,
         layout.FRESH_ROWS: fresh_rows(data, dataset.videos),
         layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(stored_as),
+        layout.CONTENT_IDS: data.content.astype(np.uint16),
         layout.POPULARITY: popularity,
     }
+    if "creator" in dataset.videos:
+        tables[layout.CREATORS] = creator_keys(dataset.videos["creator"])
     for path, table in tables.items():
         np.save(folder / path, table)
     write_texts(folder / layout.VIDEO_IDS, ids)
@@ -117,11 +129,13 @@ def stage_retrieval(
     texts = {
         layout.POPULAR_IDS: [ids[row] for row in popular],
         layout.VOCABULARY: data.vocabulary,
+        layout.CONTENT_VOCABULARY: data.content_vocabulary,
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
+    write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)
     schema = FeatureSchema.ours(
         history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
     )
@@ -135,6 +149,7 @@ def stage_retrieval(
         holdout=origin.holdout,
         feature_schema=schema,
         quotas=quotas or Quotas(),
+        catalog_position=origin.catalog_position,
         index=description,
         score_weights=ScoreWeights(),
         metrics={},
@@ -143,6 +158,14 @@ def stage_retrieval(
     release = CandidateRelease.load(folder)
     release.replay_goldens()
     return release
+
+
+def creator_keys(creators: pd.Series[str]) -> npt.NDArray[np.int64]:
+    """Return the key of each video's creator, -1 if unknown, int64[n]."""
+    known = (creators.fillna("") != "").to_numpy()
+    keys = np.full(len(creators), -1, np.int64)
+    keys[known] = video_keys(creators[known].tolist())
+    return keys
 
 
 def stage_ranker(

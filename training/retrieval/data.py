@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from server.arrays import BoolArray, Int32Array, Int64Array
 from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from server.features.content import content_ids
 from server.features.keys import unique_video_keys
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
-from training.retrieval.content import catalogue_tokens, content_ids, shared_vocabulary
+from training.retrieval.content import catalogue_tokens, shared_vocabulary
 from training.retrieval.sequences import (
     SequenceFile,
     SequenceWriter,

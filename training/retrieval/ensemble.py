@@ -41,17 +41,18 @@ class SummedTowers(nn.Module):
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, members x d]."""
-        return torch.cat([member.video_vectors() for member in self._towers()], 1)
+        return torch.cat([member.video_vectors() for member in self.towers()], 1)
 
     def content_vectors(self) -> Tensor:
         """Return the content part of every video's vector, float32[n, members x d]."""
-        return torch.cat([member.content_vectors() for member in self._towers()], 1)
+        return torch.cat([member.content_vectors() for member in self.towers()], 1)
 
     def viewer_side(self) -> ViewerSide:
         """Return the module that computes viewers' vectors from videos' vectors."""
-        return ViewerSide([member.viewer_tower for member in self._towers()])
+        return ViewerSide([member.viewer_tower for member in self.towers()])
 
-    def _towers(self) -> list[TwoTower]:
+    def towers(self) -> list[TwoTower]:
+        """Return the members."""
         return [member for member in self.members if isinstance(member, TwoTower)]
 
 

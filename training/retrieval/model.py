@@ -29,6 +29,9 @@ class VideoTower(nn.Module):
 
     content: Tensor
     watched: Tensor
+    unseen_step: Tensor
+    """Added to the estimated id embedding of unwatched videos, float32[d]; see
+    `training.retrieval.unseen`."""
 
     def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
         super().__init__()
@@ -41,6 +44,7 @@ class VideoTower(nn.Module):
         watched = torch.from_numpy(data.watch_counts() > 0).float()
         self.register_buffer("watched", watched[:, None], persistent=False)
         self.register_buffer("content", torch.from_numpy(data.content), persistent=False)
+        self.register_buffer("unseen_step", torch.zeros(d), persistent=False)
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Return vectors of the videos in `rows` int64[m], or of all: float32[m, d]."""

@@ -10,15 +10,16 @@ EXPOSURE times their share of viewers' top PLACES, since only exposure yields da
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from server.arrays import Float64Array, Int64Array
+from server.arrays import BoolArray, Float64Array, Int64Array
 from server.features.tower_inputs import tower_inputs
-from training.retrieval.content import weighted_bags
+from training.retrieval.content import token_weights, weighted_bags
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
@@ -55,8 +56,8 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
         return
     model.eval()
     tower = model.video_tower
-    known = tower.id_embedding.weight[torch.from_numpy(counts > 0)].double().numpy()
-    guessed = torch.from_numpy(ridge(data.content, counts, known).astype(np.float32))
+    guess = fit_ridge(data.content, counts, watched_embeddings(model, counts))
+    guessed = torch.from_numpy(guess.of(data.content, counts == 0).astype(np.float32))
     tower.id_embedding.weight[unseen] = guessed[unseen[torch.from_numpy(counts == 0)]]
     tower.watched[unseen] = 1.0
     if not data.last_watches:
@@ -70,7 +71,16 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
         best_scores(states, vectors, some, watched) for some in (~unseen, unseen)
     )
     lift = fair_lift(known_best, unseen_best, (states @ step)[:, None], share)
-    tower.id_embedding.weight[unseen] += lift * step
+    tower.unseen_step.copy_(lift * step)
+    tower.id_embedding.weight[unseen] += tower.unseen_step
+
+
+def watched_embeddings(model: TwoTower, counts: Int64Array) -> Float64Array:
+    """Return the id embeddings of the videos with watches, float64[m, d]."""
+    known: Float64Array = (
+        model.video_tower.id_embedding.weight[torch.from_numpy(counts > 0)].double().numpy()
+    )
+    return known
 
 
 def best_scores(
@@ -98,18 +108,41 @@ def best_scores(
     return torch.cat(parts)
 
 
-def ridge(
-    content: npt.NDArray[np.integer], counts: Int64Array, known: Float64Array
-) -> Float64Array:
-    """Predict embeddings of the videos without watches, float64[u, d].
+@dataclass(frozen=True)
+class Ridge:
+    """A linear map from content to id embeddings."""
+
+    mean: Float64Array
+    """float64[d]."""
+    effects: Float64Array
+    """What each token adds, by its weight in the bag, float64[t + 1, d]."""
+    weights: Float64Array
+    """Each token's weight before a bag is brought to length 1, float64[t + 1]."""
+
+    def of(self, content: npt.NDArray[np.integer], some: BoolArray) -> Float64Array:
+        """Return the embeddings of some videos of the catalogue that it was fitted to.
+
+        Args:
+            content: as in `fit_ridge`, int[n, c].
+            some: mask of the videos, bool[n].
+
+        Returns:
+            float64[m, d] of the m videos in `some`.
+        """
+        bags = weighted_bags(_frequent(content))[some]
+        return np.asarray(self.mean + bags @ self.effects, np.float64)
+
+
+def fit_ridge(content: npt.NDArray[np.integer], counts: Int64Array, known: Float64Array) -> Ridge:
+    """Fit the embeddings of the videos with watches.
 
     Args:
-        content: token ids, 0-padded, numbered from the most frequent, int[n, c].
+        content: token ids of each video, 0-padded, numbered from the most frequent, int[n, c].
         counts: watches of each video, int64[n].
-        known: embeddings of the videos with watches, float64[n - u, d], weighted in the
-            regression by the logarithm of the watches.
+        known: embeddings of the videos with watches, float64[m, d], weighted in the regression by
+            the logarithm of the watches.
     """
-    bags = weighted_bags(np.where(content <= TOKENS, content, 0))
+    bags = weighted_bags(_frequent(content))
     seen = counts > 0
     weights = np.log1p(counts[seen])
     mean = weights @ known / weights.sum()
@@ -118,7 +151,11 @@ def ridge(
     gram = (weighted @ read).toarray()
     gram[np.diag_indices(len(gram))] += RIDGE
     effects = np.linalg.solve(gram, weighted @ (known - mean))
-    return np.asarray(mean + bags[~seen] @ effects, np.float64)
+    return Ridge(mean, np.asarray(effects, np.float64), token_weights(_frequent(content)))
+
+
+def _frequent(content: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    return np.where(content <= TOKENS, content, 0)
 
 
 def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> float:

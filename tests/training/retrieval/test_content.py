@@ -2,13 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from training.retrieval.content import (
-    CONTENT_LIMIT,
-    catalogue_tokens,
-    content_ids,
-    content_tokens,
-    shared_vocabulary,
-)
+from server.features.content import CONTENT_LIMIT, content_ids, content_tokens
+from training.retrieval.content import catalogue_tokens, shared_vocabulary
 
 
 def test_a_video_is_described_by_tags_time_length_and_words() -> None:

@@ -12,7 +12,7 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.train import train_retrieval
-from training.retrieval.unseen import best_scores, fair_lift, fill_unseen, ridge
+from training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
 from training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
@@ -67,7 +67,7 @@ def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> 
     content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
     counts = np.array([50] * 60 + [0, 0])
     known = np.concatenate([np.full((30, 2), [1.0, 0.0]), np.full((30, 2), [0.0, 1.0])])
-    guessed = ridge(content, counts, known)
+    guessed = fit_ridge(content, counts, known).of(content, counts == 0)
     assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)
 
 
