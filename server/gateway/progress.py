@@ -1,0 +1,80 @@
+"""Whether the viewers' features lag behind the log, as the consumers of events tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Gauge
+from vireo.v1.log_pb2 import ConsumerProgress
+
+from server.event_log.log import STATE, EventLog, partition_of
+
+KEY = "progress."
+"""Begin of the keys in STATE; the partition follows."""
+MAX_SILENCE = 15.0
+"""Seconds without a word of a consumer, who speaks every 5 s, after which its events count as not
+applied. A consumer that restarts, or whose lease has to end first, is back by then."""
+
+BEHIND = Gauge(
+    "vireo_features_behind",
+    "Partitions whose events reach the viewers' features late, or whose consumer is silent.",
+)
+
+
+class Progress:
+    """The progress of each partition's consumer. Use it from one event loop."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        partitions: int,
+        max_lag: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Start with the benefit of the doubt: consumers have MAX_SILENCE to speak.
+
+        Args:
+            log: where the consumers tell.
+            partitions: number of partitions.
+            max_lag: seconds after which an event that isn't applied makes features late.
+            clock: monotonic clock in seconds.
+            wall: Unix time in seconds.
+        """
+        self._log, self._max_lag = log, max_lag
+        self._clock, self._wall = clock, wall
+        self._heard = [clock()] * partitions
+        self._oldest: list[float | None] = [None] * partitions
+        """When the oldest event that isn't applied was received, Unix seconds."""
+        BEHIND.set_function(lambda: sum(map(self._is_behind, range(partitions))))
+
+    async def follow(self) -> None:
+        """Read what consumers tell, until cancelled."""
+        async for entries in self._log.read(STATE):
+            for entry in entries:
+                if entry.key.startswith(KEY):
+                    self.heard(entry.data)
+
+    def heard(self, data: bytes) -> None:
+        """Take in one message of a consumer; one that can't be read is no sign of life."""
+        try:
+            told = ConsumerProgress.FromString(data)
+        except DecodeError:
+            return
+        if 0 <= told.partition < len(self._heard):
+            self._heard[told.partition] = self._clock()
+            oldest = told.oldest_pending
+            late = told.HasField("oldest_pending")
+            self._oldest[told.partition] = oldest.seconds + oldest.nanos / 1e9 if late else None
+
+    def behind(self, viewer_id: str) -> bool:
+        """Return whether a viewer's features may lack events that are recorded."""
+        return self._is_behind(partition_of(viewer_id, len(self._heard)))
+
+    def _is_behind(self, partition: int) -> bool:
+        if self._clock() - self._heard[partition] > MAX_SILENCE:
+            return True
+        oldest = self._oldest[partition]
+        return oldest is not None and self._wall() - oldest > self._max_lag
