@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import structlog
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.errors import NoRespondersError
+from nats.js.errors import APIError, NotFoundError
 
-from server.event_log.log import EVENTS, STREAMS, Entry, EventLog, LogAwayError, Stream
+from server.event_log.log import (
+    DEAD,
+    EVENTS,
+    STREAMS,
+    Entry,
+    EventLog,
+    LogAwayError,
+    Stream,
+    check_size,
+)
+from server.event_log.nats_connection import Connection
 from server.event_log.pull import pull
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
 
-_CONNECT_SECONDS = 2
-_RECONNECT_SECONDS = 0.25
 _APPEND_SECONDS = 2.0
 """Maximum seconds to wait until a message is stored."""
+_RETRY_SECONDS = 0.25
+"""Seconds between two attempts to connect."""
+_MAX_RETRY_SECONDS = 1.0
+"""Maximum seconds between two attempts to read, once some have failed."""
 _DUPLICATES_SECONDS = 3600.0
+_DEAD_BYTES = 1 << 30
+"""Maximum bytes of dead letters; beyond it the oldest go."""
+_HEARTBEAT_SECONDS = 10.0
+"""Seconds after which a server tells an idle reader that it is there."""
+_CLUSTER_HEARTBEAT_SECONDS = 2.0
+"""The same in a cluster: a reader's server may die without its connection being lost, since it is
+another one that it is connected to."""
+_NAME_IN_USE, _NO_ROOM = 10058, 10047
+"""JetStream's error codes: a stream was made with another configuration meanwhile; and the server
+may not store as much as the stream's maximum."""
 _PREFIX = "vireo"
 
 
@@ -31,147 +54,174 @@ class JetStreamLog(EventLog):
     """A log on one NATS server or on a cluster of them."""
 
     def __init__(self, settings: EventLogSettings) -> None:
-        """Hold the settings; the connection is opened by the first use."""
+        """Hold the settings; the first use connects."""
         self._settings = settings
-        self._client = Client()
-        self._opening: asyncio.Task[JetStreamContext] | None = None
-        self._connections = 0
-        """Number of times that the connection was made."""
-        self._reconnected = asyncio.Event()
+        self._connection: Connection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
+        self._opened_at = 0.0
+        """When the last attempt to connect began, monotonic."""
 
     async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
         """Store a message and return its position; see `EventLog`."""
+        check_size(data)
         headers = {"Nats-Msg-Id": once} if once else None
+        subject = _subject(stream, key)
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
-                streams = await self._streams()
-                stored = await streams.publish(
-                    _subject(stream, key), data, timeout=_APPEND_SECONDS, headers=headers
-                )
+                connection = await self._connected()
+                try:
+                    stored = await connection.ask(subject, data, headers)
+                except NoRespondersError:
+                    # It has lost its data, or nobody leads the stream yet: nothing was stored.
+                    await self._make_streams(connection)
+                    stored = await connection.ask(subject, data, headers)
         except (NatsError, OSError, TimeoutError) as error:
+            if connection is not None and isinstance(error, TimeoutError):
+                await self._doubt(connection)
             raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
-        return stored.seq
+        return int(stored["seq"])
 
     async def read(
         self, stream: Stream, key: str = "", after: int = 0
     ) -> AsyncIterator[Sequence[Entry]]:
         """Yield the messages after a position; see `EventLog`."""
-        prefix = _subject(stream, "")
-        away = False
+        prefix, created = _subject(stream, ""), ""
+        wait = _RETRY_SECONDS
         while True:
             try:
-                await self._streams()
-                reconnected = self._reconnected
-                async for some in pull(
-                    self._client, _name(stream), _subject(stream, key or ">"), after, reconnected
-                ):
-                    entries = [
-                        Entry(each.metadata.sequence.stream, each.subject[len(prefix) :], each.data)
-                        for each in some
-                    ]
-                    away = False
-                    yield entries
-                    if entries:
-                        after = entries[-1].position
+                connection = await self._connected()
+                info = await self._info(connection, stream)
+                if after > info["state"]["last_seq"] or created not in ("", info["created"]):
+                    log.error("the log lost messages: it is read again", stream=stream.name)
+                    after = 0
+                created = info["created"]
+                messages = pull(
+                    connection, _name(stream), _subject(stream, key or ">"), after, self._heartbeat
+                )
+                async with aclosing(messages):
+                    async for some in messages:
+                        entries = [
+                            Entry(
+                                each.metadata.sequence.stream,
+                                each.subject[len(prefix) :],
+                                each.data,
+                            )
+                            for each in some
+                        ]
+                        wait = _RETRY_SECONDS
+                        yield entries
+                        if entries:
+                            after = entries[-1].position
             except (NatsError, OSError, TimeoutError) as error:
-                if not away:
+                if wait == _RETRY_SECONDS:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
-                away = True
-            await asyncio.sleep(_RECONNECT_SECONDS)
+                wait = min(2 * wait, _MAX_RETRY_SECONDS)
+            await asyncio.sleep(wait)
 
     async def end(self, stream: Stream, key: str = "") -> int:
         """Return the position of the last message; see `EventLog`."""
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
-                streams = await self._streams()
-                last = await streams.get_last_msg(_name(stream), _subject(stream, key or ">"))
+                connection = await self._connected()
+                if not key:
+                    return int((await self._info(connection, stream))["state"]["last_seq"])
+                asked = json.dumps({"last_by_subj": _subject(stream, key)}).encode()
+                last = await connection.ask(f"$JS.API.STREAM.MSG.GET.{_name(stream)}", asked)
         except NotFoundError:
             return 0
         except (NatsError, OSError, TimeoutError) as error:
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
-        return last.seq or 0
+        return int(last["message"]["seq"])
 
     async def close(self) -> None:
         """Close the connection."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        await self._client.close()
+        if self._connection is not None:
+            await self._connection.close()
 
-    async def _streams(self) -> JetStreamContext:
-        """Return the streams once the log is connected and has them."""
-        if self._opening is None or (self._opening.done() and self._opening.exception()):
+    @property
+    def _heartbeat(self) -> float:
+        cluster = self._settings.event_replicas > 1
+        return _CLUSTER_HEARTBEAT_SECONDS if cluster else _HEARTBEAT_SECONDS
+
+    async def _connected(self) -> Connection:
+        """Return a connection to a server that has the streams, made now if there is none."""
+        if self._connection is not None and not self._connection.lost.is_set():
+            return self._connection
+        failed = self._opening is not None and self._opening.done()
+        if self._opening is None or (
+            failed and time.monotonic() - self._opened_at >= _RETRY_SECONDS
+        ):
+            self._opened_at = time.monotonic()
             self._opening = asyncio.create_task(self._open())
-        return await asyncio.shield(self._opening)
+            # All who wait for it may have gone.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # One that has just failed fails this call, too.
+        connection = await asyncio.shield(self._opening)
+        if connection.lost.is_set():
+            raise ConnectionResetError("the connection was lost")
+        return connection
 
-    async def _open(self) -> JetStreamContext:
-        settings = self._settings
-        if self._client.is_closed or not self._client.is_connected:
-            await self._connect()
-        streams = self._client.jetstream(timeout=_APPEND_SECONDS)
+    async def _open(self) -> Connection:
+        connection = await Connection.open(self._settings)
+        try:
+            await self._make_streams(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    async def _doubt(self, connection: Connection) -> None:
+        """Part with a server that didn't answer; in a cluster another one may."""
+        if len(self._settings.servers) > 1:
+            await connection.close()
+        else:
+            await connection.close_unless_alive()
+
+    async def _info(self, connection: Connection, stream: Stream) -> dict[str, Any]:
+        """Return what the server knows of a stream, made now if it isn't there."""
+        asked = f"$JS.API.STREAM.INFO.{_name(stream)}"
+        try:
+            return await connection.ask(asked)
+        except NotFoundError:
+            await self._make(connection, stream)
+            return await connection.ask(asked)
+
+    async def _make_streams(self, connection: Connection) -> None:
         for stream in STREAMS:
-            await _ensure(streams, stream, settings)
-        return streams
+            await self._info(connection, stream)
 
-    async def _connect(self) -> None:
+    async def _make(self, connection: Connection, stream: Stream) -> None:
+        """Make a stream; one that is there keeps its configuration."""
         settings = self._settings
-        options: dict[str, Any] = {}
-        if settings.nats_token.get_secret_value():
-            options["token"] = settings.nats_token.get_secret_value()
-        if settings.nats_ca:
-            import ssl
-
-            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
-        await self._client.connect(
-            settings.servers,
-            connect_timeout=_CONNECT_SECONDS,
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # any number
-            # What is published while the connection is down fails at once: callers repeat it.
-            pending_size=8 << 20,
-            error_cb=_ignore,
-            disconnected_cb=self._on_disconnect,
-            reconnected_cb=self._on_reconnect,
-            **options,
-        )
-
-    async def _on_disconnect(self) -> None:
-        log.warning("connection to the log lost")
-
-    async def _on_reconnect(self) -> None:
-        log.info("connection to the log is back")
-        # Requests of readers were lost with the connection.
-        self._reconnected.set()
-        self._reconnected = asyncio.Event()
-
-
-async def _ignore(_: Exception) -> None:
-    """Errors come back from the calls that they fail; the callbacks above report the connection."""
-
-
-async def _ensure(streams: JetStreamContext, stream: Stream, settings: EventLogSettings) -> None:
-    """Make a stream unless it is there: one that is keeps its configuration."""
-    try:
-        await streams.stream_info(_name(stream))
-        return
-    except NotFoundError:
-        pass
-    await streams.add_stream(
-        StreamConfig(
-            name=_name(stream),
-            subjects=[_subject(stream, ">")],
-            storage=StorageType.FILE,
-            num_replicas=settings.event_replicas,
-            max_msgs_per_subject=1 if stream.compacted else -1,
-            max_age=0 if stream.compacted else settings.event_retention,
-            max_bytes=settings.event_max_bytes if stream is EVENTS else -1,
+        limits = {EVENTS: settings.event_max_bytes, DEAD: _DEAD_BYTES}
+        retention = 0.0 if stream.compacted else settings.event_retention
+        configuration = {
+            "name": _name(stream),
+            "subjects": [_subject(stream, ">")],
+            "storage": "file",
+            "num_replicas": settings.event_replicas,
+            "max_msgs_per_subject": 1 if stream.compacted else -1,
+            "max_age": int(retention * 1e9),
+            "max_bytes": limits.get(stream, -1),
             # Events that nobody has read yet must not be lost for newer ones.
-            discard=DiscardPolicy.OLD if stream.compacted else DiscardPolicy.NEW,
-            duplicate_window=_DUPLICATES_SECONDS,
-            allow_direct=True,
-        )
-    )
+            "discard": "new" if stream is EVENTS else "old",
+            "duplicate_window": int(min(_DUPLICATES_SECONDS, retention) * 1e9),
+            "retention": "limits",
+        }
+        try:
+            asked = json.dumps(configuration).encode()
+            await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)
+        except APIError as error:
+            if error.err_code == _NAME_IN_USE:
+                return
+            if error.err_code == _NO_ROOM:
+                error.description = f"{error.description}; see VIREO_EVENT_MAX_BYTES"
+            raise
 
 
 def _name(stream: Stream) -> str:
@@ -183,4 +233,6 @@ def _subject(stream: Stream, key: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, APIError) and error.description:
+        return error.description
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))

@@ -10,6 +10,9 @@ import xxhash
 
 from server.errors import VireoError
 
+MAX_MESSAGE_BYTES = 1_000_000
+"""Maximum size of a message: NATS and Kafka take 1 MiB with all that they add, unless told else."""
+
 
 class LogAwayError(VireoError):
     """The log can't be reached, or stored nothing; the same append may be repeated."""
@@ -54,18 +57,20 @@ class EventLog(Protocol):
         Args:
             stream: where to.
             key: the message's key.
-            data: the message, at most 1 MiB.
+            data: the message, at most MAX_MESSAGE_BYTES.
             once: an id; if it was appended an hour ago or later, it isn't stored again.
 
         Raises:
-            LogAwayError: it may be stored or not.
+            LogAwayError: it may be stored or not; known within seconds.
+            ValueError: the message is too large.
         """
 
     def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
         """Yield the messages after a position, in order, as they come; without an end.
 
         While nothing new comes for some seconds, and once all that was there has been read, an
-        empty sequence is yielded. While the log is away it waits.
+        empty sequence is yielded. While the log is away it waits. A log that has lost messages
+        which were read is read again from its begin.
 
         Args:
             stream: what to read.
@@ -78,6 +83,12 @@ class EventLog(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+
+
+def check_size(data: bytes) -> None:
+    """Raise ValueError if a message is too large for the log."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"{len(data)} bytes are more than a message of the log may have")
 
 
 def partition_of(viewer_id: str, partitions: int) -> int:

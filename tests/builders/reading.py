@@ -1,0 +1,26 @@
+"""Reads the log as far as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import cast
+
+from server.event_log.log import Entry, EventLog, Stream
+
+_SECONDS = 60.0
+
+
+async def take(
+    log: EventLog, stream: Stream, key: str = "", after: int = 0, count: int | None = None
+) -> list[Entry]:
+    """The first messages after a position; all that are there without a count."""
+    taken: list[Entry] = []
+    reading = cast("AsyncGenerator[Sequence[Entry], None]", log.read(stream, key, after))
+    async with asyncio.timeout(_SECONDS), aclosing(reading) as some:
+        async for entries in some:
+            taken += entries
+            if (not entries) if count is None else len(taken) >= count:
+                return taken
+    raise AssertionError("reading has no end")

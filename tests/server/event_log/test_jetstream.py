@@ -1,0 +1,331 @@
+"""What JetStream keeps to beyond every log's contract, and what happens when a server fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
+from server.event_log.nats_connection import Connection
+from tests.builders.certificates import authority, signed
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.waiting import until
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    log = JetStreamLog(settings_of(nats))
+    yield log
+    await log.close()
+
+
+async def append(log: JetStreamLog, key: str, data: bytes, once: str) -> int:
+    """Append as a caller does: the same again until it is acknowledged."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await log.append(EVENTS, key, data, once)
+            except LogAwayError:
+                await asyncio.sleep(0.05)
+
+
+async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:
+    first = await log.append(EVENTS, "once", b"a", once="id")
+    assert await log.append(EVENTS, "once", b"a", once="id") == first
+    assert len(await take(log, EVENTS, "once")) == 1
+
+
+async def test_of_a_compacted_stream_only_the_last_of_each_key_is_kept(log: JetStreamLog) -> None:
+    for number in range(10):
+        await log.append(CATALOG, "a", b"%d" % number)
+        await log.append(CATALOG, "b", b"%d" % number)
+    assert [(each.key, each.data) for each in await take(log, CATALOG)] == [
+        ("a", b"9"),
+        ("b", b"9"),
+    ]
+
+
+async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    """Readers go on, and see each message once, in order."""
+    acknowledged: dict[int, bytes] = {}
+    read: list[Entry] = []
+
+    async def write(writer: int) -> None:
+        for number in range(300):
+            data = b"%d-%d" % (writer, number)
+            acknowledged[await append(log, "killed", data, f"killed-{writer}-{number}")] = data
+
+    def written(count: int) -> bool:
+        return len(acknowledged) >= count
+
+    async def follow() -> None:
+        async for entries in log.read(EVENTS, "killed"):
+            read.extend(entries)
+
+    reader = asyncio.create_task(follow())
+    writers = [asyncio.create_task(write(number)) for number in range(4)]
+    for _ in range(3):
+        enough = min(len(acknowledged) + 100, 1_200)
+        await until(partial(written, enough))
+        nats.kill()
+        await asyncio.to_thread(nats.start)
+    await asyncio.gather(*writers)
+    await until(lambda: len(read) >= 1_200)
+    reader.cancel()
+    assert {entry.position: entry.data for entry in read} == acknowledged
+    assert [entry.position for entry in read] == sorted(acknowledged)
+
+
+async def test_an_append_fails_at_once_while_the_server_is_away(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await log.append(EVENTS, "away", b"before")
+    nats.kill()
+    begun = asyncio.get_running_loop().time()
+    for _ in range(100):
+        with pytest.raises(LogAwayError, match=r"Connect call failed|connection"):
+            await log.append(EVENTS, "away", b"while")
+    assert asyncio.get_running_loop().time() - begun < 5  # a hundred timeouts take 200 s
+    await asyncio.to_thread(nats.start)
+    await append(log, "away", b"after", "after")
+    assert [each.data for each in await take(log, EVENTS, "away")] == [b"before", b"after"]
+
+
+async def test_appends_under_way_fail_when_the_connection_is_lost(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await log.append(EVENTS, "lost", b"before")
+    nats.hang()
+    under_way = asyncio.gather(
+        *(log.append(EVENTS, "lost", b"while") for _ in range(10)), return_exceptions=True
+    )
+    await asyncio.sleep(0)
+    nats.kill()
+    assert all(isinstance(each, LogAwayError) for each in await under_way)
+    await asyncio.to_thread(nats.start)
+
+
+async def test_a_server_that_hangs_is_left(nats: RunningNats, log: JetStreamLog) -> None:
+    """It may be gone for good, with the connection half open: TCP notices after minutes."""
+    await log.append(EVENTS, "hangs", b"before")
+    before = log._connection
+    nats.hang()
+    try:
+        with pytest.raises(LogAwayError, match="no answer in time"):
+            await log.append(EVENTS, "hangs", b"while")
+        assert before is not None
+        assert before.lost.is_set()
+    finally:
+        nats.go_on()
+    await append(log, "hangs", b"after", "hangs-after")
+
+
+async def test_streams_are_made_again_by_a_server_that_lost_its_data(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    """Readers read them from their begin."""
+    for number in range(10):
+        await log.append(EVENTS, "forgotten", b"%d" % number)
+    read: list[bytes] = []
+
+    async def follow() -> None:
+        async for entries in log.read(EVENTS, "forgotten"):
+            read.extend(entry.data for entry in entries)
+
+    reader = asyncio.create_task(follow())
+    await until(lambda: len(read) == 10)
+    nats.kill()
+    nats.forget()
+    await asyncio.to_thread(nats.start)
+    await append(log, "forgotten", b"new", "new")
+    await until(lambda: read[10:] == [b"new"])
+    reader.cancel()
+
+
+async def test_a_stream_that_is_deleted_is_made_again_by_the_next_append(log: JetStreamLog) -> None:
+    await log.append(EVENTS, "deleted", b"x")
+    assert log._connection is not None
+    await log._connection.ask("$JS.API.STREAM.DELETE.vireo_events")
+    assert await log.append(EVENTS, "deleted", b"y") == 1
+
+
+async def test_a_server_that_is_away_at_the_start_is_waited_for(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    nats.kill()
+    with pytest.raises(LogAwayError, match="Connect call failed"):
+        await log.end(EVENTS)
+    reading = asyncio.create_task(take(log, EVENTS, "late", 0, 1))
+    await asyncio.to_thread(nats.start)
+    await append(log, "late", b"x", "late")
+    assert [each.data for each in await reading] == [b"x"]
+
+
+async def test_a_wrong_token_is_named(nats: RunningNats) -> None:
+    log = JetStreamLog(settings_of(nats, nats_token=SecretStr("wrong")))
+    with pytest.raises(LogAwayError, match=r"Authorization Violation.*VIREO_NATS_TOKEN"):
+        await log.append(EVENTS, "0", b"x")
+    await log.close()
+
+
+async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:
+    """Append until the log refuses; what it took, and what it said then."""
+    taken: list[bytes] = []
+    while True:
+        data = os.urandom(size)
+        try:
+            await log.append(EVENTS, "0", data)
+        except LogAwayError as error:
+            return taken, str(error)
+        taken.append(data)
+
+
+async def test_a_full_stream_refuses_and_keeps_the_oldest(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        log = JetStreamLog(settings_of(server, event_max_bytes=1 << 20))
+        stored, refusal = await fill(log, 100_000)
+        assert "maximum bytes exceeded" in refusal
+        assert 0 < len(stored) < 11
+        assert [entry.data for entry in await take(log, EVENTS, "0")] == stored
+        await log.append(STATE, "progress.0", b"x")  # others aren't touched
+        await log.close()
+
+
+async def test_a_stream_that_the_server_has_no_room_for_says_which_setting(
+    tmp_path: Path,
+) -> None:
+    with running_nats(tmp_path) as server:
+        log = JetStreamLog(settings_of(server, event_max_bytes=1 << 40))
+        with pytest.raises(LogAwayError, match=r"insufficient storage.*VIREO_EVENT_MAX_BYTES"):
+            await log.append(EVENTS, "0", b"x")
+        await log.close()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 16 MiB; skips the test for a user who may not mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Once there is room, the server takes events again after a restart; not before."""
+    with small_disk(tmp_path / "disk") as disk, running_nats(disk) as server:
+        log = JetStreamLog(settings_of(server))
+        acknowledged, _ = await fill(log, 500_000)
+        assert acknowledged
+        server.kill()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        await asyncio.to_thread(server.start)
+        await append(log, "0", b"last", "last")
+        read = [entry.data for entry in await take(log, EVENTS, "0")]
+        assert read[: len(acknowledged)] == acknowledged
+        assert read[-1] == b"last"
+        await log.close()
+
+
+async def test_a_reader_that_is_slow_is_sent_no_more_than_one_request(log: JetStreamLog) -> None:
+    await asyncio.gather(*(log.append(EVENTS, "slow", b"%d" % each) for each in range(1_500)))
+    reading = log.read(EVENTS, "slow")
+    assert await anext(reading)
+    assert log._connection is not None
+    consumers = await log._connection.ask("$JS.API.CONSUMER.LIST.vireo_events")
+    delivered = [
+        each["delivered"]["consumer_seq"]
+        for each in consumers["consumers"]
+        if each["config"]["filter_subject"] == "vireo.events.slow"
+    ]
+    assert delivered == [500]
+    read = [entry.data async for entries in limited(reading, 1_000) for entry in entries]
+    assert len(read) >= 1_000
+
+
+async def limited(reading: AsyncIterator[object], count: int) -> AsyncIterator[list[Entry]]:
+    seen = 0
+    async for entries in reading:
+        assert isinstance(entries, list)
+        seen += len(entries)
+        yield entries
+        if seen >= count:
+            return
+
+
+async def test_the_connection_is_told_of_once_when_it_is_lost_and_once_when_it_is_back(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await append(log, "told", b"x", "told-1")
+        connection = log._connection
+        assert connection is not None
+        nats.kill()
+        await until(connection.lost.is_set)
+        await asyncio.to_thread(nats.start)
+        await append(log, "told", b"x", "told-2")
+    assert [each["event"] for each in logs] == [
+        "connected to the log",
+        "connection to the log lost",
+        "connected to the log",
+    ]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningNats, Path]]:
+    folder = tmp_path_factory.mktemp("tls")
+    ours = authority(folder)
+    with running_nats(folder / "nats", signed(folder, "server", ours)) as server:
+        yield server, ours.certificate
+
+
+async def test_a_log_behind_tls_is_written_and_read(tls: tuple[RunningNats, Path]) -> None:
+    server, certificate = tls
+    log = JetStreamLog(settings_of(server, nats_ca=str(certificate)))
+    await log.append(EVENTS, "0", b"x")
+    assert [each.data for each in await take(log, EVENTS, "0")] == [b"x"]
+    await log.close()
+
+
+async def test_a_certificate_that_others_signed_is_refused(
+    tls: tuple[RunningNats, Path], tmp_path: Path
+) -> None:
+    log = JetStreamLog(settings_of(tls[0], nats_ca=str(authority(tmp_path).certificate)))
+    with pytest.raises(LogAwayError, match="certificate"):
+        await log.append(EVENTS, "0", b"x")
+    await log.close()
+
+
+async def test_a_server_without_tls_does_not_see_the_token_if_tls_is_wanted(
+    nats: RunningNats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    def remember(
+        connection: Connection, token: Callable[[Connection], str] = Connection._token
+    ) -> str:
+        sent.append(token(connection))
+        return sent[0]
+
+    monkeypatch.setattr(Connection, "_token", remember)
+    log = JetStreamLog(settings_of(nats, nats_ca=str(authority(tmp_path).certificate)))
+    with pytest.raises(LogAwayError, match="secure connection"):
+        await log.append(EVENTS, "0", b"x")
+    assert sent == []
+    await log.close()
