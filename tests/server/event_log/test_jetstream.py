@@ -234,7 +234,8 @@ async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
         acknowledged, _ = await fill(log, 500_000)
         assert acknowledged
         server.kill()
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        enlarge = ["mount", "-o", "remount,size=64m", str(disk)]
+        await asyncio.to_thread(subprocess.run, enlarge, check=True)
         await asyncio.to_thread(server.start)
         await append(log, "0", b"last", "last")
         read = [entry.data for entry in await take(log, EVENTS, "0")]
@@ -315,13 +316,13 @@ async def test_a_certificate_that_others_signed_is_refused(
 async def test_a_server_without_tls_does_not_see_the_token_if_tls_is_wanted(
     nats: RunningNats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = []
+    sent: list[str] = []
 
-    def remember(
-        connection: Connection, token: Callable[[Connection], str] = Connection._token
-    ) -> str:
+    token = Connection._token
+
+    def remember(connection: Connection) -> str:
         sent.append(token(connection))
-        return sent[0]
+        return sent[-1]
 
     monkeypatch.setattr(Connection, "_token", remember)
     log = JetStreamLog(settings_of(nats, nats_ca=str(authority(tmp_path).certificate)))
