@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import grpc
@@ -49,8 +47,8 @@ class RunQueue:
         self.mean_run = 0.0
         """Recent mean seconds of a run."""
         self._thread_run_since: float | None = None
-        self._taken = False
-        self._turns: deque[asyncio.Future[None]] = deque()
+        # Of the call that runs; the others get it in the order in which they came.
+        self._turn = asyncio.Lock()
 
     @property
     def expected_wait(self) -> float:
@@ -105,21 +103,12 @@ class RunQueue:
     async def _take_turn(self, caller: Caller) -> None:
         """Wait until it is the call's turn, which `_end_turn` ends."""
         self.queued += 1
-        if self._taken:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._turns.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                WORK_ABANDONED.labels("waiting").inc()
-                if turn.cancelled():
-                    self.queued -= 1
-                    with suppress(ValueError):  # it may have been passed over already
-                        self._turns.remove(turn)
-                else:  # its turn came at the same moment
-                    self._end_turn()
-                raise
-        self._taken = True
+        try:
+            await self._turn.acquire()
+        except asyncio.CancelledError:
+            WORK_ABANDONED.labels("waiting").inc()
+            self.queued -= 1
+            raise
         if caller.gone:
             WORK_ABANDONED.labels("waiting").inc()
             self._end_turn()
@@ -127,16 +116,8 @@ class RunQueue:
 
     def _end_turn(self) -> None:
         self.queued -= 1
-        asyncio.get_running_loop().call_soon(self._next_turn)
-
-    def _next_turn(self) -> None:
-        """Wake the call that has waited longest, unless it was cancelled a moment ago."""
-        while self._turns:
-            turn = self._turns.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._taken = False
+        # Not at once: a call that comes in this iteration of the loop would run in it, too.
+        asyncio.get_running_loop().call_soon(self._turn.release)
 
     def _ran(self, seconds: float) -> None:
         self.mean_run += (_MEAN_WEIGHT if self.mean_run else 1.0) * (seconds - self.mean_run)
