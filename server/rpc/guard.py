@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
 from server.rpc import standard
+from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
 from server.rpc.standard import StreamLimit
@@ -58,7 +60,9 @@ def request_id() -> str:
 
 
 class Guard:
-    """Wraps our services' unary methods; for health, reflection and channelz see `standard`.
+    """Wraps our services' methods; for health, reflection and channelz see `standard`.
+
+    Of a stream only the start is admitted: its messages are read as its handler asks for them.
 
     Health checks are bounded only by the time in which their message must arrive: they show
     whether a server lives, and must be answered under any load.
@@ -75,6 +79,7 @@ class Guard:
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self.streams = StreamLimit(max_streams)
+        self._client_streams = ClientStreams()
         self._admissions: dict[str, Admission] = {}
         self.under_way = 0
         """Calls of our services in flight."""
@@ -88,25 +93,30 @@ class Guard:
         self._admissions[service] = admission
 
     def close(self) -> None:
-        """Refuse new calls with UNAVAILABLE from now on; those in flight continue."""
+        """Refuse new calls with UNAVAILABLE from now on; those in flight continue.
+
+        Streams end with it before their next message.
+        """
         self._closed = True
+        self._client_streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
         if method.startswith(standard.PREFIX):
             return standard.explained(handler, self.streams)
-        if method.startswith(_PACKAGES) and handler.unary_unary is not None:
+        if method.startswith(_PACKAGES) and not handler.response_streaming:
             return self._guard(method, handler)
         return handler
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         """Return a handler of raw bytes, so that parse errors can be explained.
 
-        It reads the one message itself, as of a stream: a call that is shed isn't read, and one
-        that stays silent is soon ended. To the caller it makes no difference.
+        It reads the messages itself, the one of a unary method too: a call that is shed isn't read,
+        and one that stays silent is soon ended. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         admission = self._admissions.get(method.split("/")[1])
+        streams = self._client_streams if handler.request_streaming else None
 
         async def call(sent: object, context: Context) -> Message:
             metadata = context.invocation_metadata() or ()
@@ -121,7 +131,7 @@ class Guard:
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
                 response = await _answer(
-                    method, handler, sent, context, metadata, identity, admission
+                    method, handler, sent, context, metadata, identity, admission, streams
                 )
             except RpcError as error:
                 if isinstance(error, ShedError):
@@ -163,11 +173,16 @@ async def _answer(
     metadata: Metadata,
     identity: str,
     admission: Admission | None,
+    streams: ClientStreams | None,
 ) -> Message:
-    """Return the handler's response to a valid request; anything else becomes an RpcError."""
+    """Return the handler's response to valid requests; anything else becomes an RpcError."""
     try:
         if admission is not None:
             admission.check(metadata, context.time_remaining())
+        if streams is not None:
+            requests = streams.messages(context, partial(_parse, handler.request_deserializer))
+            streamed: Message = await handler.stream_unary(requests, context)
+            return streamed
         raw = await only_message(sent, context)
         if admission is None:
             return await _handle(handler, raw, context)
@@ -193,7 +208,6 @@ async def _answer(
 
 async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:
     request = _parse(handler.request_deserializer, raw)
-    validate(request)
     response: Message = await handler.unary_unary(request, context)
     return response
 
@@ -207,9 +221,12 @@ def _caller_id(metadata: Metadata) -> str:
 
 
 def _parse(deserialize: Callable[[bytes], Message] | None, raw: bytes) -> Message:
+    """Return a valid request; raise RpcError if it isn't."""
     if deserialize is None:
         raise TypeError("the method was registered without a request type")
     try:
-        return deserialize(raw)
+        request = deserialize(raw)
     except DecodeError as error:
         raise invalid_argument([("", f"the request can't be parsed: {error}")]) from error
+    validate(request)
+    return request

@@ -1,0 +1,97 @@
+"""CatalogService: records changes of the catalogue in the log, by video."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import Counter
+from vireo.v1 import catalog_pb2 as pb
+from vireo.v1.catalog_pb2_grpc import CatalogServiceServicer
+from vireo.v1.log_pb2 import CatalogChange
+
+from server.event_log.log import CATALOG
+from server.features.keys import video_key
+from server.gateway.appender import Appended, Appender
+from server.rpc.errors import invalid_argument
+
+NAME = pb.DESCRIPTOR.services_by_name["CatalogService"].full_name
+
+CHANGES = Counter(
+    "vireo_catalog_changes", "Changes of videos that were put into the log, by kind.", ["kind"]
+)
+UPSERTED, REMOVED = CHANGES.labels("upsert"), CHANGES.labels("remove")
+_UNSIGNED = (1 << 64) - 1
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""Of the years 1 to 9999: what a google.protobuf.Timestamp may hold."""
+
+
+class CatalogServicer(CatalogServiceServicer):
+    """Records changes of the catalogue."""
+
+    def __init__(self, appender: Appender) -> None:
+        """Record by `appender`."""
+        self._appender = appender
+
+    async def UpsertVideos(  # noqa: N802
+        self, request: pb.UpsertVideosRequest, _: Any
+    ) -> pb.UpsertVideosResponse:
+        """Add or replace videos."""
+        videos = request.videos
+        _check_distinct("videos", ".video_id", [video.video_id for video in videos])
+        _check_published(videos)
+        await self._appender.append(_messages(videos, removed=False))
+        UPSERTED.inc(len(videos))
+        return pb.UpsertVideosResponse(upserted=len(videos))
+
+    async def RemoveVideos(  # noqa: N802
+        self, request: pb.RemoveVideosRequest, _: Any
+    ) -> pb.RemoveVideosResponse:
+        """Remove videos."""
+        _check_distinct("video_ids", "", request.video_ids)
+        videos = [pb.Video(video_id=video_id) for video_id in request.video_ids]
+        await self._appender.append(_messages(videos, removed=True))
+        REMOVED.inc(len(videos))
+        return pb.RemoveVideosResponse(removed=len(videos))
+
+
+def _messages(videos: Sequence[pb.Video], *, removed: bool) -> Iterator[Appended]:
+    received_at = Timestamp()
+    received_at.FromNanoseconds(time.time_ns())
+    for video in videos:
+        change = CatalogChange(video=video, removed=removed, received_at=received_at)
+        yield Appended(CATALOG, catalog_key(video.video_id), change.SerializeToString())
+
+
+def catalog_key(video_id: str) -> str:
+    """Return the key of a video's changes in the log."""
+    return f"{video_key(video_id) & _UNSIGNED:016x}"
+
+
+def _check_published(videos: Sequence[pb.Video]) -> None:
+    """Raise INVALID_ARGUMENT that names each time that isn't one."""
+    problems = [
+        (f"videos[{index}].published", "must be from the year 1 to 9999, with nanos below 10^9")
+        for index, video in enumerate(videos)
+        if not (
+            _FIRST_SECOND <= video.published.seconds <= _LAST_SECOND
+            and 0 <= video.published.nanos < 1_000_000_000
+        )
+    ]
+    if problems:
+        raise invalid_argument(problems)
+
+
+def _check_distinct(field: str, path: str, ids: Sequence[str]) -> None:
+    """Raise INVALID_ARGUMENT that names each id that was there before."""
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    problems = [
+        (f"{field}[{index}]{path}", f"is that of {field}[{before}]")
+        for index, each in enumerate(ids)
+        if (before := first.setdefault(each, index)) != index
+    ]
+    raise invalid_argument(problems)

@@ -1,0 +1,201 @@
+"""EventService: checks batches of events, and records them in the log by partition."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
+from prometheus_client import Counter
+from vireo.v1 import event_pb2 as pb
+from vireo.v1.event_pb2_grpc import EventServiceServicer
+from vireo.v1.log_pb2 import RecordedEvents
+
+from server.event_log.log import EVENTS, partition_of
+from server.gateway.allowance import Allowance
+from server.gateway.appender import Appended, Appender
+from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument
+
+NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
+
+RECORDED = Counter("vireo_events_recorded", "Events that were put into the log, by kind.", ["kind"])
+REFUSED = Counter(
+    "vireo_events_refused",
+    "Events that were refused: the caller's clock is off (`future`, `past`), or what they say is "
+    "`invalid`; or the whole batch came `too_fast`, or couldn't be put into the log (`away`).",
+    ["reason"],
+)
+_MAX_MESSAGE_BYTES = 512 << 10
+"""Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
+_NANOS = 1_000_000_000
+_KINDS = {number: name.removeprefix("EVENT_KIND_").lower() for name, number in pb.EventKind.items()}
+
+for _reason in ("future", "past", "invalid", "too_fast", "away"):
+    REFUSED.labels(_reason)
+for _kind in _KINDS.values():
+    if _kind != "unspecified":  # so that each is exported as 0 before it happens
+        RECORDED.labels(_kind)
+
+
+@dataclass(frozen=True)
+class EventLimits:
+    """Limits of one gateway."""
+
+    max_future: float
+    """Maximum seconds by which an event may lie in the future."""
+    max_past: float
+    """Maximum seconds by which it may lie in the past."""
+    max_rate: float
+    """Maximum events a second."""
+    max_streams: int
+    """Maximum concurrent streams."""
+
+
+class EventServicer(EventServiceServicer):
+    """Records events. Use it from one event loop."""
+
+    def __init__(self, appender: Appender, partitions: int, limits: EventLimits) -> None:
+        """Record by `appender`, to the log's `partitions`."""
+        self._appender = appender
+        self._partitions = partitions
+        self._limits = limits
+        self._allowance = Allowance(limits.max_rate)
+        self._streams = 0
+
+    async def RecordEvents(  # noqa: N802
+        self, request: pb.RecordEventsRequest, _: Any
+    ) -> pb.RecordEventsResponse:
+        """Record a batch of events."""
+        try:
+            self._allowance.take(len(request.events))
+        except RpcError:
+            REFUSED.labels("too_fast").inc(len(request.events))
+            raise
+        await self._record(request.events)
+        return pb.RecordEventsResponse(recorded=len(request.events))
+
+    async def StreamEvents(  # noqa: N802
+        self, requests: AsyncIterator[pb.StreamEventsRequest], _: Any
+    ) -> pb.StreamEventsResponse:
+        """Record batches until the stream ends."""
+        if self._streams >= self._limits.max_streams:
+            raise ShedError(ShedReason.STREAMS)
+        self._streams += 1
+        recorded = 0
+        try:
+            async for request in requests:
+                await self._allowance.wait(len(request.events))
+                await self._record(request.events)
+                recorded += len(request.events)
+        except RpcError as error:
+            raise _ended(error, recorded) from error
+        finally:
+            self._streams -= 1
+        return pb.StreamEventsResponse(recorded=recorded)
+
+    async def _record(self, events: Sequence[pb.Event]) -> None:
+        """Put events into the log, all of them or none.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT; or UNAVAILABLE, and then some may be in the log.
+        """
+        now = time.time_ns()
+        if problems := list(self._problems(events, now)):
+            for reason, count in Tally(reason for _, _, reason in problems).items():
+                REFUSED.labels(reason).inc(count)
+            raise invalid_argument([(field, description) for field, description, _ in problems])
+        distinct = {event.event_id: event for event in events}.values()
+        try:
+            await self._appender.append(messages(distinct, self._partitions, now))
+        except RpcError:
+            REFUSED.labels("away").inc(len(events))
+            raise
+        for kind, count in Tally(event.kind for event in events).items():
+            RECORDED.labels(_KINDS[kind]).inc(count)
+
+    def _problems(self, events: Sequence[pb.Event], now: int) -> Iterator[tuple[str, str, str]]:
+        """Yield what the protos' rules can't say: the field, what is wrong with it, and the kind.
+
+        Args:
+            events: the events, valid by the protos' rules.
+            now: nanoseconds since the epoch.
+        """
+        limits, seconds = self._limits, now / _NANOS
+        earliest, latest = seconds - limits.max_past, seconds + limits.max_future
+        for index, event in enumerate(events):
+            kind = event.kind
+            if kind == pb.EVENT_KIND_FOLLOW:
+                if not event.creator:
+                    yield f"events[{index}].creator", "is required for a FOLLOW", "invalid"
+            elif not event.video_id:
+                yield f"events[{index}].video_id", "is required unless it is a FOLLOW", "invalid"
+            if kind != pb.EVENT_KIND_PLAY:
+                for field in ("watched_seconds", "watched_fraction"):
+                    if event.HasField(field):
+                        yield f"events[{index}].{field}", "is for a PLAY only", "invalid"
+            if not event.HasField("time"):
+                continue
+            at = event.time
+            if not 0 <= at.nanos < _NANOS:
+                yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
+            elif at.seconds < earliest:
+                description = f"must be at most {limits.max_past:,.0f} s in the past"
+                yield f"events[{index}].time", description, "past"
+            elif at.seconds > latest:
+                description = f"must be at most {limits.max_future:,.0f} s in the future"
+                yield f"events[{index}].time", description, "future"
+
+
+def messages(events: Iterable[pb.Event], partitions: int, now: int) -> Iterator[Appended]:
+    """Yield the log's messages for events; those without a time get it.
+
+    Args:
+        events: valid events.
+        partitions: number of the log's partitions.
+        now: nanoseconds since the epoch.
+    """
+    split: dict[int, list[pb.Event]] = {}
+    if partitions == 1:
+        split[0] = list(events)
+    else:
+        for event in events:
+            split.setdefault(partition_of(event.viewer_id, partitions), []).append(event)
+    received_at = Timestamp()
+    received_at.FromNanoseconds(now)
+    for partition, some in split.items():
+        for message in _bounded(some):
+            data = message.SerializeToString(deterministic=True)
+            # Of what the caller sent, so that a repeated call has the same id.
+            once = xxhash.xxh3_128_hexdigest(data)
+            message.received_at.CopyFrom(received_at)
+            for event in message.events:
+                if not event.HasField("time"):
+                    event.time.CopyFrom(received_at)
+            yield Appended(EVENTS, str(partition), message.SerializeToString(), once)
+
+
+def _bounded(events: list[pb.Event]) -> Iterator[RecordedEvents]:
+    """Yield messages of at most _MAX_MESSAGE_BYTES with these events."""
+    message = RecordedEvents(events=events)
+    if message.ByteSize() <= _MAX_MESSAGE_BYTES or len(events) == 1:
+        yield message
+        return
+    half = len(events) // 2
+    yield from _bounded(events[:half])
+    yield from _bounded(events[half:])
+
+
+def _ended(error: RpcError, recorded: int) -> RpcError:
+    """Return the error of a stream, which says how many of its events are in the log."""
+    info = error_details_pb2.ErrorInfo(
+        reason="STREAM_ENDED", domain="vireo.v1", metadata={"recorded": str(recorded)}
+    )
+    details: list[Message] = [*error.details, info]
+    message = f"{error.message}; {recorded} events of the stream were recorded"
+    return RpcError(error.code, message, details)

@@ -1,0 +1,119 @@
+"""A server with EventService and CatalogService alone, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+from vireo.v1 import event_pb2
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub, add_CatalogServiceServicer_to_server
+from vireo.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
+
+from server.event_log.log import EventLog
+from server.gateway import catalog, events
+from server.gateway.appender import Appender
+from server.gateway.catalog import CatalogServicer
+from server.gateway.events import EventLimits, EventServicer
+from server.rpc.server import RpcServer
+from tests.builders.rpc import rpc_settings
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """The server, and how callers reach it."""
+
+    server: RpcServer
+    channel: grpc.aio.Channel
+    events: Any
+    """Stub of EventService."""
+    catalog: Any
+    """Stub of CatalogService."""
+
+
+@asynccontextmanager
+async def recording(
+    log: EventLog | None, partitions: int = 1, **limits: float
+) -> AsyncIterator[Recorder]:
+    """Run one that appends to `log`."""
+    server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
+    appender = Appender(log)
+    allowed: dict[str, Any] = {
+        "max_future": 600,
+        "max_past": 7 * 86_400,
+        "max_rate": 1e9,
+        "max_streams": 10,
+        **limits,
+    }
+    recorder = EventServicer(appender, partitions, EventLimits(**allowed))
+    server.add(events.NAME, partial(add_EventServiceServicer_to_server, recorder))
+    changer = CatalogServicer(appender)
+    server.add(catalog.NAME, partial(add_CatalogServiceServicer_to_server, changer))
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield Recorder(server, channel, EventServiceStub(channel), CatalogServiceStub(channel))
+    finally:
+        await server.drain()
+
+
+def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:
+    """An event."""
+    return event_pb2.Event(
+        event_id=event_id,
+        viewer_id=viewer_id,
+        video_id=video_id,
+        **{"kind": event_pb2.EVENT_KIND_PLAY, **more},
+    )
+
+
+def batch(events: Sequence[Any]) -> event_pb2.RecordEventsRequest:
+    """A batch of events."""
+    return event_pb2.RecordEventsRequest(events=events)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a call failed."""
+
+    code: grpc.StatusCode
+    message: str
+    fields: tuple[str, ...]
+    """The fields that violate something."""
+    retry_seconds: float | None
+    recorded: int | None
+    """How many events of a stream were recorded."""
+
+
+async def failure_of(call: Any) -> Failure:
+    """How a call fails."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return _explained(error)
+    raise AssertionError("the call succeeded")
+
+
+def _explained(error: grpc.aio.AioRpcError) -> Failure:
+    trailing = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
+    bad, retry, info = (
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.ErrorInfo(),
+    )
+    fields: tuple[str, ...] = ()
+    seconds, recorded = None, None
+    for detail in status.details:
+        if detail.Unpack(bad):
+            fields = tuple(each.field for each in bad.field_violations)
+        elif detail.Unpack(retry):
+            seconds = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(info):
+            assert (info.reason, info.domain) == ("STREAM_ENDED", "vireo.v1")
+            recorded = int(info.metadata["recorded"])
+    return Failure(error.code(), error.details() or "", fields, seconds, recorded)

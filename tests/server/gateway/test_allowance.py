@@ -1,0 +1,47 @@
+import asyncio
+from datetime import timedelta
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from server.gateway.allowance import Allowance
+from server.rpc.errors import RpcError
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_is_allowed_in_a_second_is_taken_at_once_and_then_as_fast_as_it_comes_back() -> None:
+    clock = Clock()
+    allowance = Allowance(1000, clock)
+    allowance.take(600)
+    allowance.take(900)  # more than is left, but a batch is taken as a whole
+    with pytest.raises(RpcError) as refused:
+        allowance.take(1)
+    assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    [retry] = refused.value.details
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=0.5)
+    clock.now += 0.51
+    allowance.take(1)
+
+
+def test_a_long_pause_allows_no_more_than_one_second_does() -> None:
+    clock = Clock()
+    allowance = Allowance(10, clock)
+    clock.now += 1000
+    allowance.take(10)
+    with pytest.raises(RpcError):
+        allowance.take(1)
+
+
+async def test_who_waits_gets_it_as_soon_as_it_is_there() -> None:
+    allowance = Allowance(1000)
+    allowance.take(1050)
+    async with asyncio.timeout(30):
+        await allowance.wait(1)

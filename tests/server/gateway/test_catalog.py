@@ -1,0 +1,143 @@
+"""What CatalogService puts into a real log, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import catalog_pb2 as pb
+from vireo.v1.log_pb2 import CatalogChange
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG
+from server.features.keys import video_key
+from server.gateway.catalog import catalog_key
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.recording import Recorder, failure_of, recording
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    log = JetStreamLog(settings_of(nats))
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def recorder(log: JetStreamLog) -> AsyncIterator[Recorder]:
+    async with recording(log) as recorder:
+        yield recorder
+
+
+async def changes(log: JetStreamLog) -> dict[str, CatalogChange]:
+    """The last change of each video, by its id."""
+    found = {}
+    for entry in await take(log, CATALOG):
+        change = CatalogChange.FromString(entry.data)
+        assert entry.key == catalog_key(change.video.video_id)
+        assert change.HasField("received_at")
+        found[change.video.video_id] = change
+    return found
+
+
+def test_a_key_is_the_videos_in_hexadecimal() -> None:
+    for number in range(20):
+        assert int(catalog_key(f"v{number}"), 16) == video_key(f"v{number}") % (1 << 64)
+        assert len(catalog_key(f"v{number}")) == 16
+
+
+async def test_the_last_change_of_each_video_is_in_the_log_when_the_call_returns(
+    recorder: Recorder, log: JetStreamLog
+) -> None:
+    videos = [
+        pb.Video(
+            video_id="new",
+            title="A title",
+            tags=["a", "b"],
+            published=Timestamp(seconds=1_700_000_000),
+            duration=61.5,
+            creator="someone",
+        ),
+        pb.Video(video_id="é / ."),
+        pb.Video(video_id="later removed"),
+    ]
+    answer = await recorder.catalog.UpsertVideos(pb.UpsertVideosRequest(videos=videos))
+    assert answer.upserted == 3
+    ids = ["later removed", "never known"]
+    removed = await recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=ids))
+    assert removed.removed == 2
+    found = await changes(log)
+    assert {each.video_id: each for each in videos[:2]} == {
+        name: change.video for name, change in found.items() if not change.removed
+    }
+    assert {name for name, change in found.items() if change.removed} == set(ids)
+    assert found["never known"].video == pb.Video(video_id="never known")
+
+
+async def test_a_thousand_videos_are_taken_at_once(recorder: Recorder, log: JetStreamLog) -> None:
+    end = await log.end(CATALOG)
+    videos = [pb.Video(video_id=f"many-{number}") for number in range(1000)]
+    await recorder.catalog.UpsertVideos(pb.UpsertVideosRequest(videos=videos))
+    assert len(await take(log, CATALOG, after=end)) == 1000
+
+
+def video(video_id: str = "v", **fields: Any) -> pb.Video:
+    return pb.Video(video_id=video_id, **fields)
+
+
+@pytest.mark.parametrize(
+    ("videos", "fields"),
+    [
+        ([], ["videos"]),
+        ([video(str(number)) for number in range(1001)], ["videos"]),
+        ([video(), video("")], ["videos[1].video_id"]),
+        ([video("a"), video("b"), video("a"), video("a")], ["videos[2].video_id", "videos[3].v"]),
+        ([video("i" * 129)], ["videos[0].video_id"]),
+        ([video(title="t" * 1001)], ["videos[0].title"]),
+        ([video(tags=["t"] * 65)], ["videos[0].tags"]),
+        ([video(tags=[""])], ["videos[0].tags[0]"]),
+        ([video(duration=-1)], ["videos[0].duration"]),
+        ([video(published=Timestamp(seconds=2**60))], ["videos[0].published"]),
+        ([video(published=Timestamp(nanos=2**30))], ["videos[0].published"]),
+    ],
+)
+async def test_an_invalid_video_is_named_and_nothing_is_changed(
+    recorder: Recorder, log: JetStreamLog, videos: list[pb.Video], fields: list[str]
+) -> None:
+    end = await log.end(CATALOG)
+    call = recorder.catalog.UpsertVideos(pb.UpsertVideosRequest(videos=videos))
+    failure = await failure_of(call)
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert all(map(str.startswith, failure.fields, fields)), failure
+    assert len(failure.fields) == len(fields)
+    assert await log.end(CATALOG) == end
+
+
+@pytest.mark.parametrize(
+    ("ids", "field"), [([], "video_ids"), (["a", ""], "video_ids[1]"), (["a", "a"], "video_ids[1]")]
+)
+async def test_an_invalid_removal_is_named(recorder: Recorder, ids: list[str], field: str) -> None:
+    call = recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=ids))
+    failure = await failure_of(call)
+    assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+
+
+async def test_while_the_log_is_away_the_caller_may_repeat(
+    nats: RunningNats, recorder: Recorder, log: JetStreamLog
+) -> None:
+    await recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=["a"]))
+    nats.kill()
+    request = pb.UpsertVideosRequest(videos=[video(str(number)) for number in range(300)])
+    failure = await failure_of(recorder.catalog.UpsertVideos(request, timeout=30))
+    assert (failure.code, failure.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, 1)
+    nats.start()

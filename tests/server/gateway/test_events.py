@@ -1,0 +1,339 @@
+"""What EventService puts into a real log, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
+from vireo.v1 import event_pb2 as pb
+from vireo.v1.log_pb2 import RecordedEvents
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, partition_of
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.recording import Recorder, batch, failure_of, play, recording
+from tests.builders.waiting import until
+
+PLAY, FOLLOW = pb.EVENT_KIND_PLAY, pb.EVENT_KIND_FOLLOW
+OK = grpc.StatusCode.OK
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    log = JetStreamLog(settings_of(nats))
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def recorder(log: JetStreamLog) -> AsyncIterator[Recorder]:
+    async with recording(log) as recorder:
+        yield recorder
+
+
+@pytest.fixture
+async def end(log: JetStreamLog) -> int:
+    """The log's end before the test."""
+    return await log.end(EVENTS)
+
+
+def recorded(entries: list[Any]) -> list[pb.Event]:
+    return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def ago(seconds: float) -> Timestamp:
+    at = Timestamp()
+    at.FromNanoseconds(time.time_ns() - round(seconds * 1e9))
+    return at
+
+
+async def test_a_batch_is_in_the_log_as_it_was_sent_when_the_call_returns(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    before = counted("vireo_events_recorded_total", kind="play")
+    sent = [
+        play("a", time=ago(60), watched_fraction=0.25, request_id="r", position=3, locale="de-CH"),
+        play("b", "other", kind=pb.EVENT_KIND_LIKE, time=ago(0)),
+        pb.Event(event_id="c", viewer_id="v", kind=FOLLOW, creator="someone", time=ago(DAY)),
+    ]
+    answer = await recorder.events.RecordEvents(batch(sent))
+    assert answer.recorded == 3
+    [entry] = await take(log, EVENTS, after=end)
+    assert entry.key == "0"
+    assert recorded([entry]) == sent
+    received = RecordedEvents.FromString(entry.data).received_at
+    assert abs(received.ToNanoseconds() - time.time_ns()) < 60e9
+    assert counted("vireo_events_recorded_total", kind="play") == before + 1
+
+
+async def test_an_event_without_a_time_happened_when_it_was_received(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    await recorder.events.RecordEvents(batch([play("no-time")]))
+    [entry] = await take(log, EVENTS, after=end)
+    message = RecordedEvents.FromString(entry.data)
+    assert message.events[0].time == message.received_at
+
+
+@pytest.mark.parametrize("timed", [True, False])
+async def test_the_same_batch_again_is_stored_once(
+    recorder: Recorder, log: JetStreamLog, end: int, *, timed: bool
+) -> None:
+    request = batch([play(f"again-{timed}", time=ago(5) if timed else None)])
+    for _ in range(3):
+        assert (await recorder.events.RecordEvents(request)).recorded == 1
+    assert len(await take(log, EVENTS, after=end)) == 1
+
+
+async def test_an_id_that_is_twice_in_a_batch_counts_once(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    answer = await recorder.events.RecordEvents(batch([play("x"), play("y"), play("x")]))
+    assert answer.recorded == 3
+    assert sorted(each.event_id for each in recorded(await take(log, EVENTS, after=end))) == [
+        "x",
+        "y",
+    ]
+
+
+async def test_events_go_to_the_partition_of_their_viewer(log: JetStreamLog, end: int) -> None:
+    viewers = [f"viewer-{number}" for number in range(100)]
+    async with recording(log, partitions=4) as recorder:
+        await recorder.events.RecordEvents(batch([play(f"p-{each}", each) for each in viewers]))
+    entries = await take(log, EVENTS, after=end)
+    assert {each.key for each in entries} == {"0", "1", "2", "3"}
+    for entry in entries:
+        partitions = {partition_of(each.viewer_id, 4) for each in recorded([entry])}
+        assert partitions == {int(entry.key)}
+    assert {each.viewer_id for each in recorded(entries)} == set(viewers)
+
+
+async def test_the_largest_batch_fits_into_a_log_that_takes_messages_of_a_mebibyte(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    wide = "w" * 128
+    events = [
+        play(f"{number:04d}{wide[4:]}", wide, wide, request_id=wide, creator=wide, locale="l" * 35)
+        for number in range(1000)
+    ]
+    request = batch(events)
+    assert 0.6 * (1 << 20) < request.ByteSize() < 1 << 20
+    assert (await recorder.events.RecordEvents(request)).recorded == 1000
+    entries = await take(log, EVENTS, after=end)
+    assert len(recorded(entries)) == 1000
+    assert max(len(each.data) for each in entries) < 600 << 10
+
+
+INVALID: dict[str, tuple[list[Any], list[str]]] = {
+    "no events": ([], ["events"]),
+    "1,001 events": ([play(str(number)) for number in range(1001)], ["events"]),
+    "no id": ([play("")], ["events[0].event_id"]),
+    "no viewer": ([play("a"), play("b", "")], ["events[1].viewer_id"]),
+    "no kind": ([play("a", kind=0)], ["events[0].kind"]),
+    "an unknown kind": ([play("a", kind=99)], ["events[0].kind"]),
+    "no video": ([play("a", video_id="")], ["events[0].video_id"]),
+    "no creator": ([play("a", kind=FOLLOW)], ["events[0].creator"]),
+    "a huge id": ([play("i" * 129)], ["events[0].event_id"]),
+    "a huge video": ([play("a", video_id="é" * 65)], ["events[0].video_id"]),
+    "below 0 s": ([play("a", watched_seconds=-0.1)], ["events[0].watched_seconds"]),
+    "above a day": ([play("a", watched_seconds=86_401)], ["events[0].watched_seconds"]),
+    "not a number": ([play("a", watched_seconds=float("nan"))], ["events[0].watched_seconds"]),
+    "a fraction of 1.1": ([play("a", watched_fraction=1.1)], ["events[0].watched_fraction"]),
+    "a like that was watched": (
+        [play("a", kind=pb.EVENT_KIND_LIKE, watched_fraction=0.5)],
+        ["events[0].watched_fraction"],
+    ),
+    "position 501": ([play("a", position=501)], ["events[0].position"]),
+    "a time that is none": (
+        [play("a", time=Timestamp(seconds=int(time.time()), nanos=-1))],
+        ["events[0].time"],
+    ),
+    "the year -5000": ([play("a", time=Timestamp(seconds=-(2**62)))], ["events[0].time"]),
+    "many": (
+        [play(str(number), video_id="") for number in range(50)],
+        [f"events[{number}].video_id" for number in range(20)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("events", "fields"), INVALID.values(), ids=INVALID)
+async def test_an_invalid_event_is_named_and_nothing_of_its_batch_is_recorded(
+    recorder: Recorder, log: JetStreamLog, end: int, events: list[Any], fields: list[str]
+) -> None:
+    batches = [batch(events)] if not events else [batch([*events[:999], play("fine")])]
+    if len(events) > 1000:
+        batches = [batch(events)]
+    for each in batches:
+        failure = await failure_of(recorder.events.RecordEvents(each))
+        assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert list(failure.fields) == fields
+    assert await log.end(EVENTS) == end
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"), [(-601 - DAY, "future"), (8 * DAY, "past"), (-590, ""), (6 * DAY, "")]
+)
+async def test_a_clock_that_is_off_is_refused_beyond_the_bounds_and_counted(
+    recorder: Recorder, seconds: float, reason: str
+) -> None:
+    request = batch([play(f"off {seconds}", time=ago(seconds)), play(f"on {seconds}")])
+    before = counted("vireo_events_refused_total", reason=reason)
+    call = recorder.events.RecordEvents(request)
+    if not reason:
+        assert (await call).recorded == 2
+        return
+    failure = await failure_of(call)
+    assert (failure.code, failure.fields) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        ("events[0].time",),
+    )
+    assert reason in failure.message
+    assert counted("vireo_events_refused_total", reason=reason) == before + 1
+
+
+async def test_more_than_a_mebibyte_is_refused_by_its_size(recorder: Recorder) -> None:
+    raw: Any = recorder.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
+    failure = await failure_of(raw(b"\x0a\x03abc" * ((1 << 20) // 5 + 1)))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_text_that_is_no_utf8_is_invalid(recorder: Recorder) -> None:
+    raw: Any = recorder.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
+    failure = await failure_of(raw(b"\x0a\x04\x0a\x02\xff\xfe"))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_whoever_is_too_fast_is_told_when_to_come_back(log: JetStreamLog, end: int) -> None:
+    async with recording(log, max_rate=0.1) as recorder:
+        await recorder.events.RecordEvents(batch([play("fast 1"), play("fast 2")]))
+        failure = await failure_of(recorder.events.RecordEvents(batch([play("fast 3")])))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.retry_seconds is not None
+    assert 10 < failure.retry_seconds < 20
+    assert len(recorded(await take(log, EVENTS, after=end))) == 2
+
+
+async def test_without_a_log_the_operator_is_told_what_to_set() -> None:
+    async with recording(None) as recorder:
+        failure = await failure_of(recorder.events.RecordEvents(batch([play("a")])))
+    assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+    assert "VIREO_NATS_URL" in failure.message
+
+
+async def code_of(call: Any) -> grpc.StatusCode:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call
+    code: grpc.StatusCode = await call.code()
+    assert code in (OK, grpc.StatusCode.UNAVAILABLE)
+    return code
+
+
+async def stream(recorder: Recorder, *batches: list[Any]) -> Any:
+    async def requests() -> AsyncIterator[pb.StreamEventsRequest]:
+        for events in batches:
+            yield pb.StreamEventsRequest(events=events)
+
+    return await recorder.events.StreamEvents(requests())
+
+
+async def test_a_stream_records_its_batches_in_order(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    answer = await stream(recorder, [play("s-1"), play("s-2")], [play("s-3")])
+    assert answer.recorded == 3
+    events = recorded(await take(log, EVENTS, after=end))
+    assert [each.event_id for each in events] == ["s-1", "s-2", "s-3"]
+    assert (await stream(recorder)).recorded == 0
+
+
+async def test_a_stream_that_fails_says_how_much_of_it_is_recorded(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    failure = await failure_of(stream(recorder, [play("f-1"), play("f-2")], [play("")], [play("")]))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (failure.fields, failure.recorded) == (("events[0].event_id",), 2)
+    assert len(recorded(await take(log, EVENTS, after=end))) == 2
+
+
+async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    call = recorder.events.StreamEvents()
+    await call.write(pb.StreamEventsRequest(events=[play("left")]))
+
+    await take(log, EVENTS, after=end, count=1)
+    call.cancel()
+    await until(lambda: not recorder.server.under_way)
+    assert len(recorded(await take(log, EVENTS, after=end))) == 1
+
+
+async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
+    log: JetStreamLog,
+) -> None:
+    async with recording(log, max_streams=2) as recorder:
+        held = [recorder.events.StreamEvents() for _ in range(2)]
+        for number, call in enumerate(held):
+            await call.write(pb.StreamEventsRequest(events=[play(f"held-{number}")]))
+        await until(lambda: recorder.server.under_way == 2)
+        many = [failure_of(recorder.events.StreamEvents()) for _ in range(500)]
+        failures = await asyncio.gather(*many)
+        assert {each.code for each in failures} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert {each.retry_seconds for each in failures} == {0.1}
+        for call in held:
+            await call.done_writing()
+            assert (await call).recorded == 1
+        assert (await stream(recorder, [play("place")])).recorded == 1
+
+
+async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
+    log: JetStreamLog,
+) -> None:
+    async with recording(log) as recorder:
+        call = recorder.events.StreamEvents()
+        await call.write(pb.StreamEventsRequest(events=[play("drain")]))
+        await until(lambda: counted("vireo_log_append_seconds_count") > 0)
+        await until(lambda: recorder.server.under_way == 1)
+        draining = asyncio.ensure_future(recorder.server.drain())
+        failure = await failure_of(call)
+        await draining
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+    assert "shuts down" in failure.message
+    assert (failure.recorded, failure.retry_seconds) == (1, 0)
+
+
+async def test_while_the_log_is_away_nothing_is_acknowledged_and_the_caller_may_repeat(
+    nats: RunningNats, recorder: Recorder, log: JetStreamLog
+) -> None:
+    await recorder.events.RecordEvents(batch([play("before")]))
+    end = await log.end(EVENTS)
+    nats.kill()
+    before = counted("vireo_events_refused_total", reason="away")
+    failure = await failure_of(recorder.events.RecordEvents(batch([play("away")]), timeout=30))
+    assert (failure.code, failure.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, 1)
+    assert counted("vireo_events_refused_total", reason="away") == before + 1
+    failure = await failure_of(stream(recorder, [play("away")]))
+    assert (failure.code, failure.recorded) == (grpc.StatusCode.UNAVAILABLE, 0)
+    nats.start()
+    while (await code_of(recorder.events.RecordEvents(batch([play("away")])))) is not OK:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert {each.event_id for each in recorded(await take(log, EVENTS, after=end))} == {"away"}
