@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +16,13 @@ from typing import TypeAlias
 import grpc
 import numpy as np
 from google.protobuf.message import Message
-from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc
+from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
 
 from bench.speed.floor import InProcess
 from bench.speed.h2load import Prepared, Target
 from server.candidate.pipeline import CandidateQuery
 from server.candidate.service import decode
 from server.errors import VireoError
-from server.gateway.deadline import Deadline
 from server.gateway.features import FeatureReader
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.retrieve import retrieve_request
@@ -61,25 +62,35 @@ Ask: TypeAlias = Callable[[Question], Awaitable[object]]
 """Asks a question, and raises VireoError unless the answer is the right slate."""
 
 
-def feature_reader(features: Path) -> FeatureReader:
-    """Return a reader of viewers' features from a Feast repository, as gateways have."""
+def read_viewers(features: Path, viewer_ids: Iterable[str]) -> list[viewer_pb2.ViewerFeatures]:
+    """Return viewers' features from a Feast repository, read as gateways do."""
     # Feast imports torch if it is installed, which takes seconds.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    return FeatureReader(features, _SECONDS)
+
+    def read() -> list[viewer_pb2.ViewerFeatures]:
+        reader = FeatureReader(features, _SECONDS)
+
+        async def all_of_them() -> list[viewer_pb2.ViewerFeatures]:
+            return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
+
+        return asyncio.run(all_of_them())
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs
+        return thread.submit(read).result()
 
 
 def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
     """Return a request of each of a data set's first viewers to the newest trained release."""
     chain = InProcess.load(home.trained_release(dataset))
-    reader = feature_reader(home.features(dataset))
     manifest = chain.candidate.release.manifest
     moment = int(time.time())
     questions = []
-    for viewer_id in load_watches(home, dataset)["viewer_id"].drop_duplicates().head(viewers):
+    viewer_ids = load_watches(home, dataset)["viewer_id"].drop_duplicates().head(viewers).tolist()
+    known = read_viewers(home.features(dataset), viewer_ids)
+    for viewer_id, viewer in zip(viewer_ids, known, strict=True):
         request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=PAGE)
         request.context.time.FromSeconds(moment)  # else the slate could change by the minute
-        query = RecommendQuery.of(request, _REQUEST_ID, Deadline(time.monotonic()))
-        viewer = reader.read(viewer_id)
+        query = RecommendQuery.of(request, _REQUEST_ID, time.monotonic())
         retrieval = retrieve_request(query, viewer, manifest.candidates, manifest.release_id)
         ranked = chain.slate(decode(retrieval), PAGE)
         ids = [chain.ranking.release.ids[row] for row in ranked.rows.tolist()]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from bench.speed.asked import feature_reader
+from bench.speed.asked import read_viewers
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from server.candidate.release import CandidateRelease
@@ -71,11 +71,11 @@ def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) 
     if not release.manifest.index.cells:
         console.print(f"{len(release.keys):,} videos are searched exactly: nothing to compare")
         return []
-    reader = feature_reader(home.features(dataset))
     everyone = load_watches(home, dataset)["viewer_id"].drop_duplicates()
     viewers = everyone.sample(min(plan.sample, len(everyone)), random_state=1)
     # Right after their last watch: made-up watches are of years ago.
-    asked = (replace(decode_viewer(reader.read(viewer)), asked_at=0) for viewer in viewers)
+    known = read_viewers(home.features(dataset), viewers)
+    asked = (replace(decode_viewer(viewer), asked_at=0) for viewer in known)
     queries = np.stack([release.viewer_vector(viewer) for viewer in asked])
     # In float32, which is what an exact index has.
     exact = faiss.IndexFlatIP(queries.shape[1])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from vireo.v1 import viewer_pb2
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
 from server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
     OnlineRows,
+    Row,
     SqliteRows,
     is_locked,
     views_of,
@@ -34,10 +36,10 @@ class UnfitRowError(Exception):
 
 
 class FeatureReader:
-    """Reads viewers' features. Use it from one thread at a time: reads share a connection."""
+    """Reads viewers' features. Use it from one event loop."""
 
     def __init__(self, repo: Path, timeout: float) -> None:
-        """Open the Feast repository in `repo`; no offline data is read.
+        """Open the Feast repository in `repo`; no offline data is read. Call it outside of a loop.
 
         An online store that can't be reached is no error: viewers get slates without it until it
         is back.
@@ -69,7 +71,7 @@ class FeatureReader:
                 f"build it again with: vireo features build {repo.name}"
             ) from error
         try:
-            self.read("")  # which also warms Feast up for the first request
+            asyncio.run(self.read("", timeout))  # which also warms Feast up for the first request
         except Exception as error:
             # Feast and its stores raise errors of any type; the cause goes into the message.
             reason = f"{type(error).__name__}: {error}"
@@ -79,25 +81,12 @@ class FeatureReader:
                     f"build it again with: vireo features build {repo.name}"
                 ) from error
             log.warning("the online store can't be reached", repo=str(repo), reason=reason)
+        self._open()  # a connection to Redis belongs to the event loop of its first read
 
-    def read(self, viewer_id: str) -> viewer_pb2.ViewerFeatures:
+    async def read(self, viewer_id: str, seconds: float) -> ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.
 
-        Blocks until the store has answered: for tools, and before a gateway serves.
-
-        Raises:
-            UnfitRowError: the viewer's stored row can't be used.
-            Exception: whatever the online store raises if it can't be read.
-        """
-        try:
-            row = self._rows.row(viewer_id)
-        except sqlite3.Error as error:
-            self._open_again(error)
-            row = self._rows.row(viewer_id)
-        return viewer_from_row(row)
-
-    async def fetch(self, viewer_id: str, seconds: float) -> viewer_pb2.ViewerFeatures:
-        """Return what `read` does; only to open a file that was replaced takes milliseconds.
+        Only to open a file that was replaced holds the event loop up for milliseconds.
 
         Raises:
             TimeoutError: it takes more than `seconds`.
@@ -105,64 +94,73 @@ class FeatureReader:
             Exception: whatever the online store raises if it can't be read.
         """
         try:
-            row = await self._rows.fetch(viewer_id, seconds)
+            row = await self._rows.read(viewer_id, seconds)
         except sqlite3.Error as error:
-            self._open_again(error)
-            row = self._rows.row(viewer_id)
+            # A connection whose file was emptied or overwritten stays broken, even if the file is
+            # valid again.
+            if is_locked(error) or _identity(self._file) == self._opened:
+                raise
+            self._open()
+            row = await self._rows.read(viewer_id, seconds)
         return viewer_from_row(row)
-
-    def _open_again(self, error: sqlite3.Error) -> None:
-        """Open the store again if its file is another one; otherwise raise the error.
-
-        A connection whose file was emptied or overwritten stays broken, even if the file is valid
-        again.
-        """
-        if is_locked(error) or _identity(self._file) == self._opened:
-            raise error
-        self._open()
 
     def _open(self) -> None:
         store = _open(self._repo, self._timeout)
         online = store.config.online_store
         self._file = self._repo / online.path if online.type == "sqlite" else None
         views = views_of(store)
-        self._rows: OnlineRows
-        if self._file is None:
-            self._rows = FeastRows.of(store, views)
-        else:
-            self._rows = SqliteRows(store, views, self._file)
+        self._rows: OnlineRows = (
+            FeastRows(store, views) if self._file is None else SqliteRows(store, views, self._file)
+        )
         self._opened = _identity(self._file)  # it connects at the first read
 
 
-def viewer_from_row(row: Mapping[str, Any]) -> viewer_pb2.ViewerFeatures:
-    """Return the features of a row of `viewer_serving`; None stands for a missing value.
+def viewer_from_row(row: Row) -> ViewerFeatures:
+    """Return the features of a row of `viewer_serving`; what is absent or null has its default.
 
     The history is the end of `watched_keys`, as far back as it has times.
 
     Raises:
         UnfitRowError: pods would reject them.
     """
-    watched, times = row["watched_keys"] or (), row["history_times"] or ()
-    if len(times) > len(watched):
+    watched = _list(row, "watched_keys", "int64_list_val")
+    times = _list(row, "history_times", "int64_list_val")
+    start = len(watched) - len(times)
+    if start < 0:
         raise UnfitRowError(f"{len(watched)} videos watched, {len(times)} times in the history")
-    try:
-        return viewer_pb2.ViewerFeatures(
-            history_keys=watched[len(watched) - len(times) :],
-            history_times=times,
-            watched_keys=watched,
-            attributes=row["attributes"] or (),
-            watch_count=row["viewer_watch_count"] or 0,
-            like_count=row["viewer_like_count"] or 0,
-        )
-    except Exception as error:
-        # An invalid row of one viewer is no failure of the store.
-        raise UnfitRowError(f"{type(error).__name__}: {error}") from error
+    return ViewerFeatures(
+        # A whole column is copied at once, a part of it number by number.
+        history_keys=watched[start:] if start else watched,
+        history_times=times,
+        watched_keys=watched,
+        attributes=_list(row, "attributes", "string_list_val"),
+        watch_count=_value(row, "viewer_watch_count", "int64_val") or 0,
+        like_count=_value(row, "viewer_like_count", "int64_val") or 0,
+    )
+
+
+def _list(row: Row, name: str, kind: str) -> Sequence[Any]:
+    stored = _value(row, name, kind)
+    return () if stored is None else stored.val
+
+
+def _value(row: Row, name: str, kind: str) -> Any:
+    """Return a feature's value; None if it is absent or null."""
+    stored = row.get(name)
+    found = stored and stored.WhichOneof("val")
+    if found == kind:
+        return getattr(stored, kind)
+    if found in (None, "null_val"):
+        return None
+    raise UnfitRowError(f"{name} is stored as {found} instead of {kind}")
 
 
 def is_away(error: Exception) -> bool:
     """Return whether a store raised this because it is locked, down or doesn't respond."""
     if isinstance(error, sqlite3.Error):
         return is_locked(error)
+    if isinstance(error, TimeoutError):
+        return True
     redis = sys.modules.get("redis.exceptions")  # imported if a Redis store raised it
     if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
         return False

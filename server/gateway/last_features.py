@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
-from cachetools import Cache, TTLCache
 from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -19,8 +20,14 @@ KEPT_BYTES = Gauge(
 )
 
 
+class _Entry(NamedTuple):
+    viewer: ViewerFeatures
+    size: int
+    read_at: float
+
+
 class LastFeatures:
-    """An LRU cache of bounded memory and age."""
+    """A cache of bounded memory and age; whoever was read longest ago is evicted first."""
 
     def __init__(
         self, max_bytes: int, max_age: float, clock: Callable[[], float] = time.monotonic
@@ -32,44 +39,47 @@ class LastFeatures:
             max_age: maximum age of an entry in seconds.
             clock: the current time in seconds.
         """
-        self._viewers: TTLCache[tuple[str, str], ViewerFeatures, float] = TTLCache(
-            max_bytes, max_age, clock, _size
-        )
-        KEPT_BYTES.set_function(self._kept_bytes)
+        self._max_bytes, self._max_age, self._clock = max_bytes, max_age, clock
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        """By data set and viewer, oldest first."""
+        self._bytes = 0
+        KEPT_BYTES.set_function(lambda: self._bytes)
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
 
         Unknown viewers are dropped: ids that nobody has would evict others.
         """
-        key = dataset, viewer_id
-        if _unknown(viewer):
-            self._viewers.pop(key, None)
-            return
-        try:
-            self._viewers[key] = viewer
-        except ValueError:  # it is larger than the whole cache
-            self._viewers.pop(key, None)
-
-    def _kept_bytes(self) -> float:
-        """Return the cache's size; safe to call from the thread of a scrape.
-
-        A TTLCache's own `currsize` would first remove what is too old.
-        """
-        size: float = Cache.currsize.__get__(self._viewers)
-        return size
+        key, now = (dataset, viewer_id), self._clock()
+        self._drop(key)
+        if viewer.watched_keys or viewer.attributes:
+            size = _size(viewer)
+            if size <= self._max_bytes:
+                self._entries[key] = _Entry(viewer, size, now)
+                self._bytes += size
+        while self._entries:
+            key, oldest = next(iter(self._entries.items()))
+            if self._bytes <= self._max_bytes and now - oldest.read_at < self._max_age:
+                break
+            self._drop(key)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""
-        return self._viewers.get((dataset, viewer_id))
+        entry = self._entries.get((dataset, viewer_id))
+        if entry is None or self._clock() - entry.read_at >= self._max_age:
+            return None
+        return entry.viewer
 
-
-def _unknown(viewer: ViewerFeatures) -> bool:
-    return not (viewer.history_keys or viewer.watched_keys or viewer.attributes)
+    def _drop(self, key: tuple[str, str]) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._bytes -= entry.size
 
 
 def _size(viewer: ViewerFeatures) -> int:
     # protobuf rounds the room of a list up to a power of two.
-    columns = viewer.history_keys, viewer.history_times, viewer.watched_keys
-    numbers = sum(_NUMBER_BYTES << len(column).bit_length() for column in columns)
+    numbers = (
+        (_NUMBER_BYTES << len(viewer.history_keys).bit_length())
+        + (_NUMBER_BYTES << len(viewer.history_times).bit_length())
+        + (_NUMBER_BYTES << len(viewer.watched_keys).bit_length())
+    )
     return _ENTRY_BYTES + numbers + sum(_TEXT_BYTES + len(text) for text in viewer.attributes)

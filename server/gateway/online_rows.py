@@ -10,40 +10,35 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
-    from feast.infra.online_stores.online_store import OnlineStore
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
-    from feast.repo_config import RepoConfig
 
 FEATURE_SERVICE = "viewer_serving"
 _LOCKED_PAUSE_SECONDS = 0.002
 """Pause before another try to read a file that is locked."""
 
+Row: TypeAlias = "Mapping[str, Value]"
+"""A viewer's features by name; those that nothing is stored of are absent."""
 
-@dataclass(frozen=True)
-class View:
+
+class View(NamedTuple):
     """A feature view of the service."""
 
     view: FeatureView
-    names: tuple[str, ...]
+    names: list[str]
     """Its features that the service has."""
 
 
 class OnlineRows(Protocol):
-    """Reads rows: each feature of a viewer by name, None if nothing is stored."""
+    """Reads viewers' rows."""
 
-    def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return a row; block until the store has answered."""
-
-    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
-        """Return a row; raise TimeoutError if that takes more than `seconds`."""
+    async def read(self, viewer_id: str, seconds: float) -> Row:
+        """Return a viewer's row; raise TimeoutError if that takes more than `seconds`."""
 
 
 def views_of(store: FeatureStore) -> Sequence[View]:
@@ -51,46 +46,33 @@ def views_of(store: FeatureStore) -> Sequence[View]:
     return [
         View(
             store.get_feature_view(projection.name),
-            tuple(feature.name for feature in projection.features),
+            [feature.name for feature in projection.features],
         )
         for projection in store.get_feature_service(FEATURE_SERVICE).feature_view_projections
     ]
 
 
-@dataclass(frozen=True)
 class FeastRows:
     """Rows of an online store of Feast's that is another process: one read for each view."""
 
-    store: OnlineStore
-    config: RepoConfig
-    views: Sequence[View]
-
-    @staticmethod
-    def of(store: FeatureStore, views: Sequence[View]) -> FeastRows:
-        """Return the rows of a store's views."""
+    def __init__(self, store: FeatureStore, views: Sequence[View]) -> None:
+        """Prepare the reads; the store is connected to by the first one, in its event loop."""
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
-        online = get_online_store_from_config(store.config.online_store)
-        return FeastRows(online, store.config, views)
+        self._store = get_online_store_from_config(store.config.online_store)
+        self._config, self._views = store.config, views
 
-    def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return a row; block until the store has answered."""
-        key, row = _entity_key(viewer_id), dict[str, Any]()
-        for each in self.views:
-            # A new list for each read: the Redis store appends to it.
-            [(_, stored)] = self.store.online_read(self.config, each.view, [key], list(each.names))
-            row |= _features(each, stored or {})
-        return row
-
-    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
-        """Return a row; raise TimeoutError if that takes more than `seconds`."""
-        key, row = _entity_key(viewer_id), dict[str, Any]()
+    async def read(self, viewer_id: str, seconds: float) -> Row:
+        """Return a viewer's row; raise TimeoutError if that takes more than `seconds`."""
+        key = _entity_key(viewer_id)
+        row: dict[str, Value] = {}
         async with asyncio.timeout(seconds):
-            for each in self.views:
-                [(_, stored)] = await self.store.online_read_async(
-                    self.config, each.view, [key], list(each.names)
+            for view, names in self._views:
+                # A new list for each read: the Redis store appends to it.
+                [(_, stored)] = await self._store.online_read_async(
+                    self._config, view, [key], [*names]
                 )
-                row |= _features(each, stored or {})
+                row |= {name: stored[name] for name in names if name in stored} if stored else {}
         return row
 
 
@@ -113,37 +95,31 @@ class SqliteRows:
             f'SELECT feature_name, value FROM "{table}" WHERE entity_key = ?1'  # noqa: S608
             for table in tables
         )
+        # Feast's key ends with the id's length, 4 bytes, and the id.
         version = config.entity_key_serialization_version
-        self._key = partial(serialize_entity_key, entity_key_serialization_version=version)
+        self._key_start = serialize_entity_key(_entity_key(""), version)[:-4]
+        self._names = frozenset(name for each in views for name in each.names)
         self._parse = Value.FromString
-        self._missing = dict.fromkeys(name for each in views for name in each.names)
         self._connection = sqlite3.connect(file, timeout=0, check_same_thread=False)
 
-    def row(self, viewer_id: str) -> dict[str, Any]:
-        """Return a row.
-
-        Raises:
-            sqlite3.OperationalError: another process has locked the file; see `is_locked`.
-        """
-        key = self._key(_entity_key(viewer_id))
-        row = dict(self._missing)
-        for name, stored in self._connection.execute(self._query, (key,)).fetchall():
-            if name in row:
-                row[name] = _value(self._parse(stored))
-        return row
-
-    async def fetch(self, viewer_id: str, seconds: float) -> dict[str, Any]:
-        """Return a row; raise TimeoutError if the file stays locked for `seconds`."""
-        until = time.monotonic() + seconds
+    async def read(self, viewer_id: str, seconds: float) -> Row:
+        """Return a viewer's row; raise TimeoutError if the file stays locked for `seconds`."""
+        name = viewer_id.encode()
+        key = self._key_start + len(name).to_bytes(4, "little") + name
+        until = 0.0
         while True:
             try:
-                return self.row(viewer_id)
+                stored = self._connection.execute(self._query, (key,)).fetchall()
             except sqlite3.OperationalError as error:
                 if not is_locked(error):
                     raise
+                until = until or time.monotonic() + seconds
                 if time.monotonic() >= until:
                     raise TimeoutError from error
-            await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+                await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+            else:
+                names, parse = self._names, self._parse
+                return {name: parse(value) for name, value in stored if name in names}
 
 
 def is_locked(error: sqlite3.Error) -> bool:
@@ -152,21 +128,8 @@ def is_locked(error: sqlite3.Error) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _features(view: View, stored: Mapping[str, Value]) -> dict[str, Any]:
-    return {name: _value(stored[name]) if name in stored else None for name in view.names}
-
-
 def _entity_key(viewer_id: str) -> EntityKey:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
     return EntityKey(join_keys=["viewer_id"], entity_values=[Value(string_val=viewer_id)])
-
-
-def _value(stored: Value) -> Any:
-    """Return the content of a Feast value, a list as a sequence; None if it is null."""
-    kind = stored.WhichOneof("val")
-    if kind is None or kind == "null_val":
-        return None
-    value = getattr(stored, kind)
-    return value.val if kind.endswith("_list_val") else value

@@ -5,26 +5,22 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from google.protobuf.duration_pb2 import Duration
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
-from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
-from vireo.v1.ranking_pb2 import RankCandidatesResponse
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
-from server.gateway.stages.answer import popular_items, ranked_items, retrieved_items
-from server.gateway.stages.attempt import Attempt, attempt
-from server.gateway.stages.rank import Rank
+from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from server.gateway.stages.failure import StageFailedError, log_failure
+from server.gateway.stages.rank import RankingCall, rank
 from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import Retrieve
+from server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
 from server.gateway.stages.shadow import Shadow
-
-_NOT_RUN: Attempt[RankCandidatesResponse] = Attempt(None, 0.0)
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,8 @@ class RecommendPipeline:
 
     read_features: ReadFeatures
     quality: Quality
-    retrieve: Retrieve
-    rank: Rank
+    retrieval: RetrievalCall
+    ranking: RankingCall
     shadow: Shadow | None = None
     """Repeats requests that were answered in full, for comparison."""
     candidates: int | None = None
@@ -50,79 +46,67 @@ class RecommendPipeline:
         """
         degradations: list[viewer_pb2.Degradation.ValueType] = []
 
-        features = await attempt("features", self.read_features(query, release.reader))
-        viewer = features.value
-        if viewer is None:
-            viewer = self.read_features.last(query, release.reader)
-            if viewer is not None:
-                degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
-            else:
-                degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
-                viewer = ViewerFeatures()
+        started = time.perf_counter()
+        try:
+            viewer = await self.read_features(query, release.reader)
+        except StageFailedError as error:
+            log_failure("features", error, time.perf_counter() - started)
+            cached = self.read_features.last(query, release.reader)
+            degradations.append(
+                viewer_pb2.DEGRADATION_FEATURES_MISSING
+                if cached is None
+                else viewer_pb2.DEGRADATION_FEATURES_STALE
+            )
+            viewer = cached or ViewerFeatures()
+        read = time.perf_counter()
 
         own = release.manifest.release_id
         wanted = self.candidates or release.manifest.candidates
         count = self.quality.count(query.page_size, wanted)
         # A canary pod's release may state another number than the gateway's.
         stated = self.candidates is None and count >= wanted
-        retrieval = await attempt(
-            "retrieval", self.retrieve(query, viewer, count, own, count_of_release=stated)
-        )
-        candidates = retrieval.value
-        missing = candidates is not None and any(report.failure for report in candidates.sources)
+        request = retrieve_request(query, viewer, count, own, count_of_release=stated)
+        candidates = ranked = None
+        try:
+            candidates, masks = await retrieve(self.retrieval, query, request)
+        except StageFailedError as error:
+            log_failure("retrieval", error, time.perf_counter() - read)
+        retrieved = finished = time.perf_counter()
+
+        missing = candidates is not None and any(each.failure for each in candidates.sources)
         if missing:
             degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
         if candidates is not None and count < wanted:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
-        ranking = _NOT_RUN
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             blocked = query.blocked_keys(viewer)
-            items = popular_items(release.popular.best(query.page_size, blocked))
-            release_id = own
+            slate = popular_slate(release.popular.best(query.page_size, blocked), own)
         elif not candidates.keys:  # the viewer has watched everything
-            items, release_id = [], candidates.release_id
+            slate = retrieved_slate(candidates)
         else:
-            ranking = await attempt("ranking", self.rank(query, viewer, candidates))
-            if ranking.value is None:
+            try:
+                ranked = await rank(self.ranking, query, request.viewer, candidates, masks)
+                slate = ranked_slate(ranked, candidates)
+            except StageFailedError as error:
+                log_failure("ranking", error, time.perf_counter() - retrieved)
                 degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
-                items, release_id = retrieved_items(candidates), candidates.release_id
-            else:
-                items = ranked_items(ranking.value, candidates)
-                release_id = ranking.value.release_id
-                if release_id != candidates.release_id:
-                    degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
-                elif self.shadow is not None and not degradations:
-                    seconds = retrieval.seconds + ranking.seconds
-                    self.shadow.offer(query, viewer, count, stated, items, release_id, seconds)
+                slate = retrieved_slate(candidates)
+            finished = time.perf_counter()
+            if slate.release_id != candidates.release_id:
+                degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
 
-        return pb.RecommendResponse(
-            items=items,
-            request_id=query.request_id,
-            release_id=release_id,
-            degradations=degradations,
-            explanation=_explain(viewer, features, retrieval, ranking) if query.explain else None,
-        )
-
-
-def _explain(
-    viewer: ViewerFeatures,
-    features: Attempt[ViewerFeatures],
-    retrieval: Attempt[RetrieveCandidatesResponse],
-    ranking: Attempt[RankCandidatesResponse],
-) -> pb.Explanation:
-    candidates = retrieval.value
-    return pb.Explanation(
-        features_time=_duration(features.seconds),
-        retrieval_time=_duration(retrieval.seconds),
-        ranking_time=_duration(ranking.seconds),
-        sources=candidates.sources if candidates else (),
-        candidates=len(candidates.keys) if candidates else 0,
-        history_length=len(viewer.history_keys),
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
+        slate.request_id = query.request_id
+        slate.degradations.extend(degradations)
+        if self.shadow is not None and ranked is not None and not degradations:
+            self.shadow.offer(query, request, slate, finished - read)
+        if query.explain:
+            explanation = slate.explanation
+            explanation.features_time.FromNanoseconds(round((read - started) * 1e9))
+            explanation.retrieval_time.FromNanoseconds(round((retrieved - read) * 1e9))
+            explanation.ranking_time.FromNanoseconds(round((finished - retrieved) * 1e9))
+            explanation.history_length = len(viewer.history_keys)
+            if candidates is not None:
+                explanation.sources.extend(candidates.sources)
+                explanation.candidates = len(candidates.keys)
+        return slate

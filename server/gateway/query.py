@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from vireo.v1 import recommendation_pb2 as pb
@@ -12,37 +12,67 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 from server.arrays import Int64Array
 from server.features.keys import video_key, video_keys
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
-from server.gateway.deadline import Deadline
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
+ANSWER_SECONDS = 0.01
+"""Reserved for building and sending the response after the last stage."""
 _NO_KEYS = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
-class RecommendQuery:
+class RecommendQuery(NamedTuple):
     """A valid request for a slate."""
 
     viewer_id: str
     page_size: int
     playing_key: int | None
     """Key of the video that is playing; never returned."""
-    follows_playing: bool
-    """Whether the slate follows that video (UP_NEXT)."""
+    seed_key: int | None
+    """The same key if the slate follows that video (UP_NEXT); None on HOME."""
     excluded_keys: Int64Array
     """Videos not to return, int64[e]."""
     explain: bool
     asked_at: int
     """When the slate will be shown, Unix seconds."""
     request_id: str
-    deadline: Deadline
+    deadline: float
+    """When the caller stops waiting, on the monotonic clock."""
     metadata: tuple[tuple[str, str], ...]
     """Metadata of inner calls: request id, the viewer's bucket, the caller's trace context."""
 
-    @property
-    def seed_key(self) -> int | None:
-        """The key that candidates and ranking follow; None on HOME."""
-        return self.playing_key if self.follows_playing else None
+    @staticmethod
+    def of(
+        request: pb.RecommendRequest,
+        request_id: str,
+        deadline: float,
+        trace: tuple[tuple[str, str], ...] = (),
+    ) -> RecommendQuery:
+        """Return the query of a valid request, with the caller's trace context."""
+        viewer_id, excluded = request.viewer_id, request.excluded_video_ids
+        playing = video_key(request.seed_video_id) if request.seed_video_id else None
+        bucket = str(viewer_bucket(viewer_id))
+        return RecommendQuery(
+            viewer_id=viewer_id,
+            page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
+            playing_key=playing,
+            seed_key=playing if request.surface == pb.SURFACE_UP_NEXT else None,
+            excluded_keys=video_keys(excluded) if excluded else _NO_KEYS,
+            explain=request.explain,
+            asked_at=_moment(request),
+            request_id=request_id,
+            deadline=deadline,
+            metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
+        )
+
+    def budget(self, now: float, limit: float, share: float = 1.0) -> float:
+        """Return the seconds that a stage may take.
+
+        Args:
+            now: the stage's start, on the monotonic clock.
+            limit: the stage's own limit in seconds.
+            share: share of the time left that it may use, so that later stages get theirs.
+        """
+        return min(limit, share * max(0.0, self.deadline - now - ANSWER_SECONDS))
 
     def blocked_keys(self, viewer: ViewerFeatures) -> Int64Array:
         """Return the videos that the slate must not have, int64[b]: watched, playing, excluded."""
@@ -51,36 +81,6 @@ class RecommendQuery:
             return blocked
         playing = [] if self.playing_key is None else [self.playing_key]
         return np.concatenate([blocked, self.excluded_keys, np.array(playing, np.int64)])
-
-    @staticmethod
-    def of(
-        request: pb.RecommendRequest,
-        request_id: str,
-        deadline: Deadline,
-        trace: tuple[tuple[str, str], ...] = (),
-    ) -> RecommendQuery:
-        """Return the query of a valid request, with the caller's trace context."""
-        seed, excluded = request.seed_video_id, request.excluded_video_ids
-        return RecommendQuery(
-            viewer_id=request.viewer_id,
-            page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
-            playing_key=video_key(seed) if seed else None,
-            follows_playing=request.surface == pb.SURFACE_UP_NEXT,
-            excluded_keys=video_keys(excluded) if excluded else _NO_KEYS,
-            explain=request.explain,
-            asked_at=_moment(request),
-            request_id=request_id,
-            deadline=deadline,
-            metadata=(
-                (REQUEST_ID, request_id),
-                (BUCKET_HEADER, str(viewer_bucket(request.viewer_id))),
-                *trace,
-            ),
-        )
-
-    def again(self, deadline: Deadline) -> RecommendQuery:
-        """Return the same query with another deadline."""
-        return replace(self, deadline=deadline)
 
 
 def _moment(request: pb.RecommendRequest) -> int:

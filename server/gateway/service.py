@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,6 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.comparison import Comparisons
-from server.gateway.deadline import Deadline
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
@@ -27,9 +27,9 @@ from server.gateway.query import RecommendQuery
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.settings import GatewaySettings
 from server.gateway.stages.call import StageCall
-from server.gateway.stages.rank import Rank
+from server.gateway.stages.rank import RankingCall
 from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import SHARE, Retrieve, UnknownSeedError
+from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
 from server.gateway.stages.shadow import SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.pod.pod import Pod
@@ -92,7 +92,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         """Return the slate for one viewer."""
         release = served(self._loader).content
         left = context.time_remaining()
-        deadline = Deadline.after(self._default_deadline if left is None else left)
+        deadline = time.monotonic() + (self._default_deadline if left is None else left)
         trace = trace_context(context.invocation_metadata())
         query = RecommendQuery.of(request, request_id(), deadline, trace)
         try:
@@ -126,33 +126,28 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.release_swap_timeout
     )
 
-    find, order = CandidateServiceStub(candidate), RankingServiceStub(ranking)
-
-    def stages(
-        prefix: str, retrieval: float, ranking: float, quality: Quality | None = None
-    ) -> tuple[Retrieve, Rank]:
-        """Return the stages that call pods: prefix of their names, timeouts, quality factor."""
-        return (
-            Retrieve(
-                StageCall(f"{prefix}retrieval", find.RetrieveCandidates, retrieval, SHARE, quality)
-            ),
-            Rank(StageCall(f"{prefix}ranking", order.RankCandidates, ranking, quality=quality)),
-        )
-
+    find = CandidateServiceStub(candidate).RetrieveCandidates
+    order = RankingServiceStub(ranking).RankCandidates
     quality = Quality(settings.min_candidates)
     QUALITY.set_function(quality.factor)
-    retrieve, rank = stages("", settings.retrieval_timeout, settings.ranking_timeout, quality)
+    retrieval: RetrievalCall = StageCall(
+        "retrieval", find, settings.retrieval_timeout, SHARE, quality
+    )
+    rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout, quality=quality)
     shadow = None
     if settings.shadow_share:
-        repeated = stages("shadow_", SECONDS, SECONDS)
-        shadow = Shadow(*repeated, settings.shadow_share)
+        shadow = Shadow(
+            StageCall("shadow_retrieval", find, SECONDS, SHARE),
+            StageCall("shadow_ranking", order, SECONDS),
+            settings.shadow_share,
+        )
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
         read = ReadFeatures(settings.features_timeout, last)
-        pipeline = RecommendPipeline(read, quality, retrieve, rank, shadow, settings.candidates)
+        pipeline = RecommendPipeline(read, quality, retrieval, rank, shadow, settings.candidates)
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
         )

@@ -64,9 +64,9 @@ async def serving(
         build=pod.build,
     )
     if folder is not None:
-        loader.held.serving = _built(pod, folder)
+        loader.held.serving = await asyncio.to_thread(_built, pod, folder)
     if previous is not None:
-        loader.held.previous = _built(pod, previous)
+        loader.held.previous = await asyncio.to_thread(_built, pod, previous)
     server = RpcServer(settings)
     queue = queue or RunQueue()
     admission = pod_admission(pod, queue, max_calls, queue_target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import compress
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -20,68 +19,66 @@ def sources_of(mask: int) -> tuple[viewer_pb2.Source.ValueType, ...]:
     return tuple(n for n in viewer_pb2.Source.values() if n and mask >> n & 1)
 
 
-def ranked_items(
+def ranked_slate(
     ranked: ranking_pb2.RankCandidatesResponse,
     candidates: candidate_pb2.RetrieveCandidatesResponse,
-) -> list[pb.SlateItem]:
+) -> pb.RecommendResponse:
     """Return the slate in the ranker's order.
 
     Videos that the ranking pod's release doesn't know come last and without an id. Videos of the
     candidate pod's first page, which that pod has named, take their places.
     """
-    columns = zip(
-        ranked.ids,
-        ranked.scores,
-        ranked.source_masks,
-        ranked.titles or [""] * len(ranked.ids),
-        strict=True,
-    )
-    named = (row for row in columns if row[0])
-    items = [
-        pb.SlateItem(
-            video_id=name,
-            score=score,
-            position=position,
-            sources=sources_of(mask),
-            title=title,
-        )
-        for position, (name, score, mask, title) in enumerate(named, start=1)
-    ]
-    for task in ranked.task_scores:
-        if task.name in _TASKS:
-            for item, value in zip(items, compress(task.values, ranked.ids), strict=True):
-                setattr(item.task_scores, task.name, value)
-    if len(items) < len(ranked.ids):
-        shown = {item.video_id for item in items}
+    slate = pb.RecommendResponse(release_id=ranked.release_id)
+    columns = [column for column in ranked.task_scores if column.name in _TASKS]
+    tasks = [column.name for column in columns]
+    probabilities = zip(*(column.values for column in columns), strict=True)
+    rows = zip(ranked.ids, ranked.scores, ranked.source_masks, probabilities, strict=True)
+    position = 0
+    for name, score, mask, values in rows:
+        if name:
+            position += 1
+            slate.items.add(
+                video_id=name,
+                score=score,
+                position=position,
+                sources=sources_of(mask),
+                # As a message of its own it would be copied.
+                task_scores=dict(zip(tasks, values, strict=True)),
+            )
+    if ranked.titles:
+        named = (title for name, title in zip(ranked.ids, ranked.titles, strict=True) if name)
+        for item, title in zip(slate.items, named, strict=True):
+            item.title = title
+    if position < len(ranked.ids):
+        shown = {item.video_id for item in slate.items}
         rest = [place for place, name in enumerate(candidates.ids) if name not in shown]
-        items += [
-            pb.SlateItem(
+        for place in rest[: len(ranked.ids) - position]:
+            position += 1
+            slate.items.add(
                 video_id=candidates.ids[place],
                 position=position,
                 sources=sources_of(candidates.source_masks[place]),
             )
-            for position, place in enumerate(rest[: len(ranked.ids) - len(items)], len(items) + 1)
-        ]
-    return items
+    return slate
 
 
-def retrieved_items(candidates: candidate_pb2.RetrieveCandidatesResponse) -> list[pb.SlateItem]:
+def retrieved_slate(
+    candidates: candidate_pb2.RetrieveCandidatesResponse,
+) -> pb.RecommendResponse:
     """Return the first page in retrieval order, for slates whose ranking was skipped."""
-    scores = next(each.values for each in candidates.scores if each.name == ORDERING)
-    return [
-        pb.SlateItem(
-            video_id=name,
-            score=scores[place],
-            position=place + 1,
-            sources=sources_of(candidates.source_masks[place]),
-        )
-        for place, name in enumerate(candidates.ids)
-    ]
+    slate = pb.RecommendResponse(release_id=candidates.release_id)
+    scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
+    for position, (name, score, mask) in enumerate(
+        zip(candidates.ids, scores, candidates.source_masks, strict=False), start=1
+    ):
+        slate.items.add(video_id=name, score=score, position=position, sources=sources_of(mask))
+    return slate
 
 
-def popular_items(ids: list[str]) -> list[pb.SlateItem]:
-    """Return the popular list as items; their scores are 1/position."""
-    return [
+def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:
+    """Return the popular list of a release as a slate; its scores are 1/position."""
+    items = [
         pb.SlateItem(video_id=name, score=1 / position, position=position)
         for position, name in enumerate(ids, start=1)
     ]
+    return pb.RecommendResponse(items=items, release_id=release_id)

@@ -1,4 +1,4 @@
-"""One stage's call to an inner pod: within its time, checked, and again where an answer is bad."""
+"""A stage's call to an inner pod: within its budget, checked, and retried if the pod is broken."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from prometheus_client import Counter
 
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError, StageSkippedError
 from server.gateway.stages.check import BadAnswerError
-from server.gateway.stages.tries import one_try
+from server.gateway.stages.failure import StageFailedError, StageSkippedError
 from server.pod.admission import TIMEOUT_HEADER
 
 if TYPE_CHECKING:
@@ -26,9 +25,18 @@ log = structlog.get_logger()
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+Checked = TypeVar("Checked")
+Pool = tuple[tuple[str, str], ...]
+"""Metadata that sends a call to another pool than the viewer's; empty for the viewer's."""
 
 MIN_BUDGET_SECONDS = 0.005
 """Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
+TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""Metadata key of Envoy's timeout of each try; gRPC's own xDS client ignores it."""
+_TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
+"""Share of a call's time for one try, which leaves time for another pod, and the minimum: a healthy
+pod responds within it. With less, callers in a hurry would have Envoy eject pods that are slow for
+a moment."""
 _LATE_SHARE = 0.6
 """Share of a stage's timeout beyond which a call is late. Half of the timeout is spent if Envoy
 retries after a pod that hangs, which fewer candidates would not help."""
@@ -75,46 +83,49 @@ class StageCall(Generic[Request, Answer]):
         self,
         request: Request,
         query: RecommendQuery,
-        check: Callable[[Answer], None],
-        pool: tuple[tuple[str, str], ...],
-    ) -> Answer:
-        """Return the first valid response of at most two tries.
+        check: Callable[[Answer, Request], Checked],
+        pool: Pool = (),
+    ) -> Checked:
+        """Return what `check` makes of the first valid response of at most two tries.
 
         Args:
             request: what to ask.
             query: whose time is spent, and whose metadata goes along.
-            check: raises BadAnswerError for an answer that can't be used.
-            pool: metadata that sends the call to another pool than the viewer's; there it is made
-                once, and one pod has all of its time.
+            check: returns what is used of an answer, or raises BadAnswerError.
+            pool: another pool; there the call is made once, and one pod has all of its time.
 
         Raises:
             StageFailedError: there is none; `code` says why where a pod has.
             StageSkippedError: there was no time to ask.
         """
-        budget = query.deadline.budget(self.limit, self.share)
-        end = time.monotonic() + budget
-        if budget < MIN_BUDGET_SECONDS:
-            raise StageSkippedError(f"{1000 * budget:.1f} ms are too little to ask a pod")
+        now = time.monotonic()
+        left = query.budget(now, self.limit, self.share)
+        if left < MIN_BUDGET_SECONDS:
+            raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
         try:
-            return await self._try(request, query, check, pool, budget)
+            return await self._try(request, query, check, pool, now, left)
         except _BrokenPodError:
-            left = end - time.monotonic()
-            if pool or left < MIN_BUDGET_SECONDS:
+            end, now = now + left, time.monotonic()
+            if pool or end - now < MIN_BUDGET_SECONDS:
                 raise
-        return await self._try(request, query, check, pool, left)
+        return await self._try(request, query, check, pool, now, end - now)
 
     async def _try(
         self,
         request: Request,
         query: RecommendQuery,
-        check: Callable[[Answer], None],
-        pool: tuple[tuple[str, str], ...],
+        check: Callable[[Answer, Request], Checked],
+        pool: Pool,
+        started: float,
         left: float,
-    ) -> Answer:
-        started = time.monotonic()
-        # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
-        timeout = (TIMEOUT_HEADER, f"{int(1000 * left)}m")
-        metadata = grpc.aio.Metadata(*query.metadata, timeout, *(pool or one_try(left)))
+    ) -> Checked:
+        one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
+        metadata = grpc.aio.Metadata(
+            *query.metadata,
+            # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
+            (TIMEOUT_HEADER, f"{int(1000 * left)}m"),
+            *(pool or ((TRY_HEADER, str(round(one_try))),)),
+        )
         call = self.method(request, timeout=left, metadata=metadata)
         try:
             answer = await call
@@ -127,13 +138,12 @@ class StageCall(Generic[Request, Answer]):
         try:
             if answer is None:  # gRPC's way to say so
                 raise BadAnswerError("it can't be parsed")
-            check(answer)
+            return check(answer, request)
         except BadAnswerError as error:
             pod = str((await call.initial_metadata()).get(_POD, ""))
             INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
             log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
             raise _BrokenPodError(f"bad answer of {pod or 'a pod'}: {error}") from error
-        return answer
 
     def _observe(self, seconds: float, code: grpc.StatusCode) -> None:
         if self.quality is None:

@@ -3,93 +3,105 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
-import numpy as np
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
-from server.arrays import Int64Array
-from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
+from server.columns import TASK_COLUMNS, BadColumnError, check_columns
 from server.features.keys import video_key
 from server.releases.manifest import MAX_CANDIDATES
-from server.signals import ORDERING, TASKS, Column
+from server.signals import ORDERING, TASKS
 
 
 class BadAnswerError(Exception):
     """A response breaks the contract; the message says how."""
 
 
+class Candidates(NamedTuple):
+    """Candidates that may be shown to the viewer."""
+
+    answer: candidate_pb2.RetrieveCandidatesResponse
+    masks: Mapping[int, int]
+    """Source mask of each, by its key."""
+
+
 def check_candidates(
     answer: candidate_pb2.RetrieveCandidatesResponse,
     request: candidate_pb2.RetrieveCandidatesRequest,
-    blocked: Int64Array,
-) -> None:
-    """Check retrieved candidates.
+) -> Candidates:
+    """Return retrieved candidates; raise BadAnswerError if they can't be used.
 
-    Args:
-        answer: the response.
-        request: the request.
-        blocked: keys that must not be among them, int64[b].
-
-    Raises:
-        BadAnswerError: they can't be used.
+    Scores that only ranking reads are left to the ranking pod, which refuses bad ones.
     """
     count = len(answer.keys)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
-    scores = _check_columns(answer.scores, count, SCORE_COLUMNS)
+    names = _check_columns(answer.scores, count)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, min(request.page_size, count))
     if not count:
-        return
-    if ORDERING not in scores:
+        return Candidates(answer, {})
+    if ORDERING not in names:
         raise BadAnswerError(f"{ORDERING} is missing")
+    _check_finite(ORDERING, answer.scores[names.index(ORDERING)].values)
     if [*map(video_key, answer.ids)] != answer.keys[: len(answer.ids)]:
         raise BadAnswerError("an id isn't that of its key")
-    ascending = np.array(answer.keys, np.int64)
-    ascending.sort()
-    if (ascending[1:] == ascending[:-1]).any():
+    masks = dict(zip(answer.keys, answer.source_masks, strict=True))
+    if len(masks) < count:
         raise BadAnswerError("a key occurs twice")
-    # A tenth of the time of np.isin, which is slow for a long history.
-    places = ascending.searchsorted(blocked)
-    if (ascending.take(places, mode="clip") == blocked).any():
+    is_free = masks.keys().isdisjoint
+    playing = (request.seed_key,) if request.HasField("seed_key") else ()
+    if not all(map(is_free, (request.viewer.watched_keys, request.excluded_keys, playing))):
         raise BadAnswerError("a watched, excluded or playing video is among the candidates")
+    return Candidates(answer, masks)
 
 
 def check_ranked(
-    answer: ranking_pb2.RankCandidatesResponse, request: ranking_pb2.RankCandidatesRequest
-) -> None:
-    """Check ranked candidates; raise BadAnswerError if they can't be used."""
+    answer: ranking_pb2.RankCandidatesResponse,
+    request: ranking_pb2.RankCandidatesRequest,
+    masks: Mapping[int, int],
+) -> ranking_pb2.RankCandidatesResponse:
+    """Return ranked candidates; raise BadAnswerError if they can't be used.
+
+    Args:
+        answer: the response.
+        request: the request.
+        masks: source mask of each candidate in the request, by its key.
+    """
     count = min(request.page_size, len(request.keys))
     _check_length("keys", answer.keys, count)
     _check_release(answer.release_id)
     _check_length("scores", answer.scores, count)
-    if not all(map(math.isfinite, answer.scores)):
-        raise BadAnswerError("scores has a value that isn't finite")
-    tasks = _check_columns(answer.task_scores, count, TASK_COLUMNS)
-    if TASKS[0].name not in tasks:  # which every build has; pods of earlier ones may lack others
+    _check_finite("scores", answer.scores)
+    if TASKS[0].name not in _check_columns(answer.task_scores, count):
+        # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
+    for column in answer.task_scores:
+        _check_finite(column.name, column.values)
+        task = TASK_COLUMNS.get(column.name)
+        if task and not (task.low <= min(column.values) and max(column.values) <= task.high):
+            raise BadAnswerError(f"{task.name} has a value outside {task.low:g} to {task.high:g}")
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
-    keys = np.array(answer.keys, np.int64)
-    sent = np.array(request.keys, np.int64)
-    places = (keys[:, None] == sent).argmax(1)  # a page is short
-    if (sent[places] != keys).any():
+    keys = answer.keys[:]
+    if not masks.keys() >= set(keys):
         raise BadAnswerError("a key was not among the candidates")
-    if len(set(places.tolist())) < count:
+    if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
-    masks = np.array(request.source_masks, np.uint32)
-    if (masks[places] != np.array(answer.source_masks, np.uint32)).any():
+    if [masks[key] for key in keys] != answer.source_masks:
         raise BadAnswerError("source_masks are not those that were sent")
-    named = [(name, key) for name, key in zip(answer.ids, answer.keys, strict=True) if name]
+    unnamed = answer.ids[:].count("")
     same_release = answer.release_id == request.release_id
-    if count - len(named) > (0 if same_release else answer.unknown_candidates):
+    if unnamed > (0 if same_release else answer.unknown_candidates):
         raise BadAnswerError("a video that the release knows has no id")
-    if any(video_key(name) != key for name, key in named):
+    if any(name and video_key(name) != key for name, key in zip(answer.ids, keys, strict=True)):
         raise BadAnswerError("an id isn't that of its key")
+    return answer
 
 
 def _check_release(release_id: str) -> None:
@@ -102,11 +114,23 @@ def _check_length(name: str, column: Sequence[object], count: int) -> None:
         raise BadAnswerError(f"{name} has {len(column)} values instead of {count}")
 
 
-def _check_columns(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
-) -> Collection[str]:
+def _check_finite(name: str, values: Sequence[float]) -> None:
+    if not math.isfinite(sum(values)):
+        raise BadAnswerError(f"{name} has a value that isn't finite")
+
+
+def _check_columns(columns: Sequence[viewer_pb2.ScoreColumn], count: int) -> tuple[str, ...]:
     """Return the columns' names; those of later builds are passed on."""
+    names = tuple([column.name for column in columns])
+    _check_names(names)
+    for name, column in zip(names, columns, strict=True):
+        _check_length(name, column.values, count)
+    return names
+
+
+@lru_cache(maxsize=64)
+def _check_names(names: tuple[str, ...]) -> None:
     try:
-        return check_columns(columns, count, declared).keys()
+        check_columns([viewer_pb2.ScoreColumn(name=name) for name in names], 0, {})
     except BadColumnError as error:
         raise BadAnswerError(str(error)) from error

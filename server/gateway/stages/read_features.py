@@ -12,7 +12,7 @@ from server.gateway.circuit import Circuit
 from server.gateway.features import FeatureReader, UnfitRowError
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError, StageSkippedError
+from server.gateway.stages.failure import StageFailedError, StageSkippedError
 
 log = structlog.get_logger()
 
@@ -47,15 +47,16 @@ class ReadFeatures:
             StageFailedError: the store failed or was too slow.
             StageSkippedError: the store was skipped.
         """
-        budget = query.deadline.budget(self._timeout, _SHARE)
+        now = time.monotonic()
+        budget = query.budget(now, self._timeout, _SHARE)
         if budget < _MIN_SECONDS:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
         if not self._circuit.admits():
             raise StageSkippedError("the online store failed a moment ago")
         if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
+            self._unanswered_since = now
         try:
-            viewer = await reader.fetch(query.viewer_id, budget)
+            viewer = await reader.read(query.viewer_id, budget)
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A timeout of a caller in a hurry is no failure of the store.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.recommendation_pb2 import RecommendResponse
 
 from server.gateway.comparison import Comparisons, Slate
-from server.gateway.deadline import Deadline
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.answer import ranked_items
-from server.gateway.stages.attempt import StageFailedError
-from server.gateway.stages.rank import Rank
-from server.gateway.stages.retrieve import Retrieve, UnknownSeedError
+from server.gateway.stages.answer import ranked_slate
+from server.gateway.stages.failure import StageFailedError
+from server.gateway.stages.rank import RankingCall, rank
+from server.gateway.stages.retrieve import RetrievalCall, UnknownSeedError, retrieve
 
 log = structlog.get_logger()
 
@@ -30,30 +29,26 @@ SECONDS = 2.0
 """Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
 
 
-@dataclass(frozen=True)
-class _Answered:
+class _Answered(NamedTuple):
     query: RecommendQuery
-    viewer: ViewerFeatures
-    candidates: int
-    """Number of requested candidates."""
-    count_of_release: bool
-    """Whether the release's own number applies instead."""
+    request: RetrieveCandidatesRequest
+    """The request for its candidates, pinned to the release that answered."""
     served: Slate
 
 
 class Shadow:
     """A bounded queue of answered requests, and the tasks that repeat them."""
 
-    def __init__(self, retrieve: Retrieve, rank: Rank, share: float) -> None:
+    def __init__(self, retrieval: RetrievalCall, ranking: RankingCall, share: float) -> None:
         """Start with an empty queue.
 
         Args:
-            retrieve: the call to candidate pods, limited to SECONDS.
-            rank: the call to ranking pods, limited alike.
+            retrieval: the call to candidate pods, limited to SECONDS.
+            ranking: the call to ranking pods, limited alike.
             share: share of requests to mirror, 0 to 1.
         """
         self.comparisons = Comparisons()
-        self._retrieve, self._rank = retrieve, rank
+        self._retrieval, self._ranking = retrieval, ranking
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
         self._reason = ""
@@ -62,29 +57,22 @@ class Shadow:
     def offer(
         self,
         query: RecommendQuery,
-        viewer: ViewerFeatures,
-        candidates: int,
-        count_of_release: bool,
-        items: list[pb.SlateItem],
-        release_id: str,
+        request: RetrieveCandidatesRequest,
+        slate: RecommendResponse,
         seconds: float,
     ) -> None:
         """Enqueue a slate for comparison, if it is sampled and the queue has room.
 
         Args:
             query: what was asked.
-            viewer: the viewer's features as they were read.
-            candidates: how many were asked for.
-            count_of_release: whether the release says how many instead.
-            items: the slate.
-            release_id: the release that it came from.
+            request: the request for its candidates.
+            slate: what was answered.
             seconds: what retrieval and ranking took.
         """
-        if not items or random.random() >= self._share:  # noqa: S311
+        if not slate.items or random.random() >= self._share:  # noqa: S311
             return
         try:
-            served = slate_of(release_id, items, seconds)
-            self._queue.put_nowait(_Answered(query, viewer, candidates, count_of_release, served))
+            self._queue.put_nowait(_Answered(query, request, slate_of(slate, seconds)))
         except asyncio.QueueFull:
             self.comparisons.dropped()
 
@@ -111,33 +99,27 @@ class Shadow:
                 self.comparisons.failed()
 
     async def _repeat(self, answered: _Answered) -> None:
+        request = answered.request
+        request.ClearField("release_id")  # the shadow pool serves another
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
-        query = answered.query.again(Deadline.after(2.5 * SECONDS))
+        query = answered.query._replace(deadline=time.monotonic() + 2.5 * SECONDS)
         started = time.perf_counter()
-        viewer = answered.viewer
-        candidates = await self._retrieve(
-            query,
-            viewer,
-            answered.candidates,
-            "",
-            POOL,
-            count_of_release=answered.count_of_release,
-        )
-        ranked = await self._rank(query, viewer, candidates, POOL)
-        items = ranked_items(ranked, candidates)
-        if not items:
+        candidates, masks = await retrieve(self._retrieval, query, request, POOL)
+        ranked = await rank(self._ranking, query, request.viewer, candidates, masks, POOL)
+        slate = ranked_slate(ranked, candidates)
+        if not slate.items:
             raise StageFailedError("the shadow pool answered no videos")
         if ranked.release_id != candidates.release_id:
             raise StageFailedError("the shadow pool's candidates and ranking are of two releases")
         seconds = time.perf_counter() - started
-        self.comparisons.add(answered.served, slate_of(ranked.release_id, items, seconds))
+        self.comparisons.add(answered.served, slate_of(slate, seconds))
 
 
-def slate_of(release_id: str, items: list[pb.SlateItem], seconds: float) -> Slate:
-    """Return the slate of some items."""
+def slate_of(slate: RecommendResponse, seconds: float) -> Slate:
+    """Return what is compared of a slate; retrieval and ranking took `seconds`."""
     return Slate(
-        release_id,
-        tuple(item.video_id for item in items),
-        tuple(item.score for item in items),
+        slate.release_id,
+        tuple(item.video_id for item in slate.items),
+        tuple(item.score for item in slate.items),
         seconds,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,10 +12,9 @@ import pytest
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.gateway.deadline import Deadline
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.attempt import StageFailedError, StageSkippedError
 from server.gateway.stages.call import StageCall
+from server.gateway.stages.failure import StageFailedError, StageSkippedError
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import gateway
@@ -142,8 +142,8 @@ async def test_no_call_is_made_without_a_budget(seconds: float) -> None:
     call: StageCall[
         candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse
     ] = StageCall("retrieval", method, 1.0, 0.6)  # type: ignore[arg-type]
-    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="1"), "id", Deadline.after(seconds))
+    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="1"), "id", time.monotonic() + seconds)
     with pytest.raises(StageSkippedError) as raised:
-        await call(candidate_pb2.RetrieveCandidatesRequest(), query, lambda _: None, ())
+        await call(candidate_pb2.RetrieveCandidatesRequest(), query, lambda *_: None)
     assert isinstance(raised.value, StageFailedError), "the request goes on without it"
     assert not method.calls

@@ -117,15 +117,15 @@ def redis_features(redis: RunningRedis, tmp_path: Path, monkeypatch: pytest.Monk
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The viewers for whom the store has been asked, in this process."""
     asked: list[str] = []
-    fetch = FeatureReader.fetch
+    read = FeatureReader.read
 
     async def counted(
         self: FeatureReader, viewer_id: str, seconds: float
     ) -> viewer_pb2.ViewerFeatures:
         asked.append(viewer_id)
-        return await fetch(self, viewer_id, seconds)
+        return await read(self, viewer_id, seconds)
 
-    monkeypatch.setattr(FeatureReader, "fetch", counted)
+    monkeypatch.setattr(FeatureReader, "read", counted)
     return asked
 
 
@@ -299,25 +299,24 @@ async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
 
 
 @pytest.mark.parametrize("lose", [RunningRedis.hang, RunningRedis.kill])
-def test_a_reader_opens_without_redis_and_reads_once_it_is_there(
+async def test_a_reader_opens_without_redis_and_reads_once_it_is_there(
     redis_features: Path, redis: RunningRedis, lose: Callable[[RunningRedis], None]
 ) -> None:
     import redis as client
 
     lose(redis)
-    reader = FeatureReader(redis_features / DATASET, TIMEOUT)
-    with pytest.raises((client.ConnectionError, client.TimeoutError)):
-        reader.read(VIEWER)  # and not without end
+    reader = await asyncio.to_thread(FeatureReader, redis_features / DATASET, TIMEOUT)
+    with pytest.raises((client.ConnectionError, client.TimeoutError, TimeoutError)):
+        await reader.read(VIEWER, TIMEOUT)  # and not without end
     redis.kill()
     redis.start()
 
-    def read() -> int:
+    async def read() -> int:
         try:
-            return len(reader.read(VIEWER).history_keys)
-        except (client.ConnectionError, client.TimeoutError):  # of a busy machine
+            return len((await reader.read(VIEWER, TIMEOUT)).history_keys)
+        except (client.ConnectionError, client.TimeoutError, TimeoutError):  # of a busy machine
             return 0
 
-    end = time.monotonic() + 30
-    while not (found := read()) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert found == len(WATCHED)
+    async with asyncio.timeout(30):
+        while await read() != len(WATCHED):  # noqa: ASYNC110 (Redis tells nobody)
+            await asyncio.sleep(0.05)

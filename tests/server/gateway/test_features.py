@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
 from server.features.keys import video_keys
@@ -20,8 +22,13 @@ from server.gateway.online_rows import FEATURE_SERVICE
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 
 
+def read(reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
+    """Reads in an event loop of its own, which a file doesn't mind."""
+    return asyncio.run(reader.read(viewer_id, 1.0))
+
+
 def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
-    viewer = FeatureReader(features / DATASET, 1.0).read(VIEWER)
+    viewer = read(FeatureReader(features / DATASET, 1.0), VIEWER)
     assert list(viewer.history_keys) == video_keys(WATCHED).tolist()
     assert list(viewer.history_times) == [1704067200, 1704070800, 1704074400]
     assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
@@ -30,7 +37,7 @@ def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
 
 
 def test_an_unknown_viewer_has_the_defaults(features: Path) -> None:
-    viewer = FeatureReader(features / DATASET, 1.0).read("nobody")
+    viewer = read(FeatureReader(features / DATASET, 1.0), "nobody")
     assert len(viewer.history_keys) == len(viewer.watched_keys) == len(viewer.attributes) == 0
     assert viewer.watch_count == viewer.like_count == 0
 
@@ -43,8 +50,10 @@ def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str
     response = store.get_online_features(
         features=store.get_feature_service(FEATURE_SERVICE), entity_rows=[{"viewer_id": viewer_id}]
     )
-    wanted = viewer_from_row({name: values[0] for name, values in response.to_dict().items()})
-    got = FeatureReader(features / DATASET, 1.0).read(viewer_id)
+    found = response.proto
+    stored = zip(found.metadata.feature_names.val, found.results, strict=True)
+    wanted = viewer_from_row({name: result.values[0] for name, result in stored})
+    got = read(FeatureReader(features / DATASET, 1.0), viewer_id)
     assert got == wanted
 
 
@@ -69,41 +78,50 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
     file.write_bytes(b"")
     for _ in range(3):
         with pytest.raises(sqlite3.Error):
-            reader.read(VIEWER)
+            read(reader, VIEWER)
     file.write_bytes(content[:5000])
     with pytest.raises(sqlite3.Error):
-        reader.read(VIEWER)
+        read(reader, VIEWER)
     file.write_bytes(content)
-    assert reader.read(VIEWER).watch_count == 3
+    assert read(reader, VIEWER).watch_count == 3
     # As another tool would put it back: by a rename.
     file.write_bytes(b"")
     with pytest.raises(sqlite3.Error):
-        reader.read(VIEWER)
+        read(reader, VIEWER)
     (repo / "fresh.db").write_bytes(content)
     (repo / "fresh.db").replace(file)
-    assert reader.read(VIEWER).watch_count == 3
+    assert read(reader, VIEWER).watch_count == 3
 
 
 @pytest.mark.parametrize(
     "odd",
     [
-        {"watched_keys": [1], "history_times": ["yesterday"]},
-        {"watched_keys": [1 << 70], "history_times": [1]},
-        {"watched_keys": [None], "history_times": [1]},
-        {"attributes": 7},
-        {"watched_keys": [1], "history_times": [2, 3]},
+        {"watched_keys": {"int64_list_val": {"val": [1]}}, "history_times": {"int64_val": 7}},
+        {"watched_keys": {"string_list_val": {"val": ["a"]}}},
+        {"attributes": {"string_val": "age=25"}},
+        {"viewer_like_count": {"string_val": "many"}},
+        {"history_times": {"int64_list_val": {"val": [2]}}},
     ],
 )
 def test_an_unusable_row_is_distinguished_from_a_failing_store(odd: dict[str, Any]) -> None:
-    row = dict.fromkeys(
-        (
-            "history_times",
-            "watched_keys",
-            "attributes",
-            "viewer_watch_count",
-            "viewer_like_count",
-        )
-    )
-    assert viewer_from_row(row).watch_count == 0
+    from feast.protos.feast.types.Value_pb2 import NULL, Value
+
+    row = {"viewer_watch_count": Value(int64_val=3), "watched_keys": Value(null_val=NULL)}
+    assert viewer_from_row(row).watch_count == 3
     with pytest.raises(UnfitRowError):
-        viewer_from_row({**row, **odd})
+        viewer_from_row({**row, **{name: Value(**value) for name, value in odd.items()}})
+
+
+def test_the_history_is_the_end_of_what_was_watched() -> None:
+    from feast.protos.feast.types.Value_pb2 import Int64List, Value
+
+    def viewer(times: list[int]) -> ViewerFeatures:
+        columns = {"watched_keys": [5, 6, 7], "history_times": times}
+        return viewer_from_row(
+            {name: Value(int64_list_val=Int64List(val=val)) for name, val in columns.items()}
+        )
+
+    assert list(viewer([1, 2]).history_keys) == [6, 7]
+    assert list(viewer([1, 2, 3]).history_keys) == [5, 6, 7]
+    assert list(viewer([]).history_keys) == []
+    assert list(viewer([]).watched_keys) == [5, 6, 7]

@@ -64,18 +64,27 @@ def test_a_scrape_of_its_size_removes_nothing_since_it_comes_from_another_thread
     assert last.find("a", "1") is None
 
 
-def test_the_least_recently_used_are_evicted_first() -> None:
+def test_whoever_was_read_longest_ago_is_evicted_first() -> None:
     last = LastFeatures(3 * 132_100 + 1000, 60)
-    for name in ("1", "2", "3"):
+    for name in ("1", "2", "3", "1", "4"):
         last.keep("a", name, viewer(10_000))
-    assert last.find("a", "1") is not None
-    last.keep("a", "4", viewer(10_000))
     assert [last.find("a", name) is not None for name in ("1", "2", "3", "4")] == [
         True,
         False,
         True,
         True,
     ]
+
+
+def test_what_is_too_old_frees_its_memory_at_the_next_read() -> None:
+    now = 0.0
+    last = LastFeatures(1 << 20, 60, lambda: now)
+    last.keep("a", "1", viewer(3))
+    now = 60.0
+    last.keep("a", "2", viewer(3))
+    now = 0.0
+    assert last.find("a", "1") is None
+    assert last.find("a", "2") is not None
 
 
 def test_a_viewer_without_features_is_evicted() -> None:

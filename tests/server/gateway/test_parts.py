@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key, video_keys
-from server.gateway.deadline import Deadline
 from server.gateway.fallback import PopularList
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.answer import ranked_items, sources_of
+from server.gateway.query import ANSWER_SECONDS, RecommendQuery
+from server.gateway.stages.answer import ranked_slate, sources_of
 from server.gateway.stages.retrieve import retrieve_request
 from server.pod.viewer import decode_viewer
 from server.releases.manifest import ReleaseError
@@ -24,7 +22,7 @@ from server.releases.manifest import ReleaseError
 
 def query(**fields: object) -> RecommendQuery:
     request = pb.RecommendRequest(viewer_id="1", **fields)  # type: ignore[arg-type]
-    return RecommendQuery.of(request, "id", Deadline.after(1))
+    return RecommendQuery.of(request, "id", 100.0)
 
 
 def test_absent_fields_have_their_defaults() -> None:
@@ -51,24 +49,12 @@ def test_the_models_read_the_requests_time_or_now() -> None:
     assert decode_viewer(message.viewer).asked_at == 900
 
 
-@pytest.fixture
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time passes between two lines."""
-    monkeypatch.setattr("server.gateway.deadline.time", SimpleNamespace(monotonic=lambda: 50.0))
-
-
-@pytest.mark.usefixtures("still")
 def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> None:
-    assert Deadline.after(100).budget(0.5, 0.5) == 0.5
-    assert 4.9 < Deadline.after(10).budget(100, 0.5) < 5
-    assert Deadline.after(-1).left() == 0
-    assert Deadline.after(-1).budget(100) == 0
-
-
-@pytest.mark.usefixtures("still")
-def test_the_answers_own_time_is_kept_back() -> None:
-    deadline = Deadline.after(10)
-    assert deadline.budget(100) < deadline.left()
+    until_100 = query()
+    assert until_100.budget(50, 0.5, 0.5) == 0.5
+    assert until_100.budget(90, 100, 0.5) == pytest.approx(0.5 * (10 - ANSWER_SECONDS))
+    assert until_100.budget(100, 100) == 0
+    assert until_100.budget(101, 100) == 0
 
 
 def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
@@ -110,7 +96,7 @@ def test_videos_that_the_ranking_pod_cannot_name_give_way_to_those_that_the_cand
     candidates = candidate_pb2.RetrieveCandidatesResponse(
         keys=[3, 1, 2, 8, 9], ids=["c", "a", "b"], source_masks=[2, 2, 8, 2, 2]
     )
-    items = ranked_items(ranked, candidates)
+    items = ranked_slate(ranked, candidates).items
     assert [(item.video_id, item.position) for item in items] == [("a", 1), ("c", 2), ("b", 3)]
     assert [item.score for item in items] == pytest.approx([0.3, 0, 0])
     assert [list(item.sources) for item in items] == [[1], [1], [3]]

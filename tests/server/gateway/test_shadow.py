@@ -23,7 +23,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest, ShadowComparison
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.gateway.service import gateway_pod
-from server.gateway.stages.tries import TRY_HEADER
+from server.gateway.stages.call import TRY_HEADER
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import gateway_settings
