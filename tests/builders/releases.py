@@ -18,7 +18,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from server.features.keys import unique_video_keys
+from server.features.content import CONTENT_LIMIT
+from server.features.keys import unique_video_keys, video_keys
 from server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
@@ -39,6 +40,10 @@ CO_WATCH_LIMIT = 6
 EASE_LIMIT = 4
 FRESH_LIMIT = 8
 CONTENT_SIZE = 3
+"""Dimensions of the content vectors that vary; the others are 0."""
+CREATORS = 5
+CONTENT_VOCABULARY = {"tag=cat": 1, "tag=dog": 2, "tag=fish": 3}
+"""Row r has the token 1 + r % 3, and the creator of the name `creator-{r % CREATORS}`."""
 VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -66,11 +71,18 @@ def build_release(
     FRESH_LIMIT rows are fresh.
     """
     random = np.random.default_rng(seed)
-    for part in (layout.VIEWER_TOWER, layout.RANKER, layout.VIDEO_KEYS, layout.GOLDEN_RANKER):
+    for part in (
+        layout.VIEWER_TOWER,
+        layout.VIDEO_TOWER,
+        layout.RANKER,
+        layout.VIDEO_KEYS,
+        layout.GOLDEN_RANKER,
+    ):
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
     _write_videos(folder, random, videos)
     _write_viewer_tower(folder, random)
     _write_ranker(folder, random)
+    _write_video_tower(folder, np.random.default_rng(seed + 1))
     write_manifest(folder, release_id=release_id, weights=weights, quotas=quotas)
     return folder
 
@@ -111,11 +123,17 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     strengths = np.where(before >= 0, [0.8, 0.4, 0.2, -0.1], 0).astype(np.float32)
     content = random.normal(size=(count, CONTENT_SIZE))
     content /= np.linalg.norm(content, axis=1, keepdims=True)
+    content = np.pad(content, ((0, 0), (0, VECTOR_SIZE - CONTENT_SIZE)))
+    tokens = np.zeros((count, CONTENT_LIMIT), np.uint16)
+    tokens[:, 0] = 1 + np.arange(count) % len(CONTENT_VOCABULARY)
+    creators = video_keys([f"creator-{row % CREATORS}" for row in range(count)])
     tables: Arrays = {
         layout.EASE_ROWS: np.maximum(before, 0).astype(np.int32),
         layout.EASE_WEIGHTS: strengths,
         layout.FRESH_ROWS: np.arange(count)[-FRESH_LIMIT:],
         layout.CONTENT_VECTORS: content.astype(np.float32),
+        layout.CONTENT_IDS: tokens,
+        layout.CREATORS: creators,
         layout.VIDEO_KEYS: unique_video_keys(ids),
         layout.VIDEO_VECTORS: vectors,
         layout.VIDEO_FEATURE_TABLE: random.random((count, len(VIDEO_FEATURES)), np.float32),
@@ -128,6 +146,7 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     texts = {
         layout.POPULAR_IDS: ids[:1000],
         layout.VOCABULARY: VOCABULARY,
+        layout.CONTENT_VOCABULARY: CONTENT_VOCABULARY,
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text))
@@ -185,6 +204,26 @@ def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:
     mean = video_table[inputs["history"]].sum(1) / np.maximum(inputs["lengths"], 1)[:, None]
     vector = mean + attribute_table[inputs["attributes"]].sum(1) + bias
     save_golden(folder / layout.GOLDEN_VIEWER_TOWER, inputs, {"viewer_vector": vector})
+
+
+def _write_video_tower(folder: Path, random: np.random.Generator) -> None:
+    """video_vectors = sum of the tokens' vectors; those of content have length 1."""
+    table = random.normal(size=(len(CONTENT_VOCABULARY) + 1, 2 * VECTOR_SIZE)).astype(np.float32)
+    table[0] = 0
+    table[1:, VECTOR_SIZE:] /= np.linalg.norm(table[1:, VECTOR_SIZE:], axis=1, keepdims=True)
+    save_model(
+        folder / layout.VIDEO_TOWER,
+        inputs={"content": (TensorProto.INT64, ["b", CONTENT_LIMIT])},
+        outputs={"video_vectors": ["b", 2 * VECTOR_SIZE]},
+        nodes=[
+            helper.make_node("Gather", ["table", "content"], ["each"]),
+            helper.make_node("ReduceSum", ["each", "axis"], ["video_vectors"], keepdims=0),
+        ],
+        constants={"table": table, "axis": np.array([1])},
+    )
+    content = np.eye(4, CONTENT_LIMIT, dtype=np.int64) * np.arange(4)[:, None]
+    golden = folder / layout.GOLDEN_VIDEO_TOWER
+    save_golden(golden, {"content": content}, {"video_vectors": table[content].sum(1)})
 
 
 def _write_ranker(folder: Path, random: np.random.Generator) -> None:

@@ -1,0 +1,30 @@
+"""Settings of what pods and gateways follow of the log."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import VireoError
+
+
+class LiveSettings(BaseSettings):
+    """Read from `VIREO_…` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix="VIREO_", frozen=True, extra="ignore")
+
+    live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
+    """Maximum upserted videos that a pod keeps beside its release; further ones are counted, and
+    wait for a release that has them."""
+    trending_half_life: float = Field(default=6 * 3600.0, gt=0)
+    """Seconds after which a play or like counts half for what is trending."""
+
+    @staticmethod
+    def load() -> LiveSettings:
+        """Return the settings from the environment; raise VireoError that names the variable."""
+        try:
+            return LiveSettings()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
+            raise VireoError(f"{name}={first['input']!r}: {first['msg']}") from error

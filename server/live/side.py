@@ -1,0 +1,224 @@
+"""Videos of the catalogue's overlay that a release doesn't have, or has with other content."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from vireo.v1.catalog_pb2 import Video
+
+from server.arrays import BoolArray, Float32Array, Int64Array
+from server.features.keys import video_key
+from server.features.looked_up import Vectors, looked_up
+from server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_features
+from server.features.video_rows import VideoRows
+from server.live.overlay import Change, Overlay
+from server.live.placement import Placement
+
+BATCH = 32
+"""Videos that are placed at once, in one to two milliseconds."""
+_FIRST_ROOM = 256
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class KnownVideos:
+    """What a side table needs of its release of n videos."""
+
+    rows: VideoRows
+    vectors: Vectors
+    """float32[n, d] or float16[n, d]."""
+    position: int
+    """Position in the log of the catalogue's changes up to which the release has them."""
+    placement: Placement | None
+    """None if the release can't place videos."""
+
+
+class SideTable:
+    """Vectors and the like of m videos, beside a release's tables. Use it from one thread.
+
+    Rows are used again: they are valid until the next change. A release's own video whose content
+    changed has a row here too; it keeps what its watches taught, and stays where it is in the
+    release's index.
+    """
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        known: KnownVideos,
+        *,
+        ranked: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Start without a change.
+
+        Args:
+            overlay: the catalogue's changes.
+            known: the release's part.
+            ranked: whether to keep content vectors, which only ranking needs.
+            clock: Unix time in seconds, for videos' ages.
+        """
+        self._overlay, self._known, self._clock = overlay, known, clock
+        self._position = 0
+        self._waiting: deque[Change] = deque()
+        self._free: list[int] = []
+        size = known.vectors.shape[1]
+        self.places: dict[int, int] = {}
+        """Row of each key."""
+        self.count = 0
+        """Number of rows, unused ones included."""
+        self.used = np.zeros(0, np.bool_)
+        """Whether each row is used, bool[room]; the room is at least `count`."""
+        self.keys = np.zeros(0, np.int64)
+        self.vectors = np.zeros((0, size), np.float32)
+        self.content = np.zeros((0, size if ranked else 0), np.float32)
+        self.features = np.zeros((0, len(VIDEO_FEATURES)), np.float32)
+        """VIDEO_FEATURES of unwatched videos."""
+        self.creators = np.zeros(0, np.int64)
+        """Key of each creator, -1 if unknown."""
+        self.own_rows = np.zeros(0, np.int64)
+        """The release's row of a changed video; -1 of a new one."""
+        self.removed = np.zeros(len(known.vectors), np.bool_)
+        """Whether each of the release's videos is removed, bool[n]."""
+        self.removed_rows = np.zeros(0, np.int64)
+        """Rows of those, int64[r]."""
+        self.unplaced = 0
+        """Number of videos that wait for another release, since this one can't place any."""
+        self.changed = 0
+        """Number of rows of the release's own videos."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of videos that wait for their place."""
+        return len(self._waiting)
+
+    def take_changes(self) -> None:
+        """Take in the overlay's changes: removals hold at once, videos wait for `place_some`."""
+        changes = self._overlay.since(self._position)
+        if not changes:
+            return
+        self._position = changes[-1].position
+        rows = self._known.rows.find(np.array([change.key for change in changes], np.int64))
+        gone = np.array([change.removed for change in changes], np.bool_)
+        known = rows >= 0
+        before = len(self.removed_rows)
+        self.removed[rows[known]] = gone[known]
+        if gone.any() or before:
+            self.removed_rows = self.removed.nonzero()[0]
+        for change, row in zip(changes, rows.tolist(), strict=True):
+            if change.removed or not change.video:
+                self._drop(change.key)
+            elif row < 0 or change.position > self._known.position:
+                self._waiting.append(change)
+
+    def place_some(self, limit: int = BATCH) -> bool:
+        """Place some of the waiting videos; return whether there are more."""
+        placement = self._known.placement
+        if placement is None:
+            self.unplaced += len(self._waiting)
+            self._waiting.clear()  # the table of the next release takes all changes in again
+            return False
+        some: list[Change] = []
+        while self._waiting and len(some) < limit:
+            change = self._waiting.popleft()
+            if self._overlay.get(change.key) is change:  # else there is a later one
+                some.append(change)
+        if some:
+            self._place(some, placement)
+        return bool(self._waiting)
+
+    def find(self, keys: Iterable[int]) -> Int64Array:
+        """Return the row of each key, -1 if it has none."""
+        get = self.places.get
+        return np.array([get(key, -1) for key in keys], np.int64)
+
+    def nearest(self, vector: Float32Array, limit: int, usable: BoolArray) -> Int64Array:
+        """Return the rows with the largest inner products, best first.
+
+        Args:
+            vector: float32[d].
+            limit: maximum number of rows.
+            usable: which rows count, bool[count].
+        """
+        rows = usable.nonzero()[0]
+        scores = (self.vectors[: self.count] @ vector)[rows]
+        if len(rows) > limit:
+            best = np.argpartition(-scores, limit - 1)[:limit]
+            rows, scores = rows[best], scores[best]
+        ordered: Int64Array = rows[np.lexsort((self.keys[rows], -scores))]
+        return ordered
+
+    def video(self, row: int) -> Video:
+        """Return the video of a row."""
+        change = self._overlay.get(int(self.keys[row]))
+        return Video.FromString(change.video) if change is not None else Video()
+
+    def _place(self, changes: list[Change], placement: Placement) -> None:
+        videos = [Video.FromString(change.video) for change in changes]
+        content = placement.content(videos)
+        own = self._known.rows.find(np.array([change.key for change in changes], np.int64))
+        vectors, contents = placement.vectors(content)
+        mine = own >= 0
+        if mine.any():
+            before = placement.known.take(own[mine], axis=0).astype(np.int64)
+            same = np.zeros(len(own), np.bool_)
+            same[mine] = (before == content[mine]).all(1)
+            # The difference from what content alone predicts is what its watches taught.
+            vectors[mine] += (
+                looked_up(self._known.vectors, own[mine]) - placement.vectors(before)[0]
+            )
+        else:
+            same = mine
+        ages = np.array([self._age(video) for video in videos])
+        nothing = np.zeros(len(videos))
+        features = video_features(nothing, nothing, nothing + LIKE_PRIOR, ages)
+        for each, (change, video) in enumerate(zip(changes, videos, strict=True)):
+            if same[each]:
+                self._drop(change.key)
+                continue
+            row = self._row_for(change.key)
+            self.vectors[row] = vectors[each]
+            self.content[row] = contents[each, : self.content.shape[1]]
+            self.features[row] = features[each]
+            self.creators[row] = video_key(video.creator) if video.creator else -1
+            self.changed += int(own[each] >= 0) - int(self.own_rows[row] >= 0)
+            self.own_rows[row] = own[each]
+
+    def _age(self, video: Video) -> float:
+        if not video.HasField("published"):
+            return 0.0
+        return max(0.0, (self._clock() - video.published.seconds) / _DAY)
+
+    def _row_for(self, key: int) -> int:
+        row = self.places.get(key)
+        if row is not None:
+            return row
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = self.count
+            if row == len(self.keys):
+                self._grow()
+            self.count += 1
+        self.places[key] = row
+        self.keys[row], self.used[row], self.own_rows[row] = key, True, -1
+        return row
+
+    def _drop(self, key: int) -> None:
+        row = self.places.pop(key, None)
+        if row is not None:
+            self.used[row] = False
+            self.changed -= int(self.own_rows[row] >= 0)
+            self._free.append(row)
+
+    def _grow(self) -> None:
+        room = max(_FIRST_ROOM, math.ceil(len(self.keys) * 1.5))
+        for name in ("used", "keys", "vectors", "content", "features", "creators", "own_rows"):
+            before = getattr(self, name)
+            grown = np.zeros((room, *before.shape[1:]), before.dtype)
+            grown[: len(before)] = before
+            setattr(self, name, grown)

@@ -1,0 +1,138 @@
+"""With a real log: what a pod knows of the catalogue's changes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1.log_pb2 import Trending, TrendingVideos
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, STATE, EventLog
+from server.features.keys import video_key
+from server.features.video_rows import VideoRows
+from server.live.live import Live
+from server.live.placement import Placement
+from server.live.settings import LiveSettings
+from server.live.side import KnownVideos, SideTable
+from server.releases import layout
+from server.releases.manifest import Manifest
+from tests.builders.catalogue import change, key_of
+from tests.builders.nats import RunningNats, settings_of
+from tests.builders.releases import build_release
+from tests.builders.waiting import until
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
+    folder: Path = build_release(tmp_path_factory.mktemp("release"))
+    keys = np.load(folder / layout.VIDEO_KEYS)
+    placement = Placement.load(folder, Manifest.read(folder), len(keys))
+    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), 0, placement)
+
+
+@asynccontextmanager
+async def following(nats: RunningNats, *, videos: bool = True) -> AsyncIterator[Live]:
+    live = Live(JetStreamLog(settings_of(nats)), LiveSettings(), videos=videos)
+    task = asyncio.create_task(live.run())
+    try:
+        yield live
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def writing(nats: RunningNats) -> AsyncIterator[EventLog]:
+    log = JetStreamLog(settings_of(nats))
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def new_table(live: Live, known: KnownVideos) -> SideTable:
+    return SideTable(live.overlay, known, ranked=True)
+
+
+async def test_a_table_has_what_came_before_it_and_what_comes_after(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        for name in ("first", "second"):
+            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
+        await log.append(CATALOG, key_of("video-5"), change("video-5", is_removed=True))
+        async with following(nats) as live:
+            table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+            assert live.caught_up
+            assert table.places.keys() == {video_key("first"), video_key("second")}
+            assert table.removed_rows.tolist() == [5]
+
+            await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
+            await log.append(CATALOG, key_of("first"), change("first", is_removed=True))
+            await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
+
+
+async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
+    nats.kill()
+    async with following(nats) as live:
+        table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)
+        assert not live.caught_up
+        assert table.places == {}
+        nats.start()
+        await until(lambda: video_key("early") in table.places)
+
+
+async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: KnownVideos) -> None:
+    async with writing(nats) as log:
+        await log.append(CATALOG, key_of("video-7"), change("video-7", is_removed=True))
+    async with following(nats) as live:
+        await until(lambda: live.caught_up)
+        nats.kill()
+        try:
+            table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)
+            assert 7 in table.removed_rows
+        finally:
+            nats.start()
+
+
+async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: KnownVideos) -> None:
+    async with writing(nats) as log, following(nats) as live:
+        table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+        await log.append(CATALOG, key_of("a last one"), change("a last one", tags=["cat"]))
+        places = table.places
+        await until(lambda: video_key("a last one") in places)
+        freed = weakref.ref(table)
+        del table
+        gc.collect()
+        assert freed() is None
+
+
+async def test_a_gateway_remembers_removals_alone(nats: RunningNats) -> None:
+    async with writing(nats) as log:
+        await log.append(CATALOG, key_of("kept"), change("kept", tags=["cat"]))
+        await log.append(CATALOG, key_of("gone"), change("gone", is_removed=True))
+    async with following(nats, videos=False) as live:
+        await until(lambda: video_key("gone") in live.overlay.removed_keys)
+        assert (live.overlay.videos, live.overlay.refused) == (0, 0)
+
+
+async def test_what_is_trending_follows_the_consumers(nats: RunningNats) -> None:
+    videos = TrendingVideos(keys=[3, 1], weights=[2.0, 1.0])
+    told = Trending(lists=[videos], new_keys=[9], new_impressions=[4], at=Timestamp(seconds=1))
+    async with writing(nats) as log, following(nats) as live:
+        await log.append(STATE, "trending.0", told.SerializeToString())
+        await until(lambda: dict(live.trends.impressions) == {9: 4})
+        assert live.trends.lists[""].tolist() == [3, 1]

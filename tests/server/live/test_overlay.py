@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from server.features.keys import video_key
+from server.live.overlay import Overlay
+from tests.builders.catalogue import removed, upserted
+
+
+def keys(*ids: str) -> list[int]:
+    return [video_key(each) for each in ids]
+
+
+def test_the_last_change_of_a_video_counts() -> None:
+    overlay = Overlay(10)
+    overlay.take([upserted(1, "a", title="one"), removed(2, "b"), upserted(3, "a", title="two")])
+    overlay.take([upserted(4, "b")])
+
+    assert [(change.key, change.position) for change in overlay.since(0)] == [
+        (video_key("a"), 3),
+        (video_key("b"), 4),
+    ]
+    assert (overlay.videos, overlay.removals, overlay.position) == (2, 0, 4)
+    assert not len(overlay.removed_keys)
+
+
+def test_changes_after_a_position_come_in_order() -> None:
+    overlay = Overlay(10)
+    overlay.take([upserted(position, f"video-{position}") for position in range(1, 8)])
+    overlay.take([removed(8, "video-2")])
+
+    assert [change.position for change in overlay.since(5)] == [6, 7, 8]
+    assert overlay.since(8) == []
+
+
+def test_removed_videos_are_known_by_their_keys() -> None:
+    overlay = Overlay(10)
+    overlay.take([removed(1, "a"), removed(2, "b")])
+    assert overlay.removed_keys.tolist() == keys("a", "b")
+    overlay.take([upserted(3, "a")])
+    assert overlay.removed_keys.tolist() == keys("b")
+
+
+def test_beyond_its_bound_an_upsert_is_counted_and_not_kept() -> None:
+    overlay = Overlay(2)
+    overlay.take([upserted(position, f"video-{position}") for position in range(1, 6)])
+    assert (overlay.videos, overlay.refused) == (2, 3)
+    assert overlay.get(video_key("video-5")) is None
+
+
+def test_an_upsert_that_finds_no_room_undoes_a_removal_nonetheless() -> None:
+    overlay = Overlay(1)
+    overlay.take([upserted(1, "a"), removed(2, "b"), upserted(3, "b")])
+    assert not len(overlay.removed_keys)
+    change = overlay.get(video_key("b"))
+    assert change is not None
+    assert (change.removed, change.video) == (False, b"")
+
+
+def test_removals_have_a_bound_of_their_own() -> None:
+    overlay = Overlay(0, max_removals=2)
+    overlay.take([removed(position, f"video-{position}") for position in range(1, 4)])
+    overlay.take([upserted(4, "video-9")])
+    assert (overlay.removals, overlay.refused, overlay.videos) == (2, 1, 0)
+
+
+def test_what_isnt_a_change_is_counted_and_passed_over() -> None:
+    overlay = Overlay(2)
+    broken = upserted(1, "a")
+    overlay.take([type(broken)(1, broken.key, b"\xff\xff"), upserted(2, "b")])
+    assert (overlay.unreadable, overlay.videos, overlay.position) == (1, 1, 2)

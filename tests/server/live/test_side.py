@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.features.keys import video_key
+from server.features.ranking_inputs import LIKE_PRIOR
+from server.features.video_rows import VideoRows
+from server.live.overlay import Overlay
+from server.live.placement import Placement
+from server.live.side import KnownVideos, SideTable
+from server.releases import layout
+from server.releases.manifest import Manifest
+from tests.builders.catalogue import removed, upserted
+from tests.builders.releases import build_release
+
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture
+def overlay() -> Overlay:
+    return Overlay(100_000)
+
+
+def known_of(folder: Path, position: int = 0, *, places: bool = True) -> KnownVideos:
+    keys = np.load(folder / layout.VIDEO_KEYS)
+    placement = Placement.load(folder, Manifest.read(folder), len(keys)) if places else None
+    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), position, placement)
+
+
+def table_of(
+    folder: Path, overlay: Overlay, position: int = 0, *, places: bool = True
+) -> SideTable:
+    known = known_of(folder, position, places=places)
+    return SideTable(overlay, known, ranked=True, clock=lambda: 30.0 * DAY)
+
+
+def settled(table: SideTable) -> SideTable:
+    table.take_changes()
+    while table.place_some():
+        pass
+    return table
+
+
+def tower_of(folder: Path) -> Placement:
+    placement = known_of(folder).placement
+    assert placement is not None
+    return placement
+
+
+def test_a_new_video_gets_the_towers_vectors(folder: Path, overlay: Overlay) -> None:
+    overlay.take([upserted(1, "new", tags=["dog"], creator="c", published={"seconds": 29 * DAY})])
+    table = settled(table_of(folder, overlay))
+
+    [row] = table.find([video_key("new")]).tolist()
+    bag = np.zeros((1, 24), np.int64)
+    bag[0, 0] = 2
+    vectors, contents = tower_of(folder).vectors(bag)
+    assert np.array_equal(table.vectors[row], vectors[0])
+    assert np.array_equal(table.content[row], contents[0])
+    assert table.features[row] == pytest.approx([0, 0, LIKE_PRIOR, np.log(2)])
+    assert (table.creators[row], table.own_rows[row]) == (video_key("c"), -1)
+    assert table.video(row).tags == ["dog"]
+
+
+def test_a_video_that_the_release_has_as_it_is_needs_no_place(
+    folder: Path, overlay: Overlay
+) -> None:
+    overlay.take([upserted(1, "video-0", tags=["cat"], title="another title")])
+    table = settled(table_of(folder, overlay))
+    assert table.places == {}
+
+
+def test_a_changed_video_keeps_what_its_watches_taught(folder: Path, overlay: Overlay) -> None:
+    overlay.take([upserted(1, "video-0", tags=["fish"])])
+    table = settled(table_of(folder, overlay))
+
+    [row] = table.find([video_key("video-0")]).tolist()
+    bags = np.zeros((2, 24), np.int64)
+    bags[:, 0] = [1, 3]
+    cat, fish = tower_of(folder).vectors(bags)[0]
+    own = np.load(folder / layout.VIDEO_VECTORS)[0]
+    assert table.vectors[row] == pytest.approx(own + fish - cat, abs=1e-6)
+    assert (table.own_rows[row], table.changed) == (0, 1)
+
+    overlay.take([upserted(2, "video-0", tags=["cat"])])
+    settled(table)
+    assert (table.places, table.changed) == ({}, 0)
+
+
+def test_changes_that_were_trained_with_are_merged_already(folder: Path, overlay: Overlay) -> None:
+    overlay.take([upserted(1, "video-0", tags=["fish"]), upserted(2, "lost", tags=["fish"])])
+    overlay.take([upserted(3, "video-1", tags=["fish"])])
+    table = settled(table_of(folder, overlay, position=2))
+    assert table.places.keys() == {video_key("lost"), video_key("video-1")}
+
+
+def test_a_removal_holds_for_own_and_for_new_videos_until_an_upsert(
+    folder: Path, overlay: Overlay
+) -> None:
+    overlay.take([upserted(1, "new", tags=["cat"]), removed(2, "video-3")])
+    table = settled(table_of(folder, overlay))
+    assert table.removed_rows.tolist() == [3]
+
+    overlay.take([removed(3, "new"), removed(4, "unheard-of")])
+    table.take_changes()
+    assert table.places == {}
+    assert not table.used.any()
+
+    overlay.take([upserted(5, "video-3", tags=["cat"]), upserted(6, "new", tags=["cat"])])
+    settled(table)
+    assert not len(table.removed_rows)
+    assert table.find([video_key("new")]).tolist() == [0]  # whose row was free
+
+
+def test_a_removal_overtakes_an_upsert_that_waits(folder: Path, overlay: Overlay) -> None:
+    table = table_of(folder, overlay)
+    overlay.take([upserted(1, "new", tags=["cat"])])
+    table.take_changes()
+    overlay.take([removed(2, "new")])
+    table.take_changes()
+    assert not table.place_some()
+    assert table.places == {}
+
+
+def test_the_nearest_come_first_and_unusable_ones_never(folder: Path, overlay: Overlay) -> None:
+    tags: list[list[str]] = [["cat"], ["dog"], ["fish"], []]
+    overlay.take([upserted(1 + each, f"new-{each}", tags=tags[each % 4]) for each in range(400)])
+    table = settled(table_of(folder, overlay))
+    vector = table.vectors[1]
+    usable = table.used[: table.count].copy()
+    usable[table.find([video_key("new-1")])] = False
+
+    found = table.nearest(vector, 30, usable)
+
+    scores = table.vectors[: table.count] @ vector
+    assert len(found) == 30
+    assert scores[found].tolist() == sorted(scores[usable].tolist(), reverse=True)[:30]
+    assert video_key("new-1") not in table.keys[found]
+
+
+def test_a_release_without_a_tower_counts_what_it_cant_place(
+    folder: Path, overlay: Overlay
+) -> None:
+    overlay.take([upserted(1, "new", tags=["cat"]), removed(2, "video-3")])
+    table = settled(table_of(folder, overlay, places=False))
+    assert (table.unplaced, table.places) == (1, {})
+    assert table.removed_rows.tolist() == [3]
+
+
+def test_times_beyond_the_calendar_are_no_content(folder: Path, overlay: Overlay) -> None:
+    overlay.take([upserted(1, "new", tags=["cat"], published={"seconds": 1 << 60})])
+    table = settled(table_of(folder, overlay))
+    assert table.features[0, 3] == 0
+
+
+def test_goldens_of_the_tower_are_replayed(folder: Path) -> None:
+    tower_of(folder).replay_goldens()

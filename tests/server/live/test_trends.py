@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1.log_pb2 import Trending, TrendingVideos
+
+from server.live.trends import MERGE_SECONDS, OVERALL, Trends
+
+HALF_LIFE = 3600.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def told(at: int, weights: dict[int, float], locale: str = "", **shown: int) -> bytes:
+    videos = TrendingVideos(locale=locale, keys=weights.keys(), weights=weights.values())
+    message = Trending(lists=[videos], at=Timestamp(seconds=at))
+    message.new_keys.extend(int(key.removeprefix("key_")) for key in shown)
+    message.new_impressions.extend(shown.values())
+    return message.SerializeToString()
+
+
+def test_partitions_are_merged_at_one_time() -> None:
+    trends = Trends(HALF_LIFE)
+    trends.hear("trending.0", told(3600, {1: 3.0, 2: 1.0}))
+    trends.hear("trending.1", told(0, {2: 8.0, 3: 5.0}))
+    assert trends.lists[OVERALL].tolist() == [2, 1, 3]
+
+
+def test_locales_have_lists_of_their_own_and_impressions_add_up() -> None:
+    trends = Trends(HALF_LIFE)
+    trends.hear("trending.0", told(0, {1: 1.0}, "de", key_7=3))
+    trends.hear("trending.1", told(0, {2: 2.0}, "de", key_7=4, key_8=1))
+    assert trends.lists["de"].tolist() == [2, 1]
+    assert trends.impressions == {7: 7, 8: 1}
+
+
+def test_a_partition_counts_once_by_its_last_word() -> None:
+    clock = Clock()
+    trends = Trends(HALF_LIFE, clock)
+    trends.hear("trending.0", told(0, {1: 1.0}))
+    assert trends.lists[OVERALL].tolist() == [1]
+    trends.hear("trending.0", told(0, {2: 1.0}))
+    assert trends.lists[OVERALL].tolist() == [1]  # merged a moment ago
+    clock.now += MERGE_SECONDS
+    assert trends.lists[OVERALL].tolist() == [2]
+
+
+def test_other_state_and_garbage_change_nothing() -> None:
+    trends = Trends(HALF_LIFE)
+    trends.hear("progress.0", told(0, {1: 1.0}))
+    trends.hear("trending.0", b"\xff\xff")
+    uneven = Trending(lists=[TrendingVideos(keys=[1, 2], weights=[1.0])])
+    trends.hear("trending.0", uneven.SerializeToString())
+    assert (trends.lists, trends.impressions) == ({}, {})
