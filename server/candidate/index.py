@@ -73,21 +73,13 @@ class VideoIndex:
         if limit == 0:
             return np.empty(0, np.int64)
         selector, _bits = _all_but(excluded, total)
-        rows = self._search(vector, limit, self._probes, selector)
-        if rows[-1] < 0 and self._probes < self._cells:
-            # The probed cells have too few.
-            rows = self._search(vector, limit, self._cells, selector)
+        kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
+        for probes in sorted({self._probes, self._cells}):
+            parameters = kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
+            rows: Int64Array = self._index.search(vector[None], limit, params=parameters)[1][0]
+            if rows[-1] >= 0:
+                break  # else the probed cells have too few
         return rows[rows >= 0]
-
-    def _search(self, vector: Float32Array, limit: int, probes: int, selector: Any) -> Int64Array:
-        chosen: dict[str, Any] = {} if selector is None else {"sel": selector}
-        kind: Any = faiss.SearchParameters
-        if self._cells:
-            chosen["nprobe"] = probes
-            kind = faiss.SearchParametersIVF
-        parameters = kind(**chosen)
-        rows: Int64Array = self._index.search(vector[None], limit, params=parameters)[1][0]
-        return rows
 
 
 def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint8]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,6 @@ __all__ = [
     "CandidatePipeline",
     "CandidateQuery",
     "RetrievedCandidates",
-    "SourceCount",
     "UnknownSeedError",
 ]
 
@@ -101,25 +100,11 @@ def within(quotas: Quotas) -> tuple[SourceStage, ...]:
 
 
 @dataclass(frozen=True)
-class SourceCount:
-    """What one source did for one query."""
-
-    source: signals.Source
-    proposed: int
-    """Number of returned candidates that it proposed."""
-    failure: str
-    """Error of the source or of its score; empty if neither failed."""
-
-
-@dataclass(frozen=True)
 class RetrievedCandidates(Candidates):
-    """Candidates, best first by `signals.ORDERING`, with each of `signals.SCORES`.
+    """Candidates, best first by `signals.ORDERING`, with each of `signals.SCORES`."""
 
-    A score that failed has its neutral value.
-    """
-
-    reports: tuple[SourceCount, ...] = ()
-    """One per source, in the order of `signals.SOURCES`."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Error of each source that failed, or whose score did, which is neutral then; by name."""
 
 
 class BestByOrdering:
@@ -167,16 +152,7 @@ class CandidatePipeline:
         outcome = self._pipeline.run(asked, caller)
         if outcome.failures and len(outcome.selected) < query.count:
             outcome = self._filled_up(asked, outcome, caller)
-        found = outcome.selected
-        reports = tuple(
-            SourceCount(
-                source,
-                int(np.count_nonzero(found.source_masks & source.bit)),
-                outcome.failures.get(source.name, ""),
-            )
-            for source in signals.SOURCES
-        )
-        return RetrievedCandidates(**vars(found), reports=reports)
+        return RetrievedCandidates(**vars(outcome.selected), failures=outcome.failures)
 
     def _filled_up(self, asked: Retrieval, outcome: Outcome, caller: Caller | None) -> Outcome:
         """Ask for more, beyond quotas: the source that takes what they leave has failed."""

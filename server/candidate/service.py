@@ -87,11 +87,11 @@ def encode(
         release_id=release.manifest.release_id,
         sources=[
             recommendation_pb2.SourceReport(
-                source=_IN_API[count.source.name],
-                proposed=count.proposed,
-                failure=count.failure,
+                source=_IN_API[source.name],
+                proposed=int(np.count_nonzero(found.source_masks & source.bit)),
+                failure=found.failures.get(source.name, ""),
             )
-            for count in found.reports
+            for source in SOURCES
         ],
     )
 

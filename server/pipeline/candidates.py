@@ -32,10 +32,12 @@ class Candidates:
     """Columns that scorers added, by name, float32[n] each."""
 
     def __post_init__(self) -> None:
-        _check_length("rows", self.rows, len(self.keys))
-        _check_length("source_masks", self.source_masks, len(self.keys))
-        for name, column in self.scores.items():
-            _check_length(name, column, len(self.keys))
+        count = len(self.keys)
+        columns: Mapping[str, npt.NDArray[Any]]
+        columns = {"rows": self.rows, "source_masks": self.source_masks, **self.scores}
+        for name, column in columns.items():
+            if len(column) != count:
+                raise ValueError(f"column {name} has {len(column)} values for {count} candidates")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,8 +71,3 @@ class Candidates:
                 for name in parts[0].scores
             },
         )
-
-
-def _check_length(name: str, column: npt.NDArray[Any], count: int) -> None:
-    if len(column) != count:
-        raise ValueError(f"column {name} has {len(column)} values for {count} candidates")
