@@ -141,11 +141,7 @@ class CandidateRelease:
             found = self.rows.find(viewer.history_keys)
         limit = self.manifest.feature_schema.history_limit
         inputs = viewer_inputs(viewer, found, self.vocabulary, limit)
-        return self.viewers.of(inputs, self._run_tower)
-
-    def _run_tower(self, inputs: Mapping[str, Int64Array]) -> Float32Array:
-        vector: Float32Array = self.tower.run(inputs)[0]
-        return vector
+        return self.viewers.of(inputs, lambda asked: self.tower.run(asked)[0])
 
 
 def _most_popular(popularity: Float32Array, keys: Int64Array) -> Int64Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,13 @@ _IN_API = {
 }
 
 
+@dataclass(frozen=True)
 class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    def __init__(self, loader: ReleaseLoader[CandidatePipeline], queue: RunQueue) -> None:
-        """Hold the loader of releases, and the queue in which pipelines run."""
-        self._loader = loader
-        self._queue = queue
+    loader: ReleaseLoader[CandidatePipeline]
+    queue: RunQueue
+    """Where pipelines run."""
 
     async def RetrieveCandidates(  # noqa: N802
         self,
@@ -52,14 +52,14 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
-        serving = served(self._loader, request.release_id)
+        serving = served(self.loader, request.release_id)
         query = decode(request)
         if request.count_of_release:
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
         caller = Caller(context.time_remaining())
         try:
-            found = await self._queue.run(lambda: serving.content.retrieve(query, caller), caller)
+            found = await self.queue.run(lambda: serving.content.retrieve(query, caller), caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
         return encode(found, serving.content.release, request.page_size)

@@ -111,7 +111,6 @@ def ranking_inputs(
     retrieval: Float32Array,
     table: VideoTable,
     vocabulary: Mapping[str, int],
-    candidate_features: Float32Array | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the ranking model's inputs for one viewer (b = 1) and n known candidates.
 
@@ -122,8 +121,6 @@ def ranking_inputs(
         retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, r].
         table: the release's video table.
         vocabulary: attribute text to id.
-        candidate_features: VIDEO_FEATURES of the candidates at the time of the request,
-            float32[n, f], for training with a point-in-time join; by default those of the table.
 
     Returns:
         `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
@@ -137,11 +134,9 @@ def ranking_inputs(
         history = looked_up(table.vectors, recent)
     else:
         history = np.zeros((1, table.vectors.shape[1]), np.float32)
-    if candidate_features is None:
-        candidate_features = table.features.take(candidate_rows, axis=0)
     return {
         "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
-        "candidate_features": candidate_features[None],
+        "candidate_features": table.features.take(candidate_rows, axis=0)[None],
         "retrieval_features": retrieval[None],
         "match_features": match_features(history_rows, candidate_rows, table.content)[None],
         "history_vectors": history[None],

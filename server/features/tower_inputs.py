@@ -69,7 +69,7 @@ def tower_inputs(
     vocabulary: Mapping[str, int],
     history_limit: int,
 ) -> dict[str, Int64Array]:
-    """Return a batch of the viewer tower's inputs.
+    """Return a batch of the viewer tower's inputs, for at least one viewer.
 
     Videos that the release doesn't know are left out of the history. Histories are
     left-aligned and padded on the right to the longest of the batch (at least 1).
@@ -84,16 +84,8 @@ def tower_inputs(
         viewer_inputs(viewer, rows.find(viewer.history_keys), vocabulary, history_limit)
         for viewer in viewers
     ]
-    width = max((inputs["history"].shape[1] for inputs in each), default=1)
-    batch = {
-        "history": np.zeros((len(each), width), np.int64),
-        "gaps": np.zeros((len(each), width), np.int64),
-        "asked_gap": np.zeros(len(each), np.int64),
-        "lengths": np.zeros(len(each), np.int64),
-        "attributes": np.zeros((len(each), ATTRIBUTE_LIMIT), np.int64),
-    }
-    for place, inputs in enumerate(each):
-        for name, [values] in inputs.items():
-            row = batch[name][place : place + 1]
-            row[..., : np.size(values)] = values
-    return batch
+    width = max(inputs["history"].shape[1] for inputs in each)
+    for inputs in each:
+        padding = ((0, 0), (0, width - inputs["history"].shape[1]))
+        inputs |= {name: np.pad(inputs[name], padding) for name in ("history", "gaps")}
+    return {name: np.concatenate([inputs[name] for inputs in each]) for name in each[0]}

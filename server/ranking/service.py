@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from server.signals import ORDERING
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
+@dataclass(frozen=True)
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    def __init__(self, loader: ReleaseLoader[RankingPipeline], queue: RunQueue) -> None:
-        """Hold the loader of releases, and the queue in which pipelines run."""
-        self._loader = loader
-        self._queue = queue
+    loader: ReleaseLoader[RankingPipeline]
+    queue: RunQueue
+    """Where pipelines run."""
 
     async def RankCandidates(  # noqa: N802
         self,
@@ -44,10 +45,10 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
-        serving = served(self._loader, request.release_id)
+        serving = served(self.loader, request.release_id)
         query = decode(request)
         caller = Caller(context.time_remaining())
-        ranked = await self._queue.run(lambda: serving.content.rank(query, caller), caller)
+        ranked = await self.queue.run(lambda: serving.content.rank(query, caller), caller)
         return encode(ranked, serving.content.release, titles=request.titles)
 
 

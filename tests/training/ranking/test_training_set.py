@@ -110,7 +110,8 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
     [viewer] = viewers_before(repo, labels[place : place + 1])
     drawn = CandidatePipeline(release).retrieve(CandidateQuery(viewer=viewer, count=20))
     at = np.array([moment.tz_localize(None)], "datetime64[us]")
-    features = video_features_at(repo, release.ids, drawn.rows[None], at)[0]
+    features = np.empty((len(release.keys), 4), np.float32)
+    features[drawn.rows] = video_features_at(repo, release.ids, drawn.rows[None], at)[0]
     history = release.rows.find(viewer.history_keys)
     content = np.load(release.folder / layout.CONTENT_VECTORS)
     served = ranking_inputs(
@@ -118,9 +119,8 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         history,
         drawn.rows,
         retrieval_features(drawn.scores, drawn.source_masks),
-        VideoTable(release.vectors, np.empty((0, 4), np.float32), content),
+        VideoTable(release.vectors, features, content),
         release.vocabulary,
-        features,
     )
     fed, real = Batches(release.vectors).watch_inputs(data.watches, np.array([place]))
     assert real.all()
