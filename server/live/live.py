@@ -52,7 +52,7 @@ class Live:
         """Start with nothing read.
 
         Args:
-            event_log: the log; closed when `run` ends.
+            event_log: the log.
             settings: bounds.
             videos: whether to keep upserted videos; removed ones are always remembered.
             clock: monotonic seconds.
@@ -75,14 +75,11 @@ class Live:
     async def run(self) -> None:
         """Follow the log until cancelled."""
         self._loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow_catalogue())
-                if self._videos:
-                    tasks.create_task(self._follow_trends())
-                    tasks.create_task(self._place())
-        finally:
-            await self._log.close()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_catalogue())
+            if self._videos:
+                tasks.create_task(self._follow_trends())
+                tasks.create_task(self._place())
 
     def complete(self, table: SideTable, wait: float = FIRST_WAIT_SECONDS) -> SideTable:
         """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.

@@ -52,7 +52,9 @@ class Overlay:
         """Number of changes that found no room."""
         self.unreadable = 0
         """Number of messages that aren't changes."""
-        self._max_videos, self._max_removals = max_videos, max_removals
+        self.max_videos = max_videos
+        """Maximum number of upserted videos that are kept."""
+        self._max_removals = max_removals
         self._changes: dict[int, Change] = {}  # in the order of their positions
         self._removed_keys: Int64Array | None = None
         self._removals = 0
@@ -103,10 +105,10 @@ class Overlay:
         full = (
             self._removals >= self._max_removals
             if change.removed
-            else self.videos >= self._max_videos
+            else self.videos >= self.max_videos
         )
         if full:
-            if change.removed or self._max_videos:
+            if change.removed or self.max_videos:
                 self._refuse(change)
             if old is None or change.removed:
                 return

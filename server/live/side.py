@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,7 +20,6 @@ from server.live.placement import Placement
 
 BATCH = 32
 """Videos that are placed at once, in one to two milliseconds."""
-_FIRST_ROOM = 256
 _DAY = 86_400.0
 
 
@@ -66,21 +64,22 @@ class SideTable:
         self._position = 0
         self._waiting: deque[Change] = deque()
         self._free: list[int] = []
-        size = known.vectors.shape[1]
+        # Pages that nothing was written to take no memory.
+        size, room = known.vectors.shape[1], overlay.max_videos
         self.places: dict[int, int] = {}
         """Row of each key."""
         self.count = 0
         """Number of rows, unused ones included."""
-        self.used = np.zeros(0, np.bool_)
-        """Whether each row is used, bool[room]; the room is at least `count`."""
-        self.keys = np.zeros(0, np.int64)
-        self.vectors = np.zeros((0, size), np.float32)
-        self.content = np.zeros((0, size if ranked else 0), np.float32)
-        self.features = np.zeros((0, len(VIDEO_FEATURES)), np.float32)
+        self.used = np.zeros(room, np.bool_)
+        """Whether each row is used, bool[room]; as in all columns, `count` of them."""
+        self.keys = np.zeros(room, np.int64)
+        self.vectors = np.zeros((room, size), np.float32)
+        self.content = np.zeros((room, size if ranked else 0), np.float32)
+        self.features = np.zeros((room, len(VIDEO_FEATURES)), np.float32)
         """VIDEO_FEATURES of unwatched videos."""
-        self.creators = np.zeros(0, np.int64)
+        self.creators = np.zeros(room, np.int64)
         """Key of each creator, -1 if unknown."""
-        self.own_rows = np.zeros(0, np.int64)
+        self.own_rows = np.zeros(room, np.int64)
         """The release's row of a changed video; -1 of a new one."""
         self.removed = np.zeros(len(known.vectors), np.bool_)
         """Whether each of the release's videos is removed, bool[n]."""
@@ -201,8 +200,6 @@ class SideTable:
             row = self._free.pop()
         else:
             row = self.count
-            if row == len(self.keys):
-                self._grow()
             self.count += 1
         self.places[key] = row
         self.keys[row], self.used[row], self.own_rows[row] = key, True, -1
@@ -214,11 +211,3 @@ class SideTable:
             self.used[row] = False
             self.changed -= int(self.own_rows[row] >= 0)
             self._free.append(row)
-
-    def _grow(self) -> None:
-        room = max(_FIRST_ROOM, math.ceil(len(self.keys) * 1.5))
-        for name in ("used", "keys", "vectors", "content", "features", "creators", "own_rows"):
-            before = getattr(self, name)
-            grown = np.zeros((room, *before.shape[1:]), before.dtype)
-            grown[: len(before)] = before
-            setattr(self, name, grown)

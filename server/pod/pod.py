@@ -15,7 +15,10 @@ from prometheus_client import REGISTRY
 from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
+from server.event_log.log import EventLog
+from server.event_log.settings import EventLogSettings
 from server.home import Home
+from server.live.settings import LiveSettings
 from server.pod import release_service
 from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.announcements import Announcements
@@ -66,6 +69,10 @@ class PodSettings(RpcSettings):
     """Maximum concurrent calls, which bounds their memory."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
+    event_log: EventLogSettings = Field(default_factory=EventLogSettings.load)
+    """The log that is followed; none unless VIREO_NATS_URL or VIREO_KAFKA_BROKERS names it."""
+    live: LiveSettings = Field(default_factory=LiveSettings.load)
+    """Bounds of what is followed."""
 
     @property
     def previous_is_kept(self) -> float:
@@ -106,6 +113,8 @@ class Pod(Generic[T]):
     """Runs as long as the pod serves; None if there is nothing to run."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
     """Adds to the pod's description of its release."""
+    event_log: EventLog | None = None
+    """The log that it follows or writes, which is closed once the pod has stopped."""
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
@@ -150,7 +159,11 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         await server.set_serving(True)
 
     background = [pod.background()] if pod.background else []
-    await server.run(loader.run(on_first), *background)
+    try:
+        await server.run(loader.run(on_first), *background)
+    finally:
+        if pod.event_log is not None:
+            await pod.event_log.close()
 
 
 def pod_admission(

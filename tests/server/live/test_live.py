@@ -40,7 +40,8 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
 
 @asynccontextmanager
 async def following(nats: RunningNats, *, videos: bool = True) -> AsyncIterator[Live]:
-    live = Live(JetStreamLog(settings_of(nats)), LiveSettings(), videos=videos)
+    log = JetStreamLog(settings_of(nats))
+    live = Live(log, LiveSettings(), videos=videos)
     task = asyncio.create_task(live.run())
     try:
         yield live
@@ -48,6 +49,7 @@ async def following(nats: RunningNats, *, videos: bool = True) -> AsyncIterator[
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        await log.close()
 
 
 @asynccontextmanager
