@@ -49,7 +49,11 @@ class Entry:
 
 
 class EventLog(Protocol):
-    """A log of streams. Use it from one event loop."""
+    """A log of streams. Use it from one event loop.
+
+    Name the key to read a stream that isn't compacted, or its end: in Kafka each partition has
+    positions of its own. Positions of a compacted stream are those of all its keys.
+    """
 
     async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
         """Store a message and return its position: no crash of a process loses it from then on.
@@ -58,7 +62,8 @@ class EventLog(Protocol):
             stream: where to.
             key: the message's key.
             data: the message, at most MAX_MESSAGE_BYTES.
-            once: an id; if it was appended an hour ago or later, it isn't stored again.
+            once: an id; if it was appended an hour ago or later, it isn't stored again (Kafka
+                stores it again).
 
         Raises:
             LogAwayError: it may be stored or not; known within seconds.
@@ -74,12 +79,15 @@ class EventLog(Protocol):
 
         Args:
             stream: what to read.
-            key: read the messages of this key alone; all if empty.
+            key: read the messages of this key alone; all of a compacted stream if empty.
             after: the last position that was read before.
         """
 
     async def end(self, stream: Stream, key: str = "") -> int:
-        """Return the position of the last message, 0 without one; raise LogAwayError."""
+        """Return the position of the last message, 0 without one; raise LogAwayError.
+
+        In Kafka it is that of the stream's last message if the stream is compacted, whatever `key`.
+        """
 
     async def close(self) -> None:
         """Close the connection."""

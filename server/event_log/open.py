@@ -11,7 +11,7 @@ def open_log(settings: EventLogSettings) -> EventLog | None:
     """Return the log that the settings name, None if they name none; it connects when it is used.
 
     Raises:
-        VireoError: a client library isn't installed.
+        VireoError: a client library isn't installed, or VIREO_KAFKA_CONFIG can't be read.
     """
     if settings.servers:
         try:
@@ -20,4 +20,13 @@ def open_log(settings: EventLogSettings) -> EventLog | None:
             raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 
         return JetStreamLog(settings)
+    if settings.kafka_brokers:
+        try:
+            from server.event_log.kafka import KafkaLog
+        except ImportError as error:
+            raise VireoError(
+                "VIREO_KAFKA_BROKERS needs confluent-kafka: pip install 'vireo[kafka]'"
+            ) from error
+
+        return KafkaLog(settings)
     return None

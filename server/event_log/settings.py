@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, ValidationError
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
@@ -22,6 +25,11 @@ class EventLogSettings(BaseSettings):
     """Token of the log's servers; empty if they ask for none."""
     nats_ca: str = ""
     """File of the authority that signed the servers' certificates, to use TLS."""
+    kafka_brokers: str = ""
+    """Brokers of a Kafka cluster that has the log instead, host:port, with commas between them."""
+    kafka_config: str = ""
+    """File with further properties of librdkafka, such as those of SASL and TLS; a line is
+    `name=value`."""
     event_partitions: int = Field(default=1, ge=1, le=256)
     """Number of partitions of the events, by viewer; each needs a consumer. It can't be changed for
     a log that exists."""
@@ -32,6 +40,21 @@ class EventLogSettings(BaseSettings):
     event_max_bytes: int = Field(default=20 * GIB, ge=1 << 20)
     """Maximum bytes of the events; beyond it they are refused, and the oldest are kept."""
 
+    @field_validator("nats_url")
+    @classmethod
+    def _addresses(cls, text: str) -> str:
+        for url in _parts(text):
+            parts = urlsplit(url)
+            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+                raise ValueError(f"{parts.hostname or url!r} isn't nats://host:port")
+        return text
+
+    @model_validator(mode="after")
+    def _one_log(self) -> Self:
+        if self.nats_url and self.kafka_brokers:
+            raise ValueError("VIREO_NATS_URL and VIREO_KAFKA_BROKERS name a log each: set one")
+        return self
+
     @staticmethod
     def load() -> EventLogSettings:
         """Return the settings from the environment; raise VireoError that names the variable."""
@@ -40,9 +63,17 @@ class EventLogSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
-            raise VireoError(f"{name}={first['input']!r}: {first['msg']}") from error
+            if not first["loc"]:
+                raise VireoError(first["msg"]) from error
+            # Credentials may be part of a server's address.
+            shown = "" if first["loc"] == ("nats_url",) else f"={first['input']!r}"
+            raise VireoError(f"{name}{shown}: {first['msg']}") from error
 
     @property
     def servers(self) -> list[str]:
-        """The servers' addresses; empty if there is no log."""
-        return [url.strip() for url in self.nats_url.split(",") if url.strip()]
+        """The addresses of NATS servers; empty if the log isn't theirs."""
+        return _parts(self.nats_url)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from server.errors import VireoError
+from server.event_log.open import open_log
+from server.event_log.settings import EventLogSettings
+
+
+def test_several_servers_are_named_with_commas() -> None:
+    settings = EventLogSettings(nats_url="nats://a:4222, tls://b:4222,")
+    assert settings.servers == ["nats://a:4222", "tls://b:4222"]
+
+
+def test_there_is_no_log_unless_one_is_named() -> None:
+    assert open_log(EventLogSettings()) is None
+
+
+@pytest.mark.parametrize("url", ["http://a:1", "a:4222", "nats://", "nats://a:1,b"])
+def test_an_address_that_is_none_names_the_variable(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_NATS_URL", url)
+    with pytest.raises(VireoError, match=r"^VIREO_NATS_URL: .*isn't nats://host:port"):
+        EventLogSettings.load()
+
+
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_NATS_URL", "http://user:secret@a:1")
+    with pytest.raises(VireoError) as refused:
+        EventLogSettings.load()
+    assert "secret" not in str(refused.value)
+
+
+def test_two_logs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_NATS_URL", "nats://a:4222")
+    monkeypatch.setenv("VIREO_KAFKA_BROKERS", "b:9092")
+    with pytest.raises(VireoError, match="VIREO_NATS_URL and VIREO_KAFKA_BROKERS"):
+        EventLogSettings.load()
