@@ -8,7 +8,9 @@ local INVALID_ARGUMENT, UNIMPLEMENTED = '3', '12'
 local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
 local GRPC = { ['grpc-timeout'] = true, ['grpc-encoding'] = true, ['grpc-accept-encoding'] = true }
 local ENCODINGS = { identity = true, gzip = true, deflate = true }
-local UNARY = { '^/vireo%.v1%.', '^/v1/' }
+-- Calls that another gateway may be tried for. Not what is recorded: where the log is slow all gateways
+-- are, and slates must not lose them for it.
+local HEDGED = { '^/vireo%.v1%.Re', '^/v1/re', '^/v1/viewers/' }
 -- Maximum milliseconds until another gateway is tried too, otherwise half of the caller's deadline: a
 -- gateway that hangs then costs a call time, but doesn't fail it.
 local MAX_TRY = 500 -- also half of the gateway's default deadline
@@ -83,7 +85,7 @@ function envoy_on_request(handle)
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
-  if not (path:find(UNARY[1]) or path:find(UNARY[2])) then
+  if not (path:find(HEDGED[1]) or path:find(HEDGED[2]) or path:find(HEDGED[3])) then
     return -- for example a health watch, which is long-lived
   end
   local milliseconds = MAX_TRY

@@ -38,7 +38,10 @@ def certificates(
 
 def token(
     scope: Annotated[
-        list[str] | None, typer.Option(help="Scope of the caller: vireo.read, vireo.admin.")
+        list[str] | None,
+        typer.Option(
+            help="Scope of the caller: vireo.read, vireo.events, vireo.catalog, vireo.admin."
+        ),
     ] = None,
     subject: Annotated[
         str, typer.Option(help="Identity of the caller; the edge counts calls by it.")

@@ -28,6 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
+from server.event_log.log import EventLog
 from server.pod.admission import waited_seconds
 from server.rpc.errors import ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
@@ -37,6 +38,7 @@ from server.stack.processes import endpoints_document, operator_tls
 from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.control import ControlPlane, running_control
+from tests.builders.recording import add_recording
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = "vireo.v1.RecommendationService"
@@ -162,6 +164,7 @@ async def running_edge(
     xds_api: XdsApi = "DELTA_GRPC",
     control: Mapping[str, Any] | None = None,
     pod: Mapping[str, Any] | None = None,
+    log: EventLog | None = None,
     **changes: Any,
 ) -> AsyncIterator[Edge]:
     """Envoy whose edge answers, before that many gateways and two candidate pods.
@@ -172,6 +175,7 @@ async def running_edge(
         xds_api: the protocol between Envoy and the control plane.
         control: settings of the control plane to change.
         pod: settings of the candidate pods to change.
+        log: where the gateways record events.
         changes: settings of the stack to change; `secure` for mutual TLS, without tokens.
     """
     base = free_port_base()
@@ -197,6 +201,7 @@ async def running_edge(
         for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
             server = _server(port, **_tls(settings, "gateway"))
             server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
+            add_recording(server, log)
             await start_server(server, stack)
         for pool, members in pods.items():
             ports = settings.pod_ports(pool.service, pool.name)
@@ -218,9 +223,9 @@ async def running_edge(
                 },
             )
         )
-        with (folder / "envoy.log").open("wb") as log:
+        with (folder / "envoy.log").open("wb") as output:
             envoy = await asyncio.create_subprocess_exec(
-                *envoy_command(config, settings), stdout=log, stderr=log
+                *envoy_command(config, settings), stdout=output, stderr=output
             )
         try:
             await _until_serving(settings)

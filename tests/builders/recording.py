@@ -41,6 +41,19 @@ async def recording(
 ) -> AsyncIterator[Recorder]:
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
+    add_recording(server, log, partitions, **limits)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield Recorder(server, channel, EventServiceStub(channel), CatalogServiceStub(channel))
+    finally:
+        await server.drain()
+
+
+def add_recording(
+    server: RpcServer, log: EventLog | None, partitions: int = 1, **limits: float
+) -> None:
+    """Add both services, which append to `log`, to a server."""
     appender = Appender(log)
     allowed: dict[str, Any] = {
         "max_future": 600,
@@ -53,12 +66,6 @@ async def recording(
     server.add(events.NAME, partial(add_EventServiceServicer_to_server, recorder))
     changer = CatalogServicer(appender)
     server.add(catalog.NAME, partial(add_CatalogServiceServicer_to_server, changer))
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield Recorder(server, channel, EventServiceStub(channel), CatalogServiceStub(channel))
-    finally:
-        await server.drain()
 
 
 def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:

@@ -74,12 +74,18 @@ class Guarded:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(method)
         return await call(b"", metadata=bearer(token), timeout=30).code()
 
-    async def rest(self, token: str | None, path: str = "/v1/viewers/1/recommendations") -> Any:
+    async def rest(
+        self,
+        token: str | None,
+        path: str = "/v1/viewers/1/recommendations",
+        body: str | None = None,
+    ) -> Any:
         """Status, headers and JSON of an answer."""
 
         def send() -> tuple[int, dict[str, str], Any]:
             connection = http.client.HTTPConnection(self.edge.address, timeout=30)
-            connection.request("GET", path, headers=dict(bearer(token)))
+            verb = "GET" if body is None else "POST"
+            connection.request(verb, path, body, dict(bearer(token)))
             response = connection.getresponse()
             answer = (
                 response.status,
@@ -201,6 +207,31 @@ async def test_reflection_and_releases_need_the_scope_of_operators(guarded: Guar
     assert await guarded.raw_code(release, reader) is grpc.StatusCode.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize(
+    ("scope", "method", "path"),
+    [
+        ("vireo.events", "/vireo.v1.EventService/RecordEvents", "/v1/events"),
+        ("vireo.events", "/vireo.v1.EventService/StreamEvents", ""),
+        ("vireo.catalog", "/vireo.v1.CatalogService/UpsertVideos", "/v1/videos"),
+        ("vireo.catalog", "/vireo.v1.CatalogService/RemoveVideos", "/v1/videos:remove"),
+    ],
+)
+async def test_who_may_read_slates_may_not_record_and_the_other_way_round(
+    guarded: Guarded, scope: str, method: str, path: str
+) -> None:
+    subject = f"recorder of {method}"
+    others = {"vireo.read", "vireo.events", "vireo.catalog", "vireo.admin"} - {scope}
+    token = guarded.tokens.good(*others, subject=subject)
+    assert await guarded.raw_code(method, token) is grpc.StatusCode.PERMISSION_DENIED
+    assert await guarded.raw_code(method, None) is grpc.StatusCode.UNAUTHENTICATED
+    recorder = guarded.tokens.good(scope, subject=subject)
+    assert await guarded.raw_code(method, recorder) is grpc.StatusCode.INVALID_ARGUMENT
+    assert await guarded.code(recorder) is grpc.StatusCode.PERMISSION_DENIED
+    if path:
+        assert (await guarded.rest(token, path, "{}"))[0] == 403
+        assert (await guarded.rest(recorder, path, "{}"))[0] == 400
+
+
 async def test_methods_without_a_scope_are_denied(guarded: Guarded) -> None:
     token = guarded.tokens.good("vireo.read", "vireo.admin", subject="admin")
     unknown = "/vireo.v1.EveryoneService/Remove"
@@ -213,7 +244,7 @@ async def test_the_openapi_document_is_for_every_caller_that_the_edge_knows(
     document = "/v1/openapi.json"
     assert (await guarded.rest(None, document))[0] == 401
     assert (await guarded.rest(guarded.tokens.good("other", subject="api"), document))[0] == 403
-    for scope in ("vireo.read", "vireo.admin"):
+    for scope in ("vireo.read", "vireo.events", "vireo.catalog", "vireo.admin"):
         status, _, body = await guarded.rest(guarded.tokens.good(scope, subject="api"), document)
         assert status == 200
         assert "/v1/viewers/{viewer_id}/recommendations" in body["paths"]

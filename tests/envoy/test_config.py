@@ -116,15 +116,23 @@ def test_every_route_ends_by_itself_whether_or_not_the_caller_sets_a_deadline() 
     seconds = {
         "recommend": "10s",
         "release": "10s",
+        "stream_events": "330s",
+        "record_events": "10s",
+        "change_catalog": "10s",
         "health_check": "2s",
         "health_watch": "330s",
         "reflection": "10s",
+        "rest_record": "10s",
         "rest": "10s",
     }
     default = f"{ControlSettings(s3=unreachable_s3()).default_deadline:g}s"
+    defaults = {
+        **dict.fromkeys(("recommend", "release", "rest"), default),
+        **dict.fromkeys(("record_events", "change_catalog", "rest_record"), "5s"),
+    }
     assert limits == {
         name: {
-            "maxStreamDuration": default if name in ("recommend", "release", "rest") else limit,
+            "maxStreamDuration": defaults.get(name, limit),
             "grpcTimeoutHeaderMax": limit,
         }
         for name, limit in seconds.items()
@@ -138,7 +146,7 @@ def test_the_edge_gives_up_on_connections_that_are_not_used() -> None:
     assert manager["commonHttpProtocolOptions"]["idleTimeout"] == "60s"
     assert manager["requestHeadersTimeout"] == "10s"
     assert manager["streamIdleTimeout"] == "15s"
-    assert manager["requestTimeout"] == "15s"
+    assert manager["requestTimeout"] == "330s"
 
 
 @pytest.mark.parametrize("listener", ["candidate", "ranking"])

@@ -1,0 +1,222 @@
+"""How events and changes of the catalogue get through the edge into a real log."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from vireo.v1 import event_pb2 as pb
+from vireo.v1.catalog_pb2 import RemoveVideosRequest
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
+from vireo.v1.event_pb2_grpc import EventServiceStub
+from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
+from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS
+from tests.builders.edge import Edge, counter, running_edge
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.recording import batch, failure_of, play
+from tests.builders.waiting import until
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An edge before two gateways that record."""
+
+    edge: Edge
+    nats: RunningNats
+    log: JetStreamLog
+    channel: grpc.aio.Channel
+
+    @property
+    def events(self) -> Any:
+        return EventServiceStub(self.channel)
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def recording(
+    nats: RunningNats, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Recording]:
+    log = JetStreamLog(settings_of(nats))
+    async with (
+        running_edge(tmp_path_factory.mktemp("edge"), 2, log=log) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        yield Recording(edge, nats, log, channel)
+    await log.close()
+
+
+async def post(
+    recording: Recording, path: str, body: Any, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and content of an answer to JSON or bytes."""
+    sent = body if isinstance(body, str | bytes) else json.dumps(body)
+
+    def send() -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection(recording.edge.address, timeout=30)
+        kind = {"content-type": "application/json", **(headers or {})}
+        connection.request("POST", path, sent, kind)
+        answer = connection.getresponse()
+        content = answer.read()
+        found = {name.lower(): text for name, text in answer.getheaders()}
+        connection.close()
+        if found.get("content-type") == "application/json":
+            return answer.status, found, json.loads(content)
+        return answer.status, found, content
+
+    return await asyncio.to_thread(send)
+
+
+async def recorded(recording: Recording, end: int) -> list[pb.Event]:
+    entries = await take(recording.log, EVENTS, after=end)
+    return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
+
+
+async def test_a_page_records_by_rest_from_an_allowed_origin(recording: Recording) -> None:
+    end = await recording.log.end(EVENTS)
+    status, headers, body = await post(
+        recording,
+        "/v1/events",
+        {
+            "events": [
+                {
+                    "eventId": "rest-1",
+                    "viewerId": "a/b é",
+                    "kind": "EVENT_KIND_PLAY",
+                    "videoId": "v",
+                    "watchedSeconds": 12.5,
+                },
+                {"event_id": "rest-2", "viewer_id": "w", "kind": 5, "video_id": "v"},
+            ]
+        },
+        {"origin": "http://localhost:3000"},
+    )
+    assert (status, body) == (200, {"recorded": 2})
+    assert headers["access-control-allow-origin"] == "http://localhost:3000"
+    events = await recorded(recording, end)
+    assert [(each.viewer_id, each.watched_seconds, each.kind) for each in events] == [
+        ("a/b é", 12.5, pb.EVENT_KIND_PLAY),
+        ("w", 0, pb.EVENT_KIND_HIDE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/events", {"events": [{"eventId": "a"}]}, "events[0].viewer_id"),
+        ("/v1/events", {"events": [{"kind": "PLAY"}]}, "events[0].kind"),
+        ("/v1/videos", {"videos": [{"videoId": "a"}, {"videoId": "a"}]}, "videos[1].video_id"),
+        ("/v1/videos:remove", {"videoIds": [""]}, "video_ids[0]"),
+    ],
+)
+async def test_rest_names_what_is_wrong(
+    recording: Recording, path: str, body: Any, field: str
+) -> None:
+    status, _, answer = await post(recording, path, body)
+    assert (status, answer["code"]) == (400, 3)
+    [bad] = answer["details"]
+    assert field in [each["field"] for each in bad["fieldViolations"]], bad
+
+
+async def test_a_body_over_a_mebibyte_is_too_large(recording: Recording) -> None:
+    status, _, answer = await post(recording, "/v1/events", b"x" * ((1 << 20) + 1))
+    assert (status, answer["message"]) == (413, "the request exceeds 1 MiB")
+    call: Any = recording.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
+    failure = await failure_of(call(b"x" * ((1 << 20) + 1)))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_grpc_web_records(recording: Recording) -> None:
+    end = await recording.log.end(EVENTS)
+    message = batch([play("web")]).SerializeToString()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    kind = {"content-type": "application/grpc-web+proto", "accept": "application/grpc-web+proto"}
+    status, _, answer = await post(
+        recording, "/vireo.v1.EventService/RecordEvents", frame, headers=kind
+    )
+    assert status == 200
+    assert pb.RecordEventsResponse.FromString(answer[5 : 5 + answer[4]]).recorded == 1
+    assert [each.event_id for each in await recorded(recording, end)] == ["web"]
+
+
+async def test_the_catalogue_is_changed_by_rest_and_grpc(recording: Recording) -> None:
+    new = {"videoId": "new", "title": "T", "tags": ["x"], "published": "2026-01-02T03:04:05Z"}
+    status, _, answer = await post(recording, "/v1/videos", {"videos": [new]})
+    assert (status, answer) == (200, {"upserted": 1})
+    status, _, answer = await post(recording, "/v1/videos:remove", {"videoIds": ["old", "older"]})
+    assert (status, answer) == (200, {"removed": 2})
+    stub: Any = CatalogServiceStub(recording.channel)
+    request = RemoveVideosRequest(video_ids=["by gRPC"])
+    assert (await stub.RemoveVideos(request)).removed == 1
+    changes = {
+        change.video.video_id: change.removed
+        for each in await take(recording.log, CATALOG)
+        if (change := CatalogChange.FromString(each.data))
+    }
+    assert changes == {"new": False, "old": True, "older": True, "by gRPC": True}
+
+
+async def test_a_stream_goes_to_one_gateway_and_is_answered_when_it_ends(
+    recording: Recording,
+) -> None:
+    end = await recording.log.end(EVENTS)
+    call = recording.events.StreamEvents()
+    for number in range(5):
+        await call.write(pb.StreamEventsRequest(events=[play(f"stream-{number}")]))
+        # It isn't buffered on the way: each batch is in the log before the stream ends.
+        await take(recording.log, EVENTS, after=end, count=number + 1)
+    await call.done_writing()
+    assert (await call).recorded == 5
+
+
+async def test_a_thousand_streams_leave_slates_alone(recording: Recording) -> None:
+    held = [recording.events.StreamEvents() for _ in range(1000)]
+    codes = asyncio.gather(*(call.code() for call in held))
+    async with grpc.aio.insecure_channel(recording.edge.address) as channel:
+        slates: Any = RecommendationServiceStub(channel)
+        for _ in range(20):
+            assert (await slates.Recommend(RecommendRequest(viewer_id="1"), timeout=30)).items
+    for call in held:
+        call.cancel()
+    refused = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
+    assert set(await codes) <= refused
+    await until(lambda: all(call.done() for call in held))
+
+
+async def test_while_the_log_is_away_events_are_refused_and_slates_go_on(
+    recording: Recording,
+) -> None:
+    await recording.events.RecordEvents(batch([play("here")]))
+    ejected = await counter(recording.edge, "gateway", "outlier_detection.ejections_enforced_total")
+    recording.nats.hang()
+    slates: Any = RecommendationServiceStub(recording.channel)
+    calls = [
+        asyncio.ensure_future(failure_of(recording.events.RecordEvents(batch([play(f"{each}")]))))
+        for each in range(8)
+    ]
+    for _ in range(20):
+        assert (await slates.Recommend(RecommendRequest(viewer_id="1"), timeout=30)).items
+    for failure in await asyncio.gather(*calls):
+        assert (failure.code, failure.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, 1)
+    recording.nats.go_on()
+    name = "outlier_detection.ejections_enforced_total"
+    assert await counter(recording.edge, "gateway", name) == ejected
