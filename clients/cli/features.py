@@ -51,16 +51,26 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a viewer's values in the online store."""
+    from server.features.keys import video_keys
     from training.data.dataset import load_dataset
     from training.features.online import read_online
 
     home = Home.current()
     found = read_online(home.features(name), viewer)
+    ids = dict[int, str]()
+    if found.viewer_watch_count or found.hidden_keys:
+        videos = load_dataset(home, name).videos
+        known = videos["video_id"].tolist()
+        ids = dict(zip(video_keys(known).tolist(), known, strict=True))
+    # A video that came since the data set was made is shown by its key.
+    history_ids = [ids.get(key, str(key)) for key in found.history_keys]
+    hidden_ids = [ids.get(key, str(key)) for key in found.hidden_keys]
     if as_json:
-        print_json({"viewer_id": viewer, **asdict(found)})
+        shown = {"viewer_id": viewer, "history_ids": history_ids, "hidden_ids": hidden_ids}
+        print_json(shown | asdict(found))
         return
     console = Console()
-    if not found.viewer_watch_count and not found.attributes:
+    if not (found.viewer_watch_count or found.attributes or found.hidden_keys):
         console.print(Text(f"Viewer {viewer} is unknown: a cold start."))
         return
     summary = Table(show_header=False)
@@ -68,11 +78,13 @@ def show(
     summary.add_row("attributes", Text(", ".join(found.attributes) or "none"))
     summary.add_row("watched", f"{found.viewer_watch_count:,}")
     summary.add_row("liked", f"{found.viewer_like_count:,}")
+    summary.add_row("hidden", f"{len(found.hidden_keys):,}")
     console.print(summary)
-    videos = load_dataset(home, name).videos
+    if not ids:
+        return
     titles = dict(zip(videos["video_id"], videos["title"], strict=True))
     history = table_of("watched last", "video", "title", texts={"title"})
-    latest = list(zip(found.history_ids, found.history_times, strict=True))[:-11:-1]
+    latest = list(zip(history_ids, found.history_times, strict=True))[:-11:-1]
     for video_id, time in latest:
         when = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S}"
         history.add_row(when, Text(video_id), Text(titles.get(video_id, "")))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from server.features.keys import video_key
 from server.home import Home
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -46,14 +47,14 @@ def test_viewers_are_served_with_their_newest_watch(refitted_home: Home) -> None
     )
     for viewer_id, video_id in newest[["viewer_id", "video_id"]].head(20).itertuples(index=False):
         online = read_online(refitted_home.features(DATASET), viewer_id)
-        assert online.history_ids[-1] == video_id
+        assert online.history_keys[-1] == video_key(video_id)
 
 
 def test_measuring_knows_nothing_of_the_held_out_watches(refitted_home: Home) -> None:
     held_out = load_watches(refitted_home.measuring, DATASET).query("part == 'test'")
     for viewer_id, video_id in held_out[["viewer_id", "video_id"]].head(20).itertuples(index=False):
         online = read_online(refitted_home.measuring.features(DATASET), viewer_id)
-        assert video_id not in online.history_ids
+        assert video_key(video_id) not in online.watched_keys
 
 
 def test_the_released_fit_has_the_figures_and_the_files_of_its_measured_twin(

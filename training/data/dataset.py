@@ -24,6 +24,16 @@ class DatasetMissingError(VireoError):
     """There is no such data set; the message names the command that creates it."""
 
 
+class LogPositions(BaseModel):
+    """Positions in the log of events and of the catalogue, up to which a data set has them all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: dict[int, int] = {}
+    """By partition."""
+    catalog: int = 0
+
+
 class DatasetInfo(BaseModel):
     """Contents of `dataset.json`."""
 
@@ -46,6 +56,8 @@ class DatasetInfo(BaseModel):
     """What the import repaired or dropped, and how often."""
     fingerprint: str
     """SHA-256 of the three tables' files."""
+    log_positions: LogPositions = LogPositions()
+    """What it has of the log; nothing if it was imported."""
 
     @property
     def watches(self) -> int:

@@ -43,3 +43,5 @@ EVENTS = ("play", "like", "hide", "impression")
 """Kinds of interactions."""
 WATCH_EVENTS = ("play", "like")
 """The kinds that count as a watch."""
+HIDE_EVENTS = ("hide",)
+"""The kinds by which a viewer hides a video."""

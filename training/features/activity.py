@@ -1,4 +1,4 @@
-"""The offline rows of the views viewer_profile and viewer_activity."""
+"""The offline rows of the views viewer_profile, viewer_activity and viewer_hidden."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_viewer_activity(
     # Rows are sorted by viewer, then time.
     viewer, names = _numbered(watches["viewer_id"])
     video, video_ids = _numbered(watches["video_id"])
-    ids, keys = pa.array(video_ids, pa.string()), video_keys(video_ids.tolist())
+    keys = video_keys(video_ids.tolist())
     times = np.asarray(watches["time"].astype("int64"), np.int64)
     # Null becomes the minimum int64.
     liked = np.asarray(watches["liked_time"].astype("int64"), np.int64)
@@ -59,15 +59,18 @@ def write_viewer_activity(
             rows = activity_rows(
                 offsets[first : last + 1] - offsets[first], times[part], liked[part], start
             )
-            own = video[part]
             history = _spans(rows.begin, rows.seen, HISTORY_LIMIT)
-            watched = _spans(rows.begin, rows.seen, WATCHED_LIMIT)
+            offsets_watched, watched = _spans(rows.begin, rows.seen, WATCHED_LIMIT)
+            own, own_times, own_likes = video[part], times[part], liked[part]
+            by_then = np.repeat(rows.time, np.diff(offsets_watched))
+            known = (own_likes[watched] >= 0) & (own_likes[watched] <= by_then)
             columns = [
                 pa.array(names[first + rows.viewer], pa.string()),
                 pa.array(rows.time, TIME),
-                pa.ListArray.from_arrays(history[0], ids.take(pa.array(own[history[1]]))),
-                pa.ListArray.from_arrays(history[0], pa.array(times[part][history[1]] // _MICROS)),
-                pa.ListArray.from_arrays(watched[0], pa.array(keys[own[watched[1]]])),
+                pa.ListArray.from_arrays(history[0], pa.array(own_times[history[1]] // _MICROS)),
+                pa.ListArray.from_arrays(offsets_watched, pa.array(keys[own[watched]])),
+                pa.ListArray.from_arrays(offsets_watched, pa.array(own_times[watched])),
+                pa.ListArray.from_arrays(offsets_watched, pa.array(known)),
                 pa.array(rows.seen),
                 pa.array(rows.likes),
             ]

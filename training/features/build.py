@@ -13,11 +13,12 @@ from feast import FeatureStore
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.dataset import load_dataset
+from training.data.dataset import describe_dataset, load_dataset
 from training.data.folder import replaced_folder
 from training.data.split import Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
 from training.features.definitions import ONLINE_VIEWS
+from training.features.events import write_consumer_position, write_event_rules, write_viewer_hidden
 from training.features.online_store import (
     OnlineStoreSettings,
     forget_online_rows,
@@ -66,6 +67,13 @@ def build_features(
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder)
+        # Hides may come after a held-out watch, and nothing that is measured reads them.
+        hides = dataset.interactions[: None if holdout == "none" else 0]
+        write_viewer_hidden(hides, folder / "viewer_hidden.parquet")
+        del hides
+        write_event_rules(dataset.interactions, folder)
+        positions = describe_dataset(home, name).log_positions
+        write_consumer_position(positions.events, folder / "consumer_position.parquet")
         watches = watches[watches["part"] != "test"]
         if watches.empty:
             raise VireoError(

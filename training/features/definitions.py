@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Array, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
+from feast.types import Array, Bool, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
 
 from training.data.schema import TIME
 
@@ -24,6 +24,12 @@ viewer = Entity(
     join_keys=["viewer_id"],
     value_type=ValueType.STRING,
     description="Someone who watches videos",
+)
+partition = Entity(
+    name="partition",
+    join_keys=["partition"],
+    value_type=ValueType.STRING,
+    description="A partition of the log of events",
 )
 video = Entity(
     name="video",
@@ -71,14 +77,25 @@ viewer_activity = _view(
     "viewer_activity",
     viewer,
     "What a viewer watched",
-    history_ids=(Array(String), "Videos watched last, oldest first"),
-    history_times=(Array(Int64), "When each was watched, Unix seconds"),
-    watched_keys=(
-        Array(Int64),
-        "Keys of the videos watched, oldest first; the last ones are those of history_ids",
-    ),
+    history_times=(Array(Int64), "When each of the last watched_keys was watched, Unix seconds"),
+    watched_keys=(Array(Int64), "Keys of the videos watched, oldest first"),
+    watched_times=(Array(Int64), "When each of watched_keys was watched, Unix microseconds"),
+    watched_liked=(Array(Bool), "Whether each of watched_keys was liked"),
     viewer_watch_count=(Int64, "Videos watched"),
     viewer_like_count=(Int64, "Watched videos that were liked"),
+)
+viewer_hidden = _view(
+    "viewer_hidden",
+    viewer,
+    "What a viewer has hidden",
+    hidden_keys=(Array(Int64), "Keys of the videos hidden, oldest first"),
+    hidden_times=(Array(Int64), "When each of hidden_keys was hidden, Unix seconds"),
+)
+consumer_position = _view(
+    "consumer_position",
+    partition,
+    "Up to where the log's events are in the viewers' rows",
+    position=(Int64, "Position in the log"),
 )
 video_statistics = _view(
     "video_statistics",
@@ -90,12 +107,15 @@ video_statistics = _view(
     video_like_rate=(Float32, "Share of watches that were liked, shrunk towards the prior"),
     video_age_days=(Float32, "Days since publication or first watch"),
 )
+SERVED_ACTIVITY = ("history_times", "watched_keys", "viewer_watch_count", "viewer_like_count")
+"""Features of viewer_activity that requests and models read. The others are what the consumer of
+events needs besides, to bring the row up to date."""
 viewer_serving = FeatureService(
     name="viewer_serving",
     features=[
         viewer_profile,
-        # The keys of history_ids are in watched_keys.
-        viewer_activity[[name for name in columns(viewer_activity) if name != "history_ids"]],
+        viewer_activity[list(SERVED_ACTIVITY)],
+        viewer_hidden,
     ],
     description="A viewer's row, as a request reads it",
 )
@@ -108,15 +128,23 @@ video_statistics_service = FeatureService(
 DEFINITIONS: Any = [
     viewer,
     video,
+    partition,
     viewer_profile,
     viewer_activity,
+    viewer_hidden,
+    consumer_position,
     video_statistics,
     viewer_serving,
     video_statistics_service,
 ]
 """All objects to apply; FeatureStore.apply declares no type for them."""
-ONLINE_VIEWS = (viewer_profile.name, viewer_activity.name)
-"""Feature views that requests read; the videos' statistics are in the release."""
+ONLINE_VIEWS = (
+    viewer_profile.name,
+    viewer_activity.name,
+    viewer_hidden.name,
+    consumer_position.name,
+)
+"""Feature views of the online store; the videos' statistics are in the release."""
 
 
 def file_schema(view: FeatureView) -> pa.Schema:

@@ -22,21 +22,19 @@ import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.features.keys import video_keys
 from server.features.viewer import ViewerFeatures
 from training.features.activity import ROWS_KEPT
-from training.features.definitions import TIMESTAMP, columns, viewer_activity
+from training.features.definitions import SERVED_ACTIVITY, TIMESTAMP
 from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
 
 _KEY, _MOMENT, _PLACE = "viewer_id", TIMESTAMP, "file_row"
-_COLUMNS = columns(viewer_activity)
 _FILE = "viewer_activity.parquet"
 JUST_BEFORE = pd.Timedelta(1, "us")
 """Subtracted from an event's time to get what was known before it: the resolution of times."""
 
-_Activity: TypeAlias = tuple[Int64Array, Int64Array, Int64Array, int, int]
-"""Keys and times of the history, keys of all watched videos, watch count, like count."""
+_Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
+"""SERVED_ACTIVITY: times of the history, keys of all watched videos, watch count, like count."""
 
 
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
@@ -99,9 +97,9 @@ def _viewer(
     profile = tuple(attributes) if isinstance(attributes, np.ndarray) else ()
     if activity is None:
         return ViewerFeatures(attributes=profile)
-    history_keys, history_times, watched_keys, watches, likes = activity
+    history_times, watched_keys, watches, likes = activity
     return ViewerFeatures(
-        history_keys=history_keys,
+        history_keys=watched_keys[len(watched_keys) - len(history_times) :],
         history_times=history_times,
         watched_keys=watched_keys,
         attributes=profile,
@@ -146,22 +144,16 @@ def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
         end = start + file.metadata.row_group(group).num_rows
         inside = needed[np.searchsorted(needed, start) : np.searchsorted(needed, end)]
         if len(inside):
-            table = file.read_row_group(group, _COLUMNS).take(inside - start)
-            read = [table.combine_chunks()[name].chunk(0) for name in _COLUMNS]
-            lists = [_lists(column) for column in read[:3]]
-            counts = [column.to_pylist() for column in read[3:]]
+            table = file.read_row_group(group, list(SERVED_ACTIVITY)).take(inside - start)
+            read = [table.combine_chunks()[name].chunk(0) for name in SERVED_ACTIVITY]
+            lists = [_lists(column) for column in read[:2]]
+            counts = [column.to_pylist() for column in read[2:]]
             found.update(zip(inside.tolist(), zip(*lists, *counts, strict=True), strict=True))
         start = end
     return found
 
 
 def _lists(column: pa.ListArray) -> list[Int64Array]:
-    """Return the lists of a column as int64 arrays, video ids as keys."""
-    values = column.flatten()
-    if pa.types.is_string(values.type):
-        encoded = values.dictionary_encode()
-        numbers = video_keys(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
-    else:
-        numbers = values.to_numpy()
+    """Return the lists of a column as int64 arrays."""
     offsets = column.offsets.to_numpy()
-    return np.split(numbers, offsets[1:-1] - offsets[0])
+    return np.split(column.flatten().to_numpy(), offsets[1:-1] - offsets[0])

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.features.definitions import columns, viewer_activity, viewer_profile
+from training.features.definitions import (
+    SERVED_ACTIVITY,
+    columns,
+    viewer_activity,
+    viewer_hidden,
+    viewer_profile,
+)
 from training.features.repository import open_repository
 
 
@@ -15,18 +21,28 @@ class OnlineViewer:
     """One viewer's online values; all empty for an unknown viewer."""
 
     attributes: tuple[str, ...] = ()
-    history_ids: tuple[str, ...] = ()
     history_times: tuple[int, ...] = ()
     watched_keys: tuple[int, ...] = ()
     viewer_watch_count: int = 0
     viewer_like_count: int = 0
+    hidden_keys: tuple[int, ...] = ()
+    hidden_times: tuple[int, ...] = ()
+
+    @property
+    def history_keys(self) -> tuple[int, ...]:
+        """Keys of the videos watched last, oldest first; as many as history_times."""
+        return self.watched_keys[len(self.watched_keys) - len(self.history_times) :]
 
 
 def read_online(repo: Path, viewer_id: str) -> OnlineViewer:
     """Read a viewer's values from the online store; raise VireoError if `repo` has no features."""
     store, key = open_repository(repo), {"viewer_id": viewer_id}
-    views = (viewer_profile, viewer_activity)
-    names = [f"{view.name}:{name}" for view in views for name in columns(view)]
+    wanted = {
+        viewer_profile.name: columns(viewer_profile),
+        viewer_activity.name: SERVED_ACTIVITY,
+        viewer_hidden.name: columns(viewer_hidden),
+    }
+    names = [f"{view}:{name}" for view, features in wanted.items() for name in features]
     answer = store.get_online_features(features=names, entity_rows=[key]).to_dict()
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

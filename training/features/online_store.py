@@ -82,5 +82,5 @@ def forget_online_rows(store: FeatureStore) -> None:
     if store.config.online_store.type == "redis":
         from feast.infra.online_stores.redis import RedisOnlineStore
 
-        for key in ("viewer_id", "video_id"):
+        for key in ("viewer_id", "partition"):
             RedisOnlineStore().delete_entity_values(store.config, [key])

@@ -20,7 +20,7 @@ from training.features.definitions import DEFINITIONS, ONLINE_VIEWS
 from training.features.online_store import OnlineStoreSettings, redis_connection
 
 CONFIGURATION = "feature_store.yaml"
-_VIEWERS_AT_A_TIME = 4096
+_ROWS_AT_A_TIME = 4096
 
 
 def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSettings) -> None:
@@ -66,7 +66,7 @@ def apply_definitions(store: FeatureStore) -> None:
 
 
 def fill_online(store: FeatureStore, view: str, path: Path) -> None:
-    """Write the newest row of each viewer to the online store, in batches.
+    """Write the newest row of each entity to the online store, in batches.
 
     The online store must hold nothing newer: SQLite would overwrite it. Feast's `materialize`
     holds all rows of all viewers in memory.
@@ -74,16 +74,19 @@ def fill_online(store: FeatureStore, view: str, path: Path) -> None:
     Args:
         store: the repository.
         view: one of ONLINE_VIEWS.
-        path: its offline table, sorted by viewer, then time; no viewer spans row groups.
+        path: its offline table, sorted by entity, then time; no entity spans row groups. The first
+            column is the entity's id.
     """
     assert view in ONLINE_VIEWS
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         table = file.read_row_group(group)
-        viewers = table["viewer_id"].combine_chunks()
-        newest = np.ones(len(viewers), np.bool_)
-        newest[:-1] = pc.not_equal(viewers.slice(1), viewers.slice(0, len(viewers) - 1))
+        if not table.num_rows:
+            continue
+        ids = table.column(0).combine_chunks()
+        newest = np.ones(len(ids), np.bool_)
+        newest[:-1] = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1))
         rows = table.filter(pa.array(newest))
-        for start in range(0, rows.num_rows, _VIEWERS_AT_A_TIME):
-            frame = rows.slice(start, _VIEWERS_AT_A_TIME).to_pandas()
+        for start in range(0, rows.num_rows, _ROWS_AT_A_TIME):
+            frame = rows.slice(start, _ROWS_AT_A_TIME).to_pandas()
             store.write_to_online_store(view, df=frame)

@@ -33,6 +33,11 @@ _TEXTS = ("viewer_id", "video_id", "part")
 _ROWS_AT_A_TIME = 1_000_000
 
 
+FEATURES_FORMAT = 2
+"""Goes up if features of an earlier build can't be used any more: then they are built again. Those
+of format 1 can't be brought up to date by events."""
+
+
 class FeaturesMissingError(VireoError):
     """The features of a data set haven't been built; the message names the command."""
 
@@ -47,6 +52,8 @@ class Split(BaseModel):
     validation_watches: int = 1
     """VALIDATION_WATCHES at the time of the split, 0 if nothing is held out; features older than
     this field had 1."""
+    features_format: int = 1
+    """FEATURES_FORMAT at the time of the build."""
     outcomes: tuple[str, ...] = ("liked",)
     """Columns of the watches with labels of OUTCOMES; features older than this field had one."""
 
@@ -57,6 +64,7 @@ class Split(BaseModel):
             holdout=holdout,
             data_fingerprint=data_fingerprint,
             validation_watches=VALIDATION_WATCHES if holdout == "last" else 0,
+            features_format=FEATURES_FORMAT,
             outcomes=tuple(task.outcome for task in OUTCOMES),
         )
 

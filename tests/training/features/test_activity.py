@@ -27,7 +27,7 @@ class Watch:
 
     video_id: str
     time: int
-    """Unix seconds."""
+    """Unix microseconds."""
     liked: bool
 
 
@@ -35,9 +35,10 @@ class Watch:
 class Activity:
     """The activity features of one viewer after some event; the default is before any."""
 
-    history_ids: tuple[str, ...] = ()
     history_times: tuple[int, ...] = ()
     watched_keys: tuple[int, ...] = ()
+    watched_times: tuple[int, ...] = ()
+    watched_liked: tuple[bool, ...] = ()
     watch_count: int = 0
     like_count: int = 0
 
@@ -45,16 +46,19 @@ class Activity:
         """Return the activity once `watch` has happened."""
         history, watched = limits
         return Activity(
-            history_ids=(*self.history_ids, watch.video_id)[-history:],
-            history_times=(*self.history_times, watch.time)[-history:],
+            history_times=(*self.history_times, watch.time // SECOND)[-history:],
             watched_keys=(*self.watched_keys, video_key(watch.video_id))[-watched:],
+            watched_times=(*self.watched_times, watch.time)[-watched:],
+            watched_liked=(*self.watched_liked, watch.liked)[-watched:],
             watch_count=self.watch_count + 1,
             like_count=self.like_count + int(watch.liked),
         )
 
-    def after_like(self) -> Activity:
-        """Return the activity once a video that was watched before has been liked."""
-        return replace(self, like_count=self.like_count + 1)
+    def after_like(self, watched_time: int) -> Activity:
+        """Return the activity once the video that was watched at a time has been liked."""
+        pairs = zip(self.watched_times, self.watched_liked, strict=True)
+        liked = tuple(known or time == watched_time for time, known in pairs)
+        return replace(self, watched_liked=liked, like_count=self.like_count + 1)
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +76,22 @@ def folded(
     """Return every row, one event after the other."""
     rows = []
     for viewer, mine in watches.groupby("viewer_id", sort=False, observed=True):
-        events: list[tuple[int, Watch | None]] = []
+        events: list[tuple[int, Watch | int]] = []
         times, likes = (mine[name].astype("int64").tolist() for name in ("time", "liked_time"))
         for video_id, time, liked in zip(mine["video_id"], times, likes, strict=True):
-            events.append((time, Watch(video_id, time // SECOND, liked == time)))
+            events.append((time, Watch(video_id, time, liked == time)))
             if liked > time:
-                events.append((liked, None))
+                events.append((liked, time))
         events.sort(key=lambda event: event[0])
         complete = len(mine) <= offline.ROWS_KEPT
         kept = since if complete else times[-offline.ROWS_KEPT]
         activity = Activity()
         after = {since: activity} if complete else {}
         for time, happened in events:
-            activity = activity.after(happened, limits) if happened else activity.after_like()
+            if isinstance(happened, Watch):
+                activity = activity.after(happened, limits)
+            else:
+                activity = activity.after_like(happened)
             if time >= kept:
                 after[time] = activity
         rows += [(str(viewer), time, state) for time, state in after.items()]
@@ -100,9 +107,10 @@ def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[st
             row["viewer_id"],
             time,
             Activity(
-                tuple(row["history_ids"]),
                 tuple(row["history_times"]),
                 tuple(row["watched_keys"]),
+                tuple(row["watched_times"]),
+                tuple(row["watched_liked"]),
                 row["viewer_watch_count"],
                 row["viewer_like_count"],
             ),

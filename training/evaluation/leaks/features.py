@@ -41,17 +41,12 @@ def _check_activity_rows(timeline: Timeline, table: pa.Table, keys: VideoRows) -
     latest = timeline.rows[np.searchsorted(timeline.viewers, viewers, side="right") - 1]
     late = moments > timeline.test_times[viewers]
     timeline.forbid("a row of viewer_activity", late, viewers, latest)
-    for name in ("watched_keys", "history_ids"):
-        which, values = _flat(table[name])
-        if pa.types.is_string(values.type):
-            encoded = values.dictionary_encode()
-            rows = timeline.video_rows(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
-        else:
-            rows = keys.find(values.to_numpy())
-        timeline.require_past(f"viewer_activity.{name}", viewers[which], rows, moments[which])
+    which, values = _flat(table["watched_keys"])
+    rows = keys.find(values.to_numpy())
+    timeline.require_past("viewer_activity.watched_keys", viewers[which], rows, moments[which])
     which, times = _flat(table["history_times"])
     late = times.to_numpy() > (moments[which] - 1) // 1_000_000
-    timeline.forbid("viewer_activity.history_times", late, viewers[which], rows)
+    timeline.forbid("viewer_activity.history_times", late, viewers[which], latest[which])
     for name, known in (
         ("viewer_watch_count", timeline.viewer_watches),
         ("viewer_like_count", timeline.viewer_likes),

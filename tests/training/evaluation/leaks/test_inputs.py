@@ -122,7 +122,6 @@ def test_the_test_watch_in_a_viewers_features_is_found(
     viewer, video = target["viewer_id"], target["video_id"]
     plants = {
         "watched_keys": lambda row: row["watched_keys"].append(video_key(video)),
-        "history_ids": lambda row: row["history_ids"].append(video),
     }
     clean = (repo / "viewer_activity.parquet").read_bytes()
     for name, plant in plants.items():
@@ -136,7 +135,7 @@ def test_a_row_of_features_that_is_dated_back_is_found(
     watches: pd.DataFrame, data: RetrievalData, repo: Path
 ) -> None:
     def dated_back(rows: list[dict[str, Any]]) -> None:
-        row = max(rows, key=lambda row: len(row["history_ids"]))
+        row = max(rows, key=lambda row: len(row["history_times"]))
         row["event_timestamp"] = pd.Timestamp(row["history_times"][-1] - 1, unit="s", tz="UTC")
 
     replanted(repo, "viewer_activity", dated_back)

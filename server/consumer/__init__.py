@@ -1,0 +1,1 @@
+"""The consumer of events: keeps viewers' rows, and what is trending, current."""

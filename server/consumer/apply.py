@@ -1,0 +1,154 @@
+"""Applies a batch of the log's messages to viewers' rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from google.protobuf.message import DecodeError
+from vireo.v1 import event_pb2, log_pb2
+
+from server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
+from server.consumer.rows import OnlineRows, StoreAwayError, UnfitRowError
+from server.event_log.log import Entry
+from server.features.activity import EventRules
+from server.features.keys import video_key
+
+log = structlog.get_logger()
+
+VIEWERS_AT_A_TIME = 500
+"""Viewers whose rows are read and written at a time; bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A video that somebody watched or liked for the first time, for what is trending."""
+
+    key: int
+    at: float
+    """Unix seconds."""
+    locale: str
+
+
+@dataclass
+class Batch:
+    """Some messages' events by viewer, and what came of them."""
+
+    position: int = 0
+    """Of the last message."""
+    viewers: dict[str, ViewerEvents] = field(default_factory=dict)
+    events: dict[str, list[tuple[int, event_pb2.Event]]] = field(default_factory=dict)
+    """Each viewer's events with the position of their message, to set them aside."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Number of events by kind, without those that are set aside."""
+    shown: list[int] = field(default_factory=list)
+    """Keys of the videos that were shown, once for each impression."""
+    watched: list[Watched] = field(default_factory=list)
+    dead: list[log_pb2.DeadEvents] = field(default_factory=list)
+    """Events that can't be applied."""
+
+    def set_aside(self, recorded: bytes, reason: str, position: int) -> None:
+        """Add events that can't be applied."""
+        letter = log_pb2.DeadEvents(recorded=recorded, reason=reason, position=position)
+        letter.at.GetCurrentTime()
+        self.dead.append(letter)
+        log.warning("events set aside", reason=reason, position=position)
+
+    def set_viewer_aside(self, viewer: str, reason: str) -> None:
+        """Set all events of a viewer aside."""
+        by_position: dict[int, list[event_pb2.Event]] = {}
+        for position, event in self.events[viewer]:
+            by_position.setdefault(position, []).append(event)
+            self.kinds[kind_name(event)] -= 1
+        for position, events in by_position.items():
+            recorded = log_pb2.RecordedEvents(events=events).SerializeToString()
+            self.set_aside(recorded, f"viewer {viewer!r}: {reason}", position)
+
+
+def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:
+    """Return what some messages of stream EVENTS come to, by viewer."""
+    batch = Batch()
+    for entry in entries:
+        batch.position = entry.position
+        try:
+            recorded = log_pb2.RecordedEvents.FromString(entry.data)
+        except DecodeError as error:
+            batch.set_aside(entry.data, f"not RecordedEvents: {error}", entry.position)
+            continue
+        for event in recorded.events:
+            _add(batch, event, entry.position, rules)
+    return batch
+
+
+def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules) -> None:
+    viewer = event.viewer_id
+    events = batch.viewers.get(viewer)
+    if events is None:
+        events = batch.viewers[viewer] = ViewerEvents()
+        batch.events[viewer] = []
+    try:
+        if not viewer:
+            raise UnfitEventError("an event without a viewer")
+        events.add(event, rules)
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with one event, others go on
+        recorded = log_pb2.RecordedEvents(events=[event]).SerializeToString()
+        batch.set_aside(recorded, _reason(error), position)
+        return
+    batch.events[viewer].append((position, event))
+    batch.kinds[kind_name(event)] += 1
+    if event.kind == event_pb2.EVENT_KIND_IMPRESSION:
+        batch.shown.append(video_key(event.video_id))
+
+
+def apply(rows: OnlineRows, batch: Batch) -> None:
+    """Bring the rows of a batch's viewers up to date, and note what is new in the batch.
+
+    Raises:
+        StoreAwayError: some rows may be written, others not; apply the same messages again.
+    """
+    viewers = [viewer for viewer, events in batch.viewers.items() if events.watches or events.hides]
+    for start in range(0, len(viewers), VIEWERS_AT_A_TIME):
+        part = viewers[start : start + VIEWERS_AT_A_TIME]
+        try:
+            _apply_to(rows, batch, part)
+        except StoreAwayError:
+            raise
+        except Exception:  # noqa: BLE001  # one viewer's row is at fault: the others go on
+            for viewer in part:
+                try:
+                    _apply_to(rows, batch, [viewer])
+                except StoreAwayError:
+                    raise
+                except Exception as error:  # noqa: BLE001
+                    batch.set_viewer_aside(viewer, _reason(error))
+
+
+def _apply_to(rows: OnlineRows, batch: Batch, viewers: Sequence[str]) -> None:
+    changes: dict[str, Folded] = {}
+    unfit: dict[str, UnfitRowError] = {}
+    for viewer, row in zip(viewers, rows.read(viewers), strict=True):
+        if isinstance(row, ViewerRow):
+            changes[viewer] = fold(row, batch.viewers[viewer])
+        else:
+            unfit[viewer] = row
+    rows.write(changes)
+    for viewer, change in changes.items():
+        events = batch.viewers[viewer]
+        for key in change.watched:
+            batch.watched.append(Watched(key, events.watches[key] / 1e6, events.locale))
+        for key in change.liked:
+            batch.watched.append(Watched(key, events.likes[key] / 1e6, events.locale))
+    for viewer, error in unfit.items():
+        batch.set_viewer_aside(viewer, _reason(error))
+
+
+def kind_name(event: event_pb2.Event) -> str:
+    """Return an event's kind for metrics, for example "play"."""
+    name: str = event_pb2.EventKind.Name(event.kind)
+    return name.removeprefix("EVENT_KIND_").lower()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,126 @@
+"""The consumer of one partition: follows the log for the features that gateways read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from server.consumer.follow import Follower, LeaseLostError, RebuiltError, identity
+from server.consumer.live_state import LiveState
+from server.consumer.served import ServedDataset
+from server.consumer.settings import ConsumerSettings
+from server.errors import VireoError
+from server.event_log.log import EventLog
+from server.event_log.open import open_log
+from server.event_log.settings import EventLogSettings
+from server.rpc.logs import configure_logs
+from server.rpc.server import RpcServer
+
+log = structlog.get_logger()
+
+_NICE = 10
+"""Niceness of the process: slates come first, also while a million events are caught up with."""
+_LOOK_SECONDS = 5.0
+"""Seconds after which an unused folder of features is looked at again."""
+
+
+async def serve_consumer(settings: ConsumerSettings) -> None:
+    """Consume until stopped.
+
+    Raises:
+        VireoError: there is no log, or the address can't be bound.
+    """
+    name = settings.pod_name or f"consumer-{settings.port}"
+    configure_logs(settings.log_level, pod=name)
+    log.info("starting", kind="consumer", settings=settings.model_dump(mode="json"))
+    os.nice(_NICE)
+    event_log = opened_log(settings)
+    server = RpcServer(settings)
+    state = LiveState(event_log, settings.event_partition, settings.trending_half_life)
+    dataset = ServedDataset(settings)
+    try:
+        await server.run(
+            consume(server, settings, event_log, state, dataset),
+            dataset.run(),
+            state.run(),
+            state.follow_catalog(),
+        )
+    finally:
+        await event_log.close()
+
+
+def opened_log(settings: ConsumerSettings) -> EventLog:
+    """Return the log; raise VireoError if there is none, or it has no such partition."""
+    log_settings = EventLogSettings.load()
+    event_log = open_log(log_settings)
+    if event_log is None:
+        raise VireoError("a consumer needs the log of events: set VIREO_NATS_URL")
+    if settings.event_partition >= log_settings.event_partitions:
+        raise VireoError(
+            f"VIREO_EVENT_PARTITION={settings.event_partition}: the log has "
+            f"{log_settings.event_partitions} partitions, from 0; VIREO_EVENT_PARTITIONS sets them"
+        )
+    return event_log
+
+
+async def consume(
+    server: RpcServer,
+    settings: ConsumerSettings,
+    event_log: EventLog,
+    state: LiveState,
+    dataset: ServedDataset,
+) -> None:
+    """Apply events to the features of the served data set, whichever that is, until cancelled."""
+    await server.set_serving(True)
+    await state.restore()
+    await dataset.await_change()
+    while True:
+        repo = settings.features / dataset.name
+        follower = Follower(
+            event_log,
+            repo,
+            settings.event_partition,
+            state,
+            holder=f"{socket.gethostname()}:{server.port}",
+            timeout=settings.store_timeout,
+        )
+        seen = identity(repo)
+        following = asyncio.ensure_future(follower.run())
+        # Once either is done, there is something else to follow.
+        elsewhere = [
+            asyncio.ensure_future(dataset.await_change()),
+            asyncio.ensure_future(_rebuilt(repo, seen)),
+        ]
+        try:
+            await asyncio.wait([following, *elsewhere], return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                await _explained(following, elsewhere)
+        finally:
+            for task in (following, *elsewhere):
+                task.cancel()
+            await asyncio.gather(following, *elsewhere, return_exceptions=True)
+            state.end()
+
+
+async def _explained(
+    following: asyncio.Future[None], elsewhere: Sequence[asyncio.Future[None]]
+) -> None:
+    """Say why nothing is followed any more, and wait until it can be followed again."""
+    try:
+        following.result()
+    except (RebuiltError, LeaseLostError) as reason:
+        log.info("following anew", reason=str(reason))
+    except VireoError as error:
+        log.error("events can't be applied", reason=str(error))
+        await asyncio.wait(elsewhere, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _rebuilt(repo: Path, seen: tuple[int, ...]) -> None:
+    """Return once another repository is in the folder."""
+    while identity(repo) == seen:  # noqa: ASYNC110  # nobody tells of a build
+        await asyncio.sleep(_LOOK_SECONDS)

@@ -1,0 +1,227 @@
+"""Follows the log for one feature repository: applies what comes, batch after batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from vireo.v1 import log_pb2
+
+from server.consumer import metrics
+from server.consumer.apply import Batch, apply, read_batch
+from server.consumer.lease import Lease, lease_of
+from server.consumer.live_state import LiveState
+from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
+from server.event_log.log import DEAD, EVENTS, Entry, EventLog, LogAwayError
+from server.features.activity import EventRules
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_MESSAGES_AT_A_TIME = 200
+"""Maximum messages that are applied at a time."""
+_BYTES_AT_A_TIME = 1 << 20
+"""Maximum bytes of them, if there are several: a message has up to 1,000 events."""
+_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
+"""Seconds to wait for a store that is away: twice as long each time."""
+_LEASE_PAUSE = 1.0
+"""Seconds between attempts to take a lease that another consumer holds."""
+
+
+class RebuiltError(Exception):
+    """The features were built again: another repository is in the folder."""
+
+
+class LeaseLostError(Exception):
+    """Another consumer took the partition."""
+
+
+class Follower:
+    """Applies one partition of the log to one repository's rows."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        repo: Path,
+        partition: int,
+        state: LiveState,
+        *,
+        holder: str,
+        timeout: float,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            event_log: the log.
+            repo: a feature folder.
+            partition: the partition.
+            state: what is told of it.
+            holder: names this process in the lease.
+            timeout: maximum seconds to wait for the online store.
+        """
+        self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
+        self._holder, self._timeout = holder, timeout
+        self._identity = identity(repo)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._rows: OnlineRows | None = None
+        self._lease: Lease | None = None
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            RebuiltError: the features were built again.
+            LeaseLostError: another consumer has taken the partition.
+            VireoError: there are no features that events can be applied to.
+        """
+        try:
+            rules = EventRules.load(self._repo)
+            position = await self._begin()
+            async for entries in self._log.read(EVENTS, str(self._partition), position):
+                if not entries and not await self._applied(self._hold):
+                    raise LeaseLostError("another consumer took the partition")
+                for some in _parts(entries):
+                    await self._apply(some, rules)
+        finally:
+            metrics.LEASE_HELD.set(0)
+            # What runs ends first: else rows could be written without the lease.
+            await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._close)))
+            self._thread.shutdown(wait=False)
+
+    async def _begin(self) -> int:
+        """Wait for the lease; return the position from which on to read."""
+        waiting = False
+        while not await self._applied(self._hold):
+            if not waiting:
+                log.warning("another consumer has the partition", partition=self._partition)
+            waiting = True
+            await asyncio.sleep(_LEASE_PAUSE)
+            self._check_identity()
+        metrics.LEASE_HELD.set(1)
+        position = await self._applied(lambda rows: rows.position(self._partition))
+        end = await self._logged(lambda: self._log.end(EVENTS, str(self._partition)))
+        if 0 < end < position:
+            log.error("the log lost its events: beginning anew", position=position, end=end)
+            position = 0
+        self._state.begin(position)
+        log.info("following the log", repo=str(self._repo), position=position, end=end)
+        return position
+
+    async def _apply(self, entries: Sequence[Entry], rules: EventRules) -> None:
+        """Apply some messages, then store their position: in this order a crash loses nothing."""
+        self._state.applying(entries[0])
+        started = time.monotonic()
+
+        def applied(rows: OnlineRows) -> Batch:
+            # Whatever was read of the messages before doesn't count: rows may have changed.
+            batch = read_batch(entries, rules)
+            if not self._hold(rows):
+                raise LeaseLostError("another consumer took the partition")
+            apply(rows, batch)
+            if not batch.dead:
+                rows.write_position(self._partition, batch.position)
+            return batch
+
+        batch = await self._applied(applied)
+        if batch.dead:
+            await self._set_aside(batch.dead)
+            await self._applied(lambda rows: rows.write_position(self._partition, batch.position))
+        for kind, count in batch.kinds.items():
+            metrics.EVENTS.labels(kind).inc(count)
+        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+        self._state.applied(batch)
+
+    async def _set_aside(self, letters: Sequence[log_pb2.DeadEvents]) -> None:
+        for number, letter in enumerate(letters):
+            append = partial(
+                self._log.append,
+                DEAD,
+                str(self._partition),
+                letter.SerializeToString(),
+                once=f"{letter.position}.{number}",
+            )
+            await self._logged(append)
+            metrics.DEAD.inc()
+
+    def _hold(self, rows: OnlineRows) -> bool:
+        if self._lease is None:
+            self._lease = lease_of(rows, self._partition, self._holder)
+        return self._lease.hold()
+
+    async def _applied(self, work: Callable[[OnlineRows], T]) -> T:
+        """Return what some work on the rows returns, as soon as the store lets it."""
+        pause, loop = _MIN_PAUSE, asyncio.get_running_loop()
+        while True:
+            self._check_identity()
+            try:
+                return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
+            except StoreAwayError as error:
+                if pause == _MIN_PAUSE:
+                    log.warning("the online store is away", reason=str(error))
+            metrics.RETRIES.inc()
+            await loop.run_in_executor(self._thread, self._close)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    async def _logged(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what a call of the log returns, as soon as the log is there."""
+        pause = _MIN_PAUSE
+        while True:
+            try:
+                return await work()
+            except LogAwayError as error:
+                log.warning("waiting for the log", reason=str(error))
+            metrics.RETRIES.inc()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    def _opened(self) -> OnlineRows:
+        if self._rows is None:
+            self._rows = OnlineRows(self._repo, self._timeout)
+        return self._rows
+
+    def _close(self) -> None:
+        """Give the lease back and close the store, in the thread that uses it."""
+        try:
+            if self._lease is not None:
+                self._lease.release()
+            if self._rows is not None:
+                self._rows.close()
+        except StoreAwayError as error:
+            log.warning("the lease will expire by itself", reason=str(error))
+        self._lease, self._rows = None, None
+
+    def _check_identity(self) -> None:
+        if identity(self._repo) != self._identity:
+            raise RebuiltError("the features were built again")
+
+
+def identity(repo: Path) -> tuple[int, ...]:
+    """Return what changes if the features in a folder are built again; empty if there are none."""
+    try:
+        found = (repo / CONFIGURATION).stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_mtime_ns)
+
+
+def _parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """Return runs of messages that are small enough to be applied at a time."""
+    parts, start, size = list[Sequence[Entry]](), 0, 0
+    for place, entry in enumerate(entries):
+        if place > start and (
+            place - start >= _MESSAGES_AT_A_TIME or size + len(entry.data) > _BYTES_AT_A_TIME
+        ):
+            parts.append(entries[start:place])
+            start, size = place, 0
+        size += len(entry.data)
+    if start < len(entries):
+        parts.append(entries[start:])
+    return parts

@@ -1,0 +1,157 @@
+"""What a consumer tells in stream STATE: how far it has come, and what is trending."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from vireo.v1 import catalog_pb2, log_pb2
+
+from server.consumer import metrics
+from server.consumer.apply import Batch
+from server.consumer.trending import TrendingCounts
+from server.event_log.log import CATALOG, EVENTS, STATE, Entry, EventLog, LogAwayError
+from server.features.keys import video_key
+
+log = structlog.get_logger()
+
+_BUSY_SECONDS, _IDLE_SECONDS = 1.0, 5.0
+"""Seconds between two tellings while events are applied or pending, and otherwise."""
+MAX_NEW_KEYS = 200_000
+"""Videos of the catalogue stream whose impressions may be counted; the last ones."""
+
+
+class LiveState:
+    """The state of one partition. Use it from one event loop."""
+
+    def __init__(self, event_log: EventLog, partition: int, half_life: float) -> None:
+        """Know nothing yet; `half_life` is that of what is trending, in seconds."""
+        self._log, self._partition, self._half_life = event_log, partition, half_life
+        self._position: int | None = None
+        self._applying: Entry | None = None
+        self._pending_since: float | None = None
+        self._trending = TrendingCounts(half_life)
+        self._trending_changed = False
+        self._new = dict[int, None]()
+        self._changed = asyncio.Event()
+
+    async def restore(self) -> None:
+        """Go on counting from what was told last."""
+        async for entries in self._log.read(STATE, f"trending.{self._partition}"):
+            for entry in entries:
+                told = log_pb2.Trending.FromString(entry.data)
+                self._trending = TrendingCounts.restored(told, self._half_life)
+            if not entries:
+                return
+
+    def begin(self, position: int) -> None:
+        """Note from where on this process applies events."""
+        self._position = position
+        self._changed.set()
+
+    def end(self) -> None:
+        """Note that this process applies no events: another one, if any, tells of the partition."""
+        self._position, self._applying = None, None
+
+    def applying(self, first: Entry) -> None:
+        """Note the first of the messages that are applied next."""
+        self._applying = first
+        self._changed.set()
+
+    def applied(self, batch: Batch) -> None:
+        """Note what a batch came to."""
+        self._position, self._applying = batch.position, None
+        counts = self._trending
+        if batch.position > counts.position:  # else features that were built anew catch up
+            now = time.time()
+            for each in batch.watched:
+                counts.add(each.key, min(each.at, now), each.locale)
+            # A video that is watched was shown, whether the site says so or not.
+            counts.show([*batch.shown, *(each.key for each in batch.watched)], self._new)
+            counts.position = batch.position
+            self._trending_changed |= bool(batch.watched or batch.shown)
+        self._changed.set()
+
+    async def follow_catalog(self) -> None:
+        """Learn which videos are new, until cancelled."""
+        async for entries in self._log.read(CATALOG):
+            for entry in entries:
+                self._learn(entry)
+
+    def _learn(self, entry: Entry) -> None:
+        change = log_pb2.CatalogChange.FromString(entry.data)
+        video: catalog_pb2.Video = change.video
+        key = video_key(video.video_id)
+        self._new.pop(key, None)
+        if not change.removed:
+            self._new[key] = None
+            if len(self._new) > MAX_NEW_KEYS:
+                del self._new[next(iter(self._new))]
+
+    async def run(self) -> None:
+        """Tell, each second while something happens and every few seconds otherwise."""
+        while True:
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            if self._position is None:
+                continue
+            try:
+                await self.tell()
+            except LogAwayError as error:
+                log.warning("the consumer's state can't be told", reason=str(error))
+                self._changed.set()
+            await asyncio.sleep(_BUSY_SECONDS)
+
+    async def tell(self) -> None:
+        """Append the state to stream STATE; raise LogAwayError."""
+        end = await self._log.end(EVENTS, str(self._partition))
+        progress = self._progress(end)
+        if progress is None:
+            return
+        await self._log.append(STATE, f"progress.{self._partition}", progress.SerializeToString())
+        if self._trending_changed:
+            self._trending_changed = False
+            told = self._trending.message(time.time())
+            try:
+                await self._log.append(
+                    STATE, f"trending.{self._partition}", told.SerializeToString()
+                )
+            except LogAwayError:
+                self._trending_changed = True
+                raise
+
+    def _progress(self, end: int) -> log_pb2.ConsumerProgress | None:
+        """Return how far this process has come; `end` is the last message's position."""
+        if self._position is None:
+            return None
+        # Of several partitions' messages some are others': more than are pending, or none.
+        pending = max(0, end - self._position)
+        progress = log_pb2.ConsumerProgress(
+            partition=self._partition, position=self._position, pending=pending
+        )
+        oldest = self._oldest_pending() if pending else None
+        self._pending_since = oldest
+        if oldest is not None:
+            progress.oldest_pending.FromNanoseconds(round(oldest * 1e9))
+            self._changed.set()  # tell again in a second
+        metrics.POSITION.set(self._position)
+        metrics.LAG_MESSAGES.set(pending)
+        metrics.LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
+        return progress
+
+    def _oldest_pending(self) -> float:
+        """Return when the oldest message that isn't applied was received, Unix seconds."""
+        if self._applying is not None:
+            try:
+                received = log_pb2.RecordedEvents.FromString(self._applying.data).received_at
+            except ValueError:  # it will be set aside
+                received = None
+            if received is not None and received.seconds:
+                return float(received.ToNanoseconds() / 1e9)
+        # It was recorded, but not read yet: the time since it was noticed.
+        return self._pending_since if self._pending_since is not None else time.time()

@@ -1,0 +1,243 @@
+"""Viewers' rows, and the consumer's position beside them, in the Feast online store.
+
+Rows are read and written by Feast's own stores, many viewers at once. Use it from one thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from server.arrays import Int64Array
+from server.consumer.fold import Folded, ViewerRow
+from server.errors import VireoError
+from server.features.activity import HISTORY_LIMIT
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    _Stored: TypeAlias = tuple[EntityKey, dict[str, Value]]
+
+CONFIGURATION = "feature_store.yaml"
+_ACTIVITY, _HIDDEN, _POSITION = "viewer_activity", "viewer_hidden", "consumer_position"
+_ACTIVITY_STATE = (
+    "watched_keys",
+    "watched_times",
+    "watched_liked",
+    "viewer_watch_count",
+    "viewer_like_count",
+)
+_HIDDEN_STATE = ("hidden_keys", "hidden_times")
+_MICROS = 1_000_000
+
+
+class StoreAwayError(VireoError):
+    """The online store can't be read or written now; the same may be tried again."""
+
+
+class UnfitRowError(ValueError):
+    """A viewer's stored row can't be brought up to date."""
+
+
+class OnlineRows:
+    """The rows of one feature repository."""
+
+    def __init__(self, repo: Path, timeout: float) -> None:
+        """Open the repository.
+
+        Args:
+            repo: a feature folder.
+            timeout: maximum seconds to wait for the store.
+
+        Raises:
+            StoreAwayError: the online store can't be opened now.
+            VireoError: there is no repository, or an earlier build made it.
+        """
+        from feast.errors import FeatureViewNotFoundException
+        from feast.infra.online_stores.helpers import get_online_store_from_config
+
+        self.repo = repo
+        store = _open(repo, timeout)
+        self.project: str = store.project
+        """Unique to each build of the features."""
+        self._config = store.config
+        try:
+            names = (_ACTIVITY, _HIDDEN, _POSITION)
+            self._views = {name: store.get_feature_view(name) for name in names}
+        except FeatureViewNotFoundException as error:
+            raise VireoError(
+                f"the features in {repo} were built before events could be applied to them; "
+                f"build them again with: vireo features build {repo.name}"
+            ) from error
+        # Of the stores' own methods only their connections are used.
+        self._online = cast("Any", get_online_store_from_config(store.config.online_store))
+        self.redis: Any = None
+        """The connection to Redis; None if the store is SQLite."""
+        with store_errors_as_away():
+            if store.config.online_store.type == "redis":
+                self.redis = self._online._get_client(store.config.online_store)
+            else:
+                self._prepare_sqlite(repo / store.config.online_store.path, timeout)
+
+    def _prepare_sqlite(self, file: Path, timeout: float) -> None:
+        """Let gateways read while rows are written; wait for others who write."""
+        if not file.exists():
+            raise StoreAwayError(f"there is no {file}")
+        with closing(sqlite3.connect(file, timeout=timeout)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection = self._online._get_conn(self._config)
+        connection.execute(f"PRAGMA busy_timeout={round(timeout * 1000)}")
+        # A power cut may undo the last transactions, but in order: the position goes back too.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
+        """Return the viewers' rows, each as it is stored or why it can't be used.
+
+        Raises:
+            StoreAwayError: the store can't be read now.
+        """
+        keys = [_entity_key("viewer_id", viewer) for viewer in viewers]
+        activities = self._read(_ACTIVITY, keys, _ACTIVITY_STATE)
+        hidden = self._read(_HIDDEN, keys, _HIDDEN_STATE)
+        return [_row(*both) for both in zip(activities, hidden, strict=True)]
+
+    def write(self, changes: Mapping[str, Folded]) -> None:
+        """Store the changed rows by viewer; raise StoreAwayError if some may not be stored."""
+        activities, hidden = list[_Stored](), list[_Stored]()
+        for viewer, each in changes.items():
+            key = _entity_key("viewer_id", viewer)
+            if each.activity_changed:
+                activities.append((key, _activity_values(each.row)))
+            if each.hidden_changed:
+                hidden.append((key, _hidden_values(each.row)))
+        self._write(_ACTIVITY, activities)
+        self._write(_HIDDEN, hidden)
+
+    def position(self, partition: int) -> int:
+        """Return up to where the log's events are in the rows; raise StoreAwayError."""
+        [stored] = self._read(_POSITION, [_entity_key("partition", str(partition))], ("position",))
+        return int(stored["position"].int64_val) if "position" in stored else 0
+
+    def write_position(self, partition: int, position: int) -> None:
+        """Store up to where the log's events are in the rows; raise StoreAwayError."""
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        key = _entity_key("partition", str(partition))
+        self._write(_POSITION, [(key, {"position": Value(int64_val=position)})])
+
+    def _read(
+        self, view: str, keys: list[EntityKey], features: Sequence[str]
+    ) -> list[Mapping[str, Value]]:
+        with store_errors_as_away():
+            # A new list for each read: the Redis store appends to it.
+            found = self._online.online_read(self._config, self._views[view], keys, [*features])
+        return [values or {} for _, values in found]
+
+    def _write(self, view: str, rows: Sequence[_Stored]) -> None:
+        now = datetime.now(UTC)
+        data = [(key, values, now, now) for key, values in rows]
+        if data:
+            with store_errors_as_away():
+                self._online.online_write_batch(self._config, self._views[view], data, None)
+
+    def close(self) -> None:
+        """Close the connection to the store."""
+        if self.redis is not None:
+            self.redis.close()
+        else:
+            self._online._get_conn(self._config).close()
+
+
+@contextmanager
+def store_errors_as_away() -> Iterator[None]:
+    """Raise what the stores raise as StoreAwayError."""
+    redis = sys.modules.get("redis.exceptions")  # imported if the store is Redis
+    errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
+    if redis is not None:
+        errors += (redis.RedisError,)
+    try:
+        yield
+    except errors as error:
+        raise StoreAwayError(f"{type(error).__name__}: {error}") from error
+
+
+def _open(repo: Path, timeout: float) -> FeatureStore:
+    """Return the store of a repository, with timeouts for Redis.
+
+    This process alone writes activity and hides, so that rows needn't be compared by their time
+    first; and a clock that was set back must not stop them from being written.
+    """
+    from feast import FeatureStore
+    from feast.repo_config import load_repo_config
+
+    if not (repo / CONFIGURATION).exists():
+        raise VireoError(
+            f"there are no features in {repo}; build them with: vireo features build {repo.name}"
+        )
+    config = load_repo_config(repo, repo / CONFIGURATION)
+    if config.online_store.type == "redis":
+        config.online_store.skip_dedup = True
+        config.online_store.connection_string += (
+            f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
+        )
+    return FeatureStore(repo_path=str(repo.absolute()), config=config)
+
+
+def _entity_key(name: str, value: str) -> EntityKey:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return EntityKey(join_keys=[name], entity_values=[Value(string_val=value)])
+
+
+def _row(activity: Mapping[str, Value], hidden: Mapping[str, Value]) -> ViewerRow | UnfitRowError:
+    keys, times = (_integers(activity, name) for name in ("watched_keys", "watched_times"))
+    likes = activity["watched_liked"].bool_list_val.val if "watched_liked" in activity else ()
+    hidden_keys, hidden_times = (_integers(hidden, name) for name in _HIDDEN_STATE)
+    if not len(keys) == len(times) == len(likes) or len(hidden_keys) != len(hidden_times):
+        return UnfitRowError(
+            f"the viewer's row has {len(keys)} videos watched with {len(times)} times and "
+            f"{len(likes)} likes, and {len(hidden_keys)} hidden with {len(hidden_times)} times"
+        )
+    watches, like_count = (
+        activity[name].int64_val if name in activity else 0
+        for name in ("viewer_watch_count", "viewer_like_count")
+    )
+    liked = np.array(likes, np.bool_)
+    return ViewerRow(keys, times, liked, watches, like_count, hidden_keys, hidden_times)
+
+
+def _integers(stored: Mapping[str, Value], name: str) -> Int64Array:
+    return np.array(stored[name].int64_list_val.val if name in stored else (), np.int64)
+
+
+def _activity_values(row: ViewerRow) -> dict[str, Value]:
+    from feast.protos.feast.types.Value_pb2 import BoolList, Value
+
+    return {
+        "history_times": _list_of(row.times[-HISTORY_LIMIT:] // _MICROS),
+        "watched_keys": _list_of(row.keys),
+        "watched_times": _list_of(row.times),
+        "watched_liked": Value(bool_list_val=BoolList(val=row.liked.tolist())),
+        "viewer_watch_count": Value(int64_val=row.watches),
+        "viewer_like_count": Value(int64_val=row.likes),
+    }
+
+
+def _hidden_values(row: ViewerRow) -> dict[str, Value]:
+    return {"hidden_keys": _list_of(row.hidden_keys), "hidden_times": _list_of(row.hidden_times)}
+
+
+def _list_of(numbers: Int64Array) -> Value:
+    from feast.protos.feast.types.Value_pb2 import Int64List, Value
+
+    return Value(int64_list_val=Int64List(val=numbers.tolist()))

@@ -1,0 +1,33 @@
+"""Settings of a consumer process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from server.home import Home
+from server.releases.s3 import S3Settings
+from server.rpc.settings import RpcSettings
+
+
+class ConsumerSettings(RpcSettings):
+    """What a consumer follows, and how much it does at a time."""
+
+    event_partition: int = Field(default=0, ge=0, le=255)
+    """The partition of the events to apply, from 0; one process for each."""
+    channel: str = Field(default="production", min_length=1)
+    """The channel whose release gateways serve: its data set's features are kept up to date."""
+    control_target: str = ""
+    """host:port of the control plane, which announces changes of the channel; if empty, or while it
+    doesn't answer, the channel is polled."""
+    poll_seconds: float = Field(default=5.0, gt=0)
+    """Seconds between reads of the channel without announcements."""
+    features: Path = Field(default_factory=lambda: Home.current().root / "features")
+    """Folder with a Feast repository per data set, by its name."""
+    store_timeout: float = Field(default=5.0, gt=0)
+    """Maximum seconds to wait for the online store; then the same events are tried again."""
+    trending_half_life: float = Field(default=6 * 3600.0, gt=0)
+    """Seconds in which the weight of a watch or like halves in what is trending."""
+    s3: S3Settings = Field(default_factory=S3Settings.load)
+    """Where releases are stored."""

@@ -1,0 +1,137 @@
+"""What is trending: counts of watches and likes that halve in a given time, bounded in number.
+
+The count of an event at time t is kept as 2 ** ((t - landmark) / half_life): older events weigh
+less for ever after, without touching any count as time passes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from vireo.v1 import log_pb2
+
+MAX_VIDEOS = 5_000
+"""Videos that are counted for each locale; twice as many between two clean-ups. The lightest are
+forgotten first."""
+MAX_LOCALES = 64
+"""Locales that are counted; the lightest is forgotten for a new one."""
+LISTED_VIDEOS, LISTED_LOCALES, LISTED_LOCALE_VIDEOS = 500, 16, 100
+"""What is told: the heaviest videos of all, and those of the heaviest locales."""
+MAX_NEW_VIDEOS = 20_000
+"""New videos whose impressions are counted; those shown least are forgotten first."""
+_MAX_EXPONENT = 500.0
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Weights of one locale's videos, in units of the landmark."""
+
+    total: float = 0.0
+    weights: dict[int, float] = field(default_factory=dict)
+
+    def add(self, key: int, weight: float) -> None:
+        self.total += weight
+        self.weights[key] = self.weights.get(key, 0.0) + weight
+        if len(self.weights) > 2 * MAX_VIDEOS:
+            self.weights = dict(self.heaviest(MAX_VIDEOS))
+
+    def heaviest(self, count: int) -> list[tuple[int, float]]:
+        """Return the heaviest videos and their weights; ties by key."""
+        return heapq.nsmallest(count, self.weights.items(), key=lambda each: (-each[1], each[0]))
+
+    def scale(self, factor: float) -> None:
+        self.total *= factor
+        self.weights = {key: weight * factor for key, weight in self.weights.items()}
+
+
+class TrendingCounts:
+    """Counts of one partition's events. Positions of the log tell which events are in."""
+
+    def __init__(self, half_life: float) -> None:
+        """Count nothing yet; `half_life` is in seconds."""
+        self.position = 0
+        """Position in the log up to which events are counted."""
+        self._half_life = half_life
+        self._landmark = 0.0
+        self._all = _Counts()
+        self._locales: dict[str, _Counts] = {}
+        self._impressions: dict[int, int] = {}
+
+    def add(self, key: int, at: float, locale: str = "") -> None:
+        """Count a watch or a like of a video at a time, Unix seconds, in all and in a locale."""
+        exponent = (at - self._landmark) / self._half_life
+        if not self._all.weights or exponent > _MAX_EXPONENT:
+            self._move_landmark(at)
+            exponent = 0.0
+        weight = 2.0 ** max(exponent, -_MAX_EXPONENT)
+        self._all.add(key, weight)
+        if locale:
+            self._of(locale).add(key, weight)
+
+    def show(self, keys: Iterable[int], new: Container[int]) -> None:
+        """Count impressions of those of some videos that are new."""
+        for key in keys:
+            if key in new:
+                self._impressions[key] = self._impressions.get(key, 0) + 1
+        if len(self._impressions) > 2 * MAX_NEW_VIDEOS:
+            kept = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
+            self._impressions = dict(kept)
+
+    def message(self, now: float) -> log_pb2.Trending:
+        """Return what to tell at a time, Unix seconds."""
+        scale = 2.0 ** ((self._landmark - now) / self._half_life)
+        shown = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
+        told = log_pb2.Trending(
+            position=self.position,
+            lists=[_list("", self._all, LISTED_VIDEOS, scale)],
+            new_keys=[key for key, _ in shown],
+            new_impressions=[count for _, count in shown],
+        )
+        told.at.FromNanoseconds(round(now * 1e9))
+        busiest = heapq.nlargest(
+            LISTED_LOCALES, self._locales.items(), key=lambda each: (each[1].total, each[0])
+        )
+        told.lists.extend(
+            _list(locale, counts, LISTED_LOCALE_VIDEOS, scale) for locale, counts in busiest
+        )
+        return told
+
+    @staticmethod
+    def restored(told: log_pb2.Trending, half_life: float) -> TrendingCounts:
+        """Return the counts as they were told last; videos beyond the lists begin again at 0."""
+        counts = TrendingCounts(half_life)
+        counts.position = told.position
+        counts._landmark = told.at.ToNanoseconds() / 1e9
+        for each in told.lists:
+            own = counts._of(each.locale) if each.locale else counts._all
+            own.weights = dict(zip(each.keys, each.weights, strict=True))
+            own.total = sum(own.weights.values())
+        counts._impressions = dict(zip(told.new_keys, told.new_impressions, strict=True))
+        return counts
+
+    def _of(self, locale: str) -> _Counts:
+        counts = self._locales.get(locale)
+        if counts is None:
+            if len(self._locales) >= MAX_LOCALES:
+                lightest = min(self._locales, key=lambda each: self._locales[each].total)
+                del self._locales[lightest]
+            counts = self._locales[locale] = _Counts()
+        return counts
+
+    def _move_landmark(self, to: float) -> None:
+        exponent = (self._landmark - to) / self._half_life
+        factor = 2.0**exponent if exponent > -2 * _MAX_EXPONENT else 0.0
+        self._landmark = to
+        for counts in (self._all, *self._locales.values()):
+            counts.scale(factor)
+
+
+def _list(locale: str, counts: _Counts, limit: int, scale: float) -> log_pb2.TrendingVideos:
+    heaviest = counts.heaviest(limit)
+    return log_pb2.TrendingVideos(
+        locale=locale,
+        keys=[key for key, _ in heaviest],
+        weights=[weight * scale for _, weight in heaviest],
+    )

@@ -1,0 +1,52 @@
+"""Events in messages of the log, and feature repositories that events are applied to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vireo.v1 import event_pb2, log_pb2
+
+from server.features.activity import EventRules
+from training.data.as_events import interaction_events
+from training.features.online_store import OnlineStoreSettings
+from training.features.repository import apply_definitions, open_repository, write_configuration
+
+import pandas as pd  # isort: skip
+
+LIKED_BY_FRACTION = EventRules(liked_fraction=0.8)
+
+
+def empty_repository(
+    folder: Path,
+    settings: OnlineStoreSettings | None = None,
+    rules: EventRules = LIKED_BY_FRACTION,
+) -> Path:
+    """A feature repository without any viewer."""
+    folder.mkdir(parents=True)
+    rules.write(folder)
+    write_configuration(folder, folder.name, settings or OnlineStoreSettings())
+    apply_definitions(open_repository(folder))
+    return folder
+
+
+def events_in_disorder(interactions: pd.DataFrame, seed: int) -> list[event_pb2.Event]:
+    """A data set's interactions as events: a fifth of them twice, in any order."""
+    events = list(interaction_events("small", interactions))
+    chance = random.Random(seed)
+    events += [event for event in events if chance.random() < 0.2]
+    chance.shuffle(events)
+    return events
+
+
+def parts(events: Sequence[event_pb2.Event], size: int) -> Iterable[Sequence[event_pb2.Event]]:
+    """The events, some at a time."""
+    return (events[start : start + size] for start in range(0, len(events), size))
+
+
+def message(events: Iterable[event_pb2.Event]) -> bytes:
+    """A message of stream EVENTS."""
+    recorded = log_pb2.RecordedEvents(events=events)
+    recorded.received_at.GetCurrentTime()
+    return recorded.SerializeToString()

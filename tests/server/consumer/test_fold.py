@@ -1,0 +1,194 @@
+"""The fold of events against the offline build of the same interactions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from vireo.v1 import event_pb2
+
+from server.consumer import fold as folding
+from server.consumer.fold import UnfitEventError, ViewerEvents, ViewerRow, fold
+from server.features.activity import EventRules
+from server.features.keys import video_key
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
+from training.features.build import build_features
+
+RATED = EventRules(liked_fraction=None)
+
+
+def folded(events: list[event_pb2.Event], size: int, rules: EventRules) -> dict[str, ViewerRow]:
+    """The rows after some events, that many at a time."""
+    rows: dict[str, ViewerRow] = {}
+    for some in parts(events, size):
+        batch: dict[str, ViewerEvents] = {}
+        for event in some:
+            batch.setdefault(event.viewer_id, ViewerEvents()).add(event, rules)
+        for viewer, viewers_events in batch.items():
+            rows[viewer] = fold(rows.get(viewer, ViewerRow()), viewers_events).row
+    return rows
+
+
+def built(repo: Path) -> dict[str, ViewerRow]:
+    """The newest row of each viewer in the offline tables."""
+    activity = pq.read_table(repo / "viewer_activity.parquet").to_pandas()
+    hidden = pq.read_table(repo / "viewer_hidden.parquet").to_pandas()
+    rows: dict[str, dict[str, Any]] = {}
+    for row in activity.groupby("viewer_id").tail(1).itertuples():
+        assert row.history_times.tolist() == (row.watched_times[-200:] // 1_000_000).tolist()
+        rows[row.viewer_id] = {
+            "keys": row.watched_keys,
+            "times": row.watched_times,
+            "liked": row.watched_liked,
+            "watches": row.viewer_watch_count,
+            "likes": row.viewer_like_count,
+        }
+    for row in hidden.itertuples():
+        own = rows.setdefault(row.viewer_id, {})
+        own |= {"hidden_keys": row.hidden_keys, "hidden_times": row.hidden_times}
+    return {viewer: ViewerRow(**row) for viewer, row in rows.items()}
+
+
+def as_lists(row: ViewerRow) -> list[Any]:
+    return [np.asarray(getattr(row, field.name)).tolist() for field in fields(row)]
+
+
+def assert_same(left: dict[str, ViewerRow], right: dict[str, ViewerRow]) -> None:
+    assert left.keys() == right.keys()
+    for viewer, row in left.items():
+        assert as_lists(row) == as_lists(right[viewer])
+
+
+def rated_interactions() -> pd.DataFrame:
+    interactions = random_interactions()
+    ratings = np.random.default_rng(1).integers(1, 6, len(interactions)).astype("float32")
+    return interactions.assign(rating=np.where(interactions["event"] == "play", ratings, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("interactions", "rules"),
+    [(random_interactions(), LIKED_BY_FRACTION), (rated_interactions(), RATED)],
+    ids=["fractions", "ratings"],
+)
+def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
+    interactions: pd.DataFrame, rules: EventRules, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
+    build_features(home, "small", holdout="none")
+    repo = home.features("small")
+    assert EventRules.load(repo) == rules
+    expected = built(repo)
+    assert sum(row.likes for row in expected.values()) > 50
+    assert sum(len(row.hidden_keys) for row in expected.values()) > 50
+    for seed, size in enumerate((1, 7, 10_000)):
+        assert_same(folded(events_in_disorder(interactions, seed), size, rules), expected)
+
+
+def test_a_thousand_events_of_one_viewer_give_the_same_row_in_any_order() -> None:
+    chance = np.random.default_rng(5)
+    events = [
+        event("v", f"v{chance.integers(300)}", int(chance.integers(1_000)), kind)
+        for kind in chance.choice([2, 3, 4, 5, 6], 1_000).tolist()
+    ]
+    expected = folded(events, 1_000, LIKED_BY_FRACTION)
+    for seed in range(5):
+        np.random.default_rng(seed).shuffle(events)
+        assert_same(folded(events + events[:300], 37, LIKED_BY_FRACTION), expected)
+
+
+def event(
+    viewer: str, video: str, second: int, kind: Any = 2, fraction: float | None = None
+) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id="e", viewer_id=viewer, video_id=video, kind=kind, watched_fraction=fraction
+    )
+    made.time.FromSeconds(second)
+    return made
+
+
+def row_of(*events: event_pb2.Event, rules: EventRules = LIKED_BY_FRACTION) -> ViewerRow:
+    return folded(list(events), len(events), rules)["v"]
+
+
+def test_a_like_of_a_video_that_was_not_watched_is_a_watch() -> None:
+    row = row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE))
+    assert (row.keys.tolist(), row.watches, row.likes) == ([video_key("a")], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fraction", "by_fraction", "rated"),
+    [
+        (event_pb2.EVENT_KIND_FINISH, None, 1, 0),
+        (event_pb2.EVENT_KIND_PLAY, 0.8, 1, 0),
+        (event_pb2.EVENT_KIND_PLAY, 0.79, 0, 0),
+        (event_pb2.EVENT_KIND_PLAY, None, 0, 0),
+        (event_pb2.EVENT_KIND_LIKE, None, 1, 1),
+    ],
+)
+def test_a_play_to_the_end_is_a_like_where_nothing_is_rated(
+    kind: int, fraction: float | None, by_fraction: int, rated: int
+) -> None:
+    played = event("v", "a", 9, kind, fraction)
+    assert row_of(played).likes == by_fraction
+    assert row_of(played, rules=RATED).likes == rated
+
+
+@pytest.mark.parametrize("kind", [event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED])
+def test_a_hide_is_no_watch_and_counts_from_the_first_time(kind: int) -> None:
+    row = row_of(event("v", "a", 9, kind), event("v", "b", 4, kind), event("v", "a", 2, kind))
+    assert row.hidden_keys.tolist() == [video_key("a"), video_key("b")]
+    assert row.hidden_times.tolist() == [2, 4]
+    assert row.watches == 0
+
+
+def test_impressions_and_follows_change_nothing() -> None:
+    events = ViewerEvents()
+    events.add(event("v", "a", 9, event_pb2.EVENT_KIND_IMPRESSION), LIKED_BY_FRACTION)
+    events.add(event("v", "", 9, event_pb2.EVENT_KIND_FOLLOW), LIKED_BY_FRACTION)
+    after = fold(ViewerRow(), events)
+    assert not after.activity_changed
+    assert not after.hidden_changed
+
+
+def test_an_event_that_is_known_changes_nothing() -> None:
+    again = ViewerEvents()
+    again.add(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE), LIKED_BY_FRACTION)
+    after = fold(row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE)), again)
+    assert not after.activity_changed
+    assert after.watched == after.liked == ()
+
+
+@pytest.mark.parametrize("broken", ["video_id", "time"])
+def test_an_event_without_what_it_needs_is_refused(broken: str) -> None:
+    bad = event("v", "a", 9)
+    bad.ClearField(broken)  # type: ignore[arg-type]
+    with pytest.raises(UnfitEventError, match="without a video or without a time"):
+        ViewerEvents().add(bad, LIKED_BY_FRACTION)
+    with pytest.raises(UnfitEventError, match="unknown kind 99"):
+        ViewerEvents().add(event("v", "a", 9, 99), LIKED_BY_FRACTION)
+
+
+def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(folding, "WATCHED_LIMIT", 5)
+    monkeypatch.setattr(folding, "HIDDEN_LIMIT", 3)
+    plays = [event("v", f"v{n}", n, event_pb2.EVENT_KIND_LIKE) for n in range(9)]
+    hides = [event("v", f"h{n}", n, event_pb2.EVENT_KIND_HIDE) for n in range(9)]
+    row = row_of(*plays, *hides)
+    assert row.keys.tolist() == [video_key(f"v{n}") for n in range(4, 9)]
+    assert (row.watches, row.likes) == (9, 9)
+    assert row.hidden_keys.tolist() == [video_key(f"h{n}") for n in (6, 7, 8)]
+    # What isn't remembered any more may be repeated: it changes nothing.
+    again = ViewerEvents()
+    for each in (plays[2], hides[2]):
+        again.add(each, LIKED_BY_FRACTION)
+    assert as_lists(fold(row, again).row) == as_lists(row)

@@ -1,0 +1,70 @@
+"""A data set's interactions as the events that a site would have sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from vireo.v1 import event_pb2
+
+from server.arrays import Int64Array
+from training.data.schema import WATCH_EVENTS
+from training.data.split import LIKED_RATING, split_watches
+
+_KINDS = {
+    "play": event_pb2.EVENT_KIND_PLAY,
+    "like": event_pb2.EVENT_KIND_LIKE,
+    "hide": event_pb2.EVENT_KIND_HIDE,
+    "impression": event_pb2.EVENT_KIND_IMPRESSION,
+}
+
+
+def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_pb2.Event]:
+    """Yield an event for each interaction of a data set, in the order of the table.
+
+    A rating that counts as a like becomes a like. Watches of one viewer at one moment are
+    microseconds apart, as in the features that are built from the data set: else their order in the
+    file would be lost.
+
+    Args:
+        name: the data set's name: event ids are `<name>:<row>`.
+        interactions: rows as in `training.data.schema.INTERACTIONS`.
+    """
+    rows = zip(
+        interactions["viewer_id"],
+        interactions["video_id"],
+        interactions["event"],
+        _times(interactions).tolist(),
+        interactions["watched_fraction"].tolist(),
+        (interactions["rating"] >= LIKED_RATING).tolist(),
+        interactions["row"].tolist(),
+        strict=True,
+    )
+    for viewer_id, video_id, kind, micros, fraction, rated, row in rows:
+        event = event_pb2.Event(
+            event_id=f"{name}:{row}",
+            viewer_id=viewer_id,
+            video_id=video_id,
+            kind=_KINDS["like" if rated and kind == "play" else kind],
+        )
+        event.time.FromMicroseconds(micros)
+        if fraction == fraction and event.kind == event_pb2.EVENT_KIND_PLAY:
+            event.watched_fraction = fraction
+        yield event
+
+
+def _times(interactions: pd.DataFrame) -> Int64Array:
+    """Return each interaction's time, Unix microseconds, those of watches as in `split_watches`."""
+    raw = interactions["timestamp"].to_numpy("datetime64[us]").astype(np.int64)
+    watches = split_watches(interactions, "none")
+    pairs = pd.MultiIndex.from_arrays(
+        [watches["viewer_id"].astype(object), watches["video_id"].astype(object)]
+    )
+    firsts = pd.Series(watches["time"].to_numpy("datetime64[us]").astype(np.int64), pairs)
+    asked = pd.MultiIndex.from_arrays(
+        [interactions["viewer_id"].astype(object), interactions["video_id"].astype(object)]
+    )
+    moved = np.maximum(firsts.reindex(asked).fillna(0).to_numpy(np.int64), raw)
+    watched = interactions["event"].isin(WATCH_EVENTS).to_numpy()
+    return np.where(watched, moved, raw)
