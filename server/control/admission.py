@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 _RETRY_SECONDS = 0.25
 _CHECK_SECONDS = 0.5
 _PARALLEL_CHECKS = 64
+_SETTLED_SECONDS = 10.0
+"""Seconds between looks at the members while only discovery can change them."""
 
 
 class Admission:
@@ -51,6 +54,7 @@ class Admission:
             for pool in POOLS
         }
         self._found = asyncio.Event()
+        """Set when discovery finds other pods than before."""
         self._checked = False
         self._published: Mapping[Pool, Members] | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
@@ -86,8 +90,18 @@ class Admission:
         await self._check_first()
         while True:
             self._publish()
-            await asyncio.sleep(self._settings.admission_interval)
+            await self._pause()
             await self._check_once()
+
+    async def _pause(self) -> None:
+        """Return after the interval of checks; if all pods are admitted, once others are found."""
+        if not all(each.is_settled() for each in self._pools.values()) or self._publishing.failing:
+            await asyncio.sleep(self._settings.admission_interval)
+            return
+        self._found.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLED_SECONDS):
+                await self._found.wait()
 
     async def _check_first(self) -> None:
         """Wait for production's pods to be healthy, up to a timeout, then admit the rest.

@@ -15,7 +15,7 @@ from server.releases.channels import Channel
 log = structlog.get_logger()
 
 CHANNEL = "canary"
-_UNUSED_FACTOR = 10
+_UNUSED_FACTOR = 60
 """How many times longer the interval of reads is while no viewer could go to the canary."""
 
 

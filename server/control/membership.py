@@ -56,6 +56,10 @@ class Membership:
         """The pods that are not admitted yet."""
         return self._present - self._admitted
 
+    def is_settled(self) -> bool:
+        """Return whether the members stay as they are until discovery finds other pods."""
+        return self._admitted == self._present and self._empty_since is None
+
     def members(self, now: float) -> Members:
         """Return the members that Envoy must have now."""
         if self._empty_since is not None and now - self._empty_since >= self._empty_seconds:

@@ -74,9 +74,9 @@ class ControlSettings(RpcSettings):
     empty_pool_grace_seconds: float = Field(default=30.0, ge=0)
     """Seconds for which discovery must find no pods before a pool is emptied."""
     canary_poll_seconds: float = Field(default=0.5, gt=0)
-    """Seconds between reads of the canary's share from its channel; ten times that while there are
-    no canary pods."""
-    channel_poll_seconds: float = Field(default=0.5, gt=0, le=1)
+    """Seconds between reads of the canary's share from its channel; sixty times that while there
+    are no canary pods."""
+    channel_poll_seconds: float = Field(default=0.9, gt=0, le=1)
     """Seconds between reads of each channel that pods follow."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
     """Settings of discovery in a Kubernetes cluster."""

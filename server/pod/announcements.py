@@ -15,17 +15,18 @@ from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
-_WAIT_SECONDS = 2.0
+_WAIT_SECONDS = 10.0
 """Seconds for which the control plane keeps a call while nothing changes."""
 _SLACK_SECONDS = 1.0
 """Further seconds until a call fails: a control plane that hangs is trusted no longer than both."""
 _MIN_FIRST_SECONDS = 0.5
 """Minimum deadline of the first call, which may have to connect."""
-_READ_SECONDS = 30.0
+_READ_SECONDS = 60.0
 """Seconds after which the channel is read anyway, whatever the control plane says."""
 _SPREAD_SECONDS = 0.2
 """Maximum delay of a read after a change is announced."""
 _CHANNEL_OPTIONS = (
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 5000),
     # A host that vanishes leaves a connection on which calls would wait for minutes. Our servers

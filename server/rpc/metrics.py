@@ -34,7 +34,19 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any) -> None:
         self._free = threading.BoundedSemaphore(MAX_SCRAPES)
+        self._closing = False
         super().__init__(*arguments)
+
+    def serve_until_closed(self) -> None:
+        """Serve without waking up twice a second to look for the end, as `serve_forever` does."""
+        while not self._closing:
+            self.handle_request()
+
+    def end(self) -> None:
+        """Let `serve_until_closed` return soon."""
+        self._closing = True
+        host = str(self.server_address[0])
+        socket.create_connection((host, self.server_port)).close()  # wakes it
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -64,7 +76,7 @@ class _ServerV6(_Server):
 class MetricsEndpoint:
     """The HTTP endpoint, served in a thread of its own until it is closed."""
 
-    _server: WSGIServer
+    _server: _Server
     _thread: threading.Thread
 
     @staticmethod
@@ -85,7 +97,7 @@ class MetricsEndpoint:
                 "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
                 "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread = threading.Thread(target=server.serve_until_closed, name="metrics", daemon=True)
         thread.start()
         return MetricsEndpoint(server, thread)
 
@@ -97,6 +109,6 @@ class MetricsEndpoint:
 
     def close(self) -> None:
         """Free the port; return once the thread has ended."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.end()
         self._thread.join()
+        self._server.server_close()

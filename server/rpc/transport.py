@@ -124,4 +124,7 @@ def _options(settings: RpcSettings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
         ("grpc.enable_channelz", 1),
+        # Pings after what arrives, to size windows for slow networks: they double an idle server's
+        # wake-ups, and requests fit into the window that it has without.
+        ("grpc.http2.bdp_probe", 0),
     ]

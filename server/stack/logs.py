@@ -36,6 +36,14 @@ def start_log(path: Path) -> None:
         path.replace(_make_room(path))
 
 
+def is_large(path: Path) -> bool:
+    """Return whether `bound_log` has something to do: to rotate a log, or to report an error."""
+    try:
+        return path.stat().st_size > MAX_LOG_BYTES
+    except OSError:
+        return True
+
+
 def bound_log(path: Path) -> None:
     """Rotate a log that has become large, while its process goes on writing.
 

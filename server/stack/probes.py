@@ -23,6 +23,7 @@ _TIMEOUT = 2.0
 # A process that is started again is found at once. Without a pool of its own, the channel would
 # share the backoff of others to the same address.
 _OPTIONS = (
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),

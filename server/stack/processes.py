@@ -17,7 +17,7 @@ from server.rpc.tls import TlsFiles
 from server.stack.envoy import envoy_command
 from server.stack.nats import log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
-from server.stack.s3 import s3_command
+from server.stack.s3 import ENVIRONMENT, s3_command
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -54,6 +54,7 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
         command=s3_command(settings),
         port=settings.s3_port,
         probe=s3_probe(server),
+        environment=ENVIRONMENT,
         folder=settings.home_folder.s3,
     )
 

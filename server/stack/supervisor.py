@@ -12,7 +12,7 @@ from pathlib import Path
 from server.backoff import backoff
 from server.errors import VireoError
 from server.stack.die_with_parent import wrapped
-from server.stack.logs import bound_log, last_lines, start_log
+from server.stack.logs import bound_log, is_large, last_lines, start_log
 from server.stack.processes import ProcessSpec
 from server.stack.state import ProcessState
 
@@ -21,10 +21,10 @@ _MAX_BACKOFF = 10.0
 _STABLE_SECONDS = 30.0
 """The backoff of a process that ran this long starts over."""
 _STARTING_POLL = 0.2
-_HEALTHY_POLL = 5.0
+_HEALTHY_POLL = 10.0
 """Seconds between probes of a healthy process. Its end is noticed at once; a pod that hangs gets no
 calls long before, by Envoy's own checks. Other processes that hang show up here first."""
-_LOG_POLL = 1.0
+_LOG_POLL = 2.0
 """Seconds between looks at the size of a log."""
 _LOG_LINES = 15
 
@@ -116,8 +116,9 @@ class SupervisedProcess:
 
     async def _watch_log(self) -> None:
         while True:
-            await asyncio.to_thread(bound_log, self.status.log)
-            await asyncio.sleep(_LOG_POLL)
+            if is_large(self.status.log):
+                await asyncio.to_thread(bound_log, self.status.log)
+            await _next_multiple_of(_LOG_POLL)
 
     async def _watch_health(self) -> None:
         while True:
@@ -130,7 +131,7 @@ class SupervisedProcess:
             else:
                 self._update(state="healthy", problem="")
                 self.healthy.set()
-            await asyncio.sleep(_STARTING_POLL if problem else _HEALTHY_POLL)
+            await (asyncio.sleep(_STARTING_POLL) if problem else _next_multiple_of(_HEALTHY_POLL))
 
     async def _problem(self) -> str:
         """Return why it isn't healthy, by its probe; empty if it is."""
@@ -214,6 +215,14 @@ class Supervisor:
         """Kill every process now."""
         for process in self._processes:
             process.terminate(signal.SIGKILL)
+
+
+async def _next_multiple_of(seconds: float) -> None:
+    """Return at the next multiple of `seconds` by the loop's clock, the same for all processes.
+
+    The supervisor, and gRPC's threads in it, then wake up once for all of them.
+    """
+    await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)
 
 
 async def _all_healthy(processes: Sequence[SupervisedProcess]) -> None:

@@ -16,7 +16,7 @@ from server.control.discovery.document import EndpointsDocument
 from server.control.mesh import Endpoints
 from server.errors import VireoError
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 _MAX_BYTES = 1 << 20
 """Maximum size of the file: room for some 40,000 pods."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -126,3 +127,23 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_pods_found_later_are_admitted_at_once_and_those_that_are_gone_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.control.admission._SETTLED_SECONDS", 3600.0)
+    first = free_port_base()
+    async with AsyncExitStack() as stack:
+        for port in (first, first + 1):
+            await serve_candidate(CandidatePod(str(port)), port, stack)
+        discovery, published = SetDiscovery({PRODUCTION: local(first)}), Published()
+        settings = quick(60).model_copy(update={"endpoint_drain_seconds": 0.1})
+        running = asyncio.create_task(Admission(settings, discovery, published.append).run())
+        await until(lambda: bool(published))
+        for port in (first + 1, first):
+            discovery.set(PRODUCTION, port)
+            expected = Members(local(port))
+            await until(partial(lambda now: published[-1][PRODUCTION] == now, expected))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

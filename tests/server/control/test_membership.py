@@ -83,3 +83,19 @@ def test_a_pool_that_never_had_pods_has_none() -> None:
     pool = Membership(drain_seconds=3, empty_seconds=30, trusting=True)
     pool.found(local(), 0)
     assert pool.members(0) == NOBODY
+
+
+def test_a_pool_is_settled_unless_a_pod_waits_drains_or_all_are_gone() -> None:
+    pool = serving(1, 2)
+    assert pool.is_settled()
+    pool.found(local(1, 2, 3), 1)
+    assert not pool.is_settled(), "a pod waits"
+    pool.found(local(1), 2)
+    pool.members(2)
+    assert not pool.is_settled(), "a pod drains"
+    pool.members(6)
+    assert pool.is_settled()
+    pool.found(local(), 7)
+    assert not pool.is_settled(), "all are gone"
+    pool.members(40)
+    assert pool.is_settled()
