@@ -68,7 +68,7 @@ class RecommendPipeline:
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
-            candidates, masks = await retrieve(self.retrieval, query, request)
+            candidates, keys = await retrieve(self.retrieval, query, request)
         except StageFailedError as error:
             log_failure("retrieval", error, time.perf_counter() - read)
         retrieved = finished = time.perf_counter()
@@ -86,7 +86,7 @@ class RecommendPipeline:
             slate = retrieved_slate(candidates)
         else:
             try:
-                ranked = await rank(self.ranking, query, request.viewer, candidates, masks)
+                ranked = await rank(self.ranking, query, request.viewer, candidates, keys)
                 slate = ranked_slate(ranked, candidates)
             except StageFailedError as error:
                 log_failure("ranking", error, time.perf_counter() - retrieved)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
@@ -19,61 +18,57 @@ class BadAnswerError(Exception):
     """A response breaks the contract; the message says how."""
 
 
-class Candidates(NamedTuple):
-    """Candidates that may be shown to the viewer."""
-
-    answer: candidate_pb2.RetrieveCandidatesResponse
-    masks: Mapping[int, int]
-    """Source mask of each, by its key."""
-
-
 def check_candidates(
     answer: candidate_pb2.RetrieveCandidatesResponse,
     request: candidate_pb2.RetrieveCandidatesRequest,
-) -> Candidates:
-    """Return retrieved candidates; raise BadAnswerError if they can't be used.
+) -> tuple[candidate_pb2.RetrieveCandidatesResponse, frozenset[int]]:
+    """Return retrieved candidates, and their keys; raise BadAnswerError if they can't be used.
 
-    Scores that only ranking reads are left to the ranking pod, which refuses bad ones.
+    Scores are checked if callers may see them; the ranking pod, which reads all, refuses bad ones.
     """
     count = len(answer.keys)
+    named = min(request.page_size, count)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
     names = _check_columns(answer.scores, count)
     _check_length("source_masks", answer.source_masks, count)
-    _check_length("ids", answer.ids, min(request.page_size, count))
+    _check_length("ids", answer.ids, named)
+    keys = frozenset(answer.keys)
     if not count:
-        return Candidates(answer, {})
+        return answer, keys
     if ORDERING not in names:
         raise BadAnswerError(f"{ORDERING} is missing")
-    _check_finite(ORDERING, answer.scores[names.index(ORDERING)].values)
-    if [*map(video_key, answer.ids)] != answer.keys[: len(answer.ids)]:
+    _check_finite(ORDERING, answer.scores[names.index(ORDERING)].values[:named])
+    if [*map(video_key, answer.ids)] != answer.keys[:named]:
         raise BadAnswerError("an id isn't that of its key")
-    masks = dict(zip(answer.keys, answer.source_masks, strict=True))
-    if len(masks) < count:
+    if len(keys) < count:
         raise BadAnswerError("a key occurs twice")
-    is_free = masks.keys().isdisjoint
-    playing = (request.seed_key,) if request.HasField("seed_key") else ()
-    if not all(map(is_free, (request.viewer.watched_keys, request.excluded_keys, playing))):
+    if not (
+        keys.isdisjoint(request.viewer.watched_keys)
+        and keys.isdisjoint(request.excluded_keys)
+        and not (request.HasField("seed_key") and request.seed_key in keys)
+    ):
         raise BadAnswerError("a watched, excluded or playing video is among the candidates")
-    return Candidates(answer, masks)
+    return answer, keys
 
 
 def check_ranked(
     answer: ranking_pb2.RankCandidatesResponse,
     request: ranking_pb2.RankCandidatesRequest,
-    masks: Mapping[int, int],
+    candidates: frozenset[int],
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return ranked candidates; raise BadAnswerError if they can't be used.
 
     Args:
         answer: the response.
         request: the request.
-        masks: source mask of each candidate in the request, by its key.
+        candidates: the keys in the request.
     """
-    count = min(request.page_size, len(request.keys))
-    _check_length("keys", answer.keys, count)
+    count = min(request.page_size, len(candidates))
+    keys = answer.keys[:]
+    _check_length("keys", keys, count)
     _check_release(answer.release_id)
     _check_length("scores", answer.scores, count)
     _check_finite("scores", answer.scores)
@@ -88,13 +83,12 @@ def check_ranked(
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
-    keys = answer.keys[:]
-    if not masks.keys() >= set(keys):
+    if not candidates.issuperset(keys):
         raise BadAnswerError("a key was not among the candidates")
     if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
-    if [masks[key] for key in keys] != answer.source_masks:
-        raise BadAnswerError("source_masks are not those that were sent")
+    if [*map(video_key, answer.ids)] == keys:
+        return answer
     unnamed = answer.ids[:].count("")
     same_release = answer.release_id == request.release_id
     if unnamed > (0 if same_release else answer.unknown_candidates):

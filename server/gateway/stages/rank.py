@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 from vireo.v1 import ranking_pb2 as pb
@@ -21,7 +20,7 @@ async def rank(
     query: RecommendQuery,
     viewer: ViewerFeatures,
     candidates: RetrieveCandidatesResponse,
-    masks: Mapping[int, int],
+    keys: frozenset[int],
     pool: Pool = (),
 ) -> pb.RankCandidatesResponse:
     """Return the best page of the candidates, from their release while the pod holds it.
@@ -31,7 +30,7 @@ async def rank(
         query: what was asked.
         viewer: the features as retrieval got them, with the request's time.
         candidates: what to rank.
-        masks: source mask of each candidate, by its key.
+        keys: their keys.
         pool: another pool than the viewer's.
 
     Raises:
@@ -48,4 +47,4 @@ async def rank(
         release_id=candidates.release_id,
     )
     request.viewer.ClearField("watched_keys")  # only retrieval reads them
-    return await call(request, query, partial(check_ranked, masks=masks), pool)
+    return await call(request, query, partial(check_ranked, candidates=keys), pool)

@@ -8,7 +8,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import Pool, StageCall
-from server.gateway.stages.check import Candidates, check_candidates
+from server.gateway.stages.check import check_candidates
 from server.gateway.stages.failure import StageFailedError
 
 RetrievalCall = StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
@@ -60,8 +60,8 @@ async def retrieve(
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
     pool: Pool = (),
-) -> Candidates:
-    """Return the candidates for a query, best first, and the source mask of each.
+) -> tuple[pb.RetrieveCandidatesResponse, frozenset[int]]:
+    """Return the candidates for a query, best first, and their keys.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.

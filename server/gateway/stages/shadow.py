@@ -104,8 +104,8 @@ class Shadow:
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
         query = answered.query._replace(deadline=time.monotonic() + 2.5 * SECONDS)
         started = time.perf_counter()
-        candidates, masks = await retrieve(self._retrieval, query, request, POOL)
-        ranked = await rank(self._ranking, query, request.viewer, candidates, masks, POOL)
+        candidates, keys = await retrieve(self._retrieval, query, request, POOL)
+        ranked = await rank(self._ranking, query, request.viewer, candidates, keys, POOL)
         slate = ranked_slate(ranked, candidates)
         if not slate.items:
             raise StageFailedError("the shadow pool answered no videos")
