@@ -177,10 +177,14 @@ class JetStreamLog(EventLog):
 
     async def _doubt(self, connection: Connection) -> None:
         """Part with a server that didn't answer; in a cluster another one may."""
+        if connection.lost.is_set():
+            return
         if len(self._settings.servers) > 1:
             await connection.close()
         else:
             await connection.close_unless_alive()
+        if connection.lost.is_set():
+            log.warning("left a server of the log that didn't answer", server=connection.server)
 
     async def _info(self, connection: Connection, stream: Stream) -> dict[str, Any]:
         """Return what the server knows of a stream, made now if it isn't there."""

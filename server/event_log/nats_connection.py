@@ -37,7 +37,7 @@ class Connection:
         self._settings = settings
         self.client = Client()
         self.lost = asyncio.Event()
-        self._server = ""
+        self.server = ""
         """Its host:port, without the credentials that an address may hold."""
         self._error = ""
         """What the server, or the network, said last."""
@@ -86,10 +86,10 @@ class Connection:
             raise Error(reason + hint) from error
         self._require_tls()
         address = client.connected_url
-        self._server = f"{address.hostname}:{address.port}" if address is not None else ""
+        self.server = f"{address.hostname}:{address.port}" if address is not None else ""
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
-        log.info("connected to the log", server=self._server)
+        log.info("connected to the log", server=self.server)
 
     async def ask(
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None
@@ -156,7 +156,7 @@ class Connection:
     async def _on_closed(self) -> None:
         if self._inbox and not self.lost.is_set():
             reason = self.client.last_error
-            log.warning("connection to the log lost", server=self._server, reason=str(reason))
+            log.warning("connection to the log lost", server=self.server, reason=str(reason))
         self._end()
 
     def _end(self) -> None:

@@ -18,7 +18,7 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
 from server.event_log.nats_connection import Connection
 from tests.builders.certificates import authority, signed
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, ServerFiles, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.waiting import until
 
@@ -292,7 +292,8 @@ async def test_the_connection_is_told_of_once_when_it_is_lost_and_once_when_it_i
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningNats, Path]]:
     folder = tmp_path_factory.mktemp("tls")
     ours = authority(folder)
-    with running_nats(folder / "nats", signed(folder, "server", ours)) as server:
+    own = signed(folder, "server", ours)
+    with running_nats(folder / "nats", ServerFiles(own.certificate, own.key)) as server:
         yield server, ours.certificate
 
 
