@@ -112,7 +112,8 @@ class OnlineRows:
 
     def write(self, changes: Mapping[str, Folded]) -> None:
         """Store the changed rows by viewer; raise StoreAwayError if some may not be stored."""
-        activities, hidden = list[_Stored](), list[_Stored]()
+        activities: list[_Stored] = []
+        hidden: list[_Stored] = []
         for viewer, each in changes.items():
             key = _entity_key("viewer_id", viewer)
             if each.activity_changed:
