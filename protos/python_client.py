@@ -6,6 +6,7 @@ it without rules and REST bindings, so that the client needs neither protovalida
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,10 +21,13 @@ FOLDER = SOURCES.parent / "clients" / "python" / "vireo_client" / "_generated"
 
 _ROOTS = (
     "vireo/v1/recommendation.proto",
+    "vireo/v1/event.proto",
+    "vireo/v1/catalog.proto",
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
 )
 _PACKAGE = "vireo_client/_generated"
+_ENUMS = ("vireo/v1/recommendation.proto", "vireo/v1/viewer.proto", "vireo/v1/event.proto")
 _ANSWERED = {"Source", "Degradation"}
 """Enums in answers, where a server may send a value that an older client doesn't know."""
 
@@ -70,14 +74,14 @@ def _enums(described: FileDescriptorSet) -> str:
     """A module with an enum of strings for each enum, and its values by their numbers."""
     parts = ['"""Generated from the protos; do not edit."""\n\nfrom enum import StrEnum\n']
     for file in described.file:
-        if file.name in ("vireo/v1/recommendation.proto", "vireo/v1/viewer.proto"):
+        if file.name in _ENUMS:
             parts += [_enum(file, index) for index in range(len(file.enum_type))]
     return "\n\n".join(parts)
 
 
 def _enum(file: FileDescriptorProto, index: int) -> str:
     enum, comments = file.enum_type[index], Comments(file)
-    prefix = f"{enum.name.upper()}_"
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
     lines = [f"class {enum.name}(StrEnum):", _docstring(comments.of(ENUMS, index)), ""]
     if enum.name in _ANSWERED:
         lines += ['    UNKNOWN = "unknown"', _docstring("One that this client is too old to know.")]

@@ -1,6 +1,6 @@
-"""A client of Vireo: asks what a viewer should watch next."""
+"""A client of Vireo: asks what a viewer should watch next, and tells what viewers do."""
 
-from vireo_client._generated.enums import Degradation, Source, Surface
+from vireo_client._generated.enums import Degradation, EventKind, Source, Surface
 from vireo_client.aio import AsyncClient
 from vireo_client.client import Client
 from vireo_client.credentials import Tls
@@ -14,6 +14,7 @@ from vireo_client.errors import (
     Unavailable,
     VireoError,
 )
+from vireo_client.event import Event, EventDetails, Video
 from vireo_client.slate import Explanation, Slate, SlateItem, SourceReport, TaskScores
 from vireo_client.version import __version__
 
@@ -23,6 +24,9 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "Degradation",
+    "Event",
+    "EventDetails",
+    "EventKind",
     "Explanation",
     "FieldViolation",
     "InvalidRequest",
@@ -36,6 +40,7 @@ __all__ = [
     "TaskScores",
     "Tls",
     "Unavailable",
+    "Video",
     "VireoError",
     "__version__",
 ]

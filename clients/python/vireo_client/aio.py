@@ -14,12 +14,13 @@ from vireo_client.base import BaseClient
 from vireo_client.budget import CallBudget
 from vireo_client.channel import Options
 from vireo_client.errors import VireoError, error_of
-from vireo_client.messages import RECOMMEND, RecommendRequest, RecommendResponse
-from vireo_client.request import Ask
-from vireo_client.slate import Slate, slate_of
+from vireo_client.methods import STREAM_EVENTS, UNARY, Result
+from vireo_client.request import Call
+from vireo_client.slate import Slate
+from vireo_client.streams import Sent
 
 
-class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
+class AsyncClient(BaseClient[Coroutine[Any, Any, Slate], Coroutine[Any, Any, int]]):
     """A client of a Vireo stack with one connection, for any number of tasks of one event loop.
 
     Create one in the running loop, else it raises RuntimeError, and reuse it. Close it at the
@@ -35,40 +36,67 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
             if credentials
             else grpc.aio.insecure_channel(target, options)
         )
-        self._method: grpc.aio.UnaryUnaryMultiCallable[RecommendRequest, RecommendResponse] = (
-            self._channel.unary_unary(
-                RECOMMEND, RecommendRequest.SerializeToString, RecommendResponse.FromString
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {
+            each.path: self._channel.unary_unary(
+                each.path, each.request.SerializeToString, each.response.FromString
             )
+            for each in UNARY
+        }
+        self._events: grpc.aio.StreamUnaryMultiCallable[Any, Any] = self._channel.stream_unary(
+            STREAM_EVENTS.path,
+            STREAM_EVENTS.request.SerializeToString,
+            STREAM_EVENTS.response.FromString,
         )
 
-    async def _send(self, ask: Ask) -> Slate:
+    async def _send(self, call: Call[Result]) -> Result:
         self._check_open()
-        request = ask.message()
-        budget = CallBudget(ask.timeout, self._repeats)
+        request = call.message()
+        budget = CallBudget(call.timeout, self._repeats)
         while True:
             try:
-                response = await self._method(
+                response = await self._methods[call.method.path](
                     request,
                     timeout=budget.left(),
-                    metadata=ask.sent_metadata(),
+                    metadata=call.sent_metadata(),
                     credentials=self._call_credentials(),
                 )
             except grpc.aio.AioRpcError as failed:
-                trailing = failed.trailing_metadata() or ()
-                error = error_of(failed.code(), failed.details() or "", trailing, ask.request_id)
+                error = _error(failed, call)
                 pause = budget.pause(error)
                 if pause is None:
                     raise error from failed
             except asyncio.CancelledError:
-                # Closing the channel cancels the call: distinguish that from a cancelled task.
-                task = asyncio.current_task()
-                if not self._closed or (task and task.cancelling()):
-                    raise
-                code = grpc.StatusCode.CANCELLED
-                raise VireoError(code, "the client was closed", ask.request_id) from None
+                self._raise_if_closed(call)
+                raise
             else:
-                return slate_of(response)
+                return call.method.result(response)
             await asyncio.sleep(pause)
+
+    async def _stream(self, call: Call[Result]) -> Result:
+        self._check_open()
+        requests = Sent(call.build())
+        try:
+            response = await self._events(
+                requests,
+                timeout=call.timeout,
+                metadata=call.sent_metadata(),
+                credentials=self._call_credentials(),
+            )
+        except grpc.aio.AioRpcError as failed:
+            requests.reraise(call)
+            raise _error(failed, call) from failed
+        except asyncio.CancelledError:
+            requests.reraise(call)
+            self._raise_if_closed(call)
+            raise
+        return call.method.result(response)
+
+    def _raise_if_closed(self, call: Call[Any]) -> None:
+        """Raise if the client was closed, which cancels calls, and the task wasn't cancelled."""
+        task = asyncio.current_task()
+        if self._closed and not (task and task.cancelling()):
+            code = grpc.StatusCode.CANCELLED
+            raise VireoError(code, "the client was closed", call.request_id) from None
 
     async def close(self, grace: float | None = None) -> None:
         """Close the connection.
@@ -90,3 +118,8 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate]]):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _error(failed: grpc.aio.AioRpcError, call: Call[Any]) -> VireoError:
+    trailing = failed.trailing_metadata() or ()
+    return error_of(failed.code(), failed.details() or "", trailing, call.request_id)

@@ -1,23 +1,42 @@
-"""The base of both clients: construction and the method `recommend`."""
+"""The base of both clients: construction and the methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 
 from vireo_client._generated.enums import Surface
 from vireo_client.channel import Options, channel_options
 from vireo_client.credentials import BearerToken, Tls
-from vireo_client.request import Ask, Metadata, identity
+from vireo_client.event import Event, Video
+from vireo_client.messages import (
+    RecordEventsRequest,
+    RemoveVideosRequest,
+    StreamEventsRequest,
+    UpsertVideosRequest,
+)
+from vireo_client.methods import (
+    RECOMMEND,
+    RECORD_EVENTS,
+    REMOVE_VIDEOS,
+    STREAM_EVENTS,
+    UPSERT_VIDEOS,
+    Method,
+)
+from vireo_client.request import Ask, Call, Metadata, check_zone, identity
+
+_STREAM_SECONDS = 300.0
 
 Answer = TypeVar("Answer")
 """A slate, or an awaitable of one."""
+Count = TypeVar("Count")
+"""A number, or an awaitable of one."""
 
 
-class BaseClient(Generic[Answer]):
+class BaseClient(Generic[Answer, Count]):
     """One connection to a Vireo stack, for any number of calls."""
 
     def __init__(
@@ -101,22 +120,151 @@ class BaseClient(Generic[Answer]):
             ValueError: the request can't be sent: a time without a zone, an invalid request id,
                 or the client is closed.
         """
-        return self._send(
-            Ask(
-                viewer_id=viewer_id,
-                page_size=page_size,
-                surface=surface,
-                seed_video_id=seed_video_id,
-                excluded_video_ids=excluded_video_ids,
-                device=device,
-                locale=locale,
-                time=time,
-                explain=explain,
-                timeout=self._timeout if timeout is None else timeout,
-                request_id=identity(request_id),
-                metadata=metadata,
-            )
+        check_zone(time)
+        ask = Ask(
+            viewer_id=viewer_id,
+            page_size=page_size,
+            surface=surface,
+            seed_video_id=seed_video_id,
+            excluded_video_ids=excluded_video_ids,
+            device=device,
+            locale=locale,
+            time=time,
+            explain=explain,
         )
+        answer: Answer = self._send(
+            self._call(RECOMMEND, ask.message, timeout, request_id, metadata)
+        )
+        return answer
+
+    def record_events(
+        self,
+        events: Iterable[Event],
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        metadata: Metadata = (),
+    ) -> Count:
+        """Record what viewers did, all of it or nothing; return the number of events.
+
+        If it fails, send the same events again: each counts once, by its `event_id`.
+
+        Args:
+            events: 1 to 1,000 events.
+            timeout: timeout of this call in seconds; the client's if None.
+            request_id: as for `recommend`.
+            metadata: as for `recommend`.
+
+        Raises:
+            InvalidRequest: an event is invalid, and none was recorded; `violations` has the fields.
+            Unavailable: the events can't be stored now; try again after `retry_after`.
+            Overloaded: this client is too fast; try again after `retry_after`.
+            VireoError: as for `recommend`.
+        """
+
+        def build() -> RecordEventsRequest:
+            return RecordEventsRequest(events=[each.message() for each in events])
+
+        call = self._call(RECORD_EVENTS, build, timeout, request_id, metadata)
+        recorded: Count = self._send(call)
+        return recorded
+
+    def stream_events(
+        self,
+        batches: Iterable[Iterable[Event]],
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        metadata: Metadata = (),
+    ) -> Count:
+        """Record batches of events in order, without waiting for each; return the number of events.
+
+        The server ends a stream after 300 s, or 30 s after its last batch, with `Unavailable`.
+
+        Args:
+            batches: each of 1 to 1,000 events; read as fast as they are sent.
+            timeout: timeout of the whole stream in seconds; 300 if None.
+            request_id: as for `recommend`.
+            metadata: as for `recommend`.
+
+        Raises:
+            VireoError: as for `record_events`; `recorded` says how many events of the stream were
+                recorded: all of the batches before the one that failed. It isn't retried.
+        """
+
+        def build() -> Iterator[StreamEventsRequest]:
+            for batch in batches:
+                yield StreamEventsRequest(events=[each.message() for each in batch])
+
+        seconds = _STREAM_SECONDS if timeout is None else timeout
+        call = self._call(STREAM_EVENTS, build, seconds, request_id, metadata)
+        recorded: Count = self._stream(call)
+        return recorded
+
+    def upsert_videos(
+        self,
+        videos: Iterable[Video],
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        metadata: Metadata = (),
+    ) -> Count:
+        """Add videos to the catalogue, or replace what is known of them; return their number.
+
+        Args:
+            videos: 1 to 1,000 videos with different ids.
+            timeout: timeout of this call in seconds; the client's if None.
+            request_id: as for `recommend`.
+            metadata: as for `recommend`.
+
+        Raises:
+            VireoError: as for `record_events`.
+        """
+
+        def build() -> UpsertVideosRequest:
+            return UpsertVideosRequest(videos=[each.message() for each in videos])
+
+        call = self._call(UPSERT_VIDEOS, build, timeout, request_id, metadata)
+        upserted: Count = self._send(call)
+        return upserted
+
+    def remove_videos(
+        self,
+        video_ids: Iterable[str],
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        metadata: Metadata = (),
+    ) -> Count:
+        """Remove videos from every slate until they are upserted again; return their number.
+
+        Args:
+            video_ids: 1 to 1,000 different ids; unknown ones too.
+            timeout: timeout of this call in seconds; the client's if None.
+            request_id: as for `recommend`.
+            metadata: as for `recommend`.
+
+        Raises:
+            VireoError: as for `record_events`.
+        """
+
+        def build() -> RemoveVideosRequest:
+            return RemoveVideosRequest(video_ids=video_ids)
+
+        call = self._call(REMOVE_VIDEOS, build, timeout, request_id, metadata)
+        removed: Count = self._send(call)
+        return removed
+
+    def _call(
+        self,
+        method: Method[Any],
+        build: Callable[[], Any],
+        timeout: float | None,
+        request_id: str,
+        metadata: Metadata,
+    ) -> Call[Any]:
+        seconds = self._timeout if timeout is None else timeout
+        return Call(method, build, seconds, identity(request_id), metadata)
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
@@ -124,8 +272,12 @@ class BaseClient(Generic[Answer]):
         """Open the channel; plaintext without credentials."""
         raise NotImplementedError
 
-    def _send(self, ask: Ask) -> Answer:
+    def _send(self, call: Call[Any]) -> Any:
         """Make one call."""
+        raise NotImplementedError
+
+    def _stream(self, call: Call[Any]) -> Any:
+        """Make one call with a stream of requests."""
         raise NotImplementedError
 
     def _check_open(self) -> None:

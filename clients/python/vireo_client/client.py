@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import grpc
 
@@ -12,12 +12,13 @@ from vireo_client.base import BaseClient
 from vireo_client.budget import CallBudget
 from vireo_client.channel import Options
 from vireo_client.errors import VireoError, error_of
-from vireo_client.messages import RECOMMEND, RecommendRequest, RecommendResponse
-from vireo_client.request import Ask
-from vireo_client.slate import Slate, slate_of
+from vireo_client.methods import STREAM_EVENTS, UNARY, Result
+from vireo_client.request import Call
+from vireo_client.slate import Slate
+from vireo_client.streams import Sent
 
 
-class Client(BaseClient[Slate]):
+class Client(BaseClient[Slate, int]):
     """A client of a Vireo stack with one connection, for any number of threads.
 
     Create one and reuse it. Close it at the end, or use it as a context manager. After a fork
@@ -32,32 +33,53 @@ class Client(BaseClient[Slate]):
             if credentials
             else grpc.insecure_channel(target, options)
         )
-        self._method: grpc.UnaryUnaryMultiCallable[RecommendRequest, RecommendResponse] = (
-            self._channel.unary_unary(
-                RECOMMEND, RecommendRequest.SerializeToString, RecommendResponse.FromString
+        self._methods: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {
+            each.path: self._channel.unary_unary(
+                each.path, each.request.SerializeToString, each.response.FromString
             )
+            for each in UNARY
+        }
+        self._events: grpc.StreamUnaryMultiCallable[Any, Any] = self._channel.stream_unary(
+            STREAM_EVENTS.path,
+            STREAM_EVENTS.request.SerializeToString,
+            STREAM_EVENTS.response.FromString,
         )
 
-    def _send(self, ask: Ask) -> Slate:
+    def _send(self, call: Call[Result]) -> Result:
         self._check_open()
-        request = ask.message()
-        budget = CallBudget(ask.timeout, self._repeats)
+        request = call.message()
+        budget = CallBudget(call.timeout, self._repeats)
         while True:
             try:
-                response = self._method(
+                response = self._methods[call.method.path](
                     request,
                     timeout=budget.left(),
-                    metadata=ask.sent_metadata(),
+                    metadata=call.sent_metadata(),
                     credentials=self._call_credentials(),
                 )
             except grpc.RpcError as failed:
-                error = _error(cast("grpc.Call", failed), ask)
+                error = _error(cast("grpc.Call", failed), call)
                 pause = budget.pause(error)
                 if pause is None:
                     raise error from failed
             else:
-                return slate_of(response)
+                return call.method.result(response)
             time.sleep(pause)
+
+    def _stream(self, call: Call[Result]) -> Result:
+        self._check_open()
+        requests = Sent(call.build())
+        try:
+            response = self._events(
+                requests,
+                timeout=call.timeout,
+                metadata=call.sent_metadata(),
+                credentials=self._call_credentials(),
+            )
+        except grpc.RpcError as failed:
+            requests.reraise(call)
+            raise _error(cast("grpc.Call", failed), call) from failed
+        return call.method.result(response)
 
     def close(self) -> None:
         """Close the connection; calls in flight fail with CANCELLED."""
@@ -76,6 +98,6 @@ class Client(BaseClient[Slate]):
         self.close()
 
 
-def _error(call: grpc.Call, ask: Ask) -> VireoError:
-    trailing = call.trailing_metadata() or ()
-    return error_of(call.code(), call.details() or "", trailing, ask.request_id)
+def _error(failed: grpc.Call, call: Call[Any]) -> VireoError:
+    trailing = failed.trailing_metadata() or ()
+    return error_of(failed.code(), failed.details() or "", trailing, call.request_id)

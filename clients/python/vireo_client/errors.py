@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from vireo_client.messages import BadRequest, RetryInfo, Status
+from vireo_client.messages import BadRequest, ErrorInfo, RetryInfo, Status
 
 REQUEST_ID = "x-request-id"
 """Metadata key of a request's id in the server's logs."""
@@ -19,6 +19,9 @@ _STATUS = "grpc-status-details-bin"
 
 class VireoError(Exception):
     """A failed call; raised itself for codes without a class of their own."""
+
+    recorded: int | None = None
+    """Of `stream_events`: how many of the stream's events were recorded, if the server said so."""
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         """Hold gRPC's status code, its message, and the request's id."""
@@ -104,6 +107,7 @@ def error_of(
         code, message, _text(metadata.get(REQUEST_ID, request_id))
     )
     details = _details(metadata.get(_STATUS, b""))
+    error.recorded = _recorded(details)
     if isinstance(error, InvalidRequest):
         error.violations = _violations(details)
     elif isinstance(error, Overloaded | Unavailable):
@@ -131,6 +135,14 @@ def _violations(details: Sequence[Any]) -> tuple[FieldViolation, ...]:
         if detail.Unpack(bad)
         for each in bad.field_violations
     )
+
+
+def _recorded(details: Sequence[Any]) -> int | None:
+    info = ErrorInfo()
+    for detail in details:
+        if detail.Unpack(info) and info.reason == "STREAM_ENDED":
+            return int(info.metadata["recorded"])
+    return None
 
 
 def _retry_after(details: Sequence[Any]) -> timedelta | None:

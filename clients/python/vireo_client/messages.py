@@ -11,7 +11,21 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vireo_client._generated.error_details_pb2 import BadRequest, RetryInfo
+    from vireo_client._generated.catalog_pb2 import (
+        RemoveVideosRequest,
+        RemoveVideosResponse,
+        UpsertVideosRequest,
+        UpsertVideosResponse,
+    )
+    from vireo_client._generated.catalog_pb2 import Video as VideoMessage
+    from vireo_client._generated.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+    from vireo_client._generated.event_pb2 import Event as EventMessage
+    from vireo_client._generated.event_pb2 import (
+        RecordEventsRequest,
+        RecordEventsResponse,
+        StreamEventsRequest,
+        StreamEventsResponse,
+    )
     from vireo_client._generated.recommendation_pb2 import Explanation as ExplanationMessage
     from vireo_client._generated.recommendation_pb2 import (
         RecommendRequest,
@@ -33,25 +47,41 @@ else:
         return GetMessageClass(_pool.FindMessageTypeByName(name))
 
     BadRequest = _message("google.rpc.BadRequest")
+    ErrorInfo = _message("google.rpc.ErrorInfo")
+    EventMessage = _message("vireo.v1.Event")
     ExplanationMessage = _message("vireo.v1.Explanation")
     RecommendRequest = _message("vireo.v1.RecommendRequest")
     RecommendResponse = _message("vireo.v1.RecommendResponse")
+    RecordEventsRequest = _message("vireo.v1.RecordEventsRequest")
+    RecordEventsResponse = _message("vireo.v1.RecordEventsResponse")
+    RemoveVideosRequest = _message("vireo.v1.RemoveVideosRequest")
+    RemoveVideosResponse = _message("vireo.v1.RemoveVideosResponse")
     RetryInfo = _message("google.rpc.RetryInfo")
     SlateItemMessage = _message("vireo.v1.SlateItem")
     Status = _message("google.rpc.Status")
-
-SERVICE = "vireo.v1.RecommendationService"
-RECOMMEND = f"/{SERVICE}/Recommend"
-"""Path of the method."""
+    StreamEventsRequest = _message("vireo.v1.StreamEventsRequest")
+    StreamEventsResponse = _message("vireo.v1.StreamEventsResponse")
+    UpsertVideosRequest = _message("vireo.v1.UpsertVideosRequest")
+    UpsertVideosResponse = _message("vireo.v1.UpsertVideosResponse")
+    VideoMessage = _message("vireo.v1.Video")
 
 __all__ = [
-    "RECOMMEND",
-    "SERVICE",
     "BadRequest",
+    "ErrorInfo",
+    "EventMessage",
     "ExplanationMessage",
     "RecommendRequest",
     "RecommendResponse",
+    "RecordEventsRequest",
+    "RecordEventsResponse",
+    "RemoveVideosRequest",
+    "RemoveVideosResponse",
     "RetryInfo",
     "SlateItemMessage",
     "Status",
+    "StreamEventsRequest",
+    "StreamEventsResponse",
+    "UpsertVideosRequest",
+    "UpsertVideosResponse",
+    "VideoMessage",
 ]

@@ -1,21 +1,55 @@
-"""The request of one call."""
+"""The requests of calls."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Generic
 
 import grpc
 
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest
 from vireo_client.messages import RecommendRequest
+from vireo_client.methods import Method, Result
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _NUMBERS = {surface: number for number, surface in SURFACE_NUMBERS.items()}
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """One call, before it is made."""
+
+    method: Method[Result]
+    build: Callable[[], Any]
+    """Returns the request, or yields those of a stream; raises ValueError for a value that no
+    message can hold."""
+    timeout: float
+    request_id: str
+    metadata: Metadata
+
+    def message(self) -> Any:
+        """Return the request. The server validates bounds; this only builds the message.
+
+        Raises:
+            InvalidRequest: a value that no message can hold.
+        """
+        try:
+            return self.build()
+        except ValueError as error:
+            raise self.invalid(error) from error
+
+    def invalid(self, error: ValueError) -> InvalidRequest:
+        """Return the exception for a value that no message can hold."""
+        return InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, str(error), self.request_id)
+
+    def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Return the metadata: the request id, and the caller's."""
+        return ((REQUEST_ID, self.request_id), *self.metadata)
 
 
 @dataclass(frozen=True)
@@ -31,40 +65,28 @@ class Ask:
     locale: str
     time: datetime | None
     explain: bool
-    timeout: float
-    request_id: str
-    metadata: Metadata
 
     def message(self) -> RecommendRequest:
-        """Return the request message. The server validates bounds; this only builds the message.
-
-        Raises:
-            InvalidRequest: a value that no message can hold.
-            ValueError: the time has no zone.
-        """
-        if self.time is not None and self.time.tzinfo is None:
-            raise ValueError("time has no time zone")
-        try:
-            request = RecommendRequest(
-                viewer_id=self.viewer_id,
-                page_size=self.page_size,
-                surface=_NUMBERS[Surface(self.surface)],  # type: ignore[arg-type]
-                seed_video_id=self.seed_video_id,
-                excluded_video_ids=self.excluded_video_ids,
-                explain=self.explain,
-            )
-            if self.device or self.locale:
-                request.context.device, request.context.locale = self.device, self.locale
-            if self.time is not None:
-                request.context.time.FromDatetime(self.time)
-        except ValueError as error:
-            code = grpc.StatusCode.INVALID_ARGUMENT
-            raise InvalidRequest(code, str(error), self.request_id) from error
+        """Return the request message; raise ValueError for a value that no message can hold."""
+        request = RecommendRequest(
+            viewer_id=self.viewer_id,
+            page_size=self.page_size,
+            surface=_NUMBERS[Surface(self.surface)],  # type: ignore[arg-type]
+            seed_video_id=self.seed_video_id,
+            excluded_video_ids=self.excluded_video_ids,
+            explain=self.explain,
+        )
+        if self.device or self.locale:
+            request.context.device, request.context.locale = self.device, self.locale
+        if self.time is not None:
+            request.context.time.FromDatetime(self.time)
         return request
 
-    def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Return the metadata: the request id, and the caller's."""
-        return ((REQUEST_ID, self.request_id), *self.metadata)
+
+def check_zone(time: datetime | None) -> None:
+    """Raise ValueError if a time has no time zone."""
+    if time is not None and time.tzinfo is None:
+        raise ValueError(f"the time {time} has no time zone")
 
 
 def identity(request_id: str) -> str:

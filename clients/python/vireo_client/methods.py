@@ -1,0 +1,77 @@
+"""The methods that the client calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from vireo_client.messages import (
+    RecommendRequest,
+    RecommendResponse,
+    RecordEventsRequest,
+    RecordEventsResponse,
+    RemoveVideosRequest,
+    RemoveVideosResponse,
+    StreamEventsRequest,
+    StreamEventsResponse,
+    UpsertVideosRequest,
+    UpsertVideosResponse,
+)
+from vireo_client.slate import Slate, slate_of
+
+Result = TypeVar("Result")
+
+_RECOMMENDATION = "vireo.v1.RecommendationService"
+_EVENT = "vireo.v1.EventService"
+_CATALOG = "vireo.v1.CatalogService"
+
+
+@dataclass(frozen=True)
+class Method(Generic[Result]):
+    """A method of the server."""
+
+    service: str
+    name: str
+    request: Any
+    """Type of its request."""
+    response: Any
+    """Type of its response."""
+    result: Callable[[Any], Result]
+    """Returns what a caller gets of a response."""
+
+    @property
+    def path(self) -> str:
+        """The path of its calls."""
+        return f"/{self.service}/{self.name}"
+
+
+def _recorded(response: RecordEventsResponse | StreamEventsResponse) -> int:
+    return response.recorded
+
+
+def _upserted(response: UpsertVideosResponse) -> int:
+    return response.upserted
+
+
+def _removed(response: RemoveVideosResponse) -> int:
+    return response.removed
+
+
+RECOMMEND: Method[Slate] = Method(
+    _RECOMMENDATION, "Recommend", RecommendRequest, RecommendResponse, slate_of
+)
+RECORD_EVENTS: Method[int] = Method(
+    _EVENT, "RecordEvents", RecordEventsRequest, RecordEventsResponse, _recorded
+)
+STREAM_EVENTS: Method[int] = Method(
+    _EVENT, "StreamEvents", StreamEventsRequest, StreamEventsResponse, _recorded
+)
+UPSERT_VIDEOS: Method[int] = Method(
+    _CATALOG, "UpsertVideos", UpsertVideosRequest, UpsertVideosResponse, _upserted
+)
+REMOVE_VIDEOS: Method[int] = Method(
+    _CATALOG, "RemoveVideos", RemoveVideosRequest, RemoveVideosResponse, _removed
+)
+UNARY = (RECOMMEND, RECORD_EVENTS, UPSERT_VIDEOS, REMOVE_VIDEOS)
+"""Those of one message each way, which may be repeated."""
