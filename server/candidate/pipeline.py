@@ -46,15 +46,12 @@ _SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
 class SourceStage:
     """Runs a declared source."""
 
-    source: signals.Source
+    name: str
+    bit: int
+    """Its bit of the masks."""
     share: float | None = None
     """Maximum share of the query's count that it proposes; None for all of it."""
     fail_open: bool = True
-
-    @property
-    def name(self) -> str:
-        """The source's name."""
-        return self.source.name
 
     def limit(self, count: int) -> int:
         """Return how many of `count` candidates it may propose."""
@@ -63,7 +60,7 @@ class SourceStage:
     def propose(self, query: Retrieval) -> Candidates:
         """Return the best candidates of the source, best first."""
         rows = _PROPOSE[self.name](query, self.limit(query.query.count))
-        masks = np.full(len(rows), self.source.bit, np.uint32)
+        masks = np.full(len(rows), self.bit, np.uint32)
         return Candidates(query.release.keys.take(rows), rows, masks)
 
 
@@ -71,26 +68,19 @@ class SourceStage:
 class ScoreStage:
     """Adds a declared score."""
 
-    declared: signals.Score
+    name: str
+    """The score's, and so its source's, whose report has the failures of both."""
+    columns: Mapping[str, float]
+    """The score's name and its neutral value."""
     fail_open: bool = True
-
-    @property
-    def name(self) -> str:
-        """The score's name, and so its source's, whose report has the failures of both."""
-        return self.declared.name
-
-    @property
-    def columns(self) -> Mapping[str, float]:
-        """The score's column and its neutral value."""
-        return {self.name: self.declared.neutral}
 
     def score(self, query: Retrieval, candidates: Candidates) -> Mapping[str, Float32Array]:
         """Return the score of each candidate."""
         return {self.name: _SCORE[self.name](query, candidates.rows)}
 
 
-SOURCES = tuple(map(SourceStage, signals.SOURCES))
-SCORERS = tuple(map(ScoreStage, signals.SCORES))
+SOURCES = tuple(SourceStage(each.name, each.bit) for each in signals.SOURCES)
+SCORERS = tuple(ScoreStage(each.name, {each.name: each.neutral}) for each in signals.SCORES)
 
 
 def within(quotas: Quotas) -> tuple[SourceStage, ...]:

@@ -18,6 +18,7 @@ from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import VIDEOS, tower_signature
+from server.pipeline.best import best
 from server.releases import layout
 from server.releases.manifest import Manifest
 from server.releases.tables import (
@@ -120,7 +121,7 @@ class CandidateRelease:
             ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
             fresh_rows=fresh_rows,
             fresh_vectors=looked_up(vectors, fresh_rows),
-            popular_rows=_most_popular(popularity, keys),
+            popular_rows=best(np.arange(count), popularity, keys, MAX_POPULAR),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=VideoRows(keys),
             viewers=ViewerVectors(vector_cache_size),
@@ -142,13 +143,3 @@ class CandidateRelease:
         limit = self.manifest.feature_schema.history_limit
         inputs = viewer_inputs(viewer, found, self.vocabulary, limit)
         return self.viewers.of(inputs, lambda asked: self.tower.run(asked)[0])
-
-
-def _most_popular(popularity: Float32Array, keys: Int64Array) -> Int64Array:
-    if len(keys) > MAX_POPULAR:
-        least = np.partition(popularity, -MAX_POPULAR)[-MAX_POPULAR]
-        rows = np.flatnonzero(popularity >= least)
-    else:
-        rows = np.arange(len(keys))
-    order = np.lexsort((keys[rows], -popularity[rows]))
-    return rows[order[:MAX_POPULAR]]

@@ -95,15 +95,6 @@ def retrieval_features(
     return features
 
 
-def match_features(
-    history_rows: Int64Array,
-    candidate_rows: Int64Array,
-    content: Vectors,
-) -> Float32Array:
-    """Return MATCH_FEATURES of n candidates, float32[n, m]; see `content_match`."""
-    return content_match(history_rows, candidate_rows, content)[:, None]
-
-
 def ranking_inputs(
     viewer: ViewerFeatures,
     history_rows: Int64Array,
@@ -138,7 +129,7 @@ def ranking_inputs(
         "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
         "candidate_features": table.features.take(candidate_rows, axis=0)[None],
         "retrieval_features": retrieval[None],
-        "match_features": match_features(history_rows, candidate_rows, table.content)[None],
+        "match_features": content_match(history_rows, candidate_rows, table.content)[None, :, None],
         "history_vectors": history[None],
         "history_lengths": np.array([len(recent)], np.int64),
         "viewer_features": viewer_features(viewer)[None],

@@ -23,32 +23,27 @@ class NoMessageError(Exception):
     """A call has no message. The text is for its caller."""
 
 
-async def only_message(
-    sent: object,
-    context: Context,
-    timeout: float = MAX_MESSAGE_SECONDS,  # noqa: ASYNC109
-) -> bytes:
+async def only_message(sent: object, context: Context) -> bytes:
     """Return the bytes of a call's message.
 
     Args:
         sent: what the handler was called with: the message if the transport has read it, which is
             returned at once; otherwise it is read from the context.
         context: the call's.
-        timeout: maximum seconds to wait for the message.
 
     Raises:
-        NoMessageError: there is none, or none arrives within `timeout` seconds.
+        NoMessageError: there is none, or none arrives within MAX_MESSAGE_SECONDS.
     """
     if isinstance(sent, bytes):
         return sent
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(MAX_MESSAGE_SECONDS):
             raw = await context.read()
     except TimeoutError as error:
-        raise NoMessageError(f"no message arrived within {timeout:g} s of the call") from error
+        seconds = f"{MAX_MESSAGE_SECONDS:g}"
+        raise NoMessageError(f"no message arrived within {seconds} s of the call") from error
     if raw is not grpc.aio.EOF:
-        message: bytes = raw
-        return message
+        return bytes(raw)
     if context.cancelled():  # before its message was here
         raise asyncio.CancelledError
     raise NoMessageError("the call has no message")

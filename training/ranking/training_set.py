@@ -21,14 +21,10 @@ import xxhash
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
+from server.features.content_match import content_match
 from server.features.keys import video_keys
 from server.features.looked_up import Vectors
-from server.features.ranking_inputs import (
-    MATCH_FEATURES,
-    RANKER_HISTORY,
-    match_features,
-    viewer_features,
-)
+from server.features.ranking_inputs import MATCH_FEATURES, RANKER_HISTORY, viewer_features
 from server.features.tower_inputs import attribute_ids
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
@@ -265,7 +261,7 @@ def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Floa
     for place, length in enumerate(viewers.history_lengths.tolist()):
         history = viewers.history_rows[place, :length]
         real = rows[place] >= 0
-        matches[place, real] = match_features(history, rows[place, real], content)
+        matches[place, real, 0] = content_match(history, rows[place, real], content)
     return matches
 
 

@@ -313,7 +313,7 @@ def test_sources_that_propose_their_quotas_alone_give_what_all_proposals_give(
         everything = replace(stage, share=None).propose(asked)
         for row in everything.rows[: stage.limit(count)].tolist():
             if row in expected or len(expected) < count:
-                expected[row] = expected.get(row, 0) | stage.source.bit
+                expected[row] = expected.get(row, 0) | stage.bit
     found = CandidatePipeline(release, quotas).retrieve(query)
     assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == expected
 
