@@ -17,7 +17,9 @@ _DAY = 86_400.0
 class EventLogSettings(BaseSettings):
     """Read from `VIREO_…` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix="VIREO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     nats_url: str = ""
     """Servers of the log, nats://host:port, with commas between them; empty for no log."""

@@ -65,12 +65,3 @@ class Appender:
         async with self._free:
             with APPEND_SECONDS.time():
                 await log.append(*message)
-
-    async def run(self) -> None:
-        """Keep the log open until cancelled."""
-        if (log := self._log) is None:
-            return
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await log.close()

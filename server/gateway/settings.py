@@ -43,6 +43,17 @@ class GatewaySettings(PodSettings):
     """Maximum seconds to wait for ranking, including Envoy's retries."""
     shadow_share: float = Field(default=0.0, ge=0, le=1)
     """Share of answered requests that are mirrored to the shadow pool and compared."""
+    max_event_calls: int = Field(default=64, ge=1)
+    """Maximum concurrent calls that record events, and that change the catalogue; without
+    streams."""
+    max_event_streams: int = Field(default=50, ge=1)
+    """Maximum concurrent streams of events."""
+    max_event_rate: float = Field(default=10_000, gt=0)
+    """Maximum events a second; batches beyond it are refused, and streams are read more slowly."""
+    max_event_future: float = Field(default=600, ge=0)
+    """Maximum seconds by which the time of an event may be in the future."""
+    max_event_past: float = Field(default=7 * 86_400, ge=0)
+    """Maximum seconds by which the time of an event may be in the past."""
     release_swap_timeout: float = Field(default=10.0, ge=0)
     """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
     or ranking pod neither serves nor loads it."""

@@ -11,7 +11,9 @@ from server.errors import VireoError
 class LiveSettings(BaseSettings):
     """Read from `VIREO_…` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix="VIREO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
     """Maximum upserted videos that a pod keeps beside its release; further ones are counted, and

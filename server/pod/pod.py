@@ -113,6 +113,8 @@ class Pod(Generic[T]):
     """Runs as long as the pod serves; None if there is nothing to run."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
     """Adds to the pod's description of its release."""
+    services: Callable[[RpcServer], None] | None = None
+    """Adds further services, with an admission of their own; None if there are none."""
     event_log: EventLog | None = None
     """The log that it follows or writes, which is closed once the pod has stopped."""
 
@@ -186,7 +188,7 @@ def add_pod_service(
     queue: RunQueue,
     admission: Admission,
 ) -> None:
-    """Add a pod's own service to a server, and its model's if it has one."""
+    """Add a pod's own service to a server, its model's and further ones if it has them."""
     server.add(
         pod.service,
         lambda grpc_server: pod.register(loader, queue, grpc_server),
@@ -194,6 +196,8 @@ def add_pod_service(
     )
     if pod.inference is not None:
         pod.inference(server, loader, queue, admission)
+    if pod.services is not None:
+        pod.services(server)
 
 
 def add_release_service(

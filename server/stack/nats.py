@@ -21,7 +21,7 @@ _PROBE_SECONDS = 2.0
 def external_log() -> EventLogSettings | None:
     """Return the log that the settings name; None if it is to be embedded."""
     settings = EventLogSettings.load()
-    return settings if settings.servers else None
+    return settings if settings.servers or settings.kafka_brokers else None
 
 
 def prepare_log(settings: StackSettings) -> EventLogSettings:

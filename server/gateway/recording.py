@@ -1,0 +1,41 @@
+"""Adds the services that write to the log to a gateway."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
+from vireo.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+
+from server.event_log.log import EventLog
+from server.gateway import catalog, events
+from server.gateway.appender import Appender
+from server.gateway.catalog import CatalogServicer
+from server.gateway.events import EventLimits, EventServicer
+from server.gateway.settings import GatewaySettings
+from server.pod.admission import Admission
+from server.rpc.server import RpcServer
+
+
+def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | None) -> None:
+    """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
+
+    Their calls are admitted apart from those for slates: one can't take the other's places.
+    """
+    appender = Appender(log)
+    limits = EventLimits(
+        settings.max_event_future,
+        settings.max_event_past,
+        settings.max_event_rate,
+        settings.max_event_streams,
+    )
+    target = settings.queue_delay_target if settings.shedding else math.inf
+    recorder = EventServicer(appender, settings.event_log.event_partitions, limits)
+    changer = CatalogServicer(appender)
+    for name, register in (
+        (events.NAME, partial(add_EventServiceServicer_to_server, recorder)),
+        (catalog.NAME, partial(add_CatalogServiceServicer_to_server, changer)),
+    ):
+        admission = Admission(settings.max_event_calls, target=target)
+        server.add(name, register, admission=admission)
