@@ -16,7 +16,8 @@ from server.rpc.tls import TlsFiles
 log = structlog.get_logger()
 
 _WAIT_SECONDS = 10.0
-"""Seconds for which the control plane keeps a call while nothing changes."""
+"""Maximum seconds for which the control plane keeps a call while nothing changes. It ends at a
+multiple of them by the machine's clock: a control plane then wakes up once for all its pods."""
 _SLACK_SECONDS = 1.0
 """Further seconds until a call fails: a control plane that hangs is trusted no longer than both."""
 _MIN_FIRST_SECONDS = 0.5
@@ -72,8 +73,9 @@ class Announcements:
         trusted = still
         while still and loop.time() < end:
             asked = loop.time()
-            still = await self._still_names(release_id, _WAIT_SECONDS, _SLACK_SECONDS)
-            if still and loop.time() - asked < _WAIT_SECONDS / 2:  # it doesn't keep calls
+            wait = _WAIT_SECONDS - asked % _WAIT_SECONDS
+            still = await self._still_names(release_id, wait, _SLACK_SECONDS)
+            if still and loop.time() - asked < wait / 2:  # it doesn't keep calls
                 await asyncio.sleep(poll_seconds)
         if trusted:
             # All pods have heard of the change, or have lost the control plane, at this moment:

@@ -187,7 +187,9 @@ async def test_pods_read_at_different_moments_after_a_change(
     announcer = Announcer(["a", "b"])
     async with announced_by(announcer) as pod:
         await pod.wait("a", 0.01)
-    assert announcer.waits == [0, 10_000]
+    first, second = announcer.waits
+    assert first == 0
+    assert 0 <= second <= 10_000
     assert drawn == [(0.0, 0.2)]
 
 
