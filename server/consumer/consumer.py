@@ -10,8 +10,17 @@ from pathlib import Path
 
 import structlog
 
-from server.consumer.follow import Follower, LeaseLostError, RebuiltError, identity
+from server.backoff import backoff
+from server.consumer import metrics
+from server.consumer.follow import (
+    Follower,
+    LeaseLostError,
+    PositionMovedError,
+    RebuiltError,
+    identity,
+)
 from server.consumer.live_state import LiveState
+from server.consumer.rows import StoreAwayError
 from server.consumer.served import ServedDataset
 from server.consumer.settings import ConsumerSettings
 from server.errors import VireoError
@@ -25,6 +34,8 @@ log = structlog.get_logger()
 
 _NICE = 10
 """Niceness of the process: slates come first, also while a million events are caught up with."""
+_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
+"""Seconds to wait for an online store that is away: twice as long each time."""
 _LOOK_SECONDS = 5.0
 """Seconds after which an unused folder of features is looked at again."""
 
@@ -79,6 +90,7 @@ async def consume(
     await server.set_serving(True)
     await state.restore()
     await dataset.await_change()
+    failures = 0
     while True:
         repo = settings.features / dataset.name
         follower = Follower(
@@ -99,7 +111,9 @@ async def consume(
         try:
             await asyncio.wait([following, *elsewhere], return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                await _explained(following, elsewhere)
+                failures = 0 if follower.applied else failures
+                failures += await _reason(following, elsewhere)
+                await asyncio.sleep(backoff(failures, _MIN_PAUSE, _MAX_PAUSE) if failures else 0)
         finally:
             for task in (following, *elsewhere):
                 task.cancel()
@@ -107,17 +121,25 @@ async def consume(
             state.end()
 
 
-async def _explained(
+async def _reason(
     following: asyncio.Future[None], elsewhere: Sequence[asyncio.Future[None]]
-) -> None:
-    """Say why nothing is followed any more, and wait until it can be followed again."""
+) -> int:
+    """Log why nothing is followed any more; return 1 if that was a failure, otherwise 0.
+
+    Features that can't be brought up to date are waited for: until others are built or served.
+    """
     try:
         following.result()
-    except (RebuiltError, LeaseLostError) as reason:
-        log.info("following anew", reason=str(reason))
+    except StoreAwayError as error:
+        metrics.RETRIES.inc()
+        log.warning("the online store is away", reason=str(error))
+        return 1
+    except (RebuiltError, LeaseLostError, PositionMovedError) as reason:
+        log.warning("following anew", reason=str(reason))
     except VireoError as error:
         log.error("events can't be applied", reason=str(error))
         await asyncio.wait(elsewhere, return_when=asyncio.FIRST_COMPLETED)
+    return 0
 
 
 async def _rebuilt(repo: Path, seen: tuple[int, ...]) -> None:

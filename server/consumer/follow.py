@@ -29,8 +29,8 @@ _MESSAGES_AT_A_TIME = 200
 """Maximum messages that are applied at a time."""
 _BYTES_AT_A_TIME = 1 << 20
 """Maximum bytes of them, if there are several: a message has up to 1,000 events."""
-_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
-"""Seconds to wait for a store that is away: twice as long each time."""
+_LOG_PAUSE = 0.5
+"""Seconds to wait for the log while it is away."""
 _LEASE_PAUSE = 1.0
 """Seconds between attempts to take a lease that another consumer holds."""
 
@@ -41,6 +41,10 @@ class RebuiltError(Exception):
 
 class LeaseLostError(Exception):
     """Another consumer took the partition."""
+
+
+class PositionMovedError(Exception):
+    """The online store has another position: it lost its last moments, or was restored."""
 
 
 class Follower:
@@ -69,6 +73,8 @@ class Follower:
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
         self._holder, self._timeout = holder, timeout
         self._identity = identity(repo)
+        self.applied = False
+        """Whether it has applied anything."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._rows: OnlineRows | None = None
         self._lease: Lease | None = None
@@ -79,16 +85,19 @@ class Follower:
         Raises:
             RebuiltError: the features were built again.
             LeaseLostError: another consumer has taken the partition.
+            PositionMovedError: the store isn't as this process left it.
+            StoreAwayError: the store can't be read or written now.
             VireoError: there are no features that events can be applied to.
         """
         try:
             rules = EventRules.load(self._repo)
             position = await self._begin()
             async for entries in self._log.read(EVENTS, str(self._partition), position):
-                if not entries and not await self._applied(self._hold):
+                if not entries and not await self._in_thread(self._hold):
                     raise LeaseLostError("another consumer took the partition")
                 for some in _parts(entries):
-                    await self._apply(some, rules)
+                    await self._apply(some, position, rules)
+                    position = some[-1].position
         finally:
             metrics.LEASE_HELD.set(0)
             # What runs ends first: else rows could be written without the lease.
@@ -98,45 +107,49 @@ class Follower:
     async def _begin(self) -> int:
         """Wait for the lease; return the position from which on to read."""
         waiting = False
-        while not await self._applied(self._hold):
+        while not await self._in_thread(self._hold):
             if not waiting:
                 log.warning("another consumer has the partition", partition=self._partition)
             waiting = True
             await asyncio.sleep(_LEASE_PAUSE)
-            self._check_identity()
         metrics.LEASE_HELD.set(1)
-        position = await self._applied(lambda rows: rows.position(self._partition))
+        position = await self._in_thread(lambda rows: rows.position(self._partition))
         end = await self._logged(lambda: self._log.end(EVENTS, str(self._partition)))
         if 0 < end < position:
             log.error("the log lost its events: beginning anew", position=position, end=end)
             position = 0
+            await self._in_thread(lambda rows: rows.write_position(self._partition, 0))
         self._state.begin(position)
         log.info("following the log", repo=str(self._repo), position=position, end=end)
         return position
 
-    async def _apply(self, entries: Sequence[Entry], rules: EventRules) -> None:
-        """Apply some messages, then store their position: in this order a crash loses nothing."""
+    async def _apply(self, entries: Sequence[Entry], position: int, rules: EventRules) -> None:
+        """Apply the messages after a position, then store theirs: so a crash loses nothing."""
         self._state.applying(entries[0])
         started = time.monotonic()
 
         def applied(rows: OnlineRows) -> Batch:
-            # Whatever was read of the messages before doesn't count: rows may have changed.
-            batch = read_batch(entries, rules)
             if not self._hold(rows):
                 raise LeaseLostError("another consumer took the partition")
+            batch = read_batch(entries, rules)
             apply(rows, batch)
-            if not batch.dead:
-                rows.write_position(self._partition, batch.position)
             return batch
 
-        batch = await self._applied(applied)
-        if batch.dead:
-            await self._set_aside(batch.dead)
-            await self._applied(lambda rows: rows.write_position(self._partition, batch.position))
+        batch = await self._in_thread(applied)
+        await self._set_aside(batch.dead)
+        await self._in_thread(lambda rows: self._move(rows, position, batch.position))
         for kind, count in batch.kinds.items():
             metrics.EVENTS.labels(kind).inc(count)
         metrics.BATCH_SECONDS.observe(time.monotonic() - started)
         self._state.applied(batch)
+        self.applied = True
+
+    def _move(self, rows: OnlineRows, before: int, position: int) -> None:
+        """Store the position, unless the store has lost rows together with the one before."""
+        stored = rows.position(self._partition)
+        if stored != before:
+            raise PositionMovedError(f"the online store is at {stored}, not at {before}")
+        rows.write_position(self._partition, position)
 
     async def _set_aside(self, letters: Sequence[log_pb2.DeadEvents]) -> None:
         for number, letter in enumerate(letters):
@@ -155,32 +168,22 @@ class Follower:
             self._lease = lease_of(rows, self._partition, self._holder)
         return self._lease.hold()
 
-    async def _applied(self, work: Callable[[OnlineRows], T]) -> T:
-        """Return what some work on the rows returns, as soon as the store lets it."""
-        pause, loop = _MIN_PAUSE, asyncio.get_running_loop()
-        while True:
-            self._check_identity()
-            try:
-                return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
-            except StoreAwayError as error:
-                if pause == _MIN_PAUSE:
-                    log.warning("the online store is away", reason=str(error))
-            metrics.RETRIES.inc()
-            await loop.run_in_executor(self._thread, self._close)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE)
+    async def _in_thread(self, work: Callable[[OnlineRows], T]) -> T:
+        """Return what some work on the rows returns."""
+        if identity(self._repo) != self._identity:
+            raise RebuiltError("the features were built again")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
 
     async def _logged(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what a call of the log returns, as soon as the log is there."""
-        pause = _MIN_PAUSE
         while True:
             try:
                 return await work()
             except LogAwayError as error:
                 log.warning("waiting for the log", reason=str(error))
             metrics.RETRIES.inc()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE)
+            await asyncio.sleep(_LOG_PAUSE)
 
     def _opened(self) -> OnlineRows:
         if self._rows is None:
@@ -197,10 +200,6 @@ class Follower:
         except StoreAwayError as error:
             log.warning("the lease will expire by itself", reason=str(error))
         self._lease, self._rows = None, None
-
-    def _check_identity(self) -> None:
-        if identity(self._repo) != self._identity:
-            raise RebuiltError("the features were built again")
 
 
 def identity(repo: Path) -> tuple[int, ...]:

@@ -1,0 +1,212 @@
+"""The consumer's process with a real log, a real online store and S3."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vireo.v1 import event_pb2, log_pb2
+
+from bench.stack import free_port_base
+from server.consumer.apply import apply, read_batch
+from server.consumer.fold import ViewerRow
+from server.consumer.rows import OnlineRows
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
+from server.releases.s3 import S3Settings
+from server.releases.store import ReleaseStore
+from server.stack.nats import log_environment
+from tests.builders.datasets import random_interactions
+from tests.builders.event_batches import (
+    LIKED_BY_FRACTION,
+    empty_repository,
+    events_in_disorder,
+    message,
+    parts,
+)
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.process import start
+from tests.builders.redis import RunningRedis
+from training.features.online_store import OnlineStoreSettings
+
+VIEWERS = [f"w{number}" for number in range(40)]
+
+
+@dataclass
+class Site:
+    """What a consumer needs, and the consumers."""
+
+    folder: Path
+    nats: RunningNats
+    environment: dict[str, str]
+    consumers: int = 0
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a consumer."""
+        self.consumers += 1
+        log = self.folder / f"consumer-{self.consumers}.log"
+        flags = ("--port", str(free_port_base()), "--poll-seconds", "0.2", "--store-timeout", "1")
+        return start("server.consumer", log, self.environment, *flags)
+
+    @contextmanager
+    def consumer(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A consumer, stopped in the end."""
+        process = self.start()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    @property
+    def repo(self) -> Path:
+        return self.folder / "features" / "tiny"
+
+
+@pytest.fixture
+def site(tmp_path: Path, s3: S3Settings, release_folder: Path) -> Iterator[Site]:
+    releases = ReleaseStore(s3)
+    releases.publish(release_folder)
+    channel = tmp_path.name.replace("_", "-")[-40:].strip("-").lower()
+    releases.set_channel(channel, "tiny-1", expected=releases.read_channel(channel))
+    with running_nats(tmp_path / "nats") as nats:
+        environment = {
+            **s3.environment(),
+            **log_environment(settings_of(nats)),
+            "VIREO_HOME": str(tmp_path),
+            "VIREO_CHANNEL": channel,
+            "VIREO_FEATURES": str(tmp_path / "features"),
+        }
+        yield Site(tmp_path, nats, environment)
+
+
+async def publish(log: JetStreamLog, events: Sequence[event_pb2.Event], size: int) -> int:
+    """Append events to the log, some in a message, as gateways do; return the last position."""
+    position = 0
+    for some in parts(events, size):
+        for failed in range(100):
+            with suppress(LogAwayError):
+                position = await log.append(EVENTS, "0", message(some))
+                break
+            await asyncio.sleep(0.01 * failed)
+    return position
+
+
+async def reached(log: JetStreamLog, position: int, seconds: float = 60) -> None:
+    """Return once the consumer says that the rows have the events up to a position."""
+    async with asyncio.timeout(seconds):
+        async for entries in log.read(STATE, "progress.0"):
+            for entry in entries:
+                if log_pb2.ConsumerProgress.FromString(entry.data).position >= position:
+                    return
+
+
+def stored(repo: Path) -> list[list[Any]]:
+    rows = OnlineRows(repo, timeout=5)
+    names = [each.name for each in fields(ViewerRow)]
+    found = rows.read(VIEWERS)
+    rows.close()
+    return [[np.asarray(getattr(row, name)).tolist() for name in names] for row in found]
+
+
+def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[list[Any]]:
+    """The rows after a clean replay."""
+    rows = OnlineRows(empty_repository(folder), timeout=5)
+    apply(rows, read_batch([Entry(1, "0", message(events))], LIKED_BY_FRACTION))
+    rows.close()
+    return stored(folder)
+
+
+async def test_kills_leave_the_rows_of_a_clean_replay(
+    site: Site, store: OnlineStoreSettings, request: pytest.FixtureRequest
+) -> None:
+    empty_repository(site.repo, store)
+    events = events_in_disorder(random_interactions(), 1)
+    log = JetStreamLog(settings_of(site.nats))
+    first, second, third = events[:300], events[300:600], events[600:]
+    position = await publish(log, first, 2)
+    process = site.start()
+    try:
+        await reached(log, position // 3)
+        process.kill()
+        process.wait()
+        position = await publish(log, second, 3)
+        process = site.start()
+        await reached(log, position)
+        # Now everything else is killed while events come.
+        publishing = asyncio.create_task(publish(log, third, 2))
+        if store.online_store == "redis":
+            redis: RunningRedis = request.getfixturevalue("redis")
+            redis.save()
+            redis.kill()  # it loses what came since
+            redis.start()
+        position = await publishing
+        await reached(log, position)
+        site.nats.kill()
+        site.nats.start()
+        again = await publish(log, first, 50)
+        await reached(log, again)
+    finally:
+        process.kill()
+        process.wait()
+        await log.close()
+    assert stored(site.repo) == replayed(site.folder / "clean", events)
+
+
+async def test_a_second_consumer_waits_and_takes_over_and_bad_events_are_set_aside(
+    site: Site,
+) -> None:
+    empty_repository(site.repo)
+    log = JetStreamLog(settings_of(site.nats))
+    bad = event_pb2.Event(event_id="e", viewer_id="w1", video_id="v1", kind="EVENT_KIND_PLAY")
+    events = events_in_disorder(random_interactions(), 2)[:40]
+    await log.append(EVENTS, "0", b"\xff\xff")
+    with site.consumer() as first, site.consumer():
+        await publish(log, [*events[:20], bad], 7)
+        await reached(log, await log.end(EVENTS, "0"))
+        first.kill()
+        first.wait()
+        await reached(log, await publish(log, events[20:], 7))
+    letters = []
+    async for entries in log.read(DEAD):
+        letters += [log_pb2.DeadEvents.FromString(entry.data) for entry in entries]
+        if not entries:
+            break
+    assert letters[0].recorded == b"\xff\xff"
+    [event] = log_pb2.RecordedEvents.FromString(letters[1].recorded).events
+    assert event == bad
+    await log.close()
+    assert stored(site.repo) == replayed(site.folder / "clean", events)
+
+
+async def test_features_that_are_built_again_are_followed_from_their_own_position(
+    site: Site,
+) -> None:
+    log = JetStreamLog(settings_of(site.nats))
+    events = events_in_disorder(random_interactions(), 4)[:60]
+    position = await publish(log, events[:30], 10)
+    with site.consumer() as process:
+        empty_repository(site.repo)
+        await reached(log, position)
+        other = empty_repository(site.folder / "other" / "tiny")
+        rows = OnlineRows(other, timeout=5)
+        apply(rows, read_batch([Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION))
+        rows.write_position(0, position)
+        rows.close()
+        site.repo.rename(site.folder / "retired")
+        other.rename(site.repo)
+        await reached(log, await publish(log, events[30:], 10))
+        process.terminate()
+        assert process.wait(20) == 0
+    await log.close()
+    assert stored(site.repo) == replayed(site.folder / "clean", events)
+    text = (site.folder / "consumer-1.log").read_text()
+    assert text.count("following the log") == 2
+    assert f"position={position}" in text or f'"position": {position}' in text
