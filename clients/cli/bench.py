@@ -143,6 +143,32 @@ def memory(
 
 
 @app.command()
+def live(
+    data: _Data = "ml-100k",
+    part: Annotated[
+        list[str] | None, typer.Option(help="What to measure; everything if absent.")
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Everything once and briefly; no time is judged.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure events and the live catalogue, from a call to its effect; exit with 1 if one fails.
+
+    Runs stacks of its own on free ports: a running one is left alone. Bounds are the stated ones.
+    """
+    from bench.live.plan import SHORT, LivePlan
+    from bench.live.run import PARTS, measure_live
+
+    if unknown := set(part or ()) - set(PARTS):
+        raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(PARTS)}")
+    plan = SHORT if short else LivePlan()
+    rows = _show(measure_live(Home.current(), data, plan, _progress(), part or PARTS), as_json)
+    if broken := [row.measure for row in rows if row.holds is False]:
+        raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
+
+
+@app.command()
 def profile(
     data: _Data = "ml-100k",
     report: Annotated[

@@ -1,0 +1,189 @@
+"""Videos that come and go: how soon every pod knows, and whether what is gone stays gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Sequence
+from functools import partial
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import catalog_pb2, event_pb2
+
+from bench.live.site import Site, event, ids, in_batches, opened_site, until
+from bench.live.stack import LiveStack
+from bench.speed.pods import memory_of
+from bench.speed.row import Row
+from bench.stack import CHANNEL
+from server.releases.store import ReleaseStore
+from server.stack.settings import METRICS_PORT_OFFSET
+from training.evaluation.served import serving_release
+
+_PAGE = 100
+_PLAYS = 5
+_IN_A_ROW = 8
+"""Slates that have to agree before a change counts as known to all pods: each is asked for."""
+_MAX_SECONDS = 5.0
+_MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0}
+_BATCH = 500
+_CALL_SECONDS = 5.0
+
+
+async def measure_catalogue(live: LiveStack) -> list[Row]:
+    """Add videos for viewers whom they suit, remove them, and restart and swap in between."""
+    plan = live.plan
+    added, removed = list[float](), list[float]()
+    unscored = 0
+    async with opened_site(live.edge, plan.patience) as site:
+        for number in range(plan.videos):
+            viewer, video = f"fan-{number}", f"new-{number}"
+            tags = await _become_fan(site, live, viewer, number)
+            published = Timestamp()
+            published.GetCurrentTime()
+            new = catalog_pb2.Video(video_id=video, title=video, tags=tags, published=published)
+            await site.upsert([new])
+            added.append(await _known(site, live, viewer, video, shown=True))
+            unscored += not await _scored(site, viewer, video)
+            await site.remove([video])
+            removed.append(await _known(site, live, viewer, video, shown=False))
+        bound = _MAX_SECONDS if plan.timed else None
+        rows = [
+            Row(
+                "new video in a matching viewer's first 100 on all pods, max s",
+                max(added),
+                bound=bound,
+            ),
+            Row("new videos without a score", unscored, bound=0),
+            Row("removed video gone on all pods, max s", max(removed), bound=bound),
+        ]
+        gone = {f"fan-{number}": f"new-{number}" for number in range(plan.videos)}
+        listed = ids(await site.slate("fan-0", _PAGE))[0]
+        await site.remove([listed])
+        await _known(site, live, "fan-0", listed, shown=False)
+        came_back = 0
+
+        async def look() -> None:
+            nonlocal came_back
+            for viewer, video in gone.items():
+                came_back += bool({video, listed} & set(ids(await site.slate(viewer, _PAGE))))
+
+        for kind in ("gateway", "candidate", "ranking", "log"):
+            names = ["log"] if kind == "log" else live.names(kind)
+            await live.kill(names)
+            await look()
+        for release in (*live.stack.releases[::-1], live.stack.releases[1]):
+            await _promote(live, release)
+            await look()
+        await _promote(live, live.stack.releases[0])
+        rows.append(
+            Row(
+                "removed videos that came back after restarts, swaps and a rollback",
+                came_back,
+                bound=0,
+            )
+        )
+        live.console.print(f"adding {plan.upserts} videos")
+        await _add_many(site, live)
+    return rows + _memory(live)
+
+
+async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> list[str]:
+    """Let a viewer play some videos with the tags of one of them, and return these."""
+    shown = ids(await site.slate(viewer, _PAGE))
+    model = live.tags[shown[turn % len(shown)]]
+    alike = sorted(shown, key=lambda video: -len(model & live.tags.get(video, frozenset())))
+    played = alike[:_PLAYS]
+    plays = [
+        event(f"{viewer}-{video}", viewer, event_pb2.EVENT_KIND_PLAY, video) for video in played
+    ]
+    await site.record(plays)
+
+    async def applied() -> bool:
+        return not set(played) & set(ids(await site.slate(viewer, _PAGE)))
+
+    await until(applied, "the effect of plays", live.plan.patience)
+    return sorted(model)
+
+
+async def _known(site: Site, live: LiveStack, viewer: str, video: str, *, shown: bool) -> float:
+    """Return the seconds until the first of several slates in a row that have a video, or not."""
+    begun = since = time.monotonic()
+    in_a_row = 0
+
+    async def agreed() -> bool:
+        nonlocal in_a_row, since
+        asked = time.monotonic()
+        if (video in ids(await site.slate(viewer, _PAGE))) == shown:
+            since = since if in_a_row else asked
+            in_a_row += 1
+        else:
+            in_a_row = 0
+        return in_a_row >= _IN_A_ROW
+
+    await until(agreed, f"{video}, {'added' if shown else 'removed'},", live.plan.patience)
+    return since - begun
+
+
+async def _scored(site: Site, viewer: str, video: str) -> bool:
+    slate = await site.slate(viewer, _PAGE)
+    return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
+
+
+async def _promote(live: LiveStack, release: str) -> None:
+    """Return once all pods serve a release."""
+
+    def promote() -> None:
+        store = ReleaseStore(live.stack.s3)
+        store.set_channel(CHANNEL, release, store.read_channel(CHANNEL))
+
+    async def served() -> bool:
+        for pod in live.stack.pods():
+            serves = partial(serving_release, f"127.0.0.1:{pod.port}", _CALL_SECONDS)
+            if await asyncio.to_thread(serves) != release:
+                return False
+        return True
+
+    await asyncio.to_thread(promote)
+    await until(served, f"the swap to {release}", live.plan.patience, pause=0.1)
+
+
+async def _add_many(site: Site, live: LiveStack) -> None:
+    """Add videos, and return once all pods have placed them."""
+    tags = [sorted(each) for each in live.tags.values()]
+    videos = [
+        catalog_pb2.Video(
+            video_id=f"bulk-{number}", title=f"bulk {number}", tags=tags[number % len(tags)]
+        )
+        for number in range(live.plan.upserts)
+    ]
+    for batch in in_batches(videos, _BATCH):
+        await site.upsert(batch)
+
+    async def placed() -> bool:
+        return all([await asyncio.to_thread(_placed, live, name) for name in _pods(live)])
+
+    await until(placed, f"placing {live.plan.upserts} videos", live.plan.patience, pause=0.5)
+
+
+def _pods(live: LiveStack) -> Sequence[str]:
+    return live.names(*_MAX_MEGABYTES)
+
+
+def _placed(live: LiveStack, name: str) -> bool:
+    port = live.process(name).port + METRICS_PORT_OFFSET
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_CALL_SECONDS) as page:
+        lines = page.read().decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("vireo_live_"))
+    has = float(values.get('vireo_live_videos{kind="upserted"}', 0.0))
+    return has >= live.plan.upserts and not float(values.get("vireo_live_waiting_videos", 1.0))
+
+
+def _memory(live: LiveStack) -> list[Row]:
+    rows = []
+    for kind, bound in _MAX_MEGABYTES.items():
+        pids = [live.process(name).pid for name in live.names(kind)]
+        most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
+        what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
+        rows.append(Row(what, most, bound=bound))
+    return rows

@@ -1,0 +1,179 @@
+"""Events through the edge while every process of their way is killed: the rows of a clean run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from vireo.v1 import event_pb2, log_pb2
+
+from bench.live.site import Site, event, in_batches, opened_site, until
+from bench.live.stack import LiveStack
+from bench.speed.row import Row
+from server.consumer.apply import apply, read_batch
+from server.consumer.fold import ViewerRow
+from server.consumer.rows import OnlineRows
+from server.errors import VireoError
+from server.event_log.log import EVENTS, Entry, EventLog
+from server.event_log.open import open_log
+from server.event_log.settings import EventLogSettings
+from server.features.activity import EventRules
+
+_SEED = 20
+_VIEWERS = 2_000
+_BATCH = 500
+_WRITERS = 4
+_SENT_AGAIN = 0.1
+"""Share of the batches that are sent twice, in another order: other messages of the same events."""
+_DAYS = 6 * 86_400.0
+_KINDS = (
+    event_pb2.EVENT_KIND_PLAY,
+    event_pb2.EVENT_KIND_PLAY,
+    event_pb2.EVENT_KIND_FINISH,
+    event_pb2.EVENT_KIND_LIKE,
+    event_pb2.EVENT_KIND_HIDE,
+    event_pb2.EVENT_KIND_IMPRESSION,
+)
+_STORE_SECONDS = 5.0
+_ENTRIES_AT_A_TIME = 100
+
+Fault = Callable[[], Awaitable[None]]
+
+
+async def measure_durable(
+    live: LiveStack, where: str, log_settings: EventLogSettings, faults: Sequence[Fault]
+) -> list[Row]:
+    """Record events with duplicates and disorder, and let each fault happen in between.
+
+    Args:
+        live: the stack.
+        where: which log it has, for the rows' names.
+        log_settings: how to reach the log.
+        faults: each returns when what it has killed is back.
+    """
+    events = _events(live)
+    batches = _shuffled(events)
+    written = await _record_all(live, batches, faults)
+    live.console.print(f"{len(events)} events recorded with {written} repeated calls")
+    log = open_log(log_settings)
+    assert log is not None, "a stack has a log"
+    try:
+        partitions = range(log_settings.event_partitions)
+        rows = OnlineRows(live.features, _STORE_SECONDS)
+
+        async def applied() -> bool:
+            ends = [await log.end(EVENTS, str(each)) for each in partitions]
+            return all(
+                rows.position(each) >= end for each, end in zip(partitions, ends, strict=True)
+            )
+
+        caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)
+        entries = [entry for each in partitions for entry in await _all(log, str(each))]
+    finally:
+        await log.close()
+    missing = {each.event_id for each in events} - _event_ids(entries)
+    viewers = sorted({each.viewer_id for each in events})
+    expected = _replayed(live.clean, entries, viewers)
+    differ = sum(not _same(*both) for both in zip(rows.read(viewers), expected, strict=True))
+    return [
+        Row(f"{where}: acknowledged events that aren't in the log", len(missing), bound=0),
+        Row(f"{where}: rows that differ from a clean replay, of {len(viewers)}", differ, bound=0),
+        Row(f"{where}: seconds that the consumer was behind at the end", caught_up),
+    ]
+
+
+def _events(live: LiveStack) -> list[event_pb2.Event]:
+    choose, now, videos = random.Random(_SEED), time.time(), live.videos  # noqa: S311
+    return [
+        event(
+            f"durable-{now:.0f}-{number}",
+            f"durable-{choose.randrange(_VIEWERS)}",
+            choose.choice(_KINDS),
+            choose.choice(videos),
+            now - choose.random() * _DAYS,
+        )
+        for number in range(live.plan.events)
+    ]
+
+
+def _shuffled(events: Sequence[event_pb2.Event]) -> list[list[event_pb2.Event]]:
+    choose = random.Random(_SEED)  # noqa: S311
+    batches = in_batches(events, _BATCH)
+    again = [
+        choose.sample(batch, len(batch))
+        for batch in choose.sample(batches, max(1, int(_SENT_AGAIN * len(batches))))
+    ]
+    return choose.sample(batches + again, len(batches) + len(again))
+
+
+async def _record_all(
+    live: LiveStack, batches: Sequence[Sequence[event_pb2.Event]], faults: Sequence[Fault]
+) -> int:
+    """Return the number of calls that failed and were repeated."""
+    remaining, recorded = iter(batches), 0
+
+    async def write(site: Site) -> None:
+        nonlocal recorded
+        for batch in remaining:
+            await site.record(batch)
+            recorded += 1
+
+    async def fail() -> None:
+        for number, fault in enumerate(faults, start=1):
+            enough = number * len(batches) // (len(faults) + 1)
+
+            async def written(enough: int = enough) -> bool:
+                return recorded >= enough
+
+            await until(written, "recording", live.plan.patience)
+            await fault()
+
+    async with (
+        opened_site(live.edge, live.plan.patience) as site,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(fail())
+        for _ in range(_WRITERS):
+            tasks.create_task(write(site))
+    return site.repeated
+
+
+async def _all(log: EventLog, key: str) -> list[Entry]:
+    found: list[Entry] = []
+    async with aclosing(cast("Any", log.read(EVENTS, key))) as reading:
+        async for entries in reading:
+            found += entries
+            if not entries:
+                return found
+    raise VireoError("reading the log has ended")
+
+
+def _event_ids(entries: Sequence[Entry]) -> set[str]:
+    return {
+        each.event_id
+        for entry in entries
+        for each in log_pb2.RecordedEvents.FromString(entry.data).events
+    }
+
+
+def _replayed(clean: Path, entries: Sequence[Entry], viewers: Sequence[str]) -> list[object]:
+    """Return the rows that a run without faults comes to, from rows without any events."""
+    rows, rules = OnlineRows(clean, _STORE_SECONDS), EventRules.load(clean)
+    for some in in_batches(entries, _ENTRIES_AT_A_TIME):
+        apply(rows, read_batch(some, rules))
+    return list(rows.read(viewers))
+
+
+def _same(one: object, other: object) -> bool:
+    if not (isinstance(one, ViewerRow) and isinstance(other, ViewerRow)):
+        return False
+    return all(
+        np.array_equal(getattr(one, each.name), getattr(other, each.name)) for each in fields(one)
+    )

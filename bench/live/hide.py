@@ -1,0 +1,81 @@
+"""Hides: the video never comes back, and videos near to it are shown less."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from vireo.v1 import event_pb2
+
+from bench.live.near import nearest
+from bench.live.site import Site, event, ids, opened_site
+from bench.live.stack import LiveStack
+from bench.speed.row import Row
+from server.errors import VireoError
+
+_PAGE = 20
+_AT_A_TIME = 4
+_POLL = 0.05
+_MAX_KEPT = 0.8
+"""Maximum share of the nearest videos' places that is left to them."""
+
+
+async def measure_hides(live: LiveStack, viewers: Sequence[str], release: Path) -> list[Row]:
+    """Let viewers hide the first video of their slate, and restart everything in between."""
+    near = nearest(release)
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+
+    async def hide(site: Site, viewer: str) -> None:
+        before[viewer] = shown = ids(await site.slate(viewer, _PAGE))
+        hidden = event_pb2.EVENT_KIND_HIDE
+        await site.record([event(f"hide-{viewer}", viewer, hidden, shown[0])])
+
+    async def gone(site: Site, viewer: str) -> None:
+        async with asyncio.timeout(live.plan.patience):
+            while True:
+                after[viewer] = ids(await site.slate(viewer, _PAGE))
+                if before[viewer][0] not in after[viewer]:
+                    return
+                await asyncio.sleep(_POLL)
+
+    came_back = 0
+
+    async def look(site: Site, viewer: str) -> None:
+        nonlocal came_back
+        came_back += before[viewer][0] in ids(await site.slate(viewer, _PAGE))
+
+    await _each(live, viewers, hide)
+    await _each(live, viewers, gone)
+    live.console.print("hides have their effect; restarting all that serves them")
+    for kind in ("consumer", "gateway", "candidate", "ranking"):
+        await live.kill(live.names(kind))
+        await _each(live, viewers, look)
+    share = [_near_share(near, before[each][0], before[each][1:]) for each in viewers]
+    left = [_near_share(near, before[each][0], after[each]) for each in viewers]
+    if not any(share):
+        raise VireoError("no slate has videos near to its first")
+    kept = float(np.mean(left) / np.mean(share))
+    return [
+        Row(f"hidden videos that came back, of {len(viewers)}", came_back, bound=0),
+        Row("share of the videos nearest to a hidden one, before", float(np.mean(share))),
+        Row("share of them that is left after the hide", kept, bound=_MAX_KEPT),
+    ]
+
+
+def _near_share(near: Mapping[str, frozenset[str]], hidden: str, slate: Sequence[str]) -> float:
+    return sum(video in near.get(hidden, ()) for video in slate) / max(1, len(slate))
+
+
+async def _each(live: LiveStack, viewers: Sequence[str], do: object) -> None:
+    remaining = iter(viewers)
+
+    async def some(site: Site) -> None:
+        for viewer in remaining:
+            await do(site, viewer)  # type: ignore[operator]
+
+    async with opened_site(live.edge, live.plan.patience) as site, asyncio.TaskGroup() as tasks:
+        for _ in range(_AT_A_TIME):
+            tasks.create_task(some(site))

@@ -1,0 +1,121 @@
+"""The stack under test: a home of its own, with features of its own, which events change."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from bench.live.plan import LivePlan
+from bench.live.site import until
+from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
+from bench.swap import make_twin
+from server.errors import VireoError
+from server.home import Home
+from server.stack.state import ProcessState
+
+
+@dataclass(frozen=True)
+class LiveStack:
+    """A stack that serves two releases of a data set, the first at first."""
+
+    stack: OwnStack
+    dataset: str
+    plan: LivePlan
+    console: Console
+    clean: Path
+    """Its features as they were before any event."""
+    tags: Mapping[str, frozenset[str]]
+    """Tags of each video of the data set."""
+
+    @property
+    def edge(self) -> str:
+        """host:port."""
+        return self.stack.settings.edge
+
+    @property
+    def videos(self) -> list[str]:
+        """Ids of the data set's videos."""
+        return list(self.tags)
+
+    @property
+    def features(self) -> Path:
+        """The feature folder that its consumers write to."""
+        return self.stack.home.features(self.dataset)
+
+    def process(self, name: str) -> ProcessState:
+        """Return a process by name; raise VireoError if there is none."""
+        for each in self.stack.state().processes:
+            if each.name == name:
+                return each
+        raise VireoError(f"the stack has no process {name}")
+
+    def names(self, *kinds: str) -> list[str]:
+        """Return the names of the processes of some kinds, for example "gateway-1"."""
+        processes = self.stack.state().processes
+        return [each.name for each in processes if each.name.rpartition("-")[0] in kinds]
+
+    async def kill(self, names: Sequence[str]) -> None:
+        """Kill -9 processes, and return once they are healthy again."""
+        killed = {name: self.process(name).pid for name in names}
+        for pid in killed.values():
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+        async def back() -> bool:
+            return all(
+                (process := self.process(name)).pid not in (None, pid)
+                and process.state == "healthy"
+                for name, pid in killed.items()
+            )
+
+        await until(back, f"the restart of {', '.join(names)}", self.plan.patience)
+
+
+@contextmanager
+def live_stack(
+    home: Home,
+    dataset: str,
+    plan: LivePlan,
+    console: Console,
+    name: str,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[LiveStack]:
+    """Build the features of a data set anew, and run a stack on them until the block ends.
+
+    Args:
+        home: has the data set, and a release that was trained on it.
+        dataset: its name.
+        plan: how much to measure.
+        console: for progress.
+        name: of the stack's home below `home`.
+        settings: further variables of the stack.
+
+    Raises:
+        VireoError: nothing was trained on the data set, or the stack doesn't start.
+    """
+    release = home.trained_release(dataset)
+    own = Home(home.root / "bench" / "live" / name)
+    shutil.rmtree(own.root, ignore_errors=True)
+    own.logs.mkdir(parents=True)
+    (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
+    console.print(f"building the features of {dataset} and starting a stack")
+    run_vireo(["features", "build", dataset], {**stack_environment(own), **(settings or {})})
+    clean = own.root / "clean" / dataset
+    shutil.copytree(own.features(dataset), clean)
+    twin = make_twin(release, own.root / "twin")
+    videos = pd.read_parquet(home.data(dataset) / "videos.parquet", columns=["video_id", "tags"])
+    tags = {
+        str(video): frozenset(map(str, tags))
+        for video, tags in zip(videos["video_id"], videos["tags"], strict=True)
+    }
+    stack = own_stack(own, release, twin, settings=settings)
+    with stack.running():
+        yield LiveStack(stack, dataset, plan, console, clean, tags)
