@@ -72,6 +72,11 @@ class EventLogSettings(BaseSettings):
             raise VireoError(f"{name}{shown}: {first['msg']}") from error
 
     @property
+    def named(self) -> bool:
+        """Whether there is a log."""
+        return bool(self.servers or self.kafka_brokers)
+
+    @property
     def servers(self) -> list[str]:
         """The addresses of NATS servers; empty if the log isn't theirs."""
         return _parts(self.nats_url)

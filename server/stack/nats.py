@@ -21,7 +21,7 @@ _PROBE_SECONDS = 2.0
 def external_log() -> EventLogSettings | None:
     """Return the log that the settings name; None if it is to be embedded."""
     settings = EventLogSettings.load()
-    return settings if settings.servers or settings.kafka_brokers else None
+    return settings if settings.named else None
 
 
 def prepare_log(settings: StackSettings) -> EventLogSettings:
@@ -87,8 +87,13 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
         "VIREO_NATS_URL": log.nats_url,
         "VIREO_NATS_TOKEN": log.nats_token.get_secret_value(),
         "VIREO_NATS_CA": log.nats_ca,
+        "VIREO_KAFKA_BROKERS": log.kafka_brokers,
+        "VIREO_KAFKA_CONFIG": log.kafka_config,
         "VIREO_EVENT_PARTITIONS": str(log.event_partitions),
         "VIREO_EVENT_REPLICAS": str(log.event_replicas),
+        # Whoever comes first makes the streams.
+        "VIREO_EVENT_RETENTION": str(log.event_retention),
+        "VIREO_EVENT_MAX_BYTES": str(log.event_max_bytes),
     }
 
 

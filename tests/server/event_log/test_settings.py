@@ -5,6 +5,7 @@ import pytest
 from server.errors import VireoError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
+from server.stack.nats import log_environment
 
 
 def test_several_servers_are_named_with_commas() -> None:
@@ -37,3 +38,10 @@ def test_two_logs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_KAFKA_BROKERS", "b:9092")
     with pytest.raises(VireoError, match="VIREO_NATS_URL and VIREO_KAFKA_BROKERS"):
         EventLogSettings.load()
+
+
+def test_a_stack_passes_all_of_it_on_to_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = EventLogSettings(nats_url="nats://a:1", event_max_bytes=1 << 30, event_retention=3600.0)
+    for name, value in log_environment(told).items():
+        monkeypatch.setenv(name, value)
+    assert EventLogSettings.load() == told
