@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from google.protobuf.message import Message
 
@@ -162,20 +161,13 @@ class Admission:
 def waited_seconds(metadata: Metadata, left: float | None) -> float:
     """Return how long ago a call arrived: its timeout minus what is left of it.
 
-    0 if the metadata don't contain the timeout, or the call has no deadline.
+    0 if the metadata don't contain a timeout, or the call has no deadline.
     """
     if left is None:
         return 0.0
     for key, value in metadata:
         if key == TIMEOUT_HEADER:
-            timeout = _seconds(value)
-            return 0.0 if timeout is None else max(0.0, timeout - left)
+            digits, unit = value[:-1], value[-1:]
+            if unit in _UNITS and digits.isdecimal() and len(digits) <= _MAX_DIGITS:
+                return max(0.0, int(digits) * _UNITS[unit] - left)
     return 0.0
-
-
-def _seconds(timeout: Any) -> float | None:
-    """Return a grpc-timeout in seconds; None if it isn't one."""
-    digits, unit = timeout[:-1], timeout[-1:]
-    if unit not in _UNITS or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
-        return None
-    return int(digits) * _UNITS[unit]
