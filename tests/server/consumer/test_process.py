@@ -165,7 +165,9 @@ async def test_a_second_consumer_waits_and_takes_over_and_bad_events_are_set_asi
 ) -> None:
     empty_repository(site.repo)
     log = JetStreamLog(settings_of(site.nats))
-    bad = event_pb2.Event(event_id="e", viewer_id="w1", video_id="v1", kind="EVENT_KIND_PLAY")
+    bad = event_pb2.Event(
+        event_id="e", viewer_id="w1", video_id="v1", kind=event_pb2.EVENT_KIND_PLAY
+    )
     events = events_in_disorder(random_interactions(), 2)[:40]
     await log.append(EVENTS, "0", b"\xff\xff")
     with site.consumer() as first, site.consumer():
