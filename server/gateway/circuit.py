@@ -37,11 +37,13 @@ class Circuit:
         self._next_try = now + PAUSE_SECONDS
         return True
 
-    def succeeded(self) -> None:
-        """Count a call that succeeded."""
-        self._failures = 0
+    def succeeded(self) -> bool:
+        """Count a call that succeeded; return whether it closed the circuit."""
+        was_open, self._failures = self.open, 0
+        return was_open
 
-    def failed(self) -> None:
-        """Count a call that failed."""
+    def failed(self) -> bool:
+        """Count a call that failed; return whether it opened the circuit."""
         self._failures += 1
         self._next_try = self._clock() + PAUSE_SECONDS
+        return self._failures == _FAILURES

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from prometheus_client import Counter, Histogram
+from vireo.v1.release_pb2 import ShadowComparison
 
 WINDOW = 1000
 """Number of latest comparisons in the summary."""
@@ -27,8 +28,7 @@ OVERLAP = Histogram(
 )
 
 
-@dataclass(frozen=True)
-class Slate:
+class Slate(NamedTuple):
     """The slate that one pool returned."""
 
     release_id: str
@@ -41,8 +41,7 @@ class Slate:
     """Latency of retrieval and ranking together."""
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(NamedTuple):
     """How the shadow's slate for one request differs from the served one."""
 
     overlap: float
@@ -51,25 +50,6 @@ class Compared:
     """Mean score of the shadow's top ten minus that of the served top ten."""
     served_seconds: float
     shadow_seconds: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The latest WINDOW comparisons of two releases, and counts of all mirrored requests."""
-
-    release_id: str
-    """The latest release that the shadow answered from; empty before its first answer."""
-    compared: int
-    failed: int
-    """Requests that the shadow didn't answer in full."""
-    dropped: int
-    """Requests dropped because the queue was full."""
-    overlap: float
-    score_shift: float
-    served_seconds: float
-    """Median."""
-    shadow_seconds: float
-    """Median."""
 
 
 def compare(served: Slate, shadow: Slate) -> Compared:
@@ -137,20 +117,20 @@ class Comparisons:
         self._window.dropped += 1
         OUTCOMES.labels("dropped").inc()
 
-    def summary(self) -> Summary:
+    def summary(self) -> ShadowComparison:
         """Return the summary of the pair that was compared last."""
         window = self._window
-
-        def column(name: str) -> Sequence[float]:
-            return [getattr(each, name) for each in window.latest] or [0.0]
-
-        return Summary(
+        latest = np.array([*window.latest] or [Compared(0.0, 0.0, 0.0, 0.0)])
+        overlap, score_shift, _, _ = latest.mean(0)
+        _, _, served_seconds, shadow_seconds = np.median(latest, 0)
+        summary = ShadowComparison(
             release_id=self._shadow_id,
             compared=window.count,
             failed=window.failed,
             dropped=window.dropped,
-            overlap=float(np.mean(column("overlap"))),
-            score_shift=float(np.mean(column("score_shift"))),
-            served_seconds=float(np.median(column("served_seconds"))),
-            shadow_seconds=float(np.median(column("shadow_seconds"))),
+            mean_overlap_10=overlap,
+            mean_score_shift=score_shift,
         )
+        summary.served_time.FromNanoseconds(round(served_seconds * 1e9))
+        summary.shadow_time.FromNanoseconds(round(shadow_seconds * 1e9))
+        return summary

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from server.features.keys import video_keys
+from server.features.keys import video_key
 from server.releases.layout import POPULAR_IDS
 from server.releases.tables import read_texts
 
 
 @dataclass(frozen=True)
 class PopularList:
-    """The most popular videos, best first."""
+    """The most popular videos."""
 
-    ids: tuple[str, ...]
-    keys: npt.NDArray[np.int64]
-    """Keys of `ids`, int64[n]."""
+    keys: dict[str, int]
+    """Key of each id, best first."""
 
     @staticmethod
     def load(folder: Path) -> PopularList:
         """Read the list from a release's folder; raise ReleaseError if it isn't a list of ids."""
-        ids = read_texts(folder, POPULAR_IDS)
-        return PopularList(tuple(ids), video_keys(ids))
+        return PopularList({name: video_key(name) for name in read_texts(folder, POPULAR_IDS)})
 
-    def best(self, count: int, blocked: npt.NDArray[np.int64]) -> list[str]:
-        """Return the first `count` ids whose keys aren't in `blocked`, int64[b]."""
-        free = np.flatnonzero(~np.isin(self.keys, blocked))
-        return [self.ids[place] for place in free[:count]]
+    def best(self, count: int, blocked: Set[int]) -> list[str]:
+        """Return the first `count` ids whose keys aren't in `blocked`."""
+        return [*islice((name for name, key in self.keys.items() if key not in blocked), count)]

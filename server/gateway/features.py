@@ -16,7 +16,6 @@ from server.errors import VireoError
 from server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
-    OnlineRows,
     Row,
     SqliteRows,
     is_locked,
@@ -109,7 +108,7 @@ class FeatureReader:
         online = store.config.online_store
         self._file = self._repo / online.path if online.type == "sqlite" else None
         views = views_of(store)
-        self._rows: OnlineRows = (
+        self._rows = (
             FeastRows(store, views) if self._file is None else SqliteRows(store, views, self._file)
         )
         self._opened = _identity(self._file)  # it connects at the first read

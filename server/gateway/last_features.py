@@ -77,9 +77,6 @@ class LastFeatures:
 
 def _size(viewer: ViewerFeatures) -> int:
     # protobuf rounds the room of a list up to a power of two.
-    numbers = (
-        (_NUMBER_BYTES << len(viewer.history_keys).bit_length())
-        + (_NUMBER_BYTES << len(viewer.history_times).bit_length())
-        + (_NUMBER_BYTES << len(viewer.watched_keys).bit_length())
-    )
+    columns = viewer.history_keys, viewer.history_times, viewer.watched_keys
+    numbers = sum([_NUMBER_BYTES << len(column).bit_length() for column in columns])
     return _ENTRY_BYTES + numbers + sum(_TEXT_BYTES + len(text) for text in viewer.attributes)

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -24,30 +24,14 @@ _LOCKED_PAUSE_SECONDS = 0.002
 
 Row: TypeAlias = "Mapping[str, Value]"
 """A viewer's features by name; those that nothing is stored of are absent."""
+Views: TypeAlias = "Sequence[tuple[FeatureView, list[str]]]"
+"""Feature views, each with the names of its features that the service has."""
 
 
-class View(NamedTuple):
-    """A feature view of the service."""
-
-    view: FeatureView
-    names: list[str]
-    """Its features that the service has."""
-
-
-class OnlineRows(Protocol):
-    """Reads viewers' rows."""
-
-    async def read(self, viewer_id: str, seconds: float) -> Row:
-        """Return a viewer's row; raise TimeoutError if that takes more than `seconds`."""
-
-
-def views_of(store: FeatureStore) -> Sequence[View]:
+def views_of(store: FeatureStore) -> Views:
     """Return the service's views; raise FeatureServiceNotFoundException if there is no service."""
     return [
-        View(
-            store.get_feature_view(projection.name),
-            [feature.name for feature in projection.features],
-        )
+        (store.get_feature_view(projection.name), [each.name for each in projection.features])
         for projection in store.get_feature_service(FEATURE_SERVICE).feature_view_projections
     ]
 
@@ -55,7 +39,7 @@ def views_of(store: FeatureStore) -> Sequence[View]:
 class FeastRows:
     """Rows of an online store of Feast's that is another process: one read for each view."""
 
-    def __init__(self, store: FeatureStore, views: Sequence[View]) -> None:
+    def __init__(self, store: FeatureStore, views: Views) -> None:
         """Prepare the reads; the store is connected to by the first one, in its event loop."""
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
@@ -82,7 +66,7 @@ class SqliteRows:
     A read takes tens of microseconds, so it may as well be made on the event loop.
     """
 
-    def __init__(self, store: FeatureStore, views: Sequence[View], file: Path) -> None:
+    def __init__(self, store: FeatureStore, views: Views, file: Path) -> None:
         """Prepare the query; the file is opened by the first read."""
         from feast.infra.key_encoding_utils import serialize_entity_key
         from feast.infra.online_stores.helpers import compute_table_id
@@ -90,7 +74,7 @@ class SqliteRows:
 
         config = store.config
         versioned = config.registry.enable_online_feature_view_versioning
-        tables = [compute_table_id(config.project, each.view, versioned) for each in views]
+        tables = [compute_table_id(config.project, view, versioned) for view, _ in views]
         self._query = " UNION ALL ".join(
             f'SELECT feature_name, value FROM "{table}" WHERE entity_key = ?1'  # noqa: S608
             for table in tables
@@ -98,7 +82,7 @@ class SqliteRows:
         # Feast's key ends with the id's length, 4 bytes, and the id.
         version = config.entity_key_serialization_version
         self._key_start = serialize_entity_key(_entity_key(""), version)[:-4]
-        self._names = frozenset(name for each in views for name in each.names)
+        self._names = frozenset(name for _, names in views for name in names)
         self._parse = Value.FromString
         self._connection = sqlite3.connect(file, timeout=0, check_same_thread=False)
 

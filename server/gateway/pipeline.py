@@ -16,6 +16,7 @@ from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from server.gateway.stages.check import blocked_keys
 from server.gateway.stages.failure import StageFailedError, log_failure
 from server.gateway.stages.rank import RankingCall, rank
 from server.gateway.stages.read_features import ReadFeatures
@@ -52,11 +53,10 @@ class RecommendPipeline:
         except StageFailedError as error:
             log_failure("features", error, time.perf_counter() - started)
             cached = self.read_features.last(query, release.reader)
-            degradations.append(
-                viewer_pb2.DEGRADATION_FEATURES_MISSING
-                if cached is None
-                else viewer_pb2.DEGRADATION_FEATURES_STALE
-            )
+            if cached is None:
+                degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+            else:
+                degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
             viewer = cached or ViewerFeatures()
         read = time.perf_counter()
 
@@ -80,8 +80,8 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            blocked = query.blocked_keys(viewer)
-            slate = popular_slate(release.popular.best(query.page_size, blocked), own)
+            best = release.popular.best(query.page_size, frozenset(blocked_keys(request)))
+            slate = popular_slate(best, own)
         elif not candidates.keys:  # the viewer has watched everything
             slate = retrieved_slate(candidates)
         else:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.arrays import Int64Array
-from server.features.keys import video_key, video_keys
+from server.features.keys import video_key
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
 ANSWER_SECONDS = 0.01
 """Reserved for building and sending the response after the last stage."""
-_NO_KEYS = np.empty(0, np.int64)
 
 
 class RecommendQuery(NamedTuple):
@@ -25,12 +22,10 @@ class RecommendQuery(NamedTuple):
 
     viewer_id: str
     page_size: int
-    playing_key: int | None
-    """Key of the video that is playing; never returned."""
     seed_key: int | None
-    """The same key if the slate follows that video (UP_NEXT); None on HOME."""
-    excluded_keys: Int64Array
-    """Videos not to return, int64[e]."""
+    """Key of the video that is playing if the slate follows it (UP_NEXT); never returned."""
+    excluded_keys: Sequence[int]
+    """Videos not to return."""
     explain: bool
     asked_at: int
     """When the slate will be shown, Unix seconds."""
@@ -48,15 +43,19 @@ class RecommendQuery(NamedTuple):
         trace: tuple[tuple[str, str], ...] = (),
     ) -> RecommendQuery:
         """Return the query of a valid request, with the caller's trace context."""
-        viewer_id, excluded = request.viewer_id, request.excluded_video_ids
-        playing = video_key(request.seed_video_id) if request.seed_video_id else None
+        viewer_id = request.viewer_id
         bucket = str(viewer_bucket(viewer_id))
+        excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
+        seed_key = video_key(request.seed_video_id) if request.seed_video_id else None
+        if seed_key is not None and request.surface != pb.SURFACE_UP_NEXT:
+            # On HOME it leads to nothing: among the watched videos EASE would go by it.
+            excluded.append(seed_key)
+            seed_key = None
         return RecommendQuery(
             viewer_id=viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
-            playing_key=playing,
-            seed_key=playing if request.surface == pb.SURFACE_UP_NEXT else None,
-            excluded_keys=video_keys(excluded) if excluded else _NO_KEYS,
+            seed_key=seed_key,
+            excluded_keys=excluded,
             explain=request.explain,
             asked_at=_moment(request),
             request_id=request_id,
@@ -73,14 +72,6 @@ class RecommendQuery(NamedTuple):
             share: share of the time left that it may use, so that later stages get theirs.
         """
         return min(limit, share * max(0.0, self.deadline - now - ANSWER_SECONDS))
-
-    def blocked_keys(self, viewer: ViewerFeatures) -> Int64Array:
-        """Return the videos that the slate must not have, int64[b]: watched, playing, excluded."""
-        blocked = np.array(viewer.watched_keys, np.int64)
-        if self.playing_key is None and not len(self.excluded_keys):
-            return blocked
-        playing = [] if self.playing_key is None else [self.playing_key]
-        return np.concatenate([blocked, self.excluded_keys, np.array(playing, np.int64)])
 
 
 def _moment(request: pb.RecommendRequest) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -16,10 +15,8 @@ from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
-from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.gateway.comparison import Comparisons
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
@@ -30,7 +27,7 @@ from server.gateway.stages.call import StageCall
 from server.gateway.stages.rank import RankingCall
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
-from server.gateway.stages.shadow import SECONDS, Shadow
+from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.pod.pod import Pod
 from server.pod.release_service import served
@@ -137,8 +134,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     shadow = None
     if settings.shadow_share:
         shadow = Shadow(
-            StageCall("shadow_retrieval", find, SECONDS, SHARE),
-            StageCall("shadow_ranking", order, SECONDS),
+            StageCall("shadow_retrieval", find, SECONDS, SHARE, pool=POOL),
+            StageCall("shadow_ranking", order, SECONDS, pool=POOL),
             settings.shadow_share,
         )
 
@@ -163,18 +160,5 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         register=register,
         ready=inner.serving,
         background=shadow.run if shadow else None,
-        describe=partial(_describe, shadow.comparisons) if shadow else None,
+        describe=shadow.describe if shadow else None,
     )
-
-
-def _describe(comparisons: Comparisons, response: GetServingReleaseResponse) -> None:
-    """Add to the description of a release how the shadow pool's slates compare."""
-    summary = comparisons.summary()
-    response.shadow.release_id = summary.release_id
-    response.shadow.compared = summary.compared
-    response.shadow.failed = summary.failed
-    response.shadow.dropped = summary.dropped
-    response.shadow.mean_overlap_10 = summary.overlap
-    response.shadow.mean_score_shift = summary.score_shift
-    response.shadow.served_time.FromNanoseconds(round(summary.served_seconds * 1e9))
-    response.shadow.shadow_time.FromNanoseconds(round(summary.shadow_seconds * 1e9))

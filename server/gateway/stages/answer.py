@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import zip_longest
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -29,12 +30,14 @@ def ranked_slate(
     candidate pod's first page, which that pod has named, take their places.
     """
     slate = pb.RecommendResponse(release_id=ranked.release_id)
-    columns = [column for column in ranked.task_scores if column.name in _TASKS]
-    tasks = [column.name for column in columns]
-    probabilities = zip(*(column.values for column in columns), strict=True)
-    rows = zip(ranked.ids, ranked.scores, ranked.source_masks, probabilities, strict=True)
+    known = [column for column in ranked.task_scores if column.name in _TASKS]
+    tasks = [column.name for column in known]
+    probabilities = zip(*(column.values for column in known), strict=True)
+    columns = ranked.ids, ranked.scores, ranked.source_masks, probabilities
     position = 0
-    for name, score, mask, values in rows:
+    for (name, score, mask, values), title in zip_longest(
+        zip(*columns, strict=True), ranked.titles
+    ):
         if name:
             position += 1
             slate.items.add(
@@ -44,11 +47,8 @@ def ranked_slate(
                 sources=sources_of(mask),
                 # As a message of its own it would be copied.
                 task_scores=dict(zip(tasks, values, strict=True)),
+                title=title,
             )
-    if ranked.titles:
-        named = (title for name, title in zip(ranked.ids, ranked.titles, strict=True) if name)
-        for item, title in zip(slate.items, named, strict=True):
-            item.title = title
     if position < len(ranked.ids):
         shown = {item.video_id for item in slate.items}
         rest = [place for place, name in enumerate(candidates.ids) if name not in shown]
@@ -77,8 +77,7 @@ def retrieved_slate(
 
 def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:
     """Return the popular list of a release as a slate; its scores are 1/position."""
-    items = [
-        pb.SlateItem(video_id=name, score=1 / position, position=position)
-        for position, name in enumerate(ids, start=1)
-    ]
-    return pb.RecommendResponse(items=items, release_id=release_id)
+    slate = pb.RecommendResponse(release_id=release_id)
+    for position, name in enumerate(ids, start=1):
+        slate.items.add(video_id=name, score=1 / position, position=position)
+    return slate

@@ -26,8 +26,6 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Checked = TypeVar("Checked")
-Pool = tuple[tuple[str, str], ...]
-"""Metadata that sends a call to another pool than the viewer's; empty for the viewer's."""
 
 MIN_BUDGET_SECONDS = 0.005
 """Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
@@ -78,13 +76,15 @@ class StageCall(Generic[Request, Answer]):
     """Share of the query's remaining time at the start of the stage."""
     quality: Quality | None = None
     """Counts late calls; None for calls that no viewer waits for."""
+    pool: tuple[tuple[str, str], ...] = ()
+    """Metadata that sends the call to another pool than the viewer's; there it is made once, and
+    one pod has all of its time."""
 
     async def __call__(
         self,
         request: Request,
         query: RecommendQuery,
         check: Callable[[Answer, Request], Checked],
-        pool: Pool = (),
     ) -> Checked:
         """Return what `check` makes of the first valid response of at most two tries.
 
@@ -92,7 +92,6 @@ class StageCall(Generic[Request, Answer]):
             request: what to ask.
             query: whose time is spent, and whose metadata goes along.
             check: returns what is used of an answer, or raises BadAnswerError.
-            pool: another pool; there the call is made once, and one pod has all of its time.
 
         Raises:
             StageFailedError: there is none; `code` says why where a pod has.
@@ -103,19 +102,18 @@ class StageCall(Generic[Request, Answer]):
         if left < MIN_BUDGET_SECONDS:
             raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
         try:
-            return await self._try(request, query, check, pool, now, left)
+            return await self._try(request, query, check, now, left)
         except _BrokenPodError:
             end, now = now + left, time.monotonic()
-            if pool or end - now < MIN_BUDGET_SECONDS:
+            if self.pool or end - now < MIN_BUDGET_SECONDS:
                 raise
-        return await self._try(request, query, check, pool, now, end - now)
+        return await self._try(request, query, check, now, end - now)
 
     async def _try(
         self,
         request: Request,
         query: RecommendQuery,
         check: Callable[[Answer, Request], Checked],
-        pool: Pool,
         started: float,
         left: float,
     ) -> Checked:
@@ -124,7 +122,7 @@ class StageCall(Generic[Request, Answer]):
             *query.metadata,
             # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
             (TIMEOUT_HEADER, f"{int(1000 * left)}m"),
-            *(pool or ((TRY_HEADER, str(round(one_try))),)),
+            *(self.pool or ((TRY_HEADER, str(round(one_try))),)),
         )
         call = self.method(request, timeout=left, metadata=metadata)
         try:

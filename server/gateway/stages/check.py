@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
@@ -45,11 +46,7 @@ def check_candidates(
         raise BadAnswerError("an id isn't that of its key")
     if len(keys) < count:
         raise BadAnswerError("a key occurs twice")
-    if not (
-        keys.isdisjoint(request.viewer.watched_keys)
-        and keys.isdisjoint(request.excluded_keys)
-        and not (request.HasField("seed_key") and request.seed_key in keys)
-    ):
+    if not keys.isdisjoint(blocked_keys(request)):
         raise BadAnswerError("a watched, excluded or playing video is among the candidates")
     return answer, keys
 
@@ -61,10 +58,7 @@ def check_ranked(
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return ranked candidates; raise BadAnswerError if they can't be used.
 
-    Args:
-        answer: the response.
-        request: the request.
-        candidates: the keys in the request.
+    `candidates` are the keys in the request.
     """
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
@@ -96,6 +90,12 @@ def check_ranked(
     if any(name and video_key(name) != key for name, key in zip(answer.ids, keys, strict=True)):
         raise BadAnswerError("an id isn't that of its key")
     return answer
+
+
+def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[int]:
+    """Return the videos that a slate must not have: watched, excluded and playing ones."""
+    playing = (request.seed_key,) if request.HasField("seed_key") else ()
+    return chain(request.viewer.watched_keys, request.excluded_keys, playing)
 
 
 def _check_release(release_id: str) -> None:

@@ -9,7 +9,7 @@ from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import Pool, StageCall
+from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_ranked
 
 RankingCall = StageCall[pb.RankCandidatesRequest, pb.RankCandidatesResponse]
@@ -21,17 +21,11 @@ async def rank(
     viewer: ViewerFeatures,
     candidates: RetrieveCandidatesResponse,
     keys: frozenset[int],
-    pool: Pool = (),
 ) -> pb.RankCandidatesResponse:
     """Return the best page of the candidates, from their release while the pod holds it.
 
-    Args:
-        call: the call to ranking pods.
-        query: what was asked.
-        viewer: the features as retrieval got them, with the request's time.
-        candidates: what to rank.
-        keys: their keys.
-        pool: another pool than the viewer's.
+    `viewer` has the features as retrieval got them, with the request's time; `keys` are those of
+    the candidates.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.
@@ -47,4 +41,4 @@ async def rank(
         release_id=candidates.release_id,
     )
     request.viewer.ClearField("watched_keys")  # only retrieval reads them
-    return await call(request, query, partial(check_ranked, candidates=keys), pool)
+    return await call(request, query, partial(check_ranked, candidates=keys))

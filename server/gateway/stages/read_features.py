@@ -80,16 +80,13 @@ class ReadFeatures:
         return since is not None and time.monotonic() - since > _HANG_SHARE * self._timeout
 
     def _failed(self, failure: StageFailedError) -> StageFailedError:
-        closed = not self._circuit.open
-        self._circuit.failed()
-        if closed and self._circuit.open:
+        if self._circuit.failed():
             CIRCUIT_OPEN.set(1)
             log.warning("online store skipped", reason=str(failure))
         return failure
 
     def _succeeded(self) -> None:
         self._unanswered_since = None
-        if self._circuit.open:
+        if self._circuit.succeeded():
             CIRCUIT_OPEN.set(0)
             log.info("online store available again")
-        self._circuit.succeeded()

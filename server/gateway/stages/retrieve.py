@@ -7,7 +7,7 @@ from vireo.v1 import candidate_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import Pool, StageCall
+from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_candidates
 from server.gateway.stages.failure import StageFailedError
 
@@ -41,17 +41,13 @@ def retrieve_request(
     request = pb.RetrieveCandidatesRequest(
         viewer=viewer,
         count=count,
+        excluded_keys=query.excluded_keys,
         seed_key=query.seed_key,
         page_size=query.page_size,
         release_id=release_id,
         count_of_release=count_of_release,
     )
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
-    if len(query.excluded_keys):
-        request.excluded_keys.extend(query.excluded_keys.tolist())
-    if query.playing_key is not None and query.seed_key is None:
-        # On HOME the playing video leads to nothing: among the watched ones EASE would go by it.
-        request.excluded_keys.append(query.playing_key)
     return request
 
 
@@ -59,7 +55,6 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
-    pool: Pool = (),
 ) -> tuple[pb.RetrieveCandidatesResponse, frozenset[int]]:
     """Return the candidates for a query, best first, and their keys.
 
@@ -68,7 +63,7 @@ async def retrieve(
         UnknownSeedError: the query follows a video that the release doesn't have.
     """
     try:
-        return await call(request, query, check_candidates, pool)
+        return await call(request, query, check_candidates)
     except StageFailedError as error:
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             raise UnknownSeedError(str(error)) from error

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import structlog
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendResponse
+from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 from server.gateway.comparison import Comparisons, Slate
 from server.gateway.query import RecommendQuery
@@ -43,11 +44,11 @@ class Shadow:
         """Start with an empty queue.
 
         Args:
-            retrieval: the call to candidate pods, limited to SECONDS.
+            retrieval: the call to candidate pods of POOL, limited to SECONDS.
             ranking: the call to ranking pods, limited alike.
             share: share of requests to mirror, 0 to 1.
         """
-        self.comparisons = Comparisons()
+        self._comparisons = Comparisons()
         self._retrieval, self._ranking = retrieval, ranking
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
@@ -63,18 +64,18 @@ class Shadow:
     ) -> None:
         """Enqueue a slate for comparison, if it is sampled and the queue has room.
 
-        Args:
-            query: what was asked.
-            request: the request for its candidates.
-            slate: what was answered.
-            seconds: what retrieval and ranking took.
+        `request` is that for its candidates; retrieval and ranking took `seconds`.
         """
         if not slate.items or random.random() >= self._share:  # noqa: S311
             return
         try:
             self._queue.put_nowait(_Answered(query, request, slate_of(slate, seconds)))
         except asyncio.QueueFull:
-            self.comparisons.dropped()
+            self._comparisons.dropped()
+
+    def describe(self, response: GetServingReleaseResponse) -> None:
+        """Add to the description of a release how the shadow pool's slates compare."""
+        response.shadow.CopyFrom(self._comparisons.summary())
 
     async def run(self) -> None:
         """Process the queue until cancelled."""
@@ -88,7 +89,7 @@ class Shadow:
             try:
                 await self._repeat(answered)
             except (StageFailedError, UnknownSeedError):
-                self.comparisons.failed()
+                self._comparisons.failed()
             except Exception as error:
                 # Declared policy: whatever another build answers, viewers don't notice. What goes
                 # on is logged once: a stack for each request would fill the disk.
@@ -96,7 +97,7 @@ class Shadow:
                 if reason != self._reason:
                     self._reason = reason
                     log.exception("a shadow's answer can't be compared")
-                self.comparisons.failed()
+                self._comparisons.failed()
 
     async def _repeat(self, answered: _Answered) -> None:
         request = answered.request
@@ -104,15 +105,15 @@ class Shadow:
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
         query = answered.query._replace(deadline=time.monotonic() + 2.5 * SECONDS)
         started = time.perf_counter()
-        candidates, keys = await retrieve(self._retrieval, query, request, POOL)
-        ranked = await rank(self._ranking, query, request.viewer, candidates, keys, POOL)
+        candidates, keys = await retrieve(self._retrieval, query, request)
+        ranked = await rank(self._ranking, query, request.viewer, candidates, keys)
         slate = ranked_slate(ranked, candidates)
         if not slate.items:
             raise StageFailedError("the shadow pool answered no videos")
         if ranked.release_id != candidates.release_id:
             raise StageFailedError("the shadow pool's candidates and ranking are of two releases")
         seconds = time.perf_counter() - started
-        self.comparisons.add(answered.served, slate_of(slate, seconds))
+        self._comparisons.add(answered.served, slate_of(slate, seconds))
 
 
 def slate_of(slate: RecommendResponse, seconds: float) -> Slate:

@@ -37,7 +37,7 @@ def test_a_shadow_whose_scores_are_no_numbers_spoils_no_summary() -> None:
         with pytest.raises(ValueError, match="isn't finite"):
             comparisons.add(slate(TEN), slate(TEN, score, release_id="odd"))
     assert comparisons.summary().compared == 1
-    assert comparisons.summary().score_shift == pytest.approx(0.25)
+    assert comparisons.summary().mean_score_shift == pytest.approx(0.25)
 
 
 def test_score_shift_and_latencies_compare_shadow_with_served() -> None:
@@ -55,11 +55,11 @@ def test_summary_is_of_one_release_of_the_shadow() -> None:
     summary = comparisons.summary()
     assert (summary.release_id, summary.compared) == ("first", 1)
     assert (summary.failed, summary.dropped) == (1, 1)
-    assert summary.overlap == pytest.approx(0.9)
+    assert summary.mean_overlap_10 == pytest.approx(0.9)
     comparisons.add(slate(TEN), slate(TEN, release_id="second"))
     summary = comparisons.summary()
     assert (summary.release_id, summary.compared, summary.failed) == ("second", 1, 0)
-    assert summary.overlap == pytest.approx(1.0)
+    assert summary.mean_overlap_10 == pytest.approx(1.0)
 
 
 def test_summary_starts_afresh_with_another_served_release() -> None:
@@ -68,7 +68,7 @@ def test_summary_starts_afresh_with_another_served_release() -> None:
     comparisons.add(slate(TEN, release_id="next"), slate(("other", *TEN[:9]), release_id="shadow"))
     summary = comparisons.summary()
     assert summary.compared == 1
-    assert summary.overlap == pytest.approx(0.9)
+    assert summary.mean_overlap_10 == pytest.approx(0.9)
 
 
 def test_shadow_pods_on_two_releases_keep_each_others_comparisons() -> None:

@@ -6,12 +6,11 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.features.keys import video_key, video_keys
+from server.features.keys import video_key
 from server.gateway.fallback import PopularList
 from server.gateway.query import ANSWER_SECONDS, RecommendQuery
 from server.gateway.stages.answer import ranked_slate, sources_of
@@ -27,15 +26,14 @@ def query(**fields: object) -> RecommendQuery:
 
 def test_absent_fields_have_their_defaults() -> None:
     assert query().page_size == 10
-    assert query().playing_key is None
+    assert not query().excluded_keys
     assert query().seed_key is None
 
 
 def test_a_seed_is_followed_on_up_next_alone() -> None:
     home, up_next = query(seed_video_id="v"), query(seed_video_id="v", surface=2)
-    assert home.playing_key == up_next.playing_key == video_key("v")
-    assert home.seed_key is None
-    assert up_next.seed_key == video_key("v")
+    assert (home.seed_key, home.excluded_keys) == (None, [video_key("v")])
+    assert (up_next.seed_key, up_next.excluded_keys) == (video_key("v"), [])
 
 
 def test_the_models_read_the_requests_time_or_now() -> None:
@@ -58,10 +56,10 @@ def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> 
 
 
 def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
-    popular = PopularList(("a", "b", "c"), video_keys(["a", "b", "c"]))
-    assert popular.best(2, video_keys(["a"])) == ["b", "c"]
-    assert popular.best(9, np.empty(0, np.int64)) == ["a", "b", "c"]
-    assert popular.best(9, video_keys(["a", "b", "c"])) == []
+    popular = PopularList({"a": 1, "b": 2, "c": 3})
+    assert popular.best(2, {1}) == ["b", "c"]
+    assert popular.best(9, set()) == ["a", "b", "c"]
+    assert popular.best(9, {1, 2, 3}) == []
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "a"])
