@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import numpy as np
@@ -23,13 +22,13 @@ _MAX_RATIO = 1.1
 _MIN_INTAKE = 5_000.0
 
 
-async def measure_beside(live: LiveStack, viewers: Sequence[str]) -> list[Row]:
+async def measure_beside(live: LiveStack) -> list[Row]:
     """Ask for slates with and without events beside them, in turns; then record events alone."""
     plan, figures = live.plan, Figures(live.console)
     without, beside = list[float](), list[float]()
     for number in figures.rounds(plan.rounds):
-        quiet = await _slates(live, viewers, events=False)
-        busy = await _slates(live, viewers, events=True)
+        quiet = await _slates(live, events=False)
+        busy = await _slates(live, events=True)
         if number:
             without.append(quiet)
             beside.append(busy)
@@ -44,14 +43,14 @@ async def measure_beside(live: LiveStack, viewers: Sequence[str]) -> list[Row]:
     return rows
 
 
-async def _slates(live: LiveStack, viewers: Sequence[str], *, events: bool) -> float:
+async def _slates(live: LiveStack, *, events: bool) -> float:
     """Return the median latency in seconds."""
     plan = live.plan
     async with AsyncExitStack() as flow:
         if events:
             site = await flow.enter_async_context(opened_site(live.edge, plan.patience))
             await flow.enter_async_context(steady_events(site, plan.rate, live.videos))
-        answers = await closed_load(live.edge, viewers, _CALLERS, plan.seconds)
+        answers = await closed_load(live.edge, live.viewers, _CALLERS, plan.seconds)
     good = [each.seconds for each in answers if not each.failure]
     if len(good) < len(answers) or not good:
         raise VireoError(f"{len(answers) - len(good)} of {len(answers)} slates failed")

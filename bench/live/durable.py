@@ -59,7 +59,7 @@ async def measure_durable(
         faults: each returns when what it has killed is back.
     """
     events = _events(live)
-    batches = _shuffled(events)
+    batches = shuffled(events)
     written = await _record_all(live, batches, faults)
     live.console.print(f"{len(events)} events recorded with {written} repeated calls")
     log = open_log(log_settings)
@@ -103,7 +103,8 @@ def _events(live: LiveStack) -> list[event_pb2.Event]:
     ]
 
 
-def _shuffled(events: Sequence[event_pb2.Event]) -> list[list[event_pb2.Event]]:
+def shuffled(events: Sequence[event_pb2.Event]) -> list[list[event_pb2.Event]]:
+    """Return events in batches without order, some of which come again with another order."""
     choose = random.Random(_SEED)  # noqa: S311
     batches = in_batches(events, _BATCH)
     again = [

@@ -22,9 +22,9 @@ _MAX_KEPT = 0.8
 """Maximum share of the nearest videos' places that is left to them."""
 
 
-async def measure_hides(live: LiveStack, viewers: Sequence[str], release: Path) -> list[Row]:
+async def measure_hides(live: LiveStack, release: Path) -> list[Row]:
     """Let viewers hide the first video of their slate, and restart everything in between."""
-    near = nearest(release)
+    near, viewers = nearest(release), live.viewers
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
 

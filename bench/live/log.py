@@ -28,19 +28,24 @@ _SENT_AGAIN = 10
 """Each of so many messages is sent twice."""
 
 
-def measure_log(folder: Path, plan: LivePlan, console: Console) -> Iterator[Row]:
+def measure_log(
+    folder: Path, plan: LivePlan, console: Console, *, clusters: bool = True
+) -> Iterator[Row]:
     """Append messages, some of them twice, and kill -9 a server again and again.
 
     Args:
         folder: to be emptied; the servers' files go there.
         plan: how many messages.
         console: for progress.
+        clusters: whether to measure three servers, too.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     console.print("killing the log's only server while it is written")
     with running_nats(folder / "one") as server:
         yield from asyncio.run(_measure(plan, "one server", [server], _KILLS))
+    if not clusters:
+        return
     console.print("killing one of three servers while the log is written")
     with running_cluster(folder / "three") as servers:
         yield from asyncio.run(_measure(plan, "three servers", servers, 1))

@@ -13,7 +13,7 @@ from server.releases.tables import read_ids
 _NEAREST = 50
 
 
-def nearest(release: Path) -> Mapping[str, frozenset[str]]:
+def nearest(release: Path, limit: int = _NEAREST) -> Mapping[str, frozenset[str]]:
     """Return the nearest videos of each, by the cosine of their content vectors."""
     keys = np.load(release / VIDEO_KEYS)
     texts = read_ids(release, VIDEO_IDS, keys)
@@ -22,7 +22,7 @@ def nearest(release: Path) -> Mapping[str, frozenset[str]]:
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -np.inf)
-    rows = np.argpartition(cosines, -_NEAREST, axis=1)[:, -_NEAREST:]
+    rows = np.argpartition(cosines, -limit, axis=1)[:, -limit:]
     return {
         video: frozenset(ids[row] for row in near) for video, near in zip(ids, rows, strict=True)
     }

@@ -25,7 +25,6 @@ from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.home import Home
 from server.stack.nats import reachable_log
-from training.features.watches import load_watches
 
 PARTS = ("log", "beside", "hide", "catalogue", "durable", "cluster", "effect")
 """In the order in which they are measured."""
@@ -49,9 +48,6 @@ def measure_live(
     folder = home.root / "bench" / "live"
     if "log" in parts:
         yield from measure_log(folder / "log", plan, console)
-    watches = load_watches(home, dataset)["viewer_id"].drop_duplicates()
-    viewers = [str(each) for each in watches.head(plan.hiding)]
-    viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
     release = home.trained_release(dataset)
     for store in plan.stores:
         steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
@@ -59,8 +55,8 @@ def measure_live(
         }
         if store == plan.stores[0]:
             steps |= {
-                "beside": lambda live: measure_beside(live, viewers),
-                "hide": lambda live: measure_hides(live, viewers, release),
+                "beside": measure_beside,
+                "hide": lambda live: measure_hides(live, release),
                 "catalogue": measure_catalogue,
                 "durable": lambda live: measure_durable(
                     live, "one server", reachable_log(live.stack.settings), _kills(live)

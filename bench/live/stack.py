@@ -20,6 +20,7 @@ from bench.swap import make_twin
 from server.errors import VireoError
 from server.home import Home
 from server.stack.state import ProcessState
+from training.features.watches import load_watches
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class LiveStack:
     console: Console
     clean: Path
     """Its features as they were before any event."""
+    viewers: Sequence[str]
+    """Viewers of the data set, then strangers, as many as hide a video."""
     tags: Mapping[str, frozenset[str]]
     """Tags of each video of the data set."""
 
@@ -110,6 +113,9 @@ def live_stack(
     run_vireo(["features", "build", dataset], {**stack_environment(own), **(settings or {})})
     clean = own.root / "clean" / dataset
     shutil.copytree(own.features(dataset), clean)
+    watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
+    viewers = [str(each) for each in watches.head(plan.hiding)]
+    viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
     twin = make_twin(release, own.root / "twin")
     videos = pd.read_parquet(home.data(dataset) / "videos.parquet", columns=["video_id", "tags"])
     tags = {
@@ -118,4 +124,4 @@ def live_stack(
     }
     stack = own_stack(own, release, twin, settings=settings)
     with stack.running():
-        yield LiveStack(stack, dataset, plan, console, clean, tags)
+        yield LiveStack(stack, dataset, plan, console, clean, viewers, tags)
