@@ -14,7 +14,7 @@ from server.home import Home
 from server.releases.manifest import FORMAT_VERSION, FeatureSchema
 from server.releases.memory import return_memory
 from server.releases.weights import Quotas
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, describe_dataset
 from training.data.split import Holdout
 from training.features.build import build_features
 from training.features.online_store import OnlineStoreSettings
@@ -97,7 +97,12 @@ class Inputs:
 
     def stage_retrieval(self, model: Towers) -> CandidateRelease:
         """Stage the release's retrieval part with the trained towers and return it."""
-        origin = Origin(self.dataset.name, self.split.data_fingerprint, self.split.holdout)
+        origin = Origin(
+            self.dataset.name,
+            self.split.data_fingerprint,
+            self.split.holdout,
+            describe_dataset(self.home, self.dataset.name).log_positions.catalog,
+        )
         return stage_retrieval(
             self.run.draft, model, self.data, self.dataset, self.repo, origin, self.quotas
         )

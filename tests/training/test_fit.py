@@ -14,6 +14,7 @@ from server.releases.manifest import Manifest
 from tests.builders.fits import fit_measured
 from training import fit as fitting
 from training import inputs
+from training.data.dataset import LogPositions, describe_dataset
 from training.release.stage import stage_retrieval
 from training.run import Run
 
@@ -112,3 +113,15 @@ def test_the_same_seed_gives_the_same_release(
     models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
     assert {path: fresh.files[path] for path in models} == models
     assert fresh.metrics == pytest.approx(manifest.metrics)
+
+
+def test_the_release_says_up_to_where_its_data_has_the_catalogues_changes(
+    home: Home, console: Console
+) -> None:
+    assert Manifest.read(Run(home.run("trained")).release).catalog_position == 0
+    path = home.data("trained") / "dataset.json"
+    info = describe_dataset(home, "trained")
+    positions = LogPositions(catalog=42)
+    path.write_text(info.model_copy(update={"log_positions": positions}).model_dump_json())
+    Run(home.run("trained")).forget()
+    assert fit_measured(home, "trained", console=console).catalog_position == 42

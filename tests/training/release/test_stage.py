@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from server.candidate.release import CandidateRelease
+from server.features.keys import video_key
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
@@ -20,7 +22,7 @@ from tests.builders.datasets import VIDEO_COUNT
 from training.data.dataset import load_dataset
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.storage import load_ranking_set
-from training.release.stage import DRAFT, finish_release
+from training.release.stage import DRAFT, creator_keys, finish_release
 from training.retrieval.ease import EASE_NEIGHBOURS
 from training.run import Run
 
@@ -99,6 +101,11 @@ def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
     lengths = np.linalg.norm(content, axis=1)
     assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
     assert lengths.any()
+
+
+def test_creators_have_the_keys_of_their_names_and_unknown_ones_none() -> None:
+    keys = creator_keys(pd.Series(["Ann", None, "", "Ben", "Ann"]))
+    assert keys.tolist() == [video_key("Ann"), -1, -1, video_key("Ben"), video_key("Ann")]
 
 
 def test_goldens_hold_short_full_and_empty_histories(folder: Path) -> None:
