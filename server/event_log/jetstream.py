@@ -87,7 +87,7 @@ class JetStreamLog(EventLog):
     ) -> AsyncIterator[Sequence[Entry]]:
         """Yield the messages after a position; see `EventLog`."""
         prefix, created = _subject(stream, ""), ""
-        wait = _RETRY_SECONDS
+        wait, connection = _RETRY_SECONDS, None
         while True:
             try:
                 connection = await self._connected()
@@ -117,6 +117,8 @@ class JetStreamLog(EventLog):
                 if wait == _RETRY_SECONDS:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
+                if connection is not None and isinstance(error, TimeoutError):
+                    await self._doubt(connection)
             await asyncio.sleep(wait)
 
     async def end(self, stream: Stream, key: str = "") -> int:
