@@ -34,6 +34,7 @@ ROLES: Mapping[str, tuple[x509.ObjectIdentifier, ...]] = {
     "candidate": (_SERVER, _CLIENT),
     "ranking": (_SERVER, _CLIENT),
     "control": (_SERVER, _CLIENT),
+    "consumer": (_SERVER, _CLIENT),
     "operator": (_CLIENT,),
 }
 """Roles with a certificate, and its use as server, client or both: `edge` is presented to callers,

@@ -198,6 +198,43 @@ def endpoints_document(settings: StackSettings) -> EndpointsDocument:
     return EndpointsDocument.model_validate(document)
 
 
+def consumer_processes(
+    settings: StackSettings, server: S3Settings, log: EventLogSettings
+) -> list[ProcessSpec]:
+    """Return the consumer of each partition of the log."""
+    return [
+        _consumer_process(settings, server, log, partition, port)
+        for partition, port in enumerate(settings.consumer_ports(log.event_partitions))
+    ]
+
+
+def _consumer_process(
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings,
+    partition: int,
+    port: int,
+) -> ProcessSpec:
+    name = f"consumer-{partition + 1}"
+    return ProcessSpec(
+        name=name,
+        command=[sys.executable, "-m", f"{_SERVICES}.consumer"],
+        port=port,
+        probe=grpc_probe(port, "", tls=operator_tls(settings), role="consumer"),
+        environment={
+            **_server_environment(settings, server, name, port, "consumer"),
+            **log_environment(log),
+            "VIREO_EVENT_PARTITION": str(partition),
+            "VIREO_HOME": str(settings.home_folder.root),
+            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
+            "VIREO_CHANNEL": settings.channel,
+            "VIREO_FEATURES": str(settings.home_folder.root / "features"),
+            "VIREO_TRANSPORT": "grpcio",
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+
+
 def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
     """Return the control plane; it reads the pods' addresses from the file `endpoints`."""
     return ProcessSpec(

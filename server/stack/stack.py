@@ -21,6 +21,7 @@ from server.stack.lock import LockTakenError, file_lock
 from server.stack.nats import external_log, prepare_log
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
+    consumer_processes,
     control_process,
     endpoints_document,
     envoy_process,
@@ -118,6 +119,7 @@ class Stack:
             [
                 control_process(settings, server, endpoints),
                 *pod_processes(settings, server, log),
+                *consumer_processes(settings, server, log),
                 envoy_process(settings, config),
             ],
             settings.start_timeout,

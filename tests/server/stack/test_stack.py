@@ -318,7 +318,7 @@ def test_ctrl_c_frees_every_process_and_port(canary_stack: Stack) -> None:
     """The last that has this stack."""
     processes = canary_stack.state().processes
     children = [psutil.Process(process.pid) for process in processes if process.pid]
-    assert len(children) == 9
+    assert len(children) == 10
     canary_stack.process.send_signal(signal.SIGINT)
     canary_stack.process.wait(60)
     assert not any(child.is_running() for child in children)
