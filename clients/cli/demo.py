@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import signal
+import time
+import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from server.errors import VireoError
+
 if TYPE_CHECKING:
+    from vireo.v1 import recommendation_pb2 as pb
+
     from server.stack.state import StackState
 
 DATASET = "ml-100k"
 PROFILE = "demo"
 VIEWER = "1"
+_PLAYED = 3
+_EFFECT_SECONDS, _POLL_SECONDS = 10.0, 0.1
+"""Maximum seconds until events show in a slate, usually less than one; and between two looks."""
 
 
 def demo(
     once: Annotated[
-        bool, typer.Option("--once", help="Stop after the first slate instead of staying up.")
+        bool, typer.Option("--once", help="Stop after the slates instead of staying up.")
     ] = False,
 ) -> None:
-    """Fetch MovieLens-100K, train, publish, serve, and show a first slate.
+    """Fetch MovieLens-100K, train, publish, serve, and show two slates: one follows events.
 
     Each step is a command of its own, shown as it runs. Steps that an earlier demo finished are
     skipped.
@@ -52,7 +62,7 @@ def demo(
 
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")
-        _show_slate()
+        _show_slate_and_events(console)
         if once:
             # The stack's own handler stops it, as on Ctrl-C.
             signal.raise_signal(signal.SIGINT)
@@ -64,11 +74,67 @@ def demo(
     typer.echo("stopped; everything is kept, so the next demo starts at once")
 
 
-def _show_slate() -> None:
+def _show_slate_and_events(console: Console) -> None:
+    """Show a slate, record what the viewer does with it, and show the slate that follows."""
+    from clients.cli.recommend import print_slate
+
+    before = _slate()
+    print_slate(before)
+    videos = {item.video_id: item.title for item in before.items}
+    *played, hidden = list(videos)[: _PLAYED + 1]
+    console.print(f"\n[bold]viewer {VIEWER} plays three of them, and hides one[/]")
+    for video_id in played:
+        console.print(f"  play  {videos[video_id]}", markup=False)
+    console.print(f"  hide  {videos[hidden]}", markup=False)
+    began = time.monotonic()
+    _record(played, hidden, before.request_id)
+    gone = {*played, hidden}
+    after = _slate()
+    while not gone.isdisjoint(item.video_id for item in after.items):
+        if time.monotonic() - began > _EFFECT_SECONDS:
+            raise VireoError(
+                f"the slate didn't change within {_EFFECT_SECONDS:.0f} s; look into the log of "
+                "consumer-1, or at its state: vireo status"
+            )
+        time.sleep(_POLL_SECONDS)
+        after = _slate()
+    console.print(f"\n[bold]the slate {time.monotonic() - began:.1f} s later[/]")
+    print_slate(after)
+    new = [item.title for item in after.items if item.video_id not in videos]
+    console.print(f"gone: the {len(gone)} videos; new: {', '.join(new)}", markup=False)
+
+
+def _slate() -> pb.RecommendResponse:
     from vireo.v1 import recommendation_pb2
 
     from clients.cli.edge import edge_of
-    from clients.cli.recommend import ask, print_slate
+    from clients.cli.recommend import ask
 
     request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
-    print_slate(ask(request, edge_of()))
+    return ask(request, edge_of())
+
+
+def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
+    """Record plays and a hide, as a site would that showed the slate of `request_id`."""
+    from vireo.v1 import event_pb2
+    from vireo.v1.event_pb2_grpc import EventServiceStub
+
+    from clients.cli.edge import edge_of
+
+    kinds = [*((video, event_pb2.EVENT_KIND_PLAY) for video in played)]
+    kinds.append((hidden, event_pb2.EVENT_KIND_HIDE))
+    events = [
+        event_pb2.Event(
+            event_id=uuid.uuid4().hex,
+            viewer_id=VIEWER,
+            kind=kind,
+            video_id=video_id,
+            request_id=request_id,
+            position=position,
+        )
+        for position, (video_id, kind) in enumerate(kinds, start=1)
+    ]
+    with edge_of().channel() as channel:
+        EventServiceStub(channel).RecordEvents(
+            event_pb2.RecordEventsRequest(events=events), timeout=5
+        )

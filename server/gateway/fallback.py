@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,9 @@ class PopularList:
         """Read the list from a release's folder; raise ReleaseError if it isn't a list of ids."""
         return PopularList({name: video_key(name) for name in read_texts(folder, POPULAR_IDS)})
 
-    def best(self, count: int, blocked: Set[int]) -> list[str]:
-        """Return the first `count` ids whose keys aren't in `blocked`."""
-        return [*islice((name for name, key in self.keys.items() if key not in blocked), count)]
+    def best(
+        self, count: int, blocked: Set[int], removed: Callable[[int], bool] = lambda _: False
+    ) -> list[str]:
+        """Return the first `count` ids whose keys are neither in `blocked` nor removed."""
+        kept = (name for name, key in self.keys.items() if key not in blocked and not removed(key))
+        return [*islice(kept, count)]

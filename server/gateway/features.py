@@ -101,7 +101,7 @@ class FeatureReader:
                 raise
             self._open()
             row = await self._rows.read(viewer_id, seconds)
-        return viewer_from_row(row)
+        return viewer_from_row(*row)
 
     def _open(self) -> None:
         store = _open(self._repo, self._timeout)
@@ -114,19 +114,27 @@ class FeatureReader:
         self._opened = _identity(self._file)  # it connects at the first read
 
 
-def viewer_from_row(row: Row) -> ViewerFeatures:
+def viewer_from_row(row: Row, updated_at: int = 0) -> ViewerFeatures:
     """Return the features of a row of `viewer_serving`; what is absent or null has its default.
 
     The history is the end of `watched_keys`, as far back as it has times.
+
+    Args:
+        row: the features by name.
+        updated_at: when they last changed, Unix seconds; 0 if unknown.
 
     Raises:
         UnfitRowError: pods would reject them.
     """
     watched = _list(row, "watched_keys", "int64_list_val")
     times = _list(row, "history_times", "int64_list_val")
+    hidden = _list(row, "hidden_keys", "int64_list_val")
+    hidden_times = _list(row, "hidden_times", "int64_list_val")
     start = len(watched) - len(times)
     if start < 0:
         raise UnfitRowError(f"{len(watched)} videos watched, {len(times)} times in the history")
+    if len(hidden) != len(hidden_times):
+        raise UnfitRowError(f"{len(hidden)} videos hidden, {len(hidden_times)} times of that")
     return ViewerFeatures(
         # A whole column is copied at once, a part of it number by number.
         history_keys=watched[start:] if start else watched,
@@ -135,6 +143,9 @@ def viewer_from_row(row: Row) -> ViewerFeatures:
         attributes=_list(row, "attributes", "string_list_val"),
         watch_count=_value(row, "viewer_watch_count", "int64_val") or 0,
         like_count=_value(row, "viewer_like_count", "int64_val") or 0,
+        hidden_keys=hidden,
+        hidden_times=hidden_times,
+        updated_at=updated_at,
     )
 
 

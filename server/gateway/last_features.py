@@ -52,7 +52,7 @@ class LastFeatures:
         """
         key, now = (dataset, viewer_id), self._clock()
         self._drop(key)
-        if viewer.watched_keys or viewer.attributes:
+        if viewer.watched_keys or viewer.hidden_keys or viewer.attributes:
             size = _size(viewer)
             if size <= self._max_bytes:
                 self._entries[key] = _Entry(viewer, size, now)
@@ -78,5 +78,6 @@ class LastFeatures:
 def _size(viewer: ViewerFeatures) -> int:
     # protobuf rounds the room of a list up to a power of two.
     columns = viewer.history_keys, viewer.history_times, viewer.watched_keys
-    numbers = sum([_NUMBER_BYTES << len(column).bit_length() for column in columns])
+    hidden = viewer.hidden_keys, viewer.hidden_times
+    numbers = sum([_NUMBER_BYTES << len(column).bit_length() for column in (*columns, *hidden)])
     return _ENTRY_BYTES + numbers + sum(_TEXT_BYTES + len(text) for text in viewer.attributes)

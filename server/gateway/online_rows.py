@@ -46,18 +46,28 @@ class FeastRows:
         self._store = get_online_store_from_config(store.config.online_store)
         self._config, self._views = store.config, views
 
-    async def read(self, viewer_id: str, seconds: float) -> Row:
-        """Return a viewer's row; raise TimeoutError if that takes more than `seconds`."""
+    async def read(self, viewer_id: str, seconds: float) -> tuple[Row, int]:
+        """Return a viewer's row, and when it last changed in Unix seconds, 0 if unknown.
+
+        Raises:
+            TimeoutError: it takes more than `seconds`.
+        """
         key = _entity_key(viewer_id)
         row: dict[str, Value] = {}
+        updated_at = 0
         async with asyncio.timeout(seconds):
-            for view, names in self._views:
-                # A new list for each read: the Redis store appends to it.
-                [(_, stored)] = await self._store.online_read_async(
-                    self._config, view, [key], [*names]
+            # A new list of names for each read: the Redis store appends to it.
+            found = await asyncio.gather(
+                *(
+                    self._store.online_read_async(self._config, view, [key], [*names])
+                    for view, names in self._views
                 )
-                row |= {name: stored[name] for name in names if name in stored} if stored else {}
-        return row
+            )
+        for (_, names), [(at, stored)] in zip(self._views, found, strict=True):
+            if stored:
+                row |= {name: stored[name] for name in names if name in stored}
+                updated_at = max(updated_at, int(at.timestamp()) if at else 0)
+        return row, updated_at
 
 
 class SqliteRows:
@@ -76,7 +86,7 @@ class SqliteRows:
         versioned = config.registry.enable_online_feature_view_versioning
         tables = [compute_table_id(config.project, view, versioned) for view, _ in views]
         self._query = " UNION ALL ".join(
-            f'SELECT feature_name, value FROM "{table}" WHERE entity_key = ?1'  # noqa: S608
+            f'SELECT feature_name, value, event_ts FROM "{table}" WHERE entity_key = ?1'  # noqa: S608
             for table in tables
         )
         # Feast's key ends with the id's length, 4 bytes, and the id.
@@ -86,8 +96,12 @@ class SqliteRows:
         self._parse = Value.FromString
         self._connection = sqlite3.connect(file, timeout=0, check_same_thread=False)
 
-    async def read(self, viewer_id: str, seconds: float) -> Row:
-        """Return a viewer's row; raise TimeoutError if the file stays locked for `seconds`."""
+    async def read(self, viewer_id: str, seconds: float) -> tuple[Row, int]:
+        """Return a viewer's row, and when it last changed in Unix seconds, 0 if unknown.
+
+        Raises:
+            TimeoutError: the file stays locked for `seconds`.
+        """
         name = viewer_id.encode()
         key = self._key_start + len(name).to_bytes(4, "little") + name
         until = 0.0
@@ -103,7 +117,8 @@ class SqliteRows:
                 await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
             else:
                 names, parse = self._names, self._parse
-                return {name: parse(value) for name, value in stored if name in names}
+                row = {name: parse(value) for name, value, _ in stored if name in names}
+                return row, max([at for _, _, at in stored], default=0)
 
 
 def is_locked(error: sqlite3.Error) -> bool:

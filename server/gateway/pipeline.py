@@ -6,12 +6,16 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+from server.gateway.features import FeatureReader
+from server.gateway.profile import with_profile
+from server.gateway.progress import Progress
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
@@ -36,6 +40,10 @@ class RecommendPipeline:
     """Repeats requests that were answered in full, for comparison."""
     candidates: int | None = None
     """Number of candidates to rank; None for the release's own number."""
+    progress: Progress | None = None
+    """Whether features lag behind the log of events; None without a log."""
+    removed: Callable[[int], bool] = lambda _: False
+    """Whether a video, by its key, was removed from the catalogue."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -48,16 +56,14 @@ class RecommendPipeline:
         degradations: list[viewer_pb2.Degradation.ValueType] = []
 
         started = time.perf_counter()
-        try:
-            viewer = await self.read_features(query, release.reader)
-        except StageFailedError as error:
-            log_failure("features", error, time.perf_counter() - started)
-            cached = self.read_features.last(query, release.reader)
-            if cached is None:
-                degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
-            else:
-                degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
-            viewer = cached or ViewerFeatures()
+        profile = query.profile
+        if profile is not None and profile.use == pb.PROFILE_USE_INSTEAD:
+            viewer = ViewerFeatures()
+        else:
+            viewer = await self._stored(query, release.reader, degradations)
+        updated_at = viewer.updated_at
+        if profile is not None:
+            viewer = with_profile(viewer, profile, query.asked_at)
         read = time.perf_counter()
 
         own = release.manifest.release_id
@@ -80,7 +86,8 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            best = release.popular.best(query.page_size, frozenset(blocked_keys(request)))
+            blocked = frozenset(blocked_keys(request))
+            best = release.popular.best(query.page_size, blocked, self.removed)
             slate = popular_slate(best, own)
         elif not candidates.keys:  # the viewer has watched everything
             slate = retrieved_slate(candidates)
@@ -106,7 +113,30 @@ class RecommendPipeline:
             explanation.retrieval_time.FromNanoseconds(round((retrieved - read) * 1e9))
             explanation.ranking_time.FromNanoseconds(round((finished - retrieved) * 1e9))
             explanation.history_length = len(viewer.history_keys)
+            if updated_at:
+                explanation.features_age.seconds = max(0, int(time.time()) - updated_at)
             if candidates is not None:
                 explanation.sources.extend(candidates.sources)
                 explanation.candidates = len(candidates.keys)
         return slate
+
+    async def _stored(
+        self,
+        query: RecommendQuery,
+        reader: FeatureReader,
+        degradations: list[viewer_pb2.Degradation.ValueType],
+    ) -> ViewerFeatures:
+        """Return what is stored of the viewer, or was when it was last read; add what is amiss."""
+        if self.progress is not None and self.progress.behind(query.viewer_id):
+            degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
+        started = time.perf_counter()
+        try:
+            return await self.read_features(query, reader)
+        except StageFailedError as error:
+            log_failure("features", error, time.perf_counter() - started)
+        cached = self.read_features.last(query, reader)
+        if cached is None:
+            degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+            return ViewerFeatures()
+        degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
+        return cached

@@ -34,6 +34,10 @@ class RecommendQuery(NamedTuple):
     """When the caller stops waiting, on the monotonic clock."""
     metadata: tuple[tuple[str, str], ...]
     """Metadata of inner calls: request id, the viewer's bucket, the caller's trace context."""
+    locale: str = ""
+    """BCP 47 language tag; empty if unknown."""
+    profile: pb.RequestProfile | None = None
+    """What the caller itself knows of the viewer."""
 
     @staticmethod
     def of(
@@ -61,6 +65,8 @@ class RecommendQuery(NamedTuple):
             request_id=request_id,
             deadline=deadline,
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
+            locale=request.context.locale,
+            profile=request.profile if request.HasField("profile") else None,
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:

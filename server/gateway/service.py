@@ -17,10 +17,13 @@ from vireo.v1.recommendation_pb2_grpc import (
 )
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from server.event_log.open import open_log
+from server.gateway.followed import Followed
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
+from server.gateway.recording import add_recording
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.settings import GatewaySettings
 from server.gateway.stages.call import StageCall
@@ -55,6 +58,7 @@ _WHOLE = frozenset(
         viewer_pb2.DEGRADATION_SOURCE_MISSING,
         viewer_pb2.DEGRADATION_CANDIDATES_REDUCED,
         viewer_pb2.DEGRADATION_MIXED_RELEASES,
+        viewer_pb2.DEGRADATION_FEATURES_BEHIND,
     }
 )
 """Degradations of slates for which every stage ran to its end. The latency of others is no sample
@@ -139,12 +143,23 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             settings.shadow_share,
         )
 
+    log = open_log(settings.event_log)
+    followed = Followed(log, settings) if log else None
+
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
-        read = ReadFeatures(settings.features_timeout, last)
-        pipeline = RecommendPipeline(read, quality, retrieval, rank, shadow, settings.candidates)
+        pipeline = RecommendPipeline(
+            ReadFeatures(settings.features_timeout, last),
+            quality,
+            retrieval,
+            rank,
+            shadow,
+            settings.candidates,
+            followed.progress if followed else None,
+            followed.removed if followed else lambda _: False,
+        )
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
         )
@@ -159,6 +174,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
-        background=shadow.run if shadow else None,
+        background=[each.run for each in (shadow, followed) if each],
         describe=shadow.describe if shadow else None,
+        services=lambda server: add_recording(server, settings, log),
+        event_log=log,
     )

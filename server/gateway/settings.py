@@ -54,6 +54,8 @@ class GatewaySettings(PodSettings):
     """Maximum seconds by which the time of an event may be in the future."""
     max_event_past: float = Field(default=7 * 86_400, ge=0)
     """Maximum seconds by which the time of an event may be in the past."""
+    max_events_lag: float = Field(default=10, gt=0)
+    """Seconds after which an event that is recorded but not applied makes slates declare it."""
     release_swap_timeout: float = Field(default=10.0, ge=0)
     """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
     or ranking pod neither serves nor loads it."""

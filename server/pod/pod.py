@@ -109,8 +109,8 @@ class Pod(Generic[T]):
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
     """Returns once it is time to swap to a release, by its id; None to swap at once."""
-    background: Callable[[], Coroutine[Any, Any, None]] | None = None
-    """Runs as long as the pod serves; None if there is nothing to run."""
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    """Each runs as long as the pod serves."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
     """Adds to the pod's description of its release."""
     services: Callable[[RpcServer], None] | None = None
@@ -160,9 +160,8 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         gc.freeze()
         await server.set_serving(True)
 
-    background = [pod.background()] if pod.background else []
     try:
-        await server.run(loader.run(on_first), *background)
+        await server.run(loader.run(on_first), *(run() for run in pod.background))
     finally:
         if pod.event_log is not None:
             await pod.event_log.close()

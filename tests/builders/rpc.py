@@ -73,16 +73,16 @@ async def serving(
     add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()
-    background = asyncio.ensure_future(pod.background()) if pod.background else None
+    background = [asyncio.ensure_future(run()) for run in pod.background]
     try:
         await server.set_serving(folder is not None)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield server, channel
     finally:
         await server.drain()
-        if background is not None:
-            background.cancel()
-            await asyncio.gather(background, return_exceptions=True)
+        for each in background:
+            each.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
 
 
 def _built(pod: Pod[T], folder: Path) -> Serving[T]:

@@ -47,7 +47,7 @@ def check_candidates(
     if len(keys) < count:
         raise BadAnswerError("a key occurs twice")
     if not keys.isdisjoint(blocked_keys(request)):
-        raise BadAnswerError("a watched, excluded or playing video is among the candidates")
+        raise BadAnswerError("a watched, hidden, excluded or playing video is among the candidates")
     return answer, keys
 
 
@@ -93,9 +93,10 @@ def check_ranked(
 
 
 def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[int]:
-    """Return the videos that a slate must not have: watched, excluded and playing ones."""
+    """Return the videos that a slate must not have: watched, hidden, excluded and playing ones."""
     playing = (request.seed_key,) if request.HasField("seed_key") else ()
-    return chain(request.viewer.watched_keys, request.excluded_keys, playing)
+    viewer = request.viewer
+    return chain(viewer.watched_keys, viewer.hidden_keys, request.excluded_keys, playing)
 
 
 def _check_release(release_id: str) -> None:

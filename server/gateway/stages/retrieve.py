@@ -46,6 +46,7 @@ def retrieve_request(
         page_size=query.page_size,
         release_id=release_id,
         count_of_release=count_of_release,
+        locale=query.locale,
     )
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
     return request

@@ -112,7 +112,7 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
         (shortened("keys"), "two_tower has 4 values instead of 3"),
         (lambda answer: answer.keys.append(1), "5 candidates, but 4 were requested"),
         (replaced("keys", 3, KEYS[2]), "a key occurs twice"),
-        (replaced("keys", 3, video_key("x")), "a watched, excluded or playing video"),
+        (replaced("keys", 3, video_key("x")), "a watched, hidden, excluded or playing video"),
         (replaced("ids", 0, "z"), "an id isn't that of its key"),
         (replaced("ids", 1, ""), "an id isn't that of its key"),
         (shortened("ids"), "ids has 1 values instead of 2"),
@@ -188,13 +188,20 @@ def test_long_histories_are_held_against_the_candidates_too() -> None:
         check_candidates(found(), request)
 
 
+def test_a_hidden_video_is_no_candidate() -> None:
+    viewer = ViewerFeatures(hidden_keys=[KEYS[3]], hidden_times=[1])
+    request = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=4, page_size=2)
+    with pytest.raises(BadAnswerError, match="hidden"):
+        check_candidates(found(), request)
+
+
 @pytest.mark.parametrize("blocked", [{"excluded_keys": [KEYS[3]]}, {"seed_key": KEYS[3]}])
 def test_excluded_and_playing_videos_are_held_against_them_as_well(blocked: dict[str, Any]) -> None:
     watched = ViewerFeatures(watched_keys=video_keys(["w", "x"]))
     request = candidate_pb2.RetrieveCandidatesRequest(
         viewer=watched, count=4, page_size=2, **blocked
     )
-    with pytest.raises(BadAnswerError, match="a watched, excluded or playing video"):
+    with pytest.raises(BadAnswerError, match="a watched, hidden, excluded or playing video"):
         check_candidates(found(), request)
 
 

@@ -60,6 +60,7 @@ def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
     assert popular.best(2, {1}) == ["b", "c"]
     assert popular.best(9, set()) == ["a", "b", "c"]
     assert popular.best(9, {1, 2, 3}) == []
+    assert popular.best(9, {1}, lambda key: key == 3) == ["b"]
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "a"])
