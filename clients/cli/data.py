@@ -67,6 +67,46 @@ def import_(
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
 
 
+@app.command("from-events")
+def from_events(
+    name: Annotated[str, typer.Option(help="Name of the data set.", show_default=False)],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The data set to begin with; may be the one that is replaced."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a data set of that name.")
+    ] = False,
+) -> None:
+    """Make a data set of the events and the catalogue's changes in the log, up to now."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from server.event_log.open import open_log
+    from server.stack.nats import reachable_log
+    from server.stack.settings import StackSettings
+    from training.data.from_events import data_from_events
+
+    console, home = Console(), Home.current()
+    settings = reachable_log(StackSettings.load())
+    event_log = open_log(settings)
+    assert event_log is not None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("messages of the log", total=None)
+        info = data_from_events(
+            home,
+            name,
+            base,
+            event_log,
+            settings.event_partitions,
+            force=force,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    console.print(data_synth.summary(info), highlight=False)
+    for what, count in info.problems.items():
+        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the data sets."""

@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from training.data.columns import ATTRIBUTE_BYTES, Checked, IdColumn, numbers, tags, texts
+from training.data.columns import ATTRIBUTE_BYTES, ID_BYTES, Checked, IdColumn, numbers, tags, texts
 from training.data.files import FilePart, read_parts
 from training.data.problems import Problems
-from training.data.schema import VIDEOS, VIEWERS
+from training.data.schema import CREATOR, VIDEOS, VIEWERS
 from training.data.times import published_times
 
-_VIDEO_COLUMNS = ("video_id", "title", "tags", "published", "duration")
+_VIDEO_COLUMNS = ("video_id", "title", "tags", "published", "duration", CREATOR.name)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Videos:
     """The contents of a videos file."""
 
     good: pa.Table
-    """Schema VIDEOS."""
+    """Schema VIDEOS, with CREATOR."""
     ids: pa.Array
     """The id of every row that has one, bad rows included."""
 
@@ -48,7 +48,7 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
     Raises:
         VireoError: the file can't be read, or a column is missing or unusable.
     """
-    ids, rows = IdColumn("video_id"), _Rows("video_id", VIDEOS)
+    ids, rows = IdColumn("video_id"), _Rows("video_id", VIDEOS.append(CREATOR))
     every: list[pa.ChunkedArray] = []
     for file in read_parts(path, problems):
         file.require("video_id", "title")
@@ -66,6 +66,7 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
             "tags": tags(checked, "tags"),
             "published": published,
             "duration": numbers(checked, "duration", 0, math.inf),
+            CREATOR.name: _creators(checked),
         }
         rows.add(checked, columns)
         every.append(video_ids)
@@ -75,6 +76,19 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
     return Videos(
         good, pa.chunked_array([chunk for ids in every for chunk in ids.chunks], pa.string())
     )
+
+
+def _creators(checked: Checked) -> Any:
+    """Return the creator of each video as text, null if unknown."""
+    if CREATOR.name not in checked.file.columns:
+        return pa.nulls(len(checked.file.rows), CREATOR.type)
+    creators = texts(checked, CREATOR.name)
+    sizes = pc.binary_length(creators).fill_null(0).to_numpy(zero_copy_only=False)
+    too_long = np.asarray(sizes > ID_BYTES, np.bool_)
+    checked.mark(
+        CREATOR.name, too_long, f"{{}} is over {ID_BYTES} bytes long", "use shorter names or ids"
+    )
+    return creators
 
 
 def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> pa.Table:

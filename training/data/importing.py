@@ -58,11 +58,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
         VireoError: a file can't be read, a column is missing or unusable, there is too little
             data to train on, or writing fails.
     """
-    if home.data(request.name).exists() and not request.force:
-        raise VireoError(
-            f"there is a data set {request.name} already; pass --force to replace it, "
-            "or --name to choose another name"
-        )
+    check_name_is_free(home, request.name, force=request.force)
     problems, notes, now = Problems(), Counter[str](), datetime.now(UTC)
     videos = read_videos(request.videos, problems, notes, now)
     profiles = read_viewers(request.viewers, problems, notes)
@@ -73,7 +69,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     if problems.total and not request.skip_bad_rows:
         raise problems.error()
     order = in_order(found, notes)
-    _check_size(found, videos.good.num_rows)
+    check_size(found, videos.good.num_rows)
     source = f"imported from {', '.join(path.name for path in request.files)}"
     with dataset_writer(home, request.name, source, problems=notes) as writer:
         writer.add_videos(videos.good)
@@ -83,7 +79,16 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     return describe_dataset(home, request.name)
 
 
-def _check_size(found: Interactions, videos: int) -> None:
+def check_name_is_free(home: Home, name: str, *, force: bool) -> None:
+    """Raise VireoError if there is a data set of that name, unless it may be replaced."""
+    if home.data(name).exists() and not force:
+        raise VireoError(
+            f"there is a data set {name} already; pass --force to replace it, "
+            "or --name to choose another name"
+        )
+
+
+def check_size(found: Interactions, videos: int) -> None:
     """Raise VireoError if there is too little data to train on."""
     if videos < MIN_VIDEOS:
         raise VireoError(

@@ -29,7 +29,10 @@ VIDEOS = pa.schema(
         pa.field("duration", pa.float32()),  # seconds
     ]
 )
-"""In the order of the user's file."""
+"""In the order of the user's file. A table may also have CREATOR."""
+
+CREATOR = pa.field("creator", pa.string())
+"""Who made a video; null if unknown. Data sets of earlier builds lack it."""
 
 VIEWERS = pa.schema(
     [

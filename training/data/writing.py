@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
-from training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset
+from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
 from training.data.folder import replaced_folder
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS
 
-_SCHEMAS = {"interactions": INTERACTIONS, "videos": VIDEOS, "viewers": VIEWERS}
+_SCHEMAS = {"interactions": INTERACTIONS, "videos": VIDEOS.append(CREATOR), "viewers": VIEWERS}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class DatasetWriter:
 
     def add_videos(self, part: pa.Table) -> None:
         """Append videos, in catalogue order."""
+        if CREATOR.name not in part.column_names:
+            part = part.append_column(CREATOR, pa.nulls(part.num_rows, CREATOR.type))
         self._video_ids += part["video_id"].to_pylist()
         self._add("videos", part)
 
@@ -106,7 +108,12 @@ class DatasetWriter:
 
 @contextmanager
 def dataset_writer(
-    home: Home, name: str, source: str, terms: str = "", problems: Mapping[str, int] | None = None
+    home: Home,
+    name: str,
+    source: str,
+    terms: str = "",
+    problems: Mapping[str, int] | None = None,
+    log_positions: LogPositions | None = None,
 ) -> Iterator[DatasetWriter]:
     """Yield a writer whose data set atomically replaces any earlier one of that name.
 
@@ -116,6 +123,7 @@ def dataset_writer(
         source: where the data comes from, in words.
         terms: licence or terms of use.
         problems: what was repaired or dropped, and how often.
+        log_positions: up to where it has what is in the log.
 
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
@@ -126,7 +134,13 @@ def dataset_writer(
             yield writer
             writer.check()
         mended = {what: count for what, count in (problems or {}).items() if count}
-        info = writer.described(name=name, source=source, terms=terms, problems=mended)
+        info = writer.described(
+            name=name,
+            source=source,
+            terms=terms,
+            problems=mended,
+            log_positions=log_positions or LogPositions(),
+        )
         (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
 
 

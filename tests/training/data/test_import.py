@@ -394,6 +394,16 @@ def test_too_many_or_too_long_attributes_are_refused(home: Home, folder: Path) -
     imported(home, folder, viewers=f"viewer_id,bio\na,{'x' * 252}\n")
 
 
+def test_creators_are_optional_text(home: Home, folder: Path) -> None:
+    imported(home, folder)
+    assert tables_of(home)[1]["creator"].tolist() == [None, None, None]
+    videos = "video_id,title,creator\n007,Seven,ana\n0,Zero,\nü,Umlaut,7\n"
+    imported(home, folder, videos=videos, force=True)
+    assert tables_of(home)[1]["creator"].tolist() == ["ana", None, "7"]
+    with pytest.raises(BadRowsError, match=r"row 2, column creator: .* is over 128 bytes long"):
+        imported(home, folder, videos=videos.replace("ana", "a" * 129), force=True)
+
+
 def test_columns_that_are_not_read_are_named(home: Home, folder: Path) -> None:
     info = imported(home, folder, "viewer_id,video_id,timestamp,watch\na,0,1,x\na,007,2,\na,ü,3,\n")
     assert info.problems == {"columns of interactions ignored: watch": 1}

@@ -1,0 +1,197 @@
+"""Data sets from a real log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from vireo.v1 import catalog_pb2, event_pb2, log_pb2
+
+from server.errors import VireoError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, LogAwayError, partition_of
+from server.features.keys import video_key
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import message
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from training.data.as_events import interaction_events
+from training.data.dataset import DatasetInfo, LogPositions, load_dataset
+from training.data.from_events import data_from_events
+from training.features.build import build_features
+
+PARTITIONS = 2
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[RunningNats]:
+    with running_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def record(nats: RunningNats, *messages: list[event_pb2.Event]) -> None:
+    """Append events, each to the partition of its viewer."""
+
+    async def append() -> None:
+        log = JetStreamLog(settings_of(nats))
+        for events in messages:
+            for partition in range(PARTITIONS):
+                own = [e for e in events if partition_of(e.viewer_id, PARTITIONS) == partition]
+                if own:
+                    await log.append(EVENTS, str(partition), message(own))
+        await log.close()
+
+    asyncio.run(append())
+
+
+def change(nats: RunningNats, *changes: log_pb2.CatalogChange) -> None:
+    async def append() -> None:
+        log = JetStreamLog(settings_of(nats))
+        for each in changes:
+            key = f"{video_key(each.video.video_id) % (1 << 64):016x}"
+            await log.append(CATALOG, key, each.SerializeToString())
+        await log.close()
+
+    asyncio.run(append())
+
+
+def upserted(video_id: str, **more: object) -> log_pb2.CatalogChange:
+    return log_pb2.CatalogChange(video=catalog_pb2.Video(video_id=video_id, **more))  # type: ignore[arg-type]
+
+
+def made(
+    nats: RunningNats, home: Home, name: str, base: str | None = None, *, force: bool = False
+) -> DatasetInfo:
+    log = JetStreamLog(settings_of(nats))
+    return data_from_events(home, name, base, log, PARTITIONS, force=force)
+
+
+def event(
+    number: int, viewer: str, video: str, kind: str = "PLAY", second: int = 0
+) -> event_pb2.Event:
+    what = event_pb2.Event(
+        event_id=f"e{number}",
+        viewer_id=viewer,
+        video_id=video,
+        kind=event_pb2.EventKind.Value(f"EVENT_KIND_{kind}"),
+    )
+    what.time.FromSeconds(1_700_000_000 + second)
+    return what
+
+
+def test_a_data_set_sent_as_events_comes_back_with_the_same_features(
+    nats: RunningNats, home: Home
+) -> None:
+    interactions = random_interactions()
+    write_small_dataset(home, "small", interactions)
+    events = list(interaction_events("small", interactions))
+    # All twice, from the last to the first.
+    record(nats, events[::-1], events)
+    info = made(nats, home, "live")
+    assert info.problems["events sent again dropped"] == len(events)
+    both = []
+    for name in ("small", "live"):
+        build_features(home, name, holdout="none")
+        both.append(pd.read_parquet(home.features(name) / "viewer_activity.parquet"))
+    one, other = (frame.groupby("viewer_id").tail(1).reset_index(drop=True) for frame in both)
+    pd.testing.assert_frame_equal(one, other)
+    one, other = (
+        pd.read_parquet(home.features(name) / "viewer_hidden.parquet").sort_values("viewer_id")
+        for name in ("small", "live")
+    )
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+
+
+def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    base = load_dataset(home, "small")
+    record(nats, [event(1, "w1", "v1"), event(2, "new viewer", "new video", "FINISH")])
+    first = made(nats, home, "live", "small")
+    assert first.interactions == len(base.interactions) + 2
+    assert list(first.log_positions.events) == [0, 1]
+    record(nats, [event(3, "new viewer", "v1", "NOT_INTERESTED"), event(4, "w1", "", "FOLLOW")])
+    second = made(nats, home, "live", "live", force=True)
+    assert second.interactions == first.interactions + 1
+    assert second.problems["follows and events of unknown kinds left out"] == 1
+    data = load_dataset(home, "live")
+    own = data.interactions[data.interactions["viewer_id"] == "new viewer"]
+    assert own["event"].tolist() == ["play", "hide"]
+    assert own["watched_fraction"].tolist()[0] == 1
+    assert "new viewer" in set(data.viewers["viewer_id"])
+    profile = data.viewers.set_index("viewer_id")["attributes"]
+    assert list(profile["w2"]) == ["plan=free", "group=2"]
+    videos = data.videos.set_index("video_id")
+    assert videos["title"]["new video"] == "new video"
+    assert videos["title"]["v1"] == "Video 1"
+
+
+def test_the_features_go_on_from_the_position_of_the_data(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1"), event(2, "w2", "v1")])
+    positions = made(nats, home, "live", "small").log_positions.events
+    build_features(home, "live", holdout="none")
+    stored = pd.read_parquet(home.features("live") / "consumer_position.parquet")
+    expected = {str(partition): position for partition, position in positions.items()}
+    assert dict(zip(stored["partition"], stored["position"], strict=True)) == expected
+
+
+def test_the_catalogues_changes_are_in_the_data(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    published = catalog_pb2.Video(video_id="x").published
+    published.FromSeconds(1_700_000_000)
+    change(
+        nats,
+        upserted(
+            "n1",
+            title="New",
+            tags=["a", "b", "a"],
+            creator="ana",
+            published=published,
+            duration=9.5,
+        ),
+        upserted("v1", title="Other"),
+        upserted("n2", title="Gone"),
+        log_pb2.CatalogChange(video=catalog_pb2.Video(video_id="n2"), removed=True),
+        log_pb2.CatalogChange(video=catalog_pb2.Video(video_id="v2"), removed=True),
+        log_pb2.CatalogChange(video=catalog_pb2.Video(video_id="v59"), removed=True),
+    )
+    record(nats, [event(1, "w1", "n1")])
+    info = made(nats, home, "live", "small")
+    assert info.log_positions.catalog == 6
+    videos = load_dataset(home, "live").videos.set_index("video_id")
+    row = videos.loc["n1"]
+    assert (row["title"], list(row["tags"]), row["creator"]) == ("New", ["a", "b"], "ana")
+    assert (row["duration"], row["published"].timestamp()) == (9.5, 1_700_000_000)
+    assert videos["title"]["v1"] == "Other"
+    assert videos["creator"]["v1"] is None
+    # What was watched is learned from; what nobody watched goes.
+    assert "v2" in videos.index
+    assert not {"n2", "v59"} & set(videos.index)
+
+
+def test_a_data_set_is_replaced_only_by_force_and_needs_a_log(
+    nats: RunningNats, home: Home
+) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    with pytest.raises(VireoError, match="there is a data set small already"):
+        made(nats, home, "small", "small")
+    change(nats, upserted("a"), upserted("b"))
+    with pytest.raises(VireoError, match="no viewer watched more than 0 videos"):
+        made(nats, home, "live")
+    nats.kill()
+    with pytest.raises(LogAwayError):
+        made(nats, home, "live", "small")
+    assert not home.data("live").exists()
+
+
+def test_positions_are_kept_by_the_description() -> None:
+    positions = LogPositions(events={0: 5, 1: 7}, catalog=3)
+    assert LogPositions.model_validate_json(positions.model_dump_json()) == positions

@@ -1,0 +1,310 @@
+"""A data set from the log: what viewers did and the catalogue's changes, on top of a data set."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from google.protobuf.message import DecodeError
+from vireo.v1 import catalog_pb2, event_pb2, log_pb2
+
+from server.arrays import Int64Array
+from server.errors import VireoError
+from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
+from server.features.keys import video_keys
+from server.home import Home
+from training.data import schema
+from training.data.dataset import Dataset, DatasetInfo, LogPositions, describe_dataset, load_dataset
+from training.data.importing import check_name_is_free, check_size
+from training.data.interactions import Interactions, interaction_tables
+from training.data.writing import dataset_writer
+
+_SILENT_SECONDS = 60.0
+"""Seconds without a message after which the log counts as away."""
+_KINDS = {
+    event_pb2.EVENT_KIND_PLAY: "play",
+    event_pb2.EVENT_KIND_FINISH: "play",
+    event_pb2.EVENT_KIND_LIKE: "like",
+    event_pb2.EVENT_KIND_HIDE: "hide",
+    event_pb2.EVENT_KIND_NOT_INTERESTED: "hide",
+    event_pb2.EVENT_KIND_IMPRESSION: "impression",
+}
+
+Progress = Callable[[int, int], None]
+"""Called with the messages of the log that were read, and about how many there are."""
+
+
+@dataclass
+class _Ids:
+    """Numbers ids by first appearance."""
+
+    places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, name: str) -> int:
+        return self.places.setdefault(name, len(self.places))
+
+    def array(self) -> pa.Array:
+        return pa.array(list(self.places), pa.string())
+
+
+@dataclass
+class _Events:
+    """Events in columns, each once by its id."""
+
+    viewers: _Ids
+    videos: _Ids
+    notes: Counter[str] = field(default_factory=Counter)
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    viewer: array[int] = field(default_factory=lambda: array("i"))
+    video: array[int] = field(default_factory=lambda: array("i"))
+    kind: array[int] = field(default_factory=lambda: array("b"))
+    time: array[int] = field(default_factory=lambda: array("q"))
+    fraction: array[float] = field(default_factory=lambda: array("f"))
+
+    def add(self, entry: Entry) -> None:
+        """Add the events of a message of stream EVENTS."""
+        try:
+            recorded = log_pb2.RecordedEvents.FromString(entry.data)
+        except DecodeError:
+            self.notes["messages of the log that can't be read left out"] += 1
+            return
+        for event in recorded.events:
+            self._add(event)
+
+    def _add(self, event: event_pb2.Event) -> None:
+        kind = _KINDS.get(event.kind)
+        if kind is None:
+            self.notes["follows and events of unknown kinds left out"] += 1
+            return
+        if not (event.viewer_id and event.video_id and event.HasField("time")):
+            self.notes["events without a viewer, video or time left out"] += 1
+            return
+        self.ids.append(xxhash.xxh3_64_intdigest(event.event_id.encode()))
+        self.viewer.append(self.viewers.place(event.viewer_id))
+        self.video.append(self.videos.place(event.video_id))
+        self.kind.append(schema.EVENTS.index(kind))
+        self.time.append(event.time.seconds * 1_000_000 + event.time.nanos // 1000)
+        if event.kind == event_pb2.EVENT_KIND_FINISH:
+            self.fraction.append(1.0)
+        else:
+            known = event.HasField("watched_fraction")
+            self.fraction.append(event.watched_fraction if known else np.nan)
+
+    def interactions(self, first_row: int) -> Interactions:
+        """Return the events as interactions, sorted by time, then by video key.
+
+        The consumer of events has watches of one moment in the same order.
+        """
+        _, once = np.unique(np.array(self.ids, np.uint64), return_index=True)
+        self.notes["events sent again dropped"] += len(self.ids) - len(once)
+        video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
+        keys = video_keys(list(self.videos.places))
+        order = once[np.lexsort((keys[video], time))] if len(once) else once
+        return Interactions(
+            viewer=np.array(self.viewer, np.int32)[order],
+            video=np.array(self.video, np.int32)[order],
+            event=np.array(self.kind, np.int8)[order],
+            time=np.array(self.time, np.int64)[order],
+            row=np.arange(first_row, first_row + len(order), dtype=np.int64),
+            watched_fraction=np.array(self.fraction, np.float32)[order],
+            rating=np.full(len(order), np.nan, np.float32),
+        )
+
+
+@dataclass
+class _Log:
+    """What was read of the log."""
+
+    events: _Events
+    changes: dict[str, log_pb2.CatalogChange]
+    positions: LogPositions
+
+
+def data_from_events(
+    home: Home,
+    name: str,
+    base: str | None,
+    event_log: EventLog,
+    partitions: int,
+    *,
+    force: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> DatasetInfo:
+    """Make a data set from the log, up to its end as it is now.
+
+    Args:
+        home: where data sets are.
+        name: the data set to make.
+        base: the data set that it begins with, if any; of the log only what that doesn't have is
+            read. It may be the one that is replaced.
+        event_log: the log; it is closed.
+        partitions: number of partitions of the events.
+        force: whether to replace a data set of that name.
+        progress: called as the log is read.
+
+    Raises:
+        VireoError: there is a data set of that name already, or none of the base's; there is too
+            little to train on; or the log is away.
+    """
+    check_name_is_free(home, name, force=force)
+    dataset = load_dataset(home, base) if base else None
+    before = describe_dataset(home, base).log_positions if base else LogPositions()
+    videos, viewers = _Ids(), _Ids()
+    known = _base_interactions(dataset, viewers, videos) if dataset else None
+    read = asyncio.run(_read_log(event_log, partitions, before, _Events(viewers, videos), progress))
+    catalogue = _catalogue(dataset, read.changes, set(videos.places))
+    first_row = int(known.row.max()) + 1 if known is not None and len(known) else 1
+    found = read.events.interactions(first_row)
+    found = Interactions.joined([known, found]) if known is not None else found
+    notes = read.events.notes
+    order = np.lexsort((found.row, found.time))
+    check_size(found, catalogue.num_rows)
+    source = f"the log of events, on top of {base}" if base else "the log of events"
+    profiles = _profiles(dataset, viewers)
+    terms = describe_dataset(home, base).terms if base else ""
+    with dataset_writer(home, name, source, terms, notes, read.positions) as writer:
+        writer.add_videos(catalogue)
+        writer.add_viewers(profiles)
+        for part in interaction_tables(found, order, viewers.array(), videos.array()):
+            writer.add_interactions(part)
+    return describe_dataset(home, name)
+
+
+async def _read_log(
+    event_log: EventLog,
+    partitions: int,
+    before: LogPositions,
+    events: _Events,
+    progress: Progress,
+) -> _Log:
+    """Read what the log has after some positions; raise LogAwayError or VireoError."""
+    try:
+        ends = {
+            partition: await event_log.end(EVENTS, str(partition))
+            for partition in range(partitions)
+        }
+        starts = {partition: before.events.get(partition, 0) for partition in ends}
+        total = sum(max(0, ends[partition] - starts[partition]) for partition in ends)
+        done, positions = 0, dict(starts)
+        for partition, end in ends.items():
+            async for entries in _up_to(event_log, EVENTS, str(partition), starts[partition], end):
+                for entry in entries:
+                    events.add(entry)
+                done += len(entries)
+                progress(done, max(done, total))
+            positions[partition] = max(end, starts[partition])
+        changes: dict[str, log_pb2.CatalogChange] = {}
+        last = await event_log.end(CATALOG)
+        # The last change of each video is there: also those that the base has already.
+        async for entries in _up_to(event_log, CATALOG, "", 0, last):
+            for entry in entries:
+                change = log_pb2.CatalogChange.FromString(entry.data)
+                changes[change.video.video_id] = change
+        progress(done, done)
+        catalog = max(last, before.catalog)
+        return _Log(events, changes, LogPositions(events=positions, catalog=catalog))
+    finally:
+        await event_log.close()
+
+
+async def _up_to(
+    event_log: EventLog, stream: Stream, key: str, after: int, end: int
+) -> AsyncIterator[Sequence[Entry]]:
+    """Yield the messages after a position up to another one."""
+    if end <= after:
+        return
+    reading = aiter(event_log.read(stream, key, after))
+    while True:
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                entries = await anext(reading)
+        except TimeoutError as error:
+            raise VireoError("the log doesn't answer any more; try again later") from error
+        yield [entry for entry in entries if entry.position <= end]
+        if not entries or entries[-1].position >= end:
+            return
+
+
+def _base_interactions(dataset: Dataset, viewers: _Ids, videos: _Ids) -> Interactions:
+    """Return the base's interactions; number its ids first."""
+    table = dataset.interactions
+    numbers = {}
+    for column, ids in (("viewer_id", viewers), ("video_id", videos)):
+        categories = table[column].cat
+        places = np.array([ids.place(name) for name in categories.categories], np.int32)
+        numbers[column] = places[categories.codes.to_numpy()]
+    kinds = pd.Index(schema.EVENTS).get_indexer(pd.Index(table["event"].astype(object)))
+    return Interactions(
+        viewer=numbers["viewer_id"],
+        video=numbers["video_id"],
+        event=kinds.astype(np.int8),
+        time=_micros(table["timestamp"]),
+        row=table["row"].to_numpy(np.int64),
+        watched_fraction=table["watched_fraction"].to_numpy(np.float32),
+        rating=table["rating"].to_numpy(np.float32),
+    )
+
+
+def _micros(times: pd.Series) -> Int64Array:
+    return np.asarray(times.to_numpy("datetime64[us]").view(np.int64), np.int64)
+
+
+def _catalogue(
+    dataset: Dataset | None, changes: dict[str, log_pb2.CatalogChange], acted_on: set[str]
+) -> pa.Table:
+    """Return the videos: the base's with the catalogue's changes, and those that events name.
+
+    A video that was removed stays if somebody did something with it. One that only events know is
+    named by its id.
+    """
+    columns = schema.VIDEOS.append(schema.CREATOR)
+    base = columns.empty_table()
+    if dataset is not None:
+        frame = dataset.videos.reindex(columns=columns.names)
+        frame["creator"] = frame["creator"].astype(object).where(frame["creator"].notna(), None)
+        base = pa.Table.from_pandas(frame, columns, preserve_index=False)
+    gone = [
+        video_id
+        for video_id, change in changes.items()
+        if not change.removed or video_id not in acted_on
+    ]
+    base = base.filter(pc.invert(pc.is_in(base["video_id"], pa.array(gone, pa.string()))))
+    new = [_row(change.video) for change in changes.values() if not change.removed]
+    known = {*base["video_id"].to_pylist(), *(row["video_id"] for row in new)}
+    new += [
+        _row(catalog_pb2.Video(video_id=video_id))
+        for video_id in sorted(acted_on)
+        if video_id not in known
+    ]
+    return pa.concat_tables([base, pa.Table.from_pylist(new, columns)])
+
+
+def _row(video: catalog_pb2.Video) -> dict[str, object]:
+    published = video.published.ToDatetime(UTC) if video.HasField("published") else None
+    return {
+        "video_id": video.video_id,
+        "title": video.title or video.video_id,
+        "tags": list(dict.fromkeys(video.tags)),
+        "published": published,
+        "duration": video.duration if video.HasField("duration") else None,
+        "creator": video.creator or None,
+    }
+
+
+def _profiles(dataset: Dataset | None, viewers: _Ids) -> pa.Table:
+    """Return the base's viewers, then those that only events name."""
+    known = dataset.viewers if dataset else pd.DataFrame({"viewer_id": [], "attributes": []})
+    ids = known["viewer_id"].tolist()
+    profiled = set(ids)
+    new = [name for name in viewers.places if name not in profiled]
+    attributes = [list(each) for each in known["attributes"]] + [[] for _ in new]
+    return pa.table({"viewer_id": ids + new, "attributes": attributes}, schema=schema.VIEWERS)
