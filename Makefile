@@ -19,21 +19,19 @@ $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
 	$(BIN)/vireo demo $(if $(ONCE),--once)
 
-# Each of these runs a dozen processes: two of them at once would leave no core for either. The stack
-# that acceptance tests share goes on until the end, so they are the last.
-STACKS := tests/bench tests/server/stack tests/clients/python/test_wheel.py tests/acceptance
-
 # They need more than Python, and have a task of their own.
 LANGUAGES := tests/clients/languages
 
-test: setup ## Run every test but clients-test's: two files at a time, then those of whole stacks
-	$(BIN)/pytest -n 2 --dist loadfile $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
-	$(BIN)/pytest $(STACKS)
+# In what order, and which beside which, tests/scheduling.py says.
+BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
+test: setup ## Run every test but clients-test's, two files at a time
+	$(BIN)/pytest $(BY_TWO) --ignore=$(LANGUAGES)
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
 	$(MAKE) --output-sync=target -j2 lint unit
 unit: setup
-	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not integration and not slow' $(STACKS:%=--ignore=%) --ignore=$(LANGUAGES)
+	$(BIN)/pytest -q $(BY_TWO) -m 'not integration and not slow and not stack' --ignore=$(LANGUAGES)
 
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -111,7 +109,7 @@ clients-go clients-java clients-typescript: clients-%: setup
 	$(MAKE) -C clients $*
 
 clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
-	$(BIN)/pytest -n 2 --dist loadfile $(LANGUAGES)
+	$(BIN)/pytest $(BY_TWO) $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches and all run-time state
 	$(MAKE) -C clients clean

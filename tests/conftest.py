@@ -1,15 +1,22 @@
-"""What tests of several folders share: plain tracebacks in logs, and a stack."""
+"""What tests of several folders share: their order, plain tracebacks in logs, and a stack."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import structlog
 
+from tests.scheduling import StacksBesideOthers, runs_stacks, turn
+
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+
     from tests.builders.stack import Stack
+
+REFUSED = "refused"
+"""Property of a test's report: whom a secured stack refused, where, how, and what counted it."""
 
 # Processes of ours configure their logs. In tests the default would draw each traceback with all
 # variables of each frame: seconds, if they are a release's tables.
@@ -19,6 +26,40 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts tests of whole stacks first, and marks them."""
+    items.sort(key=lambda item: turn(item.nodeid))
+    for item in items:
+        if runs_stacks(item.nodeid):
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> StacksBesideOthers | None:
+    """Have files of whole stacks run beside the others."""
+    return StacksBesideOthers(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End the output with a table of what a secured stack refused, in whichever process."""
+    rows: list[tuple[str, ...]] = [
+        cast("tuple[str, ...]", row)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, row in report.user_properties
+        if name == REFUSED
+    ]
+    if not rows:
+        return
+    rows.insert(0, ("refused", "at", "answer", "counted"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    terminalreporter.section("refused by a secured stack")
+    for row in rows:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        terminalreporter.write_line("  ".join(cells).rstrip())
 
 
 @pytest.fixture(scope="session")

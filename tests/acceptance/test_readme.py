@@ -15,6 +15,7 @@ import pytest
 from clients.cli.up import show_endpoints
 from server.home import Home
 from tests.acceptance.conftest import BIN, CHECKOUT
+from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 from tests.builders.viewing import FUTURE_ROW, VIDEOS, watched_by, write_viewing_csv
 from tests.builders.waiting import until
@@ -159,7 +160,8 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
     for part in (Home.data, Home.features, Home.run):
         shutil.copytree(part(demo_home, "ml-100k"), part(home, "ml-100k"))
 
-    with running_stack(home.root, prepare="vireo release publish --data ml-100k") as demo:
+    publish = "vireo release publish --data ml-100k"
+    with running_stack(home.root, prepare=publish, settings=ONE_POD_EACH) as demo:
         refusal = refused(import_data, demo.environment, tmp_path)
         assert f"watched.csv, row {FUTURE_ROW}, column timestamp" in refusal
         assert "--skip-bad-rows" in refusal
@@ -172,7 +174,7 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
         assert "serves what channel production names within seconds" in refusal
         await until(lambda: own_slate(demo, watched))
 
-    with running_stack(home.root) as stack:
+    with running_stack(home.root, settings=ONE_POD_EACH) as stack:
         assert own_slate(stack, watched)
 
 

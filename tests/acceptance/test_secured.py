@@ -27,7 +27,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from clients.cli.up import show_endpoints
 from server.rpc.tls import tls_name
 from server.security.certificates import Authority, Certificates
-from tests.acceptance.conftest import CHECKOUT, REFUSED
+from tests.acceptance.conftest import CHECKOUT
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.secured_stack import (
     SECONDS,
@@ -37,6 +37,7 @@ from tests.builders.secured_stack import (
     running_secured_stack,
 )
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.conftest import REFUSED
 
 RATE = 20
 

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.home import Home
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.environments import build_wheel, new_environment
+from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 
 SERVICES = {
@@ -53,7 +54,13 @@ def serving(
             demo_home.root / folder("ml-100k").relative_to(home.root), folder("ml-100k")
         )
     publish = "vireo release publish --data ml-100k"
-    with running_stack(home.root, prepare=publish, folder=home.root, programs=environment) as stack:
+    with running_stack(
+        home.root,
+        prepare=publish,
+        folder=home.root,
+        programs=environment,
+        settings=ONE_POD_EACH,
+    ) as stack:
         yield stack
 
 
@@ -102,7 +109,7 @@ def test_a_full_slate_is_served(serving: Stack, environment: Path) -> None:
     assert "degradations" not in answer
 
 
-@pytest.mark.parametrize("name", ["candidate-1", "candidate-2", "ranking-1", "ranking-2"])
+@pytest.mark.parametrize("name", ["candidate-1", "ranking-1"])
 def test_candidate_and_ranking_pods_have_loaded_no_torch_pandas_or_arrow(
     serving: Stack, name: str
 ) -> None:

@@ -332,7 +332,7 @@ async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_req
     tmp_path: Path,
 ) -> None:
     home = build_tiny_home(tmp_path)
-    settings = {"VIREO_INNER": "xds", "VIREO_GATEWAY_PODS": "1"}
+    settings = {"VIREO_INNER": "xds", "VIREO_GATEWAY_PODS": "1", "VIREO_RANKING_PODS": "1"}
     with running_stack(home.root, prepare=PUBLISH, settings=settings) as stack:
         pid = stack.pid("candidate-1")
         counts = await load(stack.edge, 3, lambda: os.kill(pid, signal.SIGKILL))

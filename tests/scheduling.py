@@ -1,0 +1,45 @@
+"""Which files run beside which, with pytest-xdist."""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+STACKS = (
+    "tests/server/stack/",
+    "tests/clients/python/test_wheel.py",
+    "tests/acceptance/",
+    "tests/bench/",
+)
+"""Where tests run whole stacks. Those that share one come together; in the last folder each file
+has its own."""
+_ONE_HOME = "tests/acceptance/"
+"""Its files share the demo's home, on which only one stack runs at a time."""
+
+
+def runs_stacks(nodeid: str) -> bool:
+    """Return whether a test is of a file that runs whole stacks."""
+    return nodeid.startswith(STACKS)
+
+
+def turn(nodeid: str) -> int:
+    """Return the rank of a test: stacks come first, in the order of STACKS."""
+    ranks = (rank for rank, place in enumerate(STACKS) if nodeid.startswith(place))
+    return next(ranks, len(STACKS))
+
+
+class StacksBesideOthers(LoadFileScheduling):
+    """Gives the first worker files from the front of the queue, and others from its end.
+
+    A stack waits half of its time, and two would keep each other waiting: so one runs beside the
+    tests that run none, for as long as there are some.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what a test must share a worker with: its file, or its folder."""
+        return _ONE_HOME if nodeid.startswith(_ONE_HOME) else super()._split_scope(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
