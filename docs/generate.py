@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from server.candidate.service import CandidateSettings
+from server.consumer.settings import ConsumerSettings
 from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.settings import ControlSettings
 from server.event_log.settings import EventLogSettings
@@ -23,7 +24,7 @@ PAGE = Path(__file__).parent / "settings.md"
 
 _INTRODUCTION = """# Settings
 
-Settings are environment variables; those of pods and of the control plane are also flags
+Settings are environment variables; those of pods, consumers and the control plane are also flags
 (`VIREO_DRAIN_SECONDS=2` or `--drain-seconds 2`): see `python -m server.gateway --help`, or
 `python -m vireo.server.gateway --help` if Vireo is installed as a wheel.
 Each process logs its settings at the start, without secrets, and warns of variables that have been
@@ -49,6 +50,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("Every pod", PodSettings, None),
     ("The candidate pod", CandidateSettings, PodSettings),
     ("The gateway", GatewaySettings, PodSettings),
+    ("The consumer of events", ConsumerSettings, RpcSettings),
     ("The control plane", ControlSettings, RpcSettings),
     ("The control plane in a Kubernetes cluster", KubernetesSettings, None),
 )
