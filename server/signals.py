@@ -92,6 +92,13 @@ SOURCES = (
 )
 """In the order in which they run; quotas are filled in the same order."""
 
+TRENDING = Source("trending", 6, 0.05, "what is played more than other videos right now")
+NEW = Source("new", 7, 0.05, "videos that came since the release was trained, by two-tower score")
+LIVE_SOURCES = (TRENDING, NEW)
+"""Sources that read the log. They are on wherever there is one: no manifest states their quotas,
+and the ranking model doesn't read which of them proposed a candidate."""
+EVERY_SOURCE = (*SOURCES, *LIVE_SOURCES)
+
 SCORES = (
     Score("two_tower", "viewer vector · video vector"),
     Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),

@@ -14,7 +14,7 @@ from server.rpc.settings import load_settings
 async def main() -> None:
     """Serve until stopped."""
     settings = load_settings(CandidateSettings, sys.argv[1:])
-    await serve_pod(candidate_pod(settings.viewer_vector_cache_size), settings)
+    await serve_pod(candidate_pod(settings), settings)
 
 
 if __name__ == "__main__":

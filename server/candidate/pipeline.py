@@ -7,18 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import structlog
 
 from server import signals
 from server.arrays import Float32Array, Int64Array
 from server.candidate.filters.blocked import BlockedFilter
+from server.candidate.live import LiveVideos
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.release import CandidateRelease
-from server.candidate.sources import co_watch, ease, fresh, popular, two_tower
+from server.candidate.sources import co_watch, ease, fresh, new, popular, trending, two_tower
 from server.candidate.union import Union
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Outcome, Pipeline
 from server.releases.weights import Quotas
+
+log = structlog.get_logger()
 
 __all__ = [
     "CandidatePipeline",
@@ -34,6 +38,7 @@ _PROPOSE: Mapping[str, Callable[[Retrieval, int], Int64Array]] = {
     "ease": ease.propose,
     "popular": popular.propose,
     "fresh": fresh.propose,
+    "trending": trending.propose,
 }
 _SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
     "two_tower": two_tower.score,
@@ -81,6 +86,11 @@ class ScoreStage:
 
 SOURCES = tuple(SourceStage(each.name, each.bit) for each in signals.SOURCES)
 SCORERS = tuple(ScoreStage(each.name, {each.name: each.neutral}) for each in signals.SCORES)
+LIVE = tuple(
+    SourceStage(each.name, each.bit, each.quota)
+    for each in signals.LIVE_SOURCES
+    if each is not signals.NEW  # whose videos join the others at the end
+)
 
 
 def within(quotas: Quotas) -> tuple[SourceStage, ...]:
@@ -122,8 +132,11 @@ class CandidatePipeline:
             fail_open: False raises a source's failure instead of answering without it.
         """
         self.release = release
+        sources = within(quotas or release.manifest.quotas)
+        if release.live is not None:
+            sources = (*LIVE, *sources)
         self._pipeline: Pipeline[Retrieval] = Pipeline(
-            sources=within(quotas or release.manifest.quotas),
+            sources=sources,
             filters=(BlockedFilter(),),
             merge=Union(),
             scorers=SCORERS,
@@ -142,6 +155,8 @@ class CandidatePipeline:
         outcome = self._pipeline.run(asked, caller)
         if outcome.failures and len(outcome.selected) < query.count:
             outcome = self._filled_up(asked, outcome, caller)
+        if asked.release.live is not None and asked.release.live.table.places:
+            outcome = self._with_new(asked, asked.release.live, outcome)
         return RetrievedCandidates(**vars(outcome.selected), failures=outcome.failures)
 
     def _filled_up(self, asked: Retrieval, outcome: Outcome, caller: Caller | None) -> Outcome:
@@ -154,3 +169,14 @@ class CandidatePipeline:
         return Outcome(
             self._pipeline.selector.select(asked, both), {**more.failures, **outcome.failures}
         )
+
+    def _with_new(self, asked: Retrieval, live: LiveVideos, outcome: Outcome) -> Outcome:
+        """Add videos beside the release; without them, as any source fails open, if that fails."""
+        if signals.ORDERING in outcome.failures:
+            return outcome  # there is no vector to search by
+        try:
+            return Outcome(new.join(asked, live, outcome.selected), outcome.failures)
+        except Exception as error:
+            log.exception("stage failed; left out of the answer", stage=signals.NEW.name)
+            failure = {signals.NEW.name: f"{type(error).__name__}: {error}"}
+            return Outcome(outcome.selected, {**outcome.failures, **failure})

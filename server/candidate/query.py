@@ -32,6 +32,8 @@ class CandidateQuery:
     """Videos not to return besides the watched ones, int64[e]."""
     seed_key: int | None = None
     """The video that is playing, which the candidates follow; None on HOME."""
+    locale: str = ""
+    """BCP 47 language tag, for what is trending there; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,36 @@ class Retrieval:
     watched: Int64Array
     """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
     blocked: Int64Array
-    """Rows of the known watched and excluded videos, int64[b]."""
+    """Rows of the watched, excluded, hidden and removed videos that the release has, int64[b]."""
+    unknown: Int64Array
+    """Keys of those that it doesn't have, int64[u]; none without a log."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def of(release: CandidateRelease, query: CandidateQuery) -> Retrieval:
-        """Prepare `query`; raise UnknownSeedError if the release lacks its seed."""
+        """Prepare `query`; raise UnknownSeedError if neither release nor log have its seed."""
         viewer = query.viewer.playing(query.seed_key)
-        parts = (viewer.history_keys, viewer.watched_keys, query.excluded_keys)
-        rows = release.rows.find(np.concatenate(parts))  # at once: most of it is by the call
-        history, others = rows[: len(parts[0])], rows[len(parts[0]) :]
-        if query.seed_key is not None and history[-1] < 0:
+        live = release.live
+        parts = (
+            viewer.history_keys,
+            viewer.watched_keys,
+            query.excluded_keys,
+            viewer.hidden_keys,
+        )
+        keys = np.concatenate(parts)
+        rows = release.rows.find(keys)  # at once: most of it is by the call
+        begin = len(parts[0])
+        history, others = rows[:begin], rows[begin:]
+        if query.seed_key is not None and history[-1] < 0 and not release.is_new(query.seed_key):
             raise UnknownSeedError(
                 f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
             )
-        watched = others[: len(viewer.watched_keys)]
-        return Retrieval(release, query, viewer, history, watched, others[others >= 0])
+        watched, blocked = others[: len(parts[1])], others[others >= 0]
+        unknown = keys[:0]
+        if live is not None:
+            unknown = keys[begin:][others < 0]
+            blocked = np.concatenate([blocked, live.table.removed_rows])
+        return Retrieval(release, query, viewer, history, watched, blocked, unknown)
 
     def without(self, rows: Int64Array, count: int) -> Retrieval:
         """Return this query for `count` other candidates than those of `rows`."""
@@ -82,9 +98,8 @@ class Retrieval:
     @cached_property
     def history_rows(self) -> Int64Array:
         """Rows of the history that co-watch follows, oldest first: a seed alone if there is one."""
-        if self.query.seed_key is not None:
-            return self.history[-1:]
-        return self.history[self.history >= 0]
+        rows = self.history if self.query.seed_key is None else self.history[-1:]
+        return rows[rows >= 0]
 
     @cached_property
     def watched_rows(self) -> Int64Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from server.arrays import Float32Array, Int32Array, Int64Array
 from server.candidate.index import VideoIndex
+from server.candidate.live import LiveVideos
 from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import viewer_inputs
@@ -18,6 +19,9 @@ from server.features.viewer import ViewerFeatures
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import VIDEOS, tower_signature
+from server.live import placement
+from server.live.live import Live
+from server.live.side import KnownVideos, SideTable
 from server.pipeline.best import best
 from server.releases import layout
 from server.releases.manifest import Manifest
@@ -44,6 +48,7 @@ FILES = (
     layout.FRESH_ROWS,
     layout.POPULARITY,
     layout.VOCABULARY,
+    *placement.FILES,
 )
 """The files of a release that the candidate service needs."""
 
@@ -82,13 +87,18 @@ class CandidateRelease:
     rows: VideoRows
     viewers: ViewerVectors
     """Cache of recent viewers' vectors."""
+    live: LiveVideos | None = None
+    """What the log adds; None without one."""
 
     @staticmethod
-    def load(folder: Path, vector_cache_size: int = 0) -> CandidateRelease:
+    def load(
+        folder: Path, vector_cache_size: int = 0, live: Live | None = None
+    ) -> CandidateRelease:
         """Load the release in `folder`: its manifest and FILES except goldens.
 
         At most `vector_cache_size` viewers' vectors are cached. Digests aren't
-        checked here but by the cache, when it returns the folder.
+        checked here but by the cache, when it returns the folder. `live` is what is followed of
+        the log.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
@@ -104,6 +114,13 @@ class CandidateRelease:
         ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
+        rows = VideoRows(keys)
+        beside = None
+        if live is not None:
+            places = placement.Placement.load(folder, manifest, count)
+            known = KnownVideos(rows, vectors, manifest.catalog_position, places)
+            table = live.complete(SideTable(live.overlay, known, ranked=False))
+            beside = LiveVideos(table, live.trends, rows)
         tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,
@@ -123,13 +140,27 @@ class CandidateRelease:
             fresh_vectors=looked_up(vectors, fresh_rows),
             popular_rows=best(np.arange(count), popularity, keys, MAX_POPULAR),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
-            rows=VideoRows(keys),
+            rows=rows,
             viewers=ViewerVectors(vector_cache_size),
+            live=beside,
         )
 
+    def is_new(self, key: int) -> bool:
+        """Return whether a video came since the release was trained."""
+        return self.live is not None and key in self.live.table.places
+
+    def video_id(self, row: int) -> str:
+        """Return the id of a row, of the side table too."""
+        if row < len(self.keys):
+            return self.ids[row]
+        assert self.live is not None
+        return self.live.table.video(row - len(self.keys)).video_id
+
     def replay_goldens(self) -> None:
-        """Raise ReleaseError unless the viewer tower reproduces its outputs of training."""
+        """Raise ReleaseError unless the towers reproduce their outputs of training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
+        if self.live is not None:
+            self.live.table.replay_goldens()
 
     def viewer_vector(
         self, viewer: ViewerFeatures, found: Int64Array | None = None

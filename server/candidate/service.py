@@ -23,18 +23,19 @@ from server.columns import encode_columns
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
+from server.live.live import Live
 from server.pipeline.caller import Caller
-from server.pod.pod import Pod, PodSettings
+from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import not_found
-from server.signals import SOURCES
+from server.signals import EVERY_SOURCE, SOURCES
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 _IN_API = {
-    source.name: viewer_pb2.Source.Value(f"SOURCE_{source.name.upper()}") for source in SOURCES
+    source.name: viewer_pb2.Source.Value(f"SOURCE_{source.name.upper()}") for source in EVERY_SOURCE
 }
 
 
@@ -59,10 +60,17 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             query = replace(query, count=max(stated, request.page_size))
         caller = Caller(context.time_remaining())
         try:
-            found = await self.queue.run(lambda: serving.content.retrieve(query, caller), caller)
+            # In one run: rows beside the release are valid until the catalogue's next change.
+            return await self.queue.run(
+                lambda: encode(
+                    serving.content.retrieve(query, caller),
+                    serving.content.release,
+                    request.page_size,
+                ),
+                caller,
+            )
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
-        return encode(found, serving.content.release, request.page_size)
 
 
 def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
@@ -72,6 +80,7 @@ def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
         count=request.count,
         excluded_keys=np.array(request.excluded_keys, np.int64),
         seed_key=request.seed_key if request.HasField("seed_key") else None,
+        locale=request.locale,
     )
 
 
@@ -83,7 +92,7 @@ def encode(
         keys=found.keys.tolist(),
         scores=encode_columns(found.scores),
         source_masks=found.source_masks.tolist(),
-        ids=[release.ids[row] for row in found.rows[:page_size].tolist()],
+        ids=[release.video_id(row) for row in found.rows[:page_size].tolist()],
         release_id=release.manifest.release_id,
         sources=[
             recommendation_pb2.SourceReport(
@@ -91,13 +100,13 @@ def encode(
                 proposed=int(np.count_nonzero(found.source_masks & source.bit)),
                 failure=found.failures.get(source.name, ""),
             )
-            for source in SOURCES
+            for source in (SOURCES if release.live is None else EVERY_SOURCE)
         ],
     )
 
 
-def _build(folder: Path, vector_cache_size: int = 0) -> CandidatePipeline:
-    return CandidatePipeline(CandidateRelease.load(folder, vector_cache_size))
+def _build(folder: Path, vector_cache_size: int = 0, live: Live | None = None) -> CandidatePipeline:
+    return CandidatePipeline(CandidateRelease.load(folder, vector_cache_size, live))
 
 
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
@@ -129,6 +138,8 @@ CANDIDATE_POD = Pod(
 """The candidate pod."""
 
 
-def candidate_pod(vector_cache_size: int) -> Pod[CandidatePipeline]:
-    """Return the candidate pod with a cache of this many viewers' vectors."""
-    return replace(CANDIDATE_POD, build=partial(_build, vector_cache_size=vector_cache_size))
+def candidate_pod(settings: CandidateSettings) -> Pod[CandidatePipeline]:
+    """Return the candidate pod; it follows the log if the settings name one."""
+    size = settings.viewer_vector_cache_size
+    pod = replace(CANDIDATE_POD, build=partial(_build, vector_cache_size=size))
+    return following(pod, settings, lambda live: partial(_build, vector_cache_size=size, live=live))

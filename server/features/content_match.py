@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.arrays import Float32Array, Int64Array
-from server.features.looked_up import Vectors, looked_up
+from server.features.looked_up import Column, looked_up
 
 CONTENT_HISTORY = 50
 """Number of last watched videos that count, at most RANKER_HISTORY: the ranker's training set
@@ -17,7 +17,7 @@ _DECAY = (0.5 ** (np.arange(CONTENT_HISTORY)[::-1] / CONTENT_HALF_LIFE)).astype(
 
 
 def content_match(
-    history_rows: Int64Array, candidate_rows: Int64Array, content: Vectors
+    history_rows: Int64Array, candidate_rows: Int64Array, content: Column
 ) -> Float32Array:
     """Return the match of some videos, from -1 to 1; 0 if either side's content is unknown.
 

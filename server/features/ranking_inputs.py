@@ -12,7 +12,7 @@ import numpy.typing as npt
 from server import signals
 from server.arrays import Float32Array, Float64Array, Int64Array
 from server.features.content_match import content_match
-from server.features.looked_up import Vectors, looked_up
+from server.features.looked_up import Column, looked_up
 from server.features.tower_inputs import attribute_ids
 from server.features.viewer import ViewerFeatures
 
@@ -46,13 +46,15 @@ LIKE_PRIOR = 0.5
 class VideoTable:
     """What a release knows of each video, by row."""
 
-    vectors: Vectors
+    vectors: Column
     """Video tower output, float32[n, d] or float16[n, d]."""
-    features: Float32Array
+    features: Column
     """VIDEO_FEATURES, float32[n, f]."""
-    content: Vectors
+    content: Column
     """The video tower's content part at length 1, or 0 if nothing is known, float32[n, c] or
     float16[n, c]."""
+    creators: Column | None = None
+    """Key of each video's creator, -1 if unknown, int64[n]; None if no creator is known."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> Float64Array:

@@ -29,6 +29,10 @@ class ViewerFeatures:
     """Number of videos that the viewer has watched."""
     like_count: int = 0
     """Number of them that the viewer liked."""
+    hidden_keys: Int64Array = field(default_factory=_no_keys)
+    """Videos that the viewer has hidden, int64[k]."""
+    hidden_times: Int64Array = field(default_factory=_no_keys)
+    """When each was hidden, Unix seconds, int64[k]."""
     asked_at: int = 0
     """Time of the request, Unix seconds; 0 for right after the last watch."""
 

@@ -61,16 +61,12 @@ class Live:
         self.trends = Trends(settings.trending_half_life)
         self._log, self._videos, self._clock = event_log, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
-        self._caught_up = threading.Event()
+        self.caught_up = threading.Event()
+        """Set once all changes of the catalogue were read."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._heard_at: float | None = None
         self._export()
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether all changes of the catalogue were read once."""
-        return self._caught_up.is_set()
 
     async def run(self) -> None:
         """Follow the log until cancelled."""
@@ -87,7 +83,7 @@ class Live:
         A process that just started waits for the log, at most `wait` seconds; without it the
         table follows once the log is back.
         """
-        if not self._caught_up.wait(wait):
+        if not self.caught_up.wait(wait):
             log.warning("the catalogue's changes can't be read: a release is served without them")
         table.take_changes()
         while table.place_some():
@@ -105,7 +101,7 @@ class Live:
         async for entries in self._log.read(CATALOG):
             self._heard_at = self._clock()
             if not entries:
-                self._caught_up.set()
+                self.caught_up.set()
                 continue
             self.overlay.take(entries)
             self._take_changes()

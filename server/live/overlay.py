@@ -76,6 +76,11 @@ class Overlay:
         """Return the last change of a video; None if there was none or it isn't kept."""
         return self._changes.get(key)
 
+    def is_removed(self, key: int) -> bool:
+        """Return whether a video was removed last."""
+        change = self._changes.get(key)
+        return change is not None and change.removed
+
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
         if position <= 0:

@@ -17,6 +17,7 @@ from server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_fea
 from server.features.video_rows import VideoRows
 from server.live.overlay import Change, Overlay
 from server.live.placement import Placement
+from server.pipeline.best import best
 
 BATCH = 32
 """Videos that are placed at once, in one to two milliseconds."""
@@ -34,6 +35,8 @@ class KnownVideos:
     """Position in the log of the catalogue's changes up to which the release has them."""
     placement: Placement | None
     """None if the release can't place videos."""
+    features: Float32Array | None = None
+    """VIDEO_FEATURES, float32[n, f], which ranking needs."""
 
 
 class SideTable:
@@ -70,8 +73,9 @@ class SideTable:
         """Row of each key."""
         self.count = 0
         """Number of rows, unused ones included."""
-        self.used = np.zeros(room, np.bool_)
-        """Whether each row is used, bool[room]; as in all columns, `count` of them."""
+        self.new = np.zeros(room, np.bool_)
+        """Whether each row is that of a new video, bool[room]; as in all columns, `count` of them.
+        The others are unused, or of changed videos."""
         self.keys = np.zeros(room, np.int64)
         self.vectors = np.zeros((room, size), np.float32)
         self.content = np.zeros((room, size if ranked else 0), np.float32)
@@ -135,6 +139,13 @@ class SideTable:
         get = self.places.get
         return np.array([get(key, -1) for key in keys], np.int64)
 
+    def rows_of(self, keys: Int64Array) -> Int64Array:
+        """Return the rows of those of some videos that have one, int64[m]."""
+        if not len(keys):
+            return keys
+        rows = self.find(keys.tolist())
+        return rows[rows >= 0]
+
     def nearest(self, vector: Float32Array, limit: int, usable: BoolArray) -> Int64Array:
         """Return the rows with the largest inner products, best first.
 
@@ -144,12 +155,20 @@ class SideTable:
             usable: which rows count, bool[count].
         """
         rows = usable.nonzero()[0]
-        scores = (self.vectors[: self.count] @ vector)[rows]
-        if len(rows) > limit:
-            best = np.argpartition(-scores, limit - 1)[:limit]
-            rows, scores = rows[best], scores[best]
-        ordered: Int64Array = rows[np.lexsort((self.keys[rows], -scores))]
-        return ordered
+        scores = (self.vectors[: self.count] @ vector).take(rows)
+        return best(rows, scores, self.keys, limit)
+
+    def replay_goldens(self) -> None:
+        """Raise ReleaseError unless the video tower reproduces its outputs of training."""
+        if self._known.placement is not None:
+            self._known.placement.replay_goldens()
+
+    def changed_video(self, video_id: str) -> Video | None:
+        """Return a video as the catalogue's last change has it; None if none is remembered."""
+        change = self._overlay.get(video_key(video_id)) if self._overlay.videos else None
+        if change is None or change.position <= self._known.position or not change.video:
+            return None
+        return Video.FromString(change.video)
 
     def video(self, row: int) -> Video:
         """Return the video of a row."""
@@ -175,6 +194,8 @@ class SideTable:
         ages = np.array([self._age(video) for video in videos])
         nothing = np.zeros(len(videos))
         features = video_features(nothing, nothing, nothing + LIKE_PRIOR, ages)
+        if self._known.features is not None:
+            features[mine] = self._known.features.take(own[mine], axis=0)
         for each, (change, video) in enumerate(zip(changes, videos, strict=True)):
             if same[each]:
                 self._drop(change.key)
@@ -185,7 +206,7 @@ class SideTable:
             self.features[row] = features[each]
             self.creators[row] = video_key(video.creator) if video.creator else -1
             self.changed += int(own[each] >= 0) - int(self.own_rows[row] >= 0)
-            self.own_rows[row] = own[each]
+            self.own_rows[row], self.new[row] = own[each], own[each] < 0
 
     def _age(self, video: Video) -> float:
         if not video.HasField("published"):
@@ -202,12 +223,12 @@ class SideTable:
             row = self.count
             self.count += 1
         self.places[key] = row
-        self.keys[row], self.used[row], self.own_rows[row] = key, True, -1
+        self.keys[row], self.own_rows[row] = key, -1
         return row
 
     def _drop(self, key: int) -> None:
         row = self.places.pop(key, None)
         if row is not None:
-            self.used[row] = False
+            self.new[row] = False
             self.changed -= int(self.own_rows[row] >= 0)
             self._free.append(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,8 +16,10 @@ from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.event_log.log import EventLog
+from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.home import Home
+from server.live.live import Live
 from server.live.settings import LiveSettings
 from server.pod import release_service
 from server.pod.admission import QUEUE_TARGET, Admission
@@ -165,6 +167,21 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     finally:
         if pod.event_log is not None:
             await pod.event_log.close()
+
+
+def following(
+    pod: Pod[T], settings: PodSettings, build: Callable[[Live], Callable[[Path], T]]
+) -> Pod[T]:
+    """Return the pod so that it follows the log, if the settings name one; `build` reads it.
+
+    Raises:
+        VireoError: the log's client library isn't installed.
+    """
+    event_log = open_log(settings.event_log)
+    if event_log is None:
+        return pod
+    live = Live(event_log, settings.live)
+    return replace(pod, build=build(live), background=(live.run,), event_log=event_log)
 
 
 def pod_admission(

@@ -15,13 +15,16 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
     """Return the features in a request; its time is now unless the request has one.
 
     Raises:
-        RpcError: INVALID_ARGUMENT if history_times and history_keys differ in length.
+        RpcError: INVALID_ARGUMENT if history_times and history_keys differ in length, or
+            hidden_times and hidden_keys.
     """
     # No rule in CEL says so: protovalidate would serialize and parse the whole message for it.
     if len(viewer.history_times) != len(viewer.history_keys):
         raise invalid_argument(
             [("viewer.history_times", "must have as many values as history_keys")]
         )
+    if len(viewer.hidden_times) != len(viewer.hidden_keys):
+        raise invalid_argument([("viewer.hidden_times", "must have as many values as hidden_keys")])
     return ViewerFeatures(
         history_keys=np.array(viewer.history_keys, np.int64),
         history_times=np.array(viewer.history_times, np.int64),
@@ -29,5 +32,7 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
         attributes=tuple(viewer.attributes),
         watch_count=viewer.watch_count,
         like_count=viewer.like_count,
+        hidden_keys=np.array(viewer.hidden_keys, np.int64),
+        hidden_times=np.array(viewer.hidden_times, np.int64),
         asked_at=viewer.asked_at or int(time.time()),
     )

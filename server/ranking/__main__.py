@@ -6,14 +6,15 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
 from server.pod.pod import PodSettings, serve_pod
-from server.ranking.service import RANKING_POD
+from server.ranking.service import ranking_pod
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 
 
 async def main() -> None:
     """Serve until stopped."""
-    await serve_pod(RANKING_POD, load_settings(PodSettings, sys.argv[1:]))
+    settings = load_settings(PodSettings, sys.argv[1:])
+    await serve_pod(ranking_pod(settings), settings)
 
 
 if __name__ == "__main__":

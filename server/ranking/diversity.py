@@ -25,6 +25,10 @@ class DiverseBest:
 
     def select(self, query: Ranking, candidates: Candidates) -> Candidates:
         """Return the best `page_size` candidates, in the order of the slate."""
+        return candidates.take(self.order(query, candidates))
+
+    def order(self, query: Ranking, candidates: Candidates) -> Int64Array:
+        """Return the places of the best `page_size` candidates, in the order of the slate."""
         scores, page = candidates.scores[SCORE], query.query.page_size
         # Unknown candidates have a score of 0, as known ones may.
         ranked = np.where(candidates.rows >= 0, scores, np.float32(-1))
@@ -34,10 +38,10 @@ class DiverseBest:
         if strength > 0:
             window = order[:RERANK_WINDOW]
             window = window[candidates.rows[window] >= 0]
-            vectors = looked_up(query.release.table.vectors, candidates.rows[window])
+            vectors = looked_up(query.table.vectors, candidates.rows[window])
             chosen = diverse_order(scores[window], vectors, strength, min(page, len(window)))
             order = np.concatenate([window[chosen], order[len(window) :]])
-        return candidates.take(order[:page])
+        return order[:page]
 
 
 def diverse_order(

@@ -15,6 +15,7 @@ from server.pipeline.runner import Pipeline
 from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
+from server.ranking.reserved import DiverseBestAndReserved
 from server.ranking.stages import SCORE, RankerScorer, RequestedSource
 from server.signals import TASKS
 
@@ -30,7 +31,7 @@ class RankedCandidates:
     keys: Int64Array
     """int64[m]."""
     rows: Int64Array
-    """Rows in the release's tables, int64[m]; -1 for a key that it doesn't know."""
+    """Rows in the release's `videos`, int64[m]; -1 for a key that it doesn't know."""
     scores: Float32Array
     """The score that orders them, apart from diversity, float32[m]."""
     tasks: Mapping[str, Float32Array]
@@ -49,7 +50,7 @@ class RankingPipeline:
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
             scorers=(RankerScorer(),),
-            selector=DiverseBest(),
+            selector=DiverseBest() if release.live is None else DiverseBestAndReserved(),
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.arrays import Float32Array, Int64Array
+from server.features.ranking_inputs import VideoTable
 from server.features.viewer import ViewerFeatures
 from server.ranking.release import RankingRelease
 
@@ -39,14 +40,16 @@ class Ranking:
     viewer: ViewerFeatures
     """The query's viewer, with the seed as the last video watched."""
     rows: Int64Array
-    """Rows of the query's keys in the release's tables, int64[n]; -1 for unknown ones."""
+    """Rows of the query's keys in `table`, int64[n]; -1 for unknown ones."""
     history_rows: Int64Array
     """Rows of the known videos of the viewer's history, oldest first, int64[h]."""
+    table: VideoTable
+    """The release's table, with the videos beside it if there are any."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
         """Prepare `query`."""
         viewer = query.viewer.playing(query.seed_key)
-        found = release.rows.find(np.concatenate([query.keys, viewer.history_keys]))
+        found = release.find(np.concatenate([query.keys, viewer.history_keys]))
         rows, history = found[: len(query.keys)], found[len(query.keys) :]
-        return Ranking(release, query, viewer, rows, history[history >= 0])
+        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos)

@@ -14,6 +14,10 @@ from server.features.video_rows import VideoRows
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import ranker_signature
+from server.live import placement
+from server.live.live import Live
+from server.live.side import KnownVideos, SideTable
+from server.ranking.live import LiveVideos
 from server.releases import layout
 from server.releases.manifest import Manifest
 from server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
@@ -29,6 +33,8 @@ FILES = (
     layout.CONTENT_VECTORS,
     layout.VIDEO_FEATURE_TABLE,
     layout.VOCABULARY,
+    layout.CREATORS,
+    *placement.FILES,
 )
 """The files of a release that the ranking service needs."""
 
@@ -45,12 +51,15 @@ class RankingRelease:
     titles: Texts
     vocabulary: Mapping[str, int]
     rows: VideoRows
+    live: LiveVideos | None = None
+    """What the log adds; None without one."""
 
     @staticmethod
-    def load(folder: Path) -> RankingRelease:
+    def load(folder: Path, live: Live | None = None) -> RankingRelease:
         """Load the release in `folder`: its manifest and FILES except goldens.
 
-        Digests aren't checked here but by the cache, when it returns the folder.
+        Digests aren't checked here but by the cache, when it returns the folder. `live` is what is
+        followed of the log.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
@@ -64,17 +73,56 @@ class RankingRelease:
             folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
         )
         content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
+        creators = None
+        if layout.CREATORS in manifest.files:
+            creators = read_table(folder, layout.CREATORS, np.int64, (count,))
+        table, rows = VideoTable(vectors, features, content, creators), VideoRows(keys)
+        beside = None
+        if live is not None:
+            places = placement.Placement.load(folder, manifest, count)
+            known = KnownVideos(rows, vectors, manifest.catalog_position, places, features)
+            side = live.complete(SideTable(live.overlay, known, ranked=True))
+            beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(
             folder=folder,
             manifest=manifest,
             ranker=Model(folder / layout.RANKER, ranker_signature(size)),
-            table=VideoTable(vectors, features, content),
+            table=table,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
             titles=read_mapped_texts(folder / layout.VIDEO_TITLES, count),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
-            rows=VideoRows(keys),
+            rows=rows,
+            live=beside,
         )
 
+    def find(self, keys: Int64Array) -> Int64Array:
+        """Return the row of each video in `videos`, int64[m]; -1 for unknown ones."""
+        rows, live = self.rows.find(keys), self.live
+        return rows if live is None or not live.side.places else live.find(keys, rows)
+
+    @property
+    def videos(self) -> VideoTable:
+        """The table, with the videos beside it until the catalogue's next change."""
+        live = self.live
+        return self.table if live is None or not live.side.places else live.table
+
+    def video_id(self, row: int) -> str:
+        """Return the id of a row of `videos`."""
+        if self.live is not None and row >= len(self.ids):
+            return self.live.video(row).video_id
+        return self.ids[row]
+
+    def title(self, row: int) -> str:
+        """Return the title of a row of `videos`."""
+        if self.live is None:
+            return self.titles[row]
+        if row >= len(self.ids):
+            video = self.live.video(row)
+            return video.title or video.video_id
+        return self.live.title(self.ids[row], self.titles[row])
+
     def replay_goldens(self) -> None:
-        """Raise ReleaseError unless the ranking model reproduces its outputs of training."""
+        """Raise ReleaseError unless its models reproduce their outputs of training."""
         replay(self.ranker, self.folder / layout.GOLDEN_RANKER)
+        if self.live is not None:
+            self.live.side.replay_goldens()

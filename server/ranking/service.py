@@ -16,8 +16,9 @@ from server.features.ranking_inputs import RANKER_HISTORY
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
 from server.inference.tensors import Limits
+from server.live.live import Live
 from server.pipeline.caller import Caller
-from server.pod.pod import Pod
+from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
@@ -48,8 +49,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         serving = served(self.loader, request.release_id)
         query = decode(request)
         caller = Caller(context.time_remaining())
-        ranked = await self.queue.run(lambda: serving.content.rank(query, caller), caller)
-        return encode(ranked, serving.content.release, titles=request.titles)
+        # In one run: rows beside the release are valid until the catalogue's next change.
+        return await self.queue.run(
+            lambda: encode(
+                serving.content.rank(query, caller),
+                serving.content.release,
+                titles=request.titles,
+            ),
+            caller,
+        )
 
 
 def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
@@ -86,18 +94,18 @@ def encode(
     rows = ranked.rows.tolist()
     return ranking_pb2.RankCandidatesResponse(
         keys=ranked.keys.tolist(),
-        ids=[release.ids[row] if row >= 0 else "" for row in rows],
+        ids=[release.video_id(row) if row >= 0 else "" for row in rows],
         scores=ranked.scores.tolist(),
         task_scores=encode_columns(ranked.tasks),
         source_masks=ranked.source_masks.tolist(),
-        titles=[release.titles[row] if row >= 0 else "" for row in rows] if titles else [],
+        titles=[release.title(row) if row >= 0 else "" for row in rows] if titles else [],
         release_id=release.manifest.release_id,
         unknown_candidates=ranked.unknown,
     )
 
 
-def _build(folder: Path) -> RankingPipeline:
-    return RankingPipeline(RankingRelease.load(folder))
+def _build(folder: Path, live: Live | None = None) -> RankingPipeline:
+    return RankingPipeline(RankingRelease.load(folder, live))
 
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:
@@ -119,3 +127,8 @@ RANKING_POD = Pod(
     inference=partial(add_inference_service, model_of=_served_model),
 )
 """The ranking pod."""
+
+
+def ranking_pod(settings: PodSettings) -> Pod[RankingPipeline]:
+    """Return the ranking pod; it follows the log if the settings name one."""
+    return following(RANKING_POD, settings, lambda live: partial(_build, live=live))

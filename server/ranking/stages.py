@@ -10,6 +10,7 @@ from server.arrays import Float32Array
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.inference.model import ModelOutputError
 from server.pipeline.candidates import Candidates
+from server.ranking.damping import damping
 from server.ranking.query import Ranking
 from server.signals import TASKS
 
@@ -53,12 +54,15 @@ class RankerScorer:
             query.history_rows,
             retrieved.rows,
             retrieval_features(retrieved.scores, retrieved.source_masks),
-            release.table,
+            query.table,
             release.vocabulary,
         )
         outputs = release.ranker.run(inputs)[0]
         tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
         score = release.manifest.score_weights.combined(tasks)
+        factors = damping(query, retrieved.rows)
+        if factors is not None:
+            score = score * factors
         if not np.isfinite(score).all():  # for example of a negative probability
             raise ModelOutputError("the weighted score of a candidate isn't finite")
         for name, values in {SCORE: score, **tasks}.items():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.catalog_pb2 import Video
-from vireo.v1.log_pb2 import CatalogChange
+from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 
-from server.event_log.log import Entry
+from server.event_log.log import Entry, EventLog, Stream
 from server.features.keys import video_key
+from server.live.live import Live
+from server.live.settings import LiveSettings
 
 
 def key_of(video_id: str) -> str:
@@ -30,3 +34,51 @@ def upserted(position: int, video_id: str, **fields: Any) -> Entry:
 def removed(position: int, video_id: str) -> Entry:
     """An entry of the log by which a video went."""
     return Entry(position, key_of(video_id), change(video_id, is_removed=True))
+
+
+def told(lists: Mapping[str, Sequence[str]], impressions: Mapping[str, int] | None = None) -> bytes:
+    """What a consumer tells of trending videos by locale, the heaviest first, and of new ones."""
+    shown = impressions or {}
+    message = Trending(
+        lists=[
+            TrendingVideos(
+                locale=locale,
+                keys=[video_key(each) for each in ids],
+                weights=[float(len(ids) - place) for place in range(len(ids))],
+            )
+            for locale, ids in lists.items()
+        ],
+        new_keys=[video_key(each) for each in shown],
+        new_impressions=list(shown.values()),
+        at=Timestamp(seconds=1),
+    )
+    return message.SerializeToString()
+
+
+def followed(
+    *entries: Entry,
+    trending: Mapping[str, Sequence[str]] | None = None,
+    impressions: Mapping[str, int] | None = None,
+) -> Live:
+    """What a pod knows that has read these entries; nothing more comes."""
+    live = Live(_NoLog(), LiveSettings())
+    live.overlay.take(entries)
+    live.trends.hear("trending.0", told(trending or {}, impressions))
+    live.caught_up.set()
+    return live
+
+
+class _NoLog(EventLog):
+    """A log that nobody reads."""
+
+    async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
+        raise NotImplementedError
+
+    def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
+        raise NotImplementedError
+
+    async def end(self, stream: Stream, key: str = "") -> int:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,6 +58,7 @@ async def running_pod(
     add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, 500, math.inf))
     add_release_service(server, loader, "pod-1")
     await server.start()
+    background = [asyncio.create_task(work()) for work in pod.background]
     try:
         async with (
             running(loader),
@@ -64,4 +66,7 @@ async def running_pod(
         ):
             yield RunningPod(loader, grpc_channel)
     finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await server.drain()

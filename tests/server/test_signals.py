@@ -7,12 +7,12 @@ import pytest
 from vireo.v1 import recommendation_pb2, viewer_pb2
 
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from server.signals import ORDERING, SCORES, SOURCES, TASKS, Score
+from server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
 
 
 def test_sources_have_the_numbers_of_the_api() -> None:
     in_api = {name: number for name, number in viewer_pb2.Source.items() if number}
-    assert in_api == {f"SOURCE_{source.name.upper()}": source.number for source in SOURCES}
+    assert in_api == {f"SOURCE_{source.name.upper()}": source.number for source in EVERY_SOURCE}
 
 
 def test_tasks_are_fields_of_the_api() -> None:
@@ -23,7 +23,11 @@ def test_tasks_are_fields_of_the_api() -> None:
 def test_one_source_fills_what_the_quotas_leave_and_its_score_orders() -> None:
     assert [source.name for source in SOURCES if source.quota is None] == [ORDERING]
     assert ORDERING in {score.name for score in SCORES}
-    assert sum(source.quota or 0 for source in SOURCES) <= 1
+    assert sum(source.quota or 0 for source in EVERY_SOURCE) <= 1
+
+
+def test_the_ranking_model_reads_no_source_of_the_log() -> None:
+    assert not {f"from_{source.name}" for source in LIVE_SOURCES} & {*RETRIEVAL_FEATURES}
 
 
 def test_retrieval_features_keep_the_order_of_older_releases() -> None:

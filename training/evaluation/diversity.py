@@ -157,7 +157,7 @@ def study_diversity(
         np.take_along_axis(scores, best, 1),
         held_out.targets,
     )
-    curve = diversity_curve(lists, ranking.table.vectors.astype(np.float32, copy=False))
+    curve = diversity_curve(lists, candidates.vectors.astype(np.float32, copy=False))
     return {
         "chosen": ranking.manifest.score_weights.diversity,
         "viewers": len(lists.rows),

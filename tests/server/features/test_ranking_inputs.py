@@ -17,9 +17,11 @@ from server.features.ranking_inputs import (
 from server.features.viewer import ViewerFeatures
 from server.signals import SCORES, SOURCES
 
+VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
+FEATURES = np.arange(16, dtype=np.float32).reshape(4, 4)
 TABLE = VideoTable(
-    vectors=np.arange(12, dtype=np.float32).reshape(4, 3),
-    features=np.arange(16, dtype=np.float32).reshape(4, 4),
+    vectors=VECTORS,
+    features=FEATURES,
     content=np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 0]], np.float32),
 )
 
@@ -63,9 +65,9 @@ def test_the_match_is_that_of_the_content() -> None:
 
 def test_candidates_and_history_are_gathered_from_the_table() -> None:
     batch = inputs([3, 1], [2, 0])
-    np.testing.assert_array_equal(batch["candidate_vectors"][0], TABLE.vectors[[2, 0]])
-    np.testing.assert_array_equal(batch["candidate_features"][0], TABLE.features[[2, 0]])
-    np.testing.assert_array_equal(batch["history_vectors"][0], TABLE.vectors[[3, 1]])
+    np.testing.assert_array_equal(batch["candidate_vectors"][0], VECTORS[[2, 0]])
+    np.testing.assert_array_equal(batch["candidate_features"][0], FEATURES[[2, 0]])
+    np.testing.assert_array_equal(batch["history_vectors"][0], VECTORS[[3, 1]])
     np.testing.assert_array_equal(batch["history_lengths"], [2])
 
 
@@ -78,7 +80,7 @@ def test_an_empty_history_is_one_zero_row_of_length_zero() -> None:
 def test_only_recent_history_is_attended_to() -> None:
     batch = inputs([0] * 5 + [3] * RANKER_HISTORY, [1])
     assert batch["history_vectors"].shape == (1, RANKER_HISTORY, 3)
-    np.testing.assert_array_equal(batch["history_vectors"][0, 0], TABLE.vectors[3])
+    np.testing.assert_array_equal(batch["history_vectors"][0, 0], VECTORS[3])
 
 
 def test_like_rates_of_the_unknown_are_the_prior_and_few_watches_move_them_little() -> None:

@@ -11,6 +11,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.features.keys import video_key, video_keys
 from server.gateway.stages.check import BadAnswerError, check_candidates, check_ranked
+from server.signals import NEW
 from tests.builders.columns import score_columns
 
 NAMES = ["a", "b", "c", "d"]
@@ -50,9 +51,11 @@ def checked_candidates(answer: candidate_pb2.RetrieveCandidatesResponse) -> None
     check_candidates(answer, request)
 
 
-def checked_ranked(answer: ranking_pb2.RankCandidatesResponse, release_id: str = "r") -> None:
+def checked_ranked(
+    answer: ranking_pb2.RankCandidatesResponse, release_id: str = "r", third: int = 2
+) -> None:
     request = ranking_pb2.RankCandidatesRequest(
-        keys=KEYS, source_masks=[2, 4, 2, 8], page_size=2, release_id=release_id
+        keys=KEYS, source_masks=[2, 4, third, 8], page_size=2, release_id=release_id
     )
     assert check_ranked(answer, request, frozenset(KEYS)) is answer
 
@@ -165,6 +168,12 @@ def test_another_release_may_lack_as_many_ids_as_it_says() -> None:
     checked_ranked(answer, release_id="another")
     with pytest.raises(BadAnswerError, match="has no id"):
         checked_ranked(answer)
+
+
+def test_a_pod_may_not_have_heard_yet_of_a_video_that_the_release_lacks() -> None:
+    answer = ranked()
+    answer.ids[0], answer.source_masks[0], answer.unknown_candidates = "", NEW.bit, 1
+    checked_ranked(answer, third=NEW.bit)
 
 
 def test_a_releases_number_of_candidates_is_bounded() -> None:

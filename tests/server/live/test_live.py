@@ -74,7 +74,7 @@ async def test_a_table_has_what_came_before_it_and_what_comes_after(
         await log.append(CATALOG, key_of("video-5"), change("video-5", is_removed=True))
         async with following(nats) as live:
             table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
-            assert live.caught_up
+            assert live.caught_up.is_set()
             assert table.places.keys() == {video_key("first"), video_key("second")}
             assert table.removed_rows.tolist() == [5]
 
@@ -91,7 +91,7 @@ async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
     nats.kill()
     async with following(nats) as live:
         table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)
-        assert not live.caught_up
+        assert not live.caught_up.is_set()
         assert table.places == {}
         nats.start()
         await until(lambda: video_key("early") in table.places)
@@ -101,7 +101,7 @@ async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: Kno
     async with writing(nats) as log:
         await log.append(CATALOG, key_of("video-7"), change("video-7", is_removed=True))
     async with following(nats) as live:
-        await until(lambda: live.caught_up)
+        await until(lambda: live.caught_up.is_set())
         nats.kill()
         try:
             table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)

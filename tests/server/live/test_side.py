@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from server.features.keys import video_key
@@ -112,7 +113,7 @@ def test_a_removal_holds_for_own_and_for_new_videos_until_an_upsert(
     overlay.take([removed(3, "new"), removed(4, "unheard-of")])
     table.take_changes()
     assert table.places == {}
-    assert not table.used.any()
+    assert not table.new.any()
 
     overlay.take([upserted(5, "video-3", tags=["cat"]), upserted(6, "new", tags=["cat"])])
     settled(table)
@@ -135,7 +136,7 @@ def test_the_nearest_come_first_and_unusable_ones_never(folder: Path, overlay: O
     overlay.take([upserted(1 + each, f"new-{each}", tags=tags[each % 4]) for each in range(400)])
     table = settled(table_of(folder, overlay))
     vector = table.vectors[1]
-    usable = table.used[: table.count].copy()
+    usable = table.new[: table.count].copy()
     usable[table.find([video_key("new-1")])] = False
 
     found = table.nearest(vector, 30, usable)
@@ -159,6 +160,22 @@ def test_times_beyond_the_calendar_are_no_content(folder: Path, overlay: Overlay
     overlay.take([upserted(1, "new", tags=["cat"], published={"seconds": 1 << 60})])
     table = settled(table_of(folder, overlay))
     assert table.features[0, 3] == 0
+
+
+def test_a_hundred_thousand_new_videos_stay_within_the_stated_memory(folder: Path) -> None:
+    tags = [["cat"], ["dog"], ["fish"]]
+    entries = [
+        upserted(each, f"a site's video {each}", title="Four words of it", tags=tags[each % 3])
+        for each in range(1, 100_001)
+    ]
+    process = psutil.Process()
+    before = process.memory_info().rss
+    overlay = Overlay(100_000)
+    overlay.take(entries)
+    table = settled(table_of(folder, overlay))
+    used = process.memory_info().rss - before
+    assert len(table.places) == 100_000
+    assert used < 100_000 * (300 + 100 + 2 * 4 * table.vectors.shape[1]) * 1.2
 
 
 def test_goldens_of_the_tower_are_replayed(folder: Path) -> None:

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from server.features.keys import video_key
+from server.features.looked_up import looked_up
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
@@ -97,8 +98,9 @@ def test_unknown_candidates_stay_last(release: RankingRelease) -> None:
 
 def test_more_strength_makes_the_page_more_diverse(release: RankingRelease) -> None:
     distances = [
-        distance(release.table.vectors[rank(release, strength, list(range(40)), 10).rows])
+        distance(looked_up(release.table.vectors, page.rows))
         for strength in (0.0, 0.3, 1.0, 10.0)
+        for page in [rank(release, strength, list(range(40)), 10)]
     ]
     assert distances == sorted(distances)
     assert distances[-1] > distances[0] + 0.1

@@ -1,0 +1,49 @@
+"""Videos that the release doesn't have: the nearest to the viewer tower's embedding.
+
+They aren't rows of the release, so that they join its candidates last: as row n + r for row r of
+the side table, with the exact inner product as two-tower score, and otherwise neutral scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from server.candidate.live import LiveVideos
+from server.candidate.query import Retrieval
+from server.pipeline.candidates import Candidates
+from server.signals import NEW, ORDERING, SCORES, TRENDING
+
+
+def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
+    """Return `count` candidates with the best new videos among them, best first."""
+    table, count = live.table, query.query.count
+    usable = table.new[: table.count].copy()
+    usable[table.rows_of(query.unknown)] = False
+    nearest = table.nearest(query.vector, _limit(NEW.quota, count), usable)
+    trending = table.rows_of(live.trending(query.query.locale).others)
+    trending = trending[usable[trending]][: _limit(TRENDING.quota, count)]
+    masks = dict.fromkeys(nearest.tolist(), NEW.bit)
+    for row in trending.tolist():
+        masks[row] = masks.get(row, 0) | TRENDING.bit
+    if not masks:
+        return found
+    rows = np.array(list(masks), np.int64)
+    scores = {score.name: np.full(len(rows), score.neutral, np.float32) for score in SCORES}
+    scores[ORDERING] = table.vectors.take(rows, axis=0) @ query.vector
+    new = Candidates(
+        table.keys.take(rows),
+        rows + len(query.release.keys),
+        np.array(list(masks.values()), np.uint32),
+        scores,
+    )
+    every = Candidates.concatenate([found, new])
+    order = np.argsort(-every.scores[ORDERING], kind="stable")
+    # Theirs are the places of the last of the release's.
+    kept = max(0, count - len(new))
+    return every.take(order[(order < kept) | (order >= len(found))])
+
+
+def _limit(share: float | None, count: int) -> int:
+    return math.floor((share or 0.0) * count)

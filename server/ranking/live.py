@@ -1,0 +1,74 @@
+"""What the log adds to a release: videos beside it, and how often they were seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from vireo.v1.catalog_pb2 import Video
+
+from server.arrays import BoolArray, Int64Array
+from server.features.ranking_inputs import VideoTable
+from server.live.beside import Beside
+from server.live.side import SideTable
+from server.live.trends import Trends
+
+
+@dataclass(frozen=True)
+class LiveVideos:
+    """The live part of one release of n videos. Use it from one event loop."""
+
+    side: SideTable
+    trends: Trends
+    own: VideoTable
+    """The release's table."""
+    count: int
+    """n."""
+
+    @property
+    def table(self) -> VideoTable:
+        """The release's table with the side table beside it, until its next change."""
+        own, side = self.own, self.side
+        return VideoTable(
+            Beside(own.vectors, side.vectors, self.count),
+            Beside(own.features, side.features, self.count),
+            Beside(own.content, side.content, self.count),
+            Beside(own.creators, side.creators, self.count) if own.creators is not None else None,
+        )
+
+    def find(self, keys: Int64Array, rows: Int64Array) -> Int64Array:
+        """Return the rows of videos in `table`, -1 for unknown ones, int64[m].
+
+        Args:
+            keys: int64[m].
+            rows: row of each in the release's table, -1 for unknown ones, int64[m].
+        """
+        # A video of the release has a row beside it only if its content changed.
+        asked = np.arange(len(keys)) if self.side.changed else (rows < 0).nonzero()[0]
+        if not len(asked):
+            return rows
+        beside = self.side.find(keys[asked].tolist())
+        found = rows.copy()
+        found[asked] = np.where(beside >= 0, beside + self.count, rows[asked])
+        return found
+
+    def unseen(self, keys: Int64Array, rows: Int64Array, limit: int) -> BoolArray:
+        """Return which videos are new and had fewer impressions than `limit`, bool[m].
+
+        Arguments are those of `find`, with its rows.
+        """
+        unseen: BoolArray = rows >= self.count
+        for place in unseen.nonzero()[0].tolist():
+            changed = self.side.own_rows[rows[place] - self.count] >= 0
+            shown = self.trends.impressions.get(int(keys[place]), 0)
+            unseen[place] = not changed and shown < limit
+        return unseen
+
+    def video(self, row: int) -> Video:
+        """Return the video of a row of `table` beyond the release's."""
+        return self.side.video(row - self.count)
+
+    def title(self, video_id: str, title: str) -> str:
+        """Return the title of a video of the release, as it is now."""
+        changed = self.side.changed_video(video_id)
+        return title if changed is None else changed.title or video_id

@@ -1,0 +1,186 @@
+"""What the log adds to candidates: new and trending videos, and removals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.candidate.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+    UnknownSeedError,
+)
+from server.candidate.release import CandidateRelease
+from server.candidate.service import encode
+from server.candidate.sources import new
+from server.candidate.sources.trending import COLD_SHARE
+from server.features.keys import video_key, video_keys
+from server.features.viewer import ViewerFeatures
+from server.live.live import Live
+from server.signals import NEW, SCORES, TRENDING
+from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.viewers import viewer_of_rows
+
+VIDEOS = 40
+
+
+def with_log(folder: Path, live: Live) -> CandidateRelease:
+    return CandidateRelease.load(folder, live=live)
+
+
+def retrieve(
+    release: CandidateRelease, viewer: ViewerFeatures, count: int = 30, **more: Any
+) -> RetrievedCandidates:
+    return CandidatePipeline(release, fail_open=False).retrieve(
+        CandidateQuery(viewer, count, **more)
+    )
+
+
+def proposed(found: RetrievedCandidates, bit: int) -> list[int]:
+    keys: list[int] = found.keys[found.source_masks & bit > 0].tolist()
+    return keys
+
+
+@pytest.fixture(scope="module")
+def news() -> Live:
+    kinds = ("cat", "dog", "fish")
+    return followed(
+        *(upserted(1 + each, f"new-{each}", tags=[kinds[each % 3]]) for each in range(60))
+    )
+
+
+def test_new_videos_are_found_by_their_exact_scores(release_folder: Path, news: Live) -> None:
+    release = with_log(release_folder, news)
+    viewer = viewer_of_rows(3, 9)
+
+    found = retrieve(release, viewer, 40)
+
+    new_keys = proposed(found, NEW.bit)
+    assert len(new_keys) == 2  # the share of 40
+    assert release.live is not None
+    table = release.live.table
+    vector = release.viewer_vector(viewer)
+    best = np.sort(table.vectors[: table.count] @ vector)[::-1][:2]
+    at = found.source_masks & NEW.bit > 0
+    assert found.scores["two_tower"][at] == pytest.approx(best, rel=1e-5)
+    for score in SCORES[1:]:
+        assert (found.scores[score.name][at] == score.neutral).all()
+    assert len(found) == 40
+    assert (np.diff(found.scores["two_tower"]) <= 0).all()
+    answer = encode(found, release, 40)
+    assert video_keys(list(answer.ids)).tolist() == list(answer.keys)
+    assert [each.proposed for each in answer.sources if each.source == NEW.number] == [2]
+
+
+def test_watched_excluded_and_hidden_new_videos_are_left_out(
+    release_folder: Path, news: Live
+) -> None:
+    release = with_log(release_folder, news)
+    viewer = viewer_of_rows(3, 9)
+    first, second = proposed(retrieve(release, viewer, 40), NEW.bit)
+
+    hidden = replace(viewer, hidden_keys=np.array([first]), hidden_times=np.array([0]))
+    watched = replace(viewer, watched_keys=np.append(viewer.watched_keys, second))
+
+    assert first not in retrieve(release, hidden, 40).keys
+    assert second not in retrieve(release, watched, 40).keys
+    assert first not in retrieve(release, viewer, 40, excluded_keys=np.array([first])).keys
+
+
+def test_hidden_videos_of_the_release_are_left_out(release: CandidateRelease) -> None:
+    hidden = video_keys(["video-5", "video-30"])
+    viewer = replace(viewer_of_rows(3), hidden_keys=hidden, hidden_times=np.zeros(2, np.int64))
+    found = retrieve(release, viewer, VIDEOS)
+    assert not np.isin(hidden, found.keys).any()
+    assert len(found) == VIDEOS - 3
+
+
+def test_removed_videos_are_proposed_by_no_source(release_folder: Path) -> None:
+    live = followed(
+        *(removed(1 + row, f"video-{row}") for row in range(0, VIDEOS, 2)),
+        upserted(99, "new", tags=["cat"]),
+        removed(100, "new"),
+        trending={"": ["video-0", "video-1", "new"]},
+    )
+    found = retrieve(with_log(release_folder, live), viewer_of_rows(3, 4), VIDEOS)
+    assert sorted(found.rows.tolist()) == [row for row in range(1, VIDEOS, 2) if row != 3]
+
+
+def test_a_removal_holds_from_the_next_call_on(release_folder: Path) -> None:
+    live = followed()
+    release = with_log(release_folder, live)
+    assert release.live is not None
+    assert 7 in retrieve(release, viewer_of_rows(3), VIDEOS).rows
+    live.overlay.take([removed(1, "video-7")])
+    release.live.table.take_changes()
+    assert 7 not in retrieve(release, viewer_of_rows(3), VIDEOS).rows
+
+
+def test_trending_videos_come_from_the_own_locale_first(release_folder: Path) -> None:
+    lists = {"": ["video-20", "video-21"], "de": ["video-25"], "de-CH": ["video-26"]}
+    release = with_log(release_folder, followed(trending=lists))
+    viewer = viewer_of_rows(3, 9)
+
+    for locale, first in (("de-CH", 26), ("de-AT", 25), ("de", 25), ("fr", 20), ("", 20)):
+        found = retrieve(release, viewer, 20, locale=locale)
+        assert proposed(found, TRENDING.bit) == [video_key(f"video-{first}")]
+
+
+def test_half_of_what_a_cold_viewer_gets_is_trending(release_folder: Path) -> None:
+    lists = {"": [f"video-{row}" for row in range(VIDEOS)]}
+    found = retrieve(with_log(release_folder, followed(trending=lists)), ViewerFeatures(), 20)
+    assert len(proposed(found, TRENDING.bit)) == COLD_SHARE * 20
+
+
+def test_a_new_video_can_be_trending(release_folder: Path) -> None:
+    live = followed(
+        *(upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)),
+        trending={"": ["unheard-of", "new-17", "video-3"]},
+    )
+    found = retrieve(with_log(release_folder, live), viewer_of_rows(5), 20)
+    assert video_key("new-17") in proposed(found, TRENDING.bit)
+
+
+def test_candidates_can_follow_a_video_that_is_new(release_folder: Path, news: Live) -> None:
+    release = with_log(release_folder, news)
+    seed = video_key("new-4")
+    found = retrieve(release, viewer_of_rows(3, 9), 20, seed_key=seed)
+    assert len(found) == 20
+    assert seed not in found.keys
+    with pytest.raises(UnknownSeedError):
+        retrieve(release, viewer_of_rows(3, 9), 20, seed_key=5)
+
+
+def test_a_changed_video_stays_where_the_release_has_it(release_folder: Path) -> None:
+    live = followed(upserted(1, "video-5", tags=["cat"]))
+    release = with_log(release_folder, live)
+    found = retrieve(release, viewer_of_rows(3), VIDEOS)
+    assert found.keys.tolist().count(video_key("video-5")) == 1
+    assert not proposed(found, NEW.bit)
+
+
+def test_nothing_new_changes_no_candidate(release_folder: Path, release: CandidateRelease) -> None:
+    for viewer in (viewer_of_rows(3, 9), ViewerFeatures()):
+        without, beside = (
+            retrieve(each, viewer) for each in (release, with_log(release_folder, followed()))
+        )
+        assert without.keys.tolist() == beside.keys.tolist()
+        assert without.source_masks.tolist() == beside.source_masks.tolist()
+
+
+def test_new_videos_that_fail_are_left_out_and_declared(
+    release_folder: Path, news: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(new, "join", fail)
+    pipeline = CandidatePipeline(with_log(release_folder, news))
+    found = pipeline.retrieve(CandidateQuery(viewer_of_rows(3), 20))
+    assert len(found) == 20
+    assert found.failures == {"new": "RuntimeError: broken"}

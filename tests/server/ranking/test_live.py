@@ -1,0 +1,201 @@
+"""What the log adds to ranking: new videos, their positions, and damping after a hide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.features.keys import video_keys
+from server.features.looked_up import looked_up
+from server.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.features.viewer import ViewerFeatures
+from server.ranking.damping import DAMPED_DAYS, DAMPING
+from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.release import RankingRelease
+from server.ranking.reserved import COLD_SHARE, NEW_IMPRESSIONS, NEW_SHARE, reserve
+from server.ranking.service import encode
+from server.signals import TRENDING
+from tests.builders.catalogue import followed, upserted
+from tests.builders.viewers import viewer_of_rows
+
+DAY = 86_400
+OWN = [f"video-{row}" for row in range(40)]
+NEWS = [f"new-{number}" for number in range(6)]
+UPSERTS = [
+    upserted(1 + place, name, title=f"News {name}", tags=["dog"], creator="creator-1")
+    for place, name in enumerate(NEWS)
+]
+
+
+def asked(
+    ids: Sequence[str], viewer: ViewerFeatures | None = None, page_size: int = 100, mask: int = 2
+) -> RankingQuery:
+    count = len(ids)
+    return RankingQuery(
+        viewer=viewer or viewer_of_rows(1, 2),
+        keys=video_keys(ids),
+        scores={
+            name: np.linspace(1, 0, count, dtype=np.float32)
+            for name in ("two_tower", "co_watch", "ease")
+        },
+        source_masks=np.full(count, mask, np.uint32),
+        page_size=page_size,
+    )
+
+
+def rank(release: RankingRelease, query: RankingQuery) -> RankedCandidates:
+    return RankingPipeline(release).rank(query)
+
+
+@pytest.fixture(scope="module")
+def beside(release_folder: Path) -> RankingRelease:
+    return RankingRelease.load(release_folder, followed(*UPSERTS))
+
+
+def test_new_videos_are_ranked_with_what_is_known_of_them(beside: RankingRelease) -> None:
+    query = asked(["video-3", "new-2", "video-8"])
+    ranked = rank(beside, query)
+
+    assert ranked.unknown == 0
+    rows = beside.find(query.keys)
+    inputs = ranking_inputs(
+        query.viewer,
+        np.array([1, 2]),
+        rows,
+        retrieval_features(query.scores, query.source_masks),
+        beside.videos,
+        beside.vocabulary,
+    )
+    assert beside.live is not None
+    side = beside.live.side
+    assert np.array_equal(inputs["candidate_vectors"][0, 1], side.vectors[rows[1] - 40])
+    assert np.array_equal(inputs["candidate_features"][0, 1], side.features[rows[1] - 40])
+    [own] = looked_up(beside.table.vectors, np.array([3]))
+    assert np.array_equal(inputs["candidate_vectors"][0, 0], own)
+    tasks = beside.ranker.run(inputs)[0]
+    by_key = dict(zip(ranked.keys.tolist(), ranked.tasks["watch"].tolist(), strict=True))
+    assert [by_key[key] for key in query.keys.tolist()] == pytest.approx(tasks[:, 0].tolist())
+    answer = encode(ranked, beside, titles=True)
+    titles = dict(zip(answer.ids, answer.titles, strict=True))
+    assert titles["new-2"] == "News new-2"
+    assert titles["video-3"] == "Title of video-3"
+
+
+def test_a_video_that_the_catalogue_renamed_has_its_new_title(release_folder: Path) -> None:
+    renamed = upserted(1, "video-3", title="Another", tags=["cat"])
+    release = RankingRelease.load(release_folder, followed(renamed))
+    answer = encode(rank(release, asked(["video-3", "video-4"])), release, titles=True)
+    titles = dict(zip(answer.ids, answer.titles, strict=True))
+    assert titles == {"video-3": "Another", "video-4": "Title of video-4"}
+
+
+def test_a_changed_video_keeps_its_statistics(release_folder: Path) -> None:
+    changed = upserted(1, "video-3", tags=["fish"])
+    release = RankingRelease.load(release_folder, followed(changed))
+    [row] = release.find(video_keys(["video-3"])).tolist()
+    assert row == 40
+    features = release.videos.features.take(np.array([row, 3]), axis=0)
+    assert np.array_equal(features[0], features[1])
+    vectors = release.videos.vectors.take(np.array([row, 3]), axis=0)
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_new_videos_get_their_share_of_positions_and_pages_stay_prefixes(
+    beside: RankingRelease,
+) -> None:
+    names = [*OWN, *NEWS]
+    held = 0
+    for moment in range(300):
+        viewer = replace(viewer_of_rows(1, 2), asked_at=1000 + moment)
+        long, short = (
+            rank(beside, asked(names, viewer, page_size)).keys.tolist() for page_size in (20, 10)
+        )
+        assert long[:10] == short
+        assert len(set(long)) == 20
+        news = set(video_keys(NEWS).tolist())
+        every = rank(beside, asked(names, viewer, len(names))).keys.tolist()
+        usual, by_score = ([key for key in keys if key not in news] for keys in (long, every))
+        assert usual == by_score[: len(usual)]
+        held += len(news & {*long[:10]})
+    share = held / 3000
+    assert share >= NEW_SHARE * 0.8
+
+
+def test_after_enough_impressions_a_new_video_has_no_position_of_its_own(
+    release_folder: Path,
+) -> None:
+    names = [*OWN, *NEWS]
+    seen = followed(*UPSERTS, impressions=dict.fromkeys(NEWS, NEW_IMPRESSIONS))
+    release = RankingRelease.load(release_folder, seen)
+    assert release.live is not None
+    keys = video_keys(names)
+    assert not release.live.unseen(keys, release.find(keys), NEW_IMPRESSIONS).any()
+    assert release.live.unseen(keys, release.find(keys), NEW_IMPRESSIONS + 1).sum() == len(NEWS)
+
+
+def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
+    release = RankingRelease.load(release_folder, followed())
+    query = asked(OWN, ViewerFeatures(asked_at=5), 10)
+    last = rank(release, asked(OWN, ViewerFeatures(asked_at=5), 40)).keys[-8:]
+    masks = np.where(np.isin(query.keys, last), 2 | TRENDING.bit, 2).astype(np.uint32)
+    page = rank(release, replace(query, source_masks=masks)).keys
+    assert np.isin(page, last).sum() == COLD_SHARE * 10
+
+    warm = replace(query, source_masks=masks, viewer=viewer_of_rows(1, 2))
+    assert (
+        rank(release, warm).keys.tolist()
+        == rank(release, replace(warm, source_masks=np.full(40, 2, np.uint32))).keys.tolist()
+    )
+
+
+def test_positions_are_filled_by_others_if_nothing_claims_them() -> None:
+    usual = np.arange(6)
+    assert reserve(usual, [(0.5, np.array([5]))], 0.0).tolist() == [0, 5, 1, 2, 3, 4]
+    assert reserve(usual, [(0.5, np.array([0, 9]))], 0.5).tolist() == [0, 1, 9, 2, 3, 4]
+
+
+def test_videos_like_a_hidden_one_are_damped_and_recover(release: RankingRelease) -> None:
+    def scores(days: float, hidden: str = "video-7") -> dict[int, float]:
+        viewer = replace(
+            viewer_of_rows(1, 2),
+            asked_at=100 * DAY,
+            hidden_keys=video_keys([hidden]),
+            hidden_times=np.array([int((100 - days) * DAY)]),
+        )
+        ranked = rank(release, asked(OWN, viewer))
+        return dict(zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True))
+
+    plain = scores(0, "nobody knows it")
+    like = [f"video-{row}" for row in range(2, 40, 5)]  # of the creator of video-7
+    for days, factor in ((0.0, DAMPING), (DAMPED_DAYS / 2, (1 + DAMPING) / 2), (DAMPED_DAYS, 1.0)):
+        damped = scores(days)
+        for key in video_keys(like).tolist():
+            assert damped[key] == pytest.approx(factor * plain[key], rel=1e-4)
+    damped = scores(0.0)
+    table = release.table
+    vectors, content = table.vectors.take(np.arange(40), 0), table.content.take(np.arange(40), 0)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = (unit @ unit[7] >= 0.8) | (content @ content[7] >= 0.8) | (np.arange(40) % 5 == 2)
+    for row, key in enumerate(video_keys(OWN).tolist()):
+        assert damped[key] == pytest.approx(plain[key] * (DAMPING if near[row] else 1), rel=1e-4)
+
+
+def test_a_new_video_is_damped_as_its_creators_others(beside: RankingRelease) -> None:
+    viewer = replace(
+        viewer_of_rows(1, 2),
+        asked_at=DAY,
+        hidden_keys=video_keys(["new-0"]),
+        hidden_times=np.array([DAY]),
+    )
+    plain = rank(beside, asked(OWN, viewer_of_rows(1, 2)))
+    damped = rank(beside, asked(OWN, viewer))
+    [of_it] = video_keys(["video-1"]).tolist()
+    before, after = (
+        dict(zip(each.keys.tolist(), each.scores.tolist(), strict=True))[of_it]
+        for each in (plain, damped)
+    )
+    assert after == pytest.approx(DAMPING * before, rel=1e-4)
