@@ -16,6 +16,7 @@ from clients.cli import (
     data,
     demo,
     evaluate,
+    events,
     features,
     recommend,
     release,
@@ -46,6 +47,7 @@ app.command("certificates")(security.certificates)
 app.command("token")(security.token)
 app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
 app.command("recommend")(recommend.recommend)
+app.add_typer(events.app, name="events", help="See and replay what viewers did.")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
 

@@ -1,0 +1,160 @@
+"""`vireo events` with a real log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import typer
+from typer.testing import CliRunner, Result
+from vireo.v1 import event_pb2
+from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
+
+from clients.cli import events
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import DEAD, EVENTS
+from server.home import Home
+from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.recording import play
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
+
+app = typer.Typer()
+app.add_typer(events.app, name="events")
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    build_tiny_features(home)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_a_command() -> Iterator[None]:
+    configured = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**configured)
+
+
+@pytest.fixture
+def vireo(home: Home, nats: RunningNats) -> Callable[..., Result]:
+    environment = {
+        "COLUMNS": "200",
+        "VIREO_HOME": str(home.root),
+        "VIREO_NATS_URL": nats.url,
+        "VIREO_NATS_TOKEN": TOKEN,
+    }
+    return lambda *arguments: CliRunner(env=environment).invoke(app, ["events", *arguments])
+
+
+def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
+    async def run() -> Any:
+        log = JetStreamLog(settings_of(nats))
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+
+    return asyncio.run(run())
+
+
+async def set_aside(letter: DeadEvents, log: JetStreamLog) -> None:
+    await log.append(DEAD, "0", letter.SerializeToString())
+
+
+def stored(nats: RunningNats, after: int) -> list[event_pb2.Event]:
+    entries = with_log(nats, lambda log: take(log, EVENTS, after=after))
+    return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
+
+
+def test_a_data_sets_interactions_are_replayed_at_their_own_times_and_once(
+    vireo: Callable[..., Result], nats: RunningNats
+) -> None:
+    end = with_log(nats, lambda log: log.end(EVENTS))
+    for _ in range(2):
+        done = vireo("replay", "--data", DATASET, "--rate", "1000")
+        assert done.exit_code == 0, done.output
+        assert "recorded 3 events" in done.output
+    found = stored(nats, end)
+    assert [(each.viewer_id, each.video_id) for each in found] == [
+        (VIEWER, video) for video in WATCHED
+    ]
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    assert [each.time.ToDatetime(UTC) for each in found] == [
+        start + timedelta(hours=hour) for hour in range(3)
+    ]
+
+
+def test_tail_prints_what_is_recorded(vireo: Callable[..., Result], nats: RunningNats) -> None:
+    sent = RecordedEvents(
+        events=[
+            play("t1", "[bold]tail", "a video", watched_fraction=0.5, position=3, locale="de"),
+            event_pb2.Event(
+                event_id="t2", viewer_id="other", kind=event_pb2.EVENT_KIND_FOLLOW, creator="c"
+            ),
+        ]
+    )
+    with_log(nats, lambda log: log.append(EVENTS, "0", sent.SerializeToString()))
+    shown = vireo("tail", "--begin", "--no-follow", "--viewer", "[bold]tail")
+    assert shown.exit_code == 0, shown.output
+    assert "play            [bold]tail  a video  50%  at 3  de" in shown.output
+    lines = vireo("tail", "--begin", "--no-follow", "--json").output.splitlines()
+    assert json.loads(lines[-1]) == {
+        "eventId": "t2",
+        "viewerId": "other",
+        "kind": "EVENT_KIND_FOLLOW",
+        "creator": "c",
+    }
+
+
+def test_dead_events_are_listed_and_replayed(
+    vireo: Callable[..., Result], nats: RunningNats
+) -> None:
+    assert vireo("dead", "--json").output.strip() == "[]"
+    whole = RecordedEvents(events=[play("d1"), play("d2")]).SerializeToString()
+    letters = [
+        DeadEvents(recorded=whole, reason="a reason", position=7),
+        DeadEvents(recorded=b"\xff", reason="no message", position=8),
+    ]
+    for letter in letters:
+        with_log(nats, partial(set_aside, letter))
+    assert "a reason" in vireo("dead").output
+    shown = json.loads(vireo("dead", "--json").output)
+    assert [(each["position"], each["reason"]) for each in shown] == [
+        (7, "a reason"),
+        (8, "no message"),
+    ]
+    assert [len(each["events"] or []) for each in shown] == [2, 0]
+    end = with_log(nats, lambda log: log.end(EVENTS))
+    done = vireo("replay", "--dead")
+    assert "recorded 2 events" in done.output
+    assert [each.event_id for each in stored(nats, end)] == ["d1", "d2"]
+
+
+def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:
+    assert vireo("replay").exit_code == 2
+    assert vireo("replay", "--dead", "--data", "x").exit_code == 2
+
+
+def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:
+    environment = {"VIREO_HOME": str(tmp_path), "VIREO_NATS_URL": ""}
+    failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
+    assert "vireo up" in str(failed.exception)
+    environment["VIREO_NATS_URL"] = "nats://127.0.0.1:1"
+    failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
+    assert "is the stack up?" in str(failed.exception)
