@@ -40,8 +40,7 @@ def build(
         build_features(home, name, "none", progress)
     console.print(f"{name}: features built from every event.", highlight=False)
     if running_stack(home) is not None:
-        # Its gateways keep the store that they have opened.
-        console.print("A stack is running: restart it to serve them.", highlight=False)
+        console.print("The stack that is running reads them from now on.", highlight=False)
 
 
 @app.command()

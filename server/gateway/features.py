@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _CONFIGURATION = "feature_store.yaml"
+_LOOK_SECONDS = 1.0
+"""Seconds after which a read looks whether the features were built again."""
 
 
 class UnfitRowError(Exception):
@@ -62,6 +65,7 @@ class FeatureReader:
         self.dataset = repo.name
         """The data set that the features come from."""
         self._repo, self._timeout = repo.absolute(), timeout
+        self._look_at = 0.0
         try:
             self._open()
         except FeatureServiceNotFoundException as error:
@@ -85,13 +89,15 @@ class FeatureReader:
     async def read(self, viewer_id: str, seconds: float) -> ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.
 
-        Only to open a file that was replaced holds the event loop up for milliseconds.
+        Only to open features that were built again, or a file that was replaced, holds the event
+        loop up for milliseconds.
 
         Raises:
             TimeoutError: it takes more than `seconds`.
             UnfitRowError: the viewer's stored row can't be used.
             Exception: whatever the online store raises if it can't be read.
         """
+        self._open_if_rebuilt()
         try:
             row = await self._rows.read(viewer_id, seconds)
         except sqlite3.Error as error:
@@ -103,7 +109,25 @@ class FeatureReader:
             row = await self._rows.read(viewer_id, seconds)
         return viewer_from_row(*row)
 
+    def _open_if_rebuilt(self) -> None:
+        """Open the features that were built since, where the consumer of events goes on."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        built = _identity(self._repo / _CONFIGURATION)
+        if not built or built == self._built:
+            return
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001  # Feast raises errors of any type
+            self._built = built
+            log.warning("can't open the features built last", reason=str(error))
+            return
+        log.info("opened the features built last", repo=str(self._repo))
+
     def _open(self) -> None:
+        built = _identity(self._repo / _CONFIGURATION)
         store = _open(self._repo, self._timeout)
         online = store.config.online_store
         self._file = self._repo / online.path if online.type == "sqlite" else None
@@ -112,6 +136,7 @@ class FeatureReader:
             FeastRows(store, views) if self._file is None else SqliteRows(store, views, self._file)
         )
         self._opened = _identity(self._file)  # it connects at the first read
+        self._built = built
 
 
 def viewer_from_row(row: Row, updated_at: int = 0) -> ViewerFeatures:

@@ -19,7 +19,10 @@ from server.gateway.features import (
     viewer_from_row,
 )
 from server.gateway.online_rows import FEATURE_SERVICE
-from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
+from training.features.build import build_features
 
 
 def read(reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
@@ -93,6 +96,26 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
     (repo / "fresh.db").write_bytes(content)
     (repo / "fresh.db").replace(file)
     assert read(reader, VIEWER).watch_count == 3
+
+
+def test_features_that_are_built_again_are_read_from_then_on(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gateway.features._LOOK_SECONDS", 0.0)
+    home = Home(tmp_path)
+    build_tiny_features(home)
+    repo = home.features(DATASET)
+    reader = FeatureReader(repo, 1.0)
+    assert read(reader, "w1").watch_count == 0
+    write_small_dataset(home, DATASET, random_interactions())
+    build_features(home, DATASET, holdout="none")
+    assert read(reader, "w1").watch_count > 0
+    assert read(reader, VIEWER).watch_count == 0
+    # Features that can't be used leave those before.
+    (repo / "registry.db").write_bytes(b"")
+    configuration = repo / "feature_store.yaml"
+    configuration.write_text(configuration.read_text())
+    assert read(reader, "w1").watch_count > 0
 
 
 @pytest.mark.parametrize(
