@@ -32,7 +32,8 @@ _ERRORS = {
     "429": "RESOURCE_EXHAUSTED: the call was shed before anything was done; RetryInfo says when "
     "to try again.",
     "431": "The headers, the path and its parameters included, are larger than 60 KiB.",
-    "503": "UNAVAILABLE: nothing serves yet or any longer; try again.",
+    "501": "UNIMPLEMENTED: the stack doesn't offer this.",
+    "503": "UNAVAILABLE: nothing serves yet or any longer, or the log of events is away; try again.",
     "504": "DEADLINE_EXCEEDED: the answer was not there in time.",
 }
 _BODY_ERRORS = {"413": "The body is larger than 1 MiB."}
