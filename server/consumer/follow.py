@@ -170,7 +170,7 @@ class Follower:
 
     async def _in_thread(self, work: Callable[[OnlineRows], T]) -> T:
         """Return what some work on the rows returns."""
-        if identity(self._repo) != self._identity:
+        if identity(self._repo) not in ((), self._identity):  # there is none for a moment
             raise RebuiltError("the features were built again")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(self._opened()))

@@ -239,6 +239,8 @@ def _hidden_values(row: ViewerRow) -> dict[str, Value]:
 
 
 def _list_of(numbers: Int64Array) -> Value:
-    from feast.protos.feast.types.Value_pb2 import Int64List, Value
+    from feast.protos.feast.types.Value_pb2 import Value
 
-    return Value(int64_list_val=Int64List(val=numbers.tolist()))
+    stored = Value()
+    stored.int64_list_val.val.extend(numbers.tolist())  # two thirds of the time of a constructor
+    return stored
