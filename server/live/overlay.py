@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
 
-from server.arrays import Int64Array
 from server.event_log.log import Entry
 from server.features.keys import video_key
 
@@ -48,6 +46,8 @@ class Overlay:
         """Position in the log up to which it has the changes."""
         self.videos = 0
         """Number of upserted videos that are kept."""
+        self.removals = 0
+        """Number of removed videos that are remembered."""
         self.refused = 0
         """Number of changes that found no room."""
         self.unreadable = 0
@@ -56,8 +56,6 @@ class Overlay:
         """Maximum number of upserted videos that are kept."""
         self._max_removals = max_removals
         self._changes: dict[int, Change] = {}  # in the order of their positions
-        self._removed_keys: Int64Array | None = None
-        self._removals = 0
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""
@@ -76,11 +74,6 @@ class Overlay:
         """Return the last change of a video; None if there was none or it isn't kept."""
         return self._changes.get(key)
 
-    def is_removed(self, key: int) -> bool:
-        """Return whether a video was removed last."""
-        change = self._changes.get(key)
-        return change is not None and change.removed
-
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
         if position <= 0:
@@ -90,25 +83,12 @@ class Overlay:
         )
         return list(newest)[::-1]
 
-    @property
-    def removals(self) -> int:
-        """Number of removed videos that are remembered."""
-        return self._removals
-
-    @property
-    def removed_keys(self) -> Int64Array:
-        """Keys of the removed videos, int64[r]."""
-        if self._removed_keys is None:
-            removed = [change.key for change in self._changes.values() if change.removed]
-            self._removed_keys = np.array(removed, np.int64)
-        return self._removed_keys
-
     def _put(self, change: Change) -> None:
         old = self._changes.pop(change.key, None)
         if old is not None:
             self._count(old, -1)
         full = (
-            self._removals >= self._max_removals
+            self.removals >= self._max_removals
             if change.removed
             else self.videos >= self.max_videos
         )
@@ -124,8 +104,7 @@ class Overlay:
 
     def _count(self, change: Change, by: int) -> None:
         if change.removed:
-            self._removals += by
-            self._removed_keys = None
+            self.removals += by
         elif change.video:
             self.videos += by
 
@@ -135,6 +114,6 @@ class Overlay:
                 "no room for a change of the catalogue; train a release that has the others",
                 removed=change.removed,
                 videos=self.videos,
-                removals=self._removals,
+                removals=self.removals,
             )
         self.refused += 1

@@ -125,9 +125,12 @@ async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: Known
 async def test_a_gateway_remembers_removals_alone(nats: RunningNats) -> None:
     async with writing(nats) as log:
         await log.append(CATALOG, key_of("kept"), change("kept", tags=["cat"]))
-        await log.append(CATALOG, key_of("gone"), change("gone", is_removed=True))
+        last = await log.append(CATALOG, key_of("gone"), change("gone", is_removed=True))
     async with following(nats, videos=False) as live:
-        await until(lambda: video_key("gone") in live.overlay.removed_keys)
+        await until(lambda: live.overlay.position >= last)
+        gone = live.overlay.get(video_key("gone"))
+        assert gone is not None
+        assert gone.removed
         assert (live.overlay.videos, live.overlay.refused) == (0, 0)
 
 
