@@ -20,6 +20,10 @@ log = structlog.get_logger()
 
 VIEWERS_AT_A_TIME = 500
 """Viewers whose rows are read and written at a time; bounds the memory."""
+_DEAD_AT_A_TIME = 500
+"""Maximum events of a message in stream DEAD; one has less than 1 KiB."""
+_MAX_GARBAGE_BYTES, _MAX_REASON_LENGTH = 1 << 19, 1_000
+"""What is kept of bytes that can't be parsed, and of a reason."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ class Batch:
     """Events that can't be applied."""
 
     def set_aside(self, recorded: bytes, reason: str, position: int) -> None:
-        """Add events that can't be applied."""
-        letter = log_pb2.DeadEvents(recorded=recorded, reason=reason, position=position)
+        """Add events that can't be applied: a message that fits into the log."""
+        letter = log_pb2.DeadEvents(
+            recorded=recorded[:_MAX_GARBAGE_BYTES],
+            reason=reason[:_MAX_REASON_LENGTH],
+            position=position,
+        )
         letter.at.GetCurrentTime()
         self.dead.append(letter)
         log.warning("events set aside", reason=reason, position=position)
@@ -63,8 +71,9 @@ class Batch:
             by_position.setdefault(position, []).append(event)
             self.kinds[kind_name(event)] -= 1
         for position, events in by_position.items():
-            recorded = log_pb2.RecordedEvents(events=events).SerializeToString()
-            self.set_aside(recorded, f"viewer {viewer!r}: {reason}", position)
+            for start in range(0, len(events), _DEAD_AT_A_TIME):
+                some = log_pb2.RecordedEvents(events=events[start : start + _DEAD_AT_A_TIME])
+                self.set_aside(some.SerializeToString(), f"viewer {viewer!r}: {reason}", position)
 
 
 def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:

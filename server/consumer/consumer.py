@@ -98,7 +98,8 @@ async def consume(
             repo,
             settings.event_partition,
             state,
-            holder=f"{socket.gethostname()}:{server.port}",
+            # The same after a restart, so that a lease needn't expire first.
+            holder=f"{socket.gethostname()}:{settings.port or os.getpid()}",
             timeout=settings.store_timeout,
         )
         seen = identity(repo)
@@ -110,36 +111,41 @@ async def consume(
         ]
         try:
             await asyncio.wait([following, *elsewhere], return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                failures = 0 if follower.applied else failures
-                failures += await _reason(following, elsewhere)
-                await asyncio.sleep(backoff(failures, _MIN_PAUSE, _MAX_PAUSE) if failures else 0)
+            if not following.done():
+                state.end()
+            elif await _failed(following, elsewhere, state):
+                failures = 1 if follower.applied else failures + 1
+                await asyncio.sleep(backoff(failures, _MIN_PAUSE, _MAX_PAUSE))
         finally:
             for task in (following, *elsewhere):
                 task.cancel()
             await asyncio.gather(following, *elsewhere, return_exceptions=True)
-            state.end()
 
 
-async def _reason(
-    following: asyncio.Future[None], elsewhere: Sequence[asyncio.Future[None]]
-) -> int:
-    """Log why nothing is followed any more; return 1 if that was a failure, otherwise 0.
+async def _failed(
+    following: asyncio.Future[None],
+    elsewhere: Sequence[asyncio.Future[None]],
+    state: LiveState,
+) -> bool:
+    """Log why nothing is followed any more; return whether the online store failed.
 
-    Features that can't be brought up to date are waited for: until others are built or served.
+    While it fails, the events that wait are told of. Features that can't be brought up to date are
+    waited for: until others are built or served.
     """
     try:
         following.result()
     except StoreAwayError as error:
         metrics.RETRIES.inc()
         log.warning("the online store is away", reason=str(error))
-        return 1
+        return True
     except (RebuiltError, LeaseLostError, PositionMovedError) as reason:
         log.warning("following anew", reason=str(reason))
+        state.end()
     except VireoError as error:
         log.error("events can't be applied", reason=str(error))
+        state.end()
         await asyncio.wait(elsewhere, return_when=asyncio.FIRST_COMPLETED)
-    return 0
+    return False
 
 
 async def _rebuilt(repo: Path, seen: tuple[int, ...]) -> None:

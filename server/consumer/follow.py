@@ -111,6 +111,7 @@ class Follower:
             if not waiting:
                 log.warning("another consumer has the partition", partition=self._partition)
             waiting = True
+            self._state.end()
             await asyncio.sleep(_LEASE_PAUSE)
         metrics.LEASE_HELD.set(1)
         position = await self._in_thread(lambda rows: rows.position(self._partition))

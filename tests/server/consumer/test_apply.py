@@ -120,6 +120,16 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
     assert read_online(folder / "a", "v").viewer_watch_count == 1
 
 
+def test_what_is_set_aside_fits_into_the_log() -> None:
+    garbage = read_batch([Entry(1, "0", b"\xff" * (1 << 20))], LIKED_BY_FRACTION)
+    assert 1 << 18 < garbage.dead[0].ByteSize() < 1 << 20
+    long = [event(f"{number:0128}") for number in range(1_000)]
+    batch = read_batch(entries(long), LIKED_BY_FRACTION)
+    batch.set_viewer_aside("v", "no " * 10_000)
+    assert len(batch.dead) == 2
+    assert all(letter.ByteSize() < 1 << 20 for letter in batch.dead)
+
+
 @pytest.mark.parametrize("value", [b"", b"\xff\xff\xff"])
 def test_a_row_that_is_garbage_sets_its_viewers_events_aside_alone(
     folder: Path, value: bytes
