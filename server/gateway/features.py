@@ -66,6 +66,7 @@ class FeatureReader:
         """The data set that the features come from."""
         self._repo, self._timeout = repo.absolute(), timeout
         self._look_at = 0.0
+        self._built: tuple[int, ...] = ()
         try:
             self._open()
         except FeatureServiceNotFoundException as error:
