@@ -11,6 +11,13 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from inference.open_inference_pb2 import ModelInferRequest
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video
+from vireo.v1.event_pb2 import (
+    EVENT_KIND_PLAY,
+    Event,
+    RecordEventsRequest,
+    StreamEventsRequest,
+)
 from vireo.v1.ranking_pb2 import RankCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
@@ -86,11 +93,45 @@ def _infer(random: Random) -> Message:
     return ModelInferRequest(model_name=name, inputs=[tensor])
 
 
+def _events(random: Random) -> list[Event]:
+    return [
+        Event(
+            event_id=str(random.getrandbits(63)),
+            viewer_id=str(random.randrange(1000)),
+            kind=EVENT_KIND_PLAY,
+            video_id=str(random.randrange(1000)),
+            watched_fraction=random.random(),
+        )
+        for _ in range(random.randrange(1, 20))
+    ]
+
+
+def _record(random: Random) -> Message:
+    return RecordEventsRequest(events=_events(random))
+
+
+def _stream(random: Random) -> Message:
+    return StreamEventsRequest(events=_events(random))
+
+
+def _upsert(random: Random) -> Message:
+    video = Video(video_id=f"fuzz-{random.randrange(1000)}", title="a title", tags=["a", "b"])
+    return UpsertVideosRequest(videos=[video])
+
+
+def _remove(random: Random) -> Message:
+    return RemoveVideosRequest(video_ids=[f"fuzz-{random.randrange(1000)}"])
+
+
 _VALID: Mapping[str, Callable[[Random], Message]] = {
     RecommendRequest.DESCRIPTOR.full_name: _recommend,
     RetrieveCandidatesRequest.DESCRIPTOR.full_name: _retrieve,
     RankCandidatesRequest.DESCRIPTOR.full_name: _rank,
     ModelInferRequest.DESCRIPTOR.full_name: _infer,
+    RecordEventsRequest.DESCRIPTOR.full_name: _record,
+    StreamEventsRequest.DESCRIPTOR.full_name: _stream,
+    UpsertVideosRequest.DESCRIPTOR.full_name: _upsert,
+    RemoveVideosRequest.DESCRIPTOR.full_name: _remove,
 }
 
 

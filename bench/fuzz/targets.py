@@ -11,7 +11,14 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from inference import open_inference_pb2
-from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, release_pb2
+from vireo.v1 import (
+    candidate_pb2,
+    catalog_pb2,
+    event_pb2,
+    ranking_pb2,
+    recommendation_pb2,
+    release_pb2,
+)
 
 from server.rpc.reflection import v1_file
 from server.stack.settings import POD_KINDS, StackSettings
@@ -42,10 +49,11 @@ def methods(addresses: Mapping[str, str]) -> list[Method]:
     """Return all methods, given host:port of `edge`, `gateway`, `candidate` and `ranking`."""
     reflection = (reflection_pb2.DESCRIPTOR, _reflection_v1())
     everywhere = (release_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, *reflection)
+    public = (recommendation_pb2.DESCRIPTOR, event_pb2.DESCRIPTOR, catalog_pb2.DESCRIPTOR)
     with_model = (*everywhere, channelz_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
     served: Mapping[str, Sequence[FileDescriptor]] = {
-        "edge": (recommendation_pb2.DESCRIPTOR, *everywhere),
-        "gateway": (recommendation_pb2.DESCRIPTOR, *everywhere, channelz_pb2.DESCRIPTOR),
+        "edge": (*public, *everywhere),
+        "gateway": (*public, *everywhere, channelz_pb2.DESCRIPTOR),
         "candidate": (candidate_pb2.DESCRIPTOR, *with_model),
         "ranking": (ranking_pb2.DESCRIPTOR, *with_model),
     }

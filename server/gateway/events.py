@@ -106,10 +106,10 @@ class EventServicer(EventServiceServicer):
             RpcError: INVALID_ARGUMENT; or UNAVAILABLE, and then some may be in the log.
         """
         now = time.time_ns()
-        if problems := list(self._problems(events, now)):
-            for reason, count in Tally(reason for _, _, reason in problems).items():
+        if found := list(problems(events, now, self._limits)):
+            for reason, count in Tally(reason for _, _, reason in found).items():
                 REFUSED.labels(reason).inc(count)
-            raise invalid_argument([(field, description) for field, description, _ in problems])
+            raise invalid_argument([(field, description) for field, description, _ in found])
         distinct = {event.event_id: event for event in events}.values()
         try:
             await self._appender.append(messages(distinct, self._partitions, now))
@@ -119,37 +119,41 @@ class EventServicer(EventServiceServicer):
         for kind, count in Tally(event.kind for event in events).items():
             RECORDED.labels(_KINDS[kind]).inc(count)
 
-    def _problems(self, events: Sequence[pb.Event], now: int) -> Iterator[tuple[str, str, str]]:
-        """Yield what the protos' rules can't say: the field, what is wrong with it, and the kind.
 
-        Args:
-            events: the events, valid by the protos' rules.
-            now: nanoseconds since the epoch.
-        """
-        limits, seconds = self._limits, now / _NANOS
-        earliest, latest = seconds - limits.max_past, seconds + limits.max_future
-        for index, event in enumerate(events):
-            kind = event.kind
-            if kind == pb.EVENT_KIND_FOLLOW:
-                if not event.creator:
-                    yield f"events[{index}].creator", "is required for a FOLLOW", "invalid"
-            elif not event.video_id:
-                yield f"events[{index}].video_id", "is required unless it is a FOLLOW", "invalid"
-            if kind != pb.EVENT_KIND_PLAY:
-                for field in ("watched_seconds", "watched_fraction"):
-                    if event.HasField(field):
-                        yield f"events[{index}].{field}", "is for a PLAY only", "invalid"
-            if not event.HasField("time"):
-                continue
-            at = event.time
-            if not 0 <= at.nanos < _NANOS:
-                yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
-            elif at.seconds < earliest:
-                description = f"must be at most {limits.max_past:,.0f} s in the past"
-                yield f"events[{index}].time", description, "past"
-            elif at.seconds > latest:
-                description = f"must be at most {limits.max_future:,.0f} s in the future"
-                yield f"events[{index}].time", description, "future"
+def problems(
+    events: Sequence[pb.Event], now: int, limits: EventLimits
+) -> Iterator[tuple[str, str, str]]:
+    """Yield what the protos' rules can't say: the field, what is wrong with it, and the reason.
+
+    Args:
+        events: the events, valid by the protos' rules.
+        now: nanoseconds since the epoch.
+        limits: how far the time of an event may be from it.
+    """
+    seconds = now / _NANOS
+    earliest, latest = seconds - limits.max_past, seconds + limits.max_future
+    for index, event in enumerate(events):
+        kind = event.kind
+        if kind == pb.EVENT_KIND_FOLLOW:
+            if not event.creator:
+                yield f"events[{index}].creator", "is required for a FOLLOW", "invalid"
+        elif not event.video_id:
+            yield f"events[{index}].video_id", "is required unless it is a FOLLOW", "invalid"
+        if kind != pb.EVENT_KIND_PLAY:
+            for field in ("watched_seconds", "watched_fraction"):
+                if event.HasField(field):
+                    yield f"events[{index}].{field}", "is for a PLAY only", "invalid"
+        if not event.HasField("time"):
+            continue
+        at = event.time
+        if not 0 <= at.nanos < _NANOS:
+            yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
+        elif at.seconds < earliest:
+            description = f"must be at most {limits.max_past:,.0f} s in the past"
+            yield f"events[{index}].time", description, "past"
+        elif at.seconds > latest:
+            description = f"must be at most {limits.max_future:,.0f} s in the future"
+            yield f"events[{index}].time", description, "future"
 
 
 def messages(events: Iterable[pb.Event], partitions: int, now: int) -> Iterator[Appended]:

@@ -7,13 +7,26 @@ field is required because of another.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import protovalidate
 import schemathesis
 from google.protobuf.json_format import ParseDict, ParseError
 from schemathesis import Case, CheckContext, GenerationMode, Response
+from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest
+from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest
+
+from server.gateway.events import EventLimits, problems
+from server.gateway.settings import GatewaySettings
+
+_RECORDED: dict[str, Any] = {
+    "/v1/events": RecordEventsRequest,
+    "/v1/videos": UpsertVideosRequest,
+    "/v1/videos:remove": RemoveVideosRequest,
+}
+"""Requests of the paths that change something."""
 
 
 @schemathesis.check
@@ -25,6 +38,8 @@ def refuses_only_what_breaks_a_rule(_: CheckContext, response: Response, case: C
 
 
 def _breaks_a_rule(case: Case[Any]) -> bool:
+    if case.operation.path in _RECORDED:
+        return _is_not_recorded(_RECORDED[case.operation.path], case.body)
     fields: dict[str, Any] = {}
     if isinstance(case.body, dict):
         fields = case.body
@@ -46,3 +61,19 @@ def _breaks_a_rule(case: Case[Any]) -> bool:
     except ParseError:
         return True
     return bool(protovalidate.collect_violations(request))
+
+
+def _is_not_recorded(kind: Any, body: Any) -> bool:
+    try:
+        request = ParseDict(body, kind(), ignore_unknown_fields=True)
+    except ParseError:
+        return True
+    if protovalidate.collect_violations(request):
+        return True
+    if isinstance(request, RecordEventsRequest):
+        of = GatewaySettings.model_fields
+        bounds = (of["max_event_future"].default, of["max_event_past"].default)
+        return any(problems(request.events, time.time_ns(), EventLimits(*bounds, 0, 0)))
+    if isinstance(request, UpsertVideosRequest):
+        return len({video.video_id for video in request.videos}) < len(request.videos)
+    return len(set(request.video_ids)) < len(request.video_ids)

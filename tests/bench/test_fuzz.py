@@ -22,9 +22,14 @@ EVERYWHERE = {
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 }
+PUBLIC = {
+    "vireo.v1.RecommendationService",
+    "vireo.v1.EventService",
+    "vireo.v1.CatalogService",
+}
 ASKED = {
-    "edge": {"vireo.v1.RecommendationService"},
-    "gateway": {"vireo.v1.RecommendationService", "grpc.channelz.v1.Channelz"},
+    "edge": PUBLIC,
+    "gateway": {*PUBLIC, "grpc.channelz.v1.Channelz"},
     "candidate": {
         "vireo.v1.CandidateService",
         "inference.GRPCInferenceService",

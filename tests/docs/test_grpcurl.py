@@ -14,8 +14,10 @@ import pytest
 import pytest_asyncio
 
 from server.candidate.service import CANDIDATE_POD
+from server.event_log.jetstream import JetStreamLog
 from server.ranking.service import RANKING_POD
 from tests.builders.edge import running_edge
+from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 
@@ -29,6 +31,8 @@ ANSWERS = {
     "describe vireo.v1.RecommendationService": "rpc Recommend",
     "describe vireo.v1.RecommendRequest": "string viewer_id = 1",
     "vireo.v1.RecommendationService/Recommend": '"videoId": "v"',
+    "EventService/RecordEvents": '"recorded": 1',
+    "CatalogService/UpsertVideos": '"upserted": 1',
     "Health/Check": '"status": "SERVING"',
     "GetServingRelease": "tiny-1",
     "RetrieveCandidates": '"ids"',
@@ -51,16 +55,19 @@ async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[d
     """Where what the page has at an address is here."""
     folder = tmp_path_factory.mktemp("grpcurl")
     release = build_release(folder / "release")
-    async with (
-        running_edge(folder, gateway_count=1) as edge,
-        serving(CANDIDATE_POD, release) as (candidate, _),
-        serving(RANKING_POD, release) as (ranking, _),
-    ):
-        yield {
-            "127.0.0.1:8080": edge.address,
-            "127.0.0.1:8120": f"127.0.0.1:{candidate.port}",
-            "127.0.0.1:8130": f"127.0.0.1:{ranking.port}",
-        }
+    with running_nats(folder / "nats") as nats:
+        log = JetStreamLog(settings_of(nats))
+        async with (
+            running_edge(folder, gateway_count=1, log=log) as edge,
+            serving(CANDIDATE_POD, release) as (candidate, _),
+            serving(RANKING_POD, release) as (ranking, _),
+        ):
+            yield {
+                "127.0.0.1:8080": edge.address,
+                "127.0.0.1:8120": f"127.0.0.1:{candidate.port}",
+                "127.0.0.1:8130": f"127.0.0.1:{ranking.port}",
+            }
+        await log.close()
 
 
 async def run(recipe: str, addresses: dict[str, str]) -> Done:
@@ -97,7 +104,7 @@ async def test_each_recipe_prints_its_result(recipe: str, addresses: dict[str, s
 
 
 async def test_every_answer_here_is_of_a_recipe() -> None:
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 20
     for words in ANSWERS:
         assert any(words in recipe for recipe in RECIPES), words
 
