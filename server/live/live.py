@@ -23,8 +23,8 @@ FIRST_WAIT_SECONDS = 5.0
 """Maximum seconds that a starting pod waits until it has read the catalogue's changes."""
 
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
-REFUSED = Gauge(
-    "vireo_live_refused_changes",
+DROPPED = Gauge(
+    "vireo_live_dropped_changes",
     "Changes of the catalogue that found no room; see VIREO_LIVE_VIDEOS.",
 )
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
@@ -94,7 +94,9 @@ class Live:
 
     def _adopt(self, table: SideTable) -> None:
         self._tables.add(table)
-        table.take_changes()  # those that came meanwhile
+        # What changed meanwhile.
+        table.forget([key for key in table.places if self.overlay.get(key) is None])
+        table.take_changes()
         self._changed.set()
 
     async def _follow_catalogue(self) -> None:
@@ -134,7 +136,9 @@ class Live:
         return 0.0
 
     def _take_changes(self) -> None:
+        dropped = self.overlay.newly_dropped()
         for table in list(self._tables):
+            table.forget(dropped)
             table.take_changes()
         self._changed.set()
 
@@ -142,7 +146,7 @@ class Live:
         overlay = self.overlay
         VIDEOS.labels("upserted").set_function(lambda: overlay.videos)
         VIDEOS.labels("removed").set_function(lambda: overlay.removals)
-        REFUSED.set_function(lambda: overlay.refused)
+        DROPPED.set_function(lambda: overlay.dropped)
         POSITION.set_function(lambda: overlay.position)
         WAITING.set_function(lambda: sum(table.waiting for table in list(self._tables)))
         UNPLACED.set_function(

@@ -32,30 +32,39 @@ class Change:
 
 
 class Overlay:
-    """The last change of each video, at most so many. Changed on one event loop alone."""
+    """The last change of each video: the newest so many. Changed on one event loop alone."""
 
     def __init__(self, max_videos: int, max_removals: int = MAX_REMOVALS) -> None:
         """Start without a change.
 
         Args:
-            max_videos: maximum upserted videos to keep, some 400 bytes each; 0 keeps removals
+            max_videos: maximum upserted videos to keep, some 300 bytes each; 0 keeps removals
                 alone.
             max_removals: maximum removed videos to remember.
         """
         self.position = 0
         """Position in the log up to which it has the changes."""
-        self.videos = 0
-        """Number of upserted videos that are kept."""
-        self.removals = 0
-        """Number of removed videos that are remembered."""
-        self.refused = 0
-        """Number of changes that found no room."""
+        self.dropped = 0
+        """Number of changes that found no room: of upserts the oldest, of removals the newest."""
         self.unreadable = 0
         """Number of messages that aren't changes."""
         self.max_videos = max_videos
         """Maximum number of upserted videos that are kept."""
         self._max_removals = max_removals
-        self._changes: dict[int, Change] = {}  # in the order of their positions
+        # In the order of their positions.
+        self._upserts: dict[int, Change] = {}
+        self._removals: dict[int, Change] = {}
+        self._dropped: list[int] = []
+
+    @property
+    def videos(self) -> int:
+        """Number of upserted videos that are kept."""
+        return len(self._upserts)
+
+    @property
+    def removals(self) -> int:
+        """Number of removed videos that are remembered."""
+        return len(self._removals)
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""
@@ -72,48 +81,40 @@ class Overlay:
 
     def get(self, key: int) -> Change | None:
         """Return the last change of a video; None if there was none or it isn't kept."""
-        return self._changes.get(key)
+        return self._removals.get(key) or self._upserts.get(key)
 
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
-        if position <= 0:
-            return list(self._changes.values())
-        newest = takewhile(
-            lambda change: change.position > position, reversed(self._changes.values())
-        )
-        return list(newest)[::-1]
+        changes: list[Change] = []
+        for kind in (self._upserts, self._removals):
+            if position <= 0:
+                changes += list(kind.values())
+            else:
+                changes += takewhile(lambda each: each.position > position, reversed(kind.values()))
+        return sorted(changes, key=lambda each: each.position)
+
+    def newly_dropped(self) -> list[int]:
+        """Return the keys of the changes that were dropped since this was last asked."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     def _put(self, change: Change) -> None:
-        old = self._changes.pop(change.key, None)
-        if old is not None:
-            self._count(old, -1)
-        full = (
-            self.removals >= self._max_removals
-            if change.removed
-            else self.videos >= self.max_videos
-        )
-        if full:
-            if change.removed or self.max_videos:
-                self._refuse(change)
-            if old is None or change.removed:
-                return
-            # Undoes a removal, or an earlier state, even if it can't be kept itself.
-            change = Change(change.key, change.position, False, b"")
-        self._count(change, 1)
-        self._changes[change.key] = change
-
-    def _count(self, change: Change, by: int) -> None:
+        self._removals.pop(change.key, None)
+        self._upserts.pop(change.key, None)
         if change.removed:
-            self.removals += by
-        elif change.video:
-            self.videos += by
+            if len(self._removals) < self._max_removals:
+                self._removals[change.key] = change
+            else:
+                self._drop(change.key, "removals")
+        elif self.max_videos:
+            if len(self._upserts) >= self.max_videos:
+                oldest = next(iter(self._upserts))
+                del self._upserts[oldest]
+                self._drop(oldest, "videos")
+            self._upserts[change.key] = change
 
-    def _refuse(self, change: Change) -> None:
-        if not self.refused:
-            log.error(
-                "no room for a change of the catalogue; train a release that has the others",
-                removed=change.removed,
-                videos=self.videos,
-                removals=self.removals,
-            )
-        self.refused += 1
+    def _drop(self, key: int, kind: str) -> None:
+        self._dropped.append(key)
+        if not self.dropped:
+            log.error("no room for all of the catalogue's changes", kind=kind, kept=self.videos)
+        self.dropped += 1

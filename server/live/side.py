@@ -107,16 +107,22 @@ class SideTable:
         self._position = changes[-1].position
         rows = self._known.rows.find(np.array([change.key for change in changes], np.int64))
         gone = np.array([change.removed for change in changes], np.bool_)
-        known = rows >= 0
-        before = len(self.removed_rows)
-        self.removed[rows[known]] = gone[known]
-        if gone.any() or before:
-            self.removed_rows = self.removed.nonzero()[0]
+        self._mark_removed(rows, gone)
         for change, row in zip(changes, rows.tolist(), strict=True):
-            if change.removed or not change.video:
+            if change.removed:
                 self._drop(change.key)
             elif row < 0 or change.position > self._known.position:
                 self._waiting.append(change)
+
+    def forget(self, keys: Iterable[int]) -> None:
+        """Forget videos whose changes the overlay keeps no longer."""
+        keys = list(keys)
+        for key in keys:
+            self._drop(key)
+        rows = self._known.rows.find(np.array(keys, np.int64))
+        last = [self._overlay.get(key) for key in keys]
+        gone = [change is not None and change.removed for change in last]
+        self._mark_removed(rows, np.array(gone, np.bool_))
 
     def place_some(self, limit: int = BATCH) -> bool:
         """Place some of the waiting videos; return whether there are more."""
@@ -174,6 +180,13 @@ class SideTable:
         """Return the video of a row."""
         change = self._overlay.get(int(self.keys[row]))
         return Video.FromString(change.video) if change is not None else Video()
+
+    def _mark_removed(self, rows: Int64Array, gone: BoolArray) -> None:
+        """Mark which videos of the release are removed; rows of -1 are none."""
+        known, before = rows >= 0, len(self.removed_rows)
+        self.removed[rows[known]] = gone[known]
+        if before or gone.any():
+            self.removed_rows = self.removed.nonzero()[0]
 
     def _place(self, changes: list[Change], placement: Placement) -> None:
         videos = [Video.FromString(change.video) for change in changes]

@@ -131,7 +131,7 @@ async def test_a_gateway_remembers_removals_alone(nats: RunningNats) -> None:
         gone = live.overlay.get(video_key("gone"))
         assert gone is not None
         assert gone.removed
-        assert (live.overlay.videos, live.overlay.refused) == (0, 0)
+        assert (live.overlay.videos, live.overlay.dropped) == (0, 0)
 
 
 async def test_what_is_trending_follows_the_consumers(nats: RunningNats) -> None:

@@ -39,27 +39,20 @@ def test_removed_videos_are_known_by_their_keys() -> None:
     assert removed_in(overlay) == ["b"]
 
 
-def test_beyond_its_bound_an_upsert_is_counted_and_not_kept() -> None:
+def test_beyond_its_bound_the_newest_videos_are_kept() -> None:
     overlay = Overlay(2)
     overlay.take([upserted(position, f"video-{position}") for position in range(1, 6)])
-    assert (overlay.videos, overlay.refused) == (2, 3)
-    assert overlay.get(video_key("video-5")) is None
-
-
-def test_an_upsert_that_finds_no_room_undoes_a_removal_nonetheless() -> None:
-    overlay = Overlay(1)
-    overlay.take([upserted(1, "a"), removed(2, "b"), upserted(3, "b")])
-    assert removed_in(overlay) == []
-    change = overlay.get(video_key("b"))
-    assert change is not None
-    assert (change.removed, change.video) == (False, b"")
+    assert (overlay.videos, overlay.dropped) == (2, 3)
+    assert [change.position for change in overlay.since(0)] == [4, 5]
+    assert overlay.newly_dropped() == [video_key(f"video-{number}") for number in (1, 2, 3)]
+    assert overlay.newly_dropped() == []
 
 
 def test_removals_have_a_bound_of_their_own() -> None:
     overlay = Overlay(0, max_removals=2)
     overlay.take([removed(position, f"video-{position}") for position in range(1, 4)])
-    overlay.take([upserted(4, "video-9")])
-    assert (overlay.removals, overlay.refused, overlay.videos) == (2, 1, 0)
+    overlay.take([upserted(4, "video-9"), upserted(5, "video-1")])
+    assert (overlay.removals, overlay.dropped, overlay.videos) == (1, 1, 0)
 
 
 def test_what_isnt_a_change_is_counted_and_passed_over() -> None:

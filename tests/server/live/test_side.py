@@ -147,6 +147,19 @@ def test_the_nearest_come_first_and_unusable_ones_never(folder: Path, overlay: O
     assert video_key("new-1") not in table.keys[found]
 
 
+def test_videos_that_the_overlay_drops_are_forgotten(folder: Path) -> None:
+    overlay = Overlay(2)
+    table = table_of(folder, overlay)
+    overlay.take([removed(1, "video-3"), upserted(2, "new-1", tags=["cat"])])
+    settled(table)
+    overlay.take([upserted(3, "video-3", tags=["cat"])])
+    overlay.take([upserted(4 + each, f"newer-{each}", tags=["cat"]) for each in range(2)])
+    table.forget(overlay.newly_dropped())
+    settled(table)
+    assert table.places.keys() == {video_key("newer-0"), video_key("newer-1")}
+    assert not len(table.removed_rows), "its removal was undone before it was dropped"
+
+
 def test_a_release_without_a_tower_counts_what_it_cant_place(
     folder: Path, overlay: Overlay
 ) -> None:
