@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from vireo.v1 import event_pb2
 
+from bench.live.near import contents
 from bench.live.site import Site, event, ids, opened_site, steady_events
 from bench.live.stack import LiveStack
 from bench.speed.row import Row
+from server.arrays import Float32Array
 from server.errors import VireoError
 
 _PAGE = 100
+_FIRST = 30
+"""Places of a slate in which the kind's share is measured."""
 _PLAYS = 3
+_KINDS = 6
+"""Number of kinds: the rarest of those that a first slate has enough of, since most videos have one
+of the frequent tags."""
 _AT_A_TIME = 2
 """Viewers who are timed side by side: more would measure the queue before the processors."""
 _POLL = 0.01
@@ -32,19 +40,21 @@ class _Effect:
     before: float
     """Share of the kind that was played in the slate before, without those videos."""
     after: float
+    moved: bool
+    """Whether its first videos are nearer by content to those that were played than before."""
     came_back: bool
     """Whether a video that was played was in the slate afterwards."""
 
 
-async def measure_effect(live: LiveStack, store: str) -> list[Row]:
+async def measure_effect(live: LiveStack, store: str, release: Path) -> list[Row]:
     """Let viewers without history play three videos of one kind each, from their first slate."""
-    plan = live.plan
+    plan, vectors = live.plan, dict(zip(*contents(release), strict=True))
     viewers = iter(range(plan.viewers))
     effects: list[_Effect] = []
 
     async def watch(site: Site) -> None:
         for number in viewers:
-            effect = await _effect(site, live, f"newcomer-{store}-{number}")
+            effect = await _effect(site, live, vectors, f"newcomer-{store}-{number}")
             effects.append(effect)
 
     async with (
@@ -57,7 +67,7 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
             tasks.create_task(watch(site))
     seconds = [each.seconds for each in effects]
     median, p99 = (float(np.percentile(seconds, part)) for part in (50, 99))
-    moved = float(np.mean([each.after > each.before for each in effects]))
+    moved = float(np.mean([each.moved for each in effects]))
     timed = plan.timed
     what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
     return [
@@ -68,13 +78,20 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
             sum(each.came_back for each in effects),
             bound=0,
         ),
-        Row(f"{store}: slates that moved to the kind", moved, bound=_MIN_MOVED, at_least=True),
+        Row(
+            f"{store}: share of slates that moved to what was played",
+            moved,
+            bound=_MIN_MOVED,
+            at_least=True,
+        ),
         Row(f"{store}: share of the kind before", float(np.mean([e.before for e in effects]))),
         Row(f"{store}: share of the kind after", float(np.mean([e.after for e in effects]))),
     ]
 
 
-async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
+async def _effect(
+    site: Site, live: LiveStack, vectors: Mapping[str, Float32Array], viewer: str
+) -> _Effect:
     shown = ids(await site.slate(viewer, _PAGE))
     kind = _kind(live, shown, sum(map(ord, viewer)))
     played = [video for video in shown if kind in live.tags.get(video, ())][:_PLAYS]
@@ -96,18 +113,33 @@ async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
     later = ids(await site.slate(viewer, _PAGE))
     rest = [video for video in shown if video not in played]
     return _Effect(
-        seconds, _share(live, rest, kind), _share(live, later, kind), bool(set(played) & set(later))
+        seconds,
+        _share(live, rest, kind),
+        _share(live, later, kind),
+        moved=_closeness(vectors, later, played) > _closeness(vectors, rest, played),
+        came_back=bool(set(played) & set(later)),
     )
 
 
 def _kind(live: LiveStack, shown: Sequence[str], turn: int) -> str:
     """Return a tag that at least three of the videos have; another one for each viewer."""
     counts = Counter(tag for video in shown for tag in live.tags.get(video, ()))
-    enough = sorted(tag for tag, count in counts.items() if count >= _PLAYS)
+    all_videos = Counter(tag for tags in live.tags.values() for tag in tags)
+    enough = [tag for tag, count in counts.items() if count >= _PLAYS]
     if not enough:
         raise VireoError("no slate has three videos of one kind")
-    return enough[turn % len(enough)]
+    rarest = sorted(enough, key=lambda tag: (all_videos[tag], tag))[:_KINDS]
+    return rarest[turn % len(rarest)]
 
 
-def _share(live: LiveStack, videos: Collection[str], kind: str) -> float:
-    return sum(kind in live.tags.get(video, ()) for video in videos) / max(1, len(videos))
+def _share(live: LiveStack, slate: Sequence[str], kind: str) -> float:
+    first = slate[:_FIRST]
+    return sum(kind in live.tags.get(video, ()) for video in first) / max(1, len(first))
+
+
+def _closeness(
+    vectors: Mapping[str, Float32Array], slate: Sequence[str], played: Sequence[str]
+) -> float:
+    """Return the mean cosine of a slate's first videos with those that were played."""
+    first = [vectors[video] for video in slate[:_FIRST] if video in vectors]
+    return float(np.mean(np.stack(first) @ np.stack([vectors[video] for video in played]).T))
