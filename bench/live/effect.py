@@ -79,7 +79,7 @@ async def measure_effect(live: LiveStack, store: str, release: Path) -> list[Row
             bound=0,
         ),
         Row(
-            f"{store}: share of slates that moved to what was played",
+            f"{store}: slates nearer to what was played, share",
             moved,
             bound=_MIN_MOVED,
             at_least=True,

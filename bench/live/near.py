@@ -15,7 +15,7 @@ _NEAREST = 50
 
 
 def contents(release: Path) -> tuple[list[str], Float32Array]:
-    """Return the ids of a release's videos, and their content vectors of length 1, float32[n, c]."""
+    """Return the ids of a release's videos, and their content, unit vectors float32[n, c]."""
     keys = np.load(release / VIDEO_KEYS)
     texts = read_ids(release, VIDEO_IDS, keys)
     ids = [texts[row] for row in range(len(keys))]
