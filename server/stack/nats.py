@@ -12,10 +12,14 @@ from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.stack.envoy import tool
 from server.stack.probes import Probe
-from server.stack.settings import StackSettings
+from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 _STORE_GIB = 64
 _PROBE_SECONDS = 2.0
+_MAX_ANSWER_BYTES = 4096
+MAX_UNHEALTHY_SECONDS = 10.0
+"""Seconds after which a log that stores nothing is started again: after a full disk a NATS server
+refuses every write until then, even if there is room again."""
 
 
 def external_log() -> EventLogSettings | None:
@@ -41,6 +45,7 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     configuration = {
         "server_name": "vireo",
         "listen": f"127.0.0.1:{settings.log_port}",
+        "http": f"127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}",
         "authorization": {"token": written},
         "max_payload": (1 << 20) + 4096,
         "jetstream": {
@@ -98,20 +103,24 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
 
 
 def log_probe(port: int) -> Probe:
-    """Return a probe of the embedded log: a server greets each connection with what it has."""
+    """Return a probe of the embedded log: whether it stores what it is sent, by its own account."""
 
     async def probe() -> str:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port + METRICS_PORT_OFFSET
+                )
                 try:
-                    greeting = await reader.readline()
+                    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+                    answer = await reader.read(_MAX_ANSWER_BYTES)
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
             return f"the log on port {port}: {str(error) or 'no answer'}"
-        if not greeting.startswith(b"INFO ") or b'"jetstream":true' not in greeting:
-            return f"the log on port {port} stores nothing"
-        return ""
+        status, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
+        if " 200 " in status.partition("\r\n")[0]:
+            return ""
+        return f"the log on port {port} stores nothing: {body or 'no reason given'}"
 
     return probe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings
 from server.rpc.tls import TlsFiles
 from server.stack.envoy import envoy_command
-from server.stack.nats import log_command, log_environment, log_probe
+from server.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import ENVIRONMENT, s3_command
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
@@ -45,6 +46,8 @@ class ProcessSpec:
     """Whether the stack is ready only once it is healthy, and ends if it never is."""
     folder: Path | None = None
     """Its working directory; None for that of the stack."""
+    max_unhealthy_seconds: float = math.inf
+    """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
 
 
 def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
@@ -66,6 +69,7 @@ def log_process(settings: StackSettings) -> ProcessSpec:
         command=log_command(settings),
         port=settings.log_port,
         probe=log_probe(settings.log_port),
+        max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
     )
 
 

@@ -194,18 +194,20 @@ class StackSettings(BaseSettings):
         ]
         pods.append(("VIREO_CONSUMER_PORT", self.consumer_ports(partitions)))
         groups += pods
+        monitored = [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
+        if embedded_log:
+            groups.append(("VIREO_LOG_PORT", [self.log_port]))
+            monitored.append(("VIREO_LOG_PORT", [self.log_port]))
         # Listed, so that a clash with a stack whose base differs by the offset is detected.
         groups += [
             (
                 f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
                 [port + METRICS_PORT_OFFSET for port in group],
             )
-            for setting, group in [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
+            for setting, group in monitored
         ]
         if embedded_s3:
             groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
-        if embedded_log:
-            groups.append(("VIREO_LOG_PORT", [self.log_port]))
         for setting, group in groups:
             for port in group:
                 if port > _MAX_PORT:

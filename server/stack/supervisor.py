@@ -83,6 +83,9 @@ class SupervisedProcess:
     def terminate(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children; it isn't restarted."""
         self._stop.set()
+        self._send(number)
+
+    def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -121,17 +124,23 @@ class SupervisedProcess:
             await _next_multiple_of(_LOG_POLL)
 
     async def _watch_health(self) -> None:
+        loop = asyncio.get_running_loop()
+        healthy, healthy_at = False, 0.0
         while True:
             problem = await self._problem()
             if self._stop.is_set():
                 return
             if problem:
-                starting = self.status.state == "starting"
-                self._update(state="starting" if starting else "unhealthy", problem=problem)
+                self._update(state="unhealthy" if healthy else "starting", problem=problem)
+                if healthy and loop.time() - healthy_at > self.spec.max_unhealthy_seconds:
+                    self._send(signal.SIGTERM)  # `run` starts it again
             else:
+                healthy = True
                 self._update(state="healthy", problem="")
                 self.healthy.set()
             await (asyncio.sleep(_STARTING_POLL) if problem else _next_multiple_of(_HEALTHY_POLL))
+            if not problem:
+                healthy_at = loop.time()  # as far as anybody has seen
 
     async def _problem(self) -> str:
         """Return why it isn't healthy, by its probe; empty if it is."""

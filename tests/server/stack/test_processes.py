@@ -14,7 +14,7 @@ from server.releases.s3 import S3Settings
 from server.rpc.server import RpcServer
 from server.stack.nats import log_probe, prepare_log, reachable_log
 from server.stack.processes import endpoints_document, envoy_process, pod_processes
-from server.stack.settings import StackSettings
+from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 
@@ -103,14 +103,15 @@ def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
         reachable_log(StackSettings(home=tmp_path))
 
 
-async def test_a_port_that_greets_as_no_log_does_is_unhealthy() -> None:
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"jetstream":false}\r\n')
+async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'HTTP/1.0 503 Service Unavailable\r\n\r\n{"error": "no space left"}')
         writer.close()
 
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    assert await log_probe(port)() == f"the log on port {port} stores nothing"
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1] - METRICS_PORT_OFFSET
+    expected = f'the log on port {port} stores nothing: {{"error": "no space left"}}'
+    assert await log_probe(port)() == expected
     server.close()
     await server.wait_closed()
     assert "Connect call failed" in await log_probe(port)()

@@ -34,9 +34,9 @@ def test_all_ports_of_any_number_of_pods_differ() -> None:
     settings = StackSettings(
         candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
     )
-    # The edge, admin, two inner listeners; the control plane, seventy pods, ten consumers and the
-    # metrics of each; ten for S3, and the log.
-    assert len(settings.ports(embedded_s3=True, partitions=10)) == 177
+    # The edge, admin, two inner listeners; the control plane, the log, seventy pods, ten consumers and
+    # the metrics of each; ten for S3.
+    assert len(settings.ports(embedded_s3=True, partitions=10)) == 178
 
 
 def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> None:
@@ -45,7 +45,7 @@ def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> N
         for base in (20000, 21000)
     )
     shared = lower.keys() & higher.keys()
-    assert shared == {21004, 21020, 21021, 21030, 21031, 21040, 21041, 21090}
+    assert shared == {21004, 21005, 21020, 21021, 21030, 21031, 21040, 21041, 21090}
 
 
 def test_a_taken_metrics_port_is_reported_with_its_pods_setting() -> None:

@@ -150,6 +150,21 @@ async def test_a_failed_probe_is_reported_and_repeated(tmp_path: Path) -> None:
         assert it.supervisor.statuses[0].state == "healthy"
 
 
+async def test_a_process_that_stays_unhealthy_is_started_again_if_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_HEALTHY_POLL", 0.1)
+    patient = sleeping("patient", tmp_path)
+    hasty = replace(sleeping("hasty", tmp_path), max_unhealthy_seconds=0.5)
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([patient, hasty], 30)
+        for name in ("patient", "hasty"):
+            (tmp_path / f"{name}.healthy").unlink()
+        await it.until(lambda status: status.restarts == 1 and status.state == "healthy", "hasty")
+        left = await it.until(lambda status: status.state == "unhealthy", "patient")
+        assert left.restarts == 0
+
+
 async def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "healthy"
     script = f"""
