@@ -90,7 +90,7 @@ class Inputs:
                 exclude={"tasks"}
             ),
             self.quotas.model_dump(),
-            self.split.model_dump(exclude={"outcomes"}),
+            self.split.model_dump(exclude={"outcomes", "features_format"}),
             self.data.fingerprint(),
             asdict(retrieval),
         )
