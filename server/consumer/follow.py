@@ -93,8 +93,8 @@ class Follower:
             rules = EventRules.load(self._repo)
             position = await self._begin()
             async for entries in self._log.read(EVENTS, str(self._partition), position):
-                if not entries and not await self._in_thread(self._hold):
-                    raise LeaseLostError("another consumer took the partition")
+                if not entries:
+                    await self._in_thread(partial(self._look, position))
                 for some in _parts(entries):
                     await self._apply(some, position, rules)
                     position = some[-1].position
@@ -130,8 +130,7 @@ class Follower:
         started = time.monotonic()
 
         def applied(rows: OnlineRows) -> Batch:
-            if not self._hold(rows):
-                raise LeaseLostError("another consumer took the partition")
+            self._keep(rows)
             batch = read_batch(entries, rules)
             apply(rows, batch)
             return batch
@@ -147,10 +146,22 @@ class Follower:
 
     def _move(self, rows: OnlineRows, before: int, position: int) -> None:
         """Store the position, unless the store has lost rows together with the one before."""
-        stored = rows.position(self._partition)
-        if stored != before:
-            raise PositionMovedError(f"the online store is at {stored}, not at {before}")
+        self._check(rows, before)
         rows.write_position(self._partition, position)
+
+    def _look(self, position: int, rows: OnlineRows) -> None:
+        """Keep the lease, and see whether the store has lost rows, while no events come."""
+        self._keep(rows)
+        self._check(rows, position)
+
+    def _check(self, rows: OnlineRows, position: int) -> None:
+        stored = rows.position(self._partition)
+        if stored != position:
+            raise PositionMovedError(f"the online store is at {stored}, not at {position}")
+
+    def _keep(self, rows: OnlineRows) -> None:
+        if not self._hold(rows):
+            raise LeaseLostError("another consumer took the partition")
 
     async def _set_aside(self, letters: Sequence[log_pb2.DeadEvents]) -> None:
         for number, letter in enumerate(letters):
