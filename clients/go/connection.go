@@ -15,7 +15,7 @@ import (
 // fails: retries help if a pod is down, not if the service is.
 const serviceConfig = `{
 	"methodConfig": [{
-		"name": [{"service": "vireo.v1.RecommendationService"}],
+		"name": [{"service": "vireo.v1.RecommendationService"}, {"service": "vireo.v1.EventService", "method": "RecordEvents"}],
 		"retryPolicy": {
 			"maxAttempts": 3,
 			"initialBackoff": "0.02s",

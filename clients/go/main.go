@@ -1,13 +1,19 @@
-// Command recommend requests a slate from a Vireo stack and prints it as JSON.
+// Command recommend requests a slate from a Vireo stack and prints it as JSON; before that it may record
+// what the viewer has played.
 package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	vireov1 "vireo.example/client/build/gen/vireo/v1"
 )
@@ -29,6 +35,7 @@ func main() {
 	pageSize := flag.Int("page-size", 10, "how many videos, 1 to 500")
 	timeout := flag.Float64("timeout", 1, "seconds for the call, all tries included")
 	authority := flag.String("tls-ca", "", "use TLS and trust the authorities in this PEM `file` (or VIREO_CA)")
+	played := flag.String("played", "", "record first that the viewer played this `video` to its end")
 	token := flag.String("token", "", "bearer `token` to send; needs TLS (or VIREO_TOKEN)")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: recommend [flags] HOST:PORT VIEWER")
@@ -56,6 +63,12 @@ func main() {
 
 	within, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
 	defer cancel()
+	if *played != "" {
+		if err := record(within, connection, flag.Arg(1), *played); err != nil {
+			fmt.Fprintln(os.Stderr, Explain(err))
+			os.Exit(1)
+		}
+	}
 	size := int32(*pageSize)
 	response, err := client.Recommend(within, &vireov1.RecommendRequest{ViewerId: flag.Arg(1), PageSize: &size})
 	if err != nil {
@@ -66,6 +79,25 @@ func main() {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
+}
+
+// record tells the stack that a viewer played a video. An event counts once by its id, however often it
+// is sent: keep both until the call has succeeded.
+func record(within context.Context, connection *grpc.ClientConn, viewer, video string) error {
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return err
+	}
+	event := &vireov1.Event{
+		EventId:  hex.EncodeToString(id),
+		ViewerId: viewer,
+		Kind:     vireov1.EventKind_EVENT_KIND_FINISH,
+		VideoId:  video,
+		Time:     timestamppb.Now(),
+	}
+	request := &vireov1.RecordEventsRequest{Events: []*vireov1.Event{event}}
+	_, err := vireov1.NewEventServiceClient(connection).RecordEvents(within, request)
+	return err
 }
 
 func slateOf(response *vireov1.RecommendResponse) slate {

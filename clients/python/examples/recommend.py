@@ -1,4 +1,4 @@
-"""Request a slate from a Vireo stack and print it as JSON."""
+"""Request a slate from a Vireo stack and print it as JSON; record an event before, if asked to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import os
 import sys
 from dataclasses import dataclass
 
-from vireo_client import Client, InvalidRequest, Overloaded, Slate, Tls, Unavailable, VireoError
+from vireo_client import (
+    Client,
+    Event,
+    InvalidRequest,
+    Overloaded,
+    Slate,
+    Tls,
+    Unavailable,
+    VireoError,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class Options:
     timeout: float
     authority: str | None
     token: str | None
+    played: str
 
 
 def options() -> Options:
@@ -38,6 +48,12 @@ def options() -> Options:
         help="use TLS and trust the authorities in this PEM file (or VIREO_CA)",
     )
     parser.add_argument("--token", help="bearer token; needs TLS (or VIREO_TOKEN)")
+    parser.add_argument(
+        "--played",
+        metavar="VIDEO",
+        default="",
+        help="record that this was played, first",
+    )
     given = parser.parse_args()
     return Options(
         address=given.address,
@@ -46,6 +62,7 @@ def options() -> Options:
         timeout=given.timeout,
         authority=given.tls_ca or os.environ.get("VIREO_CA") or None,
         token=given.token or os.environ.get("VIREO_TOKEN") or None,
+        played=given.played,
     )
 
 
@@ -84,11 +101,13 @@ def explanation(error: VireoError) -> str:
 
 
 def main() -> None:
-    """Make one call."""
+    """Make one call, and one for the event before it."""
     asked = options()
     # A server creates one client and reuses it.
     with client(asked) as asking:
         try:
+            if asked.played:
+                asking.record_events([Event.finish(asked.viewer, asked.played)])
             slate = asking.recommend(asked.viewer, page_size=asked.page_size)
         except VireoError as error:
             sys.stderr.write(f"{explanation(error)}\n")

@@ -6,6 +6,8 @@ export interface Options {
   address: string;
   viewer: string;
   pageSize: number;
+  /** Video to record as played before the slate is requested; none if empty. */
+  played: string;
   /** Timeout of the call in seconds, including retries. */
   timeout: number;
   /** PEM file of trusted authorities; plaintext if absent. */
@@ -21,7 +23,7 @@ export function optionsOf(program: string): Options {
   } catch (error) {
     console.error(`error: ${error instanceof Error ? error.message : error}`);
     console.error(
-      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] HOST:PORT VIEWER`,
+      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] [--played VIDEO] HOST:PORT VIEWER`,
     );
     process.exit(2);
   }
@@ -34,6 +36,7 @@ function parsed(): Options {
       timeout: { type: "string", default: "1" },
       "tls-ca": { type: "string" },
       token: { type: "string" },
+      played: { type: "string", default: "" },
     },
     allowPositionals: true,
   });
@@ -45,6 +48,7 @@ function parsed(): Options {
     address,
     viewer,
     pageSize: numberOf("page-size", values["page-size"]),
+    played: values.played,
     timeout: numberOf("timeout", values.timeout),
     authority: values["tls-ca"] || process.env["VIREO_CA"] || undefined,
     token: values.token || process.env["VIREO_TOKEN"] || undefined,

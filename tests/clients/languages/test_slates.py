@@ -20,6 +20,7 @@ from tests.builders.example_clients import CHECKOUT, ExampleClient, Target
 from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
 from tests.builders.stack import BIN, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
+from tests.builders.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -41,7 +42,8 @@ def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
             yield Target(stack.edge)
     else:
         with running_secured_stack(home) as secured:
-            token = secured.vireo("token", "--scope", "vireo.read").strip()
+            scopes = ("--scope", "vireo.read", "--scope", "vireo.events")
+            token = secured.vireo("token", *scopes).strip()
             yield Target(secured.stack.edge, secured.folder.authority, token)
 
 
@@ -76,6 +78,21 @@ async def test_all_get_the_same_slate(
     }
     slates.append(slate)
     assert slate == slates[0]
+
+
+async def test_what_all_clients_record_is_in_the_next_slates(
+    client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    viewer = f"of {client.name}, {edge.token is None}"
+
+    def videos() -> list[str]:
+        asked = pb.RecommendRequest(viewer_id=viewer, page_size=20)
+        return [item.video_id for item in stub.Recommend(asked, timeout=60).items]
+
+    played = videos()[0]
+    answer = await client.recommend(edge, viewer, "--played", played)
+    assert len(answer.slate["items"]) == 20
+    await until(lambda: played not in videos(), seconds=60)
 
 
 async def test_all_clients_report_invalid_requests(

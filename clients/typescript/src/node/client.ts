@@ -2,19 +2,23 @@
 
 import { readFileSync } from "node:fs";
 
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { fromBinary, toBinary, type DescMethodUnary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 
+import { EventService, type RecordEventsRequest, type RecordEventsResponse } from "../gen/vireo/v1/event_pb.js";
 import { RecommendationService, type RecommendRequest, type RecommendResponse } from "../gen/vireo/v1/recommendation_pb.js";
 
 /**
- * Requests change nothing on the server, so that each is safe to send again. While more than about one
+ * Requests are idempotent, so that each is safe to send again. While more than about one
  * in ten tries fails nothing is: retries help against a pod that is gone, not against a service that is.
  */
 const SERVICE_CONFIG = {
   methodConfig: [
     {
-      name: [{ service: RecommendationService.typeName }],
+      name: [
+        { service: RecommendationService.typeName },
+        { service: EventService.typeName, method: EventService.method.recordEvents.name },
+      ],
       retryPolicy: {
         maxAttempts: 3,
         initialBackoff: "0.02s",
@@ -26,8 +30,6 @@ const SERVICE_CONFIG = {
   ],
   retryThrottling: { maxTokens: 20, tokenRatio: 0.1 },
 };
-
-const { recommend } = RecommendationService.method;
 
 /** A client with one connection for any number of calls: create one and reuse it. */
 export class RecommendationClient {
@@ -52,11 +54,24 @@ export class RecommendationClient {
 
   /** Makes one call with a timeout in seconds, including retries; rejects with a grpc.ServiceError. */
   recommend(request: RecommendRequest, timeout: number): Promise<RecommendResponse> {
+    return this.call(RecommendationService.method.recommend, request, timeout);
+  }
+
+  /** Records events in the same way: all of them, or none. */
+  recordEvents(request: RecordEventsRequest, timeout: number): Promise<RecordEventsResponse> {
+    return this.call(EventService.method.recordEvents, request, timeout);
+  }
+
+  private call<Input extends DescMessage, Output extends DescMessage>(
+    method: DescMethodUnary<Input, Output>,
+    request: MessageShape<Input>,
+    timeout: number,
+  ): Promise<MessageShape<Output>> {
     return new Promise((resolve, reject) => {
       this.client.makeUnaryRequest(
-        `/${RecommendationService.typeName}/${recommend.name}`,
-        (message: RecommendRequest) => Buffer.from(toBinary(recommend.input, message)),
-        (bytes) => fromBinary(recommend.output, bytes),
+        `/${method.parent.typeName}/${method.name}`,
+        (message: MessageShape<Input>) => Buffer.from(toBinary(method.input, message)),
+        (bytes) => fromBinary(method.output, bytes),
         request,
         { deadline: Date.now() + timeout * 1000 },
         (error, response) => (response ? resolve(response) : reject(error)),

@@ -1,9 +1,10 @@
-/** Requests a slate from a Vireo stack over gRPC and prints it as JSON. */
+/** Requests a slate from a Vireo stack over gRPC and prints it as JSON; before that it may record an event. */
 
 import { create, fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { status, type ServiceError } from "@grpc/grpc-js";
 
+import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../gen/google/rpc/status_pb.js";
@@ -19,6 +20,9 @@ const options = optionsOf("recommend");
 const client = new RecommendationClient(options.address, options.authority, options.token);
 const { viewer: viewerId, pageSize } = options;
 try {
+  if (options.played) {
+    await client.recordEvents(played(viewerId, options.played), options.timeout);
+  }
   const request = create(RecommendRequestSchema, { viewerId, pageSize });
   console.log(slateJson(await client.recommend(request, options.timeout)));
 } catch (error) {

@@ -1,11 +1,12 @@
-/** The page: calls the edge in its form, and shows the slate as JSON, or the error. */
+/** The page: calls the edge in its form, records what was played, and shows the slate as JSON, or the error. */
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
+import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { slateJson } from "../slate.js";
-import { recommendationClient } from "./client.js";
+import { clientsOf } from "./client.js";
 
 const form = document.querySelector("form")!;
 const slate = document.querySelector("#slate")!;
@@ -17,9 +18,13 @@ form.addEventListener("submit", async (event) => {
   const asked = new FormData(form);
   const text = (name: string) => String(asked.get(name) ?? "");
   try {
-    const client = recommendationClient(text("origin"), text("token"));
+    const clients = clientsOf(text("origin"), text("token"));
+    const timeoutMs = Number(text("timeout")) * 1000;
+    if (text("played")) {
+      await clients.events.recordEvents(played(text("viewer"), text("played")), { timeoutMs });
+    }
     const request = { viewerId: text("viewer"), pageSize: Number(text("page-size")) };
-    const response = await client.recommend(request, { timeoutMs: Number(text("timeout")) * 1000 });
+    const response = await clients.slates.recommend(request, { timeoutMs });
     slate.textContent = slateJson(response);
   } catch (error) {
     const failed = ConnectError.from(error);

@@ -66,6 +66,7 @@ async function ask(address: string, options: Options): Promise<void> {
       viewer: options.viewer,
       "page-size": String(options.pageSize),
       timeout: String(options.timeout),
+      played: options.played,
       token: options.token ?? "",
     };
     for (const [name, text] of Object.entries(filled)) {

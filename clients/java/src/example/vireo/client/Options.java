@@ -10,12 +10,13 @@ final class Options {
 
   private static final String USAGE =
       "usage: recommend [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN]"
-          + " HOST:PORT VIEWER";
+          + " [--played VIDEO] HOST:PORT VIEWER";
 
   private final List<String> positional = new ArrayList<>();
   private int pageSize = 10;
   private double seconds = 1;
   private String authority = System.getenv("VIREO_CA");
+  private String played = "";
   private String token = System.getenv("VIREO_TOKEN");
 
   private Options() {}
@@ -49,6 +50,9 @@ final class Options {
       case "--tls-ca":
         authority = value;
         break;
+      case "--played":
+        played = value;
+        break;
       case "--token":
         token = value;
         break;
@@ -66,6 +70,11 @@ final class Options {
 
   String viewer() {
     return positional.get(1);
+  }
+
+  /** Video to record as played before the slate is requested; none if empty. */
+  String played() {
+    return played;
   }
 
   int pageSize() {

@@ -3,17 +3,23 @@ package example.vireo.client;
 import com.google.gson.Gson;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonObject;
+import com.google.protobuf.util.Timestamps;
 import example.vireo.v1.Degradation;
+import example.vireo.v1.Event;
+import example.vireo.v1.EventKind;
+import example.vireo.v1.EventServiceGrpc;
 import example.vireo.v1.RecommendRequest;
 import example.vireo.v1.RecommendResponse;
 import example.vireo.v1.RecommendationServiceGrpc;
+import example.vireo.v1.RecordEventsRequest;
 import example.vireo.v1.SlateItem;
 import io.grpc.ManagedChannel;
 import io.grpc.StatusRuntimeException;
 import java.io.IOException;
+import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
-/** Requests a slate from a Vireo stack and prints it as JSON. */
+/** Requests a slate from a Vireo stack and prints it as JSON; before that it may record an event. */
 public final class Recommend {
 
   private Recommend() {}
@@ -32,6 +38,9 @@ public final class Recommend {
     }
     int code = 0;
     try {
+      if (!options.played().isEmpty()) {
+        record(channel, options);
+      }
       System.out.println(new Gson().toJson(slate(ask(channel, options))));
     } catch (StatusRuntimeException failed) {
       System.err.println(Failure.explain(failed));
@@ -40,6 +49,22 @@ public final class Recommend {
       channel.shutdownNow().awaitTermination(5, TimeUnit.SECONDS);
     }
     System.exit(code);
+  }
+
+  /** Tells the stack that the viewer played a video. By its id the event counts once, however often it is sent. */
+  private static void record(ManagedChannel channel, Options options) {
+    Event event =
+        Event.newBuilder()
+            .setEventId(UUID.randomUUID().toString())
+            .setViewerId(options.viewer())
+            .setKind(EventKind.EVENT_KIND_FINISH)
+            .setVideoId(options.played())
+            .setTime(Timestamps.fromMillis(System.currentTimeMillis()))
+            .build();
+    EventServiceGrpc.newBlockingStub(channel)
+        .withCallCredentials(options.target().callCredentials())
+        .withDeadlineAfter(options.timeout().toMillis(), TimeUnit.MILLISECONDS)
+        .recordEvents(RecordEventsRequest.newBuilder().addEvents(event).build());
   }
 
   private static RecommendResponse ask(ManagedChannel channel, Options options) {
