@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
+from vireo.v1 import event_pb2
 
 from clients.cli import data, features
 from server.errors import VireoError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS
+from server.stack.nats import log_environment
+from tests.builders.event_batches import message
+from tests.builders.nats import running_nats, settings_of
 
 app = typer.Typer()
 app.add_typer(data.app, name="data")
@@ -59,6 +66,33 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
     table = vireo("features", "show", "mine", "--viewer", "03").output
     assert "[bold]Title 7" in table
     assert "cold start" in vireo("features", "show", "mine", "--viewer", "3").output
+
+
+def test_events_become_data_and_a_hide_is_shown(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = vireo("data", "from-events", "--name", "live")
+    assert isinstance(missing.exception, VireoError)
+    assert "has no log of events yet; start the stack with: vireo up" in str(missing.exception)
+    assert vireo("data", "import", *files).exit_code == 0
+    hide = event_pb2.Event(event_id="1", viewer_id="03", video_id="v1")
+    hide.kind = event_pb2.EVENT_KIND_HIDE
+    hide.time.FromSeconds(1_700_001_000)
+
+    async def record(log: JetStreamLog) -> None:
+        await log.append(EVENTS, "0", message([hide]))
+        await log.close()
+
+    with running_nats(tmp_path / "nats") as nats:
+        asyncio.run(record(JetStreamLog(settings_of(nats))))
+        for name, text in log_environment(settings_of(nats)).items():
+            monkeypatch.setenv(name, text)
+        done = vireo("data", "from-events", "--name", "live", "--base", "mine")
+    assert done.exit_code == 0, done.output
+    assert "live: 51 interactions of 10 viewers with 8 videos." in done.output
+    assert vireo("features", "build", "live").exit_code == 0
+    shown = json.loads(vireo("features", "show", "live", "--viewer", "03", "--json").output)
+    assert (shown["hidden_ids"], shown["hidden_times"]) == (["v1"], [1_700_001_000])
 
 
 def test_repaired_rows_are_reported(files: list[str], tmp_path: Path) -> None:
