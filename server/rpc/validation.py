@@ -8,7 +8,7 @@ from typing import Any
 
 import protovalidate
 from buf.validate import validate_pb2
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from server.rpc.errors import invalid_argument
@@ -39,11 +39,30 @@ def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
             max_items = _max_items(field)
             if max_items is not None and len(value) > max_items:
                 yield name, f"must contain no more than {max_items} item(s)"
-            elif max_items is not None and field.message_type is not None:
+            elif (
+                max_items is not None
+                and field.message_type is not None
+                and _bounds_lists(field.message_type)  # of a thousand events none is looked at
+            ):
                 for place, each in enumerate(value):
                     yield from _overlong(each, f"{name}[{place}].")
         elif field.message_type is not None:
             yield from _overlong(value, f"{name}.")
+
+
+@cache
+def _bounds_lists(message: Descriptor) -> bool:
+    """Return whether a message of this type, or one within it, has a list with a maximum."""
+    seen, left = {message.full_name}, [message]
+    while left:
+        for field in left.pop().fields:
+            if field.is_repeated and _max_items(field) is not None:
+                return True
+            inner = field.message_type
+            if inner is not None and inner.full_name not in seen:
+                seen.add(inner.full_name)
+                left.append(inner)
+    return False
 
 
 @cache
