@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from rich.console import Console
 from vireo.v1 import event_pb2
 
@@ -13,11 +12,9 @@ from bench.live.durable import shuffled
 from bench.live.log import measure_log
 from bench.live.near import nearest
 from bench.live.plan import SHORT
-from bench.live.run import measure_live
 from bench.live.site import event, in_batches
 from server.releases.layout import CONTENT_VECTORS
 from tests.builders.releases import build_release
-from tests.builders.tiny_home import DATASET, build_tiny_home
 
 
 def test_what_a_kill_loses_of_the_log_is_counted(tmp_path: Path) -> None:
@@ -45,12 +42,3 @@ def test_the_nearest_videos_are_those_of_like_content(tmp_path: Path) -> None:
     near = nearest(release, limit=1)
     assert len(near) == len(vectors)
     assert all(video not in others for video, others in near.items())
-
-
-@pytest.mark.slow
-def test_a_kill_of_each_process_leaves_the_rows_of_a_clean_replay(tmp_path: Path) -> None:
-    home = build_tiny_home(tmp_path)
-    plan = replace(SHORT, events=2_000)
-    rows = list(measure_live(home, DATASET, plan, Console(), ["durable"]))
-    assert {row.measure: row.figure for row in rows if row.holds is False} == {}
-    assert len(rows) == 3
