@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
-from vireo.v1 import catalog_pb2, log_pb2
+from google.protobuf.message import DecodeError
+from vireo.v1 import log_pb2
 
 from server.consumer import metrics
 from server.consumer.apply import Batch
@@ -40,8 +42,11 @@ class LiveState:
         """Go on counting from what was told last."""
         async for entries in self._log.read(STATE, f"trending.{self._partition}"):
             for entry in entries:
-                told = log_pb2.Trending.FromString(entry.data)
-                self._trending = TrendingCounts.restored(told, self._half_life)
+                try:
+                    told = log_pb2.Trending.FromString(entry.data)
+                    self._trending = TrendingCounts.restored(told, self._half_life)
+                except (DecodeError, ValueError) as error:
+                    log.error("what is trending is counted anew", reason=str(error))
             if not entries:
                 return
 
@@ -76,18 +81,22 @@ class LiveState:
     async def follow_catalog(self) -> None:
         """Learn which videos are new, until cancelled."""
         async for entries in self._log.read(CATALOG):
-            for entry in entries:
-                self._learn(entry)
+            self.learn(entries)
 
-    def _learn(self, entry: Entry) -> None:
-        change = log_pb2.CatalogChange.FromString(entry.data)
-        video: catalog_pb2.Video = change.video
-        key = video_key(video.video_id)
-        self._new.pop(key, None)
-        if not change.removed:
-            self._new[key] = None
-            if len(self._new) > MAX_NEW_KEYS:
-                del self._new[next(iter(self._new))]
+    def learn(self, entries: Sequence[Entry]) -> None:
+        """Learn from changes of the catalogue which videos are new."""
+        for entry in entries:
+            try:
+                change = log_pb2.CatalogChange.FromString(entry.data)
+            except DecodeError as error:
+                log.error("skipped a change of the catalogue", reason=str(error))
+                continue
+            key = video_key(change.video.video_id)
+            self._new.pop(key, None)
+            if not change.removed:
+                self._new[key] = None
+                if len(self._new) > MAX_NEW_KEYS:
+                    del self._new[next(iter(self._new))]
 
     async def run(self) -> None:
         """Tell, each second while something happens and every few seconds otherwise."""
@@ -149,7 +158,7 @@ class LiveState:
         if self._applying is not None:
             try:
                 received = log_pb2.RecordedEvents.FromString(self._applying.data).received_at
-            except ValueError:  # it will be set aside
+            except DecodeError:  # it will be set aside
                 received = None
             if received is not None and received.seconds:
                 return float(received.ToNanoseconds() / 1e9)

@@ -1,0 +1,109 @@
+"""What a consumer tells, against a real log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from vireo.v1 import catalog_pb2, log_pb2
+
+from server.consumer.apply import Batch, Watched
+from server.consumer.live_state import LiveState
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
+from server.features.keys import video_key
+from tests.builders.event_batches import message
+from tests.builders.nats import RunningNats, settings_of
+
+HALF_LIFE = 3600.0
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    opened = JetStreamLog(settings_of(nats))
+    yield opened
+    await opened.close()
+
+
+async def last(log: JetStreamLog, stream: Stream, key: str) -> bytes:
+    data = b""
+    async for entries in log.read(stream, key):
+        data = entries[-1].data if entries else data
+        if not entries:
+            break
+    return data
+
+
+async def progress(log: JetStreamLog, partition: int) -> log_pb2.ConsumerProgress:
+    return log_pb2.ConsumerProgress.FromString(await last(log, STATE, f"progress.{partition}"))
+
+
+async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStreamLog) -> None:
+    state = LiveState(log, 3, HALF_LIFE)
+    await state.tell()
+    assert not await last(log, STATE, "progress.3"), "it doesn't have the partition"
+    state.begin(0)
+    await state.tell()
+    assert (await progress(log, 3)).pending == 0
+    data = message([])
+    position = await log.append(EVENTS, "3", data)
+    state.applying(Entry(position, "3", data))
+    await state.tell()
+    waiting = await progress(log, 3)
+    assert waiting.pending > 0
+    received = log_pb2.RecordedEvents.FromString(data).received_at
+    assert waiting.oldest_pending.ToMicroseconds() == pytest.approx(
+        received.ToMicroseconds(), abs=1
+    )
+    state.applied(Batch(position))
+    await state.tell()
+    done = await progress(log, 3)
+    assert (done.position, done.pending) == (position, 0)
+    assert not done.HasField("oldest_pending")
+
+
+async def test_counting_goes_on_after_a_restart_and_counts_nothing_twice(
+    log: JetStreamLog,
+) -> None:
+    state = LiveState(log, 4, HALF_LIFE)
+    await state.restore()
+    state.begin(0)
+    watched = [Watched(1, time.time(), "de"), Watched(1, time.time() + 600, "")]
+    state.applied(Batch(5, watched=watched))
+    await state.tell()
+    again = LiveState(log, 4, HALF_LIFE)
+    await again.restore()
+    again.begin(0)
+    # Features that were built again catch up with what is counted.
+    again.applied(Batch(5, watched=watched))
+    again.applied(Batch(6, watched=watched[:1]))
+    await again.tell()
+    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.4"))
+    assert told.position == 6
+    [everywhere, german] = told.lists
+    assert (everywhere.locale, german.locale) == ("", "de")
+    assert everywhere.weights[0] == pytest.approx(3, rel=0.01)
+    assert german.weights[0] == pytest.approx(2, rel=0.01)
+
+
+async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
+    log: JetStreamLog,
+) -> None:
+    state = LiveState(log, 5, HALF_LIFE)
+    state.begin(0)
+    for video_id, removed in (("new", False), ("gone", False), ("gone", True)):
+        video = catalog_pb2.Video(video_id=video_id)
+        change = log_pb2.CatalogChange(video=video, removed=removed)
+        await log.append(CATALOG, f"{video_key(video_id):x}", change.SerializeToString())
+    await log.append(CATALOG, "broken", b"\xff\xff")
+    async for entries in log.read(CATALOG):
+        state.learn(entries)
+        if not entries:
+            break
+    new, gone, old = (video_key(name) for name in ("new", "gone", "old"))
+    batch = Batch(9, shown=[new, new, gone, old], watched=[Watched(new, time.time(), "")])
+    state.applied(batch)
+    await state.tell()
+    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.5"))
+    assert (list(told.new_keys), list(told.new_impressions)) == ([new], [3])
