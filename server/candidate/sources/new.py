@@ -10,10 +10,14 @@ import math
 
 import numpy as np
 
+from server.arrays import Int64Array
 from server.candidate.live import LiveVideos
 from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates
-from server.signals import NEW, ORDERING, SCORES, TRENDING
+from server.pipeline.candidates import Candidates, UInt32Array
+from server.signals import NEW, ORDERING, SCORES, SOURCES, TRENDING
+
+_FILLER = next(source.bit for source in SOURCES if source.quota is None)
+"""Bit of the source that fills what the quotas leave."""
 
 
 def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
@@ -38,11 +42,16 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
         np.array(list(masks.values()), np.uint32),
         scores,
     )
-    every = Candidates.concatenate([found, new])
-    order = np.argsort(-every.scores[ORDERING], kind="stable")
-    # Theirs are the places of the last of the release's.
-    kept = max(0, count - len(new))
-    return every.take(order[(order < kept) | (order >= len(found))])
+    kept = _kept(found.source_masks, max(0, count - len(new)))
+    every = Candidates.concatenate([found.take(kept), new])
+    return every.take(np.argsort(-every.scores[ORDERING], kind="stable"))
+
+
+def _kept(masks: UInt32Array, count: int) -> Int64Array:
+    """Return the places of `count` candidates: the last that fill what quotas leave go first."""
+    places = np.arange(len(masks))
+    kept: Int64Array = np.sort(np.lexsort((places, masks == _FILLER))[:count])
+    return kept
 
 
 def _limit(share: float | None, count: int) -> int:

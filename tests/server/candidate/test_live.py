@@ -146,6 +146,19 @@ def test_a_new_video_can_be_trending(release_folder: Path) -> None:
     assert video_key("new-17") in proposed(found, TRENDING.bit)
 
 
+def test_new_videos_take_no_place_of_a_source_with_a_quota(release_folder: Path) -> None:
+    upserts = [upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)]
+    viewer = viewer_of_rows(3, 9)
+    plain = retrieve(with_log(release_folder, followed()), viewer, 20)
+    worst = plain.keys[-1]
+    [last] = [name for name in map(str, range(40)) if video_key(f"video-{name}") == worst]
+    live = followed(*upserts, trending={"": [f"video-{last}"]})
+    found = retrieve(with_log(release_folder, live), viewer, 20)
+    assert len(proposed(found, NEW.bit)) == 1
+    assert proposed(found, TRENDING.bit) == [worst]
+    assert len(found) == 20
+
+
 def test_candidates_can_follow_a_video_that_is_new(release_folder: Path, news: Live) -> None:
     release = with_log(release_folder, news)
     seed = video_key("new-4")
