@@ -40,7 +40,10 @@ def test_commands_use_the_homes_certificates_for_its_secured_stack(
     edge = edge_of()
     assert edge.ca == home.authority
     claims = jwt.decode(edge.token, options={"verify_signature": False})
-    assert (claims["aud"], claims["scope"]) == ("mine", "vireo.read vireo.admin")
+    assert (claims["aud"], claims["scope"]) == (
+        "mine",
+        "vireo.read vireo.events vireo.catalog vireo.admin",
+    )
     assert isinstance(edge.credentials(), grpc.ChannelCredentials)
 
 
