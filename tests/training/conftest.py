@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from server.home import Home
 from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
 from training.features.watches import load_watches
+from training.train import train_all
 
 TRAINED = "trained"
+REFITTED = "refitted"
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)
@@ -31,6 +36,15 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("trained"))
     write_small_dataset(home, TRAINED, random_interactions())
     fit_measured(home, TRAINED)
+    return home
+
+
+@pytest.fixture(scope="session")
+def refitted_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with both fits of that data set, called "refitted"; not to be changed."""
+    home = Home(tmp_path_factory.mktemp("refitted"))
+    write_small_dataset(home, REFITTED, random_interactions())
+    train_all(home, REFITTED, "quick", console=Console(file=io.StringIO()))
     return home
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 from pathlib import Path
@@ -103,25 +104,35 @@ def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
     assert "1 of 5" in run(5)
 
 
-def test_the_same_seed_gives_the_same_release(
-    home: Home, manifest: Manifest, console: Console, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def fit_again(trained_home: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, str]:
+    """A fit as it was made before, of data up to another position in the log; and what it said."""
+    root = tmp_path_factory.mktemp("again") / "home"
+    shutil.copytree(trained_home.root, root)
+    home, console = Home(root), Console(file=io.StringIO(), width=200)
+    info = describe_dataset(home, "trained")
+    positions = info.model_copy(update={"log_positions": LogPositions(catalog=42)})
+    (home.data("trained") / "dataset.json").write_text(positions.model_dump_json())
     Run(home.run("trained")).forget()
-    fresh = fit_measured(home, "trained", console=console)
-    assert not capsys.readouterr().out, "standard output is for the result alone"
-    assert "1 of 5" in said(console)
+    with contextlib.redirect_stdout(io.StringIO()) as result:
+        fresh = fit_measured(home, "trained", console=console)
+    assert not result.getvalue(), "standard output is for the result alone"
+    return fresh, said(console)
+
+
+def test_the_same_seed_gives_the_same_release(
+    fit_again: tuple[Manifest, str], manifest: Manifest
+) -> None:
+    fresh, output = fit_again
+    assert "1 of 5" in output
     models = {path: entry for path, entry in manifest.files.items() if path.endswith(".npy")}
     assert {path: fresh.files[path] for path in models} == models
     assert fresh.metrics == pytest.approx(manifest.metrics)
 
 
 def test_the_release_says_up_to_where_its_data_has_the_catalogues_changes(
-    home: Home, console: Console
+    fit_again: tuple[Manifest, str], manifest: Manifest
 ) -> None:
-    assert Manifest.read(Run(home.run("trained")).release).catalog_position == 0
-    path = home.data("trained") / "dataset.json"
-    info = describe_dataset(home, "trained")
-    positions = LogPositions(catalog=42)
-    path.write_text(info.model_copy(update={"log_positions": positions}).model_dump_json())
-    Run(home.run("trained")).forget()
-    assert fit_measured(home, "trained", console=console).catalog_position == 42
+    fresh, _ = fit_again
+    assert manifest.catalog_position == 0
+    assert fresh.catalog_position == 42

@@ -13,7 +13,7 @@ from rich.console import Console
 from server.home import Home
 from server.releases import layout
 from server.releases.manifest import Manifest
-from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.training.conftest import REFITTED as DATASET
 from training import refit as refitting
 from training.checkpoint import CheckpointError
 from training.data.dataset import load_dataset
@@ -27,21 +27,11 @@ from training.train import train_all
 
 pytestmark = pytest.mark.slow
 
-DATASET = "every-watch"
-
-
-@pytest.fixture(scope="module")
-def trained_twice(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    home = Home(tmp_path_factory.mktemp("every-watch"))
-    write_small_dataset(home, DATASET, random_interactions())
-    train_all(home, DATASET, "quick", console=Console(file=io.StringIO()))
-    return home
-
 
 @pytest.fixture
-def home(trained_twice: Home, tmp_path: Path) -> Home:
+def home(refitted_home: Home, tmp_path: Path) -> Home:
     """A copy whose second fit is still to be made."""
-    shutil.copytree(trained_twice.root, tmp_path / "home", symlinks=True)
+    shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)
     own = Home(tmp_path / "home")
     Run(own.run(DATASET)).forget()
     return own
@@ -53,19 +43,19 @@ def refitted(home: Home, console: Console | None = None) -> Manifest:
     return refit(home, home.measuring, load_dataset(home, DATASET), settings, console)
 
 
-def test_the_towers_learn_from_every_watch(trained_twice: Home) -> None:
-    tables = load_dataset(trained_twice, DATASET)
-    sequences = SequenceFile(Run(trained_twice.run(DATASET)).sequences)
+def test_the_towers_learn_from_every_watch(refitted_home: Home) -> None:
+    tables = load_dataset(refitted_home, DATASET)
+    sequences = SequenceFile(Run(refitted_home.run(DATASET)).sequences)
     learned = RetrievalData.open(sequences, tables.videos, tables.viewers)
-    assert learned.watch_count == len(load_watches(trained_twice, DATASET))
+    assert learned.watch_count == len(load_watches(refitted_home, DATASET))
     assert not learned.validation
     assert len(learned.last_watches) > 0
 
 
-def test_the_towers_have_moved_a_little_from_the_measured_ones(trained_twice: Home) -> None:
+def test_the_towers_have_moved_a_little_from_the_measured_ones(refitted_home: Home) -> None:
     served, measured = (
         np.load(each.staged_release(DATASET) / layout.VIDEO_VECTORS)
-        for each in (trained_twice, trained_twice.measuring)
+        for each in (refitted_home, refitted_home.measuring)
     )
     assert not np.array_equal(served, measured)
     cosines = (served * measured).sum(1) / np.linalg.norm(served, axis=1)
@@ -73,10 +63,10 @@ def test_the_towers_have_moved_a_little_from_the_measured_ones(trained_twice: Ho
     assert np.median(cosines) > 0.9, "the ranker reads them as it has learned to"
 
 
-def test_the_ranker_is_the_measured_one(trained_twice: Home) -> None:
+def test_the_ranker_is_the_measured_one(refitted_home: Home) -> None:
     served, measured = (
         Manifest.read(each.staged_release(DATASET))
-        for each in (trained_twice, trained_twice.measuring)
+        for each in (refitted_home, refitted_home.measuring)
     )
     assert served.files[layout.RANKER] == measured.files[layout.RANKER]
     assert served.files[layout.GOLDEN_RANKER] != measured.files[layout.GOLDEN_RANKER]

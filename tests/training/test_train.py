@@ -14,23 +14,13 @@ from server.features.keys import video_key
 from server.home import Home
 from server.releases import layout
 from server.releases.manifest import Manifest
-from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.training.conftest import REFITTED as DATASET
 from training.data.dataset import DatasetMissingError
 from training.features.online import read_online
 from training.features.watches import Split, load_watches
 from training.train import train_all
 
 pytestmark = pytest.mark.slow
-
-DATASET = "refitted"
-
-
-@pytest.fixture(scope="module")
-def refitted_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    home = Home(tmp_path_factory.mktemp("refitted"))
-    write_small_dataset(home, DATASET, random_interactions())
-    train_all(home, DATASET, "quick", console=Console(file=io.StringIO()))
-    return home
 
 
 @pytest.fixture
