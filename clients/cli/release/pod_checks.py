@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from server.candidate.release import FILES as CANDIDATE_FILES
 from server.candidate.release import CandidateRelease
 from server.gateway.fallback import PopularList
 from server.gateway.release import FILES as GATEWAY_FILES
+from server.live.placement import Placement
 from server.ranking.release import FILES as RANKING_FILES
 from server.ranking.release import RankingRelease
 from server.releases.verify import PodCheck
@@ -14,12 +17,19 @@ from server.releases.verify import PodCheck
 def pod_checks() -> dict[str, PodCheck]:
     """Return the check of each kind of pod, by name."""
     return {
-        "candidate": PodCheck(
-            CANDIDATE_FILES, lambda folder: CandidateRelease.load(folder).replay_goldens()
-        ),
+        "candidate": PodCheck(CANDIDATE_FILES, _check_candidate),
         "ranking": PodCheck(
             RANKING_FILES, lambda folder: RankingRelease.load(folder).replay_goldens()
         ),
         # Features aren't part of a release: they may be on another machine.
         "gateway": PodCheck(GATEWAY_FILES, PopularList.load),
     }
+
+
+def _check_candidate(folder: Path) -> None:
+    release = CandidateRelease.load(folder)
+    release.replay_goldens()
+    # Pods load it only if they follow the log.
+    placement = Placement.load(folder, release.manifest, len(release.keys))
+    if placement is not None:
+        placement.replay_goldens()

@@ -200,6 +200,10 @@ def nan_vectors(folder: Path) -> None:
     np.save(folder / layout.VIDEO_VECTORS, vectors)
 
 
+def nan_video_tower(folder: Path) -> None:
+    poison_model(folder, layout.VIDEO_TOWER, "table")
+
+
 def golden_mismatch(folder: Path) -> None:
     path = folder / layout.GOLDEN_RANKER
     with np.load(path) as golden:
@@ -226,6 +230,7 @@ def no_list(folder: Path) -> None:
             nan_vectors,
             "as a candidate pod: viewer_tower/1/vectors.npy: has values that aren't finite",
         ),
+        (nan_video_tower, "as a candidate pod: golden/video_tower.npz: replay failed"),
         (golden_mismatch, "as a ranking pod: golden/ranker.npz: replay differs"),
         (no_list, "as a gateway pod: popular.json"),
     ],
