@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.builders.releases import build_release
 from tests.builders.stack import Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.builders.waiting import until as until_holds
+from vireo_client import AsyncClient, DeadlineExceeded, Event, Overloaded, Unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -229,6 +231,43 @@ async def test_without_its_control_plane_the_stack_serves_and_is_found_by_the_ne
     [envoy] = shown
     assert (envoy["node"], envoy["connected"], envoy["variant"]) == (node(stack), True, "delta")
     assert envoy["versions"].keys() == {"clusters", "endpoints", "listeners", "routes"}
+
+
+async def test_what_is_recorded_is_in_the_next_slates_whichever_process_of_its_path_was_killed(
+    stack: Stack,
+) -> None:
+    viewer = "who records"
+    async with AsyncClient(stack.edge, timeout=10) as client:
+
+        async def next_slate(without: set[str]) -> list[str]:
+            """The first slate that has none of these videos."""
+            async with asyncio.timeout(120):
+                while True:
+                    slate = await client.recommend(viewer, page_size=20)
+                    videos = [item.video_id for item in slate.items]
+                    if without.isdisjoint(videos):
+                        return videos
+
+        async def record(event: Event) -> None:
+            """Record as a site does: the same again until it is acknowledged."""
+            async with asyncio.timeout(120):
+                while True:
+                    with suppress(Unavailable, DeadlineExceeded, Overloaded):
+                        await client.record_events([event])
+                        return
+                    await asyncio.sleep(0.05)
+
+        gone: set[str] = set()
+        videos = await next_slate(gone)
+        for name in ("none", "log", "consumer-1", "gateway-2"):
+            video = videos[0]
+            if name != "none":
+                os.kill(stack.pid(name), signal.SIGKILL)
+            await record(Event.play(viewer, video, watched_fraction=0.9))
+            gone.add(video)
+            videos = await next_slate(gone)
+    for name in ("log", "consumer-1", "gateway-2"):
+        await asyncio.to_thread(until, stack, name, lambda process: process.state == "healthy")
 
 
 def node(stack: Stack) -> str:
