@@ -25,13 +25,14 @@ from server.event_log.log import CATALOG, EventLog
 from server.features.keys import video_key
 from server.pod.pod import Pod, PodSettings
 from server.ranking.service import ranking_pod
+from server.releases import layout
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.signals import NEW
 from tests.builders.catalogue import change, key_of
 from tests.builders.loading import serves
 from tests.builders.pods import RunningPod, running_pod
-from tests.builders.releases import build_release
+from tests.builders.releases import build_release, write_manifest
 from tests.builders.waiting import until
 
 _numbers = itertools.count(1)
@@ -52,6 +53,16 @@ class Site:
         )
         self.point(release_id)
         return release_id
+
+    def publish_of_an_earlier_build(self) -> None:
+        """Publish a release that can't place videos, and point the channel to it."""
+        release_id = f"{self.channel}-earlier"
+        folder = build_release(self.folder / release_id, release_id=release_id)
+        for path in layout.OPTIONAL:
+            (folder / path).unlink()
+        write_manifest(folder, release_id=release_id)
+        self.store.publish(folder)
+        self.point(release_id)
 
     def point(self, release_id: str) -> None:
         """Point the channel to a release."""
@@ -205,6 +216,23 @@ async def test_a_removal_in_the_middle_of_a_swap_holds_from_its_first_call_on(si
         go_on.set()
         await until(lambda: serves(pod.loader, second))
         assert not {"video-9", "video-40"} & await ids(pod)
+
+
+async def test_a_release_of_an_earlier_build_holds_removals_and_places_nothing(site: Site) -> None:
+    site.publish_of_an_earlier_build()
+    await site.upsert("fresh-3")
+    await site.remove("video-6")
+    async with site.candidates() as pod:
+        found = await ids(pod)
+        assert "video-6" not in found
+        assert "fresh-3" not in found
+        assert pod.loader.serving is not None
+        assert pod.loader.serving.content.release.live.table.unplaced
+        site.publish("later")
+        await until(lambda: serves(pod.loader, f"{site.channel}-later"))
+        found = await ids(pod)
+        assert "fresh-3" in found
+        assert "video-6" not in found
 
 
 async def test_while_the_log_is_away_pods_start_and_know_removals_once_it_is_back(
