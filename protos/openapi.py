@@ -33,7 +33,7 @@ _ERRORS = {
     "to try again.",
     "431": "The headers, the path and its parameters included, are larger than 60 KiB.",
     "501": "UNIMPLEMENTED: the stack doesn't offer this.",
-    "503": "UNAVAILABLE: nothing serves yet or any longer, or the log of events is away; try again.",
+    "503": "UNAVAILABLE: nothing serves, or the log of events is away; try again.",
     "504": "DEADLINE_EXCEEDED: the answer was not there in time.",
 }
 _BODY_ERRORS = {"413": "The body is larger than 1 MiB."}

@@ -34,7 +34,7 @@ def test_all_ports_of_any_number_of_pods_differ() -> None:
     settings = StackSettings(
         candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
     )
-    # The edge, admin, two inner listeners; the control plane, the log, seventy pods, ten consumers and
+    # The edge, admin, two inner listeners; control plane, log, seventy pods, ten consumers and
     # the metrics of each; ten for S3.
     assert len(settings.ports(embedded_s3=True, partitions=10)) == 178
 
