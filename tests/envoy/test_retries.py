@@ -222,14 +222,17 @@ async def test_a_pod_that_stops_right_after_another_recovers_fails_no_call(
 ) -> None:
     # By default Envoy's workers hear of the second change up to a second after the first.
     async with AsyncExitStack() as stack:
-        servers = [await _candidate_server(stack) for _ in range(2)]
-        back, stopping = servers
-        edge.control.discovery.set(Pool("candidate"), *(server.port for server in servers))
-        ports = {server.port for server in servers}
-        await _until_healthy(edge, ports)
+        first, back, stopping = [await _candidate_server(stack) for _ in range(3)]
+        ports = {back.port, stopping.port}
         target = f"127.0.0.1:{edge.settings.candidate_port}"
         async with grpc.aio.insecure_channel(target) as channel:
             stub = CandidateServiceStub(channel)
+            # Until a cluster's first call its healthy pods are checked every half minute only.
+            edge.control.discovery.set(Pool("candidate"), first.port)
+            await _until_healthy(edge, {first.port})
+            await stub.RetrieveCandidates(CANDIDATES, timeout=10)
+            edge.control.discovery.set(Pool("candidate"), *ports)
+            await _until_healthy(edge, ports)
             for _ in range(2):
                 await back.set_serving(False)
                 await _until_healthy(edge, ports - {back.port})
