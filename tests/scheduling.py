@@ -31,8 +31,8 @@ def turn(nodeid: str) -> int:
 class StacksBesideOthers(LoadFileScheduling):
     """Gives the first worker files from the front of the queue, and others from its end.
 
-    A stack waits half of its time, and two would keep each other waiting: so one runs beside the
-    tests that run none, for as long as there are some.
+    Tests of stacks take one of two cores on average, and two stacks that start at once want four:
+    so one runs beside the tests that run none, for as long as there are some.
     """
 
     def _split_scope(self, nodeid: str) -> str:
