@@ -13,6 +13,8 @@ from functools import partial
 
 from bench.chaos.findings import Findings
 from bench.chaos.plan import ChaosPlan
+from bench.chaos.recorder import Recorder
+from bench.chaos.valkey import Valkey
 from bench.chaos.views import Host, hosts
 from bench.load import SteadyLoad, closed_load
 from bench.process import running, serves
@@ -38,6 +40,10 @@ class Chain:
     """Ids to ask for."""
     plan: ChaosPlan
     findings: Findings
+    videos: Sequence[str]
+    """Ids of videos of events: some that the release has, and some that nobody knows."""
+    valkey: Valkey | None = None
+    """Its online store, unless that is SQLite."""
 
     @property
     def settings(self) -> StackSettings:
@@ -48,6 +54,20 @@ class Chain:
         """Return steady load on the edge, by default that of the plan."""
         plan, edge = self.plan, self.settings.edge
         return SteadyLoad(edge, self.viewers, rate or plan.rate, deadline or plan.deadline)
+
+    def recorder(
+        self, rate: float | None = None, viewers: int | None = None, size: int = 20
+    ) -> Recorder:
+        """Return a site that records events of viewers of its own; see `Recorder`."""
+        plan = self.plan
+        return Recorder(
+            self.settings.edge,
+            self.videos,
+            rate or plan.event_rate,
+            plan.log_outage + plan.patience,
+            viewers=viewers or plan.viewers,
+            size=size,
+        )
 
     async def sustainable_rate(self) -> float:
         """Return how many full answers a second a few callers get."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from bench.chaos.small_disk import take_away
 from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
 from server.errors import VireoError
 from server.home import Home
@@ -24,9 +26,8 @@ def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -
     Raises:
         VireoError: there is none and the data can't be fetched, or the features aren't in SQLite.
     """
-    source = home if _trained(home, dataset) else _small(home, dataset, console)
-    own = Home(home.root / "bench" / bench / "stack")
-    shutil.rmtree(own.root, ignore_errors=True)
+    source = _source(home, dataset, console)
+    own = _emptied(home, bench)
     if not online_store(source, dataset).exists():
         raise VireoError(
             f"the features of {dataset} are not in SQLite, which the faults are made for; build "
@@ -34,6 +35,34 @@ def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -
         )
     shutil.copytree(source.features(dataset), own.features(dataset))
     return own_stack(own, source.staged_release(dataset))
+
+
+def prepared_with(
+    home: Home, dataset: str, console: Console, bench: str, settings: Mapping[str, str]
+) -> OwnStack:
+    """Return such a stack with features that are built for it, with further settings.
+
+    Raises:
+        VireoError: there is no release and the data can't be fetched; or they can't be built.
+    """
+    source = _source(home, dataset, console)
+    own = _emptied(home, bench)
+    own.root.mkdir(parents=True)
+    (own.root / "data").symlink_to((source.root / "data").absolute(), target_is_directory=True)
+    run_vireo(["features", "build", dataset], {**stack_environment(own), **settings})
+    return own_stack(own, source.staged_release(dataset), settings=settings)
+
+
+def _source(home: Home, dataset: str, console: Console) -> Home:
+    """Return the home whose release is served."""
+    return home if _trained(home, dataset) else _small(home, dataset, console)
+
+
+def _emptied(home: Home, bench: str) -> Home:
+    own = Home(home.root / "bench" / bench / "stack")
+    take_away(own)
+    shutil.rmtree(own.root, ignore_errors=True)
+    return own
 
 
 def online_store(home: Home, dataset: str) -> Path:

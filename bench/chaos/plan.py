@@ -53,6 +53,18 @@ class ChaosPlan:
     attack_rate: float = 300.0
     """Watches, and silent calls, a second."""
 
+    event_rate: float = 200.0
+    """Events a second."""
+    log_kills: int = 3
+    log_outage: float = 60.0
+    consumer_kills: int = 3
+    behind: int = 40_000
+    """Events that are recorded without a consumer."""
+    store_outage: float = 8.0
+    """Time without an online store, or with one that can't be written."""
+    killed_gateways: tuple[str, ...] = 2 * ("gateway-1", "gateway-2")
+    """Killed in turn while events come in."""
+
     def within(self, stated: float) -> float:
         """Return the maximum seconds for what is stated to take `stated`."""
         return stated if self.timed else self.patience
@@ -82,5 +94,11 @@ SHORT = ChaosPlan(
     watchers=300,
     silent_calls=50,
     abandoned_calls=100,
+    log_kills=1,
+    log_outage=4.0,
+    consumer_kills=1,
+    behind=2_000,
+    store_outage=2.0,
+    killed_gateways=("gateway-1",),
 )
 """For CI: each fault once and briefly; no time is judged."""

@@ -10,25 +10,36 @@ from functools import partial
 from rich.console import Console
 
 from bench.chaos.cases import (
+    catching_up,
+    consumer,
     control_plane,
     faulty_pods,
+    full_disk,
     hanging_pod,
     hostile_callers,
+    intake,
+    log_away,
     missing_parts,
     network_cut,
     overload,
+    redis_away,
     restarts,
     short_deadline,
+    store_locked,
 )
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, Findings, Judge
-from bench.chaos.home import prepared
+from bench.chaos.home import prepared, prepared_with
 from bench.chaos.plan import ChaosPlan
+from bench.chaos.small_disk import small_log_disk
+from bench.chaos.valkey import Valkey, running_valkey
+from bench.stack import OwnStack
 from server.errors import VireoError
 from server.home import Home
 from training.features.watches import load_watches
 
 _MIN_RATE = 5.0
+_KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Case:
 
     title: str
     run: Callable[[Chain], Awaitable[CaseResult]]
+    on_redis: bool = False
+    """Whether it needs a stack with Redis."""
 
 
 CASES = {
@@ -50,6 +63,13 @@ CASES = {
     8: Case("a host cut off: packets dropped, not refused", network_cut.run),
     9: Case("callers with a deadline of 5 ms", short_deadline.run),
     10: Case("thousands of watchers, silent calls and abandoned calls", hostile_callers.run),
+    11: Case("kill -9 of the log while events come in; no log for a minute", log_away.run),
+    12: Case("the log's disk is full", full_disk.run),
+    13: Case("kill -9 of the consumer, repeatedly; a second one by mistake", consumer.run),
+    14: Case("a consumer that is far behind", catching_up.run),
+    15: Case("the online store in SQLite is locked by another writer", store_locked.run),
+    16: Case("kill -9 of gateways while they record events", intake.run),
+    17: Case("Redis hangs, then is killed and loses what came", redis_away.run, on_redis=True),
 }
 """By number."""
 
@@ -62,18 +82,40 @@ def run_chaos(
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    stack = prepared(home, dataset, console)
+    on_redis = [number for number in numbers if CASES[number].on_redis]
+    if on_sqlite := [number for number in numbers if number not in on_redis]:
+        stack = prepared(home, dataset, console)
+        with small_log_disk(stack.home), stack.running():
+            yield from _run_all(stack, dataset, on_sqlite, plan, console)
+    if on_redis:
+        with running_valkey(home.root / "bench" / "chaos" / "valkey") as valkey:
+            settings = {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": valkey.url}
+            stack = prepared_with(home, dataset, console, "chaos", settings)
+            valkey.save()
+            with stack.running():
+                yield from _run_all(stack, dataset, on_redis, plan, console, valkey)
+
+
+def _run_all(
+    stack: OwnStack,
+    dataset: str,
+    numbers: Sequence[int],
+    plan: ChaosPlan,
+    console: Console,
+    valkey: Valkey | None = None,
+) -> Iterator[CaseResult]:
     judge = _judge(stack.home, dataset, plan.viewers)
-    with stack.running():
-        for number in numbers:
-            progress = partial(_print, console, number)
-            log = stack.home.logs / "failures.jsonl"
-            findings = Findings(number, judge, log, plan.patience, progress)
-            chain = Chain(stack, dataset, list(judge.watched), plan, findings)
-            progress(CASES[number].title)
-            if number == numbers[0]:
-                plan = asyncio.run(_affordable(chain))
-            yield asyncio.run(_run(number, replace(chain, plan=plan)))
+    known = frozenset[str]().union(*judge.watched.values())
+    videos = [*sorted(known)[:_KNOWN_VIDEOS], *map("unheard-of-{}".format, range(_UNKNOWN_VIDEOS))]
+    for number in numbers:
+        progress = partial(_print, console, number)
+        log = stack.home.logs / "failures.jsonl"
+        findings = Findings(number, judge, log, plan.patience, progress)
+        chain = Chain(stack, dataset, list(judge.watched), plan, findings, videos, valkey)
+        progress(CASES[number].title)
+        if number == numbers[0]:
+            plan = asyncio.run(_affordable(chain))
+        yield asyncio.run(_run(number, replace(chain, plan=plan)))
 
 
 def _print(console: Console, number: int, line: str) -> None:

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from rich.console import Console
-from vireo.v1 import viewer_pb2
+from vireo.v1 import event_pb2, event_pb2_grpc, viewer_pb2
 
+from bench.chaos.cases.log_away import check_refused
 from bench.chaos.findings import Findings, Judge
 from bench.chaos.plan import SHORT
+from bench.chaos.recorder import Recorder
 from bench.chaos.run import CASES, run_chaos
 from bench.load import PAGE, Answer, SteadyLoad
+from server.rpc.errors import unavailable
 from tests.builders.tiny_home import DATASET, build_tiny_home
 
 SLATE = tuple(f"video-{number}" for number in range(PAGE))
@@ -70,15 +78,61 @@ def test_a_case_holds_unless_something_broke_or_a_request_failed(tmp_path: Path)
     assert findings().result(SteadyLoad("nowhere", ["viewer"], 1)).holds is False
 
 
+class _Refusing(event_pb2_grpc.EventServiceServicer):
+    """Takes each batch at the third attempt."""
+
+    def __init__(self, details: bytes) -> None:
+        self.details = details
+        self.attempts: Counter[str] = Counter()
+
+    async def RecordEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        first = request.events[0].event_id
+        self.attempts[first] += 1
+        if self.attempts[first] % 3:
+            context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        return event_pb2.RecordEventsResponse(recorded=len(request.events))
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+async def test_refused_events_are_repeated_until_they_are_acknowledged(
+    tmp_path: Path, says_when: bool
+) -> None:
+    details = unavailable("away", timedelta(seconds=1)).status() if says_when else b""
+    service = _Refusing(details)  # type: ignore[abstract]  # it has no streams
+    server = grpc.aio.server()
+    event_pb2_grpc.add_EventServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    findings = Findings(11, JUDGE, tmp_path / "failures.jsonl")
+    try:
+        recorder = Recorder(f"127.0.0.1:{port}", ["video-1"], rate=1000, patience=60, size=5)
+        async with recorder:
+
+            async def some() -> bool:
+                return len(recorder.acknowledged) >= 40
+
+            await findings.until(some, "nothing was acknowledged")
+    finally:
+        await server.stop(None)
+    assert {each.says_when for each in recorder.refusals} == {says_when}
+    assert len(recorder.refusals) >= 16, "two for each of eight batches"
+    assert not any(count % 3 for count in service.attempts.values()), "none was given up"
+    check_refused(findings, recorder.refusals)
+    complaint = "don't say when to retry"
+    assert (complaint in findings.result(SteadyLoad("nowhere", ["v"], 1)).note) != says_when
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    results = list(run_chaos(home, DATASET, [1, 2, 3, 5, 6, 9, 10], SHORT, Console()))
-    assert [result.case for result in results] == [1, 2, 3, 5, 6, 9, 10]
-    assert [result for result in results if not result.holds] == []
+    cases = [1, 2, 3, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16]
+    results = list(run_chaos(home, DATASET, cases, SHORT, Console()))
+    assert [result.case for result in results] == cases
+    assert [result for result in results if result.holds is False] == []
     assert "3 kills" in results[0].note, "a pod of each kind"
 
 
 def test_cases_are_numbered_from_one() -> None:
-    assert list(CASES) == list(range(1, 11))
+    assert list(CASES) == list(range(1, 18))

@@ -1,0 +1,100 @@
+"""Case 13: the consumer of events is killed, and started twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from dataclasses import replace
+
+from vireo.v1 import event_pb2
+
+from bench.chaos.chain import Chain
+from bench.chaos.findings import CaseResult
+from bench.chaos.replay import opened_replay
+from bench.chaos.views import counted
+from bench.live.site import event, ids, opened_site
+from bench.load import PAGE
+from server.consumer.lease import LEASE_SECONDS
+from server.stack.nats import reachable_log
+from server.stack.processes import ProcessSpec, consumer_processes
+
+_NAME = "consumer-1"
+_WAITS = "another consumer has the partition"
+_HELD = "vireo_consumer_lease_held"
+
+
+async def run(chain: Chain) -> CaseResult:
+    """Kill it again and again, then start a second one beside it."""
+    plan, findings = chain.plan, chain.findings
+    async with opened_replay(chain) as replay:
+        async with chain.load() as load, chain.recorder() as recorder:
+            await asyncio.sleep(plan.quiet)
+            effects = [await _killed(chain) for _ in range(plan.consumer_kills)]
+            findings.note(f"plays take effect {max(effects):.1f} s after a kill at most")
+            await _twice(chain)
+            await asyncio.sleep(plan.settle)
+        await replay.check(recorder)
+    return findings.result(load)
+
+
+async def _killed(chain: Chain) -> float:
+    """Kill the consumer; return the seconds until a play from then on is in the slate."""
+    plan, findings = chain.plan, chain.findings
+    await chain.until_healthy([_NAME])
+    killed = time.monotonic()
+    chain.send(_NAME, signal.SIGKILL)
+    await _effect(chain)
+    took = time.monotonic() - killed
+    limit = plan.within(LEASE_SECONDS)
+    findings.must(took <= limit, f"a play took effect only {took:.1f} s after a kill")
+    findings.progress(f"{_NAME} was killed; a play took effect {took:.1f} s after it")
+    await asyncio.sleep(plan.settle)
+    return took
+
+
+async def _effect(chain: Chain) -> None:
+    """Let a new viewer play the first video of the slate, and wait until it leaves the slate."""
+    viewer = f"newcomer-{time.time_ns()}"
+    async with opened_site(chain.settings.edge, chain.plan.patience) as site:
+        video = ids(await site.slate(viewer, PAGE))[0]
+        await site.record([event(viewer, viewer, event_pb2.EVENT_KIND_PLAY, video)])
+
+        async def gone() -> bool:
+            return video not in ids(await site.slate(viewer, PAGE))
+
+        await chain.findings.until(gone, "a play never took effect")
+
+
+async def _twice(chain: Chain) -> None:
+    """Run a second consumer of the same partition; it waits, and takes over if the first dies."""
+    findings, second = chain.findings, _second(chain)
+    ports = {"the first": chain.process(_NAME).port, "the second": second.port}
+    log = chain.stack.home.logs / f"{second.name}.log"
+
+    async def waits() -> bool:
+        return _WAITS in log.read_text()
+
+    async with chain.further_process(second):
+        await findings.until(waits, "a second consumer does not say that it waits")
+        await _effect(chain)
+        held = {name: (await counted([port]))[_HELD] for name, port in ports.items()}
+        findings.must(held["the second"] == 0, "two consumers hold the lease of one partition")
+        chain.send(_NAME, signal.SIGKILL)
+        killed = time.monotonic()
+        await _effect(chain)
+        findings.note(f"a second one takes over {time.monotonic() - killed:.1f} s after a kill")
+        await chain.until_healthy([_NAME])
+        held = {name: (await counted([port]))[_HELD] for name, port in ports.items()}
+        findings.must(sum(held.values()) == 1, f"the lease is held by {sum(held.values()):.0f}")
+    await _effect(chain)
+
+
+def _second(chain: Chain) -> ProcessSpec:
+    """Return a consumer like the stack's own, at another port."""
+    log = reachable_log(chain.settings)
+    two = log.model_copy(update={"event_partitions": 2})
+    first, other = consumer_processes(chain.settings, chain.stack.s3, two)
+    partition = "VIREO_EVENT_PARTITION"
+    mistaken = {partition: first.environment[partition], "VIREO_EVENT_PARTITIONS": "1"}
+    return replace(other, name="consumer-twice", environment={**other.environment, **mistaken})
