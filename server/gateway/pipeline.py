@@ -74,7 +74,7 @@ class RecommendPipeline:
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
-            candidates, keys = await retrieve(self.retrieval, query, request)
+            candidates, masks = await retrieve(self.retrieval, query, request)
         except StageFailedError as error:
             log_failure("retrieval", error, time.perf_counter() - read)
         retrieved = finished = time.perf_counter()
@@ -93,7 +93,7 @@ class RecommendPipeline:
             slate = retrieved_slate(candidates)
         else:
             try:
-                ranked = await rank(self.ranking, query, request.viewer, candidates, keys)
+                ranked = await rank(self.ranking, query, request.viewer, candidates, masks)
                 slate = ranked_slate(ranked, candidates)
             except StageFailedError as error:
                 log_failure("ranking", error, time.perf_counter() - retrieved)
@@ -126,7 +126,7 @@ class RecommendPipeline:
         reader: FeatureReader,
         degradations: list[viewer_pb2.Degradation.ValueType],
     ) -> ViewerFeatures:
-        """Return what is stored of the viewer, or was when it was last read; add what is amiss."""
+        """Return the stored features, or those last read; add the degradations to the list."""
         if self.progress is not None and self.progress.behind(query.viewer_id):
             degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
         started = time.perf_counter()

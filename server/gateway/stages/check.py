@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
-from server.columns import TASK_COLUMNS, BadColumnError, check_columns
+from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
 from server.features.keys import video_key
 from server.releases.manifest import MAX_CANDIDATES
-from server.signals import LIVE_SOURCES, ORDERING, TASKS
+from server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
 
 _OF_THE_LOG = sum(source.bit for source in LIVE_SOURCES)
 """Mask of the sources that propose such videos."""
@@ -25,10 +24,11 @@ class BadAnswerError(Exception):
 def check_candidates(
     answer: candidate_pb2.RetrieveCandidatesResponse,
     request: candidate_pb2.RetrieveCandidatesRequest,
-) -> tuple[candidate_pb2.RetrieveCandidatesResponse, frozenset[int]]:
-    """Return retrieved candidates, and their keys; raise BadAnswerError if they can't be used.
+) -> tuple[candidate_pb2.RetrieveCandidatesResponse, dict[int, int]]:
+    """Return retrieved candidates, and their source masks by key.
 
-    Scores are checked if callers may see them; the ranking pod, which reads all, refuses bad ones.
+    Raises:
+        BadAnswerError: they can't be used.
     """
     count = len(answer.keys)
     named = min(request.page_size, count)
@@ -36,54 +36,52 @@ def check_candidates(
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
-    names = _check_columns(answer.scores, count)
+    names = _check_columns(answer.scores, count, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
-    keys = frozenset(answer.keys)
+    keys = answer.keys[:]
+    masks = dict(zip(keys, answer.source_masks[:], strict=True))
     if not count:
-        return answer, keys
+        return answer, masks
     if ORDERING not in names:
         raise BadAnswerError(f"{ORDERING} is missing")
-    _check_finite(ORDERING, answer.scores[names.index(ORDERING)].values[:named])
-    if [*map(video_key, answer.ids)] != answer.keys[:named]:
+    if [*map(video_key, answer.ids)] != keys[:named]:
         raise BadAnswerError("an id isn't that of its key")
-    if len(keys) < count:
+    if len(masks) < count:
         raise BadAnswerError("a key occurs twice")
-    if not keys.isdisjoint(blocked_keys(request)):
+    if not masks.keys().isdisjoint(blocked_keys(request)):
         raise BadAnswerError("a watched, hidden, excluded or playing video is among the candidates")
-    return answer, keys
+    return answer, masks
 
 
 def check_ranked(
     answer: ranking_pb2.RankCandidatesResponse,
     request: ranking_pb2.RankCandidatesRequest,
-    candidates: frozenset[int],
+    candidates: Mapping[int, int],
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return ranked candidates; raise BadAnswerError if they can't be used.
 
-    `candidates` are the keys in the request.
+    `candidates` are the source masks in the request, by key.
     """
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
     _check_length("keys", keys, count)
     _check_release(answer.release_id)
     _check_length("scores", answer.scores, count)
-    _check_finite("scores", answer.scores)
-    if TASKS[0].name not in _check_columns(answer.task_scores, count):
+    if not math.isfinite(sum(answer.scores)):
+        raise BadAnswerError("scores has a value that isn't finite")
+    if TASKS[0].name not in _check_columns(answer.task_scores, count, TASK_COLUMNS):
         # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
-    for column in answer.task_scores:
-        _check_finite(column.name, column.values)
-        task = TASK_COLUMNS.get(column.name)
-        if task and not (task.low <= min(column.values) and max(column.values) <= task.high):
-            raise BadAnswerError(f"{task.name} has a value outside {task.low:g} to {task.high:g}")
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)
-    if not candidates.issuperset(keys):
+    if not candidates.keys() >= set(keys):
         raise BadAnswerError("a key was not among the candidates")
     if len(set(keys)) < count:
         raise BadAnswerError("a key occurs twice")
+    if [candidates[key] for key in keys] != answer.source_masks:
+        raise BadAnswerError("source_masks differ from those of the candidates")
     if [*map(video_key, answer.ids)] == keys:
         return answer
     unnamed = answer.ids[:].count("")
@@ -115,23 +113,11 @@ def _check_length(name: str, column: Sequence[object], count: int) -> None:
         raise BadAnswerError(f"{name} has {len(column)} values instead of {count}")
 
 
-def _check_finite(name: str, values: Sequence[float]) -> None:
-    if not math.isfinite(sum(values)):
-        raise BadAnswerError(f"{name} has a value that isn't finite")
-
-
-def _check_columns(columns: Sequence[viewer_pb2.ScoreColumn], count: int) -> tuple[str, ...]:
+def _check_columns(
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
+) -> list[str]:
     """Return the columns' names; those of later builds are passed on."""
-    names = tuple([column.name for column in columns])
-    _check_names(names)
-    for name, column in zip(names, columns, strict=True):
-        _check_length(name, column.values, count)
-    return names
-
-
-@lru_cache(maxsize=64)
-def _check_names(names: tuple[str, ...]) -> None:
     try:
-        check_columns([viewer_pb2.ScoreColumn(name=name) for name in names], 0, {})
+        return [*check_columns(columns, count, declared)]
     except BadColumnError as error:
         raise BadAnswerError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from vireo.v1 import ranking_pb2 as pb
@@ -20,12 +21,12 @@ async def rank(
     query: RecommendQuery,
     viewer: ViewerFeatures,
     candidates: RetrieveCandidatesResponse,
-    keys: frozenset[int],
+    masks: Mapping[int, int],
 ) -> pb.RankCandidatesResponse:
     """Return the best page of the candidates, from their release while the pod holds it.
 
-    `viewer` has the features as retrieval got them, with the request's time; `keys` are those of
-    the candidates.
+    `viewer` has the features as retrieval got them, with the request's time; `masks` are the
+    candidates' source masks by key.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.
@@ -41,4 +42,4 @@ async def rank(
         release_id=candidates.release_id,
     )
     request.viewer.ClearField("watched_keys")  # only retrieval reads them
-    return await call(request, query, partial(check_ranked, candidates=keys))
+    return await call(request, query, partial(check_ranked, candidates=masks))

@@ -56,8 +56,8 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
-) -> tuple[pb.RetrieveCandidatesResponse, frozenset[int]]:
-    """Return the candidates for a query, best first, and their keys.
+) -> tuple[pb.RetrieveCandidatesResponse, dict[int, int]]:
+    """Return the candidates for a query, best first, and their source masks by key.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.

@@ -57,7 +57,8 @@ def checked_ranked(
     request = ranking_pb2.RankCandidatesRequest(
         keys=KEYS, source_masks=[2, 4, third, 8], page_size=2, release_id=release_id
     )
-    assert check_ranked(answer, request, frozenset(KEYS)) is answer
+    masks = dict(zip(KEYS, request.source_masks, strict=True))
+    assert check_ranked(answer, request, masks) is answer
 
 
 def replaced(field: str, place: int, value: object) -> Change:
@@ -103,6 +104,9 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
     [
         (in_column("two_tower", 1, NAN), "two_tower has a value that isn't finite"),
         (in_column("two_tower", 0, -INFINITY), "two_tower has a value that isn't finite"),
+        (in_column("two_tower", 3, NAN), "two_tower has a value that isn't finite"),
+        (in_column("co_watch", 0, NAN), "co_watch has a value that isn't finite"),
+        (in_column("co_watch", 3, -5.0), "co_watch has a value outside"),
         (lambda answer: answer.scores.add(values=[1, 2, 3, 4]), "a name has 0 bytes"),
         (lambda answer: answer.scores[0].values.pop(), "two_tower has 3 values instead of 4"),
         (lambda answer: answer.scores.pop(0), "two_tower is missing"),
@@ -144,6 +148,7 @@ def test_candidates_that_break_the_contract_are_garbage(change: Change, reason: 
         (shortened("keys"), "keys has 1 values instead of 2"),
         (shortened("ids"), "ids has 1 values instead of 2"),
         (shortened("source_masks"), "source_masks has 1"),
+        (replaced("source_masks", 0, 6), "source_masks differ from those of the candidates"),
         (lambda answer: answer.titles.append("T"), "titles has 1 values instead of 0"),
         (replaced("keys", 0, KEYS[1]), "a key occurs twice"),
         (replaced("keys", 0, video_key("z")), "a key was not among the candidates"),

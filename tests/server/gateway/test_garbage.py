@@ -58,6 +58,24 @@ def infinite_score(answer: Any) -> None:
     scores_of(answer)[3] = math.inf
 
 
+def nan_beyond_the_page(answer: Any) -> None:
+    answer.scores[0].values[-1] = math.nan
+
+
+def nan_co_watch(answer: Any) -> None:
+    [column] = [column for column in answer.scores if column.name == "co_watch"]
+    column.values[0] = math.nan
+
+
+def negative_co_watch(answer: Any) -> None:
+    [column] = [column for column in answer.scores if column.name == "co_watch"]
+    column.values[-1] = -5.0
+
+
+def other_masks(answer: Any) -> None:
+    answer.source_masks[0] ^= 1 << 5
+
+
 def short_column(answer: Any) -> None:
     scores_of(answer).pop()
 
@@ -107,7 +125,7 @@ GARBAGE: list[Callable[[Any], None]] = [
 ]
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, nan_probability, no_tasks, no_videos])
+@pytest.mark.parametrize("garbage", [*GARBAGE, nan_probability, no_tasks, no_videos, other_masks])
 async def test_a_ranking_pod_that_answers_garbage_costs_the_ranking_and_nothing_else(
     release: Path,
     features: Path,
@@ -148,6 +166,26 @@ async def test_a_candidate_pod_that_answers_garbage_gives_way_to_the_popular_lis
     assert list(response.degradations) == POPULAR
     check_whole(response)
     assert len(relay.requests) == 2
+    assert bad_answers("retrieval") == before + 2
+
+
+@pytest.mark.parametrize("garbage", [nan_beyond_the_page, nan_co_watch, negative_co_watch])
+async def test_a_candidate_pods_bad_scores_are_noticed_beyond_the_first_page(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    garbage: Callable[[Any], None],
+) -> None:
+    relay = Relay(candidate_target, change=garbage)
+    before = bad_answers("retrieval")
+    async with (
+        relaying(relay) as candidate,
+        gateway(release, features, candidate, ranking_target) as stub,
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=3))
+    assert list(response.degradations) == POPULAR
+    assert len(relay.requests) == 2, "another pod might have done better"
     assert bad_answers("retrieval") == before + 2
 
 
