@@ -7,8 +7,10 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
+from server.control import attempts
 from server.control.ads import DiscoveryServicer
 from server.control.control import control_server
+from server.control.discovery import file
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
 from tests.builders.s3 import unreachable_s3
@@ -52,3 +54,10 @@ async def server() -> AsyncIterator[Server]:
 def delta(request: pytest.FixtureRequest) -> bool:
     """Which protocol to speak."""
     return bool(request.param == "delta")
+
+
+@pytest.fixture
+def quick_file_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a file of endpoints read every few milliseconds, valid or not."""
+    monkeypatch.setattr(file, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(attempts, "_MAX_PAUSE_SECONDS", 0.1)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.control import attempts, resources
+from server.control import resources
 from server.control.control import discovery_of
-from server.control.discovery import file
 from server.control.discovery.file import EndpointsFileError, FileDiscovery, parse
 from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from server.control.settings import ControlSettings
@@ -21,13 +20,7 @@ from tests.builders.control import SetDiscovery, SetShare, control_of, local, ru
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _polls_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(attempts, "_MAX_PAUSE_SECONDS", 0.1)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_file_polls")]
 
 
 def replace(path: Path, text: str) -> None:

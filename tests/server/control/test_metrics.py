@@ -147,6 +147,7 @@ async def following_file(path: Path) -> AsyncIterator[CollectorRegistry]:
         yield registry
 
 
+@pytest.mark.usefixtures("quick_file_polls")
 async def test_discovery_failures_and_the_age_of_the_last_success_are_exported(
     tmp_path: Path,
 ) -> None:
