@@ -113,9 +113,8 @@ async def _known(site: Site, live: LiveStack, viewer: str, video: str, *, shown:
 
     async def agreed() -> bool:
         nonlocal in_a_row, since
-        asked = time.monotonic()
         if (video in ids(await site.slate(viewer, _PAGE))) == shown:
-            since = since if in_a_row else asked
+            since = since if in_a_row else time.monotonic()
             in_a_row += 1
         else:
             in_a_row = 0

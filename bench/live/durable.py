@@ -21,7 +21,7 @@ from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
-from server.event_log.log import EVENTS, Entry, EventLog
+from server.event_log.log import EVENTS, Entry, EventLog, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
@@ -69,13 +69,17 @@ async def measure_durable(
         rows = OnlineRows(live.features, _STORE_SECONDS)
 
         async def applied() -> bool:
-            ends = [await log.end(EVENTS, str(each)) for each in partitions]
+            try:
+                ends = [await log.end(EVENTS, str(each)) for each in partitions]
+            except LogAwayError:  # a cluster may still be choosing who leads
+                return False
             return all(
                 rows.position(each) >= end for each, end in zip(partitions, ends, strict=True)
             )
 
         caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)
-        entries = [entry for each in partitions for entry in await _all(log, str(each))]
+        async with asyncio.timeout(live.plan.patience):
+            entries = [entry for each in partitions for entry in await _all(log, str(each))]
     finally:
         await log.close()
     missing = {each.event_id for each in events} - _event_ids(entries)

@@ -51,7 +51,7 @@ def measure_live(
     release = home.trained_release(dataset)
     for store in plan.stores:
         steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
-            "effect": partial(measure_effect, store=store, release=release)
+            "effect": partial(measure_effect, store=store)
         }
         if store == plan.stores[0]:
             steps |= {
