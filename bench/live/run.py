@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -79,7 +80,9 @@ def measure_live(
 
 
 def _cluster(home: Home, dataset: str, plan: LivePlan, console: Console) -> Iterator[Row]:
-    with running_cluster(home.root / "bench" / "live" / "servers") as servers:
+    folder = home.root / "bench" / "live" / "servers"
+    shutil.rmtree(folder, ignore_errors=True)  # servers of other names have left their data there
+    with running_cluster(folder) as servers:
         log = settings_of(*servers, event_replicas=len(servers))
         settings = {
             "VIREO_NATS_URL": log.nats_url,
