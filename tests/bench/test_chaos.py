@@ -127,7 +127,7 @@ async def test_refused_events_are_repeated_until_they_are_acknowledged(
 @pytest.mark.timeout(900)
 def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    cases = [1, 2, 3, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16]
+    cases = [1, 2, 3, 5, 6, 9, 10, 11, 13, 16]
     results = list(run_chaos(home, DATASET, cases, SHORT, Console()))
     assert [result.case for result in results] == cases
     assert [result for result in results if result.holds is False] == []
