@@ -22,7 +22,8 @@ _RETRY_SECONDS = 0.25
 _CHECK_SECONDS = 0.5
 _PARALLEL_CHECKS = 64
 _SETTLED_SECONDS = 10.0
-"""Seconds between looks at the members while only discovery can change them."""
+"""Seconds between looks at the members while only discovery can change them, which ends the wait at
+once. Each look renews the age of the last success in the metrics."""
 
 
 class Admission:

@@ -22,6 +22,9 @@ from server.control.templates import FOLDER, filled, message
 # By default a pool with one of two pods unhealthy spills 30% of its calls over to the next
 # priority; with this factor it keeps them as long as one pod is healthy.
 _OVERPROVISIONED = 100_000
+_RARELY = "30s"
+"""Interval of health checks of canary and shadow pools before their first call: most get none, and
+canary pools contain production's pods too, which are checked in their own."""
 
 
 def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
@@ -31,7 +34,11 @@ def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
 
 def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
     for pool in POOLS:
-        values = {"name": pool.cluster, "service": GRPC_SERVICES[pool.service]}
+        values = {
+            "name": pool.cluster,
+            "service": GRPC_SERVICES[pool.service],
+            "no_traffic_healthy_interval": "3s" if pool.name == "production" else _RARELY,
+        }
         cluster = filled("cluster", values)
         access.guard_cluster(cluster, pool.service, settings)
         yield message(Cluster, cluster)

@@ -24,9 +24,7 @@ class PopularList:
         """Read the list from a release's folder; raise ReleaseError if it isn't a list of ids."""
         return PopularList({name: video_key(name) for name in read_texts(folder, POPULAR_IDS)})
 
-    def best(
-        self, count: int, blocked: Set[int], removed: Callable[[int], bool] = lambda _: False
-    ) -> list[str]:
+    def best(self, count: int, blocked: Set[int], removed: Callable[[int], bool]) -> list[str]:
         """Return the first `count` ids whose keys are neither in `blocked` nor removed."""
         kept = (name for name, key in self.keys.items() if key not in blocked and not removed(key))
         return [*islice(kept, count)]

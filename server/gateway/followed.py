@@ -11,7 +11,7 @@ from server.live.live import Live
 from server.live.settings import LiveSettings
 
 
-class Followed:
+class LogFollower:
     """What the log says. Use it from one event loop."""
 
     def __init__(self, log: EventLog, settings: GatewaySettings) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
 from google.protobuf.message import DecodeError
 from prometheus_client import Gauge
 from vireo.v1.log_pb2 import ConsumerProgress
 
 from server.event_log.log import STATE, EventLog, partition_of
+
+log = structlog.get_logger()
 
 KEY = "progress."
 """Begin of the keys in STATE; the partition follows."""
@@ -45,9 +48,11 @@ class Progress:
         """
         self._log, self._max_lag = log, max_lag
         self._clock, self._wall = clock, wall
-        self._heard = [clock()] * partitions
+        self._updated_at = [clock()] * partitions
         self._oldest: list[float | None] = [None] * partitions
         """When the oldest event that isn't applied was received, Unix seconds."""
+        self._unreadable = False
+        """Whether a message was, which is logged once: it may be repeated every few seconds."""
         BEHIND.set_function(lambda: sum(map(self._is_behind, range(partitions))))
 
     async def follow(self) -> None:
@@ -55,26 +60,29 @@ class Progress:
         async for entries in self._log.read(STATE):
             for entry in entries:
                 if entry.key.startswith(KEY):
-                    self.heard(entry.data)
+                    self.update(entry.data)
 
-    def heard(self, data: bytes) -> None:
-        """Take in one message of a consumer; one that can't be read is no sign of life."""
+    def update(self, data: bytes) -> None:
+        """Apply a consumer's message; one that can't be read is logged, and no sign of life."""
         try:
-            told = ConsumerProgress.FromString(data)
-        except DecodeError:
+            message = ConsumerProgress.FromString(data)
+        except DecodeError as error:
+            if not self._unreadable:
+                self._unreadable = True
+                log.warning("a consumer's progress can't be read", reason=str(error))
             return
-        if 0 <= told.partition < len(self._heard):
-            self._heard[told.partition] = self._clock()
-            oldest = told.oldest_pending
-            late = told.HasField("oldest_pending")
-            self._oldest[told.partition] = oldest.seconds + oldest.nanos / 1e9 if late else None
+        if 0 <= message.partition < len(self._updated_at):
+            self._updated_at[message.partition] = self._clock()
+            oldest = message.oldest_pending
+            late = message.HasField("oldest_pending")
+            self._oldest[message.partition] = oldest.seconds + oldest.nanos / 1e9 if late else None
 
     def behind(self, viewer_id: str) -> bool:
         """Return whether a viewer's features may lack events that are recorded."""
-        return self._is_behind(partition_of(viewer_id, len(self._heard)))
+        return self._is_behind(partition_of(viewer_id, len(self._updated_at)))
 
     def _is_behind(self, partition: int) -> bool:
-        if self._clock() - self._heard[partition] > MAX_SILENCE:
+        if self._clock() - self._updated_at[partition] > MAX_SILENCE:
             return True
         oldest = self._oldest[partition]
         return oldest is not None and self._wall() - oldest > self._max_lag

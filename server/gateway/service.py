@@ -18,7 +18,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
-from server.gateway.followed import Followed
+from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
@@ -144,7 +144,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         )
 
     log = open_log(settings.event_log)
-    followed = Followed(log, settings) if log else None
+    followed = LogFollower(log, settings) if log else None
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
@@ -158,7 +158,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             shadow,
             settings.candidates,
             followed.progress if followed else None,
-            followed.removed if followed else lambda _: False,
+            *([followed.removed] if followed else []),
         )
         add_RecommendationServiceServicer_to_server(
             RecommendationServicer(pipeline, loader, settings.default_deadline), server

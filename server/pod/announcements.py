@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import grpc.aio
@@ -16,15 +17,15 @@ from server.rpc.tls import TlsFiles
 log = structlog.get_logger()
 
 _WAIT_SECONDS = 10.0
-"""Maximum seconds for which the control plane keeps a call while nothing changes. It ends at a
-multiple of them by the machine's clock: a control plane then wakes up once for all its pods."""
+"""Maximum seconds for which the control plane holds a call while nothing changes. Calls of all pods
+on a machine end at the same multiple of them, so that a control plane wakes up once for all."""
 _SLACK_SECONDS = 1.0
 """Further seconds until a call fails: a control plane that hangs is trusted no longer than both."""
 _MIN_FIRST_SECONDS = 0.5
 """Minimum deadline of the first call, which may have to connect."""
 _READ_SECONDS = 60.0
 """Seconds after which the channel is read anyway, whatever the control plane says."""
-_SPREAD_SECONDS = 0.2
+_SPREAD_SECONDS = 0.1
 """Maximum delay of a read after a change is announced."""
 _CHANNEL_OPTIONS = (
     ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
@@ -73,9 +74,10 @@ class Announcements:
         trusted = still
         while still and loop.time() < end:
             asked = loop.time()
-            wait = _WAIT_SECONDS - asked % _WAIT_SECONDS
+            # A moment after the multiple: rounded down, a call of no length would follow.
+            wait = min(_WAIT_SECONDS, _WAIT_SECONDS - asked % _WAIT_SECONDS + 0.001)
             still = await self._still_names(release_id, wait, _SLACK_SECONDS)
-            if still and loop.time() - asked < wait / 2:  # it doesn't keep calls
+            if still and loop.time() - asked < wait / 2:  # it doesn't hold calls
                 await asyncio.sleep(poll_seconds)
         if trusted:
             # All pods have heard of the change, or have lost the control plane, at this moment:
@@ -88,7 +90,7 @@ class Announcements:
         request = AwaitReleaseRequest(
             channel=self._channel,
             known_release_id=release_id,
-            max_wait_milliseconds=round(wait * 1000),
+            max_wait_milliseconds=math.ceil(wait * 1000),
         )
         try:
             response: AwaitReleaseResponse | None = await self._stub.AwaitRelease(

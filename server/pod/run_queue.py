@@ -47,7 +47,7 @@ class RunQueue:
         self.mean_run = 0.0
         """Recent mean seconds of a run."""
         self._thread_run_since: float | None = None
-        # Of the call that runs; the others get it in the order in which they came.
+        # Held by the call that runs; calls that wait get it in order of arrival.
         self._turn = asyncio.Lock()
 
     @property

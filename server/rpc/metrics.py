@@ -45,8 +45,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def end(self) -> None:
         """Let `serve_until_closed` return soon."""
         self._closing = True
-        host = str(self.server_address[0])
-        socket.create_connection((host, self.server_port)).close()  # wakes it
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes it; accept then fails, which it ignores
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -12,7 +13,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from server.control.mesh import Members, Mesh, Pool
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
-from server.control.snapshot import ENDPOINTS, ROUTES
+from server.control.snapshot import CLUSTER, ENDPOINTS, ROUTES
 from tests.builders.control import local
 from tests.builders.s3 import unreachable_s3
 
@@ -36,6 +37,14 @@ def assignment(mesh: Mesh, cluster: str) -> list[list[tuple[int, str]]]:
 def routes(mesh: Mesh, name: str) -> list[Any]:
     body = snapshot(SETTINGS, mesh).resources[ROUTES][name].body
     return list(RouteConfiguration.FromString(body.value).virtual_hosts[0].routes)
+
+
+def test_productions_pods_are_checked_often_before_the_first_call_too() -> None:
+    clusters = snapshot(SETTINGS, Mesh({})).resources[CLUSTER]
+    for name, resource in clusters.items():
+        [check] = Cluster.FromString(resource.body.value).health_checks
+        rarely = name.endswith(("-canary", "-shadow"))
+        assert check.no_traffic_healthy_interval.seconds == (30 if rarely else 3), name
 
 
 def test_a_leaving_pod_is_published_as_draining() -> None:

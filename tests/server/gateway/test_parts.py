@@ -57,9 +57,13 @@ def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> 
 
 def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
     popular = PopularList({"a": 1, "b": 2, "c": 3})
-    assert popular.best(2, {1}) == ["b", "c"]
-    assert popular.best(9, set()) == ["a", "b", "c"]
-    assert popular.best(9, {1, 2, 3}) == []
+
+    def kept(_: int) -> bool:
+        return False
+
+    assert popular.best(2, {1}, kept) == ["b", "c"]
+    assert popular.best(9, set(), kept) == ["a", "b", "c"]
+    assert popular.best(9, {1, 2, 3}, kept) == []
     assert popular.best(9, {1}, lambda key: key == 3) == ["b"]
 
 

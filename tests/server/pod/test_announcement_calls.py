@@ -22,6 +22,7 @@ from bench.stack import free_port_base
 from server.control.channels import NAME
 from server.control.discovery.source import StaticDiscovery
 from server.control.mesh import GRPC_SERVICES
+from server.control.settings import ControlSettings
 from server.pod import announcements as module
 from server.pod.announcements import Announcements
 from server.rpc.server import RpcServer
@@ -40,19 +41,24 @@ BEGIN, END = (
 
 @dataclass
 class Announcer(ChannelServiceServicer):
-    """A control plane that names these releases, one after the other."""
+    """A control plane that names these releases, one after the other, and then hangs."""
 
     releases: list[str]
     delay: float = 0.0
     """Seconds until it answers."""
     waits: list[int] = field(default_factory=list)
     """How many milliseconds each call would have waited."""
+    ends: list[float] = field(default_factory=list)
+    """When each wait would have ended, by the event loop's clock."""
 
     async def AwaitRelease(  # noqa: N802
         self, request: AwaitReleaseRequest, _context: Any
     ) -> AwaitReleaseResponse:
         self.waits.append(request.max_wait_milliseconds)
+        self.ends.append(asyncio.get_running_loop().time() + request.max_wait_milliseconds / 1000)
         await asyncio.sleep(self.delay)
+        if not self.releases:
+            await asyncio.Event().wait()
         return AwaitReleaseResponse(release_id=self.releases.pop(0))
 
 
@@ -189,8 +195,31 @@ async def test_pods_read_at_different_moments_after_a_change(
         await pod.wait("a", 0.01)
     first, second = announcer.waits
     assert first == 0
-    assert 0 <= second <= 10_000
-    assert drawn == [(0.0, 0.2)]
+    assert 0 < second <= 10_000
+    assert announcer.ends[1] % 10 < 1, "not the moment at which the calls of other pods end"
+    assert drawn == [(0.0, 0.1)]
+
+
+def test_a_new_release_is_noticed_within_a_second() -> None:
+    seconds_of_a_read = 0.05
+    poll = ControlSettings.model_fields["channel_poll_seconds"].default
+    assert poll + module._SPREAD_SECONDS + 2 * seconds_of_a_read < 1
+
+
+async def test_a_control_plane_that_hangs_is_trusted_until_its_call_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert module._WAIT_SECONDS + module._SLACK_SECONDS == 11  # as docs/control.md says
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_SLACK_SECONDS", 0.1)
+    announcer = Announcer(["a", "a"])
+    with capture_logs() as logs:
+        async with announced_by(announcer) as pod:
+            await asyncio.wait_for(pod.wait("a", 0.01), 30)  # a safe read would take 60 s
+    assert len(announcer.waits) == 3
+    assert [line["event"] for line in logs if line["event"] in (BEGIN, END)] == [BEGIN, END]
+    [line] = [line for line in logs if line["event"] == END]
+    assert "DEADLINE_EXCEEDED" in line["reason"]
 
 
 async def test_a_control_plane_that_keeps_no_calls_is_asked_only_as_often_as_s3_would_be(

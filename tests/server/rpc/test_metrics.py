@@ -65,6 +65,24 @@ async def test_the_endpoint_listens_on_metrics_host(release_folder: Path) -> Non
             page(port)
 
 
+def test_closing_ends_the_thread_and_needs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    page(endpoint.port)
+
+    def out_of_descriptors(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("socket.create_connection", out_of_descriptors)
+        closing = threading.Thread(target=endpoint.close, daemon=True)
+        closing.start()
+        closing.join(30)
+    assert not closing.is_alive()
+    assert not endpoint._thread.is_alive()
+    with pytest.raises(urllib.error.URLError):
+        page(endpoint.port)
+
+
 async def test_port_that_is_taken_is_explained() -> None:
     endpoint = MetricsEndpoint.open(0, CollectorRegistry())
     try:

@@ -8,6 +8,7 @@ import os
 import ssl
 import stat
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,16 @@ def attempt(url: str, method: str) -> int | None:
             return pool.request(method, url, body=b"another" if method != "GET" else None).status
         except urllib3.exceptions.HTTPError:
             return None
+
+
+@pytest.mark.parametrize(("set_to", "got"), [({}, "1"), ({"GOMAXPROCS": "4"}, "4")])
+def test_an_operators_number_of_go_threads_wins(set_to: dict[str, str], got: str) -> None:
+    program = "from server.stack.s3 import ENVIRONMENT; print(ENVIRONMENT['GOMAXPROCS'])"
+    environment = {name: text for name, text in os.environ.items() if name != "GOMAXPROCS"}
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], env=environment | set_to, text=True
+    )
+    assert printed.strip() == got
 
 
 def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
