@@ -83,14 +83,17 @@ def test_it_works_through_envoy_like_other_clients_and_fails_as_documented(
 
 
 def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
-    text = (PACKAGE / "README.md").read_text().replace("127.0.0.1:8080", stack.edge)
-    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     # A busy machine may take longer than a reader's.
-    printed = run(python, "-c", first.replace("timeout=0.5", "timeout=60")).splitlines()
+    text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
+    text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
+    text = text.replace("127.0.0.1:8080", stack.edge)
+    sync, asynchronous, events = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = run(python, "-c", sync).splitlines()
     assert len(printed) == 11
     assert re.fullmatch(r"1 (video-\d+) 0\.\d+ Title of \1", printed[0])
     assert printed[10].startswith("page_size must be")
-    assert run(python, "-c", second.replace('8080"', '8080", timeout=60')).split() == ["10"] * 3
+    assert run(python, "-c", asynchronous).split() == ["10"] * 3
+    assert run(python, "-c", events) == "", "all is recorded"
 
 
 def test_it_is_typed(python: Path, tmp_path: Path) -> None:
