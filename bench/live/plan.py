@@ -28,9 +28,10 @@ class LivePlan:
     """Videos that are added and timed."""
     upserts: int = 100_000
     """Videos that are added for pods' memory."""
-    rounds: int = 3
-    """Rounds of slates with and without events beside them."""
-    seconds: float = 10.0
+    rounds: int = 11
+    """Rounds of slates with and without events beside them: short ones, so that what else the
+    machine does meets both alike."""
+    seconds: float = 3.0
     """Length of each."""
     stores: tuple[str, ...] = ("sqlite", "redis")
     """Online stores with which plays are timed."""
