@@ -51,12 +51,20 @@ class Counts:
     def add(self, method: Method, how: str, ended: str) -> None:
         """Count a request that ended with a status, and any message after a colon."""
         status, _, message = ended.partition(":")
+        if status == "DEADLINE_EXCEEDED" and self._must_end(method, how):
+            status = "HUNG"
         self.requests += 1
         self.answers[method.name][status] += 1
         if status in UNWANTED and not self._is_native(method, how, message):
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
             if len(examples) < _MAX_EXAMPLES:
                 examples.append(f"{how}:{message}")
+
+    def _must_end(self, method: Method, how: str) -> bool:
+        """Return whether the server bounds how long this caller may stay silent."""
+        native = self.transport == "native" and method.place in _NATIVE_PLACES
+        streams = method.descriptor.client_streaming
+        return how.endswith("silent") and not native and not streams
 
     def _is_native(self, method: Method, how: str, message: str) -> bool:
         """Return whether this is the native transport's own message."""

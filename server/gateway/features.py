@@ -85,7 +85,8 @@ class FeatureReader:
                     f"build it again with: vireo features build {repo.name}"
                 ) from error
             log.warning("the online store can't be reached", repo=str(repo), reason=reason)
-        self._open()  # a connection to Redis belongs to the event loop of its first read
+        if isinstance(self._rows, FeastRows):
+            self._open()  # a connection to Redis belongs to the event loop of its first read
 
     async def read(self, viewer_id: str, seconds: float) -> ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -118,7 +119,13 @@ class SqliteRows:
             else:
                 names, parse = self._names, self._parse
                 row = {name: parse(value) for name, value, _ in stored if name in names}
-                return row, max([at for _, _, at in stored], default=0)
+                latest = max([at for _, _, at in stored], default=0)
+                return row, _unix_seconds(latest) if latest else 0
+
+
+def _unix_seconds(stored: int) -> int:
+    """Return the time that Feast stored in SQLite: it takes UTC's for this machine's local time."""
+    return int(datetime.fromtimestamp(stored).replace(tzinfo=UTC).timestamp())
 
 
 def is_locked(error: sqlite3.Error) -> bool:

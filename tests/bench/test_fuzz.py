@@ -153,3 +153,25 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
         "OK",
         "INVALID_ARGUMENT",
     }
+
+
+@pytest.mark.parametrize(
+    ("transport", "place", "status"),
+    [
+        ("grpcio", "ranking", "HUNG"),
+        ("native", "ranking", "DEADLINE_EXCEEDED"),
+        ("native", "gateway", "HUNG"),
+    ],
+)
+def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(
+    transport: str, place: str, status: str
+) -> None:
+    counts = Counts(transport)
+    method = next(
+        each
+        for each in methods(dict.fromkeys(("edge", "gateway", "candidate", "ranking"), "a:1"))
+        if each.place == place and each.name.endswith("GetServingRelease")
+    )
+    counts.add(method, "valid, silent", "DEADLINE_EXCEEDED: Deadline Exceeded")
+    assert dict(counts.answers[method.name]) == {status: 1}
+    assert len(counts.unwanted) == (status == "HUNG")

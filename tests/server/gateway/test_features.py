@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -18,11 +20,14 @@ from server.gateway.features import (
     UnfitRowError,
     viewer_from_row,
 )
-from server.gateway.online_rows import FEATURE_SERVICE
+from server.gateway.online_rows import FEATURE_SERVICE, SqliteRows, Views, views_of
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from training.features.build import build_features
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 
 def read(reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
@@ -60,6 +65,46 @@ def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str
     assert (got.updated_at > 0) == (viewer_id == VIEWER)
     wanted.updated_at = got.updated_at
     assert got == wanted
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "UTC"])
+def test_the_time_of_the_last_change_is_the_same_in_every_time_zone(
+    features: Path, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast import FeatureStore
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    shutil.copytree(features, tmp_path / "copy")
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        store = FeatureStore(repo_path=str(tmp_path / "copy" / DATASET))
+        key = EntityKey(join_keys=["viewer_id"], entity_values=[Value(string_val="new")])
+        at = datetime(2026, 7, 1, 12, tzinfo=UTC)
+        rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
+            (key, {"viewer_watch_count": Value(int64_val=1)}, at, None)
+        ]
+        for view, _ in views_of(store):
+            store._get_provider().online_write_batch(store.config, view, rows, None)
+        got = read(FeatureReader(tmp_path / "copy" / DATASET, 1.0), "new")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert got.watch_count == 1
+    assert got.updated_at == at.timestamp()
+
+
+def test_a_file_is_opened_once(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def noted(store: FeatureStore, views: Views, file: Path) -> SqliteRows:
+        opened.append(file)
+        return SqliteRows(store, views, file)
+
+    monkeypatch.setattr("server.gateway.features.SqliteRows", noted)
+    read(FeatureReader(features / DATASET, 1.0), VIEWER)
+    assert len(opened) == 1
 
 
 def test_missing_features_are_reported_with_the_command_that_builds_them(tmp_path: Path) -> None:
