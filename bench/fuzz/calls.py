@@ -78,7 +78,7 @@ class GrpcCaller:
             ask: Any = channel.unary_stream(method.path)
             call = ask(data, timeout=timeout, metadata=metadata)
         try:
-            # Of a call that ends while it is written to, the status is what counts.
+            # A write fails if the call has ended; its status says why.
             with suppress(grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
                 if isinstance(call, grpc.aio.StreamStreamCall):
                     await _converse(call, data, manner)
