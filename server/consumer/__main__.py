@@ -7,15 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at imp
 
 from server.consumer.consumer import serve_consumer
 from server.consumer.settings import ConsumerSettings
+from server.features.lean_feast import prepare_lean_feast
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 
 
 async def main() -> None:
     """Consume until stopped."""
-    # Feast imports torch if it is installed: a second and 180 MB for nothing. None in its place
-    # makes that import fail.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    prepare_lean_feast()
     settings = load_settings(ConsumerSettings, sys.argv[1:])
     await serve_consumer(settings)
 

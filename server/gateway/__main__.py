@@ -5,6 +5,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
+from server.features.lean_feast import prepare_lean_feast
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
 from server.pod.pod import serve_pod
@@ -14,9 +15,7 @@ from server.rpc.settings import load_settings
 
 async def main() -> None:
     """Serve until stopped."""
-    # Feast, imported with the first release, imports torch if it is installed: a second and
-    # 180 MB for nothing. None in its place makes that import fail.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    prepare_lean_feast()
     settings = load_settings(GatewaySettings, sys.argv[1:])
     await serve_pod(gateway_pod(settings), settings)
 
