@@ -36,8 +36,7 @@ def test_the_manifest_describes_every_file(folder: Path, manifest: Manifest) -> 
     assert manifest.files == describe_files(folder)
     names = {name for name in vars(layout) if name.isupper()} - {"MEASURED"}
     paths = {getattr(layout, name) for name in names}
-    listed = {path for path in paths if isinstance(path, str)}
-    assert listed - {layout.CREATORS} == set(manifest.files)  # a data set without creators
+    assert {path for path in paths if isinstance(path, str)} == set(manifest.files)
 
 
 def test_the_release_says_when_it_was_made_and_of_what(
