@@ -19,9 +19,10 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
-    from vireo.v1 import event_pb2, log_pb2
+    from vireo.v1 import event_pb2
 
-    from server.event_log.log import EventLog, Stream
+    from clients.cli.dead_events import Letter
+    from server.event_log.log import Entry, EventLog
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,31 +46,47 @@ def tail(
 
 
 async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> None:
-    from google.protobuf.json_format import MessageToDict
+    from google.protobuf.message import DecodeError
     from vireo.v1 import log_pb2
 
+    from clients.cli.dead_events import note_unreadable
     from server.event_log.log import EVENTS
 
     console = Console(highlight=False)
-    async with _opened_log() as event_log:
-        after = 0 if begin else await event_log.end(EVENTS)
-        async for entries in event_log.read(EVENTS, after=after):
+
+    def show(entry: Entry) -> None:
+        try:
+            recorded = log_pb2.RecordedEvents.FromString(entry.data)
+        except DecodeError:
+            note_unreadable(entry)
+            return
+        for event in recorded.events:
+            if viewer and event.viewer_id != viewer:
+                continue
+            if as_json:
+                typer.echo(_json_line(event))
+            else:
+                console.print(_line(event), markup=False, soft_wrap=True)
+
+    async def show_partition(event_log: EventLog, key: str, after: int) -> None:
+        async for entries in event_log.read(EVENTS, key, after):
             if not entries and not follow:
                 return
             for entry in entries:
-                for event in log_pb2.RecordedEvents.FromString(entry.data).events:
-                    if viewer and event.viewer_id != viewer:
-                        continue
-                    if as_json:
-                        typer.echo(json.dumps(MessageToDict(event), ensure_ascii=False))
-                    else:
-                        console.print(_line(event), markup=False, soft_wrap=True)
+                show(entry)
+
+    async with _opened_log() as event_log:
+        keys = _partitions()
+        starts = [0 if begin else await event_log.end(EVENTS, key) for key in keys]
+        async with asyncio.TaskGroup() as readers:
+            for key, after in zip(keys, starts, strict=True):
+                readers.create_task(show_partition(event_log, key, after))
 
 
 @app.command()
 def dead(as_json: AsJson = False) -> None:
     """List the events that couldn't be applied to features, and why."""
-    letters = asyncio.run(_dead_letters())
+    letters = asyncio.run(_dead())
     if as_json:
         print_json([_described(letter) for letter in letters])
         return
@@ -77,6 +94,7 @@ def dead(as_json: AsJson = False) -> None:
         "position",
         "set aside",
         "events",
+        "replayed",
         "reason",
         numbers=("position", "events"),
         texts={"reason"},
@@ -84,9 +102,11 @@ def dead(as_json: AsJson = False) -> None:
     for letter in letters:
         described = _described(letter)
         count = "" if described["events"] is None else str(len(described["events"]))
-        table.add_row(str(letter.position), described["at"], count, letter.reason)
+        replayed = "yes" if letter.replayed else ""
+        reason = _printable(letter.content.reason)
+        table.add_row(str(letter.content.position), described["at"], count, replayed, reason)
     print_table(table)
-    if letters:
+    if not all(letter.replayed for letter in letters):
         typer.echo("once the reason is mended: vireo events replay --dead")
 
 
@@ -103,7 +123,7 @@ def replay(
     """Record events in the log once more: of a data set, or those that were set aside.
 
     It writes to the log itself, without a gateway, whose bounds on times don't hold. Each event
-    counts once, however often it is replayed.
+    counts once, however often it is replayed; what was set aside is replayed once.
     """
     if dead == bool(data):
         raise typer.BadParameter("say either --dead or --data NAME")
@@ -114,14 +134,25 @@ def replay(
 async def _replay(data: str, rate: float) -> tuple[int, float]:
     """Record what is to be replayed; return the number of events and the seconds that it took."""
     async with _opened_log() as event_log:
+        began = time.monotonic()
         if data:
             events, total = _events_of(data)
+            recorded = await _record(event_log, events, total, rate, again=False)
         else:
-            listed = [event for each in await _dead_letters(event_log) for event in _parsed(each)]
-            events, total = iter(listed), len(listed)
-        began = time.monotonic()
-        recorded = await _record(event_log, events, total, rate, again=not data)
+            recorded = await _replay_dead(event_log, rate)
         return recorded, time.monotonic() - began
+
+
+async def _replay_dead(event_log: EventLog, rate: float) -> int:
+    """Record what was set aside since the last time, each event once; return their number."""
+    from clients.cli.dead_events import dead_letters, mark_replayed
+
+    letters = [each for each in await dead_letters(event_log, _partitions()) if not each.replayed]
+    events = {(event.viewer_id, event.event_id): event for each in letters for event in each.events}
+    recorded = await _record(event_log, iter(events.values()), len(events), rate, again=True)
+    # Only now: what fails before is replayed once more.
+    await mark_replayed(event_log, letters)
+    return recorded
 
 
 def _events_of(name: str) -> tuple[Iterator[event_pb2.Event], int]:
@@ -169,52 +200,45 @@ async def _record(
     return recorded
 
 
-async def _dead_letters(event_log: EventLog | None = None) -> list[log_pb2.DeadEvents]:
-    from vireo.v1 import log_pb2
+async def _dead() -> list[Letter]:
+    from clients.cli.dead_events import dead_letters
 
-    from server.event_log.log import DEAD
-
-    if event_log is None:
-        async with _opened_log() as opened:
-            return await _dead_letters(opened)
-    return [log_pb2.DeadEvents.FromString(data) async for data in _all_of(event_log, DEAD)]
+    async with _opened_log() as event_log:
+        return await dead_letters(event_log, _partitions())
 
 
-async def _all_of(event_log: EventLog, stream: Stream) -> AsyncIterator[bytes]:
-    async for entries in event_log.read(stream):
-        if not entries:
-            return
-        for entry in entries:
-            yield entry.data
-
-
-def _parsed(letter: log_pb2.DeadEvents) -> list[event_pb2.Event]:
-    """Return the events that were set aside; none if they can't be parsed."""
-    from google.protobuf.message import DecodeError
-    from vireo.v1 import log_pb2
-
-    try:
-        return list(log_pb2.RecordedEvents.FromString(letter.recorded).events)
-    except DecodeError:
-        return []
-
-
-def _described(letter: log_pb2.DeadEvents) -> dict[str, Any]:
+def _described(letter: Letter) -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
 
     return {
-        "position": letter.position,
-        "at": letter.at.ToJsonString(),
-        "reason": letter.reason,
-        "events": [MessageToDict(event) for event in _parsed(letter)] or None,
+        "position": letter.content.position,
+        "at": letter.content.at.ToJsonString(),
+        "reason": letter.content.reason,
+        "replayed": letter.replayed,
+        "events": [MessageToDict(event) for event in letter.events] or None,
     }
+
+
+def _json_line(event: event_pb2.Event) -> str:
+    """Return an event as a line of JSON, without characters that a terminal obeys."""
+    from google.protobuf.json_format import MessageToDict
+
+    document = MessageToDict(event)
+    line = json.dumps(document, ensure_ascii=False)
+    return line if line.isprintable() else json.dumps(document)
+
+
+def _printable(text: str) -> str:
+    """Return a text without characters that a terminal would obey instead of showing them."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _line(event: event_pb2.Event) -> str:
     """Return an event as one line."""
     from vireo.v1 import event_pb2
 
-    kind = event_pb2.EventKind.Name(event.kind).removeprefix("EVENT_KIND_").lower()
+    known = {number: name for name, number in event_pb2.EventKind.items()}
+    kind = known.get(event.kind, str(event.kind)).removeprefix("EVENT_KIND_").lower()
     parts = [event.time.ToJsonString(), f"{kind:14}", event.viewer_id]
     parts.append(event.creator if event.kind == event_pb2.EVENT_KIND_FOLLOW else event.video_id)
     if event.HasField("watched_seconds"):
@@ -223,7 +247,12 @@ def _line(event: event_pb2.Event) -> str:
         parts.append(f"{event.watched_fraction:.0%}")
     if event.position:
         parts.append(f"at {event.position}")
-    return "  ".join([*parts, event.locale]).rstrip()
+    return _printable("  ".join([*parts, event.locale]).rstrip())
+
+
+def _partitions() -> list[str]:
+    """Return the keys of EVENTS and DEAD: in Kafka each has positions of its own."""
+    return [str(partition) for partition in range(_log_settings().event_partitions)]
 
 
 def _log_settings() -> Any:
@@ -236,14 +265,14 @@ def _log_settings() -> Any:
 @asynccontextmanager
 async def _opened_log() -> AsyncIterator[EventLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
-    from server.event_log.log import EVENTS, LogAwayError
+    from server.event_log.log import CATALOG, LogAwayError
     from server.event_log.open import open_log
 
     only_warnings()
     event_log = open_log(_log_settings())
     assert event_log is not None, "the settings name it"
     try:
-        await event_log.end(EVENTS)
+        await event_log.end(CATALOG)
         yield event_log
     except LogAwayError as error:
         raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error

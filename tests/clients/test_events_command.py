@@ -19,8 +19,10 @@ from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli import events
 from server.event_log.jetstream import JetStreamLog
+from server.event_log.kafka import KafkaLog
 from server.event_log.log import DEAD, EVENTS
 from server.home import Home
+from tests.builders.kafka import PARTITIONS, mock_kafka
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
@@ -127,9 +129,12 @@ def test_dead_events_are_listed_and_replayed(
 ) -> None:
     assert vireo("dead", "--json").output.strip() == "[]"
     whole = RecordedEvents(events=[play("d1"), play("d2")]).SerializeToString()
+    # Of another viewer, whose ids are its own; and one that was set aside twice.
+    again = RecordedEvents(events=[play("d1", "other"), play("d2")]).SerializeToString()
     letters = [
         DeadEvents(recorded=whole, reason="a reason", position=7),
         DeadEvents(recorded=b"\xff", reason="no message", position=8),
+        DeadEvents(recorded=again, reason="again", position=9),
     ]
     for letter in letters:
         with_log(nats, partial(set_aside, letter))
@@ -138,12 +143,83 @@ def test_dead_events_are_listed_and_replayed(
     assert [(each["position"], each["reason"]) for each in shown] == [
         (7, "a reason"),
         (8, "no message"),
+        (9, "again"),
     ]
-    assert [len(each["events"] or []) for each in shown] == [2, 0]
+    assert [len(each["events"] or []) for each in shown] == [2, 0, 2]
     end = with_log(nats, lambda log: log.end(EVENTS))
     done = vireo("replay", "--dead")
-    assert "recorded 2 events" in done.output
-    assert [each.event_id for each in stored(nats, end)] == ["d1", "d2"]
+    assert "recorded 3 events" in done.output
+    assert [(each.viewer_id, each.event_id) for each in stored(nats, end)] == [
+        ("viewer", "d1"),
+        ("viewer", "d2"),
+        ("other", "d1"),
+    ]
+
+
+def test_what_was_replayed_is_not_replayed_again(
+    vireo: Callable[..., Result], nats: RunningNats
+) -> None:
+    vireo("replay", "--dead")
+    assert "recorded 0 events" in vireo("replay", "--dead").output
+    assert "vireo events replay" not in vireo("dead").output
+    recorded = RecordedEvents(events=[play("later")]).SerializeToString()
+    with_log(nats, partial(set_aside, DeadEvents(recorded=recorded, reason="a reason")))
+    assert [each["replayed"] for each in json.loads(vireo("dead", "--json").output)][-1] is False
+    assert "vireo events replay" in vireo("dead").output
+    assert "recorded 1 events" in vireo("replay", "--dead").output
+    assert all(each["replayed"] for each in json.loads(vireo("dead", "--json").output))
+
+
+def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_read(
+    vireo: Callable[..., Result], nats: RunningNats
+) -> None:
+    sent = RecordedEvents(events=[play("x", "\x1b]0;title\x07", "\x9b2Jé")]).SerializeToString()
+    for data in (b"\xff", sent):
+        with_log(nats, lambda log, data=data: log.append(EVENTS, "0", data))
+    shown = vireo("tail", "--begin", "--no-follow")
+    assert shown.exit_code == 0, shown.output
+    assert "\ufffd]0;title\ufffd  \ufffd2Jé" in shown.output
+    assert "can't be read: left out" in shown.output
+    [line] = [
+        each
+        for each in vireo("tail", "--begin", "--no-follow", "--json").stdout.splitlines()
+        if "title" in each
+    ]
+    assert line.isprintable()
+    assert json.loads(line)["videoId"] == "\x9b2Jé"
+
+
+def test_every_partition_is_shown_and_replayed_with_kafka(home: Home) -> None:
+    with mock_kafka(1) as settings:
+        environment = {
+            "COLUMNS": "200",
+            "VIREO_HOME": str(home.root),
+            "VIREO_NATS_URL": "",
+            "VIREO_KAFKA_BROKERS": settings.kafka_brokers,
+            "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
+        }
+
+        def run(*arguments: str) -> str:
+            done = CliRunner(env=environment).invoke(app, ["events", *arguments])
+            assert done.exit_code == 0, done.output
+            return done.output
+
+        async def fill() -> None:
+            log = KafkaLog(settings)
+            for number in range(PARTITIONS):
+                one = RecordedEvents(events=[play(f"k{number}", f"v{number}")]).SerializeToString()
+                await log.append(EVENTS, str(number), one)
+                letter = DeadEvents(recorded=one, reason=f"reason {number}")
+                await log.append(DEAD, str(number), letter.SerializeToString())
+            await log.close()
+
+        asyncio.run(fill())
+        shown = run("tail", "--begin", "--no-follow")
+        assert all(f"v{number}" in shown for number in range(PARTITIONS))
+        listed = run("dead")
+        assert all(f"reason {number}" in listed for number in range(PARTITIONS))
+        assert f"recorded {PARTITIONS} events" in run("replay", "--dead")
+        assert "recorded 0 events" in run("replay", "--dead")
 
 
 def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:

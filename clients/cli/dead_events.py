@@ -1,0 +1,78 @@
+"""Events that couldn't be applied to features: what stream DEAD holds, and which were replayed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+import typer
+from google.protobuf.message import DecodeError
+from vireo.v1 import event_pb2, log_pb2
+
+from server.event_log.log import DEAD, STATE, Entry, EventLog, Stream
+
+_REPLAYED = "replayed."
+"""Begin of the keys in STATE that have the last position in DEAD that was replayed; the partition
+follows."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message of stream DEAD."""
+
+    content: log_pb2.DeadEvents
+    events: Sequence[event_pb2.Event]
+    """The events that were set aside; none if they can't be parsed."""
+    partition: str
+    place: int
+    """Its position in DEAD; `content.position` is that of its events in the log."""
+    replayed: bool
+
+
+async def dead_letters(event_log: EventLog, partitions: Iterable[str]) -> list[Letter]:
+    """Return what is in DEAD, each partition's in order; name on stderr what can't be read."""
+    letters = []
+    for key in partitions:
+        told = await _all_of(event_log, STATE, _REPLAYED + key)
+        replayed = int(told[-1].data) if told else 0
+        for entry in await _all_of(event_log, DEAD, key):
+            try:
+                content = log_pb2.DeadEvents.FromString(entry.data)
+            except DecodeError:
+                note_unreadable(entry)
+                continue
+            events = _parsed(content.recorded)
+            letters.append(Letter(content, events, key, entry.position, entry.position <= replayed))
+    return letters
+
+
+async def mark_replayed(event_log: EventLog, letters: Iterable[Letter]) -> None:
+    """Remember in the log that these letters, and those before them, were replayed."""
+    for partition, place in {each.partition: each.place for each in letters}.items():
+        await event_log.append(STATE, _REPLAYED + partition, str(place).encode())
+
+
+def note_unreadable(entry: Entry) -> None:
+    """Say on stderr that a message is left out."""
+    typer.echo(f"the message at position {entry.position} can't be read: left out", err=True)
+
+
+async def _all_of(event_log: EventLog, stream: Stream, key: str) -> list[Entry]:
+    """Return the messages of a key that are there now."""
+    found: list[Entry] = []
+    reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(stream, key))
+    async with aclosing(reading) as some:
+        async for entries in some:
+            if not entries:
+                break
+            found += entries
+    return found
+
+
+def _parsed(recorded: bytes) -> Sequence[event_pb2.Event]:
+    try:
+        return log_pb2.RecordedEvents.FromString(recorded).events
+    except DecodeError:
+        return ()
