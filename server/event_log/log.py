@@ -73,9 +73,10 @@ class EventLog(Protocol):
     def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
         """Yield the messages after a position, in order, as they come; without an end.
 
-        While nothing new comes for some seconds, and once all that was there has been read, an
-        empty sequence is yielded. While the log is away it waits. A log that has lost messages
-        which were read is read again from its begin.
+        An empty sequence says that all that was there has been yielded: one comes as soon as that
+        is so, never before, and then whenever nothing new has come for some seconds. While the log
+        is away it waits. A log that has lost messages which were read is read again from its begin:
+        positions go back, once.
 
         Args:
             stream: what to read.

@@ -34,6 +34,7 @@ async def pull(
 ) -> AsyncGenerator[Sequence[Msg], None]:
     """Yield the messages of a stream after a position, as they come; nothing if none has come.
 
+    It yields nothing, too, as soon as all that was there has come, and never before.
     Ends if the connection is lost or the server lost its consumer: read again from there.
 
     Args:
@@ -92,16 +93,22 @@ async def pull(
                 if last.sequence.consumer != delivered:
                     raise Error("messages are missing")  # the client dropped some
             left -= len(messages)
-            yield messages
-            if messages and behind:
-                behind = last.num_pending
-                if not behind:
-                    yield ()
+            if messages or not behind:
+                yield messages
             statuses = {_status(each) for each in some if each is not None} - {"", _ALIVE}
             if not statuses.isdisjoint(_REQUEST_ENDED):
                 left = 0
             if None in some or not statuses.issubset(_REQUEST_ENDED):
                 return
+            if behind:
+                if messages:
+                    behind = last.num_pending
+                else:  # retention may have taken what was pending
+                    info = await connection.ask(f"$JS.API.CONSUMER.INFO.{stream}.{made['name']}")
+                    on_their_way = info["delivered"]["consumer_seq"] - delivered
+                    behind = info["num_pending"] + on_their_way
+                if not behind:
+                    yield ()
     finally:
         lost.cancel()
         with suppress(Error):

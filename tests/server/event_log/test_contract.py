@@ -77,6 +77,13 @@ async def test_an_empty_sequence_says_that_all_was_read(log: EventLog) -> None:
     assert [entry.data for entry in await take(log, CATALOG, after=begin)] == [b"y"]
 
 
+async def test_all_that_was_there_comes_before_an_empty_sequence(log: EventLog) -> None:
+    begin = await log.end(EVENTS, "1")
+    sent = [b"%d" % number for number in range(1_200)]
+    await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
+    assert len(await take(log, EVENTS, "1", begin)) == len(sent)
+
+
 async def test_a_message_is_read_while_its_reader_waits(log: EventLog) -> None:
     begin = await log.end(EVENTS, "0")
     reading = log.read(EVENTS, "0", begin)
