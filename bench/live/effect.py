@@ -39,6 +39,10 @@ class _Effect:
     before: float
     """Share of the kind in the first places of the slate before, without what was played."""
     after: float
+    kind: frozenset[str]
+    played: Sequence[str]
+    later: Sequence[str]
+    """The slate afterwards."""
     came_back: bool
     """Whether a video that was played was in the slate afterwards."""
 
@@ -76,20 +80,32 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
             sum(each.came_back for each in effects),
             bound=0,
         ),
-        *_shares(store, effects),
+        *_shares(live, store, effects),
     ]
 
 
-def _shares(store: str, effects: Sequence[_Effect]) -> list[Row]:
+def _shares(live: LiveStack, store: str, effects: Sequence[_Effect]) -> list[Row]:
     """Return the kinds' mean share in the first places before and after, and its growth."""
     before = float(np.mean([each.before for each in effects]))
     after = float(np.mean([each.after for each in effects]))
+    others = float(np.mean([_share_elsewhere(live, each, effects) for each in effects]))
     growth = after / max(before, 0.1 / _FIRST)
     return [
         Row(f"{store}: share of the kind in the first {_FIRST} before", before),
         Row(f"{store}: share of the kind in the first {_FIRST} after three plays", after),
+        Row(f"{store}: share of the kind after three plays of others", others),
         Row(f"{store}: share after over before", growth, bound=_MIN_GROWTH, at_least=True),
     ]
+
+
+def _share_elsewhere(live: LiveStack, one: _Effect, effects: Sequence[_Effect]) -> float:
+    """Return the share of a viewer's kind, without what was played, for who played other kinds."""
+    shares = [
+        _share(live, [video for video in each.later if video not in one.played], one.kind)
+        for each in effects
+        if each.kind != one.kind
+    ]
+    return float(np.mean(shares)) if shares else 0.0
 
 
 async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
@@ -117,6 +133,9 @@ async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
         seconds,
         _share(live, rest, kind),
         _share(live, later, kind),
+        kind,
+        played,
+        later,
         came_back=bool(set(played) & set(later)),
     )
 
