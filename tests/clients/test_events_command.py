@@ -79,6 +79,10 @@ async def set_aside(letter: DeadEvents, log: JetStreamLog) -> None:
     await log.append(DEAD, "0", letter.SerializeToString())
 
 
+async def record(data: bytes, log: JetStreamLog) -> None:
+    await log.append(EVENTS, "0", data)
+
+
 def stored(nats: RunningNats, after: int) -> list[event_pb2.Event]:
     entries = with_log(nats, lambda log: take(log, EVENTS, after=after))
     return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
@@ -175,7 +179,7 @@ def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_
 ) -> None:
     sent = RecordedEvents(events=[play("x", "\x1b]0;title\x07", "\x9b2Jé")]).SerializeToString()
     for data in (b"\xff", sent):
-        with_log(nats, lambda log, data=data: log.append(EVENTS, "0", data))
+        with_log(nats, partial(record, data))
     shown = vireo("tail", "--begin", "--no-follow")
     assert shown.exit_code == 0, shown.output
     assert "\ufffd]0;title\ufffd  \ufffd2Jé" in shown.output

@@ -3,128 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from google.protobuf.message import DecodeError
-from vireo.v1 import catalog_pb2, event_pb2, log_pb2
+from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
-from server.features.keys import video_keys
 from server.home import Home
 from training.data import schema
 from training.data.dataset import Dataset, DatasetInfo, LogPositions, describe_dataset, load_dataset
 from training.data.importing import check_name_is_free, check_size
 from training.data.interactions import Interactions, interaction_tables
+from training.data.log_events import UNREADABLE, Ids, LogEvents
 from training.data.writing import dataset_writer
 
 _SILENT_SECONDS = 60.0
 """Seconds without a message after which the log counts as away."""
-_KINDS = {
-    event_pb2.EVENT_KIND_PLAY: "play",
-    event_pb2.EVENT_KIND_FINISH: "play",
-    event_pb2.EVENT_KIND_LIKE: "like",
-    event_pb2.EVENT_KIND_HIDE: "hide",
-    event_pb2.EVENT_KIND_NOT_INTERESTED: "hide",
-    event_pb2.EVENT_KIND_IMPRESSION: "impression",
-}
-
 Progress = Callable[[int, int], None]
 """Called with the messages of the log that were read, and about how many there are."""
-
-
-@dataclass
-class _Ids:
-    """Numbers ids by first appearance."""
-
-    places: dict[str, int] = field(default_factory=dict)
-
-    def place(self, name: str) -> int:
-        return self.places.setdefault(name, len(self.places))
-
-    def array(self) -> pa.Array:
-        return pa.array(list(self.places), pa.string())
-
-
-@dataclass
-class _Events:
-    """Events in columns, each once by its id."""
-
-    viewers: _Ids
-    videos: _Ids
-    notes: Counter[str] = field(default_factory=Counter)
-    ids: array[int] = field(default_factory=lambda: array("Q"))
-    viewer: array[int] = field(default_factory=lambda: array("i"))
-    video: array[int] = field(default_factory=lambda: array("i"))
-    kind: array[int] = field(default_factory=lambda: array("b"))
-    time: array[int] = field(default_factory=lambda: array("q"))
-    fraction: array[float] = field(default_factory=lambda: array("f"))
-
-    def add(self, entry: Entry) -> None:
-        """Add the events of a message of stream EVENTS."""
-        try:
-            recorded = log_pb2.RecordedEvents.FromString(entry.data)
-        except DecodeError:
-            self.notes["messages of the log that can't be read left out"] += 1
-            return
-        for event in recorded.events:
-            self._add(event)
-
-    def _add(self, event: event_pb2.Event) -> None:
-        kind = _KINDS.get(event.kind)
-        if kind is None:
-            self.notes["follows and events of unknown kinds left out"] += 1
-            return
-        if not (event.viewer_id and event.video_id and event.HasField("time")):
-            self.notes["events without a viewer, video or time left out"] += 1
-            return
-        self.ids.append(xxhash.xxh3_64_intdigest(event.event_id.encode()))
-        self.viewer.append(self.viewers.place(event.viewer_id))
-        self.video.append(self.videos.place(event.video_id))
-        self.kind.append(schema.EVENTS.index(kind))
-        self.time.append(event.time.seconds * 1_000_000 + event.time.nanos // 1000)
-        if event.kind == event_pb2.EVENT_KIND_FINISH:
-            self.fraction.append(1.0)
-        else:
-            known = event.HasField("watched_fraction")
-            self.fraction.append(event.watched_fraction if known else np.nan)
-
-    def interactions(self, first_row: int) -> Interactions:
-        """Return the events as interactions, sorted by time, then by video key.
-
-        The consumer of events has watches of one moment in the same order.
-        """
-        _, once = np.unique(np.array(self.ids, np.uint64), return_index=True)
-        self.notes["events sent again dropped"] += len(self.ids) - len(once)
-        video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
-        keys = video_keys(list(self.videos.places))
-        order = once[np.lexsort((keys[video], time))] if len(once) else once
-        return Interactions(
-            viewer=np.array(self.viewer, np.int32)[order],
-            video=np.array(self.video, np.int32)[order],
-            event=np.array(self.kind, np.int8)[order],
-            time=np.array(self.time, np.int64)[order],
-            row=np.arange(first_row, first_row + len(order), dtype=np.int64),
-            watched_fraction=np.array(self.fraction, np.float32)[order],
-            rating=np.full(len(order), np.nan, np.float32),
-        )
 
 
 @dataclass
 class _Log:
     """What was read of the log."""
 
-    events: _Events
+    events: LogEvents
     changes: dict[str, log_pb2.CatalogChange]
     positions: LogPositions
 
@@ -158,13 +69,17 @@ def data_from_events(
     check_name_is_free(home, name, force=force)
     dataset = load_dataset(home, base) if base else None
     before = describe_dataset(home, base).log_positions if base else LogPositions()
-    videos, viewers = _Ids(), _Ids()
-    known = _base_interactions(dataset, viewers, videos) if dataset else None
-    read = asyncio.run(_read_log(event_log, partitions, before, _Events(viewers, videos), progress))
+    videos, viewers = Ids(), Ids()
+    known = _base_interactions(dataset, viewers, videos) if dataset else Interactions.none()
+    read = asyncio.run(
+        _read_log(event_log, partitions, before, LogEvents(viewers, videos), progress)
+    )
     catalogue = _catalogue(dataset, read.changes, set(videos.places))
-    first_row = int(known.row.max()) + 1 if known is not None and len(known) else 1
-    found = read.events.interactions(first_row)
-    found = Interactions.joined([known, found]) if known is not None else found
+    lengths = catalogue.filter(pc.greater(catalogue["duration"], 0))
+    durations = dict(
+        zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
+    )
+    found = Interactions.joined([known, read.events.interactions(durations, known)])
     notes = read.events.notes
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
@@ -183,7 +98,7 @@ async def _read_log(
     event_log: EventLog,
     partitions: int,
     before: LogPositions,
-    events: _Events,
+    events: LogEvents,
     progress: Progress,
 ) -> _Log:
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
@@ -207,7 +122,11 @@ async def _read_log(
         # The last change of each video is there: also those that the base has already.
         async for entries in _up_to(event_log, CATALOG, "", 0, last):
             for entry in entries:
-                change = log_pb2.CatalogChange.FromString(entry.data)
+                try:
+                    change = log_pb2.CatalogChange.FromString(entry.data)
+                except DecodeError:
+                    events.notes[UNREADABLE] += 1
+                    continue
                 changes[change.video.video_id] = change
         progress(done, done)
         catalog = max(last, before.catalog)
@@ -234,7 +153,7 @@ async def _up_to(
             return
 
 
-def _base_interactions(dataset: Dataset, viewers: _Ids, videos: _Ids) -> Interactions:
+def _base_interactions(dataset: Dataset, viewers: Ids, videos: Ids) -> Interactions:
     """Return the base's interactions; number its ids first."""
     table = dataset.interactions
     numbers = {}
@@ -300,7 +219,7 @@ def _row(video: catalog_pb2.Video) -> dict[str, object]:
     }
 
 
-def _profiles(dataset: Dataset | None, viewers: _Ids) -> pa.Table:
+def _profiles(dataset: Dataset | None, viewers: Ids) -> pa.Table:
     """Return the base's viewers, then those that only events name."""
     known = dataset.viewers if dataset else pd.DataFrame({"viewer_id": [], "attributes": []})
     ids = known["viewer_id"].tolist()

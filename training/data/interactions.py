@@ -52,6 +52,12 @@ class Interactions:
         return Interactions(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
+    def none() -> Interactions:
+        """Return no interactions."""
+        ids, times, shares = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
+        return Interactions(ids, ids, np.empty(0, np.int8), times, times, shares, shares)
+
+    @staticmethod
     def joined(parts: list[Interactions]) -> Interactions:
         """Concatenate the parts, at least one."""
         return Interactions(

@@ -110,6 +110,65 @@ def test_a_data_set_sent_as_events_comes_back_with_the_same_features(
     pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
 
 
+def test_viewers_may_have_the_same_event_ids(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    base = load_dataset(home, "small")
+    record(nats, [event(1, viewer, "v1") for viewer in ("n1", "n2", "n1", "n2")])
+    info = made(nats, home, "live", "small")
+    assert info.interactions == len(base.interactions) + 2
+    assert info.problems["events sent again dropped"] == 2
+
+
+def test_an_event_that_is_sent_again_after_the_base_was_made_counts_once(
+    nats: RunningNats, home: Home
+) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1"), event(2, "w2", "v1", "LIKE")])
+    first = made(nats, home, "live", "small")
+    record(nats, [event(1, "w1", "v1"), event(2, "w2", "v1", "LIKE")])
+    record(nats, [event(3, "w1", "v1", second=1), event(4, "w1", "v1", "LIKE")])
+    second = made(nats, home, "live", "live", force=True)
+    assert second.interactions == first.interactions + 2
+    assert second.problems["events that the base has dropped"] == 2
+    assert load_dataset(home, "live").interactions["row"].is_unique
+
+
+def test_seconds_are_a_fraction_of_a_video_whose_length_is_known(
+    nats: RunningNats, home: Home
+) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    change(nats, upserted("known", duration=60.0), upserted("unknown"), upserted("empty", duration=0.0))
+    plays = [
+        (event(1, "n", "known"), {"watched_seconds": 15.0}),
+        (event(2, "n", "unknown", second=1), {"watched_seconds": 15.0}),
+        (event(3, "n", "known", second=2), {"watched_seconds": 90.0}),
+        (event(4, "n", "known", second=3), {"watched_seconds": 15.0, "watched_fraction": 0.5}),
+        (event(5, "n", "known", "LIKE", second=4), {"watched_seconds": 15.0}),
+        (event(6, "n", "empty", second=5), {"watched_seconds": 15.0}),
+    ]
+    for each, more in plays:
+        each.MergeFrom(event_pb2.Event(**more))  # type: ignore[arg-type]
+    record(nats, [each for each, _ in plays])
+    made(nats, home, "live", "small")
+    found = load_dataset(home, "live").interactions
+    own = found[found["viewer_id"] == "n"].sort_values("timestamp")
+    assert own["watched_fraction"].fillna(-1).tolist() == [0.25, -1, 1, 0.5, -1, -1]
+
+
+def test_changes_that_cannot_be_read_are_left_out(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+
+    async def append() -> None:
+        log = JetStreamLog(settings_of(nats))
+        await log.append(CATALOG, "0" * 16, b"\xff")
+        await log.close()
+
+    asyncio.run(append())
+    record(nats, [event(1, "w1", "v1")])
+    info = made(nats, home, "live", "small")
+    assert info.problems["messages of the log that can't be read left out"] == 1
+
+
 def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -> None:
     write_small_dataset(home, "small", random_interactions())
     base = load_dataset(home, "small")

@@ -1,0 +1,140 @@
+"""The log's events in columns, as a data set's interactions."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import xxhash
+from google.protobuf.message import DecodeError
+from vireo.v1 import event_pb2, log_pb2
+
+from server.arrays import BoolArray
+from server.event_log.log import Entry
+from server.features.keys import video_keys
+from training.data import schema
+from training.data.interactions import Interactions
+
+UNREADABLE = "messages of the log that can't be read left out"
+_KINDS = {
+    event_pb2.EVENT_KIND_PLAY: "play",
+    event_pb2.EVENT_KIND_FINISH: "play",
+    event_pb2.EVENT_KIND_LIKE: "like",
+    event_pb2.EVENT_KIND_HIDE: "hide",
+    event_pb2.EVENT_KIND_NOT_INTERESTED: "hide",
+    event_pb2.EVENT_KIND_IMPRESSION: "impression",
+}
+
+
+@dataclass
+class Ids:
+    """Numbers ids by first appearance."""
+
+    places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, name: str) -> int:
+        """Return the number of an id."""
+        return self.places.setdefault(name, len(self.places))
+
+    def array(self) -> pa.Array:
+        """Return the ids by their numbers."""
+        return pa.array(list(self.places), pa.string())
+
+
+@dataclass
+class LogEvents:
+    """Events in columns, each once by its viewer and id."""
+
+    viewers: Ids
+    videos: Ids
+    notes: Counter[str] = field(default_factory=Counter)
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    viewer: array[int] = field(default_factory=lambda: array("i"))
+    video: array[int] = field(default_factory=lambda: array("i"))
+    kind: array[int] = field(default_factory=lambda: array("b"))
+    time: array[int] = field(default_factory=lambda: array("q"))
+    fraction: array[float] = field(default_factory=lambda: array("f"))
+    seconds: array[float] = field(default_factory=lambda: array("f"))
+
+    def add(self, entry: Entry) -> None:
+        """Add the events of a message of stream EVENTS."""
+        try:
+            recorded = log_pb2.RecordedEvents.FromString(entry.data)
+        except DecodeError:
+            self.notes[UNREADABLE] += 1
+            return
+        for event in recorded.events:
+            self._add(event)
+
+    def _add(self, event: event_pb2.Event) -> None:
+        kind = _KINDS.get(event.kind)
+        if kind is None:
+            self.notes["follows and events of unknown kinds left out"] += 1
+            return
+        if not (event.viewer_id and event.video_id and event.HasField("time")):
+            self.notes["events without a viewer, video or time left out"] += 1
+            return
+        viewer = self.viewers.place(event.viewer_id)
+        self.ids.append(xxhash.xxh3_64_intdigest(event.event_id.encode(), seed=viewer))
+        self.viewer.append(viewer)
+        self.video.append(self.videos.place(event.video_id))
+        self.kind.append(schema.EVENTS.index(kind))
+        self.time.append(event.time.seconds * 1_000_000 + event.time.nanos // 1000)
+        if event.kind == event_pb2.EVENT_KIND_FINISH:
+            self.fraction.append(1.0)
+        else:
+            known = event.HasField("watched_fraction")
+            self.fraction.append(event.watched_fraction if known else np.nan)
+        played = event.kind == event_pb2.EVENT_KIND_PLAY and event.HasField("watched_seconds")
+        self.seconds.append(event.watched_seconds if played else np.nan)
+
+    def interactions(self, durations: Mapping[str, float], known: Interactions) -> Interactions:
+        """Return the events as interactions, sorted by time, then by video key.
+
+        The consumer of events has watches of one moment in the same order.
+
+        Args:
+            durations: lengths of videos in seconds, by id: what a play of some seconds is a
+                fraction of.
+            known: those of the base. Events that it has are dropped, by viewer, video, kind and
+                time: it has no event ids.
+        """
+        _, once = np.unique(np.array(self.ids, np.uint64), return_index=True)
+        self.notes["events sent again dropped"] += len(self.ids) - len(once)
+        video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
+        keys = video_keys(list(self.videos.places))
+        order = once[np.lexsort((keys[video], time))] if len(once) else once
+        fraction = np.array(self.fraction, np.float32)
+        # NaN where the length or the seconds are unknown.
+        lengths = np.array([durations.get(name, np.nan) for name in self.videos.places], np.float32)
+        played = np.array(self.seconds, np.float32) / lengths[np.array(self.video, np.int32)]
+        fraction = np.where(np.isnan(fraction), np.minimum(played, 1), fraction)
+        first_row = int(known.row.max()) + 1 if len(known) else 1
+        found = Interactions(
+            viewer=np.array(self.viewer, np.int32)[order],
+            video=np.array(self.video, np.int32)[order],
+            event=np.array(self.kind, np.int8)[order],
+            time=np.array(self.time, np.int64)[order],
+            row=np.arange(first_row, first_row + len(order), dtype=np.int64),
+            watched_fraction=fraction[order],
+            rating=np.full(len(order), np.nan, np.float32),
+        )
+        new = ~_among(found, known)
+        self.notes["events that the base has dropped"] += len(found) - int(new.sum())
+        return found.take(new)
+
+
+def _among(found: Interactions, known: Interactions) -> BoolArray:
+    """Return which interactions are known, by viewer, video, kind and time, bool[n]."""
+    names = ["viewer", "video", "event", "time"]
+    recent = known.take(known.time >= found.time.min(initial=np.iinfo(np.int64).max))
+    one, other = (
+        pd.DataFrame({name: getattr(each, name) for name in names}) for each in (found, recent)
+    )
+    merged = one.merge(other.drop_duplicates(), how="left", on=names, indicator=True)
+    return np.asarray(merged["_merge"] == "both", np.bool_)
