@@ -24,6 +24,8 @@ _STARTING_POLL = 0.2
 _HEALTHY_POLL = 10.0
 """Seconds between probes of a healthy process. Its end is noticed at once; a pod that hangs gets no
 calls long before, by Envoy's own checks. Other processes that hang show up here first."""
+_KILL_SECONDS = 5.0
+"""Seconds after which a process that should end for being unhealthy is killed."""
 _LOG_POLL = 2.0
 """Seconds between looks at the size of a log."""
 _LOG_LINES = 15
@@ -125,17 +127,21 @@ class SupervisedProcess:
 
     async def _watch_health(self) -> None:
         loop = asyncio.get_running_loop()
-        healthy, healthy_at = False, 0.0
+        healthy, healthy_at, asked_at = False, 0.0, 0.0
         while True:
             problem = await self._problem()
             if self._stop.is_set():
                 return
             if problem:
                 self._update(state="unhealthy" if healthy else "starting", problem=problem)
-                if healthy and loop.time() - healthy_at > self.spec.max_unhealthy_seconds:
-                    self._send(signal.SIGTERM)  # `run` starts it again
+                now = loop.time()
+                if healthy and now - healthy_at > self.spec.max_unhealthy_seconds:
+                    # `run` starts it again.
+                    asked_at = asked_at or now
+                    late = now - asked_at > _KILL_SECONDS
+                    self._send(signal.SIGKILL if late else signal.SIGTERM)
             else:
-                healthy = True
+                healthy, asked_at = True, 0.0
                 self._update(state="healthy", problem="")
                 self.healthy.set()
             await (asyncio.sleep(_STARTING_POLL) if problem else _next_multiple_of(_HEALTHY_POLL))

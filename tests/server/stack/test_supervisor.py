@@ -165,6 +165,28 @@ async def test_a_process_that_stays_unhealthy_is_started_again_if_it_should_be(
         assert left.restarts == 0
 
 
+async def test_an_unhealthy_process_that_ignores_the_request_to_end_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_HEALTHY_POLL", 0.1)
+    monkeypatch.setattr(supervisor, "_KILL_SECONDS", 0.2)
+    file = tmp_path / "healthy"
+    script = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(file)!r}).touch()
+time.sleep(600)
+"""
+    stubborn = replace(python("stubborn", script, file), max_unhealthy_seconds=0.2)
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([stubborn], 30)
+        file.unlink()
+        ended = await it.until(lambda status: status.state == "restarting", "stubborn")
+        assert ended.problem == "ended with signal SIGKILL"
+        await it.until(lambda status: status.state == "healthy", "stubborn")
+        it.supervisor.kill()
+
+
 async def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "healthy"
     script = f"""
