@@ -60,6 +60,7 @@ class JetStreamLog(EventLog):
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
         """When the last attempt to connect began, monotonic."""
+        self._leaving: asyncio.Task[None] | None = None
 
     async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
         """Store a message and return its position; see `EventLog`."""
@@ -70,6 +71,7 @@ class JetStreamLog(EventLog):
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()
+                self._leave_if_silent(connection)
                 try:
                     stored = await connection.ask(subject, data, headers)
                 except NoRespondersError:
@@ -138,9 +140,10 @@ class JetStreamLog(EventLog):
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        for task in (self._opening, self._leaving):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
 
@@ -176,6 +179,12 @@ class JetStreamLog(EventLog):
             raise
         self._connection = connection
         return connection
+
+    def _leave_if_silent(self, connection: Connection) -> None:
+        """Part with a server that answers nobody: each caller may leave before it times out."""
+        leaving = self._leaving is not None and not self._leaving.done()
+        if connection.silent_seconds > _APPEND_SECONDS and not leaving:
+            self._leaving = asyncio.create_task(self._doubt(connection))
 
     async def _doubt(self, connection: Connection) -> None:
         """Part with a server that didn't answer; in a cluster another one may."""

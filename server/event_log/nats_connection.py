@@ -44,6 +44,15 @@ class Connection:
         self._inbox = ""
         self._numbers = itertools.count()
         self._waiting: dict[str, asyncio.Future[Msg | None]] = {}
+        self._asked_at: float | None = None
+        """When the first request was sent since the last answer."""
+
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds for which the server has owed an answer, even if nobody waits for it any more."""
+        if self._asked_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._asked_at
 
     @staticmethod
     async def open(settings: EventLogSettings) -> Connection:
@@ -104,6 +113,8 @@ class Connection:
         inbox = f"{self._inbox}.{next(self._numbers)}"
         answer: asyncio.Future[Msg | None] = asyncio.get_running_loop().create_future()
         self._waiting[inbox] = answer
+        if self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self.client.publish(subject, data, reply=inbox, headers=headers)
@@ -127,6 +138,8 @@ class Connection:
             await self.client.rtt(timeout=_ALIVE_SECONDS)  # type: ignore[arg-type]  # any number
         except (Error, OSError):
             await self.close()
+        else:
+            self._asked_at = None
 
     async def close(self) -> None:
         """Close the connection."""
@@ -146,6 +159,7 @@ class Connection:
             raise SecureConnWantedError
 
     async def _on_answer(self, message: Msg) -> None:
+        self._asked_at = None
         answer = self._waiting.get(message.subject)
         if answer is not None and not answer.done():
             answer.set_result(message)

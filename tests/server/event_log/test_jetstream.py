@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -131,6 +132,25 @@ async def test_a_server_that_hangs_is_left(nats: RunningNats, log: JetStreamLog)
     finally:
         nats.go_on()
     await append(log, "hangs", b"after", "hangs-after")
+
+
+async def test_a_server_that_hangs_is_left_even_if_every_caller_leaves_sooner(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await log.append(EVENTS, "hasty", b"before")
+    before = log._connection
+    assert before is not None
+    nats.hang()
+    try:
+        async with asyncio.timeout(60):
+            while not before.lost.is_set():
+                with contextlib.suppress(TimeoutError, LogAwayError):
+                    async with asyncio.timeout(0.2):
+                        await log.append(EVENTS, "hasty", b"while")
+                await asyncio.sleep(0.01)
+    finally:
+        nats.go_on()
+    await append(log, "hasty", b"after", "hasty-after")
 
 
 async def test_streams_are_made_again_by_a_server_that_lost_its_data(
