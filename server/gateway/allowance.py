@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import grpc
 from google.rpc import error_details_pb2
 
-from server.rpc.errors import RpcError
+from server.rpc.errors import RpcError, unavailable
 
 
 class Allowance:
@@ -41,10 +42,16 @@ class Allowance:
                 [retry],
             )
 
-    async def wait(self, count: int) -> None:
-        """Take `count` once the bucket isn't empty."""
-        while pause := self._take(count):  # noqa: ASYNC110 - others take it too
-            await asyncio.sleep(pause)
+    async def wait(self, count: int, closing: asyncio.Event) -> None:
+        """Take `count` once the bucket isn't empty.
+
+        Raises:
+            RpcError: UNAVAILABLE: `closing` was set first.
+        """
+        while pause := self._take(count):  # others take it too
+            with suppress(TimeoutError):
+                await asyncio.wait_for(closing.wait(), pause)
+                raise unavailable("this server shuts down; go on with another stream", timedelta(0))
 
     def _take(self, count: int) -> float:
         """Take `count` and return 0, or return the seconds until the bucket isn't empty."""

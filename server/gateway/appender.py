@@ -19,7 +19,7 @@ APPEND_SECONDS = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
 )
 _MAX_APPENDS = 256
-"""Maximum messages of a process that are being appended."""
+"""Maximum messages of a service that are being appended."""
 _RETRY = timedelta(seconds=1)
 
 
@@ -33,7 +33,7 @@ class Appended(NamedTuple):
 
 
 class Appender:
-    """The log, as services write to it. Use it from one event loop."""
+    """The log, as one service writes to it. Use it from one event loop."""
 
     def __init__(self, log: EventLog | None) -> None:
         """Append to a log; None if the settings name none."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import Counter
 from vireo.v1 import catalog_pb2 as pb
@@ -15,7 +16,6 @@ from vireo.v1.log_pb2 import CatalogChange
 from server.event_log.log import CATALOG
 from server.features.keys import video_key
 from server.gateway.appender import Appended, Appender
-from server.rpc.errors import invalid_argument
 
 NAME = pb.DESCRIPTOR.services_by_name["CatalogService"].full_name
 
@@ -40,8 +40,6 @@ class CatalogServicer(CatalogServiceServicer):
     ) -> pb.UpsertVideosResponse:
         """Add or replace videos."""
         videos = request.videos
-        _check_distinct("videos", ".video_id", [video.video_id for video in videos])
-        _check_published(videos)
         await self._appender.append(_messages(videos, removed=False))
         UPSERTED.inc(len(videos))
         return pb.UpsertVideosResponse(upserted=len(videos))
@@ -50,7 +48,6 @@ class CatalogServicer(CatalogServiceServicer):
         self, request: pb.RemoveVideosRequest, _: Any
     ) -> pb.RemoveVideosResponse:
         """Remove videos."""
-        _check_distinct("video_ids", "", request.video_ids)
         videos = [pb.Video(video_id=video_id) for video_id in request.video_ids]
         await self._appender.append(_messages(videos, removed=True))
         REMOVED.inc(len(videos))
@@ -70,9 +67,18 @@ def catalog_key(video_id: str) -> str:
     return f"{video_key(video_id) & _UNSIGNED:016x}"
 
 
-def _check_published(videos: Sequence[pb.Video]) -> None:
-    """Raise INVALID_ARGUMENT that names each time that isn't one."""
-    problems = [
+def violations(request: Message) -> list[tuple[str, str]]:
+    """Return what the protos' rules can't say of a request: the field, what is wrong with it."""
+    if isinstance(request, pb.RemoveVideosRequest):
+        return _repeated("video_ids", "", request.video_ids)
+    assert isinstance(request, pb.UpsertVideosRequest)
+    ids = [video.video_id for video in request.videos]
+    return _repeated("videos", ".video_id", ids) + _unpublished(request.videos)
+
+
+def _unpublished(videos: Sequence[pb.Video]) -> list[tuple[str, str]]:
+    """Return each time that isn't one."""
+    return [
         (f"videos[{index}].published", "must be from the year 1 to 9999, with nanos below 10^9")
         for index, video in enumerate(videos)
         if not (
@@ -80,18 +86,15 @@ def _check_published(videos: Sequence[pb.Video]) -> None:
             and 0 <= video.published.nanos < 1_000_000_000
         )
     ]
-    if problems:
-        raise invalid_argument(problems)
 
 
-def _check_distinct(field: str, path: str, ids: Sequence[str]) -> None:
-    """Raise INVALID_ARGUMENT that names each id that was there before."""
+def _repeated(field: str, path: str, ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each id that was there before."""
     if len(set(ids)) == len(ids):
-        return
+        return []
     first: dict[str, int] = {}
-    problems = [
+    return [
         (f"{field}[{index}]{path}", f"is that of {field}[{before}]")
         for index, each in enumerate(ids)
         if (before := first.setdefault(each, index)) != index
     ]
-    raise invalid_argument(problems)

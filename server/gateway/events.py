@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import xxhash
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,15 +22,16 @@ from vireo.v1.log_pb2 import RecordedEvents
 from server.event_log.log import EVENTS, partition_of
 from server.gateway.allowance import Allowance
 from server.gateway.appender import Appended, Appender
-from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument
+from server.rpc.errors import RpcError, ShedError, ShedReason
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
 
 RECORDED = Counter("vireo_events_recorded", "Events that were put into the log, by kind.", ["kind"])
 REFUSED = Counter(
     "vireo_events_refused",
-    "Events that were refused: the caller's clock is off (`future`, `past`), or what they say is "
-    "`invalid`; or the whole batch came `too_fast`, or couldn't be put into the log (`away`).",
+    "Events that were refused: their caller's clock is off (`future`, `past`), they are `invalid` "
+    "in another way that the protos' rules don't cover, their batch came `too_fast`, or the log "
+    "was `away`.",
     ["reason"],
 )
 _MAX_MESSAGE_BYTES = 512 << 10
@@ -60,9 +63,16 @@ class EventLimits:
 class EventServicer(EventServiceServicer):
     """Records events. Use it from one event loop."""
 
-    def __init__(self, appender: Appender, partitions: int, limits: EventLimits) -> None:
-        """Record by `appender`, to the log's `partitions`."""
+    def __init__(
+        self,
+        appender: Appender,
+        partitions: int,
+        limits: EventLimits,
+        closing: asyncio.Event | None = None,
+    ) -> None:
+        """Record by `appender`, to the log's `partitions`; streams end once `closing` is set."""
         self._appender = appender
+        self._closing = closing or asyncio.Event()
         self._partitions = partitions
         self._limits = limits
         self._allowance = Allowance(limits.max_rate)
@@ -90,7 +100,7 @@ class EventServicer(EventServiceServicer):
         recorded = 0
         try:
             async for request in requests:
-                await self._allowance.wait(len(request.events))
+                await self._allowance.wait(len(request.events), self._closing)
                 await self._record(request.events)
                 recorded += len(request.events)
         except RpcError as error:
@@ -99,24 +109,31 @@ class EventServicer(EventServiceServicer):
             self._streams -= 1
         return pb.StreamEventsResponse(recorded=recorded)
 
+    def violations(self, request: Message) -> list[tuple[str, str]]:
+        """Return what the protos' rules can't say of a request: the field, what is wrong with it.
+
+        It counts them, too.
+        """
+        assert isinstance(request, pb.RecordEventsRequest | pb.StreamEventsRequest)
+        found = list(problems(request.events, time.time_ns(), self._limits))
+        for reason, count in Tally(reason for _, _, reason in found).items():
+            REFUSED.labels(reason).inc(count)
+        return [(field, description) for field, description, _ in found]
+
     async def _record(self, events: Sequence[pb.Event]) -> None:
-        """Put events into the log, all of them or none.
+        """Put valid events into the log.
 
         Raises:
-            RpcError: INVALID_ARGUMENT; or UNAVAILABLE, and then some may be in the log.
+            RpcError: UNAVAILABLE, and then some may be in the log; UNIMPLEMENTED.
         """
-        now = time.time_ns()
-        if found := list(problems(events, now, self._limits)):
-            for reason, count in Tally(reason for _, _, reason in found).items():
-                REFUSED.labels(reason).inc(count)
-            raise invalid_argument([(field, description) for field, description, _ in found])
-        distinct = {event.event_id: event for event in events}.values()
+        distinct = {(event.viewer_id, event.event_id): event for event in events}.values()
         try:
-            await self._appender.append(messages(distinct, self._partitions, now))
-        except RpcError:
-            REFUSED.labels("away").inc(len(events))
+            await self._appender.append(messages(distinct, self._partitions, time.time_ns()))
+        except RpcError as error:
+            if error.code is grpc.StatusCode.UNAVAILABLE:
+                REFUSED.labels("away").inc(len(distinct))
             raise
-        for kind, count in Tally(event.kind for event in events).items():
+        for kind, count in Tally(event.kind for event in distinct).items():
             RECORDED.labels(_KINDS[kind]).inc(count)
 
 
@@ -126,7 +143,7 @@ def problems(
     """Yield what the protos' rules can't say: the field, what is wrong with it, and the reason.
 
     Args:
-        events: the events, valid by the protos' rules.
+        events: the events; they may violate the protos' rules.
         now: nanoseconds since the epoch.
         limits: how far the time of an event may be from it.
     """

@@ -23,7 +23,6 @@ def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | 
 
     Their calls are admitted apart from those for slates: one can't take the other's places.
     """
-    appender = Appender(log)
     limits = EventLimits(
         settings.max_event_future,
         settings.max_event_past,
@@ -31,11 +30,21 @@ def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | 
         settings.max_event_streams,
     )
     target = settings.queue_delay_target if settings.shedding else math.inf
-    recorder = EventServicer(appender, settings.event_log.event_partitions, limits)
-    changer = CatalogServicer(appender)
-    for name, register in (
-        (events.NAME, partial(add_EventServiceServicer_to_server, recorder)),
-        (catalog.NAME, partial(add_CatalogServiceServicer_to_server, changer)),
+    recorder = EventServicer(
+        Appender(log), settings.event_log.event_partitions, limits, server.closing
+    )
+    changer = CatalogServicer(Appender(log))
+    for name, register, rules in (
+        (
+            events.NAME,
+            partial(add_EventServiceServicer_to_server, recorder),
+            recorder.violations,
+        ),
+        (
+            catalog.NAME,
+            partial(add_CatalogServiceServicer_to_server, changer),
+            catalog.violations,
+        ),
     ):
         admission = Admission(settings.max_event_calls, target=target)
-        server.add(name, register, admission=admission)
+        server.add(name, register, admission=admission, rules=rules)

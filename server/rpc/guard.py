@@ -23,7 +23,7 @@ from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument,
 from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
 from server.rpc.standard import StreamLimit
 from server.rpc.trace import sendable
-from server.rpc.validation import validate
+from server.rpc.validation import Rules, validate
 
 log = structlog.get_logger()
 
@@ -68,22 +68,28 @@ class Guard:
     whether a server lives, and must be answered under any load.
     """
 
-    def __init__(self, access_log_share: float, max_calls: int, max_streams: int) -> None:
+    def __init__(
+        self, access_log_share: float, max_calls: int, max_streams: int, max_bytes: int
+    ) -> None:
         """Start without services.
 
         Args:
             access_log_share: share of calls that get a log line.
             max_calls: maximum concurrent calls of our services, including those not read yet.
             max_streams: maximum concurrent streams, for example health watches.
+            max_bytes: maximum bytes of a message of our services.
         """
         self._access_log_share = access_log_share
         self._max_calls = max_calls
+        self._max_bytes = max_bytes
         self.streams = StreamLimit(max_streams)
         self._client_streams = ClientStreams()
         self._admissions: dict[str, Admission] = {}
+        self._rules: dict[str, Rules] = {}
         self.under_way = 0
         """Calls of our services in flight."""
-        self._closed = False
+        self.closing = asyncio.Event()
+        """Set once new calls are refused."""
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
@@ -92,12 +98,16 @@ class Guard:
         """Let `admission` decide which calls of a service to admit; by default all are."""
         self._admissions[service] = admission
 
+    def check(self, service: str, rules: Rules) -> None:
+        """Check the requests of a service by `rules` too."""
+        self._rules[service] = rules
+
     def close(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; those in flight continue.
 
         Streams end with it before their next message.
         """
-        self._closed = True
+        self.closing.set()
         self._client_streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
@@ -115,7 +125,11 @@ class Guard:
         and one that stays silent is soon ended. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
-        admission = self._admissions.get(method.split("/")[1])
+        service = method.split("/")[1]
+        admission = self._admissions.get(service)
+        parse = partial(
+            _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
+        )
         streams = self._client_streams if handler.request_streaming else None
 
         async def call(sent: object, context: Context) -> Message:
@@ -126,12 +140,12 @@ class Guard:
             self.under_way += 1
             self.idle.clear()
             try:
-                if self._closed:
+                if self.closing.is_set():
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
                 response = await _answer(
-                    method, handler, sent, context, metadata, identity, admission, streams
+                    method, handler, parse, sent, context, metadata, identity, admission, streams
                 )
             except RpcError as error:
                 if isinstance(error, ShedError):
@@ -168,6 +182,7 @@ class Guard:
 async def _answer(
     method: str,
     handler: Handler,
+    parse: Callable[[bytes], Message],
     sent: object,
     context: Context,
     metadata: Metadata,
@@ -180,16 +195,16 @@ async def _answer(
         if admission is not None:
             admission.check(metadata, context.time_remaining())
         if streams is not None:
-            requests = streams.messages(context, partial(_parse, handler.request_deserializer))
+            requests = streams.messages(context, parse)
             streamed: Message = await handler.stream_unary(requests, context)
             return streamed
         raw = await only_message(sent, context)
         if admission is None:
-            return await _handle(handler, raw, context)
+            return await _handle(handler, parse, raw, context)
         began = await admission.enter()
         response: Message | None = None
         try:
-            response = await _handle(handler, raw, context)
+            response = await _handle(handler, parse, raw, context)
             return response
         finally:
             admission.leave(began, response)
@@ -206,8 +221,10 @@ async def _answer(
         ) from error
 
 
-async def _handle(handler: Handler, raw: bytes, context: Context) -> Message:
-    request = _parse(handler.request_deserializer, raw)
+async def _handle(
+    handler: Handler, parse: Callable[[bytes], Message], raw: bytes, context: Context
+) -> Message:
+    request = parse(raw)
     response: Message = await handler.unary_unary(request, context)
     return response
 
@@ -220,13 +237,24 @@ def _caller_id(metadata: Metadata) -> str:
     return ""
 
 
-def _parse(deserialize: Callable[[bytes], Message] | None, raw: bytes) -> Message:
+def _parse(
+    deserialize: Callable[[bytes], Message] | None,
+    max_bytes: int,
+    rules: Rules | None,
+    raw: bytes,
+) -> Message:
     """Return a valid request; raise RpcError if it isn't."""
     if deserialize is None:
         raise TypeError("the method was registered without a request type")
+    if len(raw) > max_bytes:
+        # Without RetryInfo: the same again would be as large.
+        raise RpcError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"the message has {len(raw):,} bytes; the maximum is {max_bytes:,}",
+        )
     try:
         request = deserialize(raw)
     except DecodeError as error:
         raise invalid_argument([("", f"the request can't be parsed: {error}")]) from error
-    validate(request)
+    validate(request, rules)
     return request

@@ -25,6 +25,7 @@ from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpcio_server, is_native, native_server
+from server.rpc.validation import Rules
 
 log = structlog.get_logger()
 
@@ -45,7 +46,10 @@ class RpcServer:
         """
         self._settings = settings
         self._guard = Guard(
-            settings.access_log_share, settings.max_concurrent_rpcs, settings.max_streams
+            settings.access_log_share,
+            settings.max_concurrent_rpcs,
+            settings.max_streams,
+            settings.max_message_bytes,
         )
         native = is_native(settings)
         self._server = native_server(settings) if native else grpcio_server(settings)
@@ -65,6 +69,11 @@ class RpcServer:
         return self._guard.under_way
 
     @property
+    def closing(self) -> asyncio.Event:
+        """Set once new calls are refused, for handlers that wait."""
+        return self._guard.closing
+
+    @property
     def streams(self) -> StreamLimit:
         """The open streams and their limit."""
         return self._guard.streams
@@ -75,6 +84,7 @@ class RpcServer:
         register: Callable[[Any], None],
         file: FileDescriptor | None = None,
         admission: Admission | None = None,
+        rules: Rules | None = None,
     ) -> None:
         """Add a service.
 
@@ -83,7 +93,10 @@ class RpcServer:
             register: adds its servicer, with generated code.
             file: the proto that defines it, for reflection; None if it is one of ours.
             admission: decides which calls to admit; all by default.
+            rules: check requests beyond the protos' rules.
         """
+        if rules is not None:
+            self._guard.check(service, rules)
         if admission is not None:
             self._guard.admit(service, admission)
         register(self._methods)

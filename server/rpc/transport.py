@@ -25,6 +25,9 @@ end within them. Envoy would count a reset as a failure of the pod."""
 _KEEPALIVE_MS = 30_000
 _MAX_CALLS_OF_A_CONNECTION = 1000
 """The same as Envoy's: further streams wait at the caller."""
+_EXPLAINED = 2
+"""Messages are read up to this multiple of their maximum, so that the guard can refuse them: the
+end of a stream then says what was done before. gRPC ends a call with a larger one by itself."""
 _MAX_METADATA_BYTES = 80 << 10
 """More than the 60 KiB of headers that the edge accepts: REST's path is sent along as one. Beyond
 8 KiB, gRPC's own limit would refuse some requests and accept others."""
@@ -117,7 +120,7 @@ def _options(settings: RpcSettings) -> list[tuple[str, Any]]:
         ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
         # Two processes that share a port by mistake would each get half the calls.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", _EXPLAINED * settings.max_message_bytes),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -13,9 +13,13 @@ from google.protobuf.message import Message
 
 from server.rpc.errors import invalid_argument
 
+Rules: TypeAlias = Callable[[Message], Iterable[tuple[str, str]]]
+"""Returns what is wrong with a request that the protos' rules can't say: (field, description). Its
+lists aren't too long, but it may violate those rules in other ways."""
 
-def validate(request: Message) -> None:
-    """Check every protovalidate rule.
+
+def validate(request: Message, rules: Rules | None = None) -> None:
+    """Check every protovalidate rule, and further ones.
 
     Raises:
         RpcError: INVALID_ARGUMENT with a BadRequest that lists the violations by field.
@@ -24,11 +28,14 @@ def validate(request: Message) -> None:
     # million that fit into a message would hold up every other call.
     if overlong := list(_overlong(request, "")):
         raise invalid_argument(overlong)
-    found = protovalidate.collect_violations(request)
+    found = [
+        (_field(request, violation.proto), violation.proto.message)
+        for violation in protovalidate.collect_violations(request)
+    ]
+    if rules is not None:
+        found += rules(request)
     if found:
-        raise invalid_argument(
-            [(_field(request, violation.proto), violation.proto.message) for violation in found]
-        )
+        raise invalid_argument(found)
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:

@@ -54,7 +54,6 @@ def add_recording(
     server: RpcServer, log: EventLog | None, partitions: int = 1, **limits: float
 ) -> None:
     """Add both services, which append to `log`, to a server."""
-    appender = Appender(log)
     allowed: dict[str, Any] = {
         "max_future": 600,
         "max_past": 7 * 86_400,
@@ -62,10 +61,12 @@ def add_recording(
         "max_streams": 10,
         **limits,
     }
-    recorder = EventServicer(appender, partitions, EventLimits(**allowed))
-    server.add(events.NAME, partial(add_EventServiceServicer_to_server, recorder))
-    changer = CatalogServicer(appender)
-    server.add(catalog.NAME, partial(add_CatalogServiceServicer_to_server, changer))
+    recorder = EventServicer(Appender(log), partitions, EventLimits(**allowed), server.closing)
+    register = partial(add_EventServiceServicer_to_server, recorder)
+    server.add(events.NAME, register, rules=recorder.violations)
+    changer = CatalogServicer(Appender(log))
+    register = partial(add_CatalogServiceServicer_to_server, changer)
+    server.add(catalog.NAME, register, rules=catalog.violations)
 
 
 def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:

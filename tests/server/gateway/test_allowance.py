@@ -44,4 +44,15 @@ async def test_who_waits_gets_it_as_soon_as_it_is_there() -> None:
     allowance = Allowance(1000)
     allowance.take(1050)
     async with asyncio.timeout(30):
-        await allowance.wait(1)
+        await allowance.wait(1, asyncio.Event())
+
+
+async def test_who_waits_is_sent_away_when_the_server_shuts_down() -> None:
+    allowance, closing = Allowance(0.001), asyncio.Event()
+    allowance.take(1)
+    waiting = asyncio.ensure_future(allowance.wait(1, closing))
+    await asyncio.sleep(0)
+    closing.set()
+    with pytest.raises(RpcError, match="shuts down") as ended:
+        await waiting
+    assert ended.value.code is grpc.StatusCode.UNAVAILABLE

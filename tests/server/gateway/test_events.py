@@ -116,6 +116,16 @@ async def test_an_id_that_is_twice_in_a_batch_counts_once(
     ]
 
 
+async def test_two_viewers_may_have_events_of_the_same_id(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    before = counted("vireo_events_recorded_total", kind="play")
+    await recorder.events.RecordEvents(batch([play("1", "a"), play("1", "b"), play("1", "a")]))
+    events = recorded(await take(log, EVENTS, after=end))
+    assert sorted(each.viewer_id for each in events) == ["a", "b"]
+    assert counted("vireo_events_recorded_total", kind="play") == before + 2
+
+
 async def test_events_go_to_the_partition_of_their_viewer(log: JetStreamLog, end: int) -> None:
     viewers = [f"viewer-{number}" for number in range(100)]
     async with recording(log, partitions=4) as recorder:
@@ -169,6 +179,10 @@ INVALID: dict[str, tuple[list[Any], list[str]]] = {
         ["events[0].time"],
     ),
     "the year -5000": ([play("a", time=Timestamp(seconds=-(2**62)))], ["events[0].time"]),
+    "of all kinds at once": (
+        [play(""), play("b", video_id=""), play("c", "", time=Timestamp(seconds=1))],
+        ["events[0].event_id", "events[2].viewer_id", "events[1].video_id", "events[2].time"],
+    ),
     "many": (
         [play(str(number), video_id="") for number in range(50)],
         [f"events[{number}].video_id" for number in range(20)],
@@ -215,6 +229,17 @@ async def test_more_than_a_mebibyte_is_refused_by_its_size(recorder: Recorder) -
     raw: Any = recorder.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
     failure = await failure_of(raw(b"\x0a\x03abc" * ((1 << 20) // 5 + 1)))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.retry_seconds is None
+    assert failure.message.endswith("the maximum is 1,048,576")
+
+
+async def test_a_stream_that_ends_for_a_message_that_is_too_large_says_what_is_recorded(
+    recorder: Recorder,
+) -> None:
+    large = [play("large", video_id="v" * (1 << 20))]
+    failure = await failure_of(stream(recorder, [play("small")], large))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (failure.recorded, failure.retry_seconds) == (1, None)
 
 
 async def test_text_that_is_no_utf8_is_invalid(recorder: Recorder) -> None:
@@ -234,9 +259,11 @@ async def test_whoever_is_too_fast_is_told_when_to_come_back(log: JetStreamLog, 
 
 
 async def test_without_a_log_the_operator_is_told_what_to_set() -> None:
+    before = counted("vireo_events_refused_total", reason="away")
     async with recording(None) as recorder:
         failure = await failure_of(recorder.events.RecordEvents(batch([play("a")])))
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+    assert counted("vireo_events_refused_total", reason="away") == before
     assert "VIREO_NATS_URL" in failure.message
 
 
