@@ -137,7 +137,8 @@ def test_seconds_are_a_fraction_of_a_video_whose_length_is_known(
     nats: RunningNats, home: Home
 ) -> None:
     write_small_dataset(home, "small", random_interactions())
-    change(nats, upserted("known", duration=60.0), upserted("unknown"), upserted("empty", duration=0.0))
+    lengths = {"known": {"duration": 60.0}, "unknown": {}, "empty": {"duration": 0.0}}
+    change(nats, *(upserted(name, **more) for name, more in lengths.items()))
     plays = [
         (event(1, "n", "known"), {"watched_seconds": 15.0}),
         (event(2, "n", "unknown", second=1), {"watched_seconds": 15.0}),
