@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
+from server.consumer.lease import LeaseLostError
 from server.consumer.rows import OnlineRows, StoreAwayError, UnfitRowError
 from server.event_log.log import Entry
 from server.features.activity import EventRules
@@ -111,30 +112,42 @@ def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules)
         batch.shown.append(video_key(event.video_id))
 
 
-def apply(rows: OnlineRows, batch: Batch) -> None:
+def _nobody_else() -> None:
+    pass
+
+
+def apply(rows: OnlineRows, batch: Batch, keep: Callable[[], None] = _nobody_else) -> None:
     """Bring the rows of a batch's viewers up to date, and note what is new in the batch.
+
+    Args:
+        rows: the rows.
+        batch: the batch.
+        keep: called before each write; raises LeaseLostError if another consumer may write.
 
     Raises:
         StoreAwayError: some rows may be written, others not; apply the same messages again.
+        LeaseLostError: some rows may be written, others not.
     """
     viewers = [viewer for viewer, events in batch.viewers.items() if events.watches or events.hides]
     for start in range(0, len(viewers), VIEWERS_AT_A_TIME):
         part = viewers[start : start + VIEWERS_AT_A_TIME]
         try:
-            _apply_to(rows, batch, part)
-        except StoreAwayError:
+            _apply_to(rows, batch, part, keep)
+        except (StoreAwayError, LeaseLostError):
             raise
         except Exception:  # noqa: BLE001  # one viewer's row is at fault: the others go on
             for viewer in part:
                 try:
-                    _apply_to(rows, batch, [viewer])
-                except StoreAwayError:
+                    _apply_to(rows, batch, [viewer], keep)
+                except (StoreAwayError, LeaseLostError):
                     raise
                 except Exception as error:  # noqa: BLE001
                     batch.set_viewer_aside(viewer, _reason(error))
 
 
-def _apply_to(rows: OnlineRows, batch: Batch, viewers: Sequence[str]) -> None:
+def _apply_to(
+    rows: OnlineRows, batch: Batch, viewers: Sequence[str], keep: Callable[[], None]
+) -> None:
     changes: dict[str, Folded] = {}
     unfit: dict[str, UnfitRowError] = {}
     for viewer, row in zip(viewers, rows.read(viewers), strict=True):
@@ -142,6 +155,7 @@ def _apply_to(rows: OnlineRows, batch: Batch, viewers: Sequence[str]) -> None:
             changes[viewer] = fold(row, batch.viewers[viewer])
         else:
             unfit[viewer] = row
+    keep()
     rows.write(changes)
     for viewer, change in changes.items():
         events = batch.viewers[viewer]

@@ -12,13 +12,8 @@ import structlog
 
 from server.backoff import backoff
 from server.consumer import metrics
-from server.consumer.follow import (
-    Follower,
-    LeaseLostError,
-    PositionMovedError,
-    RebuiltError,
-    identity,
-)
+from server.consumer.follow import Follower, PositionMovedError, RebuiltError, identity
+from server.consumer.lease import LeaseLostError
 from server.consumer.live_state import LiveState
 from server.consumer.rows import StoreAwayError
 from server.consumer.served import ServedDataset

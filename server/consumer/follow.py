@@ -15,7 +15,7 @@ from vireo.v1 import log_pb2
 
 from server.consumer import metrics
 from server.consumer.apply import Batch, apply, read_batch
-from server.consumer.lease import Lease, lease_of
+from server.consumer.lease import Lease, LeaseLostError, lease_of
 from server.consumer.live_state import LiveState
 from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
 from server.event_log.log import DEAD, EVENTS, Entry, EventLog, LogAwayError
@@ -37,10 +37,6 @@ _LEASE_PAUSE = 1.0
 
 class RebuiltError(Exception):
     """The features were built again: another repository is in the folder."""
-
-
-class LeaseLostError(Exception):
-    """Another consumer took the partition."""
 
 
 class PositionMovedError(Exception):
@@ -129,13 +125,7 @@ class Follower:
         self._state.applying(entries[0])
         started = time.monotonic()
 
-        def applied(rows: OnlineRows) -> Batch:
-            self._keep(rows)
-            batch = read_batch(entries, rules)
-            apply(rows, batch)
-            return batch
-
-        batch = await self._in_thread(applied)
+        batch = await self._in_thread(partial(self._fold, entries, position, rules))
         await self._set_aside(batch.dead)
         await self._in_thread(lambda rows: self._move(rows, position, batch.position))
         for kind, count in batch.kinds.items():
@@ -144,10 +134,37 @@ class Follower:
         self._state.applied(batch)
         self.applied = True
 
+    def _fold(
+        self, entries: Sequence[Entry], position: int, rules: EventRules, rows: OnlineRows
+    ) -> Batch:
+        """Fold the messages after a position into the rows."""
+        self._keep(rows)
+        batch = read_batch(entries, rules)
+        try:
+            apply(rows, batch, partial(self._keep, rows))
+        except LeaseLostError:
+            self._go_back(rows, position)
+            raise
+        return batch
+
     def _move(self, rows: OnlineRows, before: int, position: int) -> None:
-        """Store the position, unless the store has lost rows together with the one before."""
-        self._check(rows, before)
+        """Store the position, unless the store has another than the one before."""
+        try:
+            self._check(rows, before)
+        except PositionMovedError:
+            self._go_back(rows, before)
+            raise
         rows.write_position(self._partition, position)
+
+    def _go_back(self, rows: OnlineRows, before: int) -> None:
+        """Let whoever has the partition apply again what may have been written over.
+
+        A consumer that stands still between its read and its write writes rows without what
+        another one has applied since it took the lease. That one notices that the position went
+        back, and events that are applied twice do no harm.
+        """
+        if rows.position(self._partition) > before:
+            rows.write_position(self._partition, before)
 
     def _look(self, position: int, rows: OnlineRows) -> None:
         """Keep the lease, and see whether the store has lost rows, while no events come."""

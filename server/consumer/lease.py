@@ -21,6 +21,10 @@ RENEW_SECONDS = 5.0
 """Seconds after which it is renewed."""
 
 
+class LeaseLostError(Exception):
+    """Another consumer took the partition."""
+
+
 class Lease(Protocol):
     """A lease. Use it from one thread."""
 

@@ -1,0 +1,144 @@
+"""Followers in one process with a real log and real online stores."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from vireo.v1 import event_pb2
+
+from server.consumer.apply import Batch, read_batch
+from server.consumer.fold import Folded, ViewerRow
+from server.consumer.follow import Follower, PositionMovedError
+from server.consumer.lease import LeaseLostError
+from server.consumer.live_state import LiveState
+from server.consumer.rows import OnlineRows
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, Entry
+from server.features.activity import EventRules
+from server.features.keys import video_key
+from tests.builders.event_batches import empty_repository, message
+from tests.builders.nats import RunningNats, settings_of
+from tests.builders.redis import RunningRedis
+from training.features.online_store import OnlineStoreSettings
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    opened = JetStreamLog(settings_of(nats))
+    yield opened
+    await opened.close()
+
+
+def hide(video: str) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id=video, viewer_id="v", video_id=video, kind=event_pb2.EVENT_KIND_HIDE
+    )
+    made.time.FromSeconds(1_700_000_000)
+    return made
+
+
+def follower_of(
+    log: JetStreamLog, repo: Path, partition: int, holder: str, state: LiveState | None = None
+) -> Follower:
+    state = state or LiveState(log, partition, 3600.0)
+    return Follower(log, repo, partition, state, holder=holder, timeout=5)
+
+
+@asynccontextmanager
+async def following(follower: Follower) -> AsyncIterator[asyncio.Task[None]]:
+    """A follower that runs, stopped in the end."""
+    task = asyncio.create_task(follower.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def hidden(rows: OnlineRows) -> set[int]:
+    """The videos that the viewer has hidden."""
+    [row] = rows.read(["v"])
+    assert isinstance(row, ViewerRow)
+    return set(row.hidden_keys.tolist())
+
+
+async def become(value: Callable[[], object], wanted: object) -> None:
+    """Return once a value is as wanted."""
+    async with asyncio.timeout(30):
+        while value() != wanted:  # noqa: ASYNC110  # other processes' state
+            await asyncio.sleep(0.01)
+
+
+class Stall:
+    """Stops the first write of rows, as a process that is stopped right before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        write, first = OnlineRows.write, iter([True])
+
+        def stalled(rows: OnlineRows, changes: Mapping[str, Folded]) -> None:
+            if next(first, False):
+                self.reached.set()
+                self.go_on.wait(60)
+            write(rows, changes)
+
+        monkeypatch.setattr(OnlineRows, "write", stalled)
+
+
+async def test_what_a_consumer_without_its_lease_writes_over_is_applied_again(
+    redis: RunningRedis, log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(redis.url))
+    repo = empty_repository(folder / "a", settings)
+    rows, partition = OnlineRows(repo, timeout=5), 1
+    stall = Stall(monkeypatch)
+    await log.append(EVENTS, str(partition), message([hide("a")]))
+
+    both = {video_key("a"), video_key("b")}
+    async with following(follower_of(log, repo, partition, "here:1")) as slow:
+        await asyncio.to_thread(stall.reached.wait, 30)
+        rows.redis.delete(f"vireo:consumer:{rows.project}:{partition}")  # it expires
+        other = follower_of(log, repo, partition, "here:2")
+        last = await log.append(EVENTS, str(partition), message([hide("b")]))
+        async with following(other) as quick:
+            await become(lambda: rows.position(partition), last)
+            assert hidden(rows) == both
+            stall.go_on.set()
+            with pytest.raises(PositionMovedError):
+                await slow
+            assert hidden(rows) == {video_key("a")}, "the stale row has been written"
+            again = await log.append(EVENTS, str(partition), message([hide("c")]))
+            with pytest.raises(PositionMovedError):
+                await quick
+    # What both processes do next.
+    async with following(follower_of(log, repo, partition, "here:2")):
+        await become(lambda: rows.position(partition), again)
+    assert hidden(rows) == {*both, video_key("c")}
+    rows.close()
+
+
+async def test_rows_are_not_written_once_the_lease_is_lost(
+    redis: RunningRedis, log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(redis.url))
+    repo = empty_repository(folder / "a", settings)
+    rows, partition = OnlineRows(repo, timeout=5), 2
+    monkeypatch.setattr("server.consumer.lease.RENEW_SECONDS", 0.0)
+
+    def taken(entries: Sequence[Entry], rules: EventRules) -> Batch:
+        rows.redis.set(f"vireo:consumer:{rows.project}:{partition}", "another:1")
+        return read_batch(entries, rules)
+
+    monkeypatch.setattr("server.consumer.follow.read_batch", taken)
+    await log.append(EVENTS, str(partition), message([hide("a")]))
+    async with following(follower_of(log, repo, partition, "here:1")) as task:
+        with pytest.raises(LeaseLostError):
+            await asyncio.wait_for(task, 30)
+    assert hidden(rows) == set()
+    rows.close()
