@@ -43,7 +43,8 @@ class Overlay:
             max_removals: maximum removed videos to remember.
         """
         self.position = 0
-        """Position in the log up to which it has the changes."""
+        """Position in the log up to which it has the changes. To miss none in another thread, read
+        it before `since`."""
         self.dropped = 0
         """Number of changes that found no room: of upserts the oldest, of removals the newest."""
         self.unreadable = 0
@@ -69,15 +70,15 @@ class Overlay:
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""
         for entry in entries:
-            self.position = entry.position
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError:
                 self.unreadable += 1
-                continue
-            video = b"" if change.removed else change.video.SerializeToString()
-            key = video_key(change.video.video_id)
-            self._put(Change(key, entry.position, change.removed, video))
+            else:
+                video = b"" if change.removed else change.video.SerializeToString()
+                key = video_key(change.video.video_id)
+                self._put(Change(key, entry.position, change.removed, video))
+            self.position = entry.position  # last: who reads it in another thread finds the change
 
     def get(self, key: int) -> Change | None:
         """Return the last change of a video; None if there was none or it isn't kept."""

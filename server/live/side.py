@@ -101,10 +101,11 @@ class SideTable:
 
     def take_changes(self) -> None:
         """Take in the overlay's changes: removals hold at once, videos wait for `place_some`."""
+        position = self._overlay.position  # changes that come meanwhile are taken in once more
         changes = self._overlay.since(self._position)
+        self._position = position
         if not changes:
             return
-        self._position = changes[-1].position
         rows = self._known.rows.find(np.array([change.key for change in changes], np.int64))
         gone = np.array([change.removed for change in changes], np.bool_)
         self._mark_removed(rows, gone)

@@ -6,10 +6,11 @@ import numpy as np
 import psutil
 import pytest
 
+from server.event_log.log import Entry
 from server.features.keys import video_key
 from server.features.ranking_inputs import LIKE_PRIOR
 from server.features.video_rows import VideoRows
-from server.live.overlay import Overlay
+from server.live.overlay import Change, Overlay
 from server.live.placement import Placement
 from server.live.side import KnownVideos, SideTable
 from server.releases import layout
@@ -119,6 +120,34 @@ def test_a_removal_holds_for_own_and_for_new_videos_until_an_upsert(
     settled(table)
     assert not len(table.removed_rows)
     assert table.find([video_key("new")]).tolist() == [0]  # whose row was free
+
+
+class _Slow(Overlay):
+    """An overlay that changes while another thread reads it."""
+
+    meanwhile: tuple[Entry, ...] = ()
+
+    def since(self, position: int) -> list[Change]:
+        changes = super().since(position)
+        entries, self.meanwhile = self.meanwhile, ()
+        self.take(entries[:1])
+        # Of the lists of upserts and removals, the second is read later.
+        changes += super().since(self.position - 1)
+        self.take(entries[1:])
+        return changes
+
+
+def test_changes_that_come_while_a_table_reads_the_first_ones_arrive(folder: Path) -> None:
+    overlay = _Slow(10)
+    overlay.take([removed(1, "video-6"), upserted(2, "early", tags=["cat"])])
+    overlay.meanwhile = (
+        removed(3, "video-3"),
+        upserted(4, "late", tags=["cat"]),
+        upserted(5, "video-6", tags=["cat"]),
+    )
+    table = settled(settled(table_of(folder, overlay)))
+    assert table.places.keys() == {video_key("early"), video_key("late")}
+    assert table.removed_rows.tolist() == [3]
 
 
 def test_a_removal_overtakes_an_upsert_that_waits(folder: Path, overlay: Overlay) -> None:
