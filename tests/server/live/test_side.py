@@ -128,22 +128,20 @@ class _Slow(Overlay):
     meanwhile: tuple[Entry, ...] = ()
 
     def since(self, position: int) -> list[Change]:
-        changes = super().since(position)
+        changes, before = super().since(position), self.position
         entries, self.meanwhile = self.meanwhile, ()
-        self.take(entries[:1])
-        # Of the lists of upserts and removals, the second is read later.
-        changes += super().since(self.position - 1)
-        self.take(entries[1:])
-        return changes
+        self.take(entries)
+        # Removals are read after upserts.
+        return changes + [each for each in super().since(before) if each.removed]
 
 
 def test_changes_that_come_while_a_table_reads_the_first_ones_arrive(folder: Path) -> None:
     overlay = _Slow(10)
     overlay.take([removed(1, "video-6"), upserted(2, "early", tags=["cat"])])
     overlay.meanwhile = (
-        removed(3, "video-3"),
-        upserted(4, "late", tags=["cat"]),
-        upserted(5, "video-6", tags=["cat"]),
+        upserted(3, "late", tags=["cat"]),
+        upserted(4, "video-6", tags=["cat"]),
+        removed(5, "video-3"),
     )
     table = settled(settled(table_of(folder, overlay)))
     assert table.places.keys() == {video_key("early"), video_key("late")}
