@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
@@ -50,6 +57,14 @@ class EventLogSettings(BaseSettings):
             if parts.scheme not in ("nats", "tls") or not parts.hostname:
                 raise ValueError(f"{parts.hostname or url!r} isn't nats://host:port")
         return text
+
+    @field_serializer("nats_url", when_used="json")
+    def _without_credentials(self, text: str) -> str:
+        """Return the addresses as a log may have them: without user, password or token."""
+        return ",".join(
+            urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
+            for url in _parts(text)
+        )
 
     @model_validator(mode="after")
     def _one_log(self) -> Self:

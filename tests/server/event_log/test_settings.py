@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.event_log.open import open_log
@@ -31,6 +32,15 @@ def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(VireoError) as refused:
         EventLogSettings.load()
     assert "secret" not in str(refused.value)
+
+
+def test_a_log_of_the_settings_shows_no_credentials() -> None:
+    url = "nats://user:secret@a:4222, nats://token@b:4222,tls://c"
+    settings = EventLogSettings(nats_url=url, nats_token=SecretStr("hidden"))
+    shown = settings.model_dump(mode="json")
+    assert shown["nats_url"] == "nats://a:4222,nats://b:4222,tls://c"
+    assert "hidden" not in str(shown)
+    assert settings.nats_url == url
 
 
 def test_two_logs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
