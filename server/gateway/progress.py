@@ -57,7 +57,9 @@ class Progress:
 
     async def follow(self) -> None:
         """Read what consumers tell, until cancelled."""
-        async for entries in self._log.read(STATE):
+        # What is trending need not come here, too; several keys would take a reader each.
+        key = f"{KEY}0" if len(self._updated_at) == 1 else ""
+        async for entries in self._log.read(STATE, key):
             for entry in entries:
                 if entry.key.startswith(KEY):
                     self.update(entry.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -164,13 +165,16 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             RecommendationServicer(pipeline, loader, settings.default_deadline), server
         )
 
+    def build(folder: Path) -> GatewayRelease:
+        if followed:
+            followed.wait()
+        return GatewayRelease.load(folder, settings.features, settings.features_timeout)
+
     return Pod(
         kind="gateway",
         service=NAME,
         files=FILES,
-        build=lambda folder: GatewayRelease.load(
-            folder, settings.features, settings.features_timeout
-        ),
+        build=build,
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
