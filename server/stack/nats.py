@@ -29,7 +29,16 @@ def external_log() -> EventLogSettings | None:
 
 
 def prepare_log(settings: StackSettings) -> EventLogSettings:
-    """Write the server's configuration; return how to reach it. The token is made once."""
+    """Write the server's configuration; return how to reach it. The token is made once.
+
+    Raises:
+        VireoError: its messages should be stored by several servers.
+    """
+    if (replicas := EventLogSettings.load().event_replicas) > 1:
+        raise VireoError(
+            f"VIREO_EVENT_REPLICAS={replicas}: the log that vireo up runs is one server; name a "
+            "cluster's with VIREO_NATS_URL, or leave it at 1"
+        )
     # Imported here, since it imports cryptography, which those who only read don't need.
     from server.stack.s3_keys import replace_private
 

@@ -98,6 +98,12 @@ def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> Non
     assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
 
 
+def test_the_embedded_log_is_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_EVENT_REPLICAS", "3")
+    with pytest.raises(VireoError, match=r"^VIREO_EVENT_REPLICAS=3: .*VIREO_NATS_URL"):
+        prepare_log(StackSettings(home=tmp_path))
+
+
 def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match=r"vireo up.*VIREO_NATS_URL"):
         reachable_log(StackSettings(home=tmp_path))
