@@ -279,6 +279,7 @@ async def test_a_body_over_a_mebibyte_is_a_413(edge: Edge) -> None:
     answer = await ask(edge, "/v1/recommendations", json.dumps({"viewer_id": "x" * (1 << 20)}))
     assert answer.status == 413
     assert "1 MiB" in answer.json["message"]
+    assert answer.json["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 async def test_the_largest_valid_body_gets_through(edge: Edge) -> None:

@@ -140,9 +140,23 @@ async def test_rest_names_what_is_wrong(
 async def test_a_body_over_a_mebibyte_is_too_large(recording: Recording) -> None:
     status, _, answer = await post(recording, "/v1/events", b"x" * ((1 << 20) + 1))
     assert (status, answer["message"]) == (413, "the request exceeds 1 MiB")
+    assert answer["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     call: Any = recording.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
     failure = await failure_of(call(b"x" * ((1 << 20) + 1)))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.retry_seconds is None
+
+
+async def test_a_stream_with_a_message_over_a_mebibyte_says_what_is_recorded(
+    recording: Recording,
+) -> None:
+    async def batches() -> AsyncIterator[pb.StreamEventsRequest]:
+        yield pb.StreamEventsRequest(events=[play("small")])
+        yield pb.StreamEventsRequest(events=[play("large", video_id="v" * (1 << 20))])
+
+    failure = await failure_of(recording.events.StreamEvents(batches()))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (failure.recorded, failure.retry_seconds) == (1, None)
 
 
 async def test_grpc_web_records(recording: Recording) -> None:
