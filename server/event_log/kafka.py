@@ -10,7 +10,8 @@ Where it differs from JetStream:
 
 - An append's `once` is ignored: Kafka knows its own retries only, so a batch that a caller sends
   again is stored again. Features stay right, since they count each video once; so does a data set
-  made from the log, since it takes each event id once. What is trending counts such a batch twice.
+  made from the log, since it takes each event id once. What is trending counts first watches and
+  likes, once too; only impressions of new videos are counted again.
 - Topics can't refuse when they are full: events go when `VIREO_EVENT_RETENTION` is over, and
   `VIREO_EVENT_MAX_BYTES` is ignored.
 - While the brokers are away an append fails after 3 seconds instead of at once.
