@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 import structlog
 
@@ -37,7 +38,10 @@ class LogFollower:
         if not self._live.caught_up.wait(seconds):
             log.warning("the catalogue's changes can't be read: removed videos may be served")
 
-    def removed(self, key: int) -> bool:
-        """Return whether a video was removed from the catalogue, until it is upserted again."""
-        change = self._live.overlay.get(key)
-        return change is not None and change.removed
+    @property
+    def removed(self) -> Set[int]:
+        """Keys of the videos that were removed from the catalogue, until they are upserted again.
+
+        What is returned changes with them.
+        """
+        return self._live.overlay.removed_keys

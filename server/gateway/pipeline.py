@@ -6,7 +6,7 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Set
 from dataclasses import dataclass
 
 from vireo.v1 import recommendation_pb2 as pb
@@ -42,8 +42,8 @@ class RecommendPipeline:
     """Number of candidates to rank; None for the release's own number."""
     progress: Progress | None = None
     """Whether features lag behind the log of events; None without a log."""
-    removed: Callable[[int], bool] = lambda _: False
-    """Whether a video, by its key, was removed from the catalogue."""
+    removed: Set[int] = frozenset()
+    """Keys of the videos that were removed from the catalogue."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -74,7 +74,7 @@ class RecommendPipeline:
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
-            candidates, masks = await retrieve(self.retrieval, query, request)
+            candidates, masks = await retrieve(self.retrieval, query, request, self.removed)
         except StageFailedError as error:
             log_failure("retrieval", error, time.perf_counter() - read)
         retrieved = finished = time.perf_counter()
@@ -87,7 +87,7 @@ class RecommendPipeline:
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             blocked = frozenset(blocked_keys(request))
-            best = release.popular.best(query.page_size, blocked, self.removed)
+            best = release.popular.best(query.page_size, blocked, self.removed.__contains__)
             slate = popular_slate(best, own)
         elif not candidates.keys:  # the viewer has watched everything
             slate = retrieved_slate(candidates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -66,6 +66,11 @@ class Overlay:
     def removals(self) -> int:
         """Number of removed videos that are remembered."""
         return len(self._removals)
+
+    @property
+    def removed_keys(self) -> Set[int]:
+        """Keys of the removed videos: now, and after later changes too."""
+        return self._removals.keys()
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import grpc
 from vireo.v1 import candidate_pb2 as pb
-from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import StageCall
@@ -56,16 +58,41 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
+    removed: Set[int] = frozenset(),
 ) -> tuple[pb.RetrieveCandidatesResponse, dict[int, int]]:
     """Return the candidates for a query, best first, and their source masks by key.
+
+    Those of `removed` are left out: a pod that started without the log doesn't know of them.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.
         UnknownSeedError: the query follows a video that the release doesn't have.
     """
     try:
-        return await call(request, query, check_candidates)
+        candidates, masks = await call(request, query, check_candidates)
     except StageFailedError as error:
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             raise UnknownSeedError(str(error)) from error
         raise
+    gone = masks.keys() & removed
+    if gone:
+        masks = {key: mask for key, mask in masks.items() if key not in gone}
+        candidates = _without(candidates, gone)
+    return candidates, masks
+
+
+def _without(
+    candidates: pb.RetrieveCandidatesResponse, gone: Set[int]
+) -> pb.RetrieveCandidatesResponse:
+    kept = [place for place, key in enumerate(candidates.keys) if key not in gone]
+    return pb.RetrieveCandidatesResponse(
+        keys=[candidates.keys[place] for place in kept],
+        source_masks=[candidates.source_masks[place] for place in kept],
+        scores=[
+            ScoreColumn(name=each.name, values=[each.values[place] for place in kept])
+            for each in candidates.scores
+        ],
+        ids=[candidates.ids[place] for place in kept if place < len(candidates.ids)],
+        release_id=candidates.release_id,
+        sources=candidates.sources,
+    )
