@@ -147,7 +147,7 @@ class Live:
         VIDEOS.labels("upserted").set_function(lambda: overlay.videos)
         VIDEOS.labels("removed").set_function(lambda: overlay.removals)
         DROPPED.set_function(lambda: overlay.dropped)
-        POSITION.set_function(lambda: overlay.position)
+        POSITION.set_function(lambda: overlay.position - overlay.lost)
         WAITING.set_function(lambda: sum(table.waiting for table in list(self._tables)))
         UNPLACED.set_function(
             lambda: max((table.unplaced for table in list(self._tables)), default=0)

@@ -25,7 +25,7 @@ class Change:
 
     key: int
     position: int
-    """In the log of the catalogue's changes."""
+    """In the log of the catalogue's changes; see `Overlay.position`."""
     removed: bool
     video: bytes
     """The serialized `Video`; empty if it was removed, or isn't kept."""
@@ -43,8 +43,11 @@ class Overlay:
             max_removals: maximum removed videos to remember.
         """
         self.position = 0
-        """Position in the log up to which it has the changes. To miss none in another thread, read
-        it before `since`."""
+        """Position in the log up to which it has the changes, counted on from the last one if a log
+        has lost its data and begun anew. To miss no change in another thread, read it before
+        `since`."""
+        self.lost = 0
+        """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
         """Number of changes that found no room: of upserts the oldest, of removals the newest."""
         self.unreadable = 0
@@ -75,6 +78,10 @@ class Overlay:
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""
         for entry in entries:
+            if entry.position + self.lost <= self.position:
+                log.error("the catalogue's changes begin anew: the log lost those before")
+                self.lost = self.position
+            position = entry.position + self.lost
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError:
@@ -82,8 +89,8 @@ class Overlay:
             else:
                 video = b"" if change.removed else change.video.SerializeToString()
                 key = video_key(change.video.video_id)
-                self._put(Change(key, entry.position, change.removed, video))
-            self.position = entry.position  # last: who reads it in another thread finds the change
+                self._put(Change(key, position, change.removed, video))
+            self.position = position  # last: who reads it in another thread finds the change
 
     def get(self, key: int) -> Change | None:
         """Return the last change of a video; None if there was none or it isn't kept."""

@@ -112,7 +112,7 @@ class SideTable:
         for change, row in zip(changes, rows.tolist(), strict=True):
             if change.removed:
                 self._drop(change.key)
-            elif row < 0 or change.position > self._known.position:
+            elif row < 0 or change.position > self._merged:
                 self._waiting.append(change)
 
     def forget(self, keys: Iterable[int]) -> None:
@@ -173,7 +173,7 @@ class SideTable:
     def changed_video(self, video_id: str) -> Video | None:
         """Return a video as the catalogue's last change has it; None if none is remembered."""
         change = self._overlay.get(video_key(video_id)) if self._overlay.videos else None
-        if change is None or change.position <= self._known.position or not change.video:
+        if change is None or change.position <= self._merged or not change.video:
             return None
         return Video.FromString(change.video)
 
@@ -181,6 +181,12 @@ class SideTable:
         """Return the video of a row."""
         change = self._overlay.get(int(self.keys[row]))
         return Video.FromString(change.video) if change is not None else Video()
+
+    @property
+    def _merged(self) -> int:
+        """Position up to which the release has the changes; none of a log that was lost since."""
+        known = self._known.position
+        return known if known <= self._overlay.position else 0
 
     def _mark_removed(self, rows: Int64Array, gone: BoolArray) -> None:
         """Mark which videos of the release are removed; rows of -1 are none."""

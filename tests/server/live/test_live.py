@@ -110,6 +110,22 @@ async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: Kno
             nats.start()
 
 
+async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        for number in range(3):
+            await log.append(CATALOG, key_of("before"), change("before", title=f"{number}"))
+    async with following(nats) as live:
+        table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+        nats.kill()
+        nats.forget()
+        await asyncio.to_thread(nats.start)
+        async with writing(nats) as log:
+            await log.append(CATALOG, key_of("video-8"), change("video-8", is_removed=True))
+        await until(lambda: 8 in table.removed_rows)
+
+
 async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: KnownVideos) -> None:
     async with writing(nats) as log, following(nats) as live:
         table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)

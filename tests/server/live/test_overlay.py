@@ -31,6 +31,18 @@ def test_changes_after_a_position_come_in_order() -> None:
     assert overlay.since(8) == []
 
 
+def test_a_log_that_lost_its_data_is_taken_in_anew() -> None:
+    overlay = Overlay(10)
+    overlay.take([upserted(500, "a", title="one"), removed(501, "b")])
+    overlay.take([upserted(1, "c"), upserted(2, "a", title="two")])
+
+    assert [change.key for change in overlay.since(501)] == [video_key("c"), video_key("a")]
+    assert removed_in(overlay) == ["b"]
+    assert overlay.position - overlay.lost == 2
+    overlay.take([upserted(1, "b")])
+    assert removed_in(overlay) == []
+
+
 def test_removed_videos_are_known_by_their_keys() -> None:
     overlay = Overlay(10)
     overlay.take([removed(1, "a"), removed(2, "b")])

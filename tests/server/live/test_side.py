@@ -104,6 +104,26 @@ def test_changes_that_were_trained_with_are_merged_already(folder: Path, overlay
     assert table.places.keys() == {video_key("lost"), video_key("video-1")}
 
 
+def test_changes_of_a_log_that_lost_its_data_hold(folder: Path, overlay: Overlay) -> None:
+    overlay.take([upserted(500, "old", tags=["cat"])])
+    table = settled(table_of(folder, overlay, position=400))
+    overlay.take([removed(1, "video-3"), upserted(2, "video-0", tags=["fish"])])
+    settled(table)
+    assert table.removed_rows.tolist() == [3]
+    assert table.places.keys() == {video_key("old"), video_key("video-0")}
+
+
+def test_a_release_of_a_log_that_was_lost_takes_all_changes_in(
+    folder: Path, overlay: Overlay
+) -> None:
+    overlay.take([upserted(1, "video-0", title="Another", tags=["fish"])])
+    table = settled(table_of(folder, overlay, position=400))
+    assert table.places.keys() == {video_key("video-0")}
+    changed = table.changed_video("video-0")
+    assert changed is not None
+    assert changed.title == "Another"
+
+
 def test_a_removal_holds_for_own_and_for_new_videos_until_an_upsert(
     folder: Path, overlay: Overlay
 ) -> None:
