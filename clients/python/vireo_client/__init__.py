@@ -1,6 +1,6 @@
 """A client of Vireo: asks what a viewer should watch next, and tells what viewers do."""
 
-from vireo_client._generated.enums import Degradation, EventKind, Source, Surface
+from vireo_client._generated.enums import Degradation, EventKind, ProfileUse, Source, Surface
 from vireo_client.aio import AsyncClient
 from vireo_client.client import Client
 from vireo_client.credentials import Tls
@@ -15,6 +15,7 @@ from vireo_client.errors import (
     VireoError,
 )
 from vireo_client.event import Event, EventDetails, Video
+from vireo_client.profile import RequestProfile, WatchedVideo
 from vireo_client.slate import Explanation, Slate, SlateItem, SourceReport, TaskScores
 from vireo_client.version import __version__
 
@@ -32,6 +33,8 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "Overloaded",
+    "ProfileUse",
+    "RequestProfile",
     "Slate",
     "SlateItem",
     "Source",
@@ -42,5 +45,6 @@ __all__ = [
     "Unavailable",
     "Video",
     "VireoError",
+    "WatchedVideo",
     "__version__",
 ]

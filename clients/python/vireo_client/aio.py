@@ -51,7 +51,7 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate], Coroutine[Any, Any, int
     async def _send(self, call: Call[Result]) -> Result:
         self._check_open()
         request = call.message()
-        budget = CallBudget(call.timeout, self._repeats)
+        budget = CallBudget(call.timeout, self._repeats, writes=call.method.writes)
         while True:
             try:
                 response = await self._methods[call.method.path](

@@ -26,9 +26,13 @@ from vireo_client.methods import (
     UPSERT_VIDEOS,
     Method,
 )
-from vireo_client.request import Ask, Call, Metadata, check_zone, identity
+from vireo_client.profile import RequestProfile
+from vireo_client.request import Ask, Call, Metadata, identity
+from vireo_client.times import check_zone
 
-_STREAM_SECONDS = 300.0
+_WRITE_SECONDS = 5.0  # the server's own default
+_STREAM_SECONDS = 320.0
+"""More than the 300 s after which the server ends a stream, and says what it recorded."""
 
 Answer = TypeVar("Answer")
 """A slate, or an awaitable of one."""
@@ -56,10 +60,10 @@ class BaseClient(Generic[Answer, Count]):
             tls: trusted authorities, and the client certificate if any; None for plaintext.
             token: bearer token, or a function that returns the current one; it is called for
                 every call, from any thread, and must not block. Needs `tls`.
-            timeout: timeout of a call in seconds, including retries.
-            attempts: maximum attempts of a call that gets UNAVAILABLE, 1 to 5. Unless it is 1, a
-                call that an overloaded server shed is retried once, after the server's delay, if
-                the timeout allows it.
+            timeout: timeout of a call in seconds, with retries; 5 or more but for `recommend`.
+            attempts: maximum attempts of `recommend` if it gets UNAVAILABLE, 1 to 5. Unless it is
+                1, a call that an overloaded server shed, or of events or the catalogue that gets
+                UNAVAILABLE, is retried once after the server's delay, if the timeout allows it.
             options: further gRPC channel arguments, which take precedence over the client's.
 
         Raises:
@@ -85,6 +89,7 @@ class BaseClient(Generic[Answer, Count]):
         device: str = "",
         locale: str = "",
         time: datetime | None = None,
+        profile: RequestProfile | None = None,
         explain: bool = False,
         timeout: float | None = None,
         request_id: str = "",
@@ -101,8 +106,10 @@ class BaseClient(Generic[Answer, Count]):
             seed_video_id: the video that is playing; required for `Surface.UP_NEXT`.
             excluded_video_ids: videos not to return, at most 1,000.
             device: not used yet. Kind of device, free text of at most 64 bytes.
-            locale: not used yet. BCP 47 language tag, at most 35 bytes, for example "de-CH".
+            locale: BCP 47 language tag of the viewer's device, for what is trending there; at most
+                35 bytes, for example "de-CH".
             time: when the slate will be shown, with its time zone; now if None.
+            profile: what you know of the viewer yourself.
             explain: whether to return titles, timings and sources; slightly slower.
             timeout: timeout of this call in seconds; the client's if None.
             request_id: id for the server's logs, printable ASCII of at most 128 characters;
@@ -130,6 +137,7 @@ class BaseClient(Generic[Answer, Count]):
             device=device,
             locale=locale,
             time=time,
+            profile=profile,
             explain=explain,
         )
         answer: Answer = self._send(
@@ -147,11 +155,12 @@ class BaseClient(Generic[Answer, Count]):
     ) -> Count:
         """Record what viewers did, all of it or nothing; return the number of events.
 
-        If it fails, send the same events again: each counts once, by its `event_id`.
+        If it fails, send the same events again: each counts once, by its `event_id`. While they
+        can't be stored, that is done once, after the server's delay.
 
         Args:
             events: 1 to 1,000 events.
-            timeout: timeout of this call in seconds; the client's if None.
+            timeout: timeout of this call in seconds; the client's if None, and at least 5.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
 
@@ -183,7 +192,7 @@ class BaseClient(Generic[Answer, Count]):
 
         Args:
             batches: each of 1 to 1,000 events; read as fast as they are sent.
-            timeout: timeout of the whole stream in seconds; 300 if None.
+            timeout: timeout of the whole stream in seconds; 320 if None.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
 
@@ -213,7 +222,7 @@ class BaseClient(Generic[Answer, Count]):
 
         Args:
             videos: 1 to 1,000 videos with different ids.
-            timeout: timeout of this call in seconds; the client's if None.
+            timeout: timeout of this call in seconds; the client's if None, and at least 5.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
 
@@ -240,7 +249,7 @@ class BaseClient(Generic[Answer, Count]):
 
         Args:
             video_ids: 1 to 1,000 different ids; unknown ones too.
-            timeout: timeout of this call in seconds; the client's if None.
+            timeout: timeout of this call in seconds; the client's if None, and at least 5.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
 
@@ -263,8 +272,9 @@ class BaseClient(Generic[Answer, Count]):
         request_id: str,
         metadata: Metadata,
     ) -> Call[Any]:
-        seconds = self._timeout if timeout is None else timeout
-        return Call(method, build, seconds, identity(request_id), metadata)
+        if timeout is None:
+            timeout = max(self._timeout, _WRITE_SECONDS if method.writes else 0)
+        return Call(method, build, timeout, identity(request_id), metadata)
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options

@@ -48,7 +48,7 @@ class Client(BaseClient[Slate, int]):
     def _send(self, call: Call[Result]) -> Result:
         self._check_open()
         request = call.message()
-        budget = CallBudget(call.timeout, self._repeats)
+        budget = CallBudget(call.timeout, self._repeats, writes=call.method.writes)
         while True:
             try:
                 response = self._methods[call.method.path](

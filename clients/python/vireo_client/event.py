@@ -10,7 +10,7 @@ from typing import Self, TypedDict, Unpack
 
 from vireo_client._generated.enums import EVENT_KIND_NUMBERS, EventKind
 from vireo_client.messages import EventMessage, VideoMessage
-from vireo_client.request import check_zone
+from vireo_client.times import check_zone
 
 _NUMBERS = {kind: number for number, kind in EVENT_KIND_NUMBERS.items()}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         RecommendRequest,
         RecommendResponse,
     )
+    from vireo_client._generated.recommendation_pb2 import RequestProfile as ProfileMessage
     from vireo_client._generated.recommendation_pb2 import SlateItem as SlateItemMessage
     from vireo_client._generated.status_pb2 import Status
 else:
@@ -50,6 +51,7 @@ else:
     ErrorInfo = _message("google.rpc.ErrorInfo")
     EventMessage = _message("vireo.v1.Event")
     ExplanationMessage = _message("vireo.v1.Explanation")
+    ProfileMessage = _message("vireo.v1.RequestProfile")
     RecommendRequest = _message("vireo.v1.RecommendRequest")
     RecommendResponse = _message("vireo.v1.RecommendResponse")
     RecordEventsRequest = _message("vireo.v1.RecordEventsRequest")
@@ -70,6 +72,7 @@ __all__ = [
     "ErrorInfo",
     "EventMessage",
     "ExplanationMessage",
+    "ProfileMessage",
     "RecommendRequest",
     "RecommendResponse",
     "RecordEventsRequest",

@@ -39,6 +39,8 @@ class Method(Generic[Result]):
     """Type of its response."""
     result: Callable[[Any], Result]
     """Returns what a caller gets of a response."""
+    writes: bool = True
+    """Whether it changes something."""
 
     @property
     def path(self) -> str:
@@ -59,7 +61,7 @@ def _removed(response: RemoveVideosResponse) -> int:
 
 
 RECOMMEND: Method[Slate] = Method(
-    _RECOMMENDATION, "Recommend", RecommendRequest, RecommendResponse, slate_of
+    _RECOMMENDATION, "Recommend", RecommendRequest, RecommendResponse, slate_of, writes=False
 )
 RECORD_EVENTS: Method[int] = Method(
     _EVENT, "RecordEvents", RecordEventsRequest, RecordEventsResponse, _recorded

@@ -14,6 +14,7 @@ from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest
 from vireo_client.messages import RecommendRequest
 from vireo_client.methods import Method, Result
+from vireo_client.profile import RequestProfile
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -64,6 +65,7 @@ class Ask:
     device: str
     locale: str
     time: datetime | None
+    profile: RequestProfile | None
     explain: bool
 
     def message(self) -> RecommendRequest:
@@ -80,13 +82,9 @@ class Ask:
             request.context.device, request.context.locale = self.device, self.locale
         if self.time is not None:
             request.context.time.FromDatetime(self.time)
+        if self.profile is not None:
+            request.profile.CopyFrom(self.profile.message())
         return request
-
-
-def check_zone(time: datetime | None) -> None:
-    """Raise ValueError if a time has no time zone."""
-    if time is not None and time.tzinfo is None:
-        raise ValueError(f"the time {time} has no time zone")
 
 
 def identity(request_id: str) -> str:

@@ -16,15 +16,19 @@ from vireo_client import (
     Degradation,
     Explanation,
     InvalidRequest,
+    ProfileUse,
+    RequestProfile,
     Slate,
     SlateItem,
     Source,
     SourceReport,
     Surface,
     TaskScores,
+    WatchedVideo,
     __version__,
 )
 
+WATCHED_AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 FULL = pb.RecommendResponse(
     items=[
         pb.SlateItem(
@@ -62,10 +66,23 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
         device="tv",
         locale="de-CH",
         time=datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),
+        profile=RequestProfile(
+            history=(WatchedVideo(each, time) for each, time in (("w", WATCHED_AT), ("x", None))),
+            attributes=["plan=free"],
+            use=ProfileUse.INSTEAD,
+        ),
         explain=True,
     )
     [request] = gateway.requests
     assert request == pb.RecommendRequest(
+        profile=pb.RequestProfile(
+            history=[
+                pb.WatchedVideo(video_id="w", time=Timestamp(seconds=1714564800)),
+                pb.WatchedVideo(video_id="x"),
+            ],
+            attributes=["plan=free"],
+            use=pb.PROFILE_USE_INSTEAD,
+        ),
         viewer_id="a/b é",
         page_size=7,
         surface=pb.SURFACE_UP_NEXT,
@@ -74,6 +91,11 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
         context=pb.RequestContext(device="tv", locale="de-CH", time=Timestamp(seconds=1714564800)),
         explain=True,
     )
+
+
+def test_a_watch_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="no time zone"):
+        WatchedVideo("a", datetime(2026, 1, 1))
 
 
 async def test_omitted_arguments_use_the_servers_defaults(
