@@ -115,7 +115,12 @@ def _slate() -> pb.RecommendResponse:
 
 
 def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
-    """Record plays and a hide, as a site would that showed the slate of `request_id`."""
+    """Record plays and a hide, as a site would that showed the slate of `request_id`.
+
+    Raises:
+        VireoError: they weren't recorded; the message says why.
+    """
+    import grpc
     from vireo.v1 import event_pb2
     from vireo.v1.event_pb2_grpc import EventServiceStub
 
@@ -134,7 +139,9 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
         )
         for position, (video_id, kind) in enumerate(kinds, start=1)
     ]
-    with edge_of().channel() as channel:
-        EventServiceStub(channel).RecordEvents(
-            event_pb2.RecordEventsRequest(events=events), timeout=5
-        )
+    edge, request = edge_of(), event_pb2.RecordEventsRequest(events=events)
+    with edge.channel() as channel:
+        try:
+            EventServiceStub(channel).RecordEvents(request, timeout=5)
+        except grpc.RpcError as error:
+            raise edge.failure(error, "vireo.events") from error

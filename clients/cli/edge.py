@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -81,6 +81,10 @@ class Edge:
             credentials = grpc.composite_channel_credentials(credentials, token)
         return credentials
 
+    def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
+        """Return what to raise if a call failed that asks for a token of a scope."""
+        return VireoError(_explain(cast("grpc.Call", error), self.target, scope))
+
 
 def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
     """Return the edge to call.
@@ -103,6 +107,31 @@ def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
     if not stack.secure:
         return Edge(stack.edge, ca, token)
     return Edge(stack.edge, ca or settings.security.authority, token or _local_token(settings))
+
+
+def _explain(error: grpc.Call, target: str, scope: str) -> str:
+    """Return one line for the user: the field violations, or what to do."""
+    import grpc
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+    bad = error_details_pb2.BadRequest()
+    for detail in status.details if status else ():
+        if detail.Unpack(bad) and bad.field_violations:
+            return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"nothing serves at {target} ({error.details()}); "
+            "start the stack with: vireo up, or name another with --target; a secured one needs "
+            "--ca"
+        )
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return (
+            f"{target} answered {error.code().name}: {error.details()}; set VIREO_TOKEN to a token "
+            f"with the scope {scope}"
+        )
+    return f"{target} answered {error.code().name}: {error.details()}"
 
 
 def require_stack(alternative: str) -> StackState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,6 @@ from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 
 if TYPE_CHECKING:
-    import grpc
     from vireo.v1 import recommendation_pb2 as pb
 
 
@@ -62,32 +61,7 @@ def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
         try:
             return RecommendationServiceStub(channel).Recommend(request, timeout=5)
         except grpc.RpcError as error:
-            raise VireoError(_explain(cast("grpc.Call", error), edge.target)) from error
-
-
-def _explain(error: grpc.Call, target: str) -> str:
-    """Return one line for the user: the field violations, or what to do."""
-    import grpc
-    from google.rpc import error_details_pb2
-    from grpc_status import rpc_status
-
-    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
-    bad = error_details_pb2.BadRequest()
-    for detail in status.details if status else ():
-        if detail.Unpack(bad) and bad.field_violations:
-            return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
-    if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"nothing serves at {target} ({error.details()}); "
-            "start the stack with: vireo up, or name another with --target; a secured one needs "
-            "--ca"
-        )
-    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return (
-            f"{target} answered {error.code().name}: {error.details()}; set VIREO_TOKEN to a token "
-            "with the scope vireo.read"
-        )
-    return f"{target} answered {error.code().name}: {error.details()}"
+            raise edge.failure(error, "vireo.read") from error
 
 
 def print_slate(response: pb.RecommendResponse) -> None:
