@@ -48,8 +48,9 @@ class Batch:
     """Each viewer's events with the position of their message, to set them aside."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Number of events by kind, without those that are set aside."""
-    shown: list[int] = field(default_factory=list)
-    """Keys of the videos that were shown, once for each impression."""
+    shown: set[tuple[str, int]] = field(default_factory=set)
+    """Viewers, and the keys of the videos that they were shown or watched: whoever watches a video
+    was shown it, whether the site says so or not."""
     watched: list[Watched] = field(default_factory=list)
     dead: list[log_pb2.DeadEvents] = field(default_factory=list)
     """Events that can't be applied."""
@@ -109,7 +110,7 @@ def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules)
     batch.events[viewer].append((position, event))
     batch.kinds[kind_name(event)] += 1
     if event.kind == event_pb2.EVENT_KIND_IMPRESSION:
-        batch.shown.append(video_key(event.video_id))
+        batch.shown.add((viewer, video_key(event.video_id)))
 
 
 def _nobody_else() -> None:
@@ -161,6 +162,7 @@ def _apply_to(
         events = batch.viewers[viewer]
         for key in change.watched:
             batch.watched.append(Watched(key, events.watches[key] / 1e6, events.locale))
+            batch.shown.add((viewer, key))
         for key in change.liked:
             batch.watched.append(Watched(key, events.likes[key] / 1e6, events.locale))
     for viewer, error in unfit.items():

@@ -47,7 +47,9 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     os.nice(_NICE)
     event_log = opened_log(settings)
     server = RpcServer(settings)
-    state = LiveState(event_log, settings.event_partition, settings.trending_half_life)
+    state = LiveState(
+        event_log, settings.event_partition, settings.trending_half_life, settings.live_videos
+    )
     dataset = ServedDataset(settings)
     try:
         await server.run(
@@ -83,7 +85,6 @@ async def consume(
 ) -> None:
     """Apply events to the features of the served data set, whichever that is, until cancelled."""
     await server.set_serving(True)
-    await state.restore()
     await dataset.await_change()
     failures = 0
     while True:

@@ -91,7 +91,7 @@ class Follower:
             async for entries in self._log.read(EVENTS, str(self._partition), position):
                 if not entries:
                     await self._in_thread(partial(self._look, position))
-                for some in _parts(entries):
+                for some in _parts(entries, self._state.counted):
                     await self._apply(some, position, rules)
                     position = some[-1].position
         finally:
@@ -110,13 +110,14 @@ class Follower:
             self._state.end()
             await asyncio.sleep(_LEASE_PAUSE)
         metrics.LEASE_HELD.set(1)
+        await self._state.restore()  # another consumer may have counted since
         position = await self._in_thread(lambda rows: rows.position(self._partition))
         end = await self._logged(lambda: self._log.end(EVENTS, str(self._partition)))
         if 0 < end < position:
             log.error("the log lost its events: beginning anew", position=position, end=end)
             position = 0
             await self._in_thread(lambda rows: rows.write_position(self._partition, 0))
-        self._state.begin(position)
+        self._state.begin(position, end)
         log.info("following the log", repo=str(self._repo), position=position, end=end)
         return position
 
@@ -240,12 +241,17 @@ def identity(repo: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
-def _parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """Return runs of messages that are small enough to be applied at a time."""
+def _parts(entries: Sequence[Entry], counted: int) -> list[Sequence[Entry]]:
+    """Return runs of messages that are small enough to be applied at a time.
+
+    Those up to position `counted` aren't in one run with later ones.
+    """
     parts, start, size = list[Sequence[Entry]](), 0, 0
     for place, entry in enumerate(entries):
         if place > start and (
-            place - start >= _MESSAGES_AT_A_TIME or size + len(entry.data) > _BYTES_AT_A_TIME
+            place - start >= _MESSAGES_AT_A_TIME
+            or size + len(entry.data) > _BYTES_AT_A_TIME
+            or entries[place - 1].position <= counted < entry.position
         ):
             parts.append(entries[start:place])
             start, size = place, 0

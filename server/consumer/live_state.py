@@ -20,39 +20,56 @@ log = structlog.get_logger()
 
 _BUSY_SECONDS, _IDLE_SECONDS = 1.0, 5.0
 """Seconds between two tellings while events are applied or pending, and otherwise."""
-MAX_NEW_KEYS = 200_000
-"""Videos of the catalogue stream whose impressions may be counted; the last ones."""
 
 
 class LiveState:
     """The state of one partition. Use it from one event loop."""
 
-    def __init__(self, event_log: EventLog, partition: int, half_life: float) -> None:
-        """Know nothing yet; `half_life` is that of what is trending, in seconds."""
+    def __init__(
+        self, event_log: EventLog, partition: int, half_life: float, max_new: int = 200_000
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            event_log: the log.
+            partition: the partition.
+            half_life: that of what is trending, in seconds.
+            max_new: maximum videos of the catalogue's stream whose impressions may be counted; the
+                last ones.
+        """
         self._log, self._partition, self._half_life = event_log, partition, half_life
         self._position: int | None = None
         self._applying: Entry | None = None
         self._pending_since: float | None = None
         self._trending = TrendingCounts(half_life)
         self._trending_changed = False
+        self._max_new = max_new
         self._new = dict[int, None]()
         self._changed = asyncio.Event()
 
     async def restore(self) -> None:
-        """Go on counting from what was told last."""
+        """Go on counting from what was told last, by this process or by another one."""
         async for entries in self._log.read(STATE, f"trending.{self._partition}"):
             for entry in entries:
                 try:
                     told = log_pb2.Trending.FromString(entry.data)
-                    self._trending = TrendingCounts.restored(told, self._half_life)
+                    if told.position > self._trending.position:
+                        self._trending = TrendingCounts.restored(told, self._half_life)
                 except (DecodeError, ValueError) as error:
                     log.error("what is trending is counted anew", reason=str(error))
             if not entries:
                 return
 
-    def begin(self, position: int) -> None:
-        """Note from where on this process applies events."""
+    @property
+    def counted(self) -> int:
+        """Position up to which events are counted for what is trending."""
+        return self._trending.position
+
+    def begin(self, position: int, end: int) -> None:
+        """Note from where on this process applies events, and the log's end, 0 if it is empty."""
         self._position = position
+        if 0 < end < self._trending.position:
+            self._trending.position = position  # the log lost its events: positions begin anew
         self._changed.set()
 
     def end(self) -> None:
@@ -65,15 +82,16 @@ class LiveState:
         self._changed.set()
 
     def applied(self, batch: Batch) -> None:
-        """Note what a batch came to."""
-        self._position, self._applying = batch.position, None
+        """Note what a batch came to; events up to `counted` and later ones are never in one."""
         counts = self._trending
+        if self._position is not None and batch.position <= self._position:
+            counts.position = 0  # the log lost its events: positions begin anew
+        self._position, self._applying = batch.position, None
         if batch.position > counts.position:  # else features that were built anew catch up
             now = time.time()
             for each in batch.watched:
                 counts.add(each.key, min(each.at, now), each.locale)
-            # A video that is watched was shown, whether the site says so or not.
-            counts.show([*batch.shown, *(each.key for each in batch.watched)], self._new)
+            counts.show(batch.shown, self._new)
             counts.position = batch.position
             self._trending_changed |= bool(batch.watched or batch.shown)
         self._changed.set()
@@ -95,7 +113,7 @@ class LiveState:
             self._new.pop(key, None)
             if not change.removed:
                 self._new[key] = None
-                if len(self._new) > MAX_NEW_KEYS:
+                if len(self._new) > self._max_new:
                     del self._new[next(iter(self._new))]
 
     async def run(self) -> None:

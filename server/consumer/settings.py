@@ -28,6 +28,10 @@ class ConsumerSettings(RpcSettings):
     store_timeout: float = Field(default=5.0, gt=0)
     """Maximum seconds to wait for the online store; then the same events are tried again."""
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
-    """Seconds in which the weight of a watch or like halves in what is trending."""
+    """Seconds in which the weight of a watch or like halves in what is trending; pods must have
+    the same value."""
+    live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
+    """Maximum upserted videos whose impressions are counted: the newest. Pods must have the same
+    value."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""

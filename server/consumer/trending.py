@@ -19,6 +19,8 @@ MAX_LOCALES = 64
 """Locales that are counted; the lightest is forgotten for a new one."""
 LISTED_VIDEOS, LISTED_LOCALES, LISTED_LOCALE_VIDEOS = 500, 16, 100
 """What is told: the heaviest videos of all, and those of the heaviest locales."""
+MAX_SHOWN_PAIRS = 50_000
+"""Last pairs of a viewer and a new video that are remembered, so that each counts once."""
 MAX_NEW_VIDEOS = 20_000
 """New videos whose impressions are counted; those shown least are forgotten first."""
 _MAX_EXPONENT = 500.0
@@ -58,6 +60,7 @@ class TrendingCounts:
         self._all = _Counts()
         self._locales: dict[str, _Counts] = {}
         self._impressions: dict[int, int] = {}
+        self._pairs: dict[int, None] = {}
 
     def add(self, key: int, at: float, locale: str = "") -> None:
         """Count a watch or a like of a video at a time, Unix seconds, in all and in a locale."""
@@ -70,11 +73,20 @@ class TrendingCounts:
         if locale:
             self._of(locale).add(key, weight)
 
-    def show(self, keys: Iterable[int], new: Container[int]) -> None:
-        """Count impressions of those of some videos that are new."""
-        for key in keys:
-            if key in new:
-                self._impressions[key] = self._impressions.get(key, 0) + 1
+    def show(self, pairs: Iterable[tuple[str, int]], new: Container[int]) -> None:
+        """Count impressions of videos that are new: pairs of a viewer and a video's key.
+
+        A viewer counts once for each video, so that nobody takes a new video's positions from it
+        by looking at it again and again.
+        """
+        for pair in pairs:
+            key, known = pair[1], hash(pair)
+            if key not in new or known in self._pairs:
+                continue
+            self._pairs[known] = None
+            if len(self._pairs) > MAX_SHOWN_PAIRS:
+                del self._pairs[next(iter(self._pairs))]
+            self._impressions[key] = self._impressions.get(key, 0) + 1
         if len(self._impressions) > 2 * MAX_NEW_VIDEOS:
             kept = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
             self._impressions = dict(kept)

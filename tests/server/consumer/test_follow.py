@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from vireo.v1 import event_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import Batch, read_batch
 from server.consumer.fold import Folded, ViewerRow
@@ -19,7 +19,7 @@ from server.consumer.lease import LeaseLostError
 from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entry
+from server.event_log.log import EVENTS, STATE, Entry
 from server.features.activity import EventRules
 from server.features.keys import video_key
 from tests.builders.event_batches import empty_repository, message
@@ -142,3 +142,64 @@ async def test_rows_are_not_written_once_the_lease_is_lost(
             await asyncio.wait_for(task, 30)
     assert hidden(rows) == set()
     rows.close()
+
+
+def play(video: str, viewer: str) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id=video, viewer_id=viewer, video_id=video, kind=event_pb2.EVENT_KIND_PLAY
+    )
+    made.time.GetCurrentTime()
+    return made
+
+
+async def trending(log: JetStreamLog, partition: int) -> dict[int, float]:
+    """The weights that were told last."""
+    told = log_pb2.Trending()
+    async for entries in log.read(STATE, f"trending.{partition}"):
+        if not entries:
+            break
+        told.ParseFromString(entries[-1].data)
+    return dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True))
+
+
+async def test_who_takes_over_goes_on_from_the_counts_of_the_one_before(
+    log: JetStreamLog, folder: Path
+) -> None:
+    repo, partition = empty_repository(folder / "a"), 3
+    rows = OnlineRows(repo, timeout=5)
+    first, second = (LiveState(log, partition, 3600.0) for _ in range(2))
+    before = follower_of(log, repo, partition, "here:1", first)
+    async with following(before) as active:
+        last = await log.append(EVENTS, str(partition), message([play("a", "v")]))
+        await become(lambda: first.counted, last)
+        standby = follower_of(log, repo, partition, "here:2", second)
+        async with following(standby):
+            last = await log.append(EVENTS, str(partition), message([play("a", "w")]))
+            await become(lambda: first.counted, last)
+            await first.tell()
+            active.cancel()
+            last = await log.append(EVENTS, str(partition), message([play("a", "x")]))
+            await become(lambda: second.counted, last)
+            await second.tell()
+    rows.close()
+    assert await trending(log, partition) == pytest.approx({video_key("a"): 3}, rel=0.01)
+
+
+async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
+    log: JetStreamLog, folder: Path
+) -> None:
+    partition = 4
+    counted = await log.append(EVENTS, str(partition), message([play("a", "v")]))
+    state = LiveState(log, partition, 3600.0)
+    async with following(
+        follower_of(log, empty_repository(folder / "a"), partition, "here:1", state)
+    ):
+        await become(lambda: state.counted, counted)
+    last = await log.append(EVENTS, str(partition), message([play("a", "w")]))
+    # Both messages are read at once.
+    async with following(
+        follower_of(log, empty_repository(folder / "b"), partition, "here:1", state)
+    ):
+        await become(lambda: state.counted, last)
+        await state.tell()
+    assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)

@@ -43,7 +43,7 @@ async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStrea
     state = LiveState(log, 3, HALF_LIFE)
     await state.tell()
     assert not await last(log, STATE, "progress.3"), "it doesn't have the partition"
-    state.begin(0)
+    state.begin(0, 0)
     await state.tell()
     assert (await progress(log, 3)).pending == 0
     data = message([])
@@ -68,13 +68,13 @@ async def test_counting_goes_on_after_a_restart_and_counts_nothing_twice(
 ) -> None:
     state = LiveState(log, 4, HALF_LIFE)
     await state.restore()
-    state.begin(0)
+    state.begin(0, 0)
     watched = [Watched(1, time.time(), "de"), Watched(1, time.time() + 600, "")]
     state.applied(Batch(5, watched=watched))
     await state.tell()
     again = LiveState(log, 4, HALF_LIFE)
     await again.restore()
-    again.begin(0)
+    again.begin(0, 5)
     # Features that were built again catch up with what is counted.
     again.applied(Batch(5, watched=watched))
     again.applied(Batch(6, watched=watched[:1]))
@@ -91,7 +91,7 @@ async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
     log: JetStreamLog,
 ) -> None:
     state = LiveState(log, 5, HALF_LIFE)
-    state.begin(0)
+    state.begin(0, 0)
     for video_id, removed in (("new", False), ("gone", False), ("gone", True)):
         video = catalog_pb2.Video(video_id=video_id)
         change = log_pb2.CatalogChange(video=video, removed=removed)
@@ -102,8 +102,27 @@ async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
         if not entries:
             break
     new, gone, old = (video_key(name) for name in ("new", "gone", "old"))
-    batch = Batch(9, shown=[new, new, gone, old], watched=[Watched(new, time.time(), "")])
-    state.applied(batch)
+    state.applied(Batch(9, shown={("a", new), ("b", new), ("a", gone), ("a", old)}))
+    # Who was shown a video and watches it later was shown it once.
+    state.applied(Batch(10, shown={("a", new), ("c", new)}))
     await state.tell()
     told = log_pb2.Trending.FromString(await last(log, STATE, "trending.5"))
     assert (list(told.new_keys), list(told.new_impressions)) == ([new], [3])
+
+
+async def test_a_log_that_begins_anew_is_counted_from_its_begin(log: JetStreamLog) -> None:
+    state = LiveState(log, 6, HALF_LIFE)
+    state.begin(0, 0)
+    state.applied(Batch(50, watched=[Watched(1, time.time(), "")]))
+    # While the log is read, or before it is.
+    state.applied(Batch(2, watched=[Watched(2, time.time(), "")]))
+    assert state.counted == 2
+    state.applied(Batch(50, watched=[Watched(1, time.time(), "")]))
+    state.begin(0, 4)
+    state.applied(Batch(3, watched=[Watched(2, time.time(), "")]))
+    await state.tell()
+    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.6"))
+    assert told.position == 3
+    assert dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True)) == pytest.approx(
+        {1: 2, 2: 2}, rel=0.01
+    )

@@ -73,7 +73,7 @@ def test_memory_is_bounded_and_the_heavy_stay(monkeypatch: pytest.MonkeyPatch) -
     for key in range(10_000):
         counts.add(-1, NOW)
         counts.add(key, NOW)
-        counts.show([-1, 5, key], new)
+        counts.show([("a", -1), (f"v{key}", 5), ("a", key)], new)
     told = counts.message(NOW)
     assert len(told.lists[0].keys) <= 100
     assert told.lists[0].keys[0] == -1
@@ -91,14 +91,14 @@ def test_a_message_of_the_largest_counts_fits_the_log() -> None:
             counts.add(key, NOW, f"locale-{number}")
     for key in large:
         counts.add(key, NOW)
-    counts.show(large, set(large))
+    counts.show([("a", key) for key in large], set(large))
     assert counts.message(NOW).ByteSize() < 500_000
 
 
 def test_counting_goes_on_from_what_was_told() -> None:
     counts = TrendingCounts(HOUR)
     counts.add(1, NOW, "de")
-    counts.show([1], {1})
+    counts.show([("a", 1)], {1})
     counts.position = 9
     again = TrendingCounts.restored(counts.message(NOW + HOUR), HOUR)
     assert again.position == 9
@@ -106,3 +106,14 @@ def test_counting_goes_on_from_what_was_told() -> None:
     assert weights(again, NOW + HOUR) == pytest.approx({1: 1.5})
     assert weights(again, NOW + HOUR, "de") == pytest.approx({1: 1.5})
     assert list(again.message(NOW).new_impressions) == [1]
+
+
+def test_a_viewer_is_shown_a_new_video_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trending, "MAX_SHOWN_PAIRS", 3)
+    counts = TrendingCounts(HOUR)
+    for _ in range(5):
+        counts.show([("a", 1), ("b", 1), ("a", 9)], {1})
+    assert list(counts.message(NOW).new_impressions) == [2]
+    counts.show([("c", 1), ("d", 1)], {1})  # the first pair is forgotten
+    counts.show([("a", 1)], {1})
+    assert list(counts.message(NOW).new_impressions) == [5]
