@@ -150,7 +150,7 @@ class Live:
         POSITION.set_function(lambda: overlay.position - overlay.lost)
         WAITING.set_function(lambda: sum(table.waiting for table in list(self._tables)))
         UNPLACED.set_function(
-            lambda: max((table.unplaced for table in list(self._tables)), default=0)
+            lambda: max((len(table.unplaced) for table in list(self._tables)), default=0)
         )
         SILENT.set_function(
             lambda: -1.0 if self._heard_at is None else self._clock() - self._heard_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -75,7 +76,7 @@ def _tokens(video: Video) -> list[str]:
         video.title or video.video_id,
         video.tags,
         _year(video),
-        video.duration if video.HasField("duration") else None,
+        video.duration if video.HasField("duration") and math.isfinite(video.duration) else None,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray, Float32Array, Int64Array
@@ -18,6 +19,8 @@ from server.features.video_rows import VideoRows
 from server.live.overlay import Change, Overlay
 from server.live.placement import Placement
 from server.pipeline.best import best
+
+log = structlog.get_logger()
 
 BATCH = 32
 """Videos that are placed at once, in one to two milliseconds."""
@@ -37,6 +40,9 @@ class KnownVideos:
     """None if the release can't place videos."""
     features: Float32Array | None = None
     """VIDEO_FEATURES, float32[n, f], which ranking needs."""
+    creators: Int64Array | None = None
+    """Key of each video's creator, -1 if unknown, int64[n], which ranking needs; None if the
+    release knows none."""
 
 
 class SideTable:
@@ -89,8 +95,8 @@ class SideTable:
         """Whether each of the release's videos is removed, bool[n]."""
         self.removed_rows = np.zeros(0, np.int64)
         """Rows of those, int64[r]."""
-        self.unplaced = 0
-        """Number of videos that wait for another release, since this one can't place any."""
+        self.unplaced: set[int] = set()
+        """Keys of the videos that wait for another release, since this one can't place them."""
         self.changed = 0
         """Number of rows of the release's own videos."""
 
@@ -112,6 +118,7 @@ class SideTable:
         for change, row in zip(changes, rows.tolist(), strict=True):
             if change.removed:
                 self._drop(change.key)
+                self.unplaced.discard(change.key)
             elif row < 0 or change.position > self._merged:
                 self._waiting.append(change)
 
@@ -120,6 +127,7 @@ class SideTable:
         keys = list(keys)
         for key in keys:
             self._drop(key)
+            self.unplaced.discard(key)
         rows = self._known.rows.find(np.array(keys, np.int64))
         last = [self._overlay.get(key) for key in keys]
         gone = [change is not None and change.removed for change in last]
@@ -129,7 +137,7 @@ class SideTable:
         """Place some of the waiting videos; return whether there are more."""
         placement = self._known.placement
         if placement is None:
-            self.unplaced += len(self._waiting)
+            self.unplaced.update(change.key for change in self._waiting)
             self._waiting.clear()  # the table of the next release takes all changes in again
             return False
         some: list[Change] = []
@@ -138,7 +146,7 @@ class SideTable:
             if self._overlay.get(change.key) is change:  # else there is a later one
                 some.append(change)
         if some:
-            self._place(some, placement)
+            self._place_or_count(some, placement)
         return bool(self._waiting)
 
     def find(self, keys: Iterable[int]) -> Int64Array:
@@ -195,16 +203,36 @@ class SideTable:
         if before or gone.any():
             self.removed_rows = self.removed.nonzero()[0]
 
+    def _place_or_count(self, changes: list[Change], placement: Placement) -> None:
+        """Place videos; one that can't be placed is counted, and holds up no other."""
+        try:
+            self._place(changes, placement)
+        except Exception:
+            if len(changes) > 1:
+                for change in changes:
+                    self._place_or_count([change], placement)
+                return
+            [change] = changes
+            video_id = Video.FromString(change.video).video_id
+            log.exception("a video can't be placed", video_id=video_id)
+            self._drop(change.key)
+            self.unplaced.add(change.key)
+
     def _place(self, changes: list[Change], placement: Placement) -> None:
         videos = [Video.FromString(change.video) for change in changes]
         content = placement.content(videos)
         own = self._known.rows.find(np.array([change.key for change in changes], np.int64))
         vectors, contents = placement.vectors(content)
+        creators = np.array(
+            [video_key(video.creator) if video.creator else -1 for video in videos], np.int64
+        )
         mine = own >= 0
         if mine.any():
             before = placement.known.take(own[mine], axis=0).astype(np.int64)
             same = np.zeros(len(own), np.bool_)
             same[mine] = (before == content[mine]).all(1)
+            if self._known.creators is not None:
+                same[mine] &= self._known.creators.take(own[mine]) == creators[mine]
             # The difference from what content alone predicts is what its watches taught.
             vectors[mine] += (
                 looked_up(self._known.vectors, own[mine]) - placement.vectors(before)[0]
@@ -216,7 +244,8 @@ class SideTable:
         features = video_features(nothing, nothing, nothing + LIKE_PRIOR, ages)
         if self._known.features is not None:
             features[mine] = self._known.features.take(own[mine], axis=0)
-        for each, (change, video) in enumerate(zip(changes, videos, strict=True)):
+        for each, change in enumerate(changes):
+            self.unplaced.discard(change.key)
             if same[each]:
                 self._drop(change.key)
                 continue
@@ -224,7 +253,7 @@ class SideTable:
             self.vectors[row] = vectors[each]
             self.content[row] = contents[each, : self.content.shape[1]]
             self.features[row] = features[each]
-            self.creators[row] = video_key(video.creator) if video.creator else -1
+            self.creators[row] = creators[each]
             self.changed += int(own[each] >= 0) - int(self.own_rows[row] >= 0)
             self.own_rows[row], self.new[row] = own[each], own[each] < 0
 

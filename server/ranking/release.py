@@ -80,7 +80,9 @@ class RankingRelease:
         beside = None
         if live is not None:
             places = placement.Placement.load(folder, manifest, count)
-            known = KnownVideos(rows, vectors, manifest.catalog_position, places, features)
+            known = KnownVideos(
+                rows, vectors, manifest.catalog_position, places, features, creators
+            )
             side = live.complete(SideTable(live.overlay, known, ranked=True))
             beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from vireo.v1.catalog_pb2 import Video
 
+from server.arrays import Int64Array
 from server.event_log.log import Entry
 from server.features.keys import video_key
 from server.features.ranking_inputs import LIKE_PRIOR
@@ -95,6 +100,21 @@ def test_a_changed_video_keeps_what_its_watches_taught(folder: Path, overlay: Ov
     overlay.take([upserted(2, "video-0", tags=["cat"])])
     settled(table)
     assert (table.places, table.changed) == ({}, 0)
+
+
+def test_a_video_with_another_creator_has_a_row_of_its_own(folder: Path, overlay: Overlay) -> None:
+    known = replace(known_of(folder), creators=np.load(folder / layout.CREATORS))
+    table = SideTable(overlay, known, ranked=True)
+    overlay.take(
+        [
+            upserted(1, "video-0", tags=["cat"], creator="another"),
+            upserted(2, "video-3", tags=["cat"], creator="creator-3"),
+        ]
+    )
+    settled(table)
+    [row] = table.places.values()
+    assert (table.own_rows[row], table.creators[row]) == (0, video_key("another"))
+    assert table.vectors[row] == pytest.approx(np.load(folder / layout.VIDEO_VECTORS)[0], abs=1e-6)
 
 
 def test_changes_that_were_trained_with_are_merged_already(folder: Path, overlay: Overlay) -> None:
@@ -207,13 +227,48 @@ def test_videos_that_the_overlay_drops_are_forgotten(folder: Path) -> None:
     assert not len(table.removed_rows), "its removal was undone before it was dropped"
 
 
-def test_a_release_without_a_tower_counts_what_it_cant_place(
+def test_a_release_without_a_tower_counts_the_videos_that_it_cant_place(
     folder: Path, overlay: Overlay
 ) -> None:
     overlay.take([upserted(1, "new", tags=["cat"]), removed(2, "video-3")])
     table = settled(table_of(folder, overlay, places=False))
-    assert (table.unplaced, table.places) == (1, {})
+    assert (table.unplaced, table.places) == ({video_key("new")}, {})
     assert table.removed_rows.tolist() == [3]
+
+    overlay.take([upserted(3, "new", tags=["dog"]), upserted(4, "newer", tags=["dog"])])
+    settled(table)
+    assert table.unplaced == {video_key("new"), video_key("newer")}
+    overlay.take([removed(5, "new")])
+    settled(table)
+    assert table.unplaced == {video_key("newer")}
+
+
+def test_a_video_that_cant_be_placed_is_counted_and_holds_up_no_other(
+    folder: Path, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content(self: Placement, videos: Sequence[Video]) -> Int64Array:
+        if any(video.title == "bad" for video in videos):
+            raise OverflowError("bad")
+        return usual(self, videos)
+
+    usual = Placement.content
+    monkeypatch.setattr(Placement, "content", content)
+    titles = ["good", "bad", "good"]
+    overlay.take([upserted(1 + n, f"new-{n}", title=title) for n, title in enumerate(titles)])
+    table = settled(table_of(folder, overlay))
+    assert table.places.keys() == {video_key("new-0"), video_key("new-2")}
+    assert table.unplaced == {video_key("new-1")}
+
+    overlay.take([upserted(4, "new-1", title="good")])
+    settled(table)
+    assert (len(table.places), table.unplaced) == (3, set())
+
+
+def test_a_duration_that_isnt_one_is_no_content(folder: Path, overlay: Overlay) -> None:
+    durations = [math.inf, math.nan]
+    overlay.take([upserted(1 + n, f"{n}", duration=value) for n, value in enumerate(durations)])
+    table = settled(table_of(folder, overlay))
+    assert (len(table.places), table.unplaced) == (2, set())
 
 
 def test_times_beyond_the_calendar_are_no_content(folder: Path, overlay: Overlay) -> None:
