@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+import xxhash
 from vireo.v1 import log_pb2
 
 from server.consumer import metrics
@@ -63,7 +64,7 @@ class Follower:
             repo: a feature folder.
             partition: the partition.
             state: what is told of it.
-            holder: names this process in the lease.
+            holder: names this process in the lease; see `holder_name`.
             timeout: maximum seconds to wait for the online store.
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
@@ -183,12 +184,14 @@ class Follower:
 
     async def _set_aside(self, letters: Sequence[log_pb2.DeadEvents]) -> None:
         for number, letter in enumerate(letters):
+            # The position alone isn't enough: a log that lost its events begins with 1 again.
+            content = xxhash.xxh3_64_hexdigest(letter.recorded)
             append = partial(
                 self._log.append,
                 DEAD,
                 str(self._partition),
                 letter.SerializeToString(),
-                once=f"{letter.position}.{number}",
+                once=f"{letter.position}.{number}.{content}",
             )
             await self._logged(append)
             metrics.DEAD.inc()

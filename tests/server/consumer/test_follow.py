@@ -19,11 +19,12 @@ from server.consumer.lease import LeaseLostError
 from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, STATE, Entry
+from server.event_log.log import DEAD, EVENTS, STATE, Entry
 from server.features.activity import EventRules
 from server.features.keys import video_key
 from tests.builders.event_batches import empty_repository, message
 from tests.builders.nats import RunningNats, settings_of
+from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
 from training.features.online_store import OnlineStoreSettings
 
@@ -203,3 +204,15 @@ async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
         await become(lambda: state.counted, last)
         await state.tell()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)
+
+
+async def test_what_is_set_aside_at_the_same_position_later_is_kept_too(
+    log: JetStreamLog, folder: Path
+) -> None:
+    """A log that lost its events begins with the same positions again."""
+    follower = follower_of(log, empty_repository(folder / "a"), 3, "here:1")
+    letters = [log_pb2.DeadEvents(recorded=each, position=1) for each in (b"a", b"b", b"a")]
+    for letter in letters:
+        await follower._set_aside([letter])
+    found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "3")]
+    assert found == letters[:2]
