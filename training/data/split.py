@@ -118,11 +118,16 @@ def _moments(micros: Int64Array) -> pd.DatetimeIndex:
 def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArray:
     """Return whether each watch, given by its index among the interactions, is a like."""
     liked = (interactions["event"] == "like").to_numpy()[watches]
-    ratings = interactions["rating"].to_numpy()[watches]
-    if not np.isnan(ratings).all():
-        return np.asarray(liked | (ratings >= LIKED_RATING), np.bool_)
-    fractions = interactions["watched_fraction"].to_numpy()[watches]
-    return np.asarray(liked | (fractions >= LIKED_FRACTION), np.bool_)
+    fraction = liked_fraction(interactions)
+    column, least = ("rating", LIKED_RATING) if fraction is None else ("watched_fraction", fraction)
+    return np.asarray(liked | (interactions[column].to_numpy()[watches] >= least), np.bool_)
+
+
+def liked_fraction(interactions: pd.DataFrame) -> float | None:
+    """Return the minimum watched fraction that counts as a like; None if any watch has a rating."""
+    watches = interactions["event"].isin(WATCH_EVENTS).to_numpy()
+    rated = bool((interactions["rating"].notna().to_numpy() & watches).any())
+    return None if rated else LIKED_FRACTION
 
 
 def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> Int64Array:

@@ -18,7 +18,7 @@ from server.arrays import Int64Array
 from server.features.activity import HIDDEN_LIMIT, EventRules
 from server.features.keys import video_keys
 from training.data.schema import HIDE_EVENTS, TIME
-from training.data.split import LIKED_FRACTION
+from training.data.split import liked_fraction
 from training.features.definitions import consumer_position, file_schema, viewer_hidden
 
 _MICROS = 1_000_000
@@ -27,8 +27,7 @@ _EPOCH = 0
 
 def write_event_rules(interactions: pd.DataFrame, folder: Path) -> None:
     """Write by which rule events count in these features, for the consumer."""
-    rated = bool(interactions["rating"].notna().any())
-    EventRules(liked_fraction=None if rated else LIKED_FRACTION).write(folder)
+    EventRules(liked_fraction=liked_fraction(interactions)).write(folder)
 
 
 def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
