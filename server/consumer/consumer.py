@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import structlog
 from server.backoff import backoff
 from server.consumer import metrics
 from server.consumer.follow import Follower, PositionMovedError, RebuiltError, identity
-from server.consumer.lease import LeaseLostError
+from server.consumer.lease import LeaseLostError, holder_name
 from server.consumer.live_state import LiveState
 from server.consumer.rows import StoreAwayError
 from server.consumer.served import ServedDataset
@@ -86,6 +85,7 @@ async def consume(
     """Apply events to the features of the served data set, whichever that is, until cancelled."""
     await server.set_serving(True)
     await dataset.await_change()
+    holder = holder_name(settings.port)
     failures = 0
     while True:
         repo = settings.features / dataset.name
@@ -94,8 +94,7 @@ async def consume(
             repo,
             settings.event_partition,
             state,
-            # The same after a restart, so that a lease needn't expire first.
-            holder=f"{socket.gethostname()}:{settings.port or os.getpid()}",
+            holder=holder,
             timeout=settings.store_timeout,
         )
         seen = identity(repo)

@@ -30,6 +30,8 @@ _LIKE = event_pb2.EVENT_KIND_LIKE
 _HIDES = (event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED)
 _WITHOUT_ROWS = (event_pb2.EVENT_KIND_IMPRESSION, event_pb2.EVENT_KIND_FOLLOW)
 _MICROS = 1_000_000
+_MAX_SECONDS = 253_402_300_800
+"""Unix seconds of the year 10000, where timestamps end; their microseconds fit into a row."""
 
 
 class UnfitEventError(ValueError):
@@ -80,6 +82,8 @@ class ViewerEvents:
             return
         if not event.video_id or not event.HasField("time"):
             raise UnfitEventError("an event without a video or without a time")
+        if not (0 <= event.time.seconds < _MAX_SECONDS and 0 <= event.time.nanos < 10**9):
+            raise UnfitEventError("an event whose time isn't between the years 1970 and 9999")
         key, micros = video_key(event.video_id), micros_of(event)
         if kind in _HIDES:
             seconds = micros // _MICROS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,12 +46,27 @@ def lease_of(rows: OnlineRows, partition: int, holder: str) -> Lease:
     Args:
         rows: the rows.
         partition: the partition.
-        holder: names this process, the same after a restart, and no other: host and port.
+        holder: names this process; see `holder_name`.
     """
     if rows.redis is not None:
         key = f"vireo:consumer:{rows.project}:{partition}"
         return RedisLease(rows.redis, key, holder)
     return FileLease(rows.repo / f"consumer-{partition}.lock")
+
+
+def holder_name(port: int) -> str:
+    """Return a name that only this process has, and after a restart the one that takes its place.
+
+    One process at a time has a port in a network of a machine that has run since it started. Host
+    names don't do: two hosts may have the same. Where the machine or the port has no name, neither
+    has the process after a restart: it waits until the lease has expired.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        network = Path("/proc/self/ns/net").stat().st_ino
+    except OSError:
+        port = 0
+    return f"{boot}:{network}:{port}" if port else str(uuid.uuid4())
 
 
 class FileLease:

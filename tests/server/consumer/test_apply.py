@@ -14,7 +14,7 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import Batch, apply, read_batch
 from server.consumer.fold import ViewerRow
-from server.consumer.lease import FileLease, RedisLease, lease_of
+from server.consumer.lease import FileLease, RedisLease, holder_name, lease_of
 from server.consumer.rows import OnlineRows, StoreAwayError
 from server.errors import VireoError
 from server.event_log.log import Entry
@@ -121,6 +121,19 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
     assert read_online(folder / "a", "v").viewer_watch_count == 1
 
 
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
+def test_an_impossible_time_takes_no_other_event_along(
+    folder: Path, seconds: int, nanos: int
+) -> None:
+    rows = OnlineRows(empty_repository(folder / "a"), timeout=5)
+    bad = event("b")
+    bad.time.seconds, bad.time.nanos = seconds, nanos
+    batch = applied(rows, [event("a"), bad])
+    [letter] = batch.dead
+    assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
+    assert read_online(folder / "a", "v").viewer_watch_count == 1
+
+
 def test_what_is_set_aside_fits_into_the_log() -> None:
     garbage = read_batch([Entry(1, "0", b"\xff" * (1 << 20))], LIKED_BY_FRACTION)
     assert 1 << 18 < garbage.dead[0].ByteSize() < 1 << 20
@@ -212,6 +225,19 @@ def test_a_lease_that_was_lost_is_noticed_when_it_is_renewed(
     assert not lease.hold()
     # A process that was killed has its lease back at once: it has the same name.
     assert lease_of(rows, 0, "another:1").hold()
+
+
+def test_a_process_has_its_name_again_after_a_restart_and_no_other_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = holder_name(8160)
+    assert holder_name(8160) == here
+    assert holder_name(8161) != here
+    assert holder_name(0) != holder_name(0), "any port: it isn't the same after a restart"
+    read_text = Path.read_text
+    # Another machine, whatever its name.
+    monkeypatch.setattr(Path, "read_text", lambda path: read_text(path) + "2")
+    assert holder_name(8160) != here
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
