@@ -18,6 +18,10 @@ local MAX_TRY = 500 -- also half of the gateway's default deadline
 -- that hang should be, but not those whose callers have short deadlines.
 local MIN_TRY = 150
 
+-- Gateways limit the events of each caller by this header.
+local CALLER = 'x-vireo-caller'
+local MAX_CALLER = 512
+
 local function refuse(handle, headers, code, why)
   if (headers:get('content-type') or ''):find('^application/grpc') then
     handle:respond({
@@ -61,6 +65,27 @@ local function leave_out_unfit(headers)
   end
 end
 
+-- Return a caller's name as a header can carry it: its token's subject, or else its address.
+local function caller(handle)
+  local token = handle:streamInfo():dynamicMetadata():get('envoy.filters.http.jwt_authn')
+  local name = token and token.claims and token.claims.sub
+  if type(name) ~= 'string' then
+    name = handle:streamInfo():downstreamRemoteAddress():gsub(':%d+$', '')
+    if name:find(':') then
+      -- An IPv6 subscriber usually has a whole /64.
+      local groups = {}
+      for group in (name:match('^%[?(.-)::') or name):gmatch('%x+') do
+        groups[#groups + 1] = group
+      end
+      name = table.concat(groups, ':', 1, math.min(4, #groups)) .. '::'
+    end
+  end
+  local sendable = name:gsub('[^\33-\126]', function(character)
+    return string.format('%%%02x', character:byte())
+  end)
+  return sendable:sub(1, MAX_CALLER)
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(':path') or ''
@@ -82,6 +107,10 @@ function envoy_on_request(handle)
     return
   end
   leave_out_unfit(headers)
+  headers:remove(CALLER)
+  if path:find('^/vireo%.v1%.EventService/') or path:find('^/v1/events') then
+    headers:add(CALLER, caller(handle))
+  end
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end

@@ -7,7 +7,6 @@ import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import xxhash
@@ -23,6 +22,7 @@ from server.event_log.log import EVENTS, partition_of
 from server.gateway.allowance import Allowance
 from server.gateway.appender import Appended, Appender
 from server.rpc.errors import RpcError, ShedError, ShedReason
+from server.rpc.reading import Context
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
 
@@ -34,6 +34,8 @@ REFUSED = Counter(
     "was `away`.",
     ["reason"],
 )
+CALLER = "x-vireo-caller"
+"""Metadata key: the subject of the caller's token, or its address, as the edge knows it."""
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
@@ -56,6 +58,8 @@ class EventLimits:
     """Maximum seconds by which it may lie in the past."""
     max_rate: float
     """Maximum events a second."""
+    max_caller_rate: float
+    """Maximum events a second of one caller."""
     max_streams: int
     """Maximum concurrent streams."""
 
@@ -75,15 +79,15 @@ class EventServicer(EventServiceServicer):
         self._closing = closing or asyncio.Event()
         self._partitions = partitions
         self._limits = limits
-        self._allowance = Allowance(limits.max_rate)
+        self._allowance = Allowance(limits.max_rate, limits.max_caller_rate)
         self._streams = 0
 
     async def RecordEvents(  # noqa: N802
-        self, request: pb.RecordEventsRequest, _: Any
+        self, request: pb.RecordEventsRequest, context: Context
     ) -> pb.RecordEventsResponse:
         """Record a batch of events."""
         try:
-            self._allowance.take(len(request.events))
+            self._allowance.take(_caller(context), len(request.events))
         except RpcError:
             REFUSED.labels("too_fast").inc(len(request.events))
             raise
@@ -91,16 +95,16 @@ class EventServicer(EventServiceServicer):
         return pb.RecordEventsResponse(recorded=len(request.events))
 
     async def StreamEvents(  # noqa: N802
-        self, requests: AsyncIterator[pb.StreamEventsRequest], _: Any
+        self, requests: AsyncIterator[pb.StreamEventsRequest], context: Context
     ) -> pb.StreamEventsResponse:
         """Record batches until the stream ends."""
         if self._streams >= self._limits.max_streams:
             raise ShedError(ShedReason.STREAMS)
         self._streams += 1
-        recorded = 0
+        caller, recorded = _caller(context), 0
         try:
             async for request in requests:
-                await self._allowance.wait(len(request.events), self._closing)
+                await self._allowance.wait(caller, len(request.events), self._closing)
                 await self._record(request.events)
                 recorded += len(request.events)
         except RpcError as error:
@@ -210,6 +214,14 @@ def _bounded(events: list[pb.Event]) -> Iterator[RecordedEvents]:
     half = len(events) // 2
     yield from _bounded(events[:half])
     yield from _bounded(events[half:])
+
+
+def _caller(context: Context) -> str:
+    """Return who calls; empty if the call didn't come through the edge."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER:
+            return str(value)
+    return ""
 
 
 def _ended(error: RpcError, recorded: int) -> RpcError:

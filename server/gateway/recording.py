@@ -27,6 +27,7 @@ def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | 
         settings.max_event_future,
         settings.max_event_past,
         settings.max_event_rate,
+        settings.max_event_caller_rate,
         settings.max_event_streams,
     )
     target = settings.queue_delay_target if settings.shedding else math.inf

@@ -38,7 +38,7 @@ class ClientStreams:
 
         Raises:
             RpcError: UNAVAILABLE if the stream is silent or open for too long, or the server shuts
-                down: the caller should go on with another stream.
+                down: the caller should continue on another stream.
         """
         clock = asyncio.get_running_loop().time
         ends = clock() + self.max_seconds
@@ -73,4 +73,4 @@ class ClientStreams:
             reason = "this server shuts down"
         elif over:
             reason = f"the stream was open for {self.max_seconds:g} s"
-        return unavailable(f"{reason}; go on with another stream", timedelta(0))
+        return unavailable(f"{reason}; continue on another stream", timedelta(0))

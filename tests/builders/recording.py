@@ -58,6 +58,7 @@ def add_recording(
         "max_future": 600,
         "max_past": 7 * 86_400,
         "max_rate": 1e9,
+        "max_caller_rate": 1e9,
         "max_streams": 10,
         **limits,
     }

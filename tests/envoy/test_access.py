@@ -19,12 +19,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from server.gateway import events
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
 from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import http2
+from tests.builders.recording import batch, play
 from tests.builders.tokens import Tokens
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -307,6 +310,29 @@ async def test_a_rate_limited_caller_gets_a_retry_delay_and_others_are_unaffecte
         {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]
     assert (await guarded.rest(other))[0] == 200
+
+
+async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = []
+
+    def caller(context: Any) -> str:
+        callers.append(known(context))
+        return callers[-1]
+
+    known = events._caller
+    monkeypatch.setattr(events, "_caller", caller)
+    forged = ("x-vireo-caller", "another")
+    for subject in ("page-1", "é 1"):
+        token = guarded.tokens.good("vireo.events", subject=subject)
+        call = EventServiceStub(guarded.channel).RecordEvents(
+            batch([play("1")]), metadata=(*bearer(token), forged), timeout=30
+        )
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED  # it has no log
+        body = {"events": [{"eventId": "1", "viewerId": "v", "kind": 2, "videoId": "v"}]}
+        assert (await guarded.rest(token, "/v1/events", json.dumps(body)))[0] == 501
+    assert callers == ["page-1", "page-1", "%c3%a9%201", "%c3%a9%201"]
 
 
 async def test_calls_count_before_anything_of_their_body_is_kept(guarded: Guarded) -> None:

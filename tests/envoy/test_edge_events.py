@@ -23,6 +23,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS
+from server.gateway import events
 from tests.builders.edge import Edge, counter, running_edge
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
@@ -157,6 +158,30 @@ async def test_a_stream_with_a_message_over_a_mebibyte_says_what_is_recorded(
     failure = await failure_of(recording.events.StreamEvents(batches()))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (failure.recorded, failure.retry_seconds) == (1, None)
+
+
+async def test_a_caller_is_known_by_its_address_whatever_it_says(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = []
+
+    def caller(context: Any) -> str:
+        callers.append(known(context))
+        return callers[-1]
+
+    known = events._caller
+    monkeypatch.setattr(events, "_caller", caller)
+    forged = ("x-vireo-caller", "another")
+    await recording.events.RecordEvents(batch([play("one")]), metadata=(forged,))
+    request = json.dumps({"events": [{"eventId": "2", "viewerId": "v", "kind": 2, "videoId": "v"}]})
+    status, _, _ = await post(recording, "/v1/events", request, dict([forged]))
+    assert status == 200
+
+    async def requests() -> AsyncIterator[pb.StreamEventsRequest]:
+        yield pb.StreamEventsRequest(events=[play("three")])
+
+    await recording.events.StreamEvents(requests(), metadata=(forged,))
+    assert callers == ["127.0.0.1"] * 3
 
 
 async def test_grpc_web_records(recording: Recording) -> None:

@@ -57,7 +57,7 @@ async def test_a_silent_or_endless_stream_is_ended_and_the_caller_told_to_open_a
 ) -> None:
     streams = ClientStreams()
     setattr(streams, bound, 0.02)
-    with pytest.raises(RpcError, match=r"0\.02 s; go on with another stream") as ended:
+    with pytest.raises(RpcError, match=r"0\.02 s; continue on another stream") as ended:
         await taken(streams, FakeContext(1, ends=False))
     assert ended.value.code is grpc.StatusCode.UNAVAILABLE
 
