@@ -34,7 +34,8 @@ DEAD = Stream("dead", compacted=False)
 CATALOG = Stream("catalog", compacted=True)
 """`CatalogChange`; the key is the video's, in hexadecimal."""
 STATE = Stream("state", compacted=True)
-"""What consumers tell: the keys are `trending.<partition>` and `progress.<partition>`."""
+"""What consumers tell: the keys are `trending.<partition>` and `progress.<partition>`; and up to
+where `vireo events replay` has replayed DEAD: `replayed.<partition>`."""
 STREAMS = (EVENTS, DEAD, CATALOG, STATE)
 
 

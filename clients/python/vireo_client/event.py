@@ -67,7 +67,10 @@ class Event:
         watched_fraction: float | None = None,
         **more: Unpack[EventDetails],
     ) -> Self:
-        """Return that a video was played, for some seconds or for a fraction from 0 to 1."""
+        """Return that a video was played, for some seconds or for a fraction from 0 to 1.
+
+        Features learn from the fraction alone whether a play is a like.
+        """
         kind = EventKind.PLAY
         return cls(kind, viewer_id, video_id, "", watched_seconds, watched_fraction, **more)
 
