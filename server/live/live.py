@@ -61,6 +61,8 @@ class Live:
         self.trends = Trends(settings.trending_half_life)
         self._log, self._videos, self._clock = event_log, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
+        self._dropped: dict[SideTable, list[int]] = {}
+        """For each table that is being completed, what the overlay has dropped meanwhile."""
         self.caught_up = threading.Event()
         """Set once all changes of the catalogue were read."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,17 +87,25 @@ class Live:
         """
         if not self.caught_up.wait(wait):
             log.warning("the catalogue's changes can't be read: a release is served without them")
-        table.take_changes()
-        while table.place_some():
-            pass
-        if self._loop is not None:
+        self._dropped[table] = []
+        try:
+            table.take_changes()
+            while table.place_some():
+                pass
+        except BaseException:
+            del self._dropped[table]
+            raise
+        if self._loop is None:  # nothing is followed
+            del self._dropped[table]
+        else:
             self._loop.call_soon_threadsafe(self._adopt, table)
         return table
 
     def _adopt(self, table: SideTable) -> None:
         self._tables.add(table)
-        # What changed meanwhile.
-        table.forget([key for key in table.places if self.overlay.get(key) is None])
+        # What changed meanwhile; what was dropped may have come again.
+        dropped = self._dropped.pop(table)
+        table.forget([key for key in dropped if self.overlay.get(key) is None])
         table.take_changes()
         self._changed.set()
 
@@ -113,6 +123,7 @@ class Live:
         async for entries in self._log.read(STATE):
             for entry in entries:
                 self.trends.hear(entry.key, entry.data)
+                await asyncio.sleep(0)  # it takes up to 2 ms
 
     async def _place(self) -> None:
         """Place videos in small parts, with as much time for calls between them."""
@@ -137,6 +148,8 @@ class Live:
 
     def _take_changes(self) -> None:
         dropped = self.overlay.newly_dropped()
+        for meanwhile in list(self._dropped.values()):
+            meanwhile.extend(dropped)
         for table in list(self._tables):
             table.forget(dropped)
             table.take_changes()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import Trending
 
-from server.arrays import Int64Array
+from server.arrays import Float64Array, Int64Array
 
 log = structlog.get_logger()
 
@@ -28,17 +29,28 @@ Lists = Mapping[str, Int64Array]
 """Keys of the trending videos by locale, the heaviest first, int64[m]."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one consumer told last."""
+
+    at: int
+    """Unix seconds."""
+    lists: Mapping[str, tuple[Int64Array, Float64Array]]
+    """Keys and weights by locale."""
+    impressions: Mapping[int, int]
+    """Number by key."""
+
+
 class Trends:
     """Trending videos by locale, and impressions of new videos. Use it from one event loop."""
 
     def __init__(self, half_life: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without any; `half_life` in seconds is that of the consumers."""
         self._half_life, self._clock = half_life, clock
-        self._told: dict[str, Trending] = {}
+        self._told: dict[str, _Told] = {}
         self._changed = False
         self._merged_at = -np.inf
         self._lists: Lists = {}
-        self._impressions: dict[int, int] = {}
 
     def hear(self, key: str, data: bytes) -> None:
         """Take in a message of STATE; others than KEY's don't matter here."""
@@ -50,42 +62,42 @@ class Trends:
             log.warning("what is trending can't be read", key=key)
             return
         if all(len(each.keys) == len(each.weights) for each in told.lists):
-            self._told[key] = told
+            self._told[key] = _Told(
+                told.at.seconds,
+                {
+                    each.locale: (np.array(each.keys[:], np.int64), np.array(each.weights[:]))
+                    for each in told.lists
+                },
+                dict(zip(told.new_keys[:], told.new_impressions[:], strict=False)),
+            )
             self._changed = True
 
     @property
     def lists(self) -> Lists:
         """The merged lists; another object after a change."""
-        self._merge()
+        now = self._clock()
+        if self._changed and now - self._merged_at >= MERGE_SECONDS:
+            self._changed, self._merged_at = False, now
+            self._lists = self._merged()
         return self._lists
 
-    @property
-    def impressions(self) -> Mapping[int, int]:
-        """Number of impressions of videos that came by UpsertVideos, by key."""
-        self._merge()
-        return self._impressions
+    def impressions(self, key: int) -> int:
+        """Return the number of impressions of a video that came by UpsertVideos."""
+        return sum(told.impressions.get(key, 0) for told in self._told.values())
 
-    def _merge(self) -> None:
-        now = self._clock()
-        if not self._changed or now - self._merged_at < MERGE_SECONDS:
-            return
-        self._changed, self._merged_at = False, now
-        self._impressions = {}
-        weights: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        latest = max(told.at.seconds for told in self._told.values())
+    def _merged(self) -> Lists:
+        latest = max(told.at for told in self._told.values())
+        parts: dict[str, list[tuple[Int64Array, Float64Array]]] = defaultdict(list)
         for told in self._told.values():
-            factor = 0.5 ** ((latest - told.at.seconds) / self._half_life)
-            for each in told.lists:
-                merged = weights[each.locale]
-                for key, weight in zip(each.keys, each.weights, strict=True):
-                    merged[key] += factor * weight
-            for key, count in zip(told.new_keys, told.new_impressions, strict=False):
-                self._impressions[key] = self._impressions.get(key, 0) + count
-        self._lists = {locale: _heaviest(merged) for locale, merged in weights.items()}
+            factor = 0.5 ** ((latest - told.at) / self._half_life)
+            for locale, (keys, weights) in told.lists.items():
+                parts[locale].append((keys, factor * weights))
+        return {locale: _heaviest(some) for locale, some in parts.items()}
 
 
-def _heaviest(weights: Mapping[int, float]) -> Int64Array:
-    keys = np.fromiter(weights.keys(), np.int64, len(weights))
-    values = np.fromiter(weights.values(), np.float64, len(weights))
-    order: Int64Array = np.lexsort((keys, -values))[:MAX_VIDEOS]
+def _heaviest(parts: list[tuple[Int64Array, Float64Array]]) -> Int64Array:
+    """Return the keys with the largest sums of weights, largest first, ties by key."""
+    keys, places = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
+    sums = np.bincount(places, np.concatenate([weights for _, weights in parts]), len(keys))
+    order: Int64Array = np.lexsort((keys, -sums))[:MAX_VIDEOS]
     return keys[order]

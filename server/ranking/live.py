@@ -60,7 +60,7 @@ class LiveVideos:
         unseen: BoolArray = rows >= self.count
         for place in unseen.nonzero()[0].tolist():
             changed = self.side.own_rows[rows[place] - self.count] >= 0
-            shown = self.trends.impressions.get(int(keys[place]), 0)
+            shown = self.trends.impressions(int(keys[place]))
             unseen[place] = not changed and shown < limit
         return unseen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,7 @@ from server.features.video_rows import VideoRows
 from server.live.live import Live
 from server.live.placement import Placement
 from server.live.settings import LiveSettings
-from server.live.side import KnownVideos, SideTable
+from server.live.side import BATCH, KnownVideos, SideTable
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.catalogue import change, key_of
@@ -39,9 +40,11 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
 
 
 @asynccontextmanager
-async def following(nats: RunningNats, *, videos: bool = True) -> AsyncIterator[Live]:
+async def following(
+    nats: RunningNats, *, videos: bool = True, max_videos: int = 200_000
+) -> AsyncIterator[Live]:
     log = JetStreamLog(settings_of(nats))
-    live = Live(log, LiveSettings(), videos=videos)
+    live = Live(log, LiveSettings(live_videos=max_videos), videos=videos)
     task = asyncio.create_task(live.run())
     try:
         yield live
@@ -81,6 +84,40 @@ async def test_a_table_has_what_came_before_it_and_what_comes_after(
             await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
             await log.append(CATALOG, key_of("first"), change("first", is_removed=True))
             await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
+
+
+class _Slow(SideTable):
+    """A table that takes as long to place videos as the test wants."""
+
+    placed: threading.Event
+    go_on: threading.Event
+
+    def place_some(self, limit: int = BATCH) -> bool:
+        more = super().place_some(limit)
+        if not more:
+            self.placed.set()
+            self.go_on.wait(30)
+        return more
+
+
+async def test_what_is_dropped_while_a_table_is_made_is_forgotten(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log, following(nats, max_videos=2) as live:
+        for name in ("oldest", "older"):
+            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
+        await until(lambda: live.overlay.get(video_key("older")) is not None)
+        table = _Slow(live.overlay, known, ranked=True)
+        table.placed, table.go_on = threading.Event(), threading.Event()
+        made = asyncio.create_task(asyncio.to_thread(live.complete, table, 30.0))
+        await asyncio.to_thread(table.placed.wait, 30)
+        assert table.places.keys() == {video_key("oldest"), video_key("older")}
+        for name in ("newest", "oldest"):
+            await log.append(CATALOG, key_of(name), change(name, tags=["dog"]))
+        await until(lambda: live.overlay.get(video_key("older")) is None)
+        table.go_on.set()
+        await made
+        await until(lambda: table.places.keys() == {video_key("newest"), video_key("oldest")})
 
 
 async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
@@ -155,5 +192,5 @@ async def test_what_is_trending_follows_the_consumers(nats: RunningNats) -> None
     told = Trending(lists=[videos], new_keys=[9], new_impressions=[4], at=Timestamp(seconds=1))
     async with writing(nats) as log, following(nats) as live:
         await log.append(STATE, "trending.0", told.SerializeToString())
-        await until(lambda: dict(live.trends.impressions) == {9: 4})
+        await until(lambda: live.trends.impressions(9) == 4)
         assert live.trends.lists[""].tolist() == [3, 1]
