@@ -65,7 +65,7 @@ def not_found(message: str) -> RpcError:
 
 
 def unavailable(message: str, retry_after: timedelta) -> RpcError:
-    """Return UNAVAILABLE with RetryInfo: nothing was done, the caller may retry."""
+    """Return UNAVAILABLE with RetryInfo: the caller may send the same again."""
     return RpcError(
         grpc.StatusCode.UNAVAILABLE, message, [error_details_pb2.RetryInfo(retry_delay=retry_after)]
     )
@@ -81,7 +81,7 @@ class ShedReason(enum.Enum):
 
 
 class ShedError(RpcError):
-    """RESOURCE_EXHAUSTED with RetryInfo: nothing was done. Cheap, since there may be many."""
+    """RESOURCE_EXHAUSTED with RetryInfo: refused before it began. Cheap: there may be many."""
 
     def __init__(self, reason: ShedReason) -> None:
         message = f"shed: {reason.value}; try again or elsewhere"

@@ -67,7 +67,7 @@ class Overloaded(VireoError):
 
 
 class Unavailable(VireoError):
-    """The server is unreachable, or not serving yet; no work was done."""
+    """The server is unreachable or not serving yet, or can't store events; try the same again."""
 
     retry_after: timedelta | None = None
     """Delay before a retry; None if the server sent none."""
