@@ -87,12 +87,13 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
     text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
     text = text.replace("127.0.0.1:8080", stack.edge)
-    sync, asynchronous, events = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    sync, asynchronous, profile, events = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     printed = run(python, "-c", sync).splitlines()
     assert len(printed) == 11
     assert re.fullmatch(r"1 (video-\d+) 0\.\d+ Title of \1", printed[0])
     assert printed[10].startswith("page_size must be")
     assert run(python, "-c", asynchronous).split() == ["10"] * 3
+    assert re.fullmatch(r"video-\d+\n", run(python, "-c", profile))
     assert run(python, "-c", events) == "", "all is recorded"
 
 
