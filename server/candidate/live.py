@@ -8,6 +8,7 @@ import numpy as np
 
 from server.arrays import Int64Array
 from server.features.video_rows import VideoRows
+from server.live.locales import normal_locale
 from server.live.side import SideTable
 from server.live.trends import OVERALL, Lists, Trends
 
@@ -37,6 +38,7 @@ class LiveVideos:
         lists = self._trends.lists
         if lists is not self._lists:
             self._lists, self._trending = lists, {}
+        locale = normal_locale(locale)
         names = [name for name in (locale, locale.partition("-")[0], OVERALL) if name in lists]
         if not names:
             return TrendingVideos(np.empty(0, np.int64), np.empty(0, np.int64))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from vireo.v1 import log_pb2
 
+from server.live.locales import normal_locale
+
 MAX_VIDEOS = 5_000
 """Videos that are counted for each locale; twice as many between two clean-ups. The lightest are
 forgotten first."""
@@ -71,7 +73,7 @@ class TrendingCounts:
         weight = 2.0 ** max(exponent, -_MAX_EXPONENT)
         self._all.add(key, weight)
         if locale:
-            self._of(locale).add(key, weight)
+            self._of(normal_locale(locale)).add(key, weight)
 
     def show(self, pairs: Iterable[tuple[str, int]], new: Container[int]) -> None:
         """Count impressions of videos that are new: pairs of a viewer and a video's key.

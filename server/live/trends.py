@@ -22,6 +22,9 @@ MAX_VIDEOS = 500
 """Length of the merged lists."""
 MERGE_SECONDS = 1.0
 """Minimum seconds between two merges: each partition tells once a second."""
+MIN_LOCALE_WEIGHT = 5.0
+"""Minimum weight of a video in a locale's list, that of as many watches of this moment: one play in
+a locale where little is played doesn't put a video on top."""
 OVERALL = ""
 """Locale of the list of all events."""
 
@@ -92,12 +95,19 @@ class Trends:
             factor = 0.5 ** ((latest - told.at) / self._half_life)
             for locale, (keys, weights) in told.lists.items():
                 parts[locale].append((keys, factor * weights))
-        return {locale: _heaviest(some) for locale, some in parts.items()}
+        lists = {
+            locale: _heaviest(some, 0.0 if locale == OVERALL else MIN_LOCALE_WEIGHT)
+            for locale, some in parts.items()
+        }
+        return {locale: keys for locale, keys in lists.items() if len(keys)}
 
 
-def _heaviest(parts: list[tuple[Int64Array, Float64Array]]) -> Int64Array:
-    """Return the keys with the largest sums of weights, largest first, ties by key."""
+def _heaviest(parts: list[tuple[Int64Array, Float64Array]], least: float) -> Int64Array:
+    """Return the keys with the largest sums of weights, largest first, ties by key.
+
+    Those with sums under `least` are left out.
+    """
     keys, places = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
     sums = np.bincount(places, np.concatenate([weights for _, weights in parts]), len(keys))
     order: Int64Array = np.lexsort((keys, -sums))[:MAX_VIDEOS]
-    return keys[order]
+    return keys[order[sums[order] >= least]]

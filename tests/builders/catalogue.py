@@ -12,6 +12,7 @@ from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 from server.event_log.log import Entry, EventLog, Stream
 from server.features.keys import video_key
 from server.live.live import Live
+from server.live.locales import normal_locale
 from server.live.settings import LiveSettings
 
 
@@ -42,9 +43,9 @@ def told(lists: Mapping[str, Sequence[str]], impressions: Mapping[str, int] | No
     message = Trending(
         lists=[
             TrendingVideos(
-                locale=locale,
+                locale=normal_locale(locale),
                 keys=[video_key(each) for each in ids],
-                weights=[float(len(ids) - place) for place in range(len(ids))],
+                weights=[10.0 * (len(ids) - place) for place in range(len(ids))],
             )
             for locale, ids in lists.items()
         ],

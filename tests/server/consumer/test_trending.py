@@ -60,7 +60,7 @@ def test_locales_are_counted_besides_and_the_lightest_is_forgotten(
         for _ in range(times):
             counts.add(1, NOW, locale)
     assert weights(counts, NOW) == pytest.approx({1: 6.0})
-    assert weights(counts, NOW, "de-CH") == pytest.approx({1: 3.0})
+    assert weights(counts, NOW, "de-ch") == pytest.approx({1: 3.0})
     assert weights(counts, NOW, "it") == pytest.approx({1: 2.0})
     assert weights(counts, NOW, "fr") == {}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
-from server.live.trends import MERGE_SECONDS, OVERALL, Trends
+from server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, OVERALL, Trends
 
 HALF_LIFE = 3600.0
 
@@ -32,10 +32,21 @@ def test_partitions_are_merged_at_one_time() -> None:
 
 def test_locales_have_lists_of_their_own_and_impressions_add_up() -> None:
     trends = Trends(HALF_LIFE)
-    trends.hear("trending.0", told(0, {1: 1.0}, "de", key_7=3))
-    trends.hear("trending.1", told(0, {2: 2.0}, "de", key_7=4, key_8=1))
+    trends.hear("trending.0", told(0, {1: 10.0}, "de", key_7=3))
+    trends.hear("trending.1", told(0, {2: 20.0}, "de", key_7=4, key_8=1))
     assert trends.lists["de"].tolist() == [2, 1]
     assert [trends.impressions(key) for key in (7, 8, 9)] == [7, 1, 0]
+
+
+def test_a_few_plays_put_no_video_on_a_locales_list() -> None:
+    trends = Trends(HALF_LIFE)
+    few, enough = MIN_LOCALE_WEIGHT / 2 - 0.1, MIN_LOCALE_WEIGHT / 2
+    trends.hear("trending.0", told(0, {1: few, 2: enough}, "rm"))
+    assert trends.lists == {}
+    trends = Trends(HALF_LIFE)
+    for partition in range(2):
+        trends.hear(f"trending.{partition}", told(0, {1: few, 2: enough}, "rm"))
+    assert trends.lists["rm"].tolist() == [2]
 
 
 def test_a_partition_counts_once_by_its_last_word() -> None:

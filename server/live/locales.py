@@ -1,0 +1,9 @@
+"""Locales as they are compared."""
+
+
+def normal_locale(tag: str) -> str:
+    """Return a language tag in the form in which what is trending is counted and looked up.
+
+    `de_CH`, as POSIX and Java have it, is the same locale as `de-CH` or `de-ch`.
+    """
+    return tag.replace("_", "-").lower()
