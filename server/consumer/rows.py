@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -38,6 +39,7 @@ _ACTIVITY_STATE = (
 )
 _HIDDEN_STATE = ("hidden_keys", "hidden_times")
 _MICROS = 1_000_000
+_VIEWERS_AT_A_TIME = 500
 
 
 class StoreAwayError(VireoError):
@@ -109,6 +111,40 @@ class OnlineRows:
         activities = self._read(_ACTIVITY, keys, _ACTIVITY_STATE)
         hidden = self._read(_HIDDEN, keys, _HIDDEN_STATE)
         return [_row(*both) for both in zip(activities, hidden, strict=True)]
+
+    def hides(self) -> Iterator[tuple[str, dict[int, int]]]:
+        """Yield each viewer who has hidden a video, with the times by key, Unix seconds.
+
+        Raises:
+            StoreAwayError: the store can't be read now.
+        """
+        keys = self._viewers()
+        while some := list(islice(keys, _VIEWERS_AT_A_TIME)):
+            for key, stored in zip(some, self._read(_HIDDEN, some, _HIDDEN_STATE), strict=True):
+                videos, times = (_integers(stored, name).tolist() for name in _HIDDEN_STATE)
+                if videos and len(videos) == len(times):
+                    yield key.entity_values[0].string_val, dict(zip(videos, times, strict=True))
+
+    def _viewers(self) -> Iterator[EntityKey]:
+        """Yield the viewers; those of SQLite that have hidden a video."""
+        from feast.infra.key_encoding_utils import (
+            deserialize_entity_key,
+            serialize_entity_key_prefix,
+        )
+
+        with store_errors_as_away():
+            if self.redis is not None:
+                project = self.project.encode()
+                prefix = serialize_entity_key_prefix(["viewer_id"])
+                found = (
+                    key.removesuffix(project)
+                    for key in self.redis.scan_iter(prefix + b"*" + project, count=1_000)
+                )
+            else:
+                table = f'SELECT DISTINCT entity_key FROM "{self.project}_{_HIDDEN}"'  # noqa: S608  # our name
+                found = (key for (key,) in self._online._get_conn(self._config).execute(table))
+            for key in found:
+                yield deserialize_entity_key(key)
 
     def write(self, changes: Mapping[str, Folded]) -> None:
         """Store the changed rows by viewer; raise StoreAwayError if some may not be stored."""

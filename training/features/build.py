@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -17,6 +18,7 @@ from training.data.dataset import describe_dataset, load_dataset
 from training.data.folder import replaced_folder
 from training.data.split import Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
+from training.features.catch_up import catch_up
 from training.features.definitions import ONLINE_VIEWS
 from training.features.events import write_consumer_position, write_event_rules, write_viewer_hidden
 from training.features.online_store import (
@@ -36,6 +38,8 @@ from training.features.watches import Split, write_watches
 
 _log = structlog.get_logger(__name__)
 
+_IN_USE_SECONDS = 5.0
+"""Seconds for which replaced features may be read."""
 Progress = Callable[[str, int, int], None]
 """Called with a step, the number of its units done, and their total."""
 
@@ -91,11 +95,15 @@ def build_features(
         write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
-        _fill_online_store(folder, progress)
+        # What is measured must not know of later events, and isn't served.
+        _fill_online_store(folder, progress, replaced=target if holdout == "none" else None)
 
 
-def _fill_online_store(folder: Path, progress: Progress) -> None:
-    """Apply the definitions and fill the online store; undo both on failure."""
+def _fill_online_store(folder: Path, progress: Progress, replaced: Path | None) -> None:
+    """Apply the definitions and fill the online store; undo both on failure.
+
+    `replaced` is the folder whose place the features take, if they are to be brought up to date.
+    """
     store = open_repository(folder)
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, store)
@@ -110,17 +118,27 @@ def _fill_online_store(folder: Path, progress: Progress) -> None:
                 f"the online store ({kind}) refused the features: {error}; "
                 + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
             ) from error
+        if replaced is not None:
+            catch_up(folder, replaced)
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
         undo.pop_all()
 
 
 @contextlib.contextmanager
 def _retired(target: Path) -> Iterator[None]:
-    """Delete the online rows of the features in `target` once the block has replaced them."""
+    """Delete the online rows of the features in `target` once the block has replaced them.
+
+    Gateways and consumers look for other features every second and with every batch, and use these
+    until then.
+    """
     retired = open_repository(target) if (target / CONFIGURATION).exists() else None
     yield
     if retired is not None:
-        _forget(retired)
+        try:
+            if retired.config.online_store.type == "redis":
+                time.sleep(_IN_USE_SECONDS)
+        finally:
+            _forget(retired)
 
 
 def _forget(store: FeatureStore) -> None:

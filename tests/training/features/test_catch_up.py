@@ -1,0 +1,161 @@
+"""Features that are built again, against a real log and real online stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from vireo.v1 import event_pb2, log_pb2
+
+from server.consumer.apply import apply, read_batch
+from server.consumer.rows import OnlineRows
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import DEAD, EVENTS, Entry
+from server.features.keys import video_key
+from server.home import Home
+from server.stack.nats import log_environment
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import LIKED_BY_FRACTION, message
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.redis import running_redis
+from training.features import build
+from training.features.build import build_features
+from training.features.online import read_online
+from training.features.online_store import OnlineStoreSettings
+
+
+@pytest.fixture
+def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNats]:
+    """A log that the settings name."""
+    with running_nats(tmp_path / "nats") as server:
+        for name, value in log_environment(settings_of(server)).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[OnlineStoreSettings]:
+    """Each kind of online store."""
+    if request.param == "sqlite":
+        yield OnlineStoreSettings(online_store="sqlite")
+        return
+    monkeypatch.setattr(build, "_IN_USE_SECONDS", 0.0)
+    (tmp_path / "redis").mkdir()
+    with running_redis(tmp_path / "redis") as server:
+        yield OnlineStoreSettings(online_store="redis", redis_url=SecretStr(server.url))
+
+
+def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
+    made = event_pb2.Event(event_id=f"{viewer}{video}", viewer_id=viewer, video_id=video, kind=kind)
+    made.time.GetCurrentTime()
+    return made
+
+
+def append(nats: RunningNats, *batches: Sequence[event_pb2.Event]) -> int:
+    async def appended() -> int:
+        log, position = JetStreamLog(settings_of(nats)), 0
+        for events in batches:
+            position = await log.append(EVENTS, "0", message(events))
+        await log.close()
+        return position
+
+    return asyncio.run(appended())
+
+
+async def letters(nats: RunningNats) -> list[log_pb2.DeadEvents]:
+    log, found = JetStreamLog(settings_of(nats)), list[log_pb2.DeadEvents]()
+    async for entries in log.read(DEAD, "0"):
+        found += [log_pb2.DeadEvents.FromString(entry.data) for entry in entries]
+        if not entries:
+            break
+    await log.close()
+    return found
+
+
+HIDE, PLAY = event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_PLAY
+
+
+def test_features_have_the_events_of_the_log_before_they_are_served(
+    nats: RunningNats, store: OnlineStoreSettings, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    bad = event("w1", "v9", PLAY)
+    bad.ClearField("time")
+    last = append(
+        nats, [event("w0", "v57", PLAY), bad], [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
+    )
+    build_features(home, "small", "none", settings=store)
+    repo = home.features("small")
+    viewer = read_online(repo, "w0")
+    assert viewer.watched_keys[-1] == video_key("v57")
+    assert video_key("v58") in viewer.hidden_keys
+    assert read_online(repo, "n").hidden_keys == (video_key("v1"),)
+    rows = OnlineRows(repo, timeout=5)
+    assert rows.position(0) == last, "the consumer goes on from there"
+    rows.close()
+    [letter] = asyncio.run(letters(nats))
+    assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
+    # Nothing is measured on what came later.
+    build_features(home, "small", "last", settings=store)
+    assert video_key("v57") not in read_online(repo, "w0").watched_keys
+
+
+def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
+    store: OnlineStoreSettings, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", "none", settings=store)
+    rows = OnlineRows(home.features("small"), timeout=5)
+    hides = [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
+    before = {viewer: read_online(rows.repo, viewer) for viewer in ("w0", "w1")}
+    apply(rows, read_batch([Entry(1, "0", message(hides))], LIKED_BY_FRACTION))
+    rows.close()
+    build_features(home, "small", "none", settings=store)
+    repo = home.features("small")
+    assert read_online(repo, "w0").hidden_keys[-1] == video_key("v58")
+    assert read_online(repo, "n").hidden_keys == (video_key("v1"),)
+    again = {viewer: read_online(repo, viewer) for viewer in before}
+    assert again["w1"] == before["w1"]
+    assert again["w0"].watched_keys == before["w0"].watched_keys
+    assert set(again["w0"].hidden_keys) == {*before["w0"].hidden_keys, video_key("v58")}
+
+
+def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    nats.kill()
+    build_features(home, "small", "none")
+    assert read_online(home.features("small"), "w0").watched_keys
+
+
+def test_rows_of_replaced_features_stay_while_they_may_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    (tmp_path / "redis").mkdir()
+    with running_redis(tmp_path / "redis") as server:
+        settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(server.url))
+        build_features(home, "small", "none", settings=settings)
+        before = OnlineRows(home.features("small"), timeout=5)
+        seen = []
+
+        def wait(seconds: float) -> None:
+            assert seconds > 1, "gateways look every second"
+            after = OnlineRows(home.features("small"), timeout=5)
+            seen.append((after.project != before.project, len(list(before.hides())) > 0))
+            after.close()
+
+        monkeypatch.setattr("training.features.build.time.sleep", wait)
+        build_features(home, "small", "none", settings=settings)
+        assert seen == [(True, True)]
+        assert not list(before.hides())
+        before.close()

@@ -1,0 +1,110 @@
+"""Brings features that were just built up to date before they are served.
+
+Else what viewers watched and hid since the data set was made would come back into their slates, for
+as long as the consumer takes to apply those events again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from pathlib import Path
+
+import structlog
+import xxhash
+
+from server.consumer.apply import apply, read_batch
+from server.consumer.fold import ViewerEvents, ViewerRow, fold
+from server.consumer.rows import OnlineRows
+from server.errors import VireoError
+from server.event_log.log import DEAD, EVENTS, EventLog, LogAwayError
+from server.event_log.open import open_log
+from server.event_log.settings import EventLogSettings
+from server.features.activity import EventRules
+
+_log = structlog.get_logger(__name__)
+
+_STORE_SECONDS = 60.0
+"""Maximum seconds to wait for the online store."""
+_SILENT_SECONDS = 30.0
+"""Seconds without a message after which the log counts as away."""
+_ROUNDS = 3
+"""How often to read what has come meanwhile. The consumer applies the rest."""
+_VIEWERS_AT_A_TIME = 500
+
+
+def catch_up(repo: Path, replaced: Path) -> None:
+    """Apply the hides of the features that are replaced, and the events of the log if it is there.
+
+    Raises:
+        VireoError: the online store of the new features can't be written, or a setting is invalid.
+    """
+    settings = EventLogSettings.load()
+    event_log = open_log(settings)
+    old = _opened(replaced)
+    if old is None and event_log is None:
+        return
+    rows = OnlineRows(repo, _STORE_SECONDS)
+    try:
+        if old is not None:
+            _keep_hides(old, rows)
+        if event_log is not None:
+            asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
+    finally:
+        rows.close()
+        if old is not None:
+            old.close()
+
+
+def _opened(repo: Path) -> OnlineRows | None:
+    try:
+        return OnlineRows(repo, _STORE_SECONDS) if repo.exists() else None
+    except VireoError as error:  # a build of an earlier version, for example, which had no hides
+        _log.warning("hides_not_kept", features=str(repo), reason=str(error))
+        return None
+
+
+def _keep_hides(old: OnlineRows, rows: OnlineRows) -> None:
+    """Hide what was hidden: the log may not have it any more."""
+    found = old.hides()
+    while some := dict(islice(found, _VIEWERS_AT_A_TIME)):
+        changes = {
+            viewer: fold(row, ViewerEvents(hides=hides))
+            for (viewer, hides), row in zip(some.items(), rows.read(list(some)), strict=True)
+            if isinstance(row, ViewerRow)
+        }
+        rows.write(changes)
+
+
+async def _apply_events(event_log: EventLog, partitions: int, rows: OnlineRows) -> None:
+    try:
+        for _ in range(_ROUNDS):
+            for partition in range(partitions):
+                await _apply_partition(event_log, partition, rows)
+    except (LogAwayError, TimeoutError) as error:
+        reason = str(error) or "it doesn't answer"
+        _log.warning("log_away", reason=reason, then="the consumer applies its events")
+    finally:
+        await event_log.close()
+
+
+async def _apply_partition(event_log: EventLog, partition: int, rows: OnlineRows) -> None:
+    """Apply a partition's events up to the log's end as it is now, as the consumer does."""
+    rules, key = EventRules.load(rows.repo), str(partition)
+    position, end = rows.position(partition), await event_log.end(EVENTS, key)
+    if position >= end:
+        return
+    reading = aiter(event_log.read(EVENTS, key, position))
+    while position < end:
+        async with asyncio.timeout(_SILENT_SECONDS):
+            entries = await anext(reading)
+        if not entries:
+            return
+        batch = read_batch(entries, rules)
+        apply(rows, batch)
+        for number, letter in enumerate(batch.dead):
+            content = xxhash.xxh3_64_hexdigest(letter.recorded)
+            once = f"{letter.position}.{number}.{content}"
+            await event_log.append(DEAD, key, letter.SerializeToString(), once=once)
+        position = batch.position
+        rows.write_position(partition, position)
