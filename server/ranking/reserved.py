@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xxhash
 
-from server.arrays import Int64Array
+from server.arrays import BoolArray, Int64Array
 from server.pipeline.best import best
 from server.pipeline.candidates import Candidates
+from server.ranking.damping import damping
 from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking
 from server.ranking.stages import SCORE
@@ -24,6 +25,7 @@ COLD_SHARE = 0.5
 class DiverseBestAndReserved:
     """Selects the page as `DiverseBest` does, but for the positions that are reserved.
 
+    None is reserved for videos that are damped, since the viewer has hidden one like them.
     Which positions are reserved depends on the request alone: a shorter page is a prefix of a
     longer one, and shares below one position a page hold over many requests.
     """
@@ -44,11 +46,18 @@ class DiverseBestAndReserved:
         queues = [
             (share, best(places, candidates.scores[SCORE][places], candidates.keys, len(usual)))
             for share, wanted in claims
-            if len(places := wanted.nonzero()[0])
+            if len(places := _undamped(query, candidates, wanted))
         ]
         if queues:
             usual = reserve(usual, queues, _offset(query))
         return candidates.take(usual)
+
+
+def _undamped(query: Ranking, candidates: Candidates, wanted: BoolArray) -> Int64Array:
+    """Return the places of the wanted candidates but for those like a video that was hidden."""
+    places = (wanted & (candidates.rows >= 0)).nonzero()[0]
+    factors = damping(query, candidates.rows[places]) if len(places) else None
+    return places if factors is None else places[factors >= 1]
 
 
 def reserve(usual: Int64Array, queues: list[tuple[float, Int64Array]], offset: float) -> Int64Array:

@@ -137,6 +137,22 @@ def test_after_enough_impressions_a_new_video_has_no_position_of_its_own(
     assert release.live.unseen(keys, release.find(keys), NEW_IMPRESSIONS + 1).sum() == len(NEWS)
 
 
+def test_a_hidden_creators_new_videos_have_no_positions_of_their_own(
+    beside: RankingRelease,
+) -> None:
+    names, news = [*OWN, *NEWS], set(video_keys(NEWS).tolist())
+    keys, times = video_keys(["new-0"]), np.array([DAY])
+    for moment in range(40):
+        viewer = replace(
+            viewer_of_rows(1, 2), asked_at=DAY + moment, hidden_keys=keys, hidden_times=times
+        )
+        assert not news & set(rank(beside, asked(names, viewer, 20)).keys.tolist())
+    # Nor as what is trending, before a viewer without a history.
+    masks = np.where(np.isin(video_keys(names), list(news)), TRENDING.bit, 2).astype(np.uint32)
+    cold = asked(names, ViewerFeatures(asked_at=DAY, hidden_keys=keys, hidden_times=times), 10)
+    assert not news & set(rank(beside, replace(cold, source_masks=masks)).keys.tolist())
+
+
 def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
     release = RankingRelease.load(release_folder, followed())
     query = asked(OWN, ViewerFeatures(asked_at=5), 10)
