@@ -96,13 +96,14 @@ def build_features(
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
         # What is measured must not know of later events, and isn't served.
-        _fill_online_store(folder, progress, replaced=target if holdout == "none" else None)
+        served = partial(catch_up, home, folder, target) if holdout == "none" else None
+        _fill_online_store(folder, progress, served)
 
 
-def _fill_online_store(folder: Path, progress: Progress, replaced: Path | None) -> None:
+def _fill_online_store(folder: Path, progress: Progress, then: Callable[[], None] | None) -> None:
     """Apply the definitions and fill the online store; undo both on failure.
 
-    `replaced` is the folder whose place the features take, if they are to be brought up to date.
+    `then` is called once it is filled.
     """
     store = open_repository(folder)
     with contextlib.ExitStack() as undo:
@@ -118,8 +119,8 @@ def _fill_online_store(folder: Path, progress: Progress, replaced: Path | None) 
                 f"the online store ({kind}) refused the features: {error}; "
                 + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
             ) from error
-        if replaced is not None:
-            catch_up(folder, replaced)
+        if then is not None:
+            then()
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
         undo.pop_all()
 

@@ -21,6 +21,9 @@ from server.event_log.log import DEAD, EVENTS, EventLog, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
+from server.home import Home
+from server.stack.nats import external_log, reachable_log
+from server.stack.settings import StackSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -33,14 +36,19 @@ _ROUNDS = 3
 _VIEWERS_AT_A_TIME = 500
 
 
-def catch_up(repo: Path, replaced: Path) -> None:
+def catch_up(home: Home, repo: Path, replaced: Path) -> None:
     """Apply the hides of the features that are replaced, and the events of the log if it is there.
+
+    Args:
+        home: whose stack's log it is, unless the settings name one.
+        repo: the new features.
+        replaced: folder of those that they will replace, if there are any.
 
     Raises:
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
-    settings = EventLogSettings.load()
-    event_log = open_log(settings)
+    settings = _log_settings(home)
+    event_log = open_log(settings) if settings is not None else None
     old = _opened(replaced)
     if old is None and event_log is None:
         return
@@ -48,12 +56,20 @@ def catch_up(repo: Path, replaced: Path) -> None:
     try:
         if old is not None:
             _keep_hides(old, rows)
-        if event_log is not None:
+        if settings is not None and event_log is not None:
             asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
     finally:
         rows.close()
         if old is not None:
             old.close()
+
+
+def _log_settings(home: Home) -> EventLogSettings | None:
+    if (external := external_log()) is not None:
+        return external
+    if not (home.root / "log" / "token").exists():  # its stack was never up
+        return None
+    return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
 def _opened(repo: Path) -> OnlineRows | None:

@@ -20,7 +20,7 @@ from server.home import Home
 from server.stack.nats import log_environment
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, message
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
 from training.features import build
 from training.features.build import build_features
@@ -126,6 +126,18 @@ def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
     assert again["w1"] == before["w1"]
     assert again["w0"].watched_keys == before["w0"].watched_keys
     assert set(again["w0"].hidden_keys) == {*before["w0"].hidden_keys, video_key("v58")}
+
+
+def test_the_log_of_the_homes_stack_is_found(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    (tmp_path / "log").mkdir()
+    with running_nats(tmp_path / "nats") as nats:
+        (tmp_path / "log" / "token").write_text(TOKEN)
+        (tmp_path / "log" / "port").write_text(str(nats.port))
+        append(nats, [event("w0", "v57", PLAY)])
+        build_features(home, "small", "none")
+    assert read_online(home.features("small"), "w0").watched_keys[-1] == video_key("v57")
 
 
 def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) -> None:
