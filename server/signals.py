@@ -99,6 +99,10 @@ LIVE_SOURCES = (TRENDING, NEW)
 and the ranking model doesn't read which of them proposed a candidate."""
 EVERY_SOURCE = (*SOURCES, *LIVE_SOURCES)
 
+COLD_SHARE = 0.5
+"""TRENDING's share of the candidates, and of the positions of the page, for viewers without a
+history."""
+
 SCORES = (
     Score("two_tower", "viewer vector · video vector"),
     Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),

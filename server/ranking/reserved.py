@@ -12,14 +12,12 @@ from server.ranking.damping import damping
 from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking
 from server.ranking.stages import SCORE
-from server.signals import TRENDING
+from server.signals import COLD_SHARE, TRENDING
 
 NEW_SHARE = 0.05
 """Share of the positions that the best new videos get, until they were seen often enough."""
 NEW_IMPRESSIONS = 1_000
 """Impressions after which a new video has its place by its score alone."""
-COLD_SHARE = 0.5
-"""Share of the positions that what is trending gets before viewers without a history."""
 
 
 class DiverseBestAndReserved:

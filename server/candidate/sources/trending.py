@@ -6,9 +6,7 @@ import numpy as np
 
 from server.arrays import Int64Array
 from server.candidate.query import Retrieval
-
-COLD_SHARE = 0.5
-"""Share of the candidates that it proposes to viewers without a history."""
+from server.signals import COLD_SHARE
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

@@ -18,11 +18,10 @@ from server.candidate.pipeline import (
 from server.candidate.release import CandidateRelease
 from server.candidate.service import encode
 from server.candidate.sources import new
-from server.candidate.sources.trending import COLD_SHARE
 from server.features.keys import video_key, video_keys
 from server.features.viewer import ViewerFeatures
 from server.live.live import Live
-from server.signals import NEW, SCORES, TRENDING
+from server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.viewers import viewer_of_rows
 

@@ -16,9 +16,9 @@ from server.features.viewer import ViewerFeatures
 from server.ranking.damping import DAMPED_DAYS, DAMPING
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
-from server.ranking.reserved import COLD_SHARE, NEW_IMPRESSIONS, NEW_SHARE, reserve
+from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE, reserve
 from server.ranking.service import encode
-from server.signals import TRENDING
+from server.signals import COLD_SHARE, TRENDING
 from tests.builders.catalogue import followed, upserted
 from tests.builders.viewers import viewer_of_rows
 
