@@ -74,17 +74,16 @@ async def retrieve(
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             raise UnknownSeedError(str(error)) from error
         raise
-    gone = masks.keys() & removed
-    if gone:
-        masks = {key: mask for key, mask in masks.items() if key not in gone}
-        candidates = _without(candidates, gone)
+    if removed and not masks.keys().isdisjoint(removed):
+        masks = {key: mask for key, mask in masks.items() if key not in removed}
+        candidates = _without(candidates, removed)
     return candidates, masks
 
 
 def _without(
-    candidates: pb.RetrieveCandidatesResponse, gone: Set[int]
+    candidates: pb.RetrieveCandidatesResponse, removed: Set[int]
 ) -> pb.RetrieveCandidatesResponse:
-    kept = [place for place, key in enumerate(candidates.keys) if key not in gone]
+    kept = [place for place, key in enumerate(candidates.keys) if key not in removed]
     return pb.RetrieveCandidatesResponse(
         keys=[candidates.keys[place] for place in kept],
         source_masks=[candidates.source_masks[place] for place in kept],
