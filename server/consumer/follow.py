@@ -163,7 +163,8 @@ class Follower:
 
         A consumer that stands still between its read and its write writes rows without what
         another one has applied since it took the lease. That one notices that the position went
-        back, and events that are applied twice do no harm.
+        back, unless it stores its own at this very moment; events that are applied twice do no
+        harm.
         """
         if rows.position(self._partition) > before:
             rows.write_position(self._partition, before)

@@ -19,7 +19,8 @@ class LiveSettings(BaseSettings):
     """Maximum upserted videos that a pod keeps beside its release: the newest. Others are counted,
     and wait for a release that has them."""
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
-    """Seconds after which a play or like counts half for what is trending."""
+    """Seconds after which a play or like counts half for what is trending; consumers must have the
+    same value."""
 
     @staticmethod
     def load() -> LiveSettings:
