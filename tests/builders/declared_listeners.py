@@ -78,6 +78,7 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
         )
     token: Credential = "the log's token"
     yield Listener("log of events", "log", (settings.log_port,), token, token)
+    yield _metrics("log", (settings.log_port,))
     consumers = tuple(settings.consumer_ports(partitions=1))
     yield Listener("consumers of events", "consumer", consumers, "nothing", "a certificate")
     yield _metrics("consumer", consumers)
