@@ -117,8 +117,12 @@ def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) ->
     """Load the measurable part of a release: its measured twin, or itself if it has none."""
     if not manifest.measured:
         return LoadedRelease.load(cache.fetch(store, manifest.release_id, FILES))
-    needed = (path for path in FILES if path not in layout.OPTIONAL)
-    files = [f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *needed)]
+    twin = {path: f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES)}
+    files = [
+        place
+        for path, place in twin.items()
+        if path not in layout.OPTIONAL or place in manifest.files
+    ]
     return LoadedRelease.load(cache.fetch(store, manifest.release_id, files) / layout.MEASURED)
 
 
