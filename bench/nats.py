@@ -22,7 +22,7 @@ from server.event_log.settings import EventLogSettings
 from server.stack.envoy import tool
 
 TOKEN = "the-log's-token"  # noqa: S105 (servers that last as long as a test)
-"""Of all servers here."""
+"""Token that every server here asks for."""
 _START_SECONDS = 60.0
 _ROUTES = 10
 """Distance of a server's port in the cluster from its port for clients."""

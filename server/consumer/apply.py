@@ -42,7 +42,7 @@ class Batch:
     """Some messages' events by viewer, and what came of them."""
 
     position: int = 0
-    """Of the last message."""
+    """Position of the last message in the log."""
     viewers: dict[str, ViewerEvents] = field(default_factory=dict)
     events: dict[str, list[tuple[int, event_pb2.Event]]] = field(default_factory=dict)
     """Each viewer's events with the position of their message, to set them aside."""

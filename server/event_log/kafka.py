@@ -265,7 +265,7 @@ class KafkaLog(EventLog):
 
 
 class _Lines:
-    """Takes librdkafka's own lines: it repeats each failed attempt to connect."""
+    """Logger of librdkafka's own lines, at the lowest level: it repeats each failed connection."""
 
     def log(self, level: int, message: str, *values: object) -> None:
         """Log a line at the lowest level."""

@@ -25,7 +25,7 @@ CHANGES = Counter(
 UPSERTED, REMOVED = CHANGES.labels("upsert"), CHANGES.labels("remove")
 _UNSIGNED = (1 << 64) - 1
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
-"""Of the years 1 to 9999: what a google.protobuf.Timestamp may hold."""
+"""First and last second that a google.protobuf.Timestamp may hold: the years 1 to 9999."""
 
 
 class CatalogServicer(CatalogServiceServicer):

@@ -79,7 +79,7 @@ def test_a_case_holds_unless_something_broke_or_a_request_failed(tmp_path: Path)
 
 
 class _Refusing(event_pb2_grpc.EventServiceServicer):
-    """Takes each batch at the third attempt."""
+    """Refuses each batch twice, and records it at the third attempt."""
 
     def __init__(self, details: bytes) -> None:
         self.details = details

@@ -21,7 +21,7 @@ class VireoError(Exception):
     """A failed call; raised itself for codes without a class of their own."""
 
     recorded: int | None = None
-    """Of `stream_events`: how many of the stream's events were recorded, if the server said so."""
+    """Number of events that a failed `stream_events` recorded; None if the server didn't say."""
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         """Hold gRPC's status code, its message, and the request's id."""
