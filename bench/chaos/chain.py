@@ -14,11 +14,11 @@ from functools import partial
 from bench.chaos.findings import Findings
 from bench.chaos.plan import ChaosPlan
 from bench.chaos.recorder import Recorder
-from bench.chaos.valkey import Valkey
 from bench.chaos.views import Host, hosts
 from bench.load import SteadyLoad, closed_load
 from bench.process import running, serves
 from bench.stack import OwnStack
+from bench.valkey import Valkey
 from server.control.discovery.document import EndpointsDocument
 from server.errors import VireoError
 from server.stack.processes import ProcessSpec

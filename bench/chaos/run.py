@@ -32,8 +32,8 @@ from bench.chaos.findings import CaseResult, Findings, Judge
 from bench.chaos.home import prepared, prepared_with
 from bench.chaos.plan import ChaosPlan
 from bench.chaos.small_disk import small_log_disk
-from bench.chaos.valkey import Valkey, running_valkey
 from bench.stack import OwnStack
+from bench.valkey import Valkey, running_valkey
 from server.errors import VireoError
 from server.home import Home
 from training.features.watches import load_watches

@@ -18,10 +18,10 @@ from bench.live.effect import measure_effect
 from bench.live.hide import measure_hides
 from bench.live.log import leader, measure_log
 from bench.live.plan import LivePlan
-from bench.live.redis import running_redis
 from bench.live.stack import LiveStack, live_stack
 from bench.nats import RunningNats, running_cluster, settings_of
 from bench.speed.row import Row
+from bench.valkey import running_valkey
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.home import Home
@@ -68,7 +68,9 @@ def measure_live(
             with ExitStack() as resources:
                 settings = {"VIREO_ONLINE_STORE": store}
                 if store == "redis":
-                    url = resources.enter_context(running_redis(folder / "valkey"))
+                    url = resources.enter_context(
+                        running_valkey(folder / "valkey", append_only=True)
+                    ).url
                     settings["VIREO_REDIS_URL"] = url
                 live = resources.enter_context(
                     live_stack(home, dataset, plan, console, store, settings)

