@@ -76,7 +76,7 @@ class ControlSettings(RpcSettings):
     canary_poll_seconds: float = Field(default=0.5, gt=0)
     """Seconds between reads of the canary's share from its channel; sixty times that while there
     are no canary pods."""
-    channel_poll_seconds: float = Field(default=0.65, gt=0, le=1)
+    channel_poll_seconds: float = Field(default=0.75, gt=0, le=1)
     """Seconds between reads of each channel that pods follow."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
     """Settings of discovery in a Kubernetes cluster."""

@@ -15,10 +15,11 @@ from server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings
 from server.rpc.tls import TlsFiles
+from server.stack import nats, s3
 from server.stack.envoy import envoy_command
 from server.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
-from server.stack.s3 import ENVIRONMENT, s3_command
+from server.stack.s3 import s3_command
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -57,7 +58,7 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
         command=s3_command(settings),
         port=settings.s3_port,
         probe=s3_probe(server),
-        environment=ENVIRONMENT,
+        environment=s3.ENVIRONMENT,
         folder=settings.home_folder.s3,
     )
 
@@ -69,6 +70,7 @@ def log_process(settings: StackSettings) -> ProcessSpec:
         command=log_command(settings),
         port=settings.log_port,
         probe=log_probe(settings.log_port),
+        environment=nats.ENVIRONMENT,
         max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
     )
 

@@ -21,7 +21,7 @@ _MAX_BACKOFF = 10.0
 _STABLE_SECONDS = 30.0
 """The backoff of a process that ran this long starts over."""
 _STARTING_POLL = 0.2
-_HEALTHY_POLL = 10.0
+_HEALTHY_POLL = 15.0
 """Seconds between probes of a healthy process. Its end is noticed at once; a pod that hangs gets no
 calls long before, by Envoy's own checks. Other processes that hang show up here first."""
 _KILL_SECONDS = 5.0

@@ -144,9 +144,12 @@ def attempt(url: str, method: str) -> int | None:
             return None
 
 
+@pytest.mark.parametrize("server", ["s3", "nats"])
 @pytest.mark.parametrize(("set_to", "got"), [({}, "1"), ({"GOMAXPROCS": "4"}, "4")])
-def test_an_operators_number_of_go_threads_wins(set_to: dict[str, str], got: str) -> None:
-    program = "from server.stack.s3 import ENVIRONMENT; print(ENVIRONMENT['GOMAXPROCS'])"
+def test_an_operators_number_of_go_threads_wins(
+    server: str, set_to: dict[str, str], got: str
+) -> None:
+    program = f"from server.stack.{server} import ENVIRONMENT; print(ENVIRONMENT['GOMAXPROCS'])"
     environment = {name: text for name, text in os.environ.items() if name != "GOMAXPROCS"}
     printed = subprocess.check_output(
         [sys.executable, "-c", program], env=environment | set_to, text=True

@@ -1,0 +1,15 @@
+"""ONNX Runtime sends nothing to its maker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_onnx_runtime_starts_no_thread_that_reports() -> None:
+    assert _threads_after("server.inference.model") == _threads_after("server.arrays")
+
+
+def _threads_after(module: str) -> str:
+    count = f"import {module}, os; print(len(os.listdir('/proc/self/task')))"
+    return subprocess.check_output([sys.executable, "-c", count], text=True)
