@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from server.arrays import Int64Array
 from server.features.video_rows import VideoRows
-from server.live.locales import normal_locale
-from server.live.side import SideTable
-from server.live.trends import OVERALL, Lists, Trends
+from server.live.locales import OVERALL, normal_locale
+
+if TYPE_CHECKING:
+    from server.live.side import SideTable
+    from server.live.trends import Lists, Trends
 
 
 @dataclass(frozen=True)

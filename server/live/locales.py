@@ -1,5 +1,8 @@
 """Locales as they are compared."""
 
+OVERALL = ""
+"""Locale of what is counted of all events."""
+
 
 def normal_locale(tag: str) -> str:
     """Return a language tag in the form in which what is trending is counted and looked up.

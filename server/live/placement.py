@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import Float32Array, Int64Array
 from server.features.content import CONTENT_LIMIT, content_ids, content_tokens
@@ -20,6 +20,9 @@ from server.inference.signature import video_tower_signature
 from server.releases import layout
 from server.releases.manifest import Manifest
 from server.releases.tables import read_table, read_vocabulary
+
+if TYPE_CHECKING:
+    from vireo.v1.catalog_pb2 import Video
 
 FILES = (
     layout.VIDEO_TOWER,

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import Trending
 
 from server.arrays import Float64Array, Int64Array
+from server.live.locales import OVERALL
 
 log = structlog.get_logger()
 
@@ -25,8 +26,6 @@ MERGE_SECONDS = 1.0
 MIN_LOCALE_WEIGHT = 5.0
 """Minimum weight of a video in a locale's list, that of as many watches of this moment: one play in
 a locale where little is played doesn't put a video on top."""
-OVERALL = ""
-"""Locale of the list of all events."""
 
 Lists = Mapping[str, Int64Array]
 """Keys of the trending videos by locale, the heaviest first, int64[m]."""

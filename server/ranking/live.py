@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray, Int64Array
 from server.features.ranking_inputs import VideoTable
 from server.live.beside import Beside
-from server.live.side import SideTable
-from server.live.trends import Trends
+
+if TYPE_CHECKING:
+    from vireo.v1.catalog_pb2 import Video
+
+    from server.live.side import SideTable
+    from server.live.trends import Trends
 
 
 @dataclass(frozen=True)

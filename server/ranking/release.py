@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import ranker_signature
 from server.live import placement
-from server.live.live import Live
-from server.live.side import KnownVideos, SideTable
 from server.ranking.live import LiveVideos
 from server.releases import layout
 from server.releases.manifest import Manifest
 from server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
 from server.releases.texts import Texts, read_mapped_texts
+
+if TYPE_CHECKING:
+    from server.live.live import Live
 
 FILES = (
     layout.RANKER,
@@ -79,6 +81,9 @@ class RankingRelease:
         table, rows = VideoTable(vectors, features, content, creators), VideoRows(keys)
         beside = None
         if live is not None:
+            # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
+            from server.live.side import KnownVideos, SideTable
+
             places = placement.Placement.load(folder, manifest, count)
             known = KnownVideos(
                 rows, vectors, manifest.catalog_position, places, features, creators

@@ -3,7 +3,8 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
-from server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, OVERALL, Trends
+from server.live.locales import OVERALL
+from server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, Trends
 
 HALF_LIFE = 3600.0
 
