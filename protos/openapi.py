@@ -250,7 +250,7 @@ def _bounds(rules: Any) -> Iterator[tuple[str, Any]]:
         "repeated": {"min_items": "minItems", "max_items": "maxItems"},
     }.get(kind, {"gte": "minimum", "lte": "maximum"})
     for rule, value in limits.ListFields():
-        if rule.name == "items":
+        if rule.name in ("items", "finite"):  # JSON has no other numbers
             continue
         assert rule.name in names, f"{rule.name} of {kind} has no form in the document yet"
         # A text of one byte has one character; of more, it may have fewer.

@@ -157,6 +157,8 @@ def _bounds(rules: Any) -> str:
 def _limits(rules: Any) -> str:
     if getattr(rules, "defined_only", False):
         return "a value of the enum"
+    if getattr(rules, "finite", False):
+        return "finite"
     low = high = None
     unit = ""
     for rule, value in rules.ListFields():
