@@ -118,7 +118,14 @@ def _ranker(
     # The trainer, which holds a copy of the vectors, is freed here.
     ranker = calibrated(
         *fit_ranker(
-            ranking_set, vectors, attributes, settings, inputs.run.checkpoints, made_of, console
+            ranking_set,
+            vectors,
+            release.manifest.feature_schema,
+            attributes,
+            settings,
+            inputs.run.checkpoints,
+            made_of,
+            console,
         )
     )
     console.print(ranker.described())

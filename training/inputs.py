@@ -59,7 +59,13 @@ class Inputs:
         """Write the towers' sequences from the features and return the inputs."""
         run = Run(home.run(dataset.name))
         watches = home.features(dataset.name) / "watches.parquet"
-        data = RetrievalData.stream(watches, dataset.videos, dataset.viewers, run.sequences)
+        data = RetrievalData.stream(
+            watches,
+            dataset.videos,
+            dataset.viewers,
+            run.sequences,
+            context=settings.retrieval.context,
+        )
         return_memory()  # Freed strings of the tables lie between strings that are kept.
         return Inputs(home, dataset, settings, split, Quotas(), data)
 
@@ -86,9 +92,9 @@ class Inputs:
             FORMAT_VERSION,
             # Without the members: the retrieval settings below include their number.
             # Nor the tasks and their outcomes, which the ranker alone learns.
-            FeatureSchema.ours(retrieval.history_limit, retrieval.dimension).model_dump(
-                exclude={"tasks"}
-            ),
+            FeatureSchema.ours(
+                retrieval.history_limit, retrieval.dimension, self.data.context
+            ).model_dump(exclude={"tasks"}),
             self.quotas.model_dump(),
             self.split.model_dump(exclude={"outcomes", "features_format"}),
             self.data.fingerprint(),

@@ -25,6 +25,13 @@ def synth(
         int, typer.Option(help="Random seed; the same seed and sizes give the same data.")
     ] = 0,
     days: Annotated[int, typer.Option(help="Number of days that the events span.")] = 90,
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context",
+            help="Give events a device, a time zone and a locale, and viewers tastes by these.",
+        ),
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "synth",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data set of that name.")
@@ -46,7 +53,8 @@ def synth(
     from training.data.synth.world import WorldConfig
     from training.data.synth.writing import write_world
 
-    config = WorldConfig(viewers, videos, 40 * viewers if events is None else events, seed, days)
+    count = 40 * viewers if events is None else events
+    config = WorldConfig(viewers, videos, count, seed, days, context)
     console = Console()
     columns = (
         TextColumn("{task.description}"),

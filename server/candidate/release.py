@@ -126,7 +126,8 @@ class CandidateRelease:
             known = KnownVideos(rows, vectors, manifest.catalog_position, places)
             table = live.complete(SideTable(live.overlay, known, ranked=False))
             beside = LiveVideos(table, live.trends, rows)
-        tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
+        signature = tower_signature(size, len(manifest.feature_schema.context_features))
+        tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,
             manifest=manifest,
@@ -149,6 +150,11 @@ class CandidateRelease:
             viewers=ViewerVectors(vector_cache_size),
             live=beside,
         )
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Names of the context features that the models read."""
+        return tuple(self.manifest.feature_schema.context_features)
 
     def is_new(self, key: int) -> bool:
         """Return whether a video came since the release was trained."""
@@ -177,5 +183,5 @@ class CandidateRelease:
         if found is None:
             found = self.rows.find(viewer.history_keys)
         limit = self.manifest.feature_schema.history_limit
-        inputs = viewer_inputs(viewer, found, self.vocabulary, limit)
+        inputs = viewer_inputs(viewer, found, self.vocabulary, limit, self.context)
         return self.viewers.of(inputs, lambda asked: self.tower.run(asked)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from server import signals
 from server.arrays import Float32Array, Float64Array, Int64Array
 from server.features.content_match import content_match
+from server.features.context import NAMES, ContextIds, context_input, language_match
 from server.features.looked_up import Column, looked_up
 from server.features.tower_inputs import attribute_ids
 from server.features.viewer import ViewerFeatures
@@ -29,6 +30,9 @@ RETRIEVAL_FEATURES = (
 proposed the candidate, 0 or 1."""
 MATCH_FEATURES = ("content_match",)
 """Columns of how a candidate matches the history, apart from retrieval, in order."""
+LANGUAGE_MATCH = "language_match"
+"""A further one, of releases that read the request's language and know those of videos: 1 if the
+candidate is in it, -1 if it is in another, 0 if one of them isn't known."""
 VIEWER_FEATURES = ("log_watch_count", "like_rate")
 """Columns of the viewer's dense features, in order."""
 
@@ -55,6 +59,8 @@ class VideoTable:
     float16[n, c]."""
     creators: Column | None = None
     """Key of each video's creator, -1 if unknown, int64[n]; None if no creator is known."""
+    languages: Column | None = None
+    """`language_id` of each video, int16[n]; None if the ranker doesn't read LANGUAGE_MATCH."""
 
 
 def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> Float64Array:
@@ -104,6 +110,7 @@ def ranking_inputs(
     retrieval: Float32Array,
     table: VideoTable,
     vocabulary: Mapping[str, int],
+    context: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the ranking model's inputs for one viewer (b = 1) and n known candidates.
 
@@ -114,26 +121,48 @@ def ranking_inputs(
         retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, r].
         table: the release's video table.
         vocabulary: attribute text to id.
+        context: names of the context features that the model reads.
 
     Returns:
         `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
         `retrieval_features` float32[1, n, r], `match_features` float32[1, n, m],
         `history_vectors` float32[1, h, d] (the last RANKER_HISTORY, oldest first; one zero row
         for an empty history),
-        `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a].
+        `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a]; and
+        for a model that reads the context, `context` int64[1, c], the id of each of its features.
     """
     recent = history_rows[-RANKER_HISTORY:]
     if len(recent):
         history = looked_up(table.vectors, recent)
     else:
         history = np.zeros((1, table.vectors.shape[1]), np.float32)
-    return {
+    inputs = {
         "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
         "candidate_features": table.features.take(candidate_rows, axis=0)[None],
         "retrieval_features": retrieval[None],
-        "match_features": content_match(history_rows, candidate_rows, table.content)[None, :, None],
+        "match_features": match_features(viewer.context, history_rows, candidate_rows, table)[None],
         "history_vectors": history[None],
         "history_lengths": np.array([len(recent)], np.int64),
         "viewer_features": viewer_features(viewer)[None],
         "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
     }
+    if context:
+        inputs["context"] = context_input(viewer.context, context)[None]
+    return inputs
+
+
+def match_features(
+    context: ContextIds, history_rows: Int64Array, candidate_rows: Int64Array, table: VideoTable
+) -> Float32Array:
+    """Return MATCH_FEATURES of n candidates, and LANGUAGE_MATCH if the table has languages.
+
+    Returns:
+        float32[n, m].
+    """
+    content = content_match(history_rows, candidate_rows, table.content)
+    if table.languages is None:
+        return content[:, None]
+    language = context[NAMES.index("language")]
+    return np.stack(
+        [content, language_match(language, table.languages.take(candidate_rows, axis=0))], 1
+    )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from server.arrays import Int64Array
+from server.features.context import context_input
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 
@@ -38,7 +39,11 @@ def attribute_ids(attributes: Sequence[str], vocabulary: Mapping[str, int]) -> I
 
 
 def viewer_inputs(
-    viewer: ViewerFeatures, found: Int64Array, vocabulary: Mapping[str, int], history_limit: int
+    viewer: ViewerFeatures,
+    found: Int64Array,
+    vocabulary: Mapping[str, int],
+    history_limit: int,
+    context: Sequence[str] = (),
 ) -> dict[str, Int64Array]:
     """Return the viewer tower's inputs for one viewer (b = 1); see `tower_inputs`.
 
@@ -47,6 +52,7 @@ def viewer_inputs(
         found: row of each video of the history, -1 for unknown ones, int64[h].
         vocabulary: attribute text to id.
         history_limit: number of last known videos that the tower reads.
+        context: names of the context features that the tower reads.
     """
     known = (found >= 0).nonzero()[0][-history_limit:]
     length = len(known)
@@ -54,13 +60,16 @@ def viewer_inputs(
     history[:length] = found[known] + 1
     times[:length], times[length] = viewer.history_times[known], viewer.asked_at
     buckets = gap_buckets(times)
-    return {
+    inputs = {
         "history": history[None],
         "gaps": buckets[None, : len(history)],
         "asked_gap": buckets[-1:],
         "lengths": np.array([length], np.int64),
         "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
     }
+    if context:
+        inputs["context"] = context_input(viewer.context, context)[None]
+    return inputs
 
 
 def tower_inputs(
@@ -68,6 +77,7 @@ def tower_inputs(
     rows: VideoRows,
     vocabulary: Mapping[str, int],
     history_limit: int,
+    context: Sequence[str] = (),
 ) -> dict[str, Int64Array]:
     """Return a batch of the viewer tower's inputs, for at least one viewer.
 
@@ -78,10 +88,11 @@ def tower_inputs(
         `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
         see `gap_buckets`; `asked_gap` int64[b]: bucket of the time from the last of these videos
         to the request, 0 only without a history; `lengths` int64[b]; `attributes`
-        int64[b, ATTRIBUTE_LIMIT].
+        int64[b, ATTRIBUTE_LIMIT]; and for a tower that reads the context, `context` int64[b, c],
+        the id of each of its features.
     """
     each = [
-        viewer_inputs(viewer, rows.find(viewer.history_keys), vocabulary, history_limit)
+        viewer_inputs(viewer, rows.find(viewer.history_keys), vocabulary, history_limit, context)
         for viewer in viewers
     ]
     width = max(inputs["history"].shape[1] for inputs in each)

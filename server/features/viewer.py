@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from server.arrays import Int64Array
+from server.features.context import UNKNOWN, ContextIds
 
 
 def _no_keys() -> Int64Array:
@@ -35,6 +36,8 @@ class ViewerFeatures:
     """When each was hidden, Unix seconds, int64[k]."""
     asked_at: int = 0
     """Time of the request, Unix seconds; 0 for right after the last watch."""
+    context: ContextIds = UNKNOWN
+    """Context of the request."""
 
     def playing(self, seed_key: int | None) -> ViewerFeatures:
         """Return these features with the video that is playing, if any, as the last one watched.

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from vireo.v1 import recommendation_pb2 as pb
 
+from server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
 from server.features.keys import video_key
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
+from server.rpc.errors import invalid_argument
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
@@ -38,6 +40,8 @@ class RecommendQuery(NamedTuple):
     """BCP 47 language tag; empty if unknown."""
     profile: pb.RequestProfile | None = None
     """What the caller itself knows of the viewer."""
+    context: ContextIds = UNKNOWN
+    """Where and when the slate will be shown, as ids that models read."""
 
     @staticmethod
     def of(
@@ -46,7 +50,12 @@ class RecommendQuery(NamedTuple):
         deadline: float,
         trace: tuple[tuple[str, str], ...] = (),
     ) -> RecommendQuery:
-        """Return the query of a valid request, with the caller's trace context."""
+        """Return the query of a valid request, with the caller's trace context.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
+        """
+        asked_at = _moment(request)
         viewer_id = request.viewer_id
         bucket = str(viewer_bucket(viewer_id))
         excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
@@ -61,12 +70,13 @@ class RecommendQuery(NamedTuple):
             seed_key=seed_key,
             excluded_keys=excluded,
             explain=request.explain,
-            asked_at=_moment(request),
+            asked_at=asked_at,
             request_id=request_id,
             deadline=deadline,
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
             locale=request.context.locale,
             profile=request.profile if request.HasField("profile") else None,
+            context=_context(request.context, asked_at),
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:
@@ -85,3 +95,11 @@ def _moment(request: pb.RecommendRequest) -> int:
     if request.context.HasField("time"):
         return max(0, request.context.time.seconds)
     return int(time.time())
+
+
+def _context(context: pb.RequestContext, asked_at: int) -> ContextIds:
+    """Return the ids of a request's context; raise RpcError if its time zone can't be parsed."""
+    try:
+        return context_ids(asked_at, context.time_zone, context.device, context.locale)
+    except BadTimeZoneError as error:
+        raise invalid_argument([("context.time_zone", str(error))]) from error

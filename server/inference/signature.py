@@ -89,8 +89,11 @@ def _compare(what: str, argument: Any, ours: Tensor) -> None:
         raise ReleaseError(f"{what} is {theirs} in the model, this build has {ours}")
 
 
-def tower_signature(vector_size: int) -> Signature:
-    """Return the viewer tower's signature: `tower_inputs` to embeddings of `vector_size`."""
+def tower_signature(vector_size: int, context: int = 0) -> Signature:
+    """Return the viewer tower's signature: `tower_inputs` to embeddings of `vector_size`.
+
+    `context` is the number of context features that it reads.
+    """
     return Signature(
         inputs={
             "history": Tensor("int64", (BATCH, HISTORY)),
@@ -98,6 +101,7 @@ def tower_signature(vector_size: int) -> Signature:
             "asked_gap": Tensor("int64", (BATCH,)),
             "lengths": Tensor("int64", (BATCH,)),
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
+            **_context(context),
         },
         output="viewer_vector",
         answer=Tensor("float32", (BATCH, vector_size)),
@@ -113,18 +117,29 @@ def video_tower_signature(vector_size: int) -> Signature:
     )
 
 
-def ranker_signature(vector_size: int) -> Signature:
-    """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`."""
+def _context(count: int) -> dict[str, Tensor]:
+    """Return the input of the context, if a model reads any."""
+    return {"context": Tensor("int64", (BATCH, count))} if count else {}
+
+
+def ranker_signature(
+    vector_size: int, context: int = 0, matches: int = len(MATCH_FEATURES)
+) -> Signature:
+    """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`.
+
+    `context` and `matches` are the numbers of context and match features that it reads.
+    """
     return Signature(
         inputs={
             "candidate_vectors": Tensor("float32", (BATCH, CANDIDATES, vector_size)),
             "candidate_features": Tensor("float32", (BATCH, CANDIDATES, len(VIDEO_FEATURES))),
             "retrieval_features": Tensor("float32", (BATCH, CANDIDATES, len(RETRIEVAL_FEATURES))),
-            "match_features": Tensor("float32", (BATCH, CANDIDATES, len(MATCH_FEATURES))),
+            "match_features": Tensor("float32", (BATCH, CANDIDATES, matches)),
             "history_vectors": Tensor("float32", (BATCH, HISTORY, vector_size)),
             "history_lengths": Tensor("int64", (BATCH,)),
             "viewer_features": Tensor("float32", (BATCH, len(VIEWER_FEATURES))),
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
+            **_context(context),
         },
         output="scores",
         answer=Tensor("float32", (BATCH, CANDIDATES, len(TASKS))),

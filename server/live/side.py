@@ -12,6 +12,7 @@ import structlog
 from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray, Float32Array, Int64Array
+from server.features.context import language_id
 from server.features.keys import video_key
 from server.features.looked_up import Vectors, looked_up
 from server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_features
@@ -89,6 +90,8 @@ class SideTable:
         """VIDEO_FEATURES of unwatched videos."""
         self.creators = np.zeros(room, np.int64)
         """Key of each creator, -1 if unknown."""
+        self.languages = np.zeros(room, np.int16)
+        """`language_id` of each, 0 if unknown."""
         self.own_rows = np.zeros(room, np.int64)
         """The release's row of a changed video; -1 of a new one."""
         self.removed = np.zeros(len(known.vectors), np.bool_)
@@ -226,6 +229,7 @@ class SideTable:
         creators = np.array(
             [video_key(video.creator) if video.creator else -1 for video in videos], np.int64
         )
+        languages = [_language(video) for video in videos]
         mine = own >= 0
         if mine.any():
             before = placement.known.take(own[mine], axis=0).astype(np.int64)
@@ -254,6 +258,7 @@ class SideTable:
             self.content[row] = contents[each, : self.content.shape[1]]
             self.features[row] = features[each]
             self.creators[row] = creators[each]
+            self.languages[row] = languages[each]
             self.changed += int(own[each] >= 0) - int(self.own_rows[row] >= 0)
             self.own_rows[row], self.new[row] = own[each], own[each] < 0
 
@@ -281,3 +286,9 @@ class SideTable:
             self.new[row] = False
             self.changed -= int(self.own_rows[row] >= 0)
             self._free.append(row)
+
+
+def _language(video: Video) -> int:
+    """Return the `language_id` of a video's first label of `language`, 0 if it has none."""
+    labels = (each.labels for each in video.attributes if each.name == "language")
+    return language_id(next((label for each in labels for label in each), ""))

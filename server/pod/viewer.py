@@ -7,6 +7,7 @@ import time
 import numpy as np
 from vireo.v1 import viewer_pb2
 
+from server.features.context import received
 from server.features.viewer import ViewerFeatures
 from server.rpc.errors import invalid_argument
 
@@ -35,4 +36,5 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
         hidden_keys=np.array(viewer.hidden_keys, np.int64),
         hidden_times=np.array(viewer.hidden_times, np.int64),
         asked_at=viewer.asked_at or int(time.time()),
+        context=received(viewer.context),
     )

@@ -38,6 +38,9 @@ class LiveVideos:
             Beside(own.features, side.features, self.count),
             Beside(own.content, side.content, self.count),
             Beside(own.creators, side.creators, self.count) if own.creators is not None else None,
+            Beside(own.languages, side.languages, self.count)
+            if own.languages is not None
+            else None,
         )
 
     def find(self, keys: Int64Array, rows: Int64Array) -> Int64Array:

@@ -36,6 +36,7 @@ FILES = (
     layout.VIDEO_FEATURE_TABLE,
     layout.VOCABULARY,
     layout.CREATORS,
+    layout.LANGUAGES,
     *placement.FILES,
 )
 """The files of a release that the ranking service needs."""
@@ -78,7 +79,12 @@ class RankingRelease:
         creators = None
         if layout.CREATORS in manifest.files:
             creators = read_table(folder, layout.CREATORS, np.int64, (count,))
-        table, rows = VideoTable(vectors, features, content, creators), VideoRows(keys)
+        schema, languages = manifest.feature_schema, None
+        if schema.languages:
+            languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
+        signature = ranker_signature(size, len(schema.context_features), len(schema.match_features))
+        table = VideoTable(vectors, features, content, creators, languages)
+        rows = VideoRows(keys)
         beside = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
@@ -93,7 +99,7 @@ class RankingRelease:
         return RankingRelease(
             folder=folder,
             manifest=manifest,
-            ranker=Model(folder / layout.RANKER, ranker_signature(size)),
+            ranker=Model(folder / layout.RANKER, signature),
             table=table,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
             titles=read_mapped_texts(folder / layout.VIDEO_TITLES, count),
@@ -101,6 +107,11 @@ class RankingRelease:
             rows=rows,
             live=beside,
         )
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Names of the context features that the ranker reads."""
+        return tuple(self.manifest.feature_schema.context_features)
 
     def find(self, keys: Int64Array) -> Int64Array:
         """Return the row of each video in `videos`, int64[m]; -1 for unknown ones."""

@@ -56,6 +56,7 @@ class RankerScorer:
             retrieval_features(retrieved.scores, retrieved.source_masks),
             query.table,
             release.vocabulary,
+            release.context,
         )
         outputs = release.ranker.run(inputs)[0]
         tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}

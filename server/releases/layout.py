@@ -49,6 +49,9 @@ CONTENT_IDS = "videos/content_ids.npy"
 """uint16[n, CONTENT_LIMIT]: content tokens of each video, 0-padded, to know a changed one by."""
 CREATORS = "videos/creators.npy"
 """int64[n]: the key of each video's creator, -1 if unknown; only if the data set has creators."""
+LANGUAGES = "videos/languages.npy"
+"""int16[n]: `language_id` of each video's first label of `language`, 0 if unknown; only if the
+ranker reads whether it is the request's."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"
@@ -66,5 +69,7 @@ GOLDEN_RANKER = "golden/ranker.npz"
 GOLDEN_TOLERANCE = 1e-4
 """Maximum absolute difference from the golden outputs that a pod accepts."""
 
-OPTIONAL = frozenset({VIDEO_TOWER, GOLDEN_VIDEO_TOWER, CONTENT_VOCABULARY, CONTENT_IDS, CREATORS})
+OPTIONAL = frozenset(
+    {VIDEO_TOWER, GOLDEN_VIDEO_TOWER, CONTENT_VOCABULARY, CONTENT_IDS, CREATORS, LANGUAGES}
+)
 """Files that pods do without: releases of earlier builds lack them, and place no new videos."""

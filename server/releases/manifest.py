@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from server import signals
 from server.errors import VireoError
 from server.features.constants import feature_constants
+from server.features.context import CONTEXT, sizes
 from server.features.ranking_inputs import (
+    LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
@@ -85,6 +88,11 @@ class FeatureSchema(_Part):
     retrieval_features: Labels
     match_features: Labels
     viewer_features: Labels
+    context_features: dict[Label, int] = Field(
+        default={}, max_length=64, exclude_if=lambda features: not features
+    )
+    """Number of ids of each context feature that the models read, in order; empty if they read
+    none, as of data without context: then what requests say of theirs is ignored."""
     tasks: Labels = ("watch", "like")
     """Outputs of the ranker. The first releases of format 5 don't state them, and have these."""
     history_limit: int = Field(ge=1, le=10_000)
@@ -95,18 +103,37 @@ class FeatureSchema(_Part):
     """Numbers that define the features; see `server.features.constants`."""
 
     @staticmethod
-    def ours(history_limit: int, vector_size: int) -> FeatureSchema:
-        """Return the schema of this build, for models of these sizes."""
+    def ours(
+        history_limit: int,
+        vector_size: int,
+        context: Sequence[str] = (),
+        *,
+        languages: bool = False,
+    ) -> FeatureSchema:
+        """Return the schema of this build, for models of these sizes.
+
+        Args:
+            history_limit: number of last watched videos that the viewer tower reads.
+            vector_size: dimensions of the embeddings.
+            context: the context features that the models read.
+            languages: whether the release has the languages of its videos.
+        """
         return FeatureSchema(
             video_features=VIDEO_FEATURES,
             retrieval_features=RETRIEVAL_FEATURES,
-            match_features=MATCH_FEATURES,
+            match_features=match_features(context, languages=languages),
             viewer_features=VIEWER_FEATURES,
+            context_features=dict(zip(context, sizes(context), strict=True)),
             tasks=_TASKS,
             history_limit=history_limit,
             vector_size=vector_size,
             constants=feature_constants(),
         )
+
+    @property
+    def languages(self) -> bool:
+        """Whether the release has the languages of its videos, which the ranker reads."""
+        return LANGUAGE_MATCH in self.match_features
 
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
@@ -114,7 +141,10 @@ class FeatureSchema(_Part):
             ("retrieval_features", RETRIEVAL_FEATURES),
             ("tasks", _TASKS),
             ("video_features", VIDEO_FEATURES),
-            ("match_features", MATCH_FEATURES),
+            (
+                "match_features",
+                match_features(tuple(self.context_features), languages=self.languages),
+            ),
             ("viewer_features", VIEWER_FEATURES),
         ):
             given: tuple[str, ...] = getattr(self, name)
@@ -126,12 +156,25 @@ class FeatureSchema(_Part):
                 return f"{name} lacks {', '.join(missing)}, which this build has"
             if given != ours:
                 return f"{name} is {list(given)}, this build's order is {list(ours)}"
+        known = {feature.name: feature.size for feature in CONTEXT}
+        for name, size in self.context_features.items():
+            if name not in known:
+                return f"context_features names {shown(name)}, which this build lacks"
+            if size != known[name]:
+                return f"context_features[{name}] is {size}, this build has {known[name]} ids"
         constants = feature_constants()
         for name in sorted(self.constants.keys() | constants.keys()):
             theirs, mine = self.constants.get(name), constants.get(name)
             if theirs != mine:
                 return f"constants[{shown(name)}] is {theirs}, this build computes with {mine}"
         return ""
+
+
+def match_features(context: Sequence[str], *, languages: bool) -> tuple[str, ...]:
+    """Return the match features of a release that reads this context."""
+    return (
+        (*MATCH_FEATURES, LANGUAGE_MATCH) if languages and "language" in context else MATCH_FEATURES
+    )
 
 
 class _Pinned(BaseModel):

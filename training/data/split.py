@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from server.arrays import BoolArray, Int64Array
+from training.data.context import context_columns
 from training.data.schema import WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
@@ -44,8 +45,8 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     Returns:
         `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
         viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: when
-        the like became known, null if not liked; `part` categories: PARTS. Sorted by viewer,
-        then time.
+        the like became known, null if not liked; `part` categories: PARTS; and the columns of
+        `context_columns`. Sorted by viewer, then time.
     """
     order = _watches_in_order(interactions)
     viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
@@ -70,6 +71,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
             "liked": liked,
             "liked_time": _moments(np.where(liked, known, _NULL)),
             "part": pd.Categorical.from_codes(parts, pd.Index(PARTS)),
+            **context_columns(interactions, order),
         }
     )
 

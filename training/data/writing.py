@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
+from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
 from training.data.folder import replaced_folder
 from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS
@@ -37,14 +38,16 @@ class Tables:
 class DatasetWriter:
     """Writes a data set's tables in parts; each part becomes a row group of its file."""
 
-    def __init__(self, folder: Path, files: ExitStack) -> None:
+    def __init__(self, folder: Path, files: ExitStack, context: Sequence[str] = ()) -> None:
         """Open the three files in `folder`; `files` closes them."""
         self._folder = folder
+        interactions = pa.schema([*INTERACTIONS, *context_fields(context)])
+        self._schemas = _SCHEMAS | {"interactions": interactions}
         self._files = {
             name: files.enter_context(
                 pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
             )
-            for name, schema in _SCHEMAS.items()
+            for name, schema in self._schemas.items()
         }
         self._rows: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
@@ -74,7 +77,7 @@ class DatasetWriter:
         self._add("interactions", part)
 
     def _add(self, name: str, part: pa.Table) -> None:
-        self._files[name].write_table(part.cast(_SCHEMAS[name]))
+        self._files[name].write_table(part.cast(self._schemas[name]))
         self._rows[name] += part.num_rows
 
     def check(self) -> None:
@@ -114,6 +117,7 @@ def dataset_writer(
     terms: str = "",
     problems: Mapping[str, int] | None = None,
     log_positions: LogPositions | None = None,
+    context: Sequence[str] = (),
 ) -> Iterator[DatasetWriter]:
     """Yield a writer whose data set atomically replaces any earlier one of that name.
 
@@ -124,13 +128,14 @@ def dataset_writer(
         terms: licence or terms of use.
         problems: what was repaired or dropped, and how often.
         log_positions: up to where it has what is in the log.
+        context: columns of the interactions' context.
 
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
     with replaced_folder(home.data(name)) as folder:
         with ExitStack() as files:
-            writer = DatasetWriter(folder, files)
+            writer = DatasetWriter(folder, files, context)
             yield writer
             writer.check()
         mended = {what: count for what, count in (problems or {}).items() if count}

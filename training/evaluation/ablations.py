@@ -205,6 +205,7 @@ def study_ablations(
         trainer, _ = fit_ranker(
             fitted,
             vectors,
+            release.manifest.feature_schema,
             len(release.vocabulary),
             config,
             checkpoints / name.replace(":", "_"),

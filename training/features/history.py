@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.features.viewer import ViewerFeatures
+from training.data.context import contexts_of
 from training.features.activity import ROWS_KEPT
 from training.features.definitions import SERVED_ACTIVITY, TIMESTAMP
 from training.features.point_in_time import joined_at
@@ -40,8 +41,8 @@ _Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
     """Return viewers as known just before a watch, `asked_at` its time, in row order.
 
-    `watches` has `viewer_id` str and `time` datetime64[us, UTC]; errors are those of
-    `viewers_at`.
+    `watches` has `viewer_id` str and `time` datetime64[us, UTC], and columns of the context if it
+    is known; errors are those of `viewers_at`.
     """
     return list(chain.from_iterable(viewers_before_by_part(repo, watches, max(1, len(watches)))))
 
@@ -55,10 +56,11 @@ def viewers_before_by_part(
     """
     moments = {"viewer_id": watches["viewer_id"], "event_timestamp": watches["time"] - JUST_BEFORE}
     asked = watches["time"].to_numpy("datetime64[s]").astype(np.int64)
-    start = 0
+    contexts, start = contexts_of(watches), 0
     for known in viewers_at(repo, pd.DataFrame(moments).reset_index(drop=True), size):
-        times = asked[start : start + len(known)].tolist()
-        yield [replace(viewer, asked_at=at) for viewer, at in zip(known, times, strict=True)]
+        some = slice(start, start + len(known))
+        each = zip(known, asked[some].tolist(), contexts[some], strict=True)
+        yield [replace(viewer, asked_at=at, context=ids) for viewer, at, ids in each]
         start += len(known)
 
 

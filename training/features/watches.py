@@ -14,6 +14,7 @@ from server.arrays import Float32Array
 from server.errors import VireoError
 from server.home import Home
 from server.signals import OUTCOMES
+from training.data.context import context_names, watch_column
 from training.data.dataset import read_frame
 from training.data.schema import TIME
 from training.data.split import VALIDATION_WATCHES, Holdout
@@ -28,7 +29,8 @@ WATCHES = pa.schema(
         pa.field("part", pa.string(), nullable=False),
     ]
 )
-"""See `training.data.split.split_watches`."""
+"""See `training.data.split.split_watches`; with an int16 column for each feature of the context
+that the watches have, named as in `watch_column`."""
 _TEXTS = ("viewer_id", "video_id", "part")
 _ROWS_AT_A_TIME = 1_000_000
 
@@ -86,10 +88,13 @@ class Split(BaseModel):
 
 def write_watches(watches: pd.DataFrame, folder: Path) -> None:
     """Write the watches into a feature folder, a part at a time."""
-    with pq.ParquetWriter(folder / "watches.parquet", WATCHES, compression="zstd") as writer:
+    schema = WATCHES
+    for name in context_names(watches.columns):
+        schema = schema.append(pa.field(watch_column(name), pa.int16(), nullable=False))
+    with pq.ParquetWriter(folder / "watches.parquet", schema, compression="zstd") as writer:
         for start in range(0, len(watches), _ROWS_AT_A_TIME):
             part = watches.iloc[start : start + _ROWS_AT_A_TIME]
-            writer.write_table(pa.Table.from_pandas(part, WATCHES, preserve_index=False))
+            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
 
 
 def load_watches(home: Home, name: str) -> pd.DataFrame:

@@ -68,6 +68,7 @@ class Batches:
             "history_lengths": torch.from_numpy(lengths),
             "viewer_features": torch.from_numpy(viewers.viewer_features[places]),
             "attributes": torch.from_numpy(viewers.attributes[places]),
+            "context": torch.from_numpy(viewers.context[places]),
         }
 
 

@@ -26,7 +26,9 @@ class RankingConfig:
     hidden: int = 32
     """Width of the hidden layers."""
     attribute_size: int = 8
-    """Size of the embedding of a viewer attribute."""
+    """Size of the embedding of a viewer attribute, and of a feature of the context."""
+    context_dropout: float = 0.2
+    """Probability that the context of a list is dropped in training."""
     dropout: float = 0.2
     epochs: int = 24
     """Maximum passes over the lists."""

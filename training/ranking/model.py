@@ -7,6 +7,7 @@ like, don't read retrieval features, since their labels are watches that retriev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.releases.manifest import FeatureSchema
 from server.signals import OUTCOMES, TASKS
 from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
@@ -31,9 +33,6 @@ SIMILARITIES = ("last", "recent", "closest")
 """Cosine similarity of a candidate to the last, the recent, and the closest watched videos."""
 RECENT_DECAY = 0.8
 """Weight of each step back in the "recent" similarity."""
-_OWN = len(VIDEO_FEATURES) + len(MATCH_FEATURES) + len(SIMILARITIES)
-SIGNALS = len(RETRIEVAL_FEATURES) + _OWN
-"""Signals of a candidate: those of retrieval, then its own, which tasks of outcomes also read."""
 _TWO_TOWER = RETRIEVAL_FEATURES.index("two_tower")
 _CO_WATCH = RETRIEVAL_FEATURES.index("co_watch")
 _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
@@ -66,26 +65,47 @@ class Standardise(nn.Module):
         return (values - self.mean) / self.scale
 
 
+class ContextEmbeddings(nn.Module):
+    """An embedding of each feature of the context; that of an unknown one is 0."""
+
+    def __init__(self, sizes: Iterable[int], dimension: int) -> None:
+        super().__init__()
+        self.features = nn.ModuleList(
+            nn.Embedding(size, dimension, padding_idx=0) for size in sizes
+        )
+        for weight in self.parameters():
+            nn.init.zeros_(weight)  # what training never sees adds nothing
+
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """Return the embedding of each feature, float32[b, e], of int64[b, c]."""
+        return [feature(ids[:, place]) for place, feature in enumerate(self.features)]
+
+
 class Ranker(nn.Module):
     """Scores n candidates of each of b viewers; see `forward`."""
 
     calibration: Tensor
     co_watch_unit: Tensor
 
-    def __init__(self, config: RankingConfig, vector_size: int, attribute_count: int) -> None:
-        """Initialise to the retrieval order, for this size of vectors and of the vocabulary."""
+    def __init__(self, config: RankingConfig, schema: FeatureSchema, attribute_count: int) -> None:
+        """Initialise to the retrieval order, for a release's features and size of vocabulary."""
         super().__init__()
-        hidden = config.hidden
+        hidden, vector_size = config.hidden, schema.vector_size
+        self.schema = schema
+        # Signals of a candidate: those of retrieval, then its own, which tasks of outcomes also
+        # read.
+        own = len(VIDEO_FEATURES) + len(schema.match_features) + len(SIMILARITIES)
+        signals = len(RETRIEVAL_FEATURES) + own
         self.watch_part: WatchPart = "full"
         self.outcome_part: OutcomePart = "full"
-        self.signals = Standardise(SIGNALS)
+        self.signals = Standardise(signals)
         self.viewer = Standardise(len(VIEWER_FEATURES))
         # Mean of non-zero co-watch scores: the signal is log(1 + score / unit).
         self.register_buffer("co_watch_unit", torch.ones(()))
         # Scale and offset of each task's logit, fitted last.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(TASKS)))
 
-        self.watch_linear = nn.Linear(SIGNALS, 1, bias=False)
+        self.watch_linear = nn.Linear(signals, 1, bias=False)
         self.watch_viewer = nn.Linear(len(VIEWER_FEATURES), 1)
         self.outcome_linear = nn.Linear(2, len(OUTCOMES))
 
@@ -93,17 +113,20 @@ class Ranker(nn.Module):
         self.query = nn.Linear(vector_size, hidden)
         self.key = nn.Linear(vector_size, hidden)
         self.value = nn.Linear(vector_size, hidden, bias=False)
-        viewer_size = len(VIEWER_FEATURES) + config.attribute_size + vector_size
-        candidate_size = vector_size + _OWN
+        context_size = config.attribute_size * len(schema.context_features)
+        viewer_size = len(VIEWER_FEATURES) + config.attribute_size + vector_size + context_size
+        candidate_size = vector_size + own
         self.viewer_layer = nn.Linear(viewer_size, hidden)
         self.candidate_layer = nn.Linear(candidate_size, hidden, bias=False)
         self.attended_layer = nn.Linear(2 * hidden, hidden, bias=False)
-        self.signal_layer = nn.Linear(SIGNALS, hidden, bias=False)
+        self.signal_layer = nn.Linear(signals, hidden, bias=False)
         self.dropout = ByteDropout(config.dropout)
         self.watch_hidden = nn.Linear(hidden, hidden)
         self.outcome_hidden = nn.Linear(hidden, hidden)
         self.watch_head = nn.Linear(hidden, 1, bias=False)
         self.outcome_head = nn.Linear(hidden, len(OUTCOMES), bias=False)
+        self.context = ContextEmbeddings(schema.context_features.values(), config.attribute_size)
+        self.context_dropout = config.context_dropout if schema.context_features else 0.0
         self._start_as_retrieval()
 
     def _start_as_retrieval(self) -> None:
@@ -177,13 +200,21 @@ class Ranker(nn.Module):
         profile = self.attribute(inputs["attributes"]).sum(1)
         profile = profile / known.sum(-1, keepdim=True).clamp(min=1.0)
         taste = (recent[:, None] @ history)[:, 0]
-        viewer = torch.cat([self.viewer(inputs["viewer_features"]), profile, taste], -1)
+        context = self.context(inputs["context"]) if self.schema.context_features else []
+        viewer = torch.cat([self.viewer(inputs["viewer_features"]), profile, taste, *context], -1)
         candidate = torch.cat([candidates, signals[..., len(RETRIEVAL_FEATURES) :]], -1)
         total = self.viewer_layer(self.dropout(viewer))[:, None]
         total = total + self.candidate_layer(self.dropout(candidate))
         attended = self.attended_layer(torch.cat([attended, attended * query], -1))
         shared: Tensor = total + attended
         return shared
+
+    def _some_contexts(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs without the context of some lists, as of requests without one."""
+        kept = torch.rand(len(inputs["context"]), 1) >= self.context_dropout
+        match = inputs["match_features"].clone()
+        match[..., len(MATCH_FEATURES) :] *= kept[..., None]
+        return inputs | {"context": inputs["context"] * kept, "match_features": match}
 
     def logits(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits before calibration; inputs are those of `forward`, by name.
@@ -192,6 +223,8 @@ class Ranker(nn.Module):
             The watch logit that orders a viewer's candidates, [b, n]; its level, shared by all of
             a viewer's candidates, [b, 1]; and the logits of OUTCOMES, [b, n, t].
         """
+        if self.training and self.context_dropout:
+            inputs = self._some_contexts(inputs)
         raw, recent = self._signals(inputs)
         signals = self.signals(raw)
         rates = torch.stack(
@@ -224,11 +257,12 @@ class Ranker(nn.Module):
                 candidate_vectors: float32[b, n, d].
                 candidate_features: VIDEO_FEATURES, float32[b, n, f].
                 retrieval_features: RETRIEVAL_FEATURES, float32[b, n, r].
-                match_features: MATCH_FEATURES, float32[b, n, 1].
+                match_features: the schema's, float32[b, n, m].
                 history_vectors: float32[b, h, d], oldest first, padded on the right.
                 history_lengths: int64[b], from 0 to h.
                 viewer_features: VIEWER_FEATURES, float32[b, v].
                 attributes: int64[b, a], 0 for padding.
+                context: int64[b, c], 0 if unknown; c may be 0.
         """
         watch, level, outcome = self.logits(inputs)
         logits = torch.cat([(watch + level)[..., None], outcome], -1)

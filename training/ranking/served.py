@@ -66,7 +66,7 @@ class ServedRanker(nn.Module):
         """Fold the weights of the trained model, which isn't changed."""
         super().__init__()
         self.watch_part, self.outcome_part = trained.watch_part, trained.outcome_part
-        self.attribute = trained.attribute
+        self.attribute, self.context = trained.attribute, trained.context
         self.query, self.value = trained.query, trained.value
         self.watch_hidden, self.outcome_hidden = trained.watch_hidden, trained.outcome_hidden
         self.co_watch_unit = float(trained.co_watch_unit)
@@ -84,6 +84,7 @@ class ServedRanker(nn.Module):
         history_lengths: Tensor,
         viewer_features: Tensor,
         attributes: Tensor,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Return probabilities of TASKS; see `Ranker.forward`.
 
@@ -111,7 +112,7 @@ class ServedRanker(nn.Module):
             -1,
         ).flatten(0, 1)
         signals = signals - self.signal_means
-        viewer = self._viewer(viewer_features, attributes, tastes[:, 1])
+        viewer = self._viewer(viewer_features, attributes, tastes[:, 1], context)
         if self.watch_part == "retrieval":
             watch = retrieval_features[..., _TWO_TOWER : _TWO_TOWER + 1].flatten(0, 1)
             watch = watch * self.watch_scale
@@ -142,12 +143,19 @@ class ServedRanker(nn.Module):
         level = torch.addmm(self.offset, viewer, self.level)
         return torch.sigmoid(logits + level[:, None])
 
-    def _viewer(self, features: Tensor, attributes: Tensor, taste: Tensor) -> Tensor:
-        """Return each viewer's inputs: features, logit of the like rate, mean profile, taste."""
+    def _viewer(
+        self, features: Tensor, attributes: Tensor, taste: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """Return each viewer's inputs.
+
+        They are features, the logit of the like rate, the mean profile, the taste, and the context
+        of a ranker that reads it.
+        """
         known = (attributes > 0).to(features.dtype).sum(-1, keepdim=True)
         profile = self.attribute(attributes).sum(1) / known.clamp(min=1.0)
         rate = _logit(features[:, _VIEWER_LIKE_RATE : _VIEWER_LIKE_RATE + 1])
-        return torch.cat([features - self.viewer_means, rate, profile, taste], -1)
+        contexts = [] if context is None else self.context(context)
+        return torch.cat([features - self.viewer_means, rate, profile, taste, *contexts], -1)
 
 
 def _places() -> dict[str, Tensor]:

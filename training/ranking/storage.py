@@ -34,7 +34,8 @@ def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
             arrays: dict[str, Any] = dict(file)
     except (OSError, ValueError, BadZipFile):
         return None  # The file is only a cache: the set is built again.
-    if str(arrays["fingerprint"]) != fingerprint or "outcomes/labels" not in arrays:
+    names = ("outcomes/labels", "outcomes/context")
+    if str(arrays["fingerprint"]) != fingerprint or not arrays.keys() >= set(names):
         return None  # Earlier builds wrote other arrays.
     watches, outcomes = (
         {

@@ -25,6 +25,7 @@ from rich.progress import (
 from torch import Tensor
 
 from server.arrays import Float32Array
+from server.releases.manifest import FeatureSchema
 from training.checkpoint import Checkpoints
 from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
@@ -76,6 +77,7 @@ class RankingTrainer:
         self,
         data: RankingSet,
         vectors: Float32Array,
+        schema: FeatureSchema,
         attribute_count: int,
         config: RankingConfig,
         checkpoints: Checkpoints,
@@ -83,7 +85,7 @@ class RankingTrainer:
         torch.manual_seed(config.seed)
         self.data, self.config, self.checkpoints = data, config, checkpoints
         self.batches = Batches(vectors)
-        self.model = Ranker(config, self.batches.vector_size, attribute_count)
+        self.model = Ranker(config, schema, attribute_count)
         held = data.watches.viewers.held_out
         self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
         held = data.outcomes.viewers.held_out
@@ -203,6 +205,7 @@ class RankingTrainer:
 def fit_ranker(
     data: RankingSet,
     vectors: Float32Array,
+    schema: FeatureSchema,
     attribute_count: int,
     config: RankingConfig,
     checkpoints: Path,
@@ -214,6 +217,7 @@ def fit_ranker(
     Args:
         data: the training set.
         vectors: video vectors, float32[n, d].
+        schema: the release's features.
         attribute_count: size of the attribute vocabulary.
         config: architecture and hyperparameters.
         checkpoints: folder of the checkpoints and of CURVE; an interrupted training resumes.
@@ -224,7 +228,7 @@ def fit_ranker(
         The trainer, with the selected model; and the metrics of each part.
     """
     trainer = RankingTrainer(
-        data, vectors, attribute_count, config, Checkpoints(checkpoints, fingerprint)
+        data, vectors, schema, attribute_count, config, Checkpoints(checkpoints, fingerprint)
     )
     model = trainer.model
     model.watch_part, model.outcome_part = "retrieval", "linear"

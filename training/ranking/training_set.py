@@ -21,10 +21,14 @@ import xxhash
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
-from server.features.content_match import content_match
+from server.features.context import NAMES, context_input
 from server.features.keys import video_keys
-from server.features.looked_up import Vectors
-from server.features.ranking_inputs import MATCH_FEATURES, RANKER_HISTORY, viewer_features
+from server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    VideoTable,
+    match_features,
+    viewer_features,
+)
 from server.features.tower_inputs import attribute_ids
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
@@ -56,6 +60,8 @@ class ViewerColumns:
     """VIEWER_FEATURES, float32[m, v]."""
     attributes: Int64Array
     """int64[m, a]."""
+    context: Int64Array
+    """Ids of the context features that the release reads, int64[m, c]."""
     viewer: Int64Array
     """Index of each event's viewer, int64[m]."""
     held_out: BoolArray
@@ -155,17 +161,17 @@ def build_ranking_set(
     listed = (labels["part"] == "validation").to_numpy()
     columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
-    content = read_table(release.folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (None, None))
+    table = match_table(release)
     rows = release.rows.find(video_keys(labels["video_id"].tolist()))
     outcomes = OutcomeLabels(
         viewers=columns,
         rows=rows,
         features=video_features_at(repo, release.ids, rows[:, None], _before(labels))[:, 0],
-        match=_matches(columns, rows[:, None], content)[:, 0],
+        match=_matches(columns, rows[:, None], table, release.context)[:, 0],
         labels=outcome_labels(labels),
     )
     lists = _watch_lists(
-        labels[listed], columns.take(np.flatnonzero(listed)), repo, release, content, *drawn
+        labels[listed], columns.take(np.flatnonzero(listed)), repo, release, table, *drawn
     )
     served = read_table(
         release.folder, layout.VIDEO_FEATURE_TABLE, np.float32, (len(release.ids), None)
@@ -197,7 +203,7 @@ def _columns_and_candidates(
     columns, drawn, start = [], [], 0
     total = -(-len(labels) // _LABELS_AT_A_TIME)
     for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
-        columns.append(viewer_columns(viewers, release.rows, release.vocabulary))
+        columns.append(viewer_columns(viewers, release.rows, release.vocabulary, release.context))
         asked = [viewer for viewer, draws in zip(viewers, listed[start:], strict=False) if draws]
         title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
         drawn.append(draw_candidates(release, asked, count, title))
@@ -207,7 +213,10 @@ def _columns_and_candidates(
 
 
 def viewer_columns(
-    viewers: Sequence[ViewerFeatures], rows: VideoRows, vocabulary: Mapping[str, int]
+    viewers: Sequence[ViewerFeatures],
+    rows: VideoRows,
+    vocabulary: Mapping[str, int],
+    context: Sequence[str],
 ) -> ViewerColumns:
     """Return the viewers' inputs as in `ranking_inputs`, with the history by row.
 
@@ -225,6 +234,7 @@ def viewer_columns(
         history_lengths=lengths,
         viewer_features=np.stack([viewer_features(viewer) for viewer in viewers]),
         attributes=np.stack([attribute_ids(viewer.attributes, vocabulary) for viewer in viewers]),
+        context=np.stack([context_input(viewer.context, context) for viewer in viewers]),
         viewer=np.arange(len(viewers)),
         held_out=np.zeros(len(viewers), bool),
     )
@@ -235,7 +245,7 @@ def _watch_lists(
     columns: ViewerColumns,
     repo: Path,
     release: CandidateRelease,
-    content: Vectors,
+    table: VideoTable,
     rows: Int64Array,
     retrieval: Float32Array,
 ) -> WatchLists:
@@ -248,21 +258,41 @@ def _watch_lists(
         rows=rows,
         features=video_features_at(repo, release.ids, rows, before),
         retrieval=retrieval,
-        match=_matches(columns, rows, content),
+        match=_matches(columns, rows, table, release.context),
         moment=labels["time"].to_numpy("datetime64[us]").astype(np.int64),
         last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 
 
-def _matches(viewers: ViewerColumns, rows: Int64Array, content: Vectors) -> Float32Array:
-    """Return MATCH_FEATURES of the videos at `rows` int64[m, n], float32[m, n, k]; 0 for row -1."""
-    matches = np.zeros((*rows.shape, len(MATCH_FEATURES)), np.float32)
+def _matches(
+    viewers: ViewerColumns, rows: Int64Array, table: VideoTable, context: Sequence[str]
+) -> Float32Array:
+    """Return the match features of the videos at `rows` int64[m, n], float32[m, n, k].
+
+    Those of row -1 are 0.
+    """
+    contexts = np.zeros((len(rows), len(NAMES)), np.int64)
+    contexts[:, [NAMES.index(name) for name in context]] = viewers.context
+    width = 1 if table.languages is None else 2
+    matches = np.zeros((*rows.shape, width), np.float32)
     for place, length in enumerate(viewers.history_lengths.tolist()):
         history = viewers.history_rows[place, :length]
         real = rows[place] >= 0
-        matches[place, real, 0] = content_match(history, rows[place, real], content)
+        ids = tuple(contexts[place].tolist())
+        matches[place, real] = match_features(ids, history, rows[place, real], table)
     return matches
+
+
+def match_table(release: CandidateRelease) -> VideoTable:
+    """Return what the match features of a staged release read."""
+    folder, count = release.folder, len(release.keys)
+    languages = None
+    if release.manifest.feature_schema.languages:
+        languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
+    content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
+    features = read_table(folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, None))
+    return VideoTable(release.vectors, features, content, languages=languages)
 
 
 def _before(labels: pd.DataFrame) -> npt.NDArray[np.datetime64]:

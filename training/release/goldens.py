@@ -19,7 +19,6 @@ from server.features.ranking_inputs import (
     ranking_inputs,
     retrieval_features,
 )
-from server.features.tower_inputs import tower_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
@@ -64,7 +63,7 @@ def write_tower_goldens(
 
     `vectors` are the release's, float32[n, d].
     """
-    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    inputs = data.inputs(viewers, model.config.history_limit)
     model.eval()
     with torch.no_grad():
         table = readable(torch.from_numpy(vectors))
@@ -113,6 +112,7 @@ def ranker_batch(
             retrieval[:width],
             table,
             release.vocabulary,
+            release.context,
         )
         history = inputs["history_vectors"]
         missing = RANKER_HISTORY - history.shape[1]

@@ -22,17 +22,18 @@ import torch
 
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
-from server.features.ranking_inputs import VideoTable
 from server.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
+from training.data.context import video_languages
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.export import export_ranker, torch_scores
 from training.ranking.model import Ranker
+from training.ranking.training_set import match_table
 from training.release.fresh import fresh_rows
 from training.release.goldens import (
     Answer,
@@ -121,6 +122,12 @@ def stage_retrieval(
     }
     if "creator" in dataset.videos:
         tables[layout.CREATORS] = creator_keys(dataset.videos["creator"])
+    languages = _languages(dataset)
+    schema = FeatureSchema.ours(
+        model.config.history_limit, int(vectors.shape[1]), model.context, languages=languages is not None
+    )
+    if schema.languages and languages is not None:
+        tables[layout.LANGUAGES] = languages
     for path, table in tables.items():
         np.save(folder / path, table)
     write_texts(folder / layout.VIDEO_IDS, ids)
@@ -136,9 +143,6 @@ def stage_retrieval(
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)
-    schema = FeatureSchema.ours(
-        history_limit=model.config.history_limit, vector_size=int(vectors.shape[1])
-    )
     Manifest(
         release_id=DRAFT,
         created_at=datetime.now(UTC),
@@ -158,6 +162,15 @@ def stage_retrieval(
     release = CandidateRelease.load(folder)
     release.replay_goldens()
     return release
+
+
+def _languages(dataset: Dataset) -> npt.NDArray[np.int16] | None:
+    """Return the `language_id` of each video, int16[n]; None unless languages are declared."""
+    if dataset.attributes.get("language") != "labels":
+        return None
+    column = attribute_column("language")
+    labels = dataset.video_columns(column)[column].to_pylist()
+    return video_languages(labels).astype(np.int16)
 
 
 def creator_keys(creators: pd.Series[str]) -> npt.NDArray[np.int64]:
@@ -187,8 +200,7 @@ def stage_ranker(
     Raises:
         ExportError: the exported ranker's outputs differ from the trained one's.
     """
-    vector_size = Manifest.read(folder).feature_schema.vector_size
-    export_ranker(model, vector_size, folder / layout.RANKER)
+    export_ranker(model, folder / layout.RANKER)
     write_triton_config(folder / layout.RANKER)
     return _with_ranker(folder, partial(torch_scores, model), data, weights, candidate_count)
 
@@ -219,12 +231,7 @@ def _with_ranker(
 ) -> RankingRelease:
     """Write a staged ranker's goldens and its entries in the manifest."""
     candidates = CandidateRelease.load(folder)
-    table = VideoTable(
-        candidates.vectors,
-        np.load(folder / layout.VIDEO_FEATURE_TABLE),
-        np.load(folder / layout.CONTENT_VECTORS),
-    )
-    golden = folder / layout.GOLDEN_RANKER
+    golden, table = folder / layout.GOLDEN_RANKER, match_table(candidates)
     write_ranker_goldens(answer, golden_viewers(data), candidates, table, golden)
     settings = {"score_weights": weights, "candidates": candidate_count}
     Manifest.read(folder).model_copy(update=settings).write(folder)

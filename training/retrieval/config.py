@@ -23,6 +23,8 @@ class RetrievalConfig:
     """Number of last watched videos that the viewer tower reads."""
     asked_gap: bool = True
     """Whether the viewer tower reads the time from the last watch to the request."""
+    context: bool = True
+    """Whether both models read the context of requests, as far as the data has that of watches."""
 
     dropout: float = 0.4
     """Dropout on the viewer tower's input and residual branches."""
@@ -30,6 +32,9 @@ class RetrievalConfig:
     """Probability, at each step, that a video is represented by its content alone."""
     attribute_dropout: float = 0.2
     """Probability that an attribute is dropped, and independently that a whole profile is."""
+    context_dropout: float = 0.2
+    """Probability that a feature of a watch's context is dropped, and independently that all of it
+    is: so that requests without context do no worse than those to a model that reads none."""
 
     epochs: int = 60
     max_minutes: float | None = None

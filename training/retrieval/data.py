@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from server.arrays import BoolArray, Int32Array, Int64Array
 from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.content import content_ids
+from server.features.context import NAMES, UNKNOWN, ContextIds
 from server.features.keys import unique_video_keys
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids
+from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
+from training.data.context import context_names
 from training.retrieval.content import catalogue_tokens, shared_vocabulary
 from training.retrieval.sequences import (
     SequenceFile,
@@ -66,27 +69,40 @@ class RetrievalData:
     sequences: SequenceFile
 
     @staticmethod
-    def build(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame) -> RetrievalData:
+    def build(
+        watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame, *, context: bool = True
+    ) -> RetrievalData:
         """Build the data from `watches.parquet`, `videos.parquet` and `viewers.parquet`.
 
-        Keeps the watches in memory, some 5 bytes each. Those of the test part are ignored.
+        Keeps the watches in memory, some 5 bytes each, with their context if they have any, unless
+        `context` is off. Those of the test part are ignored.
 
         Raises:
             KeyCollisionError: two video ids share a key.
         """
         known = watches.sort_values("viewer_id", kind="stable")
         sink = pa.BufferOutputStream()
-        _writer(videos, viewers).write(frame_batches(known), sink)
+        names = context_names(watches.columns) if context else ()
+        _writer(videos, viewers, names).write(frame_batches(known, names), sink)
         return RetrievalData.open(SequenceFile(sink.getvalue()), videos, viewers)
 
     @staticmethod
     def stream(
-        watches: Path, videos: pd.DataFrame, viewers: pd.DataFrame, target: Path
+        watches: Path,
+        videos: pd.DataFrame,
+        viewers: pd.DataFrame,
+        target: Path,
+        *,
+        context: bool = True,
     ) -> RetrievalData:
-        """Build the data in a file at `target`, reading the file `watches` a part at a time."""
+        """Build the data in a file at `target`, reading the file `watches` a part at a time.
+
+        With the watches' context if they have any, unless `context` is off.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
-        _writer(videos, viewers).write(watch_batches(watches), partial)
+        names = context_names(pq.read_schema(watches).names) if context else ()
+        _writer(videos, viewers, names).write(watch_batches(watches, names), partial)
         partial.replace(target)
         return RetrievalData.open(SequenceFile(target), videos, viewers)
 
@@ -104,6 +120,15 @@ class RetrievalData:
             vocabulary=_vocabulary(viewers),
             sequences=sequences,
         )
+
+    @cached_property
+    def context(self) -> tuple[str, ...]:
+        """Names of the features of the watches' context."""
+        return self.sequences.context()
+
+    def inputs(self, viewers: Sequence[ViewerFeatures], limit: int) -> dict[str, Int64Array]:
+        """Return the viewer tower's inputs, for histories of at most `limit` videos."""
+        return tower_inputs(viewers, self.video_rows(), self.vocabulary, limit, self.context)
 
     @property
     def video_count(self) -> int:
@@ -166,13 +191,18 @@ class RetrievalData:
         return self.rows[self.offsets[viewer] : self.offsets[viewer + 1]]
 
     def viewer_features(self, viewer: int) -> ViewerFeatures:
-        """Return a viewer's features as served after the train part (without counts)."""
+        """Return a viewer's features as served after the train part (without counts).
+
+        The context is that of the last watch.
+        """
         place = viewer
         for group in self.sequences.groups():
             if place < len(group.attributes):
                 known = group.train.of(place)
                 rows, times = group.train.rows[known], group.train.times[known]
-                return self._features(rows, times, group.attributes[place])
+                found = self._features(rows, times, group.attributes[place])
+                last = group.train.context[known][-1:]
+                return replace(found, context=self._ids(last[0]) if len(last) else UNKNOWN)
             place -= len(group.attributes)
         raise IndexError(viewer)
 
@@ -219,13 +249,20 @@ class RetrievalData:
                 rows = np.concatenate([part.rows[where] for part, where in parts])
                 times = np.concatenate([part.times[where] for part, where in parts])
                 viewer = self._features(rows[:-1], times[:-1], group.attributes[place])
-                viewer = replace(viewer, asked_at=int(times[-1]))
+                ids = [part.context[where] for part, where in parts]
+                context = self._ids(np.concatenate(ids)[-1])
+                viewer = replace(viewer, asked_at=int(times[-1]), context=context)
                 held_out.append(HeldOut(viewer, rows[:-1], int(rows[-1])))
         return tuple(held_out)
 
     @cached_property
     def _attribute_texts(self) -> dict[int, str]:
         return {number: text for text, number in self.vocabulary.items()}
+
+    def _ids(self, context: Int64Array) -> ContextIds:
+        """Return the ids of a watch, int64[c], as those of a request."""
+        given = dict(zip(self.context, context.tolist(), strict=True))
+        return tuple(given.get(name, 0) for name in NAMES)
 
     def _features(self, rows: Int64Array, times: Int64Array, ids: Int64Array) -> ViewerFeatures:
         """Return the features of a viewer who watched these rows, with known attributes only."""
@@ -251,9 +288,11 @@ class RetrievalData:
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for group in self.sequences.groups():
             for part in (group.train, group.held_out):
-                for array in (part.rows, part.times, part.offsets):
+                read = (part.context,) if self.context else ()
+                for array in (part.rows, part.times, part.offsets, *read):
                     digest.update(repr(array.shape).encode() + array.tobytes())
             digest.update(group.attributes.tobytes())
+        digest.update("".join(self.context).encode())
         return digest.hexdigest()
 
 
@@ -261,8 +300,8 @@ def _vocabulary(viewers: pd.DataFrame) -> dict[str, int]:
     return shared_vocabulary([tuple(bag) for bag in viewers["attributes"]])
 
 
-def _writer(videos: pd.DataFrame, viewers: pd.DataFrame) -> SequenceWriter:
+def _writer(videos: pd.DataFrame, viewers: pd.DataFrame, context: Sequence[str]) -> SequenceWriter:
     vocabulary = _vocabulary(viewers)
     ids = [attribute_ids(tuple(bag), vocabulary) for bag in viewers["attributes"]]
     stacked = np.stack(ids) if ids else np.zeros((0, ATTRIBUTE_LIMIT), np.int64)
-    return SequenceWriter(tuple(videos["video_id"]), viewers, stacked)
+    return SequenceWriter(tuple(videos["video_id"]), viewers, stacked, context)

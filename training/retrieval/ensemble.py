@@ -38,6 +38,7 @@ class SummedTowers(nn.Module):
         self.config = members[0].config
         self.video_count = members[0].video_count
         self.attribute_count = members[0].attribute_count
+        self.context = members[0].context
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, members x d]."""

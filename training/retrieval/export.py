@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from server.features.context import sizes
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.inference.signature import VIDEOS
 from server.releases import layout
@@ -28,8 +29,9 @@ AXES = {
     "asked_gap": ("batch",),
     "lengths": ("batch",),
     "attributes": ("batch",),
+    "context": ("batch",),
 }
-"""Inputs, in order, and their dynamic axes."""
+"""Inputs, in order, and their dynamic axes; `context` only of towers that read it."""
 OUTPUT = "viewer_vector"
 
 
@@ -51,10 +53,11 @@ class _ViewerTowerWithVideos(nn.Module):
         asked_gap: Tensor,
         lengths: Tensor,
         attributes: Tensor,
+        context: Tensor | None = None,
     ) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        vectors: Tensor = self.viewer_side(watched, gaps, asked_gap, lengths, attributes)
+        vectors: Tensor = self.viewer_side(watched, gaps, asked_gap, lengths, attributes, context)
         return vectors
 
 
@@ -77,7 +80,9 @@ def export_viewer_tower(
         table = model.video_vectors().numpy().astype(precision)
     np.save(vectors, table)
     tower = _ViewerTowerWithVideos(model, table.shape[1])
-    export(tower, trial_batches(model)["a batch of two"], AXES, OUTPUT, path)
+    example = trial_batches(model)["a batch of two"]
+    axes = {name: AXES[name] for name in AXES if name in example}
+    export(tower, example, axes, OUTPUT, path)
     _refer(path, vectors, table)
     try:
         check_export(model, path)
@@ -140,6 +145,9 @@ def trial_batches(model: Towers) -> dict[str, Inputs]:
     }
     batches["unknown videos"]["history"][:, ::2] = 0
     batches["an unseen viewer"]["attributes"][:] = 0
+    if model.context:
+        batches["an unknown context"] = _trial(model, [short, 0])
+        batches["an unknown context"]["context"][:] = 0
     return batches
 
 
@@ -147,10 +155,14 @@ def _trial(model: Towers, lengths: list[int]) -> Inputs:
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
     real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
-    return {
+    inputs = {
         "history": np.where(real, rng.integers(1, model.video_count + 1, shape), 0),
         "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
         "asked_gap": rng.integers(0, GAP_BUCKETS, len(lengths)),
         "lengths": np.array(lengths, np.int64),
         "attributes": rng.integers(0, model.attribute_count + 1, (len(lengths), ATTRIBUTE_LIMIT)),
     }
+    if model.context:
+        ids = [rng.integers(0, size, len(lengths)) for size in sizes(model.context)]
+        inputs["context"] = np.stack(ids, 1)
+    return inputs

@@ -12,7 +12,12 @@ from training.retrieval.towers import readable
 
 
 def full_softmax_loss(
-    model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
+    model: TwoTower,
+    history: Tensor,
+    gaps: Tensor,
+    attributes: Tensor,
+    targets: Tensor,
+    context: Tensor,
 ) -> Tensor:
     """Return the mean loss over all positions that have a target, every video being a class.
 
@@ -22,10 +27,11 @@ def full_softmax_loss(
         gaps: int64[b, l + 1], see `WindowBatch`.
         attributes: int64[b, a].
         targets: row of the video watched next, -1 for padding, int64[b, l + 1].
+        context: ids of the context in which it was watched, int64[b, l + 1, c].
     """
     vectors = model.video_vectors()
     watched = F.embedding(history, readable(vectors))
-    states = model.viewer_tower(watched, gaps, attributes)
+    states = model.viewer_tower(watched, gaps, attributes, context=context)
     real = targets >= 0
     return cross_entropy(states[real], vectors, targets[real])
 
@@ -53,7 +59,13 @@ class SampledSoftmax:
         self._negatives = negatives
 
     def __call__(
-        self, model: TwoTower, history: Tensor, gaps: Tensor, attributes: Tensor, targets: Tensor
+        self,
+        model: TwoTower,
+        history: Tensor,
+        gaps: Tensor,
+        attributes: Tensor,
+        targets: Tensor,
+        context: Tensor,
     ) -> Tensor:
         """Return the estimated loss; arguments are those of `full_softmax_loss`."""
         draws = torch.rand(self._negatives, dtype=torch.float64)
@@ -69,7 +81,7 @@ class SampledSoftmax:
         local_history = torch.zeros_like(history)
         local_history[history > 0] = read + 1
         states = model.viewer_tower(
-            F.embedding(local_history, readable(vectors)), gaps, attributes
+            F.embedding(local_history, readable(vectors)), gaps, attributes, context=context
         )[real]
 
         return sampled_cross_entropy(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
+from server.features.context import sizes
 from server.features.tower_inputs import GAP_BUCKETS
 from training.dropout import ByteDropout
 from training.retrieval.config import RetrievalConfig
@@ -82,12 +83,14 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * d, d)
         self.dropout = ByteDropout(config.dropout)
 
-    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
         """Return the block's output.
 
         Args:
             x: states of all positions, float32[b, l, d].
             at: the only position to compute in each sequence, int64[b]; all by default.
+            asked: added to the states that are computed, but not to those that they attend to,
+                float32 of the output's shape; nothing by default.
 
         Returns:
             float32[b, l, d], or float32[b, 1, d] with `at`.
@@ -102,6 +105,9 @@ class Block(nn.Module):
             bias = bias.transpose(0, 1)[at][:, :, None, :length]
             places = at[:, None, None].expand(-1, -1, x.shape[2])
             x, queried = x.gather(1, places), normed.gather(1, places)
+        if asked is not None:
+            x = x + asked
+            queried = self.attention_norm(x)
         mixed = F.scaled_dot_product_attention(
             self._split(self.query(queried)),
             self._split(key),
@@ -142,13 +148,20 @@ class ViewerTower(nn.Module):
         # Each bucket's difference from the one below, so that gaps longer than any in training
         # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
+        self.context = ContextEmbedding(data.context, d) if data.context else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
         self.dropout = ByteDropout(config.dropout)
         self.attribute_dropout = config.attribute_dropout
+        self.context_dropout = config.context_dropout
 
     def forward(
-        self, watched: Tensor, gaps: Tensor, attributes: Tensor, lengths: Tensor | None = None
+        self,
+        watched: Tensor,
+        gaps: Tensor,
+        attributes: Tensor,
+        lengths: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Return the state after each watch, or with `lengths` only after the last one.
 
@@ -158,6 +171,9 @@ class ViewerTower(nn.Module):
                 state i, which has read i watches, reads the gap before the next.
             attributes: ids, 0-padded, int64[b, a].
             lengths: number of watches without padding, int64[b].
+            context: ids of the context of the watch or request that follows each state returned,
+                int64[b, l + 1, c] or int64[b, 1, c]; a tower without context ignores it. Only these
+                states read it: that of the watches before isn't known in serving.
 
         Returns:
             float32[b, l + 1, d], state 0 being that of a viewer without history; or, with
@@ -171,7 +187,10 @@ class ViewerTower(nn.Module):
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         for block in self.blocks[:-1]:
             x = block(x)
-        x = self.blocks[-1](x, at=lengths)
+        asked = None
+        if self.context is not None and context is not None:
+            asked = self.context(self._some(context))
+        x = self.blocks[-1](x, at=lengths, asked=asked)
         state: Tensor = self.norm(x)
         return state
 
@@ -181,6 +200,28 @@ class ViewerTower(nn.Module):
         kept = torch.rand(attributes.shape) >= self.attribute_dropout
         kept = kept & (torch.rand(len(attributes), 1) >= self.attribute_dropout)
         return attributes * kept
+
+    def _some(self, context: Tensor) -> Tensor:
+        if not (self.training and self.context_dropout):
+            return context
+        kept = torch.rand(context.shape) >= self.context_dropout
+        kept = kept & (torch.rand((*context.shape[:-1], 1)) >= self.context_dropout)
+        return context * kept
+
+
+class ContextEmbedding(nn.Module):
+    """The sum of an embedding of each feature of a context; unknown ones add nothing."""
+
+    def __init__(self, names: Sequence[str], dimension: int) -> None:
+        super().__init__()
+        self.features = nn.ModuleList(
+            nn.Embedding(size, dimension, padding_idx=0) for size in sizes(names)
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return float32[..., d] of int64[..., c]."""
+        parts = [feature(ids[..., place]) for place, feature in enumerate(self.features)]
+        return torch.stack(parts).sum(0)
 
 
 class ViewerSide(nn.Module):
@@ -197,6 +238,7 @@ class ViewerSide(nn.Module):
         asked_gap: Tensor,
         lengths: Tensor,
         attributes: Tensor,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Return viewers' vectors, float32[b, towers x d].
 
@@ -206,11 +248,13 @@ class ViewerSide(nn.Module):
             asked_gap: int64[b].
             lengths: int64[b].
             attributes: int64[b, a].
+            context: int64[b, c], for towers that read it.
         """
+        asked = None if context is None else context[:, None]
         parts = watched.chunk(len(self.towers), dim=2)
         gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
         states = [
-            tower(part, gaps, attributes, lengths)[:, 0]
+            tower(part, gaps, attributes, lengths, asked)[:, 0]
             for tower, part in zip(self.towers, parts, strict=True)
         ]
         return torch.cat(states, 1)
@@ -224,11 +268,15 @@ class TwoTower(nn.Module):
         self.config = config
         self.video_count = data.video_count
         self.attribute_count = len(data.vocabulary)
+        self.context = data.context
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
         if (steps := self.viewer_tower.asked_steps) is not None:
             nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
+        if (context := self.viewer_tower.context) is not None:
+            for weight in context.parameters():
+                nn.init.zeros_(weight)  # nor does an hour or a language
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, d]."""

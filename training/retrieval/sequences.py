@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from training.data.context import context_names, watch_column
 
 GROUP_WATCHES = 131_072
 """Watches in a row group; more if a single viewer has more."""
@@ -32,7 +33,9 @@ SEQUENCES = pa.schema(
     ]
 )
 """Columns of the file: rows of watched videos and times (Unix seconds) of the train and validation
-parts, oldest first; attribute ids, ATTRIBUTE_LIMIT each, 0-padded."""
+parts, oldest first; attribute ids, ATTRIBUTE_LIMIT each, 0-padded. If the watches have context,
+there are two more for each of its features: ids of both parts, named as in `watch_column`."""
+_HELD_OUT = "held_out_"
 _READ = ("viewer_id", "video_id", "time", "part")
 
 
@@ -46,6 +49,8 @@ class Watches:
     """Times of the watches, Unix seconds, int64[w]."""
     offsets: Int64Array
     """int64[viewers + 1]."""
+    context: Int64Array
+    """Ids of the context of each, int64[w, c]."""
 
     def of(self, viewer: int) -> slice:
         """Return the slice of the viewer's watches."""
@@ -60,6 +65,11 @@ class Watches:
             rows=np.concatenate([none, *(part.rows for part in parts)]),
             times=np.concatenate([none, *(part.times for part in parts)]),
             offsets=np.concatenate([[0], np.cumsum(np.concatenate([none, *counts]))]),
+            context=(
+                np.concatenate([part.context for part in parts])
+                if parts
+                else np.empty((0, 0), np.int64)
+            ),
         )
 
 
@@ -84,12 +94,18 @@ class SequenceFile:
         """Yield all row groups, or those numbered in `order`, in that order."""
         with self._open() as file:
             for number in range(file.num_row_groups) if order is None else order:
-                yield _decoded(file.read_row_group(number, columns=SEQUENCES.names[1:]))
+                columns = [name for name in file.schema_arrow.names if name != "viewer_id"]
+                yield _decoded(file.read_row_group(number, columns=columns))
 
     def group_count(self) -> int:
         """Return the number of row groups."""
         with self._open() as file:
             return int(file.num_row_groups)
+
+    def context(self) -> tuple[str, ...]:
+        """Return the names of the context features that the watches have."""
+        with self._open() as file:
+            return context_names(file.schema_arrow.names)
 
     def viewer_ids(self) -> tuple[str, ...]:
         """Load the id of each viewer, in order."""
@@ -105,16 +121,31 @@ class SequenceFile:
 class SequenceWriter:
     """Writes watches to a file with the schema SEQUENCES, group by group."""
 
-    def __init__(self, video_ids: Sequence[str], viewers: pd.DataFrame, ids: Int64Array) -> None:
-        """Index the catalogue by row, and viewers with their attribute ids, int64[v, a]."""
+    def __init__(
+        self,
+        video_ids: Sequence[str],
+        viewers: pd.DataFrame,
+        ids: Int64Array,
+        context: Sequence[str] = (),
+    ) -> None:
+        """Index the catalogue by row, and viewers with their attribute ids, int64[v, a].
+
+        `context` are the features of the watches' context to write.
+        """
         self._videos = pd.Index(video_ids)
         self._viewers = pd.Index(viewers["viewer_id"])
         nobody = np.zeros((1, ATTRIBUTE_LIMIT), np.int64)
         self._attributes = np.concatenate([ids.astype(np.int32), nobody.astype(np.int32)])
+        self._context = [watch_column(name) for name in context]
+        ids_of = pa.list_(pa.int16())
+        self._schema = SEQUENCES
+        for prefix in ("", _HELD_OUT):
+            for name in self._context:
+                self._schema = self._schema.append(pa.field(prefix + name, ids_of, nullable=False))
 
     def write(self, watches: Iterable[pa.Table], target: Path | pa.NativeFile) -> None:
         """Write batches of `watches.parquet`, by viewer, then time, without the test part."""
-        with pq.ParquetWriter(target, SEQUENCES, compression="zstd") as writer:
+        with pq.ParquetWriter(target, self._schema, compression="zstd") as writer:
             for batch in _whole_viewers(watches):
                 encoded = self._encoded(batch)
                 if len(encoded):
@@ -128,32 +159,37 @@ class SequenceWriter:
         times = batch["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
         train = pc.equal(batch["part"], "train").to_numpy()
         ids = viewer.take(pa.array(starts))
-        columns = [ids]
+        columns, contexts = [ids], []
         for part in (train, ~train):
             counted = np.concatenate([[0], np.cumsum(part)])
             offsets = pa.array(counted[np.append(starts, len(batch))].astype(np.int32))
             for values, kind in ((rows, pa.int32()), (times, pa.int64())):
                 flat = pa.array(values[part], kind)
                 columns.append(pa.ListArray.from_arrays(offsets, flat))
+            for name in self._context:
+                flat = pa.array(batch[name].to_numpy()[part], pa.int16())
+                contexts.append(pa.ListArray.from_arrays(offsets, flat))
         # A viewer without profile has index -1, the last row, which has no attributes.
         found = self._attributes[self._viewers.get_indexer(pd.Index(ids.to_pandas()))]
         offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * ATTRIBUTE_LIMIT)
         columns.append(pa.ListArray.from_arrays(offsets, pa.array(found.ravel())))
-        return pa.table(columns, schema=SEQUENCES)
+        return pa.table([*columns, *contexts], schema=self._schema)
 
 
-def watch_batches(path: Path) -> Iterator[pa.Table]:
-    """Read `watches.parquet`, GROUP_WATCHES at a time."""
+def watch_batches(path: Path, context: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """Read `watches.parquet` with these features of the context, GROUP_WATCHES at a time."""
+    columns = [*_READ, *map(watch_column, context)]
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(GROUP_WATCHES, columns=list(_READ)):
+        for batch in file.iter_batches(GROUP_WATCHES, columns=columns):
             yield pa.Table.from_batches([batch])
 
 
-def frame_batches(watches: pd.DataFrame) -> Iterator[pa.Table]:
-    """Yield a frame's watches, GROUP_WATCHES at a time."""
+def frame_batches(watches: pd.DataFrame, context: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """Yield a frame's watches with these features of the context, GROUP_WATCHES at a time."""
+    columns = [*_READ, *map(watch_column, context)]
     for start in range(0, len(watches), GROUP_WATCHES):
         part = watches.iloc[start : start + GROUP_WATCHES]
-        yield pa.Table.from_pandas(part[list(_READ)], preserve_index=False)
+        yield pa.Table.from_pandas(part[columns], preserve_index=False)
 
 
 def _whole_viewers(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -179,14 +215,18 @@ def _starts(viewer: pa.Array) -> Int64Array:
 
 def _decoded(table: pa.Table) -> Group:
     columns = {name: table[name].combine_chunks() for name in table.column_names}
+    context = [watch_column(name) for name in context_names(table.column_names)]
 
     def watches(prefix: str) -> Watches:
         rows, times = columns[f"{prefix}rows"], columns[f"{prefix}times"]
+        count = len(rows.flatten())
+        ids = [columns[prefix + name].flatten().to_numpy().astype(np.int64) for name in context]
         return Watches(
             rows.flatten().to_numpy().astype(np.int64),
             times.flatten().to_numpy().astype(np.int64),
             rows.offsets.to_numpy().astype(np.int64),
+            np.stack(ids, 1) if ids else np.empty((count, 0), np.int64),
         )
 
     attributes = columns["attributes"].flatten().to_numpy().astype(np.int64)
-    return Group(watches(""), watches("held_out_"), attributes.reshape(-1, ATTRIBUTE_LIMIT))
+    return Group(watches(""), watches(_HELD_OUT), attributes.reshape(-1, ATTRIBUTE_LIMIT))

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from server.arrays import BoolArray, Float64Array, Int64Array
-from server.features.tower_inputs import tower_inputs
 from training.retrieval.content import token_weights, weighted_bags
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
@@ -193,6 +192,6 @@ def _viewers(model: TwoTower, data: RetrievalData) -> tuple[Tensor, Sequence[Int
     """Return vectors of some viewers at their last watch, float32[v, d], and rows they watched."""
     asked = data.last_watches[:: -(-len(data.last_watches) // _VIEWERS)]
     viewers = [held_out.viewer for held_out in asked]
-    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    inputs = data.inputs(viewers, model.config.history_limit)
     vectors = viewer_vectors(model, readable(model.video_vectors()), inputs)
     return vectors, [held_out.watched for held_out in asked]

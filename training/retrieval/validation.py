@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from server.arrays import Float32Array, Int64Array
-from server.features.tower_inputs import tower_inputs
 from server.features.viewer import ViewerFeatures
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
@@ -74,7 +73,7 @@ def _vectors(
     model: Towers, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
 ) -> Tensor:
     """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
-    inputs = tower_inputs(viewers, data.video_rows(), data.vocabulary, model.config.history_limit)
+    inputs = data.inputs(viewers, model.config.history_limit)
     return viewer_vectors(model, table, inputs)
 
 

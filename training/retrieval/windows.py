@@ -26,6 +26,8 @@ class WindowBatch(NamedTuple):
     """int64[b, ATTRIBUTE_LIMIT]."""
     targets: Int64Array
     """Row of the video watched next at states 0..l, -1 for padding, int64[b, l + 1]."""
+    context: Int64Array
+    """Ids of the context in which it was watched, int64[b, l + 1, c]; 0 for padding."""
 
 
 class Windows:
@@ -88,6 +90,7 @@ class Windows:
             gaps=gaps,
             attributes=self._attributes[viewers],
             targets=targets,
+            context=np.where(inside[..., None], self.watches.context[places], 0),
         )
 
 

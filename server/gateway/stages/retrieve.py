@@ -8,6 +8,7 @@ import grpc
 from vireo.v1 import candidate_pb2 as pb
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
+from server.features.context import sent
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_candidates
@@ -51,6 +52,7 @@ def retrieve_request(
         locale=query.locale,
     )
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
+    sent(query.context, request.viewer.context)
     return request
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from training.data.synth.context import SessionContext, fitting, sessions_in_context
 from training.data.synth.world import DAY, REGIONS, START, TASTE_SHARES, World
 
 SESSIONS_PER_BLOCK = 32_768
@@ -31,6 +32,7 @@ _SPARE = 1.03
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
+Int8Array = npt.NDArray[np.int8]
 
 PLAY, LIKE, HIDE = 0, 1, 2
 """Indices in KINDS."""
@@ -51,6 +53,12 @@ class Events:
     """Index in KINDS, int8[m]."""
     fraction: Float32Array
     """Watched fraction of the video, float32[m]."""
+    zone: Int8Array
+    """Index in ZONES of `training.data.synth.context`, -1 if it isn't logged, int8[m]."""
+    locale: Int8Array
+    """Index in LOCALES, likewise."""
+    device: Int8Array
+    """Index in DEVICES, likewise."""
 
     def take(self, chosen: Int64Array | slice) -> Events:
         """Return the events at some indices."""
@@ -106,12 +114,17 @@ def _block(world: World, block: int, first: int, last: int, sessions: int) -> Ev
     viewers = np.minimum(viewers, world.config.viewers - 1).astype(np.int64)
     slots = np.searchsorted(np.cumsum(TASTE_SHARES), random.random(count), side="right")
     topics = world.taste(viewers, np.minimum(slots, 3).astype(np.int64), now.astype(np.int64))
+    topics, context = sessions_in_context(world, block, viewers, topics, now.astype(np.int64))
     lengths = np.minimum(random.geometric(1 / MEAN_LENGTH, count), MAX_LENGTH)
     before = np.full(count, -1, np.int64)
+    choices = world.config.random(22, block)
     parts = []
     for step in range(int(lengths.max())):
         on = np.flatnonzero(lengths > step)
-        part, now[on] = _step(world, viewers[on], topics[on], before[on], now[on], random)
+        logged = SessionContext(context.zone[on], context.locale[on], context.device[on])
+        part, now[on] = _step(
+            world, viewers[on], topics[on], before[on], now[on], logged, random, choices
+        )
         before[on] = part.video
         parts.append(part)
     return Events.joined(parts)
@@ -123,14 +136,22 @@ def _step(
     topics: Int64Array,
     before: Int64Array,
     now: npt.NDArray[np.float64],
+    context: SessionContext,
     random: np.random.Generator,
+    choices: np.random.Generator,
 ) -> tuple[Events, npt.NDArray[np.float64]]:
-    """Return the next event of some sessions, and the time of the one after it."""
+    """Return the next event of some sessions, and the time of the one after it.
+
+    `choices` draws what depends on the context.
+    """
     count, seconds = len(viewers), now.astype(np.int64)
     strays = random.random(count) < STRAY
     everyones = np.full(count, REGIONS, np.int64)
     wanted = np.where(strays, world.drawn_topics(everyones, random.random(count)), topics)
     videos = world.drawn_videos(wanted, seconds, random)
+    if world.config.context:
+        others = world.drawn_videos(wanted, seconds, choices)
+        videos = fitting(context, world.duration, videos, others)
     episodes = np.where(
         before >= 0, world.next_episodes(np.maximum(before, 0), seconds), np.int64(-1)
     )
@@ -144,5 +165,7 @@ def _step(
     hidden = (draw > 0.99) & (fraction < 0.5)
     kind[hidden] = HIDE
     fraction[hidden] = 0.0
-    events = Events(viewers, videos, (now * 1e6).astype(np.int64), kind, fraction)
+    times = (now * 1e6).astype(np.int64)
+    logged = (context.zone, context.locale, context.device)
+    events = Events(viewers, videos, times, kind, fraction, *logged)
     return events, now + 5 + world.duration[videos] * fraction

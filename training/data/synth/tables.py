@@ -9,7 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from server.features.context import COLUMNS, DEVICES
+from training.data.context import context_fields
 from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
+from training.data.synth.context import LOCALES, ZONES
 from training.data.synth.events import HIDE, KINDS, Events
 from training.data.synth.world import REGIONS, SERIES, World, hashed
 
@@ -108,7 +111,7 @@ def viewer_table(world: World) -> pa.Table:
 def interaction_table(
     events: Events, first_row: int, viewers: pa.Array, videos: pa.Array
 ) -> pa.Table:
-    """Return events as INTERACTIONS, numbered from `first_row`.
+    """Return events as INTERACTIONS with their context if it is logged, numbered from `first_row`.
 
     Args:
         events: events in order of time.
@@ -118,7 +121,7 @@ def interaction_table(
     """
     count = len(events.time)
     fraction = pa.array(events.fraction, mask=events.kind == HIDE)
-    return pa.table(
+    table = pa.table(
         {
             "viewer_id": viewers.take(pa.array(events.viewer)),
             "video_id": videos.take(pa.array(events.video)),
@@ -131,6 +134,14 @@ def interaction_table(
         },
         schema=INTERACTIONS,
     )
+    if (events.zone < 0).all():
+        return table
+    texts = {"time_zone": (ZONES, events.zone), "locale": (LOCALES, events.locale)}
+    texts["device"] = (DEVICES, events.device)
+    for field in context_fields(COLUMNS):
+        values, places = texts[field.name]
+        table = table.append_column(field, pa.array(values).take(pa.array(places)))
+    return table
 
 
 def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Array:

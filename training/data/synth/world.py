@@ -52,6 +52,8 @@ class WorldConfig:
     seed: int = 0
     days: int = 90
     """Number of days that the events span."""
+    context: bool = False
+    """Whether events have a device, a time zone and a locale, which a part of them follows."""
 
     def check(self) -> None:
         """Raise VireoError if a value is out of bounds or leaves too little to train on."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from server.errors import VireoError
+from server.features.context import COLUMNS
 from server.home import Home
 from training.data.dataset import DatasetInfo, describe_dataset
 from training.data.synth.events import all_events
@@ -59,8 +60,10 @@ def write_world(
     source = (
         f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
         f"--events {config.events} --days {config.days} --seed {config.seed}"
+        + (" --context" if config.context else "")
     )
-    with dataset_writer(home, name, source, TERMS) as writer:
+    context = COLUMNS if config.context else ()
+    with dataset_writer(home, name, source, TERMS, context=context) as writer:
         for part in video_parts(world):
             writer.add_videos(part)
         writer.add_viewers(viewer_table(world))
