@@ -49,6 +49,19 @@ CONTENT_IDS = "videos/content_ids.npy"
 """uint16[n, CONTENT_LIMIT]: content tokens of each video, 0-padded, to know a changed one by."""
 CREATORS = "videos/creators.npy"
 """int64[n]: the key of each video's creator, -1 if unknown; only if the data set has creators."""
+ATTRIBUTES = "attributes.json"
+"""Object: "labels" and "numbers", the sorted names of the attributes that videos have."""
+LABELS = "videos/labels.bin"
+"""Texts "attribute=value" of v labels, sorted by their bytes; see `server.releases.texts`."""
+LABEL_OFFSETS = "videos/label_offsets.npy"
+"""int64[v + 1]: where the rows of each label begin in LABEL_ROWS."""
+LABEL_ROWS = "videos/label_rows.npy"
+"""int32[t]: rows of the videos that have each label, ascending."""
+NUMBERS = "videos/numbers.npy"
+"""float64[n, k]: numbers of each video, in the order of "numbers"; NaN if unknown."""
+POPULAR_ATTRIBUTES = "popular_attributes.json"
+"""List as long as POPULAR_IDS: {"labels": ["attribute=value", …], "numbers": {name: number}} of
+each of these videos, for the gateway's last resort."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"
@@ -66,5 +79,18 @@ GOLDEN_RANKER = "golden/ranker.npz"
 GOLDEN_TOLERANCE = 1e-4
 """Maximum absolute difference from the golden outputs that a pod accepts."""
 
-OPTIONAL = frozenset({VIDEO_TOWER, GOLDEN_VIDEO_TOWER, CONTENT_VOCABULARY, CONTENT_IDS, CREATORS})
-"""Files that pods do without: releases of earlier builds lack them, and place no new videos."""
+ATTRIBUTE_TABLES = (ATTRIBUTES, LABELS, LABEL_OFFSETS, LABEL_ROWS, NUMBERS)
+"""What pods filter videos by: all of them or none are in a release."""
+OPTIONAL = frozenset(
+    {
+        VIDEO_TOWER,
+        GOLDEN_VIDEO_TOWER,
+        CONTENT_VOCABULARY,
+        CONTENT_IDS,
+        CREATORS,
+        *ATTRIBUTE_TABLES,
+        POPULAR_ATTRIBUTES,
+    }
+)
+"""Files that pods do without: releases of earlier builds lack them, and place no new videos or
+declare no attributes."""
