@@ -10,6 +10,7 @@ from vireo.v1 import filter_pb2
 
 from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, decode
+from tests.builders.attributes import DECLARED
 
 
 def message(*conditions: filter_pb2.Condition, **parts: Any) -> filter_pb2.Filter:
@@ -25,10 +26,6 @@ def condition(attribute: str, **parts: Any) -> filter_pb2.Condition:
 def expression(*conditions: filter_pb2.Condition, **parts: Any) -> FilterExpression:
     """Return what a filter of conditions says, of the attributes that tiny releases declare."""
     return decode(message(*conditions, **parts), "filter", DECLARED)
-
-
-DECLARED = Declared(("creator", "language", "tag"), ("age_rating", "duration", "published"))
-"""The attributes of the releases of `tests.builders.releases`."""
 
 
 def random_filter(

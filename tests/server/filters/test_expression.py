@@ -13,7 +13,8 @@ from vireo.v1 import filter_pb2
 
 from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, decode
-from tests.builders.filters import DECLARED, condition, expression, message, random_expression
+from tests.builders.attributes import DECLARED
+from tests.builders.filters import condition, expression, message, random_expression
 
 LABELS = {
     "tag": ["news", "pets", "sport", "=", "Pets"],
