@@ -52,6 +52,19 @@ CREATORS = "videos/creators.npy"
 LANGUAGES = "videos/languages.npy"
 """int16[n]: `language_id` of each video's first label of `language`, 0 if unknown; only if the
 ranker reads whether it is the request's."""
+ATTRIBUTES = "attributes.json"
+"""Object: "labels" and "numbers", the sorted names of the attributes that videos have."""
+LABELS = "videos/labels.bin"
+"""Texts "attribute=value" of v labels, sorted by their bytes; see `server.releases.texts`."""
+LABEL_OFFSETS = "videos/label_offsets.npy"
+"""int64[v + 1]: where the rows of each label begin in LABEL_ROWS."""
+LABEL_ROWS = "videos/label_rows.npy"
+"""int32[t]: rows of the videos that have each label, ascending."""
+NUMBERS = "videos/numbers.npy"
+"""float64[n, k]: numbers of each video, in the order of "numbers"; NaN if unknown."""
+POPULAR_ATTRIBUTES = "popular_attributes.json"
+"""List as long as POPULAR_IDS: {"labels": ["attribute=value", …], "numbers": {name: number}} of
+each of these videos, for the gateway's last resort."""
 POPULARITY = "videos/popularity.npy"
 """float32[n], time-decayed watches."""
 POPULAR_IDS = "popular.json"
@@ -69,7 +82,19 @@ GOLDEN_RANKER = "golden/ranker.npz"
 GOLDEN_TOLERANCE = 1e-4
 """Maximum absolute difference from the golden outputs that a pod accepts."""
 
+ATTRIBUTE_TABLES = (ATTRIBUTES, LABELS, LABEL_OFFSETS, LABEL_ROWS, NUMBERS)
+"""What pods filter videos by: all of them or none are in a release."""
 OPTIONAL = frozenset(
-    {VIDEO_TOWER, GOLDEN_VIDEO_TOWER, CONTENT_VOCABULARY, CONTENT_IDS, CREATORS, LANGUAGES}
+    {
+        VIDEO_TOWER,
+        GOLDEN_VIDEO_TOWER,
+        CONTENT_VOCABULARY,
+        CONTENT_IDS,
+        CREATORS,
+        LANGUAGES,
+        *ATTRIBUTE_TABLES,
+        POPULAR_ATTRIBUTES,
+    }
 )
-"""Files that pods do without: releases of earlier builds lack them, and place no new videos."""
+"""Files that pods do without: releases of earlier builds lack them, and place no new videos or
+declare no attributes."""

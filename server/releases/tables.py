@@ -30,8 +30,12 @@ def read_table(
     path: str,
     dtype: type[np.generic] | tuple[type[np.generic], ...],
     shape: tuple[int | None, ...],
+    *,
+    missing: bool = False,
 ) -> npt.NDArray[Any]:
     """Return the .npy table at `path` below `folder`, read-only and mapped.
+
+    Its numbers are finite, or NaN if `missing` allows values that aren't known.
 
     Raises:
         ReleaseError: it can't be read, or has another dtype or shape (None: any size).
@@ -57,8 +61,10 @@ def read_table(
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         kinds = " or ".join(str(np.dtype(kind)) for kind in types)
         raise ReleaseError(f"{file}: is {table.dtype}{list(table.shape)}, not {kinds}[{wanted}]")
-    if table.dtype.kind == "f" and not all(map(_is_finite, _parts(file, table))):
+    if table.dtype.kind == "f" and not missing and not all(map(_is_finite, _parts(file, table))):
         raise ReleaseError(f"{file}: has values that aren't finite")
+    if missing and any(np.isinf(part).any() for part in _parts(file, table)):
+        raise ReleaseError(f"{file}: has infinite values")
     return table
 
 

@@ -72,7 +72,7 @@ def read_mapped_texts(path: Path, count: int) -> Texts:
     try:
         stored = int(np.fromfile(path, _NUMBER, 1)[0])
         if stored != count:
-            raise ReleaseError(f"{path}: has {stored} texts for {count} videos")
+            raise ReleaseError(f"{path}: has {stored} texts instead of {count}")
         # Plain views of the mapping: np.memmap itself is slow to index.
         offsets = np.asarray(np.memmap(path, _NUMBER, "r", _NUMBER.itemsize, (count + 1,)))
         start = (count + 2) * _NUMBER.itemsize

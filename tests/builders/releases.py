@@ -32,6 +32,7 @@ from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
 from server.signals import TASKS
+from tests.builders.attributes import DECLARED, labels_of, numbers_of, write_attributes
 from training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
@@ -68,7 +69,7 @@ def build_release(
 
     Row r follows row r - 1 most in the co-watch table; EASE expects row r - 1 most after row r
     and speaks against row r - EASE_LIMIT. Popularity falls with the row, and the last
-    FRESH_LIMIT rows are fresh.
+    FRESH_LIMIT rows are fresh. Attributes are those of `tests.builders.attributes`.
     """
     random = np.random.default_rng(seed)
     for part in (
@@ -155,6 +156,9 @@ def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None
     index = faiss.IndexFlatIP(VECTOR_SIZE)
     index.add(vectors)
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
+    labels = [labels_of(row, CREATORS) for row in range(count)]
+    numbers = [numbers_of(row) for row in range(count)]
+    write_attributes(folder, DECLARED, labels, numbers, range(min(1000, count)))
 
 
 def _write_viewer_tower(folder: Path, random: np.random.Generator) -> None:

@@ -27,6 +27,7 @@ from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
+from training.data.attributes import attribute_column
 from training.data.context import video_languages
 from training.data.dataset import Dataset
 from training.data.folder import replaced_folder
@@ -34,6 +35,7 @@ from training.features.statistics import latest_popularity, latest_video_feature
 from training.ranking.export import export_ranker, torch_scores
 from training.ranking.model import Ranker
 from training.ranking.training_set import match_table
+from training.release.attributes import write_attributes
 from training.release.fresh import fresh_rows
 from training.release.goldens import (
     Answer,
@@ -83,7 +85,7 @@ def stage_retrieval(
         folder: the staged release; its contents are deleted.
         model: the trained towers.
         data: the towers' training data.
-        dataset: source of titles and publication dates.
+        dataset: source of titles, publication dates and attributes.
         repo: the Feast repository, source of the videos' latest features.
         origin: the data set and split that the release is built from.
         quotas: quotas of the candidate sources; the defaults if None.
@@ -124,9 +126,12 @@ def stage_retrieval(
         tables[layout.CREATORS] = creator_keys(dataset.videos["creator"])
     languages = _languages(dataset)
     schema = FeatureSchema.ours(
-        model.config.history_limit, int(vectors.shape[1]), model.context, languages=languages is not None
+        model.config.history_limit,
+        int(vectors.shape[1]),
+        model.context,
+        languages=languages is not None,
     )
-    if schema.languages and languages is not None:
+    if languages is not None and schema.languages:
         tables[layout.LANGUAGES] = languages
     for path, table in tables.items():
         np.save(folder / path, table)
@@ -140,6 +145,7 @@ def stage_retrieval(
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
+    write_attributes(folder, dataset, popular)
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)

@@ -128,7 +128,7 @@ def ids_cut_short(folder: Path) -> None:
         (garbage_index, r"index\.faiss: faiss can't read the index"),
         (missing_keys, r"keys\.npy: can't be read as a table: .*No such file"),
         (pickled_keys, r"keys\.npy: can't be read as a table"),
-        (too_few_ids, r"ids\.bin: has 1 texts for 40 videos"),
+        (too_few_ids, r"ids\.bin: has 1 texts instead of 40"),
         (ids_cut_short, r"ids\.bin: can't be read as texts: its offsets don't fit its size"),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_row_beyond_the_last_is_an_error(tmp_path: Path) -> None:
         (np.array([2, 0, 3, 2]).tobytes() + b"ab", "its offsets don't fit its size"),
         (np.array([2, 0, 1, 2]).tobytes() + b"\xff\xfe", "can't decode"),
         (np.array([2, 0, 1, 2]).tobytes() + "ü".encode(), "begins within a character"),
-        (np.array([3, 0, 1, 2, 2]).tobytes() + b"ab", "has 3 texts for 2 videos"),
+        (np.array([3, 0, 1, 2, 2]).tobytes() + b"ab", "has 3 texts instead of 2"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -10,6 +10,7 @@ from server.errors import VireoError
 from server.features.context import COLUMNS
 from server.home import Home
 from training.data.dataset import DatasetInfo, describe_dataset
+from training.data.synth.attributes import ATTRIBUTES
 from training.data.synth.events import all_events
 from training.data.synth.tables import (
     interaction_table,
@@ -63,7 +64,9 @@ def write_world(
         + (" --context" if config.context else "")
     )
     context = COLUMNS if config.context else ()
-    with dataset_writer(home, name, source, TERMS, context=context) as writer:
+    with dataset_writer(
+        home, name, source, TERMS, attributes=ATTRIBUTES, context=context
+    ) as writer:
         for part in video_parts(world):
             writer.add_videos(part)
         writer.add_viewers(viewer_table(world))
