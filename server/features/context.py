@@ -134,6 +134,23 @@ def context_ids(seconds: int, zone: str, device: str, locale: str) -> ContextIds
     return (*hour_and_weekday(seconds, zone), device_id(device), language_id(locale))
 
 
+def as_texts(ids: ContextIds, seconds: int) -> dict[str, str]:
+    """Return texts of which `context_ids` makes the same ids at that time, by column."""
+    hour, weekday, device, language = ids
+    texts = {}
+    if hour:
+        moment = datetime.fromtimestamp(seconds, UTC)
+        days = (weekday - 1 - moment.weekday() + 3) % 7 - 3
+        hours = hour - 1 - moment.hour + 24 * days
+        texts["time_zone"] = f"{'-' if hours < 0 else '+'}{abs(hours):02}:00"
+    if device:
+        texts["device"] = DEVICES[device - 1]
+    if language:
+        letters = divmod(language - 1, LETTERS)
+        texts["locale"] = "".join(chr(ord("a") + letter) for letter in letters)
+    return texts
+
+
 def sent(ids: ContextIds, message: viewer_pb2.ContextIds) -> None:
     """Write the ids into a message of the inner hops."""
     for name, number in zip(NAMES, ids, strict=True):

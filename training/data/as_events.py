@@ -9,6 +9,7 @@ import pandas as pd
 from vireo.v1 import event_pb2
 
 from server.arrays import Int64Array
+from server.features.context import COLUMNS
 from training.data.schema import WATCH_EVENTS
 from training.data.split import LIKED_RATING, split_watches
 
@@ -39,19 +40,35 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
         interactions["watched_fraction"].tolist(),
         (interactions["rating"] >= LIKED_RATING).tolist(),
         interactions["row"].tolist(),
+        _contexts(interactions),
         strict=True,
     )
-    for viewer_id, video_id, kind, micros, fraction, rated, row in rows:
+    for viewer_id, video_id, kind, micros, fraction, rated, row, context in rows:
         event = event_pb2.Event(
             event_id=f"{name}:{row}",
             viewer_id=viewer_id,
             video_id=video_id,
             kind=_KINDS["like" if rated and kind == "play" else kind],
+            **context,
         )
         event.time.FromMicroseconds(micros)
         if fraction == fraction and event.kind == event_pb2.EVENT_KIND_PLAY:
             event.watched_fraction = fraction
         yield event
+
+
+def _contexts(interactions: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the context of each interaction that is known, by field of the event."""
+    names = [name for name in COLUMNS if name in interactions]
+    rows = interactions[names].astype(object).itertuples(index=False, name=None)
+    return (
+        [
+            {name: text for name, text in zip(names, row, strict=True) if isinstance(text, str)}
+            for row in rows
+        ]
+        if names
+        else [{}] * len(interactions)
+    )
 
 
 def _times(interactions: pd.DataFrame) -> Int64Array:

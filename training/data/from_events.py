@@ -22,6 +22,7 @@ from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
 from server.home import Home
 from training.data import schema
 from training.data.attributes import attribute_fields
+from training.data.context import ContextTexts
 from training.data.dataset import Dataset, DatasetInfo, LogPositions, describe_dataset, load_dataset
 from training.data.event_attributes import attribute_kinds, attribute_values
 from training.data.importing import check_name_is_free, check_size
@@ -74,9 +75,12 @@ def data_from_events(
     dataset = load_dataset(home, base) if base else None
     before = describe_dataset(home, base).log_positions if base else LogPositions()
     videos, viewers = Ids(), Ids()
-    known = _base_interactions(dataset, viewers, videos) if dataset else Interactions.none()
+    contexts = ContextTexts()
+    known = Interactions.none()
+    if dataset:
+        known = _base_interactions(dataset, viewers, videos, contexts)
     read = asyncio.run(
-        _read_log(event_log, partitions, before, LogEvents(viewers, videos), progress)
+        _read_log(event_log, partitions, before, LogEvents(viewers, videos, contexts), progress)
     )
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
@@ -92,10 +96,11 @@ def data_from_events(
     source = f"the log of events, on top of {base}" if base else "the log of events"
     profiles = _profiles(dataset, viewers)
     terms = describe_dataset(home, base).terms if base else ""
-    with dataset_writer(home, name, source, terms, notes, read.positions, kinds) as writer:
+    context = contexts.known
+    with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)
-        for part in interaction_tables(found, order, viewers.array(), videos.array()):
+        for part in interaction_tables(found, order, viewers.array(), videos.array(), contexts):
             writer.add_interactions(part)
     return describe_dataset(home, name)
 
@@ -159,7 +164,9 @@ async def _up_to(
             return
 
 
-def _base_interactions(dataset: Dataset, viewers: Ids, videos: Ids) -> Interactions:
+def _base_interactions(
+    dataset: Dataset, viewers: Ids, videos: Ids, contexts: ContextTexts
+) -> Interactions:
     """Return the base's interactions; number its ids first."""
     table = dataset.interactions
     numbers = {}
@@ -176,6 +183,7 @@ def _base_interactions(dataset: Dataset, viewers: Ids, videos: Ids) -> Interacti
         row=table["row"].to_numpy(np.int64),
         watched_fraction=table["watched_fraction"].to_numpy(np.float32),
         rating=table["rating"].to_numpy(np.float32),
+        context=contexts.of_frame(table),
     )
 
 

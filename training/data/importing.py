@@ -69,17 +69,26 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     # A bad video row is reported once, not again for each of its interactions.
     known = videos.good["video_id"] if request.skip_bad_rows else videos.ids
     video_ids = pc.unique(known)
-    found, viewer_ids = read_interactions(request.interactions, video_ids, problems, notes, now)
+    found, viewer_ids, contexts = read_interactions(
+        request.interactions, video_ids, problems, notes, now
+    )
     if problems.total and not request.skip_bad_rows:
         raise problems.error()
     order = in_order(found, notes)
     check_size(found, videos.good.num_rows)
     source = f"imported from {', '.join(path.name for path in request.files)}"
     kinds = {each.name: each.kind for each in request.attributes}
-    with dataset_writer(home, request.name, source, problems=notes, attributes=kinds) as writer:
+    with dataset_writer(
+        home,
+        request.name,
+        source,
+        problems=notes,
+        attributes=kinds,
+        context=contexts.known,
+    ) as writer:
         writer.add_videos(videos.good)
         writer.add_viewers(_all_viewers(profiles, viewers_in(found, order, viewer_ids)))
-        for part in interaction_tables(found, order, viewer_ids, video_ids):
+        for part in interaction_tables(found, order, viewer_ids, video_ids, contexts):
             writer.add_interactions(part)
     return describe_dataset(home, request.name)
 

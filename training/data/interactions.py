@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from training.data.context import ContextTexts, Int16Array, context_places
 from training.data.schema import EVENTS, INTERACTIONS, TIME, WATCH_EVENTS
 
 MAX_GAP = timedelta(days=730)
@@ -27,7 +28,7 @@ Int8Array = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Interactions:
-    """Interactions in columns, 33 bytes each; ids are indices into lists of ids."""
+    """Interactions in columns, 39 bytes each; ids are indices into lists of ids."""
 
     viewer: Int32Array
     """Index of the viewer's id, int32[n]."""
@@ -43,6 +44,8 @@ class Interactions:
     """float32[n], NaN if unknown."""
     rating: Float32Array
     """float32[n], NaN if unknown."""
+    context: Int16Array
+    """Places in `ContextTexts` of what is known of the context, int16[n, 3]."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -55,7 +58,8 @@ class Interactions:
     def none() -> Interactions:
         """Return no interactions."""
         ids, times, shares = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
-        return Interactions(ids, ids, np.empty(0, np.int8), times, times, shares, shares)
+        kinds, context = np.empty(0, np.int8), context_places(0)
+        return Interactions(ids, ids, kinds, times, times, shares, shares, context)
 
     @staticmethod
     def joined(parts: list[Interactions]) -> Interactions:
@@ -123,15 +127,20 @@ def most_watched(found: Interactions) -> int:
 
 
 def interaction_tables(
-    found: Interactions, order: Int64Array, viewer_ids: pa.Array, video_ids: pa.Array
+    found: Interactions,
+    order: Int64Array,
+    viewer_ids: pa.Array,
+    video_ids: pa.Array,
+    contexts: ContextTexts,
 ) -> Iterator[pa.Table]:
-    """Yield interactions in the given order, int64[n], a row group at a time; schema INTERACTIONS.
+    """Yield interactions in the given order, int64[n], a row group at a time.
 
-    `viewer_ids` and `video_ids` are the ids by index.
+    The schema is INTERACTIONS, with the columns of the context that are known. `viewer_ids` and
+    `video_ids` are the ids by index.
     """
     for start in range(0, len(order), ROWS_AT_A_TIME):
         part = found.take(order[start : start + ROWS_AT_A_TIME])
-        yield pa.table(
+        table = pa.table(
             {
                 "viewer_id": viewer_ids.take(pa.array(part.viewer)),
                 "video_id": video_ids.take(pa.array(part.video)),
@@ -144,6 +153,9 @@ def interaction_tables(
             },
             schema=INTERACTIONS,
         )
+        for field, column in contexts.columns(part.context):
+            table = table.append_column(field, column)
+        yield table
 
 
 def viewers_in(found: Interactions, order: Int64Array, viewer_ids: pa.Array) -> pa.Array:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from server.arrays import Int32Array
+from server.features.context import COLUMNS as CONTEXT_COLUMNS
 from training.data.columns import Checked, IdColumn, numbers, texts
+from training.data.context import ContextTexts, Int16Array, context_places, is_time_zone
 from training.data.entities import note_ignored
 from training.data.files import present, read_parts
 from training.data.interactions import MAX_GAP, Interactions, far_from_others
@@ -26,17 +29,22 @@ _COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "
 
 def read_interactions(
     path: Path, video_ids: pa.Array, problems: Problems, notes: Counter[str], now: datetime
-) -> tuple[Interactions, pa.Array]:
-    """Read the good rows of an interactions file in file order, and the viewers' ids by index.
+) -> tuple[Interactions, pa.Array, ContextTexts]:
+    """Read the good rows of an interactions file in file order.
 
     Arguments and errors are as for `read_videos`; `video_ids` are the ids that a row may name.
+
+    Returns:
+        The interactions, the viewers' ids by index, and the texts of their context.
     """
+    contexts = ContextTexts()
     viewers, videos, seen = IdColumn("viewer_id"), IdColumn("video_id"), _Vocabulary()
     parts: list[Interactions] = []
     for file in read_parts(path, problems):
         file.require("viewer_id", "video_id", "timestamp")
-        note_ignored(file, _COLUMNS, "interactions", notes)
+        note_ignored(file, (*_COLUMNS, *CONTEXT_COLUMNS), "interactions", notes)
         checked = Checked.of(file, problems)
+        context = _context(checked, contexts)
         table = pa.table(
             {
                 "viewer_id": viewers.read(checked),
@@ -57,6 +65,7 @@ def read_interactions(
                 row=table["row"].to_numpy(),
                 watched_fraction=table["watched_fraction"].fill_null(math.nan).to_numpy(),
                 rating=table["rating"].fill_null(math.nan).to_numpy(),
+                context=context[~checked.bad],
             )
         )
         notes["bad interactions left out"] += int(checked.bad.sum()) + file.uneven
@@ -77,7 +86,7 @@ def read_interactions(
         "write the time of the event, or leave the row out",
     )
     notes["bad interactions left out"] += int(far.sum())
-    return (found.take(~far) if far.any() else found), seen.ids
+    return (found.take(~far) if far.any() else found), seen.ids, contexts
 
 
 class _Vocabulary:
@@ -118,6 +127,21 @@ def _events(checked: Checked) -> Any:
         "{} is not a kind of event",
         f"write one of {', '.join(EVENTS)}, or leave it empty for play",
     )
+    return places
+
+
+def _context(checked: Checked, contexts: ContextTexts) -> Int16Array:
+    """Return the places of the context's texts, int16[n, 3]; mark rows with a bad time zone."""
+    places = context_places(len(checked.file.rows))
+    for number, name in enumerate(CONTEXT_COLUMNS):
+        if name not in checked.file.columns:
+            continue
+        codes, values = pd.factorize(texts(checked, name).to_pandas())
+        if name == "time_zone":
+            bad = np.array([not is_time_zone(value) for value in values] + [False], np.bool_)[codes]
+            remedy = "write an IANA name or an offset like +02:00, or leave it empty"
+            checked.mark(name, bad, "{} is not a time zone", remedy)
+        places[:, number] = contexts.places(number, [*values, ""])[codes]
     return places
 
 

@@ -16,8 +16,10 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.arrays import BoolArray
 from server.event_log.log import Entry
+from server.features.context import COLUMNS
 from server.features.keys import video_keys
 from training.data import schema
+from training.data.context import ContextTexts
 from training.data.interactions import Interactions
 
 UNREADABLE = "messages of the log that can't be read left out"
@@ -52,6 +54,7 @@ class LogEvents:
 
     viewers: Ids
     videos: Ids
+    contexts: ContextTexts = field(default_factory=ContextTexts)
     notes: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
     viewer: array[int] = field(default_factory=lambda: array("i"))
@@ -60,6 +63,8 @@ class LogEvents:
     time: array[int] = field(default_factory=lambda: array("q"))
     fraction: array[float] = field(default_factory=lambda: array("f"))
     seconds: array[float] = field(default_factory=lambda: array("f"))
+    context: array[int] = field(default_factory=lambda: array("h"))
+    """Places in `contexts`, those of each event one after another."""
 
     def add(self, entry: Entry) -> None:
         """Add the events of a message of stream EVENTS."""
@@ -84,6 +89,8 @@ class LogEvents:
         self.viewer.append(viewer)
         self.video.append(self.videos.place(event.video_id))
         self.kind.append(schema.EVENTS.index(kind))
+        for number, name in enumerate(COLUMNS):
+            self.context.append(self.contexts.place(number, getattr(event, name)))
         self.time.append(event.time.seconds * 1_000_000 + event.time.nanos // 1000)
         if event.kind == event_pb2.EVENT_KIND_FINISH:
             self.fraction.append(1.0)
@@ -123,6 +130,7 @@ class LogEvents:
             row=np.arange(first_row, first_row + len(order), dtype=np.int64),
             watched_fraction=fraction[order],
             rating=np.full(len(order), np.nan, np.float32),
+            context=np.array(self.context, np.int16).reshape(-1, len(COLUMNS))[order],
         )
         new = ~_among(found, known)
         self.notes["events that the base has dropped"] += len(found) - int(new.sum())

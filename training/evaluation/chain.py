@@ -14,10 +14,12 @@ from rich.console import Console
 from server.arrays import Float32Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
+from server.features.context import ContextIds
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
 from server.signals import OUTCOMES, SCORES
+from training.data.context import contexts_of
 from training.features.history import viewers_before
 from training.features.watches import outcome_labels
 from training.heartbeat import tracked
@@ -41,6 +43,8 @@ class TestViewers:
     """Rows that each watched before."""
     moments: Int64Array
     """Unix seconds of each held-out watch, int64[v]."""
+    contexts: tuple[ContextIds, ...] = ()
+    """Context of each; empty if none is known."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
         outcomes=outcome_labels(test),
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
         moments=test["time"].to_numpy("datetime64[s]").astype(np.int64),
+        contexts=tuple(contexts_of(test)),
     )
 
 

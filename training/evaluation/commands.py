@@ -201,6 +201,7 @@ def _ask(options: ServedOptions, viewers: TestViewers, console: Console) -> list
                 options.target,
                 viewers.ids,
                 viewers.moments.tolist(),
+                contexts=viewers.contexts,
                 concurrency=options.concurrency,
                 deadline=options.deadline,
                 answered=lambda: progress.advance(task),

@@ -18,6 +18,7 @@ from vireo.v1.viewer_pb2 import Degradation
 
 from server.arrays import Int64Array
 from server.errors import VireoError
+from server.features.context import UNKNOWN, ContextIds, as_texts
 from server.releases.manifest import Manifest
 from training.evaluation.chain import SLATE, TestViewers
 from training.features.watches import Split
@@ -159,6 +160,7 @@ async def ask_viewers(
     *,
     concurrency: int,
     deadline: float,
+    contexts: Sequence[ContextIds] = (),
     answered: Callable[[], None] = lambda: None,
     credentials: grpc.ChannelCredentials | None = None,
     explain: bool = False,
@@ -171,6 +173,7 @@ async def ask_viewers(
         moments: time of each request's context, Unix seconds.
         concurrency: maximum requests in flight.
         deadline: seconds for each request.
+        contexts: context of each request; empty if none is known.
         answered: called after each response.
         credentials: for an edge with TLS.
         explain: whether to request explanations.
@@ -183,11 +186,15 @@ async def ask_viewers(
     ) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
 
-        async def ask(viewer_id: str, moment: int) -> ServedAnswer:
+        async def ask(viewer_id: str, moment: int, context: ContextIds) -> ServedAnswer:
             request = recommendation_pb2.RecommendRequest(
-                viewer_id=viewer_id, page_size=SLATE, explain=explain
+                viewer_id=viewer_id,
+                page_size=SLATE,
+                explain=explain,
             )
             request.context.time.FromSeconds(moment)
+            for name, text in as_texts(context, moment).items():
+                setattr(request.context, name, text)
             async with free:
                 try:
                     response = await stub.Recommend(request, timeout=deadline)
@@ -203,7 +210,8 @@ async def ask_viewers(
                 history_length=response.explanation.history_length,
             )
 
-        return list(await asyncio.gather(*map(ask, viewer_ids, moments)))
+        known = contexts or [UNKNOWN] * len(viewer_ids)
+        return list(await asyncio.gather(*map(ask, viewer_ids, moments, known)))
 
 
 async def ask_in_full(
@@ -213,6 +221,7 @@ async def ask_in_full(
     *,
     concurrency: int,
     deadline: float,
+    contexts: Sequence[ContextIds] = (),
     answered: Callable[[], None] = lambda: None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> list[ServedAnswer]:
@@ -222,7 +231,9 @@ async def ask_in_full(
     retries if too many requests need one, or if the last retries improved none.
     """
     ask = partial(ask_viewers, target, deadline=deadline, credentials=credentials)
-    answers = await ask(viewer_ids, moments, concurrency=concurrency, answered=answered)
+    answers = await ask(
+        viewer_ids, moments, concurrency=concurrency, contexts=contexts, answered=answered
+    )
     for attempt in range(2, _MAX_ATTEMPTS + 1):
         places = [place for place, answer in enumerate(answers) if answer.may_do_better]
         if len(places) > _MAX_RETRIED_SHARE * len(answers):
@@ -231,6 +242,7 @@ async def ask_in_full(
             [viewer_ids[place] for place in places],
             [moments[place] for place in places],
             concurrency=1,
+            contexts=[contexts[place] for place in places] if contexts else (),
         )
         for place, answer in zip(places, again, strict=True):
             answers[place] = replace(answer, asked=attempt)

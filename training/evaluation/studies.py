@@ -21,6 +21,7 @@ from training.evaluation.ablations import check_names, lists_of_test, study_abla
 from training.evaluation.baselines.settings import described, write_settings
 from training.evaluation.baselines.tuning import tune_baselines
 from training.evaluation.cold_start.study import study_cold_start
+from training.evaluation.context import study_context
 from training.evaluation.diversity import study_diversity
 from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
 from training.evaluation.leaks import check_inputs, check_made
@@ -130,6 +131,13 @@ class Studies:
             self.console,
         )
         return self._written(files.COLD_START, found)
+
+    def context(self) -> dict[str, Any]:
+        """Measure the chain with the context of requests, without it, and trained without it."""
+        settings = load_profile(self.profile)
+        return self._written(
+            files.CONTEXT, study_context(self.home, self.dataset, settings, self.console)
+        )
 
     def leaks(self) -> None:
         """Check features, towers' data, release and ranking set; raise LeakError."""

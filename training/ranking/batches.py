@@ -63,13 +63,15 @@ class Batches:
     def _viewer_inputs(self, viewers: ViewerColumns, places: Places) -> dict[str, Tensor]:
         lengths = viewers.history_lengths[places]
         width = max(1, int(lengths.max(initial=0)))
-        return {
+        inputs = {
             "history_vectors": self._table[torch.from_numpy(viewers.history_rows[places, :width])],
             "history_lengths": torch.from_numpy(lengths),
             "viewer_features": torch.from_numpy(viewers.viewer_features[places]),
             "attributes": torch.from_numpy(viewers.attributes[places]),
-            "context": torch.from_numpy(viewers.context[places]),
         }
+        if viewers.context.shape[1]:
+            inputs["context"] = torch.from_numpy(viewers.context[places])
+        return inputs
 
 
 def _padded(table: Float32Array) -> Tensor:

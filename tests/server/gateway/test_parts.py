@@ -6,10 +6,12 @@ import json
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
+from server.features.context import UNKNOWN
 from server.features.keys import video_key
 from server.gateway.fallback import PopularList
 from server.gateway.query import ANSWER_SECONDS, RecommendQuery
@@ -17,6 +19,7 @@ from server.gateway.stages.answer import ranked_slate, sources_of
 from server.gateway.stages.retrieve import retrieve_request
 from server.pod.viewer import decode_viewer
 from server.releases.manifest import ReleaseError
+from server.rpc.errors import RpcError
 
 
 def query(**fields: object) -> RecommendQuery:
@@ -45,6 +48,27 @@ def test_the_models_read_the_requests_time_or_now() -> None:
     known = viewer_pb2.ViewerFeatures(history_keys=[7], history_times=[800])
     message = retrieve_request(asked, known, 10, "")
     assert decode_viewer(message.viewer).asked_at == 900
+
+
+def test_the_context_reaches_both_pods_as_ids() -> None:
+    asked = query(
+        context={
+            "time": {"seconds": 900},
+            "time_zone": "+02:00",
+            "device": "TV",
+            "locale": "de-CH",
+        }
+    )
+    known = viewer_pb2.ViewerFeatures(history_keys=[7], history_times=[800])
+    message = retrieve_request(asked, known, 10, "")
+    assert decode_viewer(message.viewer).context == asked.context == (3, 4, 3, 83)
+    assert query(context={"time": {"seconds": 900}}).context == UNKNOWN
+
+
+def test_a_time_zone_that_cant_be_parsed_is_refused_by_name() -> None:
+    with pytest.raises(RpcError, match=r"^context.time_zone: 'Mars' is neither") as refused:
+        query(context={"time_zone": "Mars"})
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> None:

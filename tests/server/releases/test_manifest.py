@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from server.releases.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ReleaseError
+from server.releases.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    FeatureSchema,
+    Manifest,
+    ReleaseError,
+)
 from tests.builders.releases import build_release
 
 Document = dict[str, Any]
@@ -58,6 +64,18 @@ def lost_task(document: Document) -> None:
     document["feature_schema"]["tasks"].remove("like")
 
 
+def later_context(document: Document) -> None:
+    document["feature_schema"]["context_features"] = {"hour": 25, "mood": 3}
+
+
+def other_devices(document: Document) -> None:
+    document["feature_schema"]["context_features"] = {"device": 9}
+
+
+def a_match_without_language(document: Document) -> None:
+    document["feature_schema"]["match_features"].append("language_match")
+
+
 def lost_features(document: Document) -> None:
     del document["feature_schema"]["video_features"]
 
@@ -98,6 +116,15 @@ def negative_size(document: Document) -> None:
         (later_task, r"feature_schema\.tasks names finish, which this build lacks; train the"),
         (lost_score, r"feature_schema\.retrieval_features lacks ease, which this build has; train"),
         (lost_task, r"feature_schema\.tasks lacks like, which this build has; train the release"),
+        (
+            later_context,
+            r"feature_schema\.context_features names mood, which this build lacks",
+        ),
+        (
+            other_devices,
+            r"context_features\[device\] is 9, this build has 5 ids; train",
+        ),
+        (a_match_without_language, r"match_features names language_match, which this build lacks"),
         (lost_features, r"manifest field feature_schema\.video_features: Field required"),
         (lost_constants, r"manifest field feature_schema\.constants: Field required"),
         (lost_metrics, "manifest field metrics: Field required"),
@@ -121,6 +148,21 @@ def test_a_manifest_from_before_tasks_were_stated_has_the_first_two(tmp_path: Pa
     del document["feature_schema"]["tasks"]
     path.write_text(json.dumps(document))
     assert Manifest.read(tmp_path).feature_schema.tasks == ("watch", "like")
+
+
+def test_a_release_says_which_context_its_models_read(tmp_path: Path) -> None:
+    path = build_release(tmp_path) / MANIFEST_NAME
+    document = json.loads(path.read_bytes())
+    assert "context_features" not in document["feature_schema"]
+    assert not Manifest.read(tmp_path).feature_schema.context_features
+    known = FeatureSchema.ours(9, 8, ("hour", "language"), languages=True)
+    document["feature_schema"] = known.model_dump(mode="json")
+    path.write_text(json.dumps(document))
+
+    found = Manifest.read(tmp_path).feature_schema
+
+    assert found.context_features == {"hour": 25, "language": 677}
+    assert found.match_features == ("content_match", "language_match")
 
 
 def test_text_that_is_no_manifest_is_refused() -> None:

@@ -12,11 +12,13 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.releases.manifest import FeatureSchema
 from server.signals import OUTCOMES
 from training.ranking.config import RankingConfig
 from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
+SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,7 @@ def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
         history_lengths=lengths,
         viewer_features=random.random((count, len(VIEWER_FEATURES)), np.float32),
         attributes=random.integers(0, ATTRIBUTES + 1, (count, ATTRIBUTE_LIMIT)),
+        context=np.empty((count, 0), np.int64),
         viewer=np.arange(count),
         held_out=np.arange(count) % 4 == 0,
     )

@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from server.releases.manifest import FeatureSchema
 from training.ranking.config import RankingConfig
 from training.ranking.export import example_inputs
 from training.ranking.model import Ranker
 
 VECTOR_SIZE = 8
+SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
 
 
 @pytest.fixture
 def model() -> Ranker:
     """A ranker whose every weight matters."""
     torch.manual_seed(3)
-    model = Ranker(RankingConfig(hidden=8), VECTOR_SIZE, attribute_count=5).eval()
+    model = Ranker(RankingConfig(hidden=8), SCHEMA, attribute_count=5).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -26,12 +28,12 @@ def model() -> Ranker:
 def inputs_of(
     model: Ranker, batch: int = 4, candidates: int = 6, history: int = 5
 ) -> dict[str, Tensor]:
-    arrays = example_inputs(model, VECTOR_SIZE, batch, candidates, history)
+    arrays = example_inputs(model, batch, candidates, history)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def test_an_untrained_ranker_keeps_the_two_tower_order() -> None:
-    model = Ranker(RankingConfig(), VECTOR_SIZE, attribute_count=5).eval()
+    model = Ranker(RankingConfig(), SCHEMA, attribute_count=5).eval()
     inputs = inputs_of(model)
     model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
     watch = model(**inputs)[..., 0]
@@ -97,9 +99,58 @@ def test_an_order_of_the_history_matters(model: Ranker) -> None:
 
 
 def test_constant_columns_are_left_as_they_are() -> None:
-    model = Ranker(RankingConfig(), VECTOR_SIZE, attribute_count=5)
+    model = Ranker(RankingConfig(), SCHEMA, attribute_count=5)
     inputs = inputs_of(model)
     inputs["candidate_features"] = torch.full_like(inputs["candidate_features"], 0.5)
     model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
     assert np.isfinite(model.eval()(**inputs).detach().numpy()).all()
     assert (model.signals.scale > 0).all()
+
+
+def contextual() -> Ranker:
+    schema = FeatureSchema.ours(200, VECTOR_SIZE, ("hour", "language"), languages=True)
+    model = Ranker(RankingConfig(hidden=8, context_dropout=0.5, dropout=0.0), schema, 5)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for embedding in model.context.features:
+        torch.nn.init.zeros_(embedding.weight[0])  # type: ignore[index]
+    return model
+
+
+def test_a_ranker_reads_the_context_of_each_viewer() -> None:
+    model = contextual().eval()
+    tensors = {
+        name: torch.from_numpy(array) for name, array in example_inputs(model, 2, 6, 3).items()
+    }
+    assert tensors["context"].shape == (2, 2)
+    assert tensors["match_features"].shape == (2, 6, 2)
+    before = model(**tensors)
+
+    tensors["context"][1] = torch.tensor([3, 80])
+
+    after = model(**tensors)
+    torch.testing.assert_close(after[0], before[0])
+    assert (after[1] - before[1]).abs().max() > 1e-3
+
+
+def test_training_drops_a_lists_context_with_its_language_match() -> None:
+    model = contextual().train()
+    inputs = {
+        name: torch.from_numpy(array) for name, array in example_inputs(model, 40, 6, 3).items()
+    }
+    inputs["context"][:] = 1
+
+    some = model._some_contexts(inputs)
+
+    kept = some["context"].all(-1)
+    assert 5 < kept.sum() < 35
+    assert torch.equal(kept, some["context"].any(-1))
+    assert torch.equal(some["match_features"][..., 0], inputs["match_features"][..., 0])
+    assert torch.equal(some["match_features"][kept], inputs["match_features"][kept])
+    assert not some["match_features"][~kept][..., 1].any()
+
+
+def test_without_context_a_ranker_has_no_weights_of_it() -> None:
+    model = Ranker(RankingConfig(hidden=8), SCHEMA, attribute_count=5)
+    assert not any("context" in name for name in model.state_dict())
+    assert "context" not in example_inputs(model, 2, 6, 3)

@@ -6,20 +6,27 @@ from typing import get_args
 import pytest
 import torch
 
+from server.features.context import NAMES
 from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from server.releases.manifest import FeatureSchema
 from training.ranking.config import RankingConfig
 from training.ranking.export import export_cases, torch_scores
 from training.ranking.model import OutcomePart, Ranker, WatchPart
 from training.ranking.served import ServedRanker
 
 VECTOR_SIZE = 8
+SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
 PARTS = list(product(get_args(WatchPart), get_args(OutcomePart)))
 
 
-def fitted_ranker() -> Ranker:
+CONTEXT_SCHEMA = FeatureSchema.ours(200, VECTOR_SIZE, NAMES, languages=True)
+"""That of a release whose models read every feature of the context."""
+
+
+def fitted_ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
     """No weight, scale or offset of it is what a new one has."""
     torch.manual_seed(6)
-    model = Ranker(RankingConfig(hidden=8), VECTOR_SIZE, attribute_count=5).eval()
+    model = Ranker(RankingConfig(hidden=8), schema, attribute_count=5).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     with torch.no_grad():
@@ -31,14 +38,15 @@ def fitted_ranker() -> Ranker:
     return model
 
 
+@pytest.mark.parametrize("schema", [SCHEMA, CONTEXT_SCHEMA], ids=["plain", "context"])
 @pytest.mark.parametrize(("watch_part", "outcome_part"), PARTS)
 def test_each_part_of_the_model_scores_as_it_was_trained(
-    watch_part: WatchPart, outcome_part: OutcomePart
+    watch_part: WatchPart, outcome_part: OutcomePart, schema: FeatureSchema
 ) -> None:
-    model = fitted_ranker()
+    model = fitted_ranker(schema)
     model.watch_part, model.outcome_part = watch_part, outcome_part
     served = ServedRanker(model)
-    for case, inputs in export_cases(model, VECTOR_SIZE):
+    for case, inputs in export_cases(model):
 
         def in_case(text: str, case: str = case) -> str:
             return f"{case}: {text}"
@@ -54,7 +62,7 @@ def test_a_column_that_hardly_varies_keeps_its_digits() -> None:
     model = fitted_ranker()
     age = len(RETRIEVAL_FEATURES) + VIDEO_FEATURES.index("log_age_days")
     model.signals.mean[age], model.signals.scale[age] = 8.0, 1e-3
-    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 7"]
+    inputs = dict(export_cases(model))["a batch of 7"]
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     spread = torch.linspace(-2e-3, 2e-3, tensors["candidate_features"].shape[1])
     tensors["candidate_features"][..., VIDEO_FEATURES.index("log_age_days")] = 8.0 + spread
@@ -67,7 +75,7 @@ def test_a_column_that_hardly_varies_keeps_its_digits() -> None:
 def test_a_history_is_never_longer_than_its_watches() -> None:
     model = fitted_ranker()
     served = ServedRanker(model)
-    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 2"]
+    inputs = dict(export_cases(model))["a batch of 2"]
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     width = tensors["history_vectors"].shape[1]
     with torch.no_grad():
@@ -80,7 +88,7 @@ def test_a_history_is_never_longer_than_its_watches() -> None:
 def test_padding_has_no_part_in_any_score() -> None:
     model = fitted_ranker()
     served = ServedRanker(model)
-    inputs = dict(export_cases(model, VECTOR_SIZE))["a batch of 7"]
+    inputs = dict(export_cases(model))["a batch of 7"]
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     with torch.no_grad():
         scores = served(**tensors)

@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from server.errors import VireoError
-from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, ranking_set
+from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, SCHEMA, ranking_set
 from training.checkpoint import Checkpoints
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 def trained(
     data: RankingSet, vectors: np.ndarray, config: RankingConfig, folder: Path
 ) -> TrainedRanker:
-    return calibrated(*fit_ranker(data, vectors, ATTRIBUTES, config, folder, "fingerprint"))
+    return calibrated(*fit_ranker(data, vectors, SCHEMA, ATTRIBUTES, config, folder, "fingerprint"))
 
 
 def test_it_learns_a_signal_that_retrieval_ignores(
@@ -62,7 +62,7 @@ def test_a_phase_prefers_an_epoch_that_reaches_the_floor_to_the_minimum_loss(
 
     def phase(floor: float) -> tuple[HeldOut, list[dict[str, Any]]]:
         checkpoints = Checkpoints(tmp_path / str(floor), "")
-        trainer = RankingTrainer(data, vectors, ATTRIBUTES, wild, checkpoints)
+        trainer = RankingTrainer(data, vectors, SCHEMA, ATTRIBUTES, wild, checkpoints)
         with Progress(disable=True) as progress:
             _, held_out = trainer.phase("full", floor, progress)
         return held_out, trainer.curve
@@ -93,7 +93,7 @@ def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
 ) -> None:
     held_out = {"retrieval": HeldOut(4.5, 0.6, 0.18), "linear": HeldOut(4.1, 0.6, 0.2)}
     trainer = RankingTrainer(
-        ranking_set("co_watch"), vectors, ATTRIBUTES, config, Checkpoints(tmp_path, "")
+        ranking_set("co_watch"), vectors, SCHEMA, ATTRIBUTES, config, Checkpoints(tmp_path, "")
     )
     states = {}
     for part in ("retrieval", "linear", "full"):
@@ -169,7 +169,9 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     whole = trained(data, vectors, config, tmp_path / "whole")
     stopped = Interrupted(tmp_path / "stopped", "fingerprint")
     with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
-        RankingTrainer(data, vectors, ATTRIBUTES, config, stopped).phase("linear", 0.0, progress)
+        RankingTrainer(data, vectors, SCHEMA, ATTRIBUTES, config, stopped).phase(
+            "linear", 0.0, progress
+        )
     resumed = trained(data, vectors, config, tmp_path / "stopped")
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

@@ -53,16 +53,21 @@ def test_padding_adds_nothing_to_the_loss(
     ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
 ) -> None:
     model = model_of(ring, small)
-    history, gaps, attributes, targets = batch
+    history, gaps, attributes, targets, context = batch
     first, second = slice(0, 1), slice(1, 2)
     whole = full_softmax_loss(model, *(part[first] for part in batch))
     cut = targets[:2].clone()
     cut[1, 3:] = -1
     short = full_softmax_loss(
-        model, history[second, :2], gaps[second, :3], attributes[second], cut[second, :3]
+        model,
+        history[second, :2],
+        gaps[second, :3],
+        attributes[second],
+        cut[second, :3],
+        context[second, :3],
     )
     n = targets.shape[1]
 
-    together = full_softmax_loss(model, history[:2], gaps[:2], attributes[:2], cut)
+    together = full_softmax_loss(model, history[:2], gaps[:2], attributes[:2], cut, context[:2])
 
     assert together.item() == pytest.approx((whole * n + short * 3).item() / (n + 3), rel=1e-4)

@@ -14,7 +14,7 @@ from training.retrieval.windows import Windows, epoch_batches
 
 
 def windows_of(data: RetrievalData, history_limit: int, batch_tokens: int = 64) -> Windows:
-    whole = Watches(data.rows, data.times, data.offsets)
+    whole = Watches(data.rows, data.times, data.offsets, np.empty((data.watch_count, 0), np.int64))
     return Windows(whole, data.attributes(), history_limit, batch_tokens)
 
 

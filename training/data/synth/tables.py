@@ -21,7 +21,7 @@ from training.data.synth.attributes import (
     languages,
     regions,
 )
-from training.data.synth.context import LOCALES, ZONES
+from training.data.synth.context import LOCALES, ZONES, Int8Array
 from training.data.synth.events import HIDE, KINDS, Events
 from training.data.synth.world import REGIONS, SERIES, World, hashed
 
@@ -148,8 +148,11 @@ def interaction_table(
     )
     if (events.zone < 0).all():
         return table
-    texts = {"time_zone": (ZONES, events.zone), "locale": (LOCALES, events.locale)}
-    texts["device"] = (DEVICES, events.device)
+    texts: dict[str, tuple[tuple[str, ...], Int8Array]] = {
+        "time_zone": (ZONES, events.zone),
+        "locale": (LOCALES, events.locale),
+        "device": (DEVICES, events.device),
+    }
     for field in context_fields(COLUMNS):
         values, places = texts[field.name]
         table = table.append_column(field, pa.array(values).take(pa.array(places)))

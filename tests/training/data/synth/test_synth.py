@@ -162,7 +162,7 @@ def test_synthetic_watches_have_collaborative_signal(world: Dataset, better: str
 @pytest.mark.parametrize("field", ["viewers", "videos", "events", "days"])
 def test_a_world_too_small_is_refused_by_name(field: str, tmp_path: Path) -> None:
     with pytest.raises(VireoError, match=f"{field} is 0: choose"):
-        write_world(Home(tmp_path), "synth", replace(SMALL, **{field: 0}))
+        write_world(Home(tmp_path), "synth", replace(SMALL, **{field: 0}))  # type: ignore[arg-type]
 
 
 def test_a_data_set_of_that_name_stays_unless_forced(tmp_path: Path) -> None:
