@@ -1,0 +1,209 @@
+"""Batches: what callers on the site notice of one, and how one survives its gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from rich.console import Console
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+
+from bench.load import Answer, SteadyLoad, closed_load, p99
+from bench.speed.row import Row
+from bench.stack import OwnStack
+from server.errors import VireoError
+
+MAX_RATIO = 1.1
+_LOAD_SHARE = 0.6
+"""Share of the capacity that callers on the site use."""
+_CALLERS = 8
+"""Callers in a closed loop, who use all of the capacity."""
+_SETTLING = 0.2
+"""Seconds at the beginning of a turn that count for neither kind."""
+_PARTS = 3
+"""Parts of the turns whose ratios are the spread."""
+_VIEWERS_OF_A_CALL = 2_000
+_CALL_SECONDS = 320.0
+_PAUSE = 0.1
+_RESUMED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How much is measured. All times in seconds."""
+
+    turns: int = 60
+    """Turns of slates without a batch, and as many with one."""
+    seconds: float = 2.0
+    """Length of each."""
+    capacity_seconds: float = 8.0
+    viewers: int = 3_000
+    """Viewers of the batch whose gateways are killed."""
+    patience: float = 120.0
+    timed: bool = True
+    """Whether times are judged; a busy machine has none to judge."""
+
+
+SHORT = BatchPlan(turns=2, capacity_seconds=2.0, viewers=300, timed=False)
+"""For CI: everything once and briefly."""
+
+
+@dataclass
+class Batch:
+    """A batch under way, which is resumed whenever its call ends early."""
+
+    received: Counter[str] = field(default_factory=Counter)
+    """How often each viewer's slate came."""
+    degraded: int = 0
+    resumed: int = 0
+
+    async def run(self, target: str, viewers: Sequence[str], patience: float) -> None:
+        """Receive the slates of up to 10,000 viewers from the edge at host:port."""
+        request = recommendation_pb2.BatchRecommendRequest(viewer_ids=viewers)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    async for response in stub.BatchRecommend(request, timeout=_CALL_SECONDS):
+                        self.received[response.viewer_id] += 1
+                        self.degraded += bool(response.slate.degradations)
+                        request.resume_token = response.resume_token
+                        until = time.monotonic() + patience
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in _RESUMED or time.monotonic() > until:
+                        raise VireoError(f"{error.code().name}: {error.details()}") from error
+                else:
+                    return
+                self.resumed += 1
+                await asyncio.sleep(_PAUSE)
+
+
+async def measure_beside_batch(
+    stack: OwnStack, viewers: Sequence[str], plan: BatchPlan, console: Console
+) -> list[Row]:
+    """Ask for slates at 60% load, in turns with and without a batch beside them.
+
+    The load never pauses, and turns are short: what else the machine does meets both alike.
+
+    Args:
+        stack: the running stack.
+        viewers: who asks, and whose slates are in the batch.
+        plan: how much to measure.
+        console: for progress.
+
+    Raises:
+        VireoError: slates failed.
+    """
+    edge = stack.settings.edge
+    capacity = await closed_load(edge, viewers, _CALLERS, plan.capacity_seconds)
+    rate = _LOAD_SHARE * len(capacity) / plan.capacity_seconds
+    turns = list[tuple[float, bool]]()
+    slates = 0
+    async with SteadyLoad(edge, viewers, rate) as load:
+        for number in range(2 * plan.turns):
+            beside = number % 2 == 1
+            async with _batch_beside(edge, viewers, runs=beside, patience=plan.patience) as batch:
+                turns.append((time.monotonic(), beside))
+                await asyncio.sleep(plan.seconds)
+            slates += batch.received.total()
+            console.print(f"turn {number + 1} of {2 * plan.turns} done")
+    failed = [each.failure for each in load.answers if each.failure]
+    if failed or not load.answers:
+        count = f"{len(failed)} of {len(load.answers)}"
+        raise VireoError(f"{count} slates failed: {''.join(failed[:1])}")
+    size = max(2, 2 * (plan.turns // _PARTS))
+    parts = [turns[begin : begin + size] for begin in range(0, len(turns), size)]
+    ratios = [tails[1] / tails[0] for tails in (_tails(load.answers, part, plan) for part in parts)]
+    alone, beside_it = _tails(load.answers, turns, plan)
+    return [
+        Row("slates at 60% load, p99 ms", alone * 1e3),
+        Row("slates at 60% load beside a batch, p99 ms", beside_it * 1e3),
+        Row(
+            "slates beside a batch over slates without, p99",
+            beside_it / alone,
+            (min(ratios), max(ratios)),
+            MAX_RATIO if plan.timed else None,
+        ),
+        Row("slates/s of a batch beside 60% load", slates / (plan.turns * plan.seconds)),
+    ]
+
+
+def _tails(
+    answers: Sequence[Answer], turns: Sequence[tuple[float, bool]], plan: BatchPlan
+) -> tuple[float, float]:
+    """Return the 99th percentiles in seconds without and with a batch, over all of the turns."""
+    begins = np.array([begin for begin, _ in turns])
+    seconds: tuple[list[Answer], list[Answer]] = ([], [])
+    for answer in answers:
+        turn = int(np.searchsorted(begins, answer.at, "right")) - 1
+        if turn >= 0 and _SETTLING <= answer.at - turns[turn][0] < plan.seconds:
+            seconds[turns[turn][1]].append(answer)
+    return p99(seconds[0]), p99(seconds[1])
+
+
+async def measure_killed_gateways(stack: OwnStack, plan: BatchPlan, console: Console) -> list[Row]:
+    """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
+    console.print("killing gateways in the middle of a batch")
+    viewers = [f"mail-{number}" for number in range(plan.viewers)]
+    batch = Batch()
+    running = asyncio.create_task(batch.run(stack.settings.edge, viewers, plan.patience))
+    gateways = [pod for pod in stack.pods() if pod.name.startswith("gateway-")]
+    for number, gateway in enumerate(gateways, 1):
+        due = len(viewers) * number // (len(gateways) + 1)
+        while batch.received.total() < due and not running.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        if gateway.pid is not None:
+            os.kill(gateway.pid, signal.SIGKILL)
+    await running
+    wrong = sum(batch.received[viewer] != 1 for viewer in viewers)
+    return [
+        Row("viewers of a batch with killed gateways who didn't come exactly once", wrong, bound=0),
+        Row("calls by which it was resumed", batch.resumed, bound=1, at_least=True),
+        Row("degraded slates in it", batch.degraded, bound=0),
+    ]
+
+
+@asynccontextmanager
+async def _batch_beside(
+    edge: str, viewers: Sequence[str], *, runs: bool, patience: float
+) -> AsyncIterator[Batch]:
+    """Yield a batch that is under way until the block ends, if it is to run."""
+    batch = Batch()
+    if not runs:
+        yield batch
+        return
+    many = [viewers[number % len(viewers)] for number in range(_VIEWERS_OF_A_CALL)]
+
+    async def flow() -> None:
+        while True:
+            await batch.run(edge, many, patience)
+
+    flowing = asyncio.create_task(flow())
+    try:
+        yield batch
+    finally:
+        ended = flowing.done()
+        flowing.cancel()
+        with suppress(asyncio.CancelledError):
+            await flowing
+        if ended:
+            raise VireoError("the batch has ended by itself")
