@@ -93,7 +93,9 @@ class InProcess:
         page: int,
     ) -> list[str]:
         ranker = self.ranking.release
-        inputs = ranking_inputs(viewer, history, rows, retrieval, ranker.table, ranker.vocabulary)
+        inputs = ranking_inputs(
+            viewer, history, rows, retrieval, ranker.table, ranker.vocabulary, ranker.context
+        )
         outputs = ranker.ranker.run(inputs)[0]
         tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
         best = rows[np.argsort(-ranker.manifest.score_weights.combined(tasks))[:page]]

@@ -15,8 +15,7 @@ from training.retrieval.windows import epoch_batches
 @pytest.fixture
 def batch(ring: RetrievalData, small: RetrievalConfig) -> tuple[torch.Tensor, ...]:
     encoded = next(epoch_batches(ring.sequences, small, epoch=0)).encode()
-    arrays = (encoded.history, encoded.gaps, encoded.attributes, encoded.targets)
-    return tuple(torch.from_numpy(array) for array in arrays)
+    return tuple(torch.from_numpy(array) for array in encoded)
 
 
 def model_of(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
