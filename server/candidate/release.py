@@ -171,7 +171,7 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=attributes and Filters(attributes, index, vectors, filter_cache_bytes),
+            filters=Filters(attributes, index, vectors, filter_cache_bytes) if attributes else None,
             live=beside,
         )
 

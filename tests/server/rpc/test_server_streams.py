@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -220,6 +220,15 @@ async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() 
         await sent(streams, Writes(), slates)
     assert ended.value.code is grpc.StatusCode.UNAVAILABLE
     assert slates.ended == 1
+
+
+async def test_a_server_may_shut_down_at_the_moment_at_which_a_stream_ends_by_itself() -> None:
+    streams = ServerStreams()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0) as over:
+            streams._open.add(over)
+            await asyncio.Event().wait()
+    streams.close()
 
 
 async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:
