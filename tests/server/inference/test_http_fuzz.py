@@ -11,7 +11,7 @@ from tests.builders.inference_http import LENGTH, HttpPod, binary_request, json_
 
 REQUESTS = 1_500
 EXPECTED = {200, 400, 404, 405, 413, 429}
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,
