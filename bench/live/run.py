@@ -76,7 +76,7 @@ def measure_live(
                     live_stack(home, dataset, plan, console, store, settings)
                 )
                 for name, step in chosen.items():
-                    yield from _measured(live, name, step)
+                    yield from measured(live, name, step)
     if "cluster" in parts:
         yield from _cluster(home, dataset, plan, console)
 
@@ -93,14 +93,15 @@ def _cluster(home: Home, dataset: str, plan: LivePlan, console: Console) -> Iter
         }
         with live_stack(home, dataset, plan, console, "cluster", settings) as live:
             killed = partial(_leader_killed, log, servers)
-            yield from _measured(
+            yield from measured(
                 live, "cluster", lambda live: measure_durable(live, "three servers", log, [killed])
             )
 
 
-def _measured(
+def measured(
     live: LiveStack, name: str, step: Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]
 ) -> list[Row]:
+    """Return the rows of a step; one that doesn't hold if it fails."""
     live.console.print(f"measuring: {name}")
     try:
         return asyncio.run(step(live))

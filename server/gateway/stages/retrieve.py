@@ -51,9 +51,9 @@ def retrieve_request(
         count_of_release=count_of_release,
         locale=query.locale,
         filter=query.filter,
-        session_keys=query.session_keys,
-        session_weights=query.session_weights,
     )
+    if query.session:
+        request.session_keys[:], request.session_weights[:] = zip(*query.session, strict=True)
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
     sent(query.context, request.viewer.context)
     return request
