@@ -57,7 +57,8 @@ def study_context(home: Home, dataset: str, settings: Profile, console: Console)
             "locale; import data with these columns, or try vireo data synth --context"
         )
     without = _beside(home, dataset, run)
-    off = replace(settings, retrieval=replace(settings.retrieval, context=False))
+    # Without a limit of minutes: a busy machine must not shorten one training of the two.
+    off = replace(settings, retrieval=replace(settings.retrieval, context=False, max_minutes=None))
     fit(without, load_dataset(without, dataset), off, console)
     bed = TestBed.of(watches, CandidateRelease.load(run.release).ids)
     viewers = features_before_test(bed.watches, home.features(dataset))
