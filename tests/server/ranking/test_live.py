@@ -13,10 +13,11 @@ from server.features.keys import video_keys
 from server.features.looked_up import looked_up
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.features.viewer import ViewerFeatures
+from server.pipeline.page import fill_page
 from server.ranking.damping import DAMPED_DAYS, DAMPING
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
-from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE, reserve
+from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
 from server.ranking.service import encode
 from server.signals import COLD_SHARE, TRENDING
 from tests.builders.catalogue import followed, upserted
@@ -169,9 +170,11 @@ def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
 
 
 def test_positions_are_filled_by_others_if_nothing_claims_them() -> None:
-    usual = np.arange(6)
-    assert reserve(usual, [(0.5, np.array([5]))], 0.0).tolist() == [0, 5, 1, 2, 3, 4]
-    assert reserve(usual, [(0.5, np.array([0, 9]))], 0.5).tolist() == [0, 1, 9, 2, 3, 4]
+    def filled(queue: list[int], offset: float) -> list[int]:
+        return fill_page(range(6), 6, queues=[(0.5, np.array(queue))], offset=offset).tolist()
+
+    assert filled([5], 0.0) == [0, 5, 1, 2, 3, 4]
+    assert filled([0, 9], 0.5) == [0, 1, 9, 2, 3, 4]
 
 
 def test_videos_like_a_hidden_one_are_damped_and_recover(release: RankingRelease) -> None:
