@@ -11,6 +11,7 @@ local ENCODINGS = { identity = true, gzip = true, deflate = true }
 -- Calls that another gateway may be tried for. Not what is recorded: where the log is slow all gateways
 -- are, and slates must not lose them for it.
 local HEDGED = { '^/vireo%.v1%.Re', '^/v1/re', '^/v1/viewers/' }
+local BATCH = '/vireo.v1.RecommendationService/BatchRecommend' -- a stream of minutes
 -- Maximum milliseconds until another gateway is tried too, otherwise half of the caller's deadline: a
 -- gateway that hangs then costs a call time, but doesn't fail it.
 local MAX_TRY = 500 -- also half of the gateway's default deadline
@@ -114,7 +115,8 @@ function envoy_on_request(handle)
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
-  if not (path:find(HEDGED[1]) or path:find(HEDGED[2]) or path:find(HEDGED[3])) then
+  local hedged = path:find(HEDGED[1]) or path:find(HEDGED[2]) or path:find(HEDGED[3])
+  if path == BATCH or not hedged then
     return -- for example a health watch, which is long-lived
   end
   local milliseconds = MAX_TRY

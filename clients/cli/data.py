@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from clients.cli import data_synth
 from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
 from server.home import Home
+
+if TYPE_CHECKING:
+    from training.data.dataset import DatasetInfo
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_synth.synth)
@@ -45,6 +48,15 @@ def import_(
     viewers: Annotated[
         Path | None, typer.Option(help="Attributes of viewers, if there are any.")
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=COLUMN][:number]",
+            help="Declare an attribute of videos for filters, from a column of the same name "
+            "unless one is given; once for each.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
@@ -53,12 +65,21 @@ def import_(
         bool, typer.Option("--force", help="Replace a data set of that name.")
     ] = False,
 ) -> None:
-    """Import your own data; docs/data.md describes the files."""
+    """Import your own data; docs/data.md describes the files.
+
+    Requests can be filtered by tag, creator, published and duration of the videos, and by the
+    attributes that --attribute declares. A video has any number of labels of one: a list, or text
+    with | between them, for example CH|DE. With :number it has a number, to compare by bounds.
+
+    vireo data import ... --attribute language --attribute region=countries --attribute age:number
+    """
+    from training.data.attributes import AttributeColumn
     from training.data.estimate import estimate_import
     from training.data.importing import ImportRequest, import_dataset
 
     console = Console()
-    request = ImportRequest(name, interactions, videos, viewers, skip_bad_rows, force)
+    attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
+    request = ImportRequest(name, interactions, videos, viewers, skip_bad_rows, force, attributes)
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
         info = import_dataset(Home.current(), request)
@@ -147,6 +168,7 @@ def show(
         ("interactions", f"{info.interactions:,} ({events})"),
         ("videos", f"{info.videos:,}"),
         ("viewers", f"{info.viewers:,}"),
+        ("attributes", _declared(info) or "none declared"),
         ("from", f"{info.first:%Y-%m-%d %H:%M:%S} UTC"),
         ("to", f"{info.last:%Y-%m-%d %H:%M:%S} UTC"),
         ("problems", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "none"),
@@ -155,3 +177,7 @@ def show(
     ):
         table.add_row(label, Text(value))
     Console().print(table)
+
+
+def _declared(info: DatasetInfo) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in info.attributes.items())

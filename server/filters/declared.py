@@ -38,24 +38,31 @@ class Declared:
 
     @staticmethod
     def read(folder: Path) -> Declared:
-        """Read layout.ATTRIBUTES below a release's folder.
-
-        Raises:
-            ReleaseError: it can't be read or isn't such a document; the message names it.
-        """
+        """Read layout.ATTRIBUTES below a release's folder; raise ReleaseError as `parse` does."""
         file = folder / layout.ATTRIBUTES
         try:
-            document = _Document.model_validate_json(file.read_bytes())
-        except ValidationError as error:
-            raise ReleaseError(f"{file}: can't be read: {first_problem(error)}") from error
+            text = file.read_bytes()
         except OSError as error:
             raise ReleaseError(f"{file}: can't be read: {error}") from error
+        return Declared.parse(text, str(file))
+
+    @staticmethod
+    def parse(text: bytes, source: str) -> Declared:
+        """Parse the content of layout.ATTRIBUTES.
+
+        Raises:
+            ReleaseError: it isn't such a document; the message names `source`.
+        """
+        try:
+            document = _Document.model_validate_json(text)
+        except ValidationError as error:
+            raise ReleaseError(f"{source}: can't be read: {first_problem(error)}") from error
         names = [*document.labels, *document.numbers]
         if len({*names}) < len(names):
-            raise ReleaseError(f"{file}: declares an attribute twice")
+            raise ReleaseError(f"{source}: declares an attribute twice")
         for kind in (document.labels, document.numbers):
             if kind != sorted(kind):
-                raise ReleaseError(f"{file}: {', '.join(kind)} must be sorted")
+                raise ReleaseError(f"{source}: {', '.join(kind)} must be sorted")
         return Declared(tuple(document.labels), tuple(document.numbers))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.log import CATALOG
 from server.features.keys import video_key
+from server.filters.declared import ATTRIBUTE_NAME, BUILT_IN_LABELS, BUILT_IN_NUMBERS
 from server.gateway.appender import Appended, Appender
 
 NAME = pb.DESCRIPTOR.services_by_name["CatalogService"].full_name
@@ -73,7 +75,11 @@ def violations(request: Message) -> list[tuple[str, str]]:
         return _repeated("video_ids", "", request.video_ids)
     assert isinstance(request, pb.UpsertVideosRequest)
     ids = [video.video_id for video in request.videos]
-    return _repeated("videos", ".video_id", ids) + _unpublished(request.videos)
+    found = _repeated("videos", ".video_id", ids) + _unpublished(request.videos)
+    for index, video in enumerate(request.videos):
+        if video.attributes:
+            found += _unfit_attributes(f"videos[{index}].attributes", video.attributes)
+    return found
 
 
 def _unpublished(videos: Sequence[pb.Video]) -> list[tuple[str, str]]:
@@ -86,6 +92,24 @@ def _unpublished(videos: Sequence[pb.Video]) -> list[tuple[str, str]]:
             and 0 <= video.published.nanos < 1_000_000_000
         )
     ]
+
+
+def _unfit_attributes(
+    field: str, attributes: Sequence[pb.VideoAttribute]
+) -> Iterator[tuple[str, str]]:
+    """Yield each attribute of a video that can't be one, and each that was there before."""
+    names = [each.name for each in attributes]
+    yield from _repeated(field, ".name", names)
+    for index, each in enumerate(attributes):
+        place = f"{field}[{index}]"
+        if each.name in (*BUILT_IN_LABELS, *BUILT_IN_NUMBERS):
+            yield f"{place}.name", f"{each.name} is a field of the video: set it there"
+        elif 0 < len(each.name) <= 64 and not re.fullmatch(ATTRIBUTE_NAME, each.name):
+            yield f"{place}.name", "must have lower-case letters, digits and _, a letter first"
+        if each.labels and each.HasField("number"):
+            yield place, "must have labels or a number, not both"
+        elif not (each.labels or each.HasField("number")):
+            yield place, "must have labels or a number: leave out what isn't known"
 
 
 def _repeated(field: str, path: str, ids: Sequence[str]) -> list[tuple[str, str]]:

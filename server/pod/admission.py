@@ -7,10 +7,12 @@ other services, also bound their concurrency (`turns.py`).
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from google.protobuf.message import Message
 
@@ -31,6 +33,18 @@ stay below it before it no longer does (CoDel, RFC 8289, section 4.3)."""
 MIN_CALLS_AHEAD = 12
 """With fewer calls ahead, the queue isn't what delays a call: something else has the processor, and
 shedding a few calls wouldn't help."""
+
+LOW_PRIORITY = ("x-vireo-priority", "low")
+"""Metadata of inner calls that nobody waits for: pods answer them while they have no others."""
+MAX_LOW_PRIORITY_WAIT = 0.05
+"""Maximum seconds for which such a call waits for that before it is shed. Envoy would count one
+that waited for longer than its try as a failure of the pod."""
+MAX_LOW_PRIORITY_WAITING = 20
+"""Maximum number of such calls that wait."""
+_BACKGROUND_WAIT = 1.0
+"""Seconds after which a piece of work in the background begins although calls are under way, so
+that it ends some day: one in a second moves no 99th percentile. Not while calls wait or are shed.
+"""
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_DIGITS = 8
@@ -86,6 +100,11 @@ class Admission:
         self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
         self._observed = self._since = -math.inf
         self._above: bool | None = None
+        self._idle = asyncio.Event()
+        """Set while no call is being answered."""
+        self._idle.set()
+        self._waiting_low_priority = 0
+        self._background = asyncio.Lock()
 
     def check(self, metadata: Metadata, left: float | None) -> None:
         """Return if a call is admitted, before it is read.
@@ -114,28 +133,73 @@ class Admission:
         if self.turns is not None:
             self.turns.check(now)
 
-    async def enter(self) -> float:
+    async def enter(self, metadata: Metadata = ()) -> float:
         """Count a call as in flight; wait for its turn, and return the time then, for `leave`.
 
         Raises:
             ShedError: too many calls are in flight.
         """
+        if self._queue is not None and LOW_PRIORITY in metadata:
+            await self._wait_for_others()
         self._check_number()
         self.under_way += 1
+        self._idle.clear()
         if self.turns is None:
             return self._clock()
         try:
             return await self.turns.take()
         except BaseException:  # also a cancellation, while it waits
-            self.under_way -= 1
+            self._left()
             raise
 
     def leave(self, began: float, answer: Message | None) -> None:
         """Count a call as ended; `answer` is None if it has none."""
-        self.under_way -= 1
+        self._left()
         if self.turns is not None and self._counts is not None:
             counts = answer is not None and self._counts(answer)
             self.turns.give_back(began, self._clock() - began if counts else None)
+
+    @asynccontextmanager
+    async def background(self) -> AsyncIterator[None]:
+        """Wait until no call is under way; then one piece of work in the background may be done.
+
+        Pieces have their turns one after the other, and don't count as calls.
+        """
+        async with self._background:
+            while self.under_way:
+                try:
+                    async with asyncio.timeout(_BACKGROUND_WAIT):
+                        await self._idle.wait()
+                except TimeoutError:
+                    if not self._crowded:
+                        break
+            yield
+
+    async def _wait_for_others(self) -> None:
+        """Wait until no call is under way; raise ShedError if that takes too long."""
+        if self._waiting_low_priority >= MAX_LOW_PRIORITY_WAITING:
+            raise ShedError(ShedReason.PRIORITY)
+        self._waiting_low_priority += 1
+        try:
+            async with asyncio.timeout(MAX_LOW_PRIORITY_WAIT):
+                while self.under_way:  # of several that were woken, the first is
+                    await self._idle.wait()
+        except TimeoutError as error:
+            raise ShedError(ShedReason.PRIORITY) from error
+        finally:
+            self._waiting_low_priority -= 1
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether calls wait for their turn, or are shed."""
+        if self.turns is not None and (self.turns.waiting or self.turns.limit.flooded):
+            return True
+        return self.standing
+
+    def _left(self) -> None:
+        self.under_way -= 1
+        if not self.under_way:
+            self._idle.set()
 
     def _ahead(self, arrived: float) -> int:
         """Return how many calls are ahead of one; of those that were read, a few are enough."""
@@ -166,8 +230,14 @@ def waited_seconds(metadata: Metadata, left: float | None) -> float:
     if left is None:
         return 0.0
     for key, value in metadata:
-        if key == TIMEOUT_HEADER:
-            digits, unit = value[:-1], value[-1:]
-            if unit in _UNITS and digits.isdecimal() and len(digits) <= _MAX_DIGITS:
-                return max(0.0, int(digits) * _UNITS[unit] - left)
+        if key == TIMEOUT_HEADER and (timeout := timeout_seconds(value)) is not None:
+            return max(0.0, timeout - left)
     return 0.0
+
+
+def timeout_seconds(value: str) -> float | None:
+    """Return the seconds of a grpc-timeout, for example "500m"; None if it isn't one."""
+    digits, unit = value[:-1], value[-1:]
+    if unit in _UNITS and digits.isdecimal() and len(digits) <= _MAX_DIGITS:
+        return int(digits) * _UNITS[unit]
+    return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
+from server.filters.declared import Declared
 from server.releases.manifest import Manifest
 
 V = TypeVar("V")
@@ -33,11 +34,21 @@ class ReleaseDiff:
     metrics: Mapping[str, tuple[float | None, float | None]]
     """Every metric of either; None if one lacks it."""
     settings: Mapping[str, tuple[Any, Any]]
-    """Differences in data, code, schema, quotas and weights, by "part.field"."""
+    """Differences in data, code, schema, attributes, quotas and weights, by "part.field"."""
 
 
-def diff_releases(before: Manifest, after: Manifest) -> ReleaseDiff:
-    """Compare two manifests."""
+def diff_releases(
+    before: Manifest,
+    after: Manifest,
+    attributes: tuple[Declared | None, Declared | None] = (None, None),
+) -> ReleaseDiff:
+    """Compare two releases.
+
+    Args:
+        before: the manifest of the one.
+        after: the manifest of the other.
+        attributes: the attributes that each declares; None if it declares none.
+    """
     files = []
     for path, (old, new) in _pairs(before.files, after.files).items():
         if old != new:
@@ -47,7 +58,7 @@ def diff_releases(before: Manifest, after: Manifest) -> ReleaseDiff:
             files.append(
                 FileChange(path, kind, old.size if old else None, new.size if new else None)
             )
-    settings = _pairs(_settings(before), _settings(after))
+    settings = _pairs(_settings(before, attributes[0]), _settings(after, attributes[1]))
     return ReleaseDiff(
         before=before.release_id,
         after=after.release_id,
@@ -64,9 +75,12 @@ def _pairs(before: Mapping[str, V], after: Mapping[str, V]) -> dict[str, tuple[V
     return {name: (before.get(name), after.get(name)) for name in names}
 
 
-def _settings(manifest: Manifest) -> dict[str, Any]:
+def _settings(manifest: Manifest, attributes: Declared | None) -> dict[str, Any]:
     shown_elsewhere = {"release_id", "created_at", "metrics", "files"}
-    return _flat(manifest.model_dump(mode="json", exclude=shown_elsewhere))
+    settings = manifest.model_dump(mode="json", exclude=shown_elsewhere)
+    if attributes is not None:
+        settings["attributes"] = asdict(attributes)
+    return _flat(settings)
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

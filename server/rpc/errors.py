@@ -78,6 +78,7 @@ class ShedReason(enum.Enum):
     DEADLINE = "the calls ahead take longer than the deadline leaves"
     LIMIT = "too many calls are in flight"
     STREAMS = "too many streams are open"
+    PRIORITY = "more urgent calls are under way"
 
 
 class ShedError(RpcError):

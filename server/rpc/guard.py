@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -21,6 +22,7 @@ from server.rpc import standard
 from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
+from server.rpc.server_streams import ServerStreams
 from server.rpc.standard import StreamLimit
 from server.rpc.trace import sendable
 from server.rpc.validation import Rules, validate
@@ -46,11 +48,14 @@ class Admission(Protocol):
     def check(self, metadata: Metadata, left: float | None) -> None:
         """Raise ShedError unless a call may be read, whose deadline is in `left` seconds."""
 
-    async def enter(self) -> float:
+    async def enter(self, metadata: Metadata = ()) -> float:
         """Count a call that was read; return the moment for `leave`, or raise ShedError."""
 
     def leave(self, began: float, answer: Message | None) -> None:
         """Count a call as ended; `answer` is None if it has none."""
+
+    def background(self) -> AbstractAsyncContextManager[None]:
+        """Return a context that begins when there is nothing more urgent to do than its work."""
 
 
 def request_id() -> str:
@@ -62,7 +67,8 @@ def request_id() -> str:
 class Guard:
     """Wraps our services' methods; for health, reflection and channelz see `standard`.
 
-    Of a stream only the start is admitted: its messages are read as its handler asks for them.
+    Of a stream only the start is admitted: its messages are read as its handler asks for them. A
+    stream of responses is work in the background: each is made while no call is under way.
 
     Health checks are bounded only by the time in which their message must arrive: they show
     whether a server lives, and must be answered under any load.
@@ -84,6 +90,7 @@ class Guard:
         self._max_bytes = max_bytes
         self.streams = StreamLimit(max_streams)
         self._client_streams = ClientStreams()
+        self._server_streams = ServerStreams()
         self._admissions: dict[str, Admission] = {}
         self._rules: dict[str, Rules] = {}
         self.under_way = 0
@@ -109,12 +116,13 @@ class Guard:
         """
         self.closing.set()
         self._client_streams.close()
+        self._server_streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
         if method.startswith(standard.PREFIX):
             return standard.explained(handler, self.streams)
-        if method.startswith(_PACKAGES) and not handler.response_streaming:
+        if method.startswith(_PACKAGES):
             return self._guard(method, handler)
         return handler
 
@@ -130,9 +138,8 @@ class Guard:
         parse = partial(
             _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
-        streams = self._client_streams if handler.request_streaming else None
 
-        async def call(sent: object, context: Context) -> Message:
+        async def call(sent: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
@@ -144,8 +151,8 @@ class Guard:
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
-                response = await _answer(
-                    method, handler, parse, sent, context, metadata, identity, admission, streams
+                response = await self._answer(
+                    method, handler, parse, sent, context, metadata, identity, admission
                 )
             except RpcError as error:
                 if isinstance(error, ShedError):
@@ -170,55 +177,64 @@ class Guard:
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    async def _answer(
+        self,
+        method: str,
+        handler: Handler,
+        parse: Callable[[bytes], Message],
+        sent: object,
+        context: Context,
+        metadata: Metadata,
+        identity: str,
+        admission: Admission | None,
+    ) -> Message | None:
+        """Return the handler's response to valid requests, None once those of a stream are sent.
+
+        Anything else becomes an RpcError.
+        """
+        try:
+            if admission is not None:
+                admission.check(metadata, context.time_remaining())
+            if handler.stream_unary is not None:
+                requests = self._client_streams.messages(context, parse)
+                streamed: Message = await handler.stream_unary(requests, context)
+                return streamed
+            raw = await only_message(sent, context)
+            if handler.unary_stream is not None:
+                responses = handler.unary_stream(parse(raw), context)
+                turn = nullcontext if admission is None else admission.background
+                await self._server_streams.send(responses, context, turn)
+                return None
+            if admission is None:
+                return await _handle(handler, parse, raw, context)
+            began = await admission.enter(metadata)
+            response: Message | None = None
+            try:
+                response = await _handle(handler, parse, raw, context)
+                return response
+            finally:
+                admission.leave(began, response)
+        except RpcError:
+            raise
+        except NoMessageError as error:
+            raise invalid_argument([("", str(error))]) from error
+        except Exception as error:
+            # Unexpected errors of a handler: the log has the stack trace, the caller the id.
+            log.exception("call failed", method=method)
+            raise RpcError(
+                grpc.StatusCode.INTERNAL,
+                f"internal error; the server's log has it under request id {identity}",
+            ) from error
 
     def _log_access(self, method: str, code: grpc.StatusCode, started: float) -> None:
         # A sample, since a line costs up to a fifth of the call.
         if random.random() < self._access_log_share:  # noqa: S311
             took = round((time.perf_counter() - started) * 1000, 3)
             log.info("call", method=method, code=code.name, milliseconds=took)
-
-
-async def _answer(
-    method: str,
-    handler: Handler,
-    parse: Callable[[bytes], Message],
-    sent: object,
-    context: Context,
-    metadata: Metadata,
-    identity: str,
-    admission: Admission | None,
-    streams: ClientStreams | None,
-) -> Message:
-    """Return the handler's response to valid requests; anything else becomes an RpcError."""
-    try:
-        if admission is not None:
-            admission.check(metadata, context.time_remaining())
-        if streams is not None:
-            requests = streams.messages(context, parse)
-            streamed: Message = await handler.stream_unary(requests, context)
-            return streamed
-        raw = await only_message(sent, context)
-        if admission is None:
-            return await _handle(handler, parse, raw, context)
-        began = await admission.enter()
-        response: Message | None = None
-        try:
-            response = await _handle(handler, parse, raw, context)
-            return response
-        finally:
-            admission.leave(began, response)
-    except RpcError:
-        raise
-    except NoMessageError as error:
-        raise invalid_argument([("", str(error))]) from error
-    except Exception as error:
-        # Unexpected errors of a handler: the log has the stack trace, the caller the request id.
-        log.exception("call failed", method=method)
-        raise RpcError(
-            grpc.StatusCode.INTERNAL,
-            f"internal error; the server's log has it under request id {identity}",
-        ) from error
 
 
 async def _handle(

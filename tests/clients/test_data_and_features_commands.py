@@ -106,6 +106,20 @@ def test_repaired_rows_are_reported(files: list[str], tmp_path: Path) -> None:
     assert "1 repeated interactions dropped" in vireo("data", "show", "other").output
 
 
+def test_attributes_are_declared_by_options_and_shown(files: list[str], tmp_path: Path) -> None:
+    lines = [f"v{n},Title {n},{'de|fr' if n else ''},{n}\n" for n in range(8)]
+    (tmp_path / "v.csv").write_text("video_id,title,spoken,age\n" + "".join(lines))
+    declared = ["--attribute", "language=spoken", "--attribute", "age:number"]
+    done = vireo("data", "import", *files, *declared)
+    assert done.exit_code == 0, done.output
+    assert "language (labels), age (number)" in vireo("data", "show", "mine").output
+    shown = json.loads(vireo("data", "show", "mine", "--json").output)
+    assert shown["attributes"] == {"language": "labels", "age": "number"}
+    refused = vireo("data", "import", *files, "--force", "--attribute", "land")
+    assert "has no column land for the attribute land" in str(refused.exception)
+    assert "--attribute region=countries" in vireo("data", "import", "--help").output
+
+
 def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
     assert "vireo data fetch ml-100k" in vireo("data", "list").output
     assert vireo("data", "list", "--json").output == "[]\n"

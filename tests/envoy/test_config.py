@@ -114,6 +114,7 @@ def test_every_route_ends_by_itself_whether_or_not_the_caller_sets_a_deadline() 
         if "route" in route
     }
     seconds = {
+        "batch": "330s",
         "recommend": "10s",
         "release": "10s",
         "stream_events": "330s",

@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 
 from server.arrays import BoolArray, Float64Array
 from server.errors import VireoError
+from server.filters.declared import MAX_VALUE_BYTES
 from training.data.files import FilePart, is_text, present
 from training.data.problems import Problems
+from training.data.schema import MAX_VALUES
 
 ID_BYTES = 128
 """Maximum length of an id in UTF-8."""
@@ -106,15 +108,21 @@ def _decimal_ids(checked: Checked, column: str, position: int) -> VireoError:
     )
 
 
-def numbers(checked: Checked, column: str, low: float, high: float) -> Any:
-    """Return a column of numbers from `low` to `high` as float32, null if empty or absent."""
+def numbers(
+    checked: Checked,
+    column: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    kind: type[np.floating] = np.float32,
+) -> Any:
+    """Return a column of finite numbers from `low` to `high`, null if empty or absent."""
     if column not in checked.file.columns:
-        return pa.nulls(len(checked.file.rows), pa.float32())
+        return pa.nulls(len(checked.file.rows), pa.from_numpy_dtype(kind))
     values = checked.file.columns[column]
     there = present(values)
     found, numeric = column_numbers(values)
     with np.errstate(over="ignore"):
-        narrow = found.astype(np.float32)
+        narrow = found.astype(kind)
     fits = numeric & np.isfinite(narrow) & (found >= low) & (found <= high)
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
     if not math.isfinite(low):
@@ -157,18 +165,47 @@ def tags(checked: Checked, column: str) -> list[list[str]]:
     values = checked.file.columns.get(column)
     if values is None or pa.types.is_null(values.type):
         return [[] for _ in checked.file.rows]
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lists: Iterator[list[Any]] = (value or [] for value in values.to_pylist())
-    elif is_text(kind):
-        lists = ((value or "").split("|") for value in values.to_pylist())
-    else:
+    if not (_is_list(values.type) or is_text(values.type)):
         raise VireoError(
-            f"{checked.file.name}, column {column}: tags are of type {kind}; "
+            f"{checked.file.name}, column {column}: tags are of type {values.type}; "
             "write lists of text, or text with | between the tags"
         )
-    stripped = ([str(tag).strip() for tag in found if tag is not None] for found in lists)
-    return [list(dict.fromkeys(tag for tag in found if tag)) for found in stripped]
+    return _distinct(values)
+
+
+def labels(checked: Checked, column: str) -> list[list[str]]:
+    """Return each row's distinct labels, from lists, or from values as text separated by `|`."""
+    values = checked.file.columns[column]
+    found = _distinct(values if _is_list(values.type) else texts(checked, column))
+    long = (any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found)
+    many = (len(row) > MAX_VALUES for row in found)
+    checked.mark(
+        column,
+        np.fromiter(long, np.bool_, len(found)),
+        f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long",
+        "shorten it, or write | between labels",
+    )
+    checked.mark(
+        column,
+        np.fromiter(many, np.bool_, len(found)),
+        f"{{}} are over {MAX_VALUES} labels",
+        "keep those that filters ask for",
+    )
+    return found
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _distinct(values: Any) -> list[list[str]]:
+    """Return the distinct parts of each value of a column of lists, or of text with |."""
+    if _is_list(values.type):
+        lists: Iterator[list[Any]] = (value or [] for value in values.to_pylist())
+    else:
+        lists = ((value or "").split("|") for value in values.to_pylist())
+    stripped = ([str(part).strip() for part in found if part is not None] for found in lists)
+    return [list(dict.fromkeys(part for part in found if part)) for found in stripped]
 
 
 def column_numbers(values: Any) -> tuple[Float64Array, BoolArray]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.schema import WATCH_EVENTS
+from training.data.schema import CREATOR, VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"
 _REMEDY = "fetch or import the data set again with --force"
@@ -58,6 +58,8 @@ class DatasetInfo(BaseModel):
     """SHA-256 of the three tables' files."""
     log_positions: LogPositions = LogPositions()
     """What it has of the log; nothing if it was imported."""
+    attributes: dict[str, AttributeKind] = {}
+    """Kind of each declared attribute of its videos."""
 
     @property
     def watches(self) -> int:
@@ -75,11 +77,22 @@ class Dataset:
     name: str
     folder: Path
     fingerprint: str
+    attributes: Mapping[str, AttributeKind] = field(default_factory=dict)
+    """Kind of each declared attribute of its videos."""
 
     @property
     def videos(self) -> pd.DataFrame:
-        """The catalogue."""
-        return self._table("videos")
+        """The catalogue, without its declared attributes: see `video_columns`."""
+        frame: pd.DataFrame = self.video_columns(*VIDEOS.names, CREATOR.name).to_pandas()
+        return frame
+
+    def video_columns(self, *names: str) -> pa.Table:
+        """Read columns of the catalogue; those that it lacks are left out."""
+        path = self.folder / "videos.parquet"
+        try:
+            return pq.ParquetFile(path).read(list(names))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
     @property
     def viewers(self) -> pd.DataFrame:
@@ -132,7 +145,7 @@ def list_datasets(home: Home) -> list[DatasetInfo]:
 def load_dataset(home: Home, name: str) -> Dataset:
     """Return a data set; raises the same errors as `describe_dataset`."""
     info = describe_dataset(home, name)
-    return Dataset(name=name, folder=home.data(name), fingerprint=info.fingerprint)
+    return Dataset(name, home.data(name), info.fingerprint, info.attributes)
 
 
 def read_frame(path: Path, categories: Sequence[str], remedy: str) -> pd.DataFrame:

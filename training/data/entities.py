@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,17 @@ import pyarrow.compute as pc
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from training.data.columns import ATTRIBUTE_BYTES, ID_BYTES, Checked, IdColumn, numbers, tags, texts
+from training.data.attributes import AttributeColumn, attribute_column, attribute_fields
+from training.data.columns import (
+    ATTRIBUTE_BYTES,
+    ID_BYTES,
+    Checked,
+    IdColumn,
+    labels,
+    numbers,
+    tags,
+    texts,
+)
 from training.data.files import FilePart, read_parts
 from training.data.problems import Problems
 from training.data.schema import CREATOR, VIDEOS, VIEWERS
@@ -31,12 +41,18 @@ class Videos:
     """The contents of a videos file."""
 
     good: pa.Table
-    """Schema VIDEOS, with CREATOR."""
+    """Schema VIDEOS, with CREATOR and the declared attributes."""
     ids: pa.Array
     """The id of every row that has one, bad rows included."""
 
 
-def read_videos(path: Path, problems: Problems, notes: Counter[str], now: datetime) -> Videos:
+def read_videos(
+    path: Path,
+    problems: Problems,
+    notes: Counter[str],
+    now: datetime,
+    attributes: Sequence[AttributeColumn] = (),
+) -> Videos:
     """Read a videos file, CSV or Parquet.
 
     Args:
@@ -44,15 +60,19 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
         problems: collects bad rows.
         notes: counts what is repaired or dropped.
         now: the current time.
+        attributes: the declared attributes.
 
     Raises:
         VireoError: the file can't be read, or a column is missing or unusable.
     """
-    ids, rows = IdColumn("video_id"), _Rows("video_id", VIDEOS.append(CREATOR))
+    fields = attribute_fields({each.name: each.kind for each in attributes})
+    ids, rows = IdColumn("video_id"), _Rows("video_id", pa.schema([*VIDEOS, CREATOR, *fields]))
+    used = (*_VIDEO_COLUMNS, *(each.column for each in attributes))
     every: list[pa.ChunkedArray] = []
     for file in read_parts(path, problems):
         file.require("video_id", "title")
-        note_ignored(file, _VIDEO_COLUMNS, "videos", notes)
+        _require_attributes(file, attributes)
+        note_ignored(file, used, "videos", notes)
         checked = Checked.of(file, problems)
         video_ids, titles = ids.read(checked), texts(checked, "title")
         published = (
@@ -65,8 +85,9 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
             "title": pc.coalesce(titles, video_ids),
             "tags": tags(checked, "tags"),
             "published": published,
-            "duration": numbers(checked, "duration", 0, math.inf),
+            "duration": numbers(checked, "duration", low=0),
             CREATOR.name: _creators(checked),
+            **{attribute_column(each.name): _values(checked, each) for each in attributes},
         }
         rows.add(checked, columns)
         every.append(video_ids)
@@ -76,6 +97,23 @@ def read_videos(path: Path, problems: Problems, notes: Counter[str], now: dateti
     return Videos(
         good, pa.chunked_array([chunk for ids in every for chunk in ids.chunks], pa.string())
     )
+
+
+def _require_attributes(file: FilePart, attributes: Sequence[AttributeColumn]) -> None:
+    """Raise VireoError if the column of an attribute is missing."""
+    for each in attributes:
+        if each.column not in file.columns:
+            raise VireoError(
+                f"{file.name} has no column {each.column} for the attribute {each.name}; it has "
+                f"{', '.join(file.columns)}: declare it as {each.name}=COLUMN"
+            )
+
+
+def _values(checked: Checked, attribute: AttributeColumn) -> Any:
+    """Return an attribute of each video."""
+    if attribute.kind == "labels":
+        return labels(checked, attribute.column)
+    return numbers(checked, attribute.column, kind=np.float64)
 
 
 def _creators(checked: Checked) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,9 @@ from server.errors import VireoError
 from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
 from server.home import Home
 from training.data import schema
+from training.data.attributes import attribute_fields
 from training.data.dataset import Dataset, DatasetInfo, LogPositions, describe_dataset, load_dataset
+from training.data.event_attributes import attribute_kinds, attribute_values
 from training.data.importing import check_name_is_free, check_size
 from training.data.interactions import Interactions, interaction_tables
 from training.data.log_events import UNREADABLE, Ids, LogEvents
@@ -74,19 +78,21 @@ def data_from_events(
     read = asyncio.run(
         _read_log(event_log, partitions, before, LogEvents(viewers, videos), progress)
     )
-    catalogue = _catalogue(dataset, read.changes, set(videos.places))
+    upserted = [change.video for change in read.changes.values() if not change.removed]
+    kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
+    notes = read.events.notes
+    catalogue = _catalogue(dataset, read.changes, set(videos.places), kinds, notes)
     lengths = catalogue.filter(pc.greater(catalogue["duration"], 0))
     durations = dict(
         zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
     )
     found = Interactions.joined([known, read.events.interactions(durations, known)])
-    notes = read.events.notes
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
     profiles = _profiles(dataset, viewers)
     terms = describe_dataset(home, base).terms if base else ""
-    with dataset_writer(home, name, source, terms, notes, read.positions) as writer:
+    with dataset_writer(home, name, source, terms, notes, read.positions, kinds) as writer:
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)
         for part in interaction_tables(found, order, viewers.array(), videos.array()):
@@ -178,36 +184,43 @@ def _micros(times: pd.Series) -> Int64Array:
 
 
 def _catalogue(
-    dataset: Dataset | None, changes: dict[str, log_pb2.CatalogChange], acted_on: set[str]
+    dataset: Dataset | None,
+    changes: Mapping[str, log_pb2.CatalogChange],
+    acted_on: Set[str],
+    kinds: Mapping[str, schema.AttributeKind],
+    notes: Counter[str],
 ) -> pa.Table:
     """Return the videos: the base's with the catalogue's changes, and those that events name.
 
     A video that was removed stays if somebody did something with it. One that only events know is
-    named by its id.
+    named by its id. `kinds` are those of the attributes; `notes` counts what is left out.
     """
-    columns = schema.VIDEOS.append(schema.CREATOR)
-    base = columns.empty_table()
-    if dataset is not None:
-        frame = dataset.videos.reindex(columns=columns.names)
-        frame["creator"] = frame["creator"].astype(object).where(frame["creator"].notna(), None)
-        base = pa.Table.from_pandas(frame, columns, preserve_index=False)
+    columns = pa.schema([*schema.VIDEOS, schema.CREATOR, *attribute_fields(kinds)])
+    base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
     gone = [
         video_id
         for video_id, change in changes.items()
         if not change.removed or video_id not in acted_on
     ]
     base = base.filter(pc.invert(pc.is_in(base["video_id"], pa.array(gone, pa.string()))))
-    new = [_row(change.video) for change in changes.values() if not change.removed]
+    new = [
+        _row(change.video) | attribute_values(change.video, kinds, notes)
+        for change in changes.values()
+        if not change.removed
+    ]
     known = {*base["video_id"].to_pylist(), *(row["video_id"] for row in new)}
     new += [
         _row(catalog_pb2.Video(video_id=video_id))
         for video_id in sorted(acted_on)
         if video_id not in known
     ]
-    return pa.concat_tables([base, pa.Table.from_pylist(new, columns)])
+    # What a data set of an earlier build lacks is null.
+    return pa.concat_tables(
+        [columns.empty_table(), base, pa.Table.from_pylist(new, columns)], promote_options="default"
+    )
 
 
-def _row(video: catalog_pb2.Video) -> dict[str, object]:
+def _row(video: catalog_pb2.Video) -> dict[str, Any]:
     published = video.published.ToDatetime(UTC) if video.HasField("published") else None
     return {
         "video_id": video.video_id,

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from server.errors import VireoError
 from server.home import Home
+from training.data.attributes import AttributeColumn, check_attributes
 from training.data.dataset import DatasetInfo, describe_dataset
 from training.data.entities import read_videos, read_viewers
 from training.data.interactions import (
@@ -43,6 +44,8 @@ class ImportRequest:
     """Drop and count bad rows instead of refusing the files."""
     force: bool = False
     """Replace an existing data set of that name."""
+    attributes: tuple[AttributeColumn, ...] = ()
+    """Attributes of videos to declare."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -55,12 +58,13 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
 
     Raises:
         BadRowsError: there are bad rows, and `skip_bad_rows` is off.
-        VireoError: a file can't be read, a column is missing or unusable, there is too little
-            data to train on, or writing fails.
+        VireoError: attributes can't be declared, a file can't be read, a column is missing or
+            unusable, there is too little data to train on, or writing fails.
     """
+    check_attributes(request.attributes)
     check_name_is_free(home, request.name, force=request.force)
     problems, notes, now = Problems(), Counter[str](), datetime.now(UTC)
-    videos = read_videos(request.videos, problems, notes, now)
+    videos = read_videos(request.videos, problems, notes, now, request.attributes)
     profiles = read_viewers(request.viewers, problems, notes)
     # A bad video row is reported once, not again for each of its interactions.
     known = videos.good["video_id"] if request.skip_bad_rows else videos.ids
@@ -71,7 +75,8 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     order = in_order(found, notes)
     check_size(found, videos.good.num_rows)
     source = f"imported from {', '.join(path.name for path in request.files)}"
-    with dataset_writer(home, request.name, source, problems=notes) as writer:
+    kinds = {each.name: each.kind for each in request.attributes}
+    with dataset_writer(home, request.name, source, problems=notes, attributes=kinds) as writer:
         writer.add_videos(videos.good)
         writer.add_viewers(_all_viewers(profiles, viewers_in(found, order, viewer_ids)))
         for part in interaction_tables(found, order, viewer_ids, video_ids):

@@ -45,7 +45,7 @@ def read_interactions(
                 "time": event_times(checked, "timestamp", now).cast(pa.int64()),
                 "row": file.rows,
                 "watched_fraction": numbers(checked, "watched_fraction", 0, 1),
-                "rating": numbers(checked, "rating", -math.inf, math.inf),
+                "rating": numbers(checked, "rating"),
             }
         ).filter(pa.array(~checked.bad))
         parts.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -29,10 +31,21 @@ VIDEOS = pa.schema(
         pa.field("duration", pa.float32()),  # seconds
     ]
 )
-"""In the order of the user's file. A table may also have CREATOR."""
+"""In the order of the user's file. A table may also have CREATOR, and declared attributes."""
 
 CREATOR = pa.field("creator", pa.string())
 """Who made a video; null if unknown. Data sets of earlier builds lack it."""
+
+AttributeKind = Literal["labels", "number"]
+ATTRIBUTE_PREFIX = "attribute."
+"""Begins the name of a column that holds a declared attribute."""
+ATTRIBUTE_TYPES: dict[AttributeKind, pa.DataType] = {
+    "labels": pa.list_(pa.string()),
+    "number": pa.float64(),
+}
+"""Column types of declared attributes; null is unknown, and so is an empty list."""
+MAX_VALUES = 64
+"""Maximum labels that a video may have of one attribute."""
 
 VIEWERS = pa.schema(
     [

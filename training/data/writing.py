@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
+from training.data.attributes import attribute_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
 from training.data.folder import replaced_folder
-from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS
-
-_SCHEMAS = {"interactions": INTERACTIONS, "videos": VIDEOS.append(CREATOR), "viewers": VIEWERS}
+from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,33 @@ class Tables:
     interactions: pa.Table
     videos: pa.Table
     viewers: pa.Table
+    attributes: Mapping[str, AttributeKind] = field(default_factory=dict)
+    """Kind of each declared attribute of the videos."""
 
 
 class DatasetWriter:
     """Writes a data set's tables in parts; each part becomes a row group of its file."""
 
-    def __init__(self, folder: Path, files: ExitStack) -> None:
-        """Open the three files in `folder`; `files` closes them."""
+    def __init__(
+        self, folder: Path, files: ExitStack, attributes: Mapping[str, AttributeKind]
+    ) -> None:
+        """Open the three files in `folder`; `files` closes them.
+
+        `attributes` are the kinds of the videos' declared attributes.
+        """
         self._folder = folder
+        self._attributes = dict(attributes)
+        columns = [*VIDEOS, CREATOR, *attribute_fields(attributes)]
+        self._schemas = {
+            "interactions": INTERACTIONS,
+            "videos": pa.schema(columns),
+            "viewers": VIEWERS,
+        }
         self._files = {
             name: files.enter_context(
                 pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
             )
-            for name, schema in _SCHEMAS.items()
+            for name, schema in self._schemas.items()
         }
         self._rows: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
@@ -53,11 +66,13 @@ class DatasetWriter:
         self._video_ids: list[str] = []
 
     def add_videos(self, part: pa.Table) -> None:
-        """Append videos, in catalogue order."""
-        if CREATOR.name not in part.column_names:
-            part = part.append_column(CREATOR, pa.nulls(part.num_rows, CREATOR.type))
+        """Append videos, in catalogue order; what a part lacks is unknown."""
+        schema = self._schemas["videos"]
+        for column in schema:
+            if column.name not in part.column_names:
+                part = part.append_column(column, pa.nulls(part.num_rows, column.type))
         self._video_ids += part["video_id"].to_pylist()
-        self._add("videos", part)
+        self._add("videos", part.select(schema.names))
 
     def add_viewers(self, part: pa.Table) -> None:
         """Append viewers."""
@@ -74,7 +89,7 @@ class DatasetWriter:
         self._add("interactions", part)
 
     def _add(self, name: str, part: pa.Table) -> None:
-        self._files[name].write_table(part.cast(_SCHEMAS[name]))
+        self._files[name].write_table(part.cast(self._schemas[name]))
         self._rows[name] += part.num_rows
 
     def check(self) -> None:
@@ -89,7 +104,7 @@ class DatasetWriter:
     def described(self, **known: Any) -> DatasetInfo:
         """Return the description of what was written; call it after the files are closed."""
         digest = hashlib.sha256()
-        for name in _SCHEMAS:
+        for name in self._schemas:
             with (self._folder / f"{name}.parquet").open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         assert self._first is not None
@@ -103,6 +118,7 @@ class DatasetWriter:
             first=self._first,
             last=self._last,
             fingerprint=digest.hexdigest(),
+            attributes=self._attributes,
         )
 
 
@@ -114,6 +130,7 @@ def dataset_writer(
     terms: str = "",
     problems: Mapping[str, int] | None = None,
     log_positions: LogPositions | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
 ) -> Iterator[DatasetWriter]:
     """Yield a writer whose data set atomically replaces any earlier one of that name.
 
@@ -124,13 +141,14 @@ def dataset_writer(
         terms: licence or terms of use.
         problems: what was repaired or dropped, and how often.
         log_positions: up to where it has what is in the log.
+        attributes: kind of each declared attribute of the videos.
 
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
     with replaced_folder(home.data(name)) as folder:
         with ExitStack() as files:
-            writer = DatasetWriter(folder, files)
+            writer = DatasetWriter(folder, files, attributes or {})
             yield writer
             writer.check()
         mended = {what: count for what, count in (problems or {}).items() if count}
@@ -148,7 +166,8 @@ def write_dataset(
     home: Home, name: str, tables: Tables, source: str, terms: str, problems: Mapping[str, int]
 ) -> DatasetInfo:
     """Write a data set from memory; arguments and errors are as for `dataset_writer`."""
-    with dataset_writer(home, name, source, terms, problems) as writer:
+    attributes = tables.attributes
+    with dataset_writer(home, name, source, terms, problems, attributes=attributes) as writer:
         writer.add_videos(tables.videos)
         writer.add_viewers(tables.viewers)
         writer.add_interactions(tables.interactions)

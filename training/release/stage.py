@@ -33,6 +33,7 @@ from training.data.folder import replaced_folder
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.export import export_ranker, torch_scores
 from training.ranking.model import Ranker
+from training.release.attributes import write_attributes
 from training.release.fresh import fresh_rows
 from training.release.goldens import (
     Answer,
@@ -82,7 +83,7 @@ def stage_retrieval(
         folder: the staged release; its contents are deleted.
         model: the trained towers.
         data: the towers' training data.
-        dataset: source of titles and publication dates.
+        dataset: source of titles, publication dates and attributes.
         repo: the Feast repository, source of the videos' latest features.
         origin: the data set and split that the release is built from.
         quotas: quotas of the candidate sources; the defaults if None.
@@ -133,6 +134,7 @@ def stage_retrieval(
     }
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
+    write_attributes(folder, dataset, popular)
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from server.errors import VireoError
 
 if TYPE_CHECKING:
+    from server.filters.declared import Declared
+    from server.releases.manifest import Manifest
     from server.releases.store import ReleaseStore
 
 
@@ -32,6 +34,22 @@ def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
     _check_space(settings.home, needed_bytes)
     with embedded_s3(settings) as server:
         yield ReleaseStore(server)
+
+
+def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared | None:
+    """Return the attributes that a release in the store declares; None if it declares none.
+
+    Raises:
+        ReleaseError: they can't be read.
+        StoreError: the store can't be read.
+    """
+    from server.filters.declared import Declared
+    from server.releases.layout import ATTRIBUTES
+
+    if ATTRIBUTES not in manifest.files:
+        return None
+    text = b"".join(store.read(manifest.release_id, ATTRIBUTES))
+    return Declared.parse(text, f"{manifest.release_id}/{ATTRIBUTES}")
 
 
 def _check_space(folder: Path, needed_bytes: int) -> None:

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from clients.cli.output import AsJson, print_json
-from clients.cli.release.access import open_store
+from clients.cli.release.access import declared_by, open_store
 from clients.cli.tables import print_table, table_of
+
+_SETTINGS = "data, code, schema, attributes, quotas, weights"
 
 
 def diff(
@@ -27,14 +29,16 @@ def diff(
     from server.releases.diff import diff_releases
 
     with open_store() as store:
-        found = diff_releases(store.manifest(before), store.manifest(after))
+        manifests = (store.manifest(before), store.manifest(after))
+        attributes = (declared_by(store, manifests[0]), declared_by(store, manifests[1]))
+    found = diff_releases(*manifests, attributes)
     if as_json:
         print_json(asdict(found))
         return
     console = Console(highlight=False)
     sides = ("before", "after")
     typer.echo(f"before: {before}\nafter:  {after}")
-    settings = table_of("setting", *sides, texts=sides, title="data, code, schema, quotas, weights")
+    settings = table_of("setting", *sides, texts=sides, title=_SETTINGS)
     for name, (old, new) in found.settings.items():
         settings.add_row(name, Text(str(old)), Text(str(new)))
     numbers = (*sides, "change")

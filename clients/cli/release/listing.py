@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.cli.output import AsJson, print_json
-from clients.cli.release.access import open_store
+from clients.cli.release.access import declared_by, open_store
 from clients.cli.release.options import ReleaseId
 from clients.cli.tables import print_table, table_of
 
@@ -77,9 +78,14 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
     """Show what a release consists of, and its metrics."""
     with open_store() as store:
         manifest = store.manifest(release_id)
+        attributes = declared_by(store, manifest)
     if as_json:
-        typer.echo(manifest.model_dump_json(indent=2))
+        shown = asdict(attributes) if attributes is not None else None
+        print_json(manifest.model_dump(mode="json") | {"attributes": shown})
         return
+    names = "none: it can't be filtered"
+    if attributes is not None:
+        names = f"{', '.join(attributes.labels)}; numbers: {', '.join(attributes.numbers)}"
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in {
         "release": manifest.release_id,
@@ -88,6 +94,7 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
         "held out": "each viewer's last watch" if manifest.holdout == "last" else "nothing",
         "code": manifest.code_commit[:12],
         "goldens of": manifest.architecture or "an unknown processor",
+        "attributes": names,
         "files": f"{len(manifest.files)}, {megabytes(manifest)}",
         **{name: f"{value:.4f}" for name, value in manifest.metrics.items()},
     }.items():

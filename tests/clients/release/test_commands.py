@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from server.releases import layout
+from server.releases.manifest import Manifest, describe_files
 from server.releases.rollback import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -66,6 +68,32 @@ def test_list_shows_every_release_and_problems_of_invalid_ones(
     assert "format_version is None" in listed["odd"]["problem"]
     assert "format_version is None" in vireo("list").stdout
     assert "good" in vireo("show", "good").stdout
+
+
+def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
+    publish: Publish, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    publish("new")
+    assert "creator, language, tag; numbers: age_rating, duration, published" in (
+        vireo("show", "new").stdout
+    )
+    declared = {
+        "labels": ["creator", "language", "tag"],
+        "numbers": ["age_rating", "duration", "published"],
+    }
+    assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
+    folder = build_release(tmp_path / "old", release_id="old")
+    for path in (*layout.ATTRIBUTE_TABLES, layout.POPULAR_ATTRIBUTES):
+        (folder / path).unlink()
+    Manifest.read(folder).model_copy(update={"files": describe_files(folder)}).write(folder)
+    store.publish(folder)
+    assert "none: it can't be filtered" in vireo("show", "old").stdout
+    assert json.loads(vireo("show", "old", "--json").stdout)["attributes"] is None
+    found = json.loads(vireo("diff", "old", "new", "--json").stdout)
+    assert found["settings"] == {
+        f"attributes.{kind}": [None, names] for kind, names in declared.items()
+    }
+    assert {"path": "attributes.json", "kind": "added"}.items() <= found["files"][0].items()
 
 
 def test_diff_shows_files_metrics_and_settings(

@@ -50,6 +50,14 @@ async def changes(log: JetStreamLog) -> dict[str, CatalogChange]:
     return found
 
 
+def labels(name: str, *values: str) -> pb.VideoAttribute:
+    return pb.VideoAttribute(name=name, labels=values)
+
+
+def number(name: str, value: float = 1) -> pb.VideoAttribute:
+    return pb.VideoAttribute(name=name, number=value)
+
+
 def test_a_key_is_the_videos_in_hexadecimal() -> None:
     for number in range(20):
         assert int(catalog_key(f"v{number}"), 16) == video_key(f"v{number}") % (1 << 64)
@@ -67,6 +75,7 @@ async def test_the_last_change_of_each_video_is_in_the_log_when_the_call_returns
             published=Timestamp(seconds=1_700_000_000),
             duration=61.5,
             creator="someone",
+            attributes=[labels("language", "de", "fr"), number("age", 0)],
         ),
         pb.Video(video_id="é / ."),
         pb.Video(video_id="later removed"),
@@ -109,6 +118,33 @@ def video(video_id: str = "v", **fields: Any) -> pb.Video:
         ([video(duration=-1)], ["videos[0].duration"]),
         ([video(published=Timestamp(seconds=2**60))], ["videos[0].published"]),
         ([video(published=Timestamp(nanos=2**30))], ["videos[0].published"]),
+        ([video(attributes=[number("a")] * 17)], ["videos[0].attributes"]),
+        ([video(attributes=[labels("", "x")])], ["videos[0].attributes[0].name"]),
+        ([video(attributes=[labels("a" * 65, "x")])], ["videos[0].attributes[0].name"]),
+        ([video(attributes=[labels("a", "")])], ["videos[0].attributes[0].labels[0]"]),
+        ([video(attributes=[labels("a", "é" * 65)])], ["videos[0].attributes[0].labels[0]"]),
+        ([video(attributes=[labels("a", *"x" * 65)])], ["videos[0].attributes[0].labels"]),
+        ([video(attributes=[number("a", float("inf"))])], ["videos[0].attributes[0].number"]),
+        (
+            [video("a"), video("b", attributes=[labels("a", "x"), number("b"), number("a")])],
+            ["videos[1].attributes[2].name"],
+        ),
+        (
+            [video(attributes=[labels("tag", "x"), number("duration"), labels("A=b", "x")])],
+            [f"videos[0].attributes[{place}].name" for place in range(3)],
+        ),
+        (
+            [
+                video(
+                    attributes=[
+                        pb.VideoAttribute(name="a"),
+                        pb.VideoAttribute(name="b", labels=["x"], number=0),
+                        number("c", 0),
+                    ]
+                )
+            ],
+            ["videos[0].attributes[0]", "videos[0].attributes[1]"],
+        ),
     ],
 )
 async def test_an_invalid_video_is_named_and_nothing_is_changed(

@@ -237,6 +237,34 @@ def test_the_catalogues_changes_are_in_the_data(nats: RunningNats, home: Home) -
     assert not {"n2", "v59"} & set(videos.index)
 
 
+def test_attributes_of_the_catalogue_are_in_the_data(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    first = catalog_pb2.VideoAttribute(name="language", labels=["de", "fr"])
+    change(nats, upserted("n1", attributes=[first]))
+    assert made(nats, home, "live", "small").attributes == {"language": "labels"}
+    second = catalog_pb2.VideoAttribute(name="age_rating", number=16)
+    change(nats, upserted("v1", attributes=[second]), upserted("n1"), upserted("n2"))
+    change(nats, upserted("n2", attributes=[first]))
+    info = made(nats, home, "live", "live", force=True)
+    assert info.attributes == {"language": "labels", "age_rating": "number"}
+    columns = ("video_id", "attribute.language", "attribute.age_rating")
+    frame = load_dataset(home, "live").video_columns(*columns).to_pandas().set_index("video_id")
+    assert frame.notna().sum().tolist() == [1, 1]
+    # An upsert replaces all that was known.
+    assert list(frame["attribute.language"]["n2"]) == ["de", "fr"]
+    assert frame["attribute.age_rating"]["v1"] == 16
+
+
+def test_a_base_of_an_earlier_build_may_lack_creators(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    path = home.data("small") / "videos.parquet"
+    pd.read_parquet(path).drop(columns="creator").to_parquet(path)
+    change(nats, upserted("n1", creator="ana"))
+    made(nats, home, "live", "small")
+    videos = load_dataset(home, "live").videos.set_index("video_id")
+    assert videos["creator"].dropna().to_dict() == {"n1": "ana"}
+
+
 def test_a_data_set_is_replaced_only_by_force_and_needs_a_log(
     nats: RunningNats, home: Home
 ) -> None:

@@ -9,7 +9,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
+from training.data.attributes import attribute_column, attribute_fields
+from training.data.schema import CREATOR, INTERACTIONS, TIME, VIDEOS, VIEWERS
+from training.data.synth.attributes import (
+    ATTRIBUTES,
+    COUNTRIES,
+    age_ratings,
+    creators,
+    languages,
+    regions,
+)
 from training.data.synth.events import HIDE, KINDS, Events
 from training.data.synth.world import REGIONS, SERIES, World, hashed
 
@@ -37,7 +46,6 @@ _SYLLABLES = [
     "yo",
     "zu",
 ]
-_COUNTRIES = ("CH", "BR", "IN", "JP", "NG")
 _PLANS = ("free", "family", "premium")
 _AGES = ("16-24", "25-34", "35-49", "50+")
 _FORMATS = ("short", "clip", "feature")
@@ -57,20 +65,20 @@ def viewer_ids(count: int) -> pa.Array:
 
 
 def video_parts(world: World) -> Iterator[pa.Table]:
-    """Yield the catalogue in parts; schema VIDEOS.
+    """Yield the catalogue in parts; schema VIDEOS, with CREATOR and ATTRIBUTES.
 
     A title consists of two words of its topic, the series number and the episode number; tags are
     the topic, its region and a class of duration.
     """
-    ids = video_ids(world.config.videos)
+    ids, seed, topics = video_ids(world.config.videos), world.config.seed, len(world.starts) - 1
+    columns = pa.schema([*VIDEOS, CREATOR, *attribute_fields(ATTRIBUTES)])
     for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
         part = slice(start, start + VIDEOS_AT_A_TIME)
         topic = world.topic[part].astype(np.int64)
         series, episode = np.divmod(world.rank[part].astype(np.int64), SERIES)
-        draw = hashed(world.config.seed, 9, topic, series)
+        draw = hashed(seed, 9, topic, series)
         words = [
-            _WORDS.take(pa.array(_word(world.config.seed, topic, draw >> np.uint64(shift))))
-            for shift in (0, 8)
+            _WORDS.take(pa.array(_word(seed, topic, draw >> np.uint64(shift)))) for shift in (0, 8)
         ]
         title = pc.binary_join_element_wise(
             *words, _text(series), pa.scalar("part"), _text(episode + 1), " "
@@ -88,8 +96,12 @@ def video_parts(world: World) -> Iterator[pa.Table]:
                 "tags": _lists(tags),
                 "published": pa.array(world.published[part] * _MICROS, TIME),
                 "duration": pa.array(world.duration[part]),
+                CREATOR.name: creators(seed, topics, topic, series),
+                attribute_column("language"): languages(seed, topic, series),
+                attribute_column("region"): regions(seed, topic, series),
+                attribute_column("age_rating"): age_ratings(seed, topic, series),
             },
-            schema=VIDEOS,
+            schema=columns,
         )
 
 
@@ -98,7 +110,7 @@ def viewer_table(world: World) -> pa.Table:
     count = world.config.viewers
     random = world.config.random(10)
     attributes = [
-        _named("country", _COUNTRIES, world.region),
+        _named("country", COUNTRIES, world.region),
         _named("plan", _PLANS, random.integers(0, len(_PLANS), count)),
         _named("age", _AGES, random.integers(0, len(_AGES), count)),
     ]

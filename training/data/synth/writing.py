@@ -9,6 +9,7 @@ import pyarrow as pa
 from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import DatasetInfo, describe_dataset
+from training.data.synth.attributes import ATTRIBUTES
 from training.data.synth.events import all_events
 from training.data.synth.tables import (
     interaction_table,
@@ -60,7 +61,7 @@ def write_world(
         f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
         f"--events {config.events} --days {config.days} --seed {config.seed}"
     )
-    with dataset_writer(home, name, source, TERMS) as writer:
+    with dataset_writer(home, name, source, TERMS, attributes=ATTRIBUTES) as writer:
         for part in video_parts(world):
             writer.add_videos(part)
         writer.add_viewers(viewer_table(world))

@@ -107,6 +107,31 @@ def test_few_videos_draw_most_of_the_watches() -> None:
     assert (counts < 10).mean() > 0.7
 
 
+def test_videos_have_creators_and_attributes_that_follow_topics_in_part(tmp_path: Path) -> None:
+    info, world = written(tmp_path, WorldConfig(viewers=20, videos=20_000, events=100))
+    assert info.attributes == {"language": "labels", "region": "labels", "age_rating": "number"}
+    names = [f"attribute.{name}" for name in info.attributes]
+    videos = world.video_columns("tags", "title", "creator", *names).to_pandas()
+    topic, region = videos["tags"].str[0], videos["tags"].str[1]
+    series = topic + videos["title"].str.replace(r" part \d+$", "", regex=True)
+    language, regions = videos["attribute.language"].str[0], videos["attribute.region"].str.len()
+    for column in (videos["creator"], language, videos["attribute.age_rating"].fillna(-1)):
+        assert (column.groupby(series).nunique() == 1).all()
+
+    def purity(column: pd.Series, clusters: pd.Series) -> float:
+        """The share of the videos that have the commonest value of their cluster."""
+        return float(column.groupby(clusters).agg(lambda each: each.value_counts().max()).sum())
+
+    assert 0.7 < purity(language, region) / len(videos) < 0.9
+    assert 0.6 < purity(videos["attribute.age_rating"], topic) / len(videos) < 0.9
+    assert set(regions) == {1, 2, 5}
+    assert 0.5 < (regions == 5).mean() < 0.7
+    assert 0 < videos["attribute.age_rating"].isna().mean() < 0.1
+    counts = videos["creator"].value_counts()
+    assert len(counts) > 1_000
+    assert counts.max() > 5 * counts.median()
+
+
 def test_tastes_are_mostly_of_the_own_region_and_drift() -> None:
     world = World.of(WorldConfig(viewers=2_000, videos=20_000, events=1_000))
     viewers, slots = np.arange(2_000), np.zeros(2_000, np.int64)

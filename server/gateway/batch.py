@@ -1,0 +1,170 @@
+"""BatchRecommend: the slates of many viewers, one after the other, while nobody else calls."""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import struct
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from prometheus_client import Counter, Gauge
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.gateway.pipeline import RecommendPipeline
+from server.gateway.quality import Quality
+from server.gateway.query import RecommendQuery
+from server.gateway.release import GatewayRelease
+from server.gateway.settings import GatewaySettings
+from server.gateway.stages.patient import PatientCall, PatientRead
+from server.pod.admission import LOW_PRIORITY
+from server.pod.release_service import served
+from server.releases.loader import ReleaseLoader
+from server.rpc.errors import RpcError, invalid_argument
+from server.rpc.guard import request_id
+from server.rpc.reading import Context
+from server.rpc.standard import MAX_STREAM_SECONDS
+from server.rpc.trace import trace_context
+
+_RETRY_AFTER = timedelta(seconds=5)
+"""Delay before a batch that was one too many is tried again: batches take minutes."""
+_VERSION = 1
+_TOKEN = struct.Struct(">BI16s")
+"""Version, number of viewers that were answered, and digest of the request."""
+
+SLATES = Counter("vireo_batch_slates", "Slates of batches.")
+OPEN = Gauge("vireo_batches_open", "Batches under way.")
+
+
+class Batches:
+    """The batches of a gateway. Use it from one event loop."""
+
+    def __init__(
+        self,
+        pipeline: RecommendPipeline,
+        loader: ReleaseLoader[GatewayRelease],
+        max_batches: int,
+    ) -> None:
+        """Make slates with `patient(pipeline)`, of at most `max_batches` at a time."""
+        self._pipeline, self._loader, self._max_batches = pipeline, loader, max_batches
+        self._open = 0
+
+    def responses(
+        self, request: pb.BatchRecommendRequest, context: Context
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        """Return a generator of the slates of a valid request's viewers, from its token on.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT, if the token isn't of this request, or the release can't be
+                filtered so; RESOURCE_EXHAUSTED, if too many batches are under way.
+        """
+        if request.HasField("filter"):
+            served(self._loader).content.expression(request.filter)
+        token, request.resume_token = request.resume_token, ""
+        digest = hashlib.blake2b(
+            request.SerializeToString(deterministic=True), digest_size=16
+        ).digest()
+        begin = position_of(token, digest, len(request.viewer_ids)) if token else 0
+        if self._open >= self._max_batches:
+            raise RpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._open} batches are under way; try again later or elsewhere",
+                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
+            )
+        self._open += 1
+        OPEN.inc()
+        # Not in the generator, whose end nobody reaches if it never begins.
+        context.add_done_callback(self._ended)
+        return self._slates(request, begin, digest, context)
+
+    async def _slates(
+        self,
+        request: pb.BatchRecommendRequest,
+        begin: int,
+        digest: bytes,
+        context: Context,
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        trace = trace_context(context.invocation_metadata())
+        left = context.time_remaining()
+        deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
+        for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
+            release = served(self._loader).content
+            wanted = release.expression(request.filter) if request.HasField("filter") else None
+            query = RecommendQuery.of(
+                _request(request, viewer_id), request_id(), deadline, trace, expression=wanted
+            )
+            query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
+            slate = await self._pipeline.recommend(query, release)
+            SLATES.inc()
+            yield pb.BatchRecommendResponse(
+                viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
+            )
+
+    def _ended(self, _: Any) -> None:
+        self._open -= 1
+        OPEN.dec()
+
+
+def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
+    """Return the pipeline for slates that nobody waits for."""
+    return replace(
+        pipeline,
+        read_features=PatientRead(settings.features_timeout),
+        quality=Quality(settings.min_candidates),  # never late: all candidates are requested
+        retrieval=PatientCall.like(pipeline.retrieval),
+        ranking=PatientCall.like(pipeline.ranking),
+        shadow=None,
+    )
+
+
+def token_at(position: int, digest: bytes) -> str:
+    """Return the token that continues a request after that many viewers.
+
+    It needs no signature: whoever changes it gets slates that the same caller may ask for anyway.
+    """
+    return urlsafe_b64encode(_TOKEN.pack(_VERSION, position, digest)).decode()
+
+
+def position_of(token: str, digest: bytes, viewers: int) -> int:
+    """Return the number of viewers that were answered before a token.
+
+    Args:
+        token: what the caller sent.
+        digest: of its request.
+        viewers: number of the request's viewers.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, the token isn't of this request.
+    """
+    try:
+        version, position, of = _TOKEN.unpack(urlsafe_b64decode(token))
+    except (binascii.Error, ValueError, struct.error):
+        raise _unfit("isn't a token of a batch") from None
+    if version != _VERSION:
+        raise _unfit("is of another version of the gateway; begin anew")
+    if of != digest or not 0 < position <= viewers:
+        raise _unfit("is of another request: nothing but the token may differ when it is resumed")
+    number: int = position
+    return number
+
+
+def _unfit(why: str) -> RpcError:
+    return invalid_argument([("resume_token", why)])
+
+
+def _request(batch: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendRequest:
+    """Return the request for one viewer's slate."""
+    request = pb.RecommendRequest(viewer_id=viewer_id)
+    if batch.HasField("page_size"):
+        request.page_size = batch.page_size
+    if batch.HasField("filter"):
+        request.filter.CopyFrom(batch.filter)
+    if batch.HasField("context"):
+        request.context.CopyFrom(batch.context)
+    return request

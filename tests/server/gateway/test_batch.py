@@ -1,0 +1,255 @@
+"""Batches: each viewer once, whole or not at all, in any number of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from prometheus_client import REGISTRY
+from vireo.v1 import candidate_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+from server.candidate.service import CANDIDATE_POD
+from server.gateway.batch import position_of, token_at
+from server.gateway.service import gateway_pod
+from server.gateway.stages import patient
+from server.pod.run_queue import RunQueue
+from server.rpc.errors import RpcError
+from tests.builders.busy import busy
+from tests.builders.relay import Relay, relaying
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.builders.waiting import until
+from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
+from tests.server.rpc.test_guard import status_of, violations_of
+
+VIEWERS = [VIEWER, *(f"stranger-{number}" for number in range(7))]
+
+
+def request_of(viewers: Sequence[str] = VIEWERS, **changes: Any) -> pb.BatchRecommendRequest:
+    request = pb.BatchRecommendRequest(viewer_ids=viewers, page_size=5, **changes)
+    request.context.time.FromSeconds(1_900_000_000)
+    return request
+
+
+async def received(call: Any) -> list[pb.BatchRecommendResponse]:
+    return [each async for each in call]
+
+
+async def failure_of(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await received(call)
+    return caught.value
+
+
+async def until_end(call: Any) -> pb.BatchRecommendResponse | None:
+    """The next response; None once the call has ended or failed."""
+    try:
+        response = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return None if response is grpc.aio.EOF else response
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_each_viewer_gets_the_slate_that_a_call_of_its_own_would_return(whole: Any) -> None:
+    slates = await received(
+        whole.BatchRecommend(request_of(), metadata=(("x-request-id", "mail"),))
+    )
+    assert [each.viewer_id for each in slates] == VIEWERS
+    assert {each.slate.request_id for each in slates} == {"mail"}
+    for each in slates:
+        request = pb.RecommendRequest(viewer_id=each.viewer_id, page_size=5)
+        request.context.time.FromSeconds(1_900_000_000)
+        alone = await whole.Recommend(request)
+        assert list(each.slate.items) == list(alone.items)
+        assert not each.slate.degradations
+    assert not {item.video_id for item in slates[0].slate.items} & set(WATCHED)
+
+
+async def test_a_batch_continues_after_the_response_whose_token_it_gets(whole: Any) -> None:
+    slates = await received(whole.BatchRecommend(request_of()))
+    for position in (1, 5, len(VIEWERS)):
+        token = slates[position - 1].resume_token
+        rest = await received(whole.BatchRecommend(request_of(resume_token=token)))
+        assert [each.viewer_id for each in rest] == VIEWERS[position:]
+        assert [each.resume_token for each in rest] == [
+            each.resume_token for each in slates[position:]
+        ]
+
+
+async def test_a_token_of_another_request_is_refused_by_name(whole: Any) -> None:
+    token = (await received(whole.BatchRecommend(request_of())))[0].resume_token
+    others = [request_of(VIEWERS[:-1]), request_of(), request_of()]
+    others[1].page_size = 6
+    others[2].context.locale = "de"
+    for other in others:
+        other.resume_token = token
+    others += [request_of(resume_token=each) for each in ("x", "aa", token[:-4], token + "AAAA")]
+    for other in others:
+        error = await failure_of(whole.BatchRecommend(other))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(violations_of(error)) == {"resume_token"}
+
+
+@pytest.mark.parametrize("position", [0, 4, 2**32 - 1])
+def test_a_token_beyond_the_viewers_is_refused(position: int) -> None:
+    digest = bytes(16)
+    assert position_of(token_at(3, digest), digest, viewers=3) == 3
+    with pytest.raises(RpcError, match="resume_token"):
+        position_of(token_at(position, digest), digest, viewers=3)
+
+
+async def test_the_largest_request_is_accepted_and_one_more_viewer_is_not(whole: Any) -> None:
+    viewers = [f"{number:0128d}" for number in range(10_000)]
+    call = whole.BatchRecommend(request_of(viewers))
+    assert (await call.read()).viewer_id == viewers[0]
+    call.cancel()
+    error = await failure_of(whole.BatchRecommend(request_of([*viewers, "one more"])))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(violations_of(error)) == {"viewer_ids"}
+
+
+async def test_a_filter_that_the_release_cant_check_is_refused_at_once(whole: Any) -> None:
+    request = request_of()
+    request.filter.SetInParent()
+    error = await failure_of(whole.BatchRecommend(request))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(violations_of(error)) == {"filter"}
+
+
+@asynccontextmanager
+async def gateway_with_pod(
+    release: Path, features: Path, ranking: str, **settings: Any
+) -> AsyncIterator[tuple[Any, RunQueue, Any]]:
+    """A gateway, the run queue of its candidate pod, and a stub of that pod."""
+    queue = RunQueue()
+    async with (
+        serving(CANDIDATE_POD, release, queue=queue) as (pod, channel),
+        gateway(release, features, f"127.0.0.1:{pod.port}", ranking, **settings) as stub,
+    ):
+        yield stub, queue, CandidateServiceStub(channel)
+
+
+async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async with gateway_with_pod(release, features, ranking_target, max_batches=1) as parts:
+        stub, queue, _ = parts
+        async with busy(queue):
+            first = stub.BatchRecommend(request_of())
+            await until(lambda: value("vireo_batches_open") == 1)
+            error = await failure_of(stub.BatchRecommend(request_of()))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            retry = error_details_pb2.RetryInfo()
+            [detail] = status_of(error).details
+            assert detail.Unpack(retry)
+            assert retry.retry_delay.seconds == 5
+            first.cancel()
+            await until(lambda: value("vireo_batches_open") == 0)
+        assert len(await received(stub.BatchRecommend(request_of()))) == len(VIEWERS)
+    assert value("vireo_batches_open") == 0
+
+
+async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    retried = value("vireo_batch_retries_total", stage="retrieval")
+    urgent = candidate_pb2.RetrieveCandidatesRequest(
+        viewer=ViewerFeatures(watch_count=0), count=10, page_size=5
+    )
+    async with gateway_with_pod(release, features, ranking_target) as (stub, queue, pod):
+        async with busy(queue):
+            waiting = pod.RetrieveCandidates(urgent)
+            await until(lambda: queue.queued == 2)
+            batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
+            await until(lambda: value("vireo_batch_retries_total", stage="retrieval") > retried)
+            assert queue.queued == 2, "the batch's call has no place in the queue"
+        assert (await waiting).keys
+        slates = await batch
+    assert [each.viewer_id for each in slates] == VIEWERS
+    assert not any(each.slate.degradations for each in slates)
+
+
+@pytest.mark.parametrize("away", ["candidate", "ranking"])
+async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    away: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patient, "PATIENCE_SECONDS", 0.2)
+    pods = {"candidate": candidate_target, "ranking": ranking_target, away: NOWHERE}
+    async with gateway(release, features, **pods) as stub:
+        error = await failure_of(stub.BatchRecommend(request_of()))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "resume" in (error.details() or "")
+        assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).degradations
+
+
+async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    relay = Relay(ranking_target, code=grpc.StatusCode.UNAVAILABLE)
+    retried = value("vireo_batch_retries_total", stage="ranking")
+    async with (
+        relaying(relay) as target,
+        gateway(release, features, candidate_target, target) as stub,
+    ):
+        batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
+        await until(lambda: value("vireo_batch_retries_total", stage="ranking") > retried)
+        relay.code = None
+        slates = await batch
+    assert [each.viewer_id for each in slates] == VIEWERS
+    assert not any(each.slate.degradations for each in slates)
+
+
+async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_them(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    settings = gateway_settings(features, candidate_target, ranking_target)
+    slates: list[Any] = []
+    viewers = [f"viewer-{number}" for number in range(300)]
+
+    async with serving(gateway_pod(settings), release) as (first, channel):
+        call = RecommendationServiceStub(channel).BatchRecommend(request_of(viewers))
+        slates.append(await call.read())
+        draining = asyncio.create_task(first.drain())
+        while (each := await until_end(call)) is not None:
+            slates.append(each)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        await draining
+    async with serving(gateway_pod(settings), release) as (_, channel):
+        rest = request_of(viewers, resume_token=slates[-1].resume_token)
+        slates += await received(RecommendationServiceStub(channel).BatchRecommend(rest))
+    assert [each.viewer_id for each in slates] == viewers
+
+
+async def test_an_online_store_that_is_away_ends_a_batch_instead_of_slates_for_strangers(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patient, "PATIENCE_SECONDS", 0.2)
+    pods = (candidate_target, ranking_target)
+    async with gateway(release, features, *pods, features_timeout=1e-6) as stub:
+        error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "features" in (error.details() or "")

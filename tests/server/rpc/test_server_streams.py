@@ -1,0 +1,240 @@
+"""Streams of responses: guarded like any call, and ended so that their callers can go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import pytest
+from prometheus_client import REGISTRY
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    RecommendationServiceStub,
+    add_RecommendationServiceServicer_to_server,
+)
+
+from server.pod.admission import Admission
+from server.rpc.errors import RpcError, not_found
+from server.rpc.reading import Context
+from server.rpc.server import RpcServer
+from server.rpc.server_streams import ServerStreams
+from tests.builders.rpc import rpc_settings
+from tests.builders.waiting import until
+from tests.server.rpc.test_guard import violations_of
+
+METHOD = "/vireo.v1.RecommendationService/BatchRecommend"
+REQUEST = pb.BatchRecommendRequest(viewer_ids=["a", "b", "c"])
+
+
+@dataclass
+class Slates(RecommendationServiceServicer):
+    """A gateway whose batches fail at a viewer, if told."""
+
+    fails_at: str = ""
+    failure: Exception = field(default_factory=lambda: ValueError("a bug"))
+    begun: int = 0
+    ended: int = 0
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
+        return pb.RecommendResponse()
+
+    async def BatchRecommend(  # type: ignore[override] # noqa: N802
+        self,
+        request: pb.BatchRecommendRequest,
+        context: Any,
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        self.begun += 1
+        try:
+            for viewer_id in request.viewer_ids:
+                if viewer_id == self.fails_at:
+                    raise self.failure
+                if viewer_id == "hangs":
+                    await asyncio.Event().wait()
+                yield pb.BatchRecommendResponse(viewer_id=viewer_id)
+        finally:
+            self.ended += 1
+
+
+@asynccontextmanager
+async def served(
+    slates: Slates, admission: Admission | None = None, **settings: Any
+) -> AsyncIterator[tuple[RpcServer, Any]]:
+    server = RpcServer(rpc_settings(**settings))
+    name = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+    register = partial(add_RecommendationServiceServicer_to_server, slates)
+    server.add(name, register, admission=admission)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield server, RecommendationServiceStub(channel)
+    finally:
+        await server.drain()
+
+
+def counted(code: str) -> float:
+    labels = {"method": METHOD, "code": code}
+    return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
+
+
+async def failure_of(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value
+
+
+@pytest.mark.usefixtures("transport")
+async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id() -> None:
+    before = counted("OK")
+    async with served(Slates()) as (server, stub):
+        call = stub.BatchRecommend(REQUEST, metadata=(("x-request-id", "mine"),))
+        assert [each.viewer_id async for each in call] == ["a", "b", "c"]
+        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+        await until(lambda: server.under_way == 0)
+    assert counted("OK") == before + 1
+
+
+@pytest.mark.usefixtures("transport")
+async def test_an_invalid_request_of_a_stream_is_told_by_field_before_any_work() -> None:
+    slates = Slates()
+    async with served(slates) as (_, stub):
+        request = pb.BatchRecommendRequest(viewer_ids=["v"] * 10_001, page_size=501)
+        error = await failure_of(stub.BatchRecommend(request))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(violations_of(error)) == {"viewer_ids"}
+        error = await failure_of(stub.BatchRecommend(pb.BatchRecommendRequest(page_size=501)))
+        assert set(violations_of(error)) == {"viewer_ids", "page_size"}
+    assert not slates.begun
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_stream_beyond_the_servers_limits_is_shed() -> None:
+    async with served(Slates(), max_concurrent_rpcs=1) as (server, stub):
+        hanging = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["hangs"]))
+        await until(lambda: server.under_way == 1)
+        error = await failure_of(stub.BatchRecommend(REQUEST))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        hanging.cancel()
+        await until(lambda: server.under_way == 0)
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request() -> None:
+    slates = Slates(fails_at="b")
+    async with served(slates) as (_, stub):
+        error = await failure_of(stub.BatchRecommend(REQUEST, metadata=(("x-request-id", "r"),)))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "request id r" in (error.details() or "")
+        slates.failure = not_found("gone")
+        assert (await failure_of(stub.BatchRecommend(REQUEST))).code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_caller_that_leaves_ends_its_stream() -> None:
+    slates = Slates()
+    async with served(slates) as (server, stub):
+        call = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["a", "hangs"]))
+        assert (await call.read()).viewer_id == "a"
+        call.cancel()
+        await until(lambda: slates.ended == 1 and server.under_way == 0)
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_deadline_ends_a_stream() -> None:
+    slates = Slates()
+    async with served(slates) as (_, stub):
+        request = pb.BatchRecommendRequest(viewer_ids=["a", "hangs"])
+        error = await failure_of(stub.BatchRecommend(request, timeout=0.3))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: slates.ended == slates.begun)
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_response() -> None:
+    slates = Slates()
+    async with served(slates) as (server, stub):
+        call = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["a", "hangs"]))
+        assert (await call.read()).viewer_id == "a"
+        draining = asyncio.create_task(server.drain())
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        assert "continue on another stream" in await call.details()
+        await draining
+    assert slates.ended == 1
+
+
+@pytest.mark.usefixtures("transport")
+async def test_responses_are_made_while_no_other_call_is_under_way() -> None:
+    slates = Slates()
+    admission = Admission(500, counts_as_latency_sample=lambda _: True)
+    async with served(slates, admission) as (_, stub):
+        urgent = await admission.enter()
+        call = stub.BatchRecommend(REQUEST)
+        await stub.Recommend(pb.RecommendRequest(viewer_id="v"))
+        assert not slates.begun
+        admission.leave(urgent, None)
+        assert [each.viewer_id async for each in call] == ["a", "b", "c"]
+
+
+class Writes:
+    """A caller that reads when the test lets it."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.read: list[Any] = []
+
+    async def write(self, response: Any) -> None:
+        await self.reads.wait()
+        self.read.append(response)
+
+
+async def sent(streams: ServerStreams, caller: Writes, slates: Slates) -> None:
+    responses = slates.BatchRecommend(REQUEST, None)
+    await streams.send(responses, cast("Context", caller), nullcontext)
+
+
+async def test_a_caller_that_does_not_read_has_no_further_response_made() -> None:
+    caller, made = Writes(), list[str]()
+
+    async def responses() -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        for viewer_id in REQUEST.viewer_ids:
+            made.append(viewer_id)
+            yield pb.BatchRecommendResponse(viewer_id=viewer_id)
+
+    streams = ServerStreams()
+    sending = asyncio.ensure_future(streams.send(responses(), cast("Context", caller), nullcontext))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert made == ["a"]
+    caller.reads.set()
+    await sending
+    assert made == ["a", "b", "c"]
+
+
+async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() -> None:
+    streams, slates = ServerStreams(), Slates()
+    streams.max_seconds = 0.02
+    with pytest.raises(RpcError, match=r"open for 0\.02 s; continue on another stream") as ended:
+        await sent(streams, Writes(), slates)
+    assert ended.value.code is grpc.StatusCode.UNAVAILABLE
+    assert slates.ended == 1
+
+
+async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:
+    caller = Writes()
+    caller.reads.set()
+    with pytest.raises(TimeoutError):
+        await sent(ServerStreams(), caller, Slates("b", TimeoutError()))
+
+
+async def test_a_server_that_shuts_down_begins_no_stream() -> None:
+    streams, slates = ServerStreams(), Slates()
+    streams.close()
+    with pytest.raises(RpcError, match="shuts down"):
+        await sent(streams, Writes(), slates)
