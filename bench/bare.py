@@ -192,7 +192,8 @@ async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     else:
         viewers, find, rank = upstreams
         count = Manifest.read(release).candidates
-        servicer = Gateway(count, read_viewers(Path(viewers)), find, rank)
+        # Of the service's methods only Recommend is measured.
+        servicer = Gateway(count, read_viewers(Path(viewers)), find, rank)  # type: ignore[abstract]
         add_RecommendationServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     # As Vireo's pods do: otherwise each full collection walks through all that was imported.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -18,8 +20,15 @@ from vireo.v1.event_pb2 import (
     RecordEventsRequest,
     StreamEventsRequest,
 )
+from vireo.v1.filter_pb2 import Condition, Filter
 from vireo.v1.ranking_pb2 import RankCandidatesRequest
-from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.recommendation_pb2 import (
+    BatchRecommendRequest,
+    ExplainVideoRequest,
+    RecommendRequest,
+    SessionVideo,
+    SimilarVideosRequest,
+)
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 from server.signals import SCORES
@@ -66,12 +75,63 @@ def _viewer(random: Random) -> ViewerFeatures:
     )
 
 
-def _recommend(random: Random) -> Message:
-    return RecommendRequest(viewer_id=str(random.randrange(1000)), page_size=10)
+def _filter(random: Random) -> Filter | None:
+    if random.random() < 0.5:
+        return None
+    return Filter(
+        conditions=[Condition(attribute="tag", none_of=[random.choice("abc")])],
+        any=[Filter(conditions=[Condition(attribute="duration", max=random.random() * 9000)])],
+    )
+
+
+def _recommend(random: Random) -> RecommendRequest:
+    return RecommendRequest(
+        viewer_id=str(random.randrange(1000)),
+        page_size=10,
+        filter=_filter(random),
+        session=[SessionVideo(video_id=str(random.randrange(1000))) for _ in range(2)],
+    )
+
+
+def _recommend_page(random: Random) -> Message:
+    request = _recommend(random)
+    if random.random() < 0.3:
+        request.page_token = _forged_token(random)
+    return request
+
+
+def _forged_token(random: Random) -> str:
+    """Return a page token that no gateway issued, in one of several shapes."""
+    keys = random.randbytes(8 * random.choice((0, 1, 10, 2_500, 6_000)))
+    # Version, id of the key, time and digest; and a signature.
+    head = struct.pack(">B16sI16s", 1, b"home", random.getrandbits(32), random.randbytes(16))
+    token = urlsafe_b64encode(head + keys + random.randbytes(16)).decode().rstrip("=")
+    return random.choice((token, token[: random.randrange(len(token))], "~" * 65_536, "é", "="))
+
+
+def _similar(random: Random) -> Message:
+    return SimilarVideosRequest(video_id=str(random.randrange(1000)), filter=_filter(random))
+
+
+def _batch(random: Random) -> Message:
+    viewers = [str(random.randrange(1000)) for _ in range(random.choice((1, 3, 20)))]
+    token = random.choice(("", random.randbytes(24).hex()))
+    return BatchRecommendRequest(viewer_ids=viewers, filter=_filter(random), resume_token=token)
+
+
+def _explain(random: Random) -> Message:
+    return ExplainVideoRequest(request=_recommend(random), video_id=str(random.randrange(1000)))
 
 
 def _retrieve(random: Random) -> Message:
-    return RetrieveCandidatesRequest(viewer=_viewer(random), count=50, page_size=10)
+    return RetrieveCandidatesRequest(
+        viewer=_viewer(random),
+        count=50,
+        page_size=10,
+        filter=_filter(random),
+        session_keys=[random.getrandbits(63)],
+        session_weights=[random.random()],
+    )
 
 
 def _rank(random: Random) -> Message:
@@ -124,7 +184,10 @@ def _remove(random: Random) -> Message:
 
 
 _VALID: Mapping[str, Callable[[Random], Message]] = {
-    RecommendRequest.DESCRIPTOR.full_name: _recommend,
+    RecommendRequest.DESCRIPTOR.full_name: _recommend_page,
+    SimilarVideosRequest.DESCRIPTOR.full_name: _similar,
+    BatchRecommendRequest.DESCRIPTOR.full_name: _batch,
+    ExplainVideoRequest.DESCRIPTOR.full_name: _explain,
     RetrieveCandidatesRequest.DESCRIPTOR.full_name: _retrieve,
     RankCandidatesRequest.DESCRIPTOR.full_name: _rank,
     ModelInferRequest.DESCRIPTOR.full_name: _infer,

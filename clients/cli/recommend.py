@@ -1,7 +1,8 @@
-"""`vireo recommend`: request a slate from the running stack and show it."""
+"""`vireo recommend` and `vireo similar`: request slates from the running stack and show them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,47 +10,157 @@ from rich.console import Console
 from rich.text import Text
 
 from clients.cli.edge import CaOption, Edge, TokenOption, edge_of
+from clients.cli.recommend_all import (
+    AllOption,
+    DataOption,
+    OutOption,
+    ViewersOption,
+    chosen_viewers,
+    recommend_all,
+)
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 
 if TYPE_CHECKING:
+    from vireo.v1 import filter_pb2
     from vireo.v1 import recommendation_pb2 as pb
+
+_SECONDS = 5.0
+
+PageSizeOption = Annotated[int, typer.Option(help="Number of videos, 1 to 500.")]
+FilterOption = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        help="Which videos may be shown: a Filter message as JSON, for example "
+        '\'{"conditions": [{"attribute": "tag", "anyOf": ["Comedy"]}]}\'.',
+    ),
+]
+ExcludeOption = Annotated[list[str] | None, typer.Option(help="Video not to return.")]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
+TargetOption = Annotated[
+    str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
+]
 
 
 def recommend(
-    viewer: Annotated[str, typer.Option(help="Your id of the viewer; unknown ids work too.")],
-    page_size: Annotated[int, typer.Option(help="Number of videos, 1 to 500.")] = 10,
+    viewer: Annotated[str, typer.Option(help="Your id of the viewer; unknown ids work too.")] = "",
+    page_size: PageSizeOption = 10,
     seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
-    exclude: Annotated[list[str] | None, typer.Option(help="Video not to return.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the response as JSON.")] = False,
-    target: Annotated[
-        str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
-    ] = "",
+    exclude: ExcludeOption = None,
+    filter_json: FilterOption = "",
+    pages: Annotated[int, typer.Option(min=1, help="Number of pages to show.")] = 1,
+    everyone: AllOption = False,
+    data: DataOption = "",
+    viewers: ViewersOption = None,
+    out: OutOption = None,
+    as_json: AsJsonOption = False,
+    target: TargetOption = "",
     ca: CaOption = None,
     token: TokenOption = "",
 ) -> None:
-    """Show what a viewer should watch next."""
+    """Show what a viewer should watch next; or write it for all viewers to a file."""
     from google.protobuf.json_format import MessageToJson
     from vireo.v1 import recommendation_pb2 as pb
 
+    asked = _filter_of(filter_json)
+    many = everyone or viewers is not None
+    if many != (out is not None) or many == bool(viewer):
+        raise typer.BadParameter("say --viewer ID; or --out FILE with --all or --viewers FILE")
+    if many and (seed or exclude or pages > 1 or as_json):
+        raise typer.BadParameter("--out goes with --page-size and --filter only")
     try:
+        if out is not None:
+            batch = pb.BatchRecommendRequest(page_size=page_size, filter=asked)
+            recommend_all(chosen_viewers(data, viewers), batch, edge_of(target, ca, token), out)
+            return
         request = pb.RecommendRequest(
             viewer_id=viewer,
             page_size=page_size,
             surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
             seed_video_id=seed,
             excluded_video_ids=exclude or (),
+            filter=asked,
             explain=not as_json,
         )
     except ValueError as error:  # not representable in a message; the gateway checks the rest
-        raise VireoError(
-            f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos"
-        ) from error
-    response = ask(request, edge_of(target, ca, token))
+        raise _invalid(error) from error
+    for response in _pages(request, edge_of(target, ca, token), pages):
+        if as_json:
+            typer.echo(MessageToJson(response, ensure_ascii=False))
+        else:
+            print_slate(response)
+
+
+def similar(
+    video: Annotated[str, typer.Argument(help="Your id of the video.")],
+    page_size: PageSizeOption = 10,
+    exclude: ExcludeOption = None,
+    filter_json: FilterOption = "",
+    as_json: AsJsonOption = False,
+    target: TargetOption = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
+) -> None:
+    """Show the videos that are most like one."""
+    import grpc
+    from google.protobuf.json_format import MessageToJson
+    from vireo.v1 import recommendation_pb2 as pb
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+    asked = _filter_of(filter_json)
+    try:
+        request = pb.SimilarVideosRequest(
+            video_id=video,
+            page_size=page_size,
+            excluded_video_ids=exclude or (),
+            filter=asked,
+        )
+    except ValueError as error:
+        raise _invalid(error) from error
+    edge = edge_of(target, ca, token)
+    with edge.channel() as channel:
+        try:
+            response = RecommendationServiceStub(channel).SimilarVideos(request, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise edge.failure(error, "vireo.read") from error
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))
-    else:
-        print_slate(response)
+        return
+    console = Console()
+    _print_items(response.items, console, titles=False)
+    typer.echo(f"release {response.release_id}")
+    _print_degradations(response, console)
+
+
+def _pages(request: pb.RecommendRequest, edge: Edge, count: int) -> Iterator[pb.RecommendResponse]:
+    """Yield up to `count` pages; `request` is changed."""
+    for _ in range(count):
+        response = ask(request, edge)
+        yield response
+        request.page_token = response.next_page_token
+        if not response.next_page_token:
+            return
+
+
+def _filter_of(text: str) -> filter_pb2.Filter | None:
+    """Return the filter in an option; raise VireoError if it isn't one."""
+    from google.protobuf.json_format import Parse, ParseError
+    from vireo.v1 import filter_pb2
+
+    if not text:
+        return None
+    try:
+        return Parse(text, filter_pb2.Filter())
+    except ParseError as error:
+        raise VireoError(
+            f"--filter isn't a Filter message as JSON ({error}); for example: "
+            '{"conditions": [{"attribute": "duration", "max": 600}]}'
+        ) from error
+
+
+def _invalid(error: ValueError) -> VireoError:
+    return VireoError(f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos")
 
 
 def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
@@ -59,7 +170,7 @@ def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
 
     with edge.channel() as channel:
         try:
-            return RecommendationServiceStub(channel).Recommend(request, timeout=5)
+            return RecommendationServiceStub(channel).Recommend(request, timeout=_SECONDS)
         except grpc.RpcError as error:
             raise edge.failure(error, "vireo.read") from error
 
@@ -69,17 +180,7 @@ def print_slate(response: pb.RecommendResponse) -> None:
     from vireo.v1 import viewer_pb2
 
     console = Console()
-    table = table_of("", "title", "video", "score", "sources", texts={"title", "sources"})
-    for item in response.items:
-        names = [_plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
-        table.add_row(
-            str(item.position),
-            Text(item.title),
-            Text(item.video_id),
-            f"{item.score:.4f}",
-            ", ".join(names),
-        )
-    print_table(table, console)
+    _print_items(response.items, console, titles=True)
     explanation = response.explanation
     times = {
         "features": explanation.features_time,
@@ -99,9 +200,36 @@ def print_slate(response: pb.RecommendResponse) -> None:
     )
     if proposed:
         typer.echo(f"proposed by: {proposed}")
+    if explanation.HasField("filter_share"):
+        typer.echo(f"the filter is met by {explanation.filter_share:.2%} of the videos")
     missing = viewer_pb2.DEGRADATION_FEATURES_MISSING in response.degradations
     if not explanation.history_length and not missing:
         typer.echo("this viewer is unknown: a cold start")
+    _print_degradations(response, console)
+
+
+def _print_items(items: Iterable[pb.SlateItem], console: Console, *, titles: bool) -> None:
+    from vireo.v1 import viewer_pb2
+
+    columns = ("", *(("title",) if titles else ()), "video", "score", "sources")
+    table = table_of(*columns, texts={"title", "sources"})
+    for item in items:
+        names = [_plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
+        table.add_row(
+            str(item.position),
+            *((Text(item.title),) if titles else ()),
+            Text(item.video_id),
+            f"{item.score:.4f}",
+            ", ".join(names),
+        )
+    print_table(table, console)
+
+
+def _print_degradations(
+    response: pb.RecommendResponse | pb.SimilarVideosResponse, console: Console
+) -> None:
+    from vireo.v1 import viewer_pb2
+
     known = {number: name for name, number in viewer_pb2.Degradation.items()}
     for degradation in response.degradations:
         # A gateway of a later build may send values that are unknown here.

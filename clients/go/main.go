@@ -1,5 +1,5 @@
-// Command recommend requests a slate from a Vireo stack and prints it as JSON; before that it may record
-// what the viewer has played.
+// Command recommend requests pages of a slate from a Vireo stack and prints each as JSON; before that it
+// may record what the viewer has played.
 package main
 
 import (
@@ -36,6 +36,8 @@ func main() {
 	timeout := flag.Float64("timeout", 1, "seconds for the call, all tries included")
 	authority := flag.String("tls-ca", "", "use TLS and trust the authorities in this PEM `file` (or VIREO_CA)")
 	played := flag.String("played", "", "record first that the viewer played this `video` to its end")
+	tag := flag.String("tag", "", "only videos with this `tag`")
+	pages := flag.Int("pages", 1, "number of pages to print")
 	token := flag.String("token", "", "bearer `token` to send; needs TLS (or VIREO_TOKEN)")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: recommend [flags] HOST:PORT VIEWER")
@@ -61,24 +63,48 @@ func main() {
 	defer connection.Close()
 	client := vireov1.NewRecommendationServiceClient(connection)
 
-	within, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
-	defer cancel()
+	limit := time.Duration(*timeout * float64(time.Second))
 	if *played != "" {
+		within, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
 		if err := record(within, connection, flag.Arg(1), *played); err != nil {
 			fmt.Fprintln(os.Stderr, Explain(err))
 			os.Exit(1)
 		}
 	}
 	size := int32(*pageSize)
-	response, err := client.Recommend(within, &vireov1.RecommendRequest{ViewerId: flag.Arg(1), PageSize: &size})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, Explain(err))
-		os.Exit(1)
+	request := &vireov1.RecommendRequest{ViewerId: flag.Arg(1), PageSize: &size, Filter: tagged(*tag)}
+	for page := 0; page < *pages; page++ {
+		response, err := recommend(client, request, limit)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, Explain(err))
+			os.Exit(1)
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(slateOf(response)); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		// The same request with the token of the last page gets the next, without a video of those before.
+		request.PageToken = response.NextPageToken
+		if request.PageToken == "" {
+			break
+		}
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(slateOf(response)); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
+}
+
+func recommend(client vireov1.RecommendationServiceClient, request *vireov1.RecommendRequest, limit time.Duration) (*vireov1.RecommendResponse, error) {
+	within, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return client.Recommend(within, request)
+}
+
+// tagged returns a filter of the videos with a tag; none if it is empty.
+func tagged(tag string) *vireov1.Filter {
+	if tag == "" {
+		return nil
 	}
+	condition := &vireov1.Condition{Attribute: "tag", AnyOf: []string{tag}}
+	return &vireov1.Filter{Conditions: []*vireov1.Condition{condition}}
 }
 
 // record tells the stack that a viewer played a video. An event counts once by its id, however often it

@@ -1,4 +1,4 @@
-"""What a gateway follows of the log: the consumers' progress, and videos that were removed."""
+"""What a gateway follows of the log: consumers' progress, and which videos changed or went."""
 
 from __future__ import annotations
 
@@ -45,3 +45,7 @@ class LogFollower:
         What is returned changes with them.
         """
         return self._live.overlay.removed_keys
+
+    def changed(self, key: int, position: int) -> bool:
+        """Return whether a video changed after a position in the log of the catalogue's changes."""
+        return self._live.overlay.changed_after(key, position)

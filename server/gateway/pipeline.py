@@ -6,7 +6,7 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from vireo.v1 import recommendation_pb2 as pb
@@ -44,6 +44,8 @@ class RecommendPipeline:
     """Whether features lag behind the log of events; None without a log."""
     removed: Set[int] = frozenset()
     """Keys of the videos that were removed from the catalogue."""
+    changed: Callable[[int, int], bool] | None = None
+    """Whether the video of a key changed after a position in the log; None without a log."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -86,9 +88,7 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            blocked = frozenset(blocked_keys(request))
-            best = release.popular.best(query.page_size, blocked, self.removed.__contains__)
-            slate = popular_slate(best, own)
+            slate = self._popular(query, release, frozenset(blocked_keys(request)))
         elif not candidates.keys:  # the viewer has watched everything
             slate = retrieved_slate(candidates)
         else:
@@ -118,7 +118,26 @@ class RecommendPipeline:
             if candidates is not None:
                 explanation.sources.extend(candidates.sources)
                 explanation.candidates = len(candidates.keys)
+                if query.filter is not None:
+                    explanation.filter_share = candidates.filter_share
         return slate
+
+    def _popular(
+        self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
+    ) -> pb.RecommendResponse:
+        """Return the slate without pods.
+
+        With a filter, videos that changed since the release are left out: the gateway doesn't know
+        their new attributes.
+        """
+        changed = self.changed if query.expression is not None else None
+        position = release.manifest.catalog_position
+
+        def left_out(key: int) -> bool:
+            return key in self.removed or (changed is not None and changed(key, position))
+
+        best = release.popular.best(query.page_size, blocked, left_out, query.expression)
+        return popular_slate(best, release.manifest.release_id)
 
     async def _stored(
         self,

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
+from server.filters.expression import FilterExpression
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
 ANSWER_SECONDS = 0.01
 """Reserved for building and sending the response after the last stage."""
+_SESSION_WEIGHTS: Mapping[int, float] = {
+    pb.SESSION_ACTION_SEARCHED: 0.5,
+    pb.SESSION_ACTION_HOVERED: 0.25,
+}
+"""How much a video of the session counts beside a watch; 1 if it was opened."""
 
 
 class RecommendQuery(NamedTuple):
@@ -38,6 +45,14 @@ class RecommendQuery(NamedTuple):
     """BCP 47 language tag; empty if unknown."""
     profile: pb.RequestProfile | None = None
     """What the caller itself knows of the viewer."""
+    filter: filter_pb2.Filter | None = None
+    """Which videos may be returned; None for all."""
+    expression: FilterExpression | None = None
+    """What `filter` says."""
+    session_keys: Sequence[int] = ()
+    """What the viewer came upon in this session, oldest first."""
+    session_weights: Sequence[float] = ()
+    """How much each of session_keys counts beside a watch."""
 
     @staticmethod
     def of(
@@ -45,8 +60,20 @@ class RecommendQuery(NamedTuple):
         request_id: str,
         deadline: float,
         trace: tuple[tuple[str, str], ...] = (),
+        *,
+        expression: FilterExpression | None = None,
+        shown: Sequence[int] = (),
     ) -> RecommendQuery:
-        """Return the query of a valid request, with the caller's trace context."""
+        """Return the query of a valid request.
+
+        Args:
+            request: the request.
+            request_id: its id.
+            deadline: when the caller stops waiting, on the monotonic clock.
+            trace: the caller's trace context.
+            expression: what the request's filter says, if it has one.
+            shown: keys of the videos on the pages before.
+        """
         viewer_id = request.viewer_id
         bucket = str(viewer_bucket(viewer_id))
         excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
@@ -55,6 +82,8 @@ class RecommendQuery(NamedTuple):
             # On HOME it leads to nothing: among the watched videos EASE would go by it.
             excluded.append(seed_key)
             seed_key = None
+        excluded += shown
+        session = request.session
         return RecommendQuery(
             viewer_id=viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
@@ -67,6 +96,10 @@ class RecommendQuery(NamedTuple):
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
             locale=request.context.locale,
             profile=request.profile if request.HasField("profile") else None,
+            filter=request.filter if expression is not None else None,
+            expression=expression,
+            session_keys=[video_key(each.video_id) for each in session],
+            session_weights=[_SESSION_WEIGHTS.get(each.action, 1.0) for each in session],
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:

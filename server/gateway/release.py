@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vireo.v1 import filter_pb2
+
+from server.filters.declared import Declared
+from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
-from server.releases.layout import POPULAR_IDS
+from server.releases.layout import ATTRIBUTES, POPULAR_ATTRIBUTES, POPULAR_IDS
 from server.releases.manifest import Manifest
+from server.rpc.errors import invalid_argument
 
-FILES = (POPULAR_IDS,)
+FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES)
 """The files that the gateway needs of a release."""
 
 
@@ -22,6 +27,8 @@ class GatewayRelease:
     popular: PopularList
     reader: FeatureReader
     """Features of the data set that the release was trained on."""
+    declared: Declared | None = None
+    """Attributes that videos can be filtered by; None if the release declares none."""
 
     @staticmethod
     def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
@@ -38,4 +45,22 @@ class GatewayRelease:
         """
         manifest = Manifest.read(folder)
         reader = FeatureReader(features / manifest.dataset, timeout)
-        return GatewayRelease(manifest, PopularList.load(folder), reader)
+        declared = Declared.read(folder) if (folder / ATTRIBUTES).exists() else None
+        return GatewayRelease(manifest, PopularList.load(folder), reader, declared)
+
+    def expression(self, message: filter_pb2.Filter, field: str = "filter") -> FilterExpression:
+        """Return what the filter in a field of a request says.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
+        """
+        if self.declared is None:
+            reason = (
+                f"release {self.manifest.release_id} declares no attributes to filter by; train "
+                "one with this version of Vireo"
+            )
+            raise invalid_argument([(field, reason)])
+        try:
+            return decode(message, field, self.declared)
+        except BadFilterError as error:
+            raise invalid_argument(error.violations) from error

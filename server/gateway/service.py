@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from vireo.v1.recommendation_pb2_grpc import (
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
+from server.gateway.batch import Batches, patient
 from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
+from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
-from server.gateway.query import RecommendQuery
+from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from server.gateway.recording import add_recording
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.settings import GatewaySettings
@@ -37,7 +40,7 @@ from server.pod.pod import Pod
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.releases.loader import ReleaseLoader
-from server.rpc.errors import not_found
+from server.rpc.errors import invalid_argument, not_found
 from server.rpc.guard import request_id
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import trace_context
@@ -83,29 +86,98 @@ class RecommendationServicer(RecommendationServiceServicer):
         pipeline: RecommendPipeline,
         loader: ReleaseLoader[GatewayRelease],
         default_deadline: float,
+        batches: Batches,
+        pages: PageTokens | None = None,
     ) -> None:
-        """Serve with these; `default_deadline` is in seconds, for calls that carry none."""
+        """Serve with these.
+
+        Args:
+            pipeline: makes the slates.
+            loader: has the release.
+            default_deadline: deadline in seconds of calls that carry none.
+            batches: makes the slates of many viewers.
+            pages: tokens of further pages; None if there are none.
+        """
         self._pipeline, self._loader = pipeline, loader
         self._default_deadline = default_deadline
+        self._batches, self._pages = batches, pages
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RecommendResponse:
         """Return the slate for one viewer."""
+        shown = self._shown(request) if request.page_token else b""
+        slate = await self._slate(request, context, "seed_video_id", shown_keys(shown))
+        if self._pages and len(slate.items) == (request.page_size or DEFAULT_PAGE_SIZE):
+            slate.next_page_token = self._pages.issue(request, shown, slate)
+        return slate
+
+    async def SimilarVideos(  # noqa: N802
+        self, request: pb.SimilarVideosRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.SimilarVideosResponse:
+        """Return the videos most like one: what follows it for a viewer without features."""
+        asked = pb.RecommendRequest(
+            viewer_id=request.video_id,
+            page_size=request.page_size or DEFAULT_PAGE_SIZE,
+            surface=pb.SURFACE_UP_NEXT,
+            seed_video_id=request.video_id,
+            context=request.context if request.HasField("context") else None,
+            excluded_video_ids=request.excluded_video_ids,
+            profile=pb.RequestProfile(use=pb.PROFILE_USE_INSTEAD),
+            filter=request.filter if request.HasField("filter") else None,
+        )
+        slate = await self._slate(asked, context, "video_id")
+        return pb.SimilarVideosResponse(
+            items=slate.items,
+            request_id=slate.request_id,
+            release_id=slate.release_id,
+            degradations=slate.degradations,
+        )
+
+    def BatchRecommend(  # noqa: N802
+        self, request: pb.BatchRecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        """Return the slates of many viewers."""
+        return self._batches.responses(request, context)
+
+    async def _slate(
+        self,
+        request: pb.RecommendRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+        seed_field: str,
+        shown: Sequence[int] = (),
+    ) -> pb.RecommendResponse:
+        """Return a slate without the videos whose keys are in `shown`.
+
+        `seed_field` is the field of the caller's request that has the seed video.
+        """
         release = served(self._loader).content
+        expression = release.expression(request.filter) if request.HasField("filter") else None
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         trace = trace_context(context.invocation_metadata())
-        query = RecommendQuery.of(request, request_id(), deadline, trace)
+        query = RecommendQuery.of(
+            request, request_id(), deadline, trace, expression=expression, shown=shown
+        )
         try:
-            response = await self._pipeline.recommend(query, release)
+            slate = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
             raise not_found(
-                f"seed_video_id: {request.seed_video_id!r} is not in the release that is served"
+                f"{seed_field}: {request.seed_video_id!r} is not in the release that is served"
             ) from error
-        for degradation in response.degradations:
+        for degradation in slate.degradations:
             DEGRADATIONS.labels(kind_of(degradation)).inc()
-        return response
+        return slate
+
+    def _shown(self, request: pb.RecommendRequest) -> bytes:
+        """Return what the request's page token has; raise INVALID_ARGUMENT if it isn't valid."""
+        if self._pages is None:
+            reason = "can't be read: this gateway has no VIREO_PAGE_TOKEN_KEYS"
+            raise invalid_argument([("page_token", reason)])
+        try:
+            return self._pages.read(request)
+        except BadPageTokenError as error:
+            raise invalid_argument([("page_token", str(error))]) from error
 
 
 def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
@@ -144,6 +216,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             settings.shadow_share,
         )
 
+    keys = signing_keys(settings.page_token_keys)
+    pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
     followed = LogFollower(log, settings) if log else None
 
@@ -159,11 +233,14 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             shadow,
             settings.candidates,
             followed.progress if followed else None,
-            *([followed.removed] if followed else []),
+            followed.removed if followed else frozenset(),
+            followed.changed if followed else None,
         )
-        add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(pipeline, loader, settings.default_deadline), server
+        batches = Batches(patient(pipeline, settings), loader, settings.max_batches)
+        servicer = RecommendationServicer(  # type: ignore[abstract]  # ExplainVideo
+            pipeline, loader, settings.default_deadline, batches, pages
         )
+        add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:
         if followed:

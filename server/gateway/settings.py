@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
+from server.gateway.page_token import signing_keys
 from server.home import Home
 from server.pod.pod import PodSettings
 from server.releases.manifest import MAX_CANDIDATES
@@ -14,8 +15,9 @@ from server.releases.manifest import MAX_CANDIDATES
 class GatewaySettings(PodSettings):
     """Addresses of the gateway's dependencies, timeouts and limits."""
 
-    max_message_bytes: int = Field(default=1 << 20, ge=1024)
-    """Maximum bytes of a request; the largest valid one, 1,000 ids of 128 bytes, needs a fifth."""
+    max_message_bytes: int = Field(default=2 << 20, ge=1024)
+    """Maximum bytes of a request; the largest valid one, a batch of 10,000 ids of 128 bytes, needs
+    two thirds. The edge refuses other requests beyond 1 MiB."""
 
     candidate_target: str = "127.0.0.1:8101"
     """host:port of the candidate pods, or of the Envoy listener in front of them."""
@@ -58,6 +60,18 @@ class GatewaySettings(PodSettings):
     """Maximum seconds by which the time of an event may be in the past."""
     max_events_lag: float = Field(default=10, gt=0)
     """Seconds after which an event that is recorded but not applied makes slates declare it."""
+    page_token_keys: SecretStr = SecretStr("")
+    """Keys that sign page tokens, `id:base64` with commas between them, each of 16 bytes or more:
+    the first signs, and tokens of all are accepted. Every gateway needs the same ones. Without any,
+    slates have one page."""
+    max_batches: int = Field(default=2, ge=1)
+    """Maximum concurrent calls of BatchRecommend."""
     release_swap_timeout: float = Field(default=10.0, ge=0)
     """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
     or ranking pod neither serves nor loads it."""
+
+    @field_validator("page_token_keys")
+    @classmethod
+    def _check_page_token_keys(cls, setting: SecretStr) -> SecretStr:
+        signing_keys(setting)
+        return setting

@@ -54,10 +54,11 @@ class Live:
         Args:
             event_log: the log.
             settings: bounds.
-            videos: whether to keep upserted videos; removed ones are always remembered.
+            videos: whether to keep what is known of upserted videos; which were upserted or
+                removed is always remembered.
             clock: monotonic seconds.
         """
-        self.overlay = Overlay(settings.live_videos if videos else 0)
+        self.overlay = Overlay(settings.live_videos, contents=videos)
         self.trends = Trends(settings.trending_half_life)
         self._log, self._videos, self._clock = event_log, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()

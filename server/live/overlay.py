@@ -34,13 +34,16 @@ class Change:
 class Overlay:
     """The last change of each video: the newest so many. Changed on one event loop alone."""
 
-    def __init__(self, max_videos: int, max_removals: int = MAX_REMOVALS) -> None:
+    def __init__(
+        self, max_videos: int, max_removals: int = MAX_REMOVALS, *, contents: bool = True
+    ) -> None:
         """Start without a change.
 
         Args:
-            max_videos: maximum upserted videos to keep, some 300 bytes each; 0 keeps removals
-                alone.
+            max_videos: maximum upserted videos to remember, some 300 bytes each, or 200 without
+                what is known of them; 0 remembers removals alone.
             max_removals: maximum removed videos to remember.
+            contents: whether to keep what is known of upserted videos.
         """
         self.position = 0
         """Position in the log up to which it has the changes, counted on from the last one if a log
@@ -52,8 +55,11 @@ class Overlay:
         """Number of changes that found no room: of upserts the oldest, of removals the newest."""
         self.unreadable = 0
         """Number of messages that aren't changes."""
+        self.dropped_position = 0
+        """Position of the newest upsert that was dropped."""
         self.max_videos = max_videos
         """Maximum number of upserted videos that are kept."""
+        self._contents = contents
         self._max_removals = max_removals
         # In the order of their positions.
         self._upserts: dict[int, Change] = {}
@@ -87,7 +93,8 @@ class Overlay:
             except DecodeError:
                 self.unreadable += 1
             else:
-                video = b"" if change.removed else change.video.SerializeToString()
+                kept = self._contents and not change.removed
+                video = change.video.SerializeToString() if kept else b""
                 key = video_key(change.video.video_id)
                 self._put(Change(key, position, change.removed, video))
             self.position = position  # last: who reads it in another thread finds the change
@@ -95,6 +102,17 @@ class Overlay:
     def get(self, key: int) -> Change | None:
         """Return the last change of a video; None if there was none or it isn't kept."""
         return self._removals.get(key) or self._upserts.get(key)
+
+    def changed_after(self, key: int, position: int) -> bool:
+        """Return whether a video changed after a release had all changes up to a position.
+
+        What was dropped counts as changed if it may have. With max_videos 0 nothing is known of
+        upserts.
+        """
+        if position > self.position:  # of a log that was lost since
+            position = 0
+        change = self.get(key)
+        return (change.position if change else self.dropped_position) > position
 
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
@@ -122,7 +140,7 @@ class Overlay:
         elif self.max_videos:
             if len(self._upserts) >= self.max_videos:
                 oldest = next(iter(self._upserts))
-                del self._upserts[oldest]
+                self.dropped_position = self._upserts.pop(oldest).position
                 self._drop(oldest, "videos")
             self._upserts[change.key] = change
 

@@ -16,8 +16,8 @@ class LiveSettings(BaseSettings):
     )
 
     live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
-    """Maximum upserted videos that a pod keeps beside its release: the newest. Others are counted,
-    and wait for a release that has them."""
+    """Maximum upserted videos that a pod keeps beside its release, and that a gateway knows to have
+    changed: the newest. Others are counted, and wait for a release that has them."""
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
     """Seconds after which a play or like counts half for what is trending; consumers must have the
     same value."""

@@ -13,6 +13,10 @@ from google.protobuf.message import Message
 
 from server.rpc.errors import invalid_argument
 
+MAX_NESTED_BYTES = 16 << 10
+"""Maximum bytes of a message whose type may hold itself, as filters do: its lists may be short and
+still have any number of messages in all. A filter of 64 terms has at most 13 KB."""
+
 Rules: TypeAlias = Callable[[Message], Iterable[tuple[str, str]]]
 """Returns what is wrong with a request that the protos' rules can't say: (field, description). Its
 lists aren't too long, but it may violate those rules in other ways."""
@@ -39,7 +43,7 @@ def validate(request: Message, rules: Rules | None = None) -> None:
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the lists of a message, and of messages within it, that exceed their max_items."""
+    """Yield what is too long of a message: lists by their max_items, and what may hold itself."""
     for field, value in message.ListFields():
         name = prefix + field.name
         if field.is_repeated:
@@ -54,22 +58,39 @@ def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
                 for place, each in enumerate(value):
                     yield from _overlong(each, f"{name}[{place}].")
         elif field.message_type is not None:
-            yield from _overlong(value, f"{name}.")
+            if _holds_itself(field.message_type) and value.ByteSize() > MAX_NESTED_BYTES:
+                yield name, f"must have no more than {MAX_NESTED_BYTES:,} bytes"
+            else:
+                yield from _overlong(value, f"{name}.")
 
 
 @cache
 def _bounds_lists(message: Descriptor) -> bool:
     """Return whether a message of this type, or one within it, has a list with a maximum."""
+    return any(
+        field.is_repeated and _max_items(field) is not None for field in _fields_within(message)
+    )
+
+
+@cache
+def _holds_itself(message: Descriptor) -> bool:
+    """Return whether a message of this type may have one of the same type within it."""
+    return any(
+        field.message_type is not None and field.message_type.full_name == message.full_name
+        for field in _fields_within(message)
+    )
+
+
+def _fields_within(message: Descriptor) -> Iterator[FieldDescriptor]:
+    """Yield the fields of a type, and those of the types within it."""
     seen, left = {message.full_name}, [message]
     while left:
         for field in left.pop().fields:
-            if field.is_repeated and _max_items(field) is not None:
-                return True
+            yield field
             inner = field.message_type
             if inner is not None and inner.full_name not in seen:
                 seen.add(inner.full_name)
                 left.append(inner)
-    return False
 
 
 @cache

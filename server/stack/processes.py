@@ -15,7 +15,7 @@ from server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings
 from server.rpc.tls import TlsFiles
-from server.stack import nats, s3
+from server.stack import nats, page_keys, s3
 from server.stack.envoy import envoy_command
 from server.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
@@ -76,7 +76,10 @@ def log_process(settings: StackSettings) -> ProcessSpec:
 
 
 def pod_processes(
-    settings: StackSettings, server: S3Settings, log: EventLogSettings | None = None
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings | None = None,
+    page_token_keys: str = "",
 ) -> list[ProcessSpec]:
     """Return every candidate, ranking and gateway pod of every pool.
 
@@ -84,9 +87,10 @@ def pod_processes(
         settings: the stack's.
         server: S3.
         log: the log of events; None if pods serve without one.
+        page_token_keys: what gateways sign page tokens with; empty if slates have one page.
     """
     return [
-        _pod_process(settings, server, log, pool, number, port)
+        _pod_process(settings, server, log, page_token_keys, pool, number, port)
         for pool in POOLS
         for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
     ]
@@ -96,6 +100,7 @@ def _pod_process(
     settings: StackSettings,
     server: S3Settings,
     log: EventLogSettings | None,
+    page_token_keys: str,
     pool: Pool,
     number: int,
     port: int,
@@ -122,12 +127,19 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
             **(log_environment(log) if log else {}),
-            # Strangers' messages reach a gateway, and native decompresses any amount of them.
-            **({"VIREO_TRANSPORT": "grpcio"} if pool.service == "gateway" else {}),
+            **(_gateway_environment(page_token_keys) if pool.service == "gateway" else {}),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
         },
     )
+
+
+def _gateway_environment(page_token_keys: str) -> dict[str, str]:
+    return {
+        # Strangers' messages reach a gateway, and native decompresses any amount of them.
+        "VIREO_TRANSPORT": "grpcio",
+        page_keys.VARIABLE: page_token_keys,
+    }
 
 
 def _server_environment(

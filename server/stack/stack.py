@@ -19,6 +19,7 @@ from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
 from server.stack.lock import LockTakenError, file_lock
 from server.stack.nats import external_log, prepare_log
+from server.stack.page_keys import page_token_keys
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
     consumer_processes,
@@ -118,7 +119,7 @@ class Stack:
         await self._supervisor.start(
             [
                 control_process(settings, server, endpoints),
-                *pod_processes(settings, server, log),
+                *pod_processes(settings, server, log, page_token_keys(settings)),
                 *consumer_processes(settings, server, log),
                 envoy_process(settings, config),
             ],

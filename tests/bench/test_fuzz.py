@@ -12,6 +12,7 @@ from bench.fuzz.messages import WAYS, spoilt, valid
 from bench.fuzz.run import run_fuzz
 from bench.fuzz.storm import Counts
 from bench.fuzz.targets import methods
+from server.gateway.page_token import BadPageTokenError, PageTokens
 from tests.builders.tiny_home import DATASET, build_tiny_home
 
 PLACES = ("edge", "gateway", "candidate", "ranking")
@@ -78,6 +79,19 @@ def test_some_mutated_messages_cannot_be_parsed(way: str) -> None:
         for random in map(Random, range(40))
     ]
     assert not all(map(parses, made))
+
+
+def test_slates_are_asked_for_with_filters_and_with_forged_tokens() -> None:
+    made = [valid(random, RecommendRequest.DESCRIPTOR) for random in map(Random, range(100))]
+    requests = [each for each in made if isinstance(each, RecommendRequest)]
+    assert len(requests) == len(made)
+    tokens = [each.page_token for each in requests if each.page_token]
+    read = PageTokens({"home": b"k" * 32}).read
+    for request in (each for each in requests if each.page_token):
+        with pytest.raises(BadPageTokenError):
+            read(request)
+    assert any(len(token) > 20_000 for token in tokens)
+    assert 0 < sum(each.HasField("filter") for each in requests) < len(requests)
 
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:

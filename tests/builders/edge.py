@@ -57,6 +57,8 @@ class Gateway(RecommendationServiceServicer):
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
     sheds: bool = False
+    similar: pb.SimilarVideosRequest | None = None
+    """The latest request for videos like one."""
     breaks: bool = False
     """Whether it answers INTERNAL."""
     hangs: bool = False
@@ -85,6 +87,21 @@ class Gateway(RecommendationServiceServicer):
         return pb.RecommendResponse(
             items=[pb.SlateItem(video_id="v", position=1)], release_id=self.name
         )
+
+    async def SimilarVideos(  # noqa: N802
+        self, request: pb.SimilarVideosRequest, context: Any
+    ) -> pb.SimilarVideosResponse:
+        self.similar = request
+        return pb.SimilarVideosResponse(items=[pb.SlateItem(video_id="v", position=1)])
+
+    async def BatchRecommend(  # noqa: N802
+        self, request: pb.BatchRecommendRequest, context: Any
+    ) -> AsyncIterator[pb.BatchRecommendResponse]:
+        """Answers for one viewer after the other, each after `delay`."""
+        self.metadata = dict(context.invocation_metadata())
+        for viewer_id in request.viewer_ids:
+            await asyncio.sleep(self.delay)
+            yield pb.BatchRecommendResponse(viewer_id=viewer_id)
 
 
 @dataclass
@@ -184,7 +201,10 @@ async def running_edge(
         port_base=base,
         **{"edge_port": base + 3, "gateway_pods": gateway_count, **changes},
     )
-    gateways = [Gateway(f"gateway-{number}") for number in range(gateway_count)]
+    gateways = [
+        Gateway(f"gateway-{number}")  # type: ignore[abstract]
+        for number in range(gateway_count)
+    ]
     pods = {
         pool: [
             CandidatePod(f"{pool.cluster}-{number}")
@@ -273,7 +293,7 @@ def _tls(settings: StackSettings, role: str) -> dict[str, Path]:
 
 
 def _server(port: int, **settings: Any) -> RpcServer:
-    return RpcServer(rpc_settings(port=port, max_message_bytes=1 << 20, **settings))
+    return RpcServer(rpc_settings(port=port, max_message_bytes=2 << 20, **settings))
 
 
 async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:

@@ -44,8 +44,14 @@ class Answer:
     @property
     def slate(self) -> Any:
         """Its document."""
+        [slate] = self.slates
+        return slate
+
+    @property
+    def slates(self) -> list[Any]:
+        """Its documents, one a page."""
         assert self.code == 0, self
-        return json.loads(self.output)
+        return [json.loads(line) for line in self.output.splitlines()]
 
 
 @dataclass(frozen=True)

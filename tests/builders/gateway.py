@@ -13,12 +13,13 @@ from typing import Any
 import grpc.aio
 from google.rpc import error_details_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
 
-from server.rpc.errors import RpcError
+from server.rpc.errors import RpcError, not_found
 from server.rpc.guard import Guard
 from server.rpc.server import RpcServer
 from server.rpc.transport import Methods
@@ -43,6 +44,7 @@ class FakeGateway(RecommendationServiceServicer):
     """None is a call that is never answered."""
     address: str = ""
     requests: list[pb.RecommendRequest] = field(default_factory=list)
+    similar: list[pb.SimilarVideosRequest] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """What was left of each call's deadline."""
@@ -66,11 +68,24 @@ class FakeGateway(RecommendationServiceServicer):
         assert answer is not None
         return answer
 
+    async def SimilarVideos(  # noqa: N802
+        self, request: pb.SimilarVideosRequest, context: Any
+    ) -> pb.SimilarVideosResponse:
+        self.similar.append(request)
+        if request.video_id == "nowhere":
+            raise not_found("video_id: 'nowhere' is not in the release that is served")
+        return pb.SimilarVideosResponse(
+            items=SLATE.items,
+            request_id="id",
+            release_id="r",
+            degradations=[viewer_pb2.DEGRADATION_RANKING_SKIPPED],
+        )
+
 
 @asynccontextmanager
 async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
     """Run one, by default on a free port."""
-    gateway = FakeGateway()
+    gateway = FakeGateway()  # type: ignore[abstract]
     server = RpcServer(rpc_settings(port=port))
     server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
     await server.start()
@@ -84,7 +99,7 @@ async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
 @asynccontextmanager
 async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[FakeGateway]:
     """Run one behind TLS."""
-    gateway = FakeGateway()
+    gateway = FakeGateway()  # type: ignore[abstract]
     server = grpc.aio.server()
     guard = Guard(access_log_share=0, max_calls=100, max_streams=10, max_bytes=1 << 20)
     methods: Any = Methods(server, guard.guarded)

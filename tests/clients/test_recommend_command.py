@@ -1,12 +1,19 @@
-"""What `vireo recommend` prints of an answer."""
+"""What `vireo recommend` and `vireo similar` ask for, and print of an answer."""
 
 from __future__ import annotations
 
-import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
+import asyncio
+import json
 
+import pytest
+from typer.testing import CliRunner
+from vireo.v1 import filter_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from clients.cli.__main__ import app
 from clients.cli.recommend import print_slate
+from server.errors import VireoError
+from tests.builders.gateway import FakeGateway, fake_gateway
 
 
 def test_a_slate_names_the_sources_of_each_video_and_their_counts(
@@ -62,3 +69,68 @@ def test_a_viewer_whose_features_could_not_be_read_is_no_cold_start(
     assert "a cold start" in capsys.readouterr().out
     print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_FEATURES_MISSING]))
     assert "a cold start" not in capsys.readouterr().out
+
+
+FILTER = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}], "none": [{}]}'
+
+
+async def run(gateway: FakeGateway, *arguments: str) -> str:
+    arguments = (*arguments, "--target", gateway.address)
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+async def test_pages_are_asked_for_by_token_until_there_are_no_more() -> None:
+    async with fake_gateway() as gateway:
+        gateway.answers = [
+            pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
+            for name, token in (("first", "one"), ("second", "two"), ("third", ""))
+        ]
+        printed = await run(gateway, "recommend", "--viewer", "1", "--pages", "9")
+        assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
+    assert printed.index("first") < printed.index("second") < printed.index("third")
+
+
+async def test_a_filter_is_json_of_its_message() -> None:
+    asked = filter_pb2.Filter(
+        conditions=[filter_pb2.Condition(attribute="tag", any_of=["a"])],
+        none=[filter_pb2.Filter()],
+    )
+    async with fake_gateway() as gateway:
+        await run(gateway, "recommend", "--viewer", "1", "--filter", FILTER)
+        await run(gateway, "similar", "v", "--filter", FILTER, "--page-size", "3")
+        [request], [similar] = gateway.requests, gateway.similar
+    assert request.filter == asked
+    assert similar == pb.SimilarVideosRequest(video_id="v", page_size=3, filter=asked)
+
+
+@pytest.mark.parametrize("text", ["{", '{"condition": []}', '{"conditions": 3}', "3"])
+async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(text: str) -> None:
+    async with fake_gateway() as gateway:
+        for command in (("recommend", "--viewer", "1"), ("similar", "v")):
+            with pytest.raises(VireoError, match=r"^--filter isn't a Filter message"):
+                await run(gateway, *command, "--filter", text)
+        assert not gateway.requests
+        assert not gateway.similar
+
+
+async def test_similar_videos_are_printed_with_their_degradations() -> None:
+    async with fake_gateway() as gateway:
+        printed = await run(gateway, "similar", "v")
+        document = json.loads(await run(gateway, "similar", "v", "--json"))
+        with pytest.raises(VireoError, match="'nowhere' is not in the release"):
+            await run(gateway, "similar", "nowhere")
+    assert "degraded: ranking skipped" in printed
+    assert "release r" in printed
+    assert document["items"] == [{"videoId": "v", "position": 1}]
+
+
+def test_the_share_of_videos_that_meet_the_filter_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse(explanation=pb.Explanation(filter_share=0.125)))
+    assert "the filter is met by 12.50% of the videos" in capsys.readouterr().out
+    print_slate(pb.RecommendResponse())
+    assert "filter" not in capsys.readouterr().out

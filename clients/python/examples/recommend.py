@@ -1,4 +1,7 @@
-"""Request a slate from a Vireo stack and print it as JSON; record an event before, if asked to."""
+"""Request pages of a slate from a Vireo stack and print each as JSON.
+
+It may record an event before, and ask for videos of one tag alone.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from itertools import islice
 
 from vireo_client import (
     Client,
+    Condition,
     Event,
+    Filter,
     InvalidRequest,
     Overloaded,
     Slate,
@@ -31,6 +37,8 @@ class Options:
     authority: str | None
     token: str | None
     played: str
+    tag: str
+    pages: int
 
 
 def options() -> Options:
@@ -54,6 +62,8 @@ def options() -> Options:
         default="",
         help="record that this was played, first",
     )
+    parser.add_argument("--tag", default="", help="only videos with this tag")
+    parser.add_argument("--pages", type=int, default=1, help="number of pages to print")
     given = parser.parse_args()
     return Options(
         address=given.address,
@@ -63,6 +73,8 @@ def options() -> Options:
         authority=given.tls_ca or os.environ.get("VIREO_CA") or None,
         token=given.token or os.environ.get("VIREO_TOKEN") or None,
         played=given.played,
+        tag=given.tag,
+        pages=given.pages,
     )
 
 
@@ -101,18 +113,20 @@ def explanation(error: VireoError) -> str:
 
 
 def main() -> None:
-    """Make one call, and one for the event before it."""
+    """Make a call for the event, and one for each page."""
     asked = options()
     # A server creates one client and reuses it.
     with client(asked) as asking:
         try:
             if asked.played:
                 asking.record_events([Event.finish(asked.viewer, asked.played)])
-            slate = asking.recommend(asked.viewer, page_size=asked.page_size)
+            tagged = Filter([Condition("tag", any_of=[asked.tag])]) if asked.tag else None
+            pages = asking.pages(asked.viewer, page_size=asked.page_size, filter=tagged)
+            for slate in islice(pages, asked.pages):
+                sys.stdout.write(f"{document(slate)}\n")
         except VireoError as error:
             sys.stderr.write(f"{explanation(error)}\n")
             raise SystemExit(1) from error
-    sys.stdout.write(f"{document(slate)}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,13 @@
 """A client of Vireo: asks what a viewer should watch next, and tells what viewers do."""
 
-from vireo_client._generated.enums import Degradation, EventKind, ProfileUse, Source, Surface
+from vireo_client._generated.enums import (
+    Degradation,
+    EventKind,
+    ProfileUse,
+    SessionAction,
+    Source,
+    Surface,
+)
 from vireo_client.aio import AsyncClient
 from vireo_client.client import Client
 from vireo_client.credentials import Tls
@@ -15,7 +22,9 @@ from vireo_client.errors import (
     VireoError,
 )
 from vireo_client.event import Event, EventDetails, Video
+from vireo_client.filter import Condition, Filter
 from vireo_client.profile import RequestProfile, WatchedVideo
+from vireo_client.session import SessionVideo
 from vireo_client.slate import Explanation, Slate, SlateItem, SourceReport, TaskScores
 from vireo_client.version import __version__
 
@@ -23,6 +32,7 @@ __all__ = [
     "AccessDenied",
     "AsyncClient",
     "Client",
+    "Condition",
     "DeadlineExceeded",
     "Degradation",
     "Event",
@@ -30,11 +40,14 @@ __all__ = [
     "EventKind",
     "Explanation",
     "FieldViolation",
+    "Filter",
     "InvalidRequest",
     "NotFound",
     "Overloaded",
     "ProfileUse",
     "RequestProfile",
+    "SessionAction",
+    "SessionVideo",
     "Slate",
     "SlateItem",
     "Source",

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from vireo_client.base import BaseClient
+from vireo_client.batch import BatchAsk
 from vireo_client.budget import CallBudget
 from vireo_client.channel import Options
 from vireo_client.errors import VireoError, error_of
-from vireo_client.methods import STREAM_EVENTS, UNARY, Result
-from vireo_client.request import Call
+from vireo_client.methods import BATCH, STREAM_EVENTS, UNARY, Result
+from vireo_client.request import Call, PageArguments, repeatable
 from vireo_client.slate import Slate
 from vireo_client.streams import Sent
 
 
-class AsyncClient(BaseClient[Coroutine[Any, Any, Slate], Coroutine[Any, Any, int]]):
+class AsyncClient(
+    BaseClient[
+        Coroutine[Any, Any, Slate], Coroutine[Any, Any, int], AsyncIterator[tuple[str, Slate]]
+    ]
+):
     """A client of a Vireo stack with one connection, for any number of tasks of one event loop.
 
     Create one in the running loop, else it raises RuntimeError, and reuse it. Close it at the
     end, or use it as an asynchronous context manager.
     """
+
+    async def pages(
+        self, viewer_id: str, **arguments: Unpack[PageArguments]
+    ) -> AsyncIterator[Slate]:
+        """Yield the pages of a slate until there are no more videos; no video is on two of them.
+
+        Each page is requested when it is asked for. Its arguments, and what it raises, are those
+        of `recommend`; a `page_token` continues a slate.
+        """
+        arguments = repeatable(arguments)
+        while True:
+            slate = await self.recommend(viewer_id, **arguments)
+            yield slate
+            if not slate.next_page_token:
+                return
+            arguments["page_token"] = slate.next_page_token
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
@@ -46,6 +67,9 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate], Coroutine[Any, Any, int
             STREAM_EVENTS.path,
             STREAM_EVENTS.request.SerializeToString,
             STREAM_EVENTS.response.FromString,
+        )
+        self._batches: grpc.aio.UnaryStreamMultiCallable[Any, Any] = self._channel.unary_stream(
+            BATCH.path, BATCH.request.SerializeToString, BATCH.response.FromString
         )
 
     async def _send(self, call: Call[Result]) -> Result:
@@ -90,6 +114,30 @@ class AsyncClient(BaseClient[Coroutine[Any, Any, Slate], Coroutine[Any, Any, int
             self._raise_if_closed(call)
             raise
         return call.method.result(response)
+
+    async def _batch(self, ask: BatchAsk) -> AsyncIterator[tuple[str, Slate]]:
+        for part in ask.parts():
+            pause: float | None = 0.0
+            while pause is not None:
+                await asyncio.sleep(pause)
+                self._check_open()
+                responses = self._batches(
+                    part.request,
+                    timeout=part.call.timeout,
+                    metadata=part.call.sent_metadata(),
+                    credentials=self._call_credentials(),
+                )
+                try:
+                    async for response in responses:
+                        yield part.take(response)
+                    pause = None
+                except grpc.aio.AioRpcError as failed:
+                    pause = part.pause(_error(failed, part.call), closed=self._closed)
+                except asyncio.CancelledError:
+                    self._raise_if_closed(part.call)
+                    raise
+                finally:
+                    responses.cancel()  # if the caller reads no further
 
     def _raise_if_closed(self, call: Call[Any]) -> None:
         """Raise if the client was closed, which cancels calls, and the task wasn't cancelled."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vireo_client.methods import RECOMMEND
+from vireo_client.methods import UNARY
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
@@ -51,7 +51,11 @@ def _service_config(attempts: int) -> dict[str, Any]:
         "methodConfig": [
             {
                 # Not those that write: if the log is away, that is seconds, not milliseconds.
-                "name": [{"service": RECOMMEND.service, "method": RECOMMEND.name}],
+                "name": [
+                    {"service": each.service, "method": each.name}
+                    for each in UNARY
+                    if not each.writes
+                ],
                 "retryPolicy": {
                     "maxAttempts": attempts,
                     "initialBackoff": "0.02s",

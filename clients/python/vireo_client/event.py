@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypedDict, Unpack
@@ -133,6 +133,8 @@ class Video:
     """Length in seconds; None if unknown."""
     creator: str = ""
     """Who made it; empty if unknown."""
+    attributes: Mapping[str, float | str | Iterable[str]] = field(default_factory=dict, hash=False)
+    """Further attributes for filters, by name: a number, a label or several labels; at most 16."""
 
     def __post_init__(self) -> None:
         check_zone(self.published)
@@ -148,4 +150,10 @@ class Video:
         )
         if self.published is not None:
             message.published.FromDatetime(self.published)
+        for name, value in self.attributes.items():
+            if isinstance(value, int | float):
+                message.attributes.add(name=name, number=value)
+            else:
+                labels = [value] if isinstance(value, str) else value
+                message.attributes.add(name=name, labels=labels)
         return message

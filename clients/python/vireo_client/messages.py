@@ -26,11 +26,16 @@ if TYPE_CHECKING:
         StreamEventsRequest,
         StreamEventsResponse,
     )
-    from vireo_client._generated.recommendation_pb2 import Explanation as ExplanationMessage
+    from vireo_client._generated.filter_pb2 import Filter as FilterMessage
     from vireo_client._generated.recommendation_pb2 import (
+        BatchRecommendRequest,
+        BatchRecommendResponse,
         RecommendRequest,
         RecommendResponse,
+        SimilarVideosRequest,
+        SimilarVideosResponse,
     )
+    from vireo_client._generated.recommendation_pb2 import Explanation as ExplanationMessage
     from vireo_client._generated.recommendation_pb2 import RequestProfile as ProfileMessage
     from vireo_client._generated.recommendation_pb2 import SlateItem as SlateItemMessage
     from vireo_client._generated.status_pb2 import Status
@@ -48,9 +53,12 @@ else:
         return GetMessageClass(_pool.FindMessageTypeByName(name))
 
     BadRequest = _message("google.rpc.BadRequest")
+    BatchRecommendRequest = _message("vireo.v1.BatchRecommendRequest")
+    BatchRecommendResponse = _message("vireo.v1.BatchRecommendResponse")
     ErrorInfo = _message("google.rpc.ErrorInfo")
     EventMessage = _message("vireo.v1.Event")
     ExplanationMessage = _message("vireo.v1.Explanation")
+    FilterMessage = _message("vireo.v1.Filter")
     ProfileMessage = _message("vireo.v1.RequestProfile")
     RecommendRequest = _message("vireo.v1.RecommendRequest")
     RecommendResponse = _message("vireo.v1.RecommendResponse")
@@ -59,6 +67,8 @@ else:
     RemoveVideosRequest = _message("vireo.v1.RemoveVideosRequest")
     RemoveVideosResponse = _message("vireo.v1.RemoveVideosResponse")
     RetryInfo = _message("google.rpc.RetryInfo")
+    SimilarVideosRequest = _message("vireo.v1.SimilarVideosRequest")
+    SimilarVideosResponse = _message("vireo.v1.SimilarVideosResponse")
     SlateItemMessage = _message("vireo.v1.SlateItem")
     Status = _message("google.rpc.Status")
     StreamEventsRequest = _message("vireo.v1.StreamEventsRequest")
@@ -69,9 +79,12 @@ else:
 
 __all__ = [
     "BadRequest",
+    "BatchRecommendRequest",
+    "BatchRecommendResponse",
     "ErrorInfo",
     "EventMessage",
     "ExplanationMessage",
+    "FilterMessage",
     "ProfileMessage",
     "RecommendRequest",
     "RecommendResponse",
@@ -80,6 +93,8 @@ __all__ = [
     "RemoveVideosRequest",
     "RemoveVideosResponse",
     "RetryInfo",
+    "SimilarVideosRequest",
+    "SimilarVideosResponse",
     "SlateItemMessage",
     "Status",
     "StreamEventsRequest",

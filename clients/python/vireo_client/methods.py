@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vireo_client.messages import (
+    BatchRecommendRequest,
+    BatchRecommendResponse,
     RecommendRequest,
     RecommendResponse,
     RecordEventsRequest,
     RecordEventsResponse,
     RemoveVideosRequest,
     RemoveVideosResponse,
+    SimilarVideosRequest,
+    SimilarVideosResponse,
     StreamEventsRequest,
     StreamEventsResponse,
     UpsertVideosRequest,
     UpsertVideosResponse,
 )
-from vireo_client.slate import Slate, slate_of
+from vireo_client.slate import Slate, similar_slate_of, slate_of
 
 Result = TypeVar("Result")
 
@@ -63,6 +67,22 @@ def _removed(response: RemoveVideosResponse) -> int:
 RECOMMEND: Method[Slate] = Method(
     _RECOMMENDATION, "Recommend", RecommendRequest, RecommendResponse, slate_of, writes=False
 )
+SIMILAR_VIDEOS: Method[Slate] = Method(
+    _RECOMMENDATION,
+    "SimilarVideos",
+    SimilarVideosRequest,
+    SimilarVideosResponse,
+    similar_slate_of,
+    writes=False,
+)
+BATCH: Method[Slate] = Method(
+    _RECOMMENDATION,
+    "BatchRecommend",
+    BatchRecommendRequest,
+    BatchRecommendResponse,
+    lambda response: slate_of(response.slate),
+    writes=False,
+)
 RECORD_EVENTS: Method[int] = Method(
     _EVENT, "RecordEvents", RecordEventsRequest, RecordEventsResponse, _recorded
 )
@@ -75,5 +95,5 @@ UPSERT_VIDEOS: Method[int] = Method(
 REMOVE_VIDEOS: Method[int] = Method(
     _CATALOG, "RemoveVideos", RemoveVideosRequest, RemoveVideosResponse, _removed
 )
-UNARY = (RECOMMEND, RECORD_EVENTS, UPSERT_VIDEOS, REMOVE_VIDEOS)
+UNARY = (RECOMMEND, SIMILAR_VIDEOS, RECORD_EVENTS, UPSERT_VIDEOS, REMOVE_VIDEOS)
 """Those of one message each way, which may be repeated."""

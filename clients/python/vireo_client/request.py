@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Generic, TypedDict
 
 import grpc
 
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest
-from vireo_client.messages import RecommendRequest
+from vireo_client.filter import Filter
+from vireo_client.messages import RecommendRequest, SimilarVideosRequest
 from vireo_client.methods import Method, Result
 from vireo_client.profile import RequestProfile
+from vireo_client.session import SessionVideo
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -66,6 +68,9 @@ class Ask:
     locale: str
     time: datetime | None
     profile: RequestProfile | None
+    filter: Filter | None
+    session: Iterable[SessionVideo]
+    page_token: str
     explain: bool
 
     def message(self) -> RecommendRequest:
@@ -76,6 +81,7 @@ class Ask:
             surface=_NUMBERS[Surface(self.surface)],  # type: ignore[arg-type]
             seed_video_id=self.seed_video_id,
             excluded_video_ids=self.excluded_video_ids,
+            page_token=self.page_token,
             explain=self.explain,
         )
         if self.device or self.locale:
@@ -84,7 +90,71 @@ class Ask:
             request.context.time.FromDatetime(self.time)
         if self.profile is not None:
             request.profile.CopyFrom(self.profile.message())
+        if self.filter is not None:
+            request.filter.CopyFrom(self.filter.message())
+        for each in self.session:
+            request.session.add(video_id=each.video_id, action=each.action_number)
         return request
+
+
+@dataclass(frozen=True)
+class SimilarAsk:
+    """The arguments of `similar`."""
+
+    video_id: str
+    page_size: int | None
+    filter: Filter | None
+    excluded_video_ids: Iterable[str]
+    locale: str
+    time: datetime | None
+
+    def message(self) -> SimilarVideosRequest:
+        """Return the request message; raise ValueError for a value that no message can hold."""
+        request = SimilarVideosRequest(
+            video_id=self.video_id,
+            page_size=self.page_size,
+            excluded_video_ids=self.excluded_video_ids,
+        )
+        if self.locale:
+            request.context.locale = self.locale
+        if self.time is not None:
+            request.context.time.FromDatetime(self.time)
+        if self.filter is not None:
+            request.filter.CopyFrom(self.filter.message())
+        return request
+
+
+class PageArguments(TypedDict, total=False):
+    """The arguments of `pages`, which are those of `recommend`."""
+
+    page_size: int | None
+    surface: Surface
+    seed_video_id: str
+    excluded_video_ids: Iterable[str]
+    device: str
+    locale: str
+    time: datetime | None
+    profile: RequestProfile | None
+    filter: Filter | None
+    session: Iterable[SessionVideo]
+    page_token: str
+    explain: bool
+    timeout: float | None
+    request_id: str
+    metadata: Metadata
+
+
+def repeatable(arguments: PageArguments) -> PageArguments:
+    """Return arguments that can be sent several times, whatever iterables they have."""
+    kept = PageArguments(**arguments)
+    if "excluded_video_ids" in kept:
+        kept["excluded_video_ids"] = tuple(kept["excluded_video_ids"])
+    if "session" in kept:
+        kept["session"] = tuple(kept["session"])
+    if (profile := kept.get("profile")) is not None:
+        watched, attributes = tuple(profile.history), tuple(profile.attributes)
+        kept["profile"] = replace(profile, history=watched, attributes=attributes)
+    return kept
 
 
 def identity(request_id: str) -> str:

@@ -11,7 +11,12 @@ from vireo_client._generated.enums import (
     Degradation,
     Source,
 )
-from vireo_client.messages import ExplanationMessage, RecommendResponse, SlateItemMessage
+from vireo_client.messages import (
+    ExplanationMessage,
+    RecommendResponse,
+    SimilarVideosResponse,
+    SlateItemMessage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,9 @@ class Explanation:
     """Number of candidates that were ranked."""
     history_length: int
     """Number of videos in the viewer's history; 0 is a cold start."""
+    filter_share: float | None = None
+    """Share of the release's videos that meet the filter, 0 to 1; None without a filter, and if
+    retrieval failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,8 @@ class Slate:
     """Ways in which the response is degraded; empty if it is not."""
     explanation: Explanation | None
     """Only with `explain`."""
+    next_page_token: str = ""
+    """The `page_token` of the next page; empty if there are no more videos."""
 
 
 def slate_of(response: RecommendResponse) -> Slate:
@@ -92,12 +102,30 @@ def slate_of(response: RecommendResponse) -> Slate:
         items=tuple(_item(each) for each in response.items),
         request_id=response.request_id,
         release_id=response.release_id,
-        degradations=tuple(
-            DEGRADATION_NUMBERS.get(each, Degradation.UNKNOWN) for each in response.degradations
-        ),
+        degradations=_degradations(response),
         explanation=(
             _explanation(response.explanation) if response.HasField("explanation") else None
         ),
+        next_page_token=response.next_page_token,
+    )
+
+
+def similar_slate_of(response: SimilarVideosResponse) -> Slate:
+    """Return the slate of videos like one."""
+    return Slate(
+        items=tuple(_item(each) for each in response.items),
+        request_id=response.request_id,
+        release_id=response.release_id,
+        degradations=_degradations(response),
+        explanation=None,
+    )
+
+
+def _degradations(
+    response: RecommendResponse | SimilarVideosResponse,
+) -> tuple[Degradation, ...]:
+    return tuple(
+        DEGRADATION_NUMBERS.get(each, Degradation.UNKNOWN) for each in response.degradations
     )
 
 
@@ -126,6 +154,7 @@ def _explanation(explanation: ExplanationMessage) -> Explanation:
         ),
         candidates=explanation.candidates,
         history_length=explanation.history_length,
+        filter_share=explanation.filter_share if explanation.HasField("filter_share") else None,
     )
 
 

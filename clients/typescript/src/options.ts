@@ -8,6 +8,10 @@ export interface Options {
   pageSize: number;
   /** Video to record as played before the slate is requested; none if empty. */
   played: string;
+  /** Tag that all videos must have; any if empty. */
+  tag: string;
+  /** Number of pages to print. */
+  pages: number;
   /** Timeout of the call in seconds, including retries. */
   timeout: number;
   /** PEM file of trusted authorities; plaintext if absent. */
@@ -23,7 +27,7 @@ export function optionsOf(program: string): Options {
   } catch (error) {
     console.error(`error: ${error instanceof Error ? error.message : error}`);
     console.error(
-      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] [--played VIDEO] HOST:PORT VIEWER`,
+      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] [--played VIDEO] [--tag TAG] [--pages N] HOST:PORT VIEWER`,
     );
     process.exit(2);
   }
@@ -37,6 +41,8 @@ function parsed(): Options {
       "tls-ca": { type: "string" },
       token: { type: "string" },
       played: { type: "string", default: "" },
+      tag: { type: "string", default: "" },
+      pages: { type: "string", default: "1" },
     },
     allowPositionals: true,
   });
@@ -49,6 +55,8 @@ function parsed(): Options {
     viewer,
     pageSize: numberOf("page-size", values["page-size"]),
     played: values.played,
+    tag: values.tag,
+    pages: numberOf("pages", values.pages),
     timeout: numberOf("timeout", values.timeout),
     authority: values["tls-ca"] || process.env["VIREO_CA"] || undefined,
     token: values.token || process.env["VIREO_TOKEN"] || undefined,

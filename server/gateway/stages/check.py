@@ -36,6 +36,8 @@ def check_candidates(
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
+    if not answer.filtered and request.HasField("filter"):
+        raise BadAnswerError("the filter wasn't applied")
     names = _check_columns(answer.scores, count, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)

@@ -49,6 +49,9 @@ def retrieve_request(
         release_id=release_id,
         count_of_release=count_of_release,
         locale=query.locale,
+        filter=query.filter,
+        session_keys=query.session_keys,
+        session_weights=query.session_weights,
     )
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
     return request
@@ -94,4 +97,6 @@ def _without(
         ids=[candidates.ids[place] for place in kept if place < len(candidates.ids)],
         release_id=candidates.release_id,
         sources=candidates.sources,
+        filtered=candidates.filtered,
+        filter_share=candidates.filter_share,
     )

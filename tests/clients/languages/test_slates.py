@@ -80,6 +80,22 @@ async def test_all_get_the_same_slate(
     assert slate == slates[0]
 
 
+async def test_all_get_two_pages_of_the_videos_with_a_tag(
+    client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    flags = ("--page-size", "4", "--tag", "cat", "--pages", "2")
+    pages = (await client.recommend(edge, VIEWER, *flags)).slates
+    shown = [[item["video_id"] for item in page["items"]] for page in pages]
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=4)
+    request.filter.conditions.add(attribute="tag", any_of=["cat"])
+    for names in shown:
+        expected = stub.Recommend(request, timeout=60)
+        assert names == [item.video_id for item in expected.items]
+        assert all(int(name.removeprefix("video-")) % 3 == 0 for name in names)
+        request.page_token = expected.next_page_token
+    assert len({name for names in shown for name in names}) == 8
+
+
 async def test_what_all_clients_record_is_in_the_next_slates(
     client: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:

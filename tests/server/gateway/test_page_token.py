@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -31,8 +32,8 @@ def slate(*ids: str) -> pb.RecommendResponse:
     return pb.RecommendResponse(items=[pb.SlateItem(video_id=each) for each in ids])
 
 
-def request(token: str = "", **fields: object) -> pb.RecommendRequest:
-    whole = {
+def request(token: str = "", **fields: Any) -> pb.RecommendRequest:
+    whole: dict[str, Any] = {
         "viewer_id": "viewer",
         "page_size": 2,
         "context": {"locale": "de-CH"},
@@ -41,10 +42,10 @@ def request(token: str = "", **fields: object) -> pb.RecommendRequest:
         "page_token": token,
         **fields,
     }
-    return pb.RecommendRequest(**whole)  # type: ignore[arg-type]
+    return pb.RecommendRequest(**whole)
 
 
-def issued(by: PageTokens | None = None, **fields: object) -> str:
+def issued(by: PageTokens | None = None, **fields: Any) -> str:
     return (by or tokens()).issue(request(**fields), b"", slate("a", "b"))
 
 
@@ -71,13 +72,13 @@ def test_a_token_has_the_keys_of_all_pages_before() -> None:
         {"context": {"locale": "de-CH", "time": {"seconds": 5}}},
     ],
 )
-def test_size_explain_and_time_may_differ_between_pages(changes: dict[str, object]) -> None:
+def test_size_explain_and_time_may_differ_between_pages(changes: dict[str, Any]) -> None:
     assert tokens().read(request(issued(), **changes))
     assert tokens().read(request(issued(**changes)))
 
 
 def test_a_time_alone_may_come_and_go() -> None:
-    timed = {"context": {"time": {"seconds": 5}}}
+    timed: dict[str, Any] = {"context": {"time": {"seconds": 5}}}
     assert tokens().read(request(issued(**timed), context=None))
     assert tokens().read(request(issued(context=None), **timed))
 
@@ -97,7 +98,7 @@ def test_a_time_alone_may_come_and_go() -> None:
         {"session": []},
     ],
 )
-def test_a_token_of_another_request_is_refused(changes: dict[str, object]) -> None:
+def test_a_token_of_another_request_is_refused(changes: dict[str, Any]) -> None:
     assert "is of another request" in reason(request(issued(), **changes))
     assert "is of another request" in reason(request(issued(**changes)))
 

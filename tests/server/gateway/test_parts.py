@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, filter_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
@@ -17,6 +17,7 @@ from server.gateway.stages.answer import ranked_slate, sources_of
 from server.gateway.stages.retrieve import retrieve_request
 from server.pod.viewer import decode_viewer
 from server.releases.manifest import ReleaseError
+from tests.builders.filters import condition, expression
 
 
 def query(**fields: object) -> RecommendQuery:
@@ -65,6 +66,44 @@ def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
     assert popular.best(9, set(), kept) == ["a", "b", "c"]
     assert popular.best(9, {1, 2, 3}, kept) == []
     assert popular.best(9, {1}, lambda key: key == 3) == ["b"]
+
+
+def test_the_popular_list_holds_a_filter(tmp_path: Path) -> None:
+    (tmp_path / "popular.json").write_text(json.dumps(["a", "b", "c"]))
+    attributes = [
+        {"labels": ["tag=x", "tag=y"], "numbers": {"duration": 60}},
+        {"labels": [], "numbers": {}},
+        {"labels": ["tag=x"], "numbers": {"duration": 61}},
+    ]
+    (tmp_path / "popular_attributes.json").write_text(json.dumps(attributes))
+    popular = PopularList.load(tmp_path)
+
+    def best(*conditions: filter_pb2.Condition) -> list[str]:
+        return popular.best(9, set(), lambda _: False, expression(*conditions))
+
+    assert best(condition("tag", any_of=["x"])) == ["a", "c"]
+    assert best(condition("tag", none_of=["y"])) == ["b", "c"]
+    assert best(condition("duration", max=60)) == ["a"]
+    assert best(condition("tag", any_of=["z"])) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([], "has 0 videos instead of 1"),
+        ({"a": 1}, "can't be read: .*Input should be a valid"),
+        ([{"labels": ["tag=x"]}], "can't be read: 0.numbers: Field required"),
+        ([{"labels": [], "numbers": {"duration": "x"}}], "can't be read: 0.numbers.duration"),
+        ([{"labels": [], "numbers": {}, "more": 1}], "can't be read: 0.more"),
+    ],
+)
+def test_popular_attributes_of_another_form_are_refused(
+    content: object, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "popular.json").write_text(json.dumps(["a"]))
+    (tmp_path / "popular_attributes.json").write_text(json.dumps(content))
+    with pytest.raises(ReleaseError, match=rf"popular_attributes\.json: {reason}"):
+        PopularList.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "a"])

@@ -175,7 +175,7 @@ async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: Known
         assert freed() is None
 
 
-async def test_a_gateway_remembers_removals_alone(nats: RunningNats) -> None:
+async def test_a_gateway_remembers_what_changed_and_not_how(nats: RunningNats) -> None:
     async with writing(nats) as log:
         await log.append(CATALOG, key_of("kept"), change("kept", tags=["cat"]))
         last = await log.append(CATALOG, key_of("gone"), change("gone", is_removed=True))
@@ -184,7 +184,8 @@ async def test_a_gateway_remembers_removals_alone(nats: RunningNats) -> None:
         gone = live.overlay.get(video_key("gone"))
         assert gone is not None
         assert gone.removed
-        assert (live.overlay.videos, live.overlay.dropped) == (0, 0)
+        assert live.overlay.changed_after(video_key("kept"), 0)
+        assert {change.video for change in live.overlay.since(0)} == {b""}
 
 
 async def test_what_is_trending_follows_the_consumers(nats: RunningNats) -> None:

@@ -72,3 +72,34 @@ def test_what_isnt_a_change_is_counted_and_passed_over() -> None:
     broken = upserted(1, "a")
     overlay.take([type(broken)(1, broken.key, b"\xff\xff"), upserted(2, "b")])
     assert (overlay.unreadable, overlay.videos, overlay.position) == (1, 1, 2)
+
+
+def test_what_changed_after_a_position_is_known_without_the_contents() -> None:
+    overlay = Overlay(3, contents=False)
+    overlay.take([upserted(1, "a", title="one"), upserted(2, "b"), removed(3, "c")])
+    changed = {
+        name: [overlay.changed_after(video_key(name), position) for position in (0, 1, 2, 3)]
+        for name in "abcd"
+    }
+    assert changed == {
+        "a": [True, False, False, False],
+        "b": [True, True, False, False],
+        "c": [True, True, True, False],
+        "d": [False, False, False, False],
+    }
+    assert [change.video for change in overlay.since(0)] == [b"", b"", b""]
+
+
+def test_what_may_have_changed_in_what_was_dropped_counts_as_changed() -> None:
+    overlay = Overlay(2, contents=False)
+    overlay.take([upserted(position, f"video-{position}") for position in range(1, 6)])
+    assert overlay.changed_after(video_key("any"), 2)
+    assert not overlay.changed_after(video_key("any"), 3)
+    assert overlay.changed_after(video_key("video-5"), 3)
+
+
+def test_all_of_a_log_that_begins_anew_changed_after_a_release_of_the_lost_one() -> None:
+    overlay = Overlay(10, contents=False)
+    overlay.take([upserted(4, "a")])
+    assert overlay.changed_after(video_key("a"), 500)
+    assert not overlay.changed_after(video_key("a"), 4)

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, filter_pb2, ranking_pb2, recommendation_pb2, viewer_pb2
 
 from server.rpc.errors import RpcError
-from server.rpc.validation import validate
+from server.rpc.validation import MAX_NESTED_BYTES, validate
 from tests.builders.columns import score_columns
 
 Change = Callable[[Any], object]
@@ -76,7 +76,7 @@ INVALID: list[tuple[Callable[[], Message], Change]] = [
     (retrieve, lambda asked: asked.ClearField("count")),
     (retrieve, lambda asked: setattr(asked, "count", 2001)),
     (retrieve, lambda asked: setattr(asked, "page_size", -1)),
-    (retrieve, lambda asked: asked.excluded_keys.extend(range(1002))),
+    (retrieve, lambda asked: asked.excluded_keys.extend(range(3502))),
     (retrieve, lambda asked: setattr(asked, "release_id", "x" * 129)),
     (retrieve, lambda asked: setattr(asked.viewer, "watch_count", -1)),
     (retrieve, lambda asked: setattr(asked.viewer, "like_count", -1)),
@@ -123,3 +123,31 @@ def test_the_items_of_a_list_that_is_too_long_are_not_checked_however_small_they
 def test_an_empty_request_is_rejected(kind: type[Message]) -> None:
     with pytest.raises(RpcError):
         validate(kind())
+
+
+def filter_of(levels: int, width: int) -> filter_pb2.Filter:
+    """Filters within filters, each with some conditions of its own."""
+    made = filter_pb2.Filter()
+    made.conditions.add(attribute="tag", any_of=["x"])
+    for _ in range(width if levels > 1 else 0):
+        made.any.append(filter_of(levels - 1, width))
+    return made
+
+
+def test_a_filter_of_the_most_terms_is_within_the_bound_of_its_bytes() -> None:
+    asked = recommend()
+    for _ in range(16):
+        inner = asked.filter.any.add().none.add().any.add()
+        for _ in range(4):
+            inner.conditions.add(attribute="a" * 64, any_of=["x" * 128])
+    assert asked.filter.ByteSize() < MAX_NESTED_BYTES
+    validate(asked)
+
+
+def test_a_filter_of_many_filters_is_refused_by_its_size_before_its_parts_are_checked() -> None:
+    asked = recommend()
+    asked.filter.CopyFrom(filter_of(levels=4, width=12))
+    asked.filter.conditions.add()  # which has no name
+    with pytest.raises(RpcError) as raised:
+        validate(asked)
+    assert raised.value.message == "filter: must have no more than 16,384 bytes"

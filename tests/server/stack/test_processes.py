@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from server.control.mesh import Pool
 from server.errors import VireoError
+from server.gateway.page_token import signing_keys
 from server.releases.s3 import S3Settings
 from server.rpc.server import RpcServer
 from server.stack.nats import log_probe, prepare_log, reachable_log
+from server.stack.page_keys import VARIABLE, page_token_keys
 from server.stack.processes import endpoints_document, envoy_process, pod_processes
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from tests.builders.rpc import rpc_settings
@@ -96,6 +99,29 @@ def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> Non
     assert first.nats_token == second.nats_token
     private = [tmp_path / "log" / name for name in ("token", "nats.conf")]
     assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
+
+
+def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    settings = StackSettings(home=tmp_path / "home")
+    made = page_token_keys(settings)
+    assert made == page_token_keys(settings)
+    assert len(signing_keys(SecretStr(made))) == 1
+    assert (tmp_path / "home" / "page_token_keys").stat().st_mode & 0o777 == 0o600
+    pods = pod_processes(settings, unreachable_s3(), page_token_keys=made)
+    given = {pod.name: pod.environment.get(VARIABLE) for pod in pods}
+    assert given["gateway-1"] == given["gateway-2"] == made
+    assert [name for name, keys in given.items() if keys] == ["gateway-1", "gateway-2"]
+
+
+def test_the_operators_keys_of_page_tokens_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "mine:abc")
+    assert page_token_keys(StackSettings(home=tmp_path)) == "mine:abc"
+    assert not (tmp_path / "page_token_keys").exists()
 
 
 def test_the_embedded_log_is_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,8 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
 @pytest.fixture
 async def gateway() -> AsyncIterator[tuple[Gateway, str]]:
     """A gateway that answers by rule, and its host:port."""
-    server, servicer = grpc.aio.server(), Gateway()
+    server = grpc.aio.server()
+    servicer = Gateway()  # type: ignore[abstract]
     recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,6 +1,6 @@
-/** Requests a slate from a Vireo stack over gRPC and prints it as JSON; before that it may record an event. */
+/** Requests pages of a slate from a Vireo stack over gRPC and prints each as JSON; it may record an event before. */
 
-import { create, fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { status, type ServiceError } from "@grpc/grpc-js";
 
@@ -8,8 +8,8 @@ import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../gen/google/rpc/status_pb.js";
-import { RecommendRequestSchema } from "../gen/vireo/v1/recommendation_pb.js";
 import { optionsOf } from "../options.js";
+import { pagesOf, requestOf } from "../request.js";
 import { slateJson } from "../slate.js";
 import { RecommendationClient } from "./client.js";
 
@@ -18,13 +18,14 @@ process.noDeprecation = true;
 
 const options = optionsOf("recommend");
 const client = new RecommendationClient(options.address, options.authority, options.token);
-const { viewer: viewerId, pageSize } = options;
 try {
   if (options.played) {
-    await client.recordEvents(played(viewerId, options.played), options.timeout);
+    await client.recordEvents(played(options.viewer, options.played), options.timeout);
   }
-  const request = create(RecommendRequestSchema, { viewerId, pageSize });
-  console.log(slateJson(await client.recommend(request, options.timeout)));
+  const first = requestOf(options.viewer, options.pageSize, options.tag);
+  for await (const page of pagesOf(first, options.pages, (request) => client.recommend(request, options.timeout))) {
+    console.log(slateJson(page));
+  }
 } catch (error) {
   const failed = error as ServiceError;
   const code = status[failed.code] ?? String(failed.code);

@@ -1,10 +1,12 @@
-/** The page: calls the edge in its form, records what was played, and shows the slate as JSON, or the error. */
+/** The page: calls the edge in its form, records what was played, and shows the slate's pages as JSON, or the error. */
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
+import type { RecommendRequest } from "../gen/vireo/v1/recommendation_pb.js";
+import { pagesOf, requestOf } from "../request.js";
 import { slateJson } from "../slate.js";
 import { clientsOf } from "./client.js";
 
@@ -23,9 +25,13 @@ form.addEventListener("submit", async (event) => {
     if (text("played")) {
       await clients.events.recordEvents(played(text("viewer"), text("played")), { timeoutMs });
     }
-    const request = { viewerId: text("viewer"), pageSize: Number(text("page-size")) };
-    const response = await clients.slates.recommend(request, { timeoutMs });
-    slate.textContent = slateJson(response);
+    const first = requestOf(text("viewer"), Number(text("page-size")), text("tag"));
+    const recommend = (request: RecommendRequest) => clients.slates.recommend(request, { timeoutMs });
+    const lines: string[] = [];
+    for await (const page of pagesOf(first, Number(text("pages")), recommend)) {
+      lines.push(slateJson(page));
+    }
+    slate.textContent = lines.join("\n");
   } catch (error) {
     const failed = ConnectError.from(error);
     failure.textContent = explain(

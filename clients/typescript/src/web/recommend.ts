@@ -67,6 +67,8 @@ async function ask(address: string, options: Options): Promise<void> {
       "page-size": String(options.pageSize),
       timeout: String(options.timeout),
       played: options.played,
+      tag: options.tag,
+      pages: String(options.pages),
       token: options.token ?? "",
     };
     for (const [name, text] of Object.entries(filled)) {

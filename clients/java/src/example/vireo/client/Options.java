@@ -10,13 +10,15 @@ final class Options {
 
   private static final String USAGE =
       "usage: recommend [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN]"
-          + " [--played VIDEO] HOST:PORT VIEWER";
+          + " [--played VIDEO] [--tag TAG] [--pages N] HOST:PORT VIEWER";
 
   private final List<String> positional = new ArrayList<>();
   private int pageSize = 10;
   private double seconds = 1;
   private String authority = System.getenv("VIREO_CA");
   private String played = "";
+  private String tag = "";
+  private int pages = 1;
   private String token = System.getenv("VIREO_TOKEN");
 
   private Options() {}
@@ -53,6 +55,12 @@ final class Options {
       case "--played":
         played = value;
         break;
+      case "--tag":
+        tag = value;
+        break;
+      case "--pages":
+        pages = Integer.parseInt(value);
+        break;
       case "--token":
         token = value;
         break;
@@ -75,6 +83,16 @@ final class Options {
   /** Video to record as played before the slate is requested; none if empty. */
   String played() {
     return played;
+  }
+
+  /** Tag that all videos must have; any if empty. */
+  String tag() {
+    return tag;
+  }
+
+  /** Number of pages to print. */
+  int pages() {
+    return pages;
   }
 
   int pageSize() {

@@ -4,10 +4,12 @@ import com.google.gson.Gson;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonObject;
 import com.google.protobuf.util.Timestamps;
+import example.vireo.v1.Condition;
 import example.vireo.v1.Degradation;
 import example.vireo.v1.Event;
 import example.vireo.v1.EventKind;
 import example.vireo.v1.EventServiceGrpc;
+import example.vireo.v1.Filter;
 import example.vireo.v1.RecommendRequest;
 import example.vireo.v1.RecommendResponse;
 import example.vireo.v1.RecommendationServiceGrpc;
@@ -19,7 +21,7 @@ import java.io.IOException;
 import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
-/** Requests a slate from a Vireo stack and prints it as JSON; before that it may record an event. */
+/** Requests pages of a slate from a Vireo stack and prints each as JSON; before that it may record an event. */
 public final class Recommend {
 
   private Recommend() {}
@@ -41,7 +43,16 @@ public final class Recommend {
       if (!options.played().isEmpty()) {
         record(channel, options);
       }
-      System.out.println(new Gson().toJson(slate(ask(channel, options))));
+      RecommendRequest request = request(options);
+      for (int page = 0; page < options.pages(); page++) {
+        RecommendResponse response = ask(channel, options, request);
+        System.out.println(new Gson().toJson(slate(response)));
+        if (response.getNextPageToken().isEmpty()) {
+          break;
+        }
+        // The same request with the token of the last page gets the next, without a video of those before.
+        request = request.toBuilder().setPageToken(response.getNextPageToken()).build();
+      }
     } catch (StatusRuntimeException failed) {
       System.err.println(Failure.explain(failed));
       code = 1;
@@ -67,15 +78,24 @@ public final class Recommend {
         .recordEvents(RecordEventsRequest.newBuilder().addEvents(event).build());
   }
 
-  private static RecommendResponse ask(ManagedChannel channel, Options options) {
+  private static RecommendRequest request(Options options) {
+    RecommendRequest.Builder request =
+        RecommendRequest.newBuilder()
+            .setViewerId(options.viewer())
+            .setPageSize(options.pageSize());
+    if (!options.tag().isEmpty()) {
+      Condition tagged = Condition.newBuilder().setAttribute("tag").addAnyOf(options.tag()).build();
+      request.setFilter(Filter.newBuilder().addConditions(tagged));
+    }
+    return request.build();
+  }
+
+  private static RecommendResponse ask(
+      ManagedChannel channel, Options options, RecommendRequest request) {
     return RecommendationServiceGrpc.newBlockingStub(channel)
         .withCallCredentials(options.target().callCredentials())
         .withDeadlineAfter(options.timeout().toMillis(), TimeUnit.MILLISECONDS)
-        .recommend(
-            RecommendRequest.newBuilder()
-                .setViewerId(options.viewer())
-                .setPageSize(options.pageSize())
-                .build());
+        .recommend(request);
   }
 
   private static JsonObject slate(RecommendResponse response) {

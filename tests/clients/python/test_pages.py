@@ -1,0 +1,200 @@
+"""Filters, sessions, pages and similar videos, as both clients send them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from tests.builders.gateway import FakeGateway
+from tests.clients.python.conftest import Recommend
+from vireo_client import (
+    AsyncClient,
+    Client,
+    Condition,
+    Degradation,
+    Filter,
+    InvalidRequest,
+    NotFound,
+    RequestProfile,
+    SessionAction,
+    SessionVideo,
+    Slate,
+    SlateItem,
+    WatchedVideo,
+)
+
+CALM = Filter(
+    conditions=[Condition("duration", min=60, max=600), Condition("tag", all_of=["a", "b"])],
+    any=[Filter([Condition("language", any_of=[each])]) for each in ("de", "fr")],
+    none=[Filter([Condition("creator", none_of=["c"])])],
+)
+
+
+def page(name: str, token: str) -> pb.RecommendResponse:
+    return pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
+
+
+@asynccontextmanager
+async def sync_client(address: str) -> AsyncIterator[Any]:
+    """The blocking client, as if it were the other."""
+
+    class InThreads:
+        def __init__(self, client: Client) -> None:
+            self.client = client
+
+        async def pages(self, *asked: Any, **how: Any) -> AsyncIterator[Slate]:
+            pages = self.client.pages(*asked, **how)
+            while (slate := await asyncio.to_thread(next, pages, None)) is not None:
+                yield slate
+
+        async def similar(self, *asked: Any, **how: Any) -> Slate:
+            return await asyncio.to_thread(self.client.similar, *asked, **how)
+
+    with Client(address, timeout=60) as client:
+        yield InThreads(client)
+
+
+@asynccontextmanager
+async def async_client(address: str) -> AsyncIterator[Any]:
+    async with AsyncClient(address, timeout=60) as client:
+        yield client
+
+
+either = pytest.mark.parametrize("connected", [sync_client, async_client])
+
+
+async def test_a_filter_and_a_session_become_messages(
+    gateway: FakeGateway, recommend: Recommend
+) -> None:
+    session = [SessionVideo("s"), SessionVideo("h", SessionAction.HOVERED)]
+    await recommend("1", filter=CALM, session=session, page_token="token")
+    [request] = gateway.requests
+    assert request == pb.RecommendRequest(
+        viewer_id="1",
+        surface=pb.SURFACE_HOME,
+        filter=filter_pb2.Filter(
+            conditions=[
+                filter_pb2.Condition(attribute="duration", min=60, max=600),
+                filter_pb2.Condition(attribute="tag", all_of=["a", "b"]),
+            ],
+            any=[
+                filter_pb2.Filter(
+                    conditions=[filter_pb2.Condition(attribute="language", any_of=[each])]
+                )
+                for each in ("de", "fr")
+            ],
+            none=[
+                filter_pb2.Filter(
+                    conditions=[filter_pb2.Condition(attribute="creator", none_of=["c"])]
+                )
+            ],
+        ),
+        session=[
+            pb.SessionVideo(video_id="s", action=pb.SESSION_ACTION_OPENED),
+            pb.SessionVideo(video_id="h", action=pb.SESSION_ACTION_HOVERED),
+        ],
+        page_token="token",
+    )
+
+
+async def test_an_explanation_says_how_many_videos_meet_the_filter(
+    gateway: FakeGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [
+        pb.RecommendResponse(explanation=pb.Explanation(filter_share=0)),
+        pb.RecommendResponse(explanation=pb.Explanation()),
+    ]
+    shares = [(await recommend("1", explain=True)).explanation for _ in range(2)]
+    assert [each and each.filter_share for each in shares] == [0, None]
+
+
+@either
+async def test_pages_follow_the_tokens_with_the_same_request(
+    gateway: FakeGateway, connected: Callable[[str], Any]
+) -> None:
+    gateway.answers = [page("a", "one"), page("b", "two"), page("c", "")]
+    profile = RequestProfile(history=(WatchedVideo(each) for each in "xy"))
+    async with connected(gateway.address) as client:
+        slates = [
+            slate
+            async for slate in client.pages(
+                "1",
+                page_size=1,
+                excluded_video_ids=(each for each in "uv"),
+                profile=profile,
+                session=(SessionVideo(each) for each in "s"),
+            )
+        ]
+    assert [slate.items[0].video_id for slate in slates] == ["a", "b", "c"]
+    assert [slate.next_page_token for slate in slates] == ["one", "two", ""]
+    assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
+    for request in gateway.requests:
+        request.ClearField("page_token")
+    assert gateway.requests[0] == gateway.requests[1] == gateway.requests[2]
+    assert list(gateway.requests[0].excluded_video_ids) == ["u", "v"]
+    assert len(gateway.requests[0].profile.history) == 2
+
+
+@either
+async def test_a_slate_is_continued_by_a_token_that_was_kept(
+    gateway: FakeGateway, connected: Callable[[str], Any]
+) -> None:
+    gateway.answers = [page("c", "")]
+    async with connected(gateway.address) as client:
+        slates = [slate async for slate in client.pages("1", page_token="kept")]
+    assert len(slates) == 1
+    assert [request.page_token for request in gateway.requests] == ["kept"]
+
+
+@either
+async def test_pages_are_asked_for_one_by_one(
+    gateway: FakeGateway, connected: Callable[[str], Any]
+) -> None:
+    gateway.answers = [page("a", "more")]
+    async with connected(gateway.address) as client:
+        async for _ in client.pages("1"):
+            break
+    assert len(gateway.requests) == 1
+
+
+@either
+async def test_similar_videos_are_a_slate(
+    gateway: FakeGateway, connected: Callable[[str], Any]
+) -> None:
+    at = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    german = Filter([Condition("language", any_of=["de"])])
+    async with connected(gateway.address) as client:
+        slate = await client.similar(
+            "v", page_size=3, filter=german, excluded_video_ids=["x"], locale="de", time=at
+        )
+        await client.similar("w")
+        with pytest.raises(NotFound):
+            await client.similar("nowhere")
+        with pytest.raises(InvalidRequest):
+            await client.similar("v", page_size=1 << 40)
+    assert slate == Slate(
+        items=(SlateItem("v", 0.0, 1, task_scores=None, sources=(), title=""),),
+        request_id="id",
+        release_id="r",
+        degradations=(Degradation.RANKING_SKIPPED,),
+        explanation=None,
+    )
+    first, second, _ = gateway.similar
+    assert first == pb.SimilarVideosRequest(
+        video_id="v",
+        page_size=3,
+        filter=filter_pb2.Filter(
+            conditions=[filter_pb2.Condition(attribute="language", any_of=["de"])]
+        ),
+        excluded_video_ids=["x"],
+        context=pb.RequestContext(locale="de", time=Timestamp(seconds=1714564800)),
+    )
+    assert second == pb.SimilarVideosRequest(video_id="w")

@@ -1,0 +1,218 @@
+"""A filter holds in every slate, however it was made; one that can't be applied is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from vireo.v1 import filter_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.features.keys import video_key
+from server.gateway.followed import LogFollower
+from server.releases import layout
+from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.filters import condition, expression, message
+from tests.builders.relay import Relay, relaying
+from tests.builders.releases import CREATORS, build_release, video_ids, write_manifest
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.server.gateway.conftest import NOWHERE, gateway
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+GERMAN = message(condition("language", any_of=["de"]))
+SHORT_OR_CATS = message(
+    any=[
+        message(condition("duration", max=300)),
+        message(condition("tag", all_of=["cat"]), condition("creator", none_of=["creator-0"])),
+    ],
+    none=[message(condition("age_rating", min=16))],
+)
+NOTHING = message(condition("language", any_of=["la"]))
+POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+
+
+def meeting(asked: filter_pb2.Filter) -> set[str]:
+    """The videos that a filter holds for."""
+    holds = expression(*asked.conditions, any=asked.any, none=asked.none).holds
+    return {
+        name
+        for row, name in enumerate(video_ids(40))
+        if holds(labels_of(row, CREATORS), numbers_of(row))
+    }
+
+
+def allowed(asked: filter_pb2.Filter) -> set[str]:
+    """Those of them that the viewer hasn't watched."""
+    return meeting(asked) - set(WATCHED)
+
+
+def request(asked: filter_pb2.Filter, **fields: Any) -> pb.RecommendRequest:
+    return pb.RecommendRequest(**{"viewer_id": VIEWER, "page_size": 40, "filter": asked, **fields})
+
+
+def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> set[str]:
+    return {item.video_id for item in slate.items}
+
+
+async def violations(call: Any) -> dict[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    bad = error_details_pb2.BadRequest()
+    status = rpc_status.from_call(raised.value)  # type: ignore[no-untyped-call]
+    assert status.details[0].Unpack(bad)
+    return {each.field: each.description for each in bad.field_violations}
+
+
+@pytest.mark.parametrize("asked", [GERMAN, SHORT_OR_CATS])
+@pytest.mark.parametrize(
+    ("pods", "degradations"), [("both", []), ("no ranking", SKIPPED), ("none", POPULAR)]
+)
+async def test_a_filter_holds_in_whole_and_degraded_slates(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    asked: filter_pb2.Filter,
+    pods: str,
+    degradations: list[viewer_pb2.Degradation.ValueType],
+) -> None:
+    candidate = NOWHERE if pods == "none" else candidate_target
+    ranking = ranking_target if pods == "both" else NOWHERE
+    async with gateway(release, features, candidate, ranking) as stub:
+        slate = await stub.Recommend(request(asked, explain=True))
+        similar = await stub.SimilarVideos(
+            pb.SimilarVideosRequest(video_id="video-9", page_size=40, filter=asked)
+        )
+    assert list(slate.degradations) == degradations
+    assert names(slate) == allowed(asked)
+    assert names(similar) == meeting(asked) - {"video-9"}
+    explained = slate.explanation
+    assert explained.HasField("filter_share") == (pods != "none")
+    if pods != "none":
+        assert explained.filter_share == pytest.approx(len(meeting(asked)) / 40)
+
+
+@pytest.mark.parametrize("pods", ["both", "none"])
+async def test_a_filter_that_nothing_meets_gets_an_empty_slate(
+    release: Path, features: Path, candidate_target: str, ranking_target: str, pods: str
+) -> None:
+    candidate = NOWHERE if pods == "none" else candidate_target
+    async with gateway(release, features, candidate, ranking_target) as stub:
+        slate = await stub.Recommend(request(NOTHING, explain=True))
+    assert not slate.items
+    assert slate.explanation.filter_share == 0
+    assert list(slate.degradations) == (POPULAR if pods == "none" else [])
+
+
+async def test_a_pod_that_does_not_apply_the_filter_is_not_believed(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    relay = Relay(candidate_target, change=lambda answer: answer.ClearField("filtered"))
+    async with (
+        relaying(relay) as candidate,
+        gateway(release, features, candidate, ranking_target) as stub,
+    ):
+        slate = await stub.Recommend(request(GERMAN))
+        unfiltered = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert list(slate.degradations) == POPULAR
+    assert names(slate) == allowed(GERMAN)
+    assert len(relay.requests) == 3, "another pod might have applied it"
+    assert relay.requests[0].filter == GERMAN
+    assert not unfiltered.degradations
+
+
+async def test_a_pod_whose_release_cannot_be_filtered_gives_way_to_the_popular_list(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    relay = Relay(candidate_target, code=grpc.StatusCode.INVALID_ARGUMENT)
+    async with (
+        relaying(relay) as candidate,
+        gateway(release, features, candidate, ranking_target) as stub,
+    ):
+        slate = await stub.Recommend(request(GERMAN))
+    assert list(slate.degradations) == POPULAR
+    assert names(slate) == allowed(GERMAN)
+
+
+async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
+    release: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {"video-5", "video-8"}
+    keys = {*map(video_key, changed)}
+    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
+    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
+    monkeypatch.setattr(LogFollower, "changed", lambda _, key, _position: key in keys)
+    async with gateway(release, features, NOWHERE, NOWHERE) as stub:
+        filtered = await stub.Recommend(request(GERMAN))
+        all_of_them = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=40))
+    assert names(filtered) == allowed(GERMAN) - changed
+    assert names(all_of_them) == set(video_ids(40)) - set(WATCHED)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "reason"),
+    [
+        (message(), "filter", "must have a condition"),
+        (message(condition("mood", any_of=["sad"])), "filter.conditions[0].attribute", "'mood'"),
+        (message(condition("tag", min=3)), "filter.conditions[0].min", "labels"),
+        (message(condition("duration", any_of=["3"])), "filter.conditions[0].any_of", "number"),
+        (message(condition("duration", min=3, max=2)), "filter.conditions[0]", "at most 2"),
+        (
+            message(any=[message(condition("tag", all_of=["a"], none_of=["a"]))]),
+            "filter.any[0].conditions[0]",
+            "must not have it",
+        ),
+        (
+            message(*(condition("tag", any_of=["a"]) for _ in range(65))),
+            "filter.conditions",
+            "no more than 64",
+        ),
+        (
+            message(condition("tag", any_of=["a"] * 64), condition("tag", none_of=["b"])),
+            "filter",
+            "at most 64 values",
+        ),
+        (message(condition("duration", min=float("nan"))), "filter.conditions[0].min", "finite"),
+    ],
+)
+async def test_a_bad_filter_is_refused_by_the_name_of_its_field(
+    whole: RecommendationServiceAsyncStub, asked: filter_pb2.Filter, field: str, reason: str
+) -> None:
+    found = await violations(whole.Recommend(request(asked)))
+    assert reason in found[field]
+    similar = pb.SimilarVideosRequest(video_id="video-9", filter=asked)
+    assert reason in (await violations(whole.SimilarVideos(similar)))[field]
+
+
+async def test_a_filter_of_many_small_parts_is_refused_before_it_is_looked_at(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    asked = filter_pb2.Filter()
+    for _ in range(16):
+        outer = asked.any.add()
+        for _ in range(16):
+            middle = outer.none.add()
+            for _ in range(16):
+                middle.any.add().any.add().any.add()
+    assert list(await violations(whole.Recommend(request(asked)))) == ["filter"]
+
+
+async def test_a_release_without_attributes_can_be_served_but_not_filtered(
+    features: Path, tmp_path: Path
+) -> None:
+    folder = build_release(tmp_path)
+    for name in (*layout.ATTRIBUTE_TABLES, layout.POPULAR_ATTRIBUTES):
+        (folder / name).unlink()
+    write_manifest(folder)
+    async with gateway(folder, features, NOWHERE, NOWHERE) as stub:
+        found = await violations(stub.Recommend(request(GERMAN)))
+        assert "release tiny-1 declares no attributes" in found["filter"]
+        assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items

@@ -1,0 +1,161 @@
+"""Pages of one slate: none repeats a video of another, whatever happens between them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+
+from server.candidate.service import CANDIDATE_POD
+from server.ranking.service import RANKING_POD
+from tests.builders.filters import condition, message
+from tests.builders.releases import build_release, video_ids
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.server.gateway.conftest import NOWHERE, gateway
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+KEYS = f"now:{b64encode(b'n' * 32).decode()}"
+VIDEOS = 700
+PAGES, SIZE = 50, 12
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("large"), videos=VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("next")
+    return build_release(folder, release_id="tiny-2", videos=VIDEOS, seed=1)
+
+
+@asynccontextmanager
+async def chain(
+    release: Path, features: Path, *, candidate: bool = True, keys: str = KEYS
+) -> AsyncIterator[RecommendationServiceAsyncStub]:
+    """A gateway before pods of its own that serve a release."""
+    async with AsyncExitStack() as stack:
+        targets = [NOWHERE, NOWHERE]
+        for place, pod in enumerate((CANDIDATE_POD, RANKING_POD)):
+            if candidate:
+                server, _ = await stack.enter_async_context(serving(pod, release))
+                targets[place] = f"127.0.0.1:{server.port}"
+        yield await stack.enter_async_context(
+            gateway(release, features, *targets, page_token_keys=keys)
+        )
+
+
+async def follow(
+    stubs: list[RecommendationServiceAsyncStub], pages: int, **fields: object
+) -> list[list[str]]:
+    """Ask the gateways in turns for the pages of one slate."""
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=SIZE, **fields)  # type: ignore[arg-type]
+    found = []
+    for number in range(pages):
+        slate = await stubs[number % len(stubs)].Recommend(request)
+        found.append([item.video_id for item in slate.items])
+        request.page_token = slate.next_page_token
+        if not slate.next_page_token:
+            break
+    return found
+
+
+def check_pages(found: list[list[str]]) -> None:
+    assert [len(page) for page in found] == [SIZE] * PAGES
+    names = [name for page in found for name in page]
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(WATCHED)
+
+
+async def test_fifty_pages_repeat_nothing(large: Path, features: Path) -> None:
+    async with chain(large, features) as stub:
+        check_pages(await follow([stub], PAGES))
+
+
+async def test_fifty_pages_repeat_nothing_while_releases_swap_and_pods_are_away(
+    large: Path, next_release: Path, features: Path
+) -> None:
+    async with (
+        chain(large, features) as first,
+        chain(next_release, features) as second,
+        chain(next_release, features, candidate=False) as without_pods,
+    ):
+        check_pages(await follow([first, second, without_pods, second], PAGES))
+
+
+async def test_fifty_pages_of_the_popular_list_repeat_nothing(large: Path, features: Path) -> None:
+    async with chain(large, features, candidate=False) as stub:
+        check_pages(await follow([stub], PAGES))
+
+
+async def test_pages_end_with_the_videos(release: Path, features: Path) -> None:
+    async with chain(release, features) as stub:
+        found = await follow([stub], PAGES)
+    assert [len(page) for page in found] == [SIZE, SIZE, SIZE, 1]
+    assert {name for page in found for name in page} == set(video_ids(40)) - set(WATCHED)
+
+
+async def test_pages_keep_the_filter(release: Path, features: Path) -> None:
+    german = message(condition("language", any_of=["de"]))
+    for candidate in (True, False):
+        async with chain(release, features, candidate=candidate) as stub:
+            found = await follow([stub], PAGES, filter=german)
+        names = {name for page in found for name in page}
+        assert len(names) == sum(map(len, found))
+        rows = [row for row in range(3, 40) if row % 7 != 6 and row % 2 == 0]
+        assert names == {f"video-{row}" for row in rows}
+
+
+async def test_what_is_watched_between_two_pages_is_not_on_the_next(
+    large: Path, features: Path
+) -> None:
+    profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id="video-9")])
+    async with chain(large, features) as stub:
+        found = await follow([stub], 3, profile=profile)
+    assert "video-9" not in {name for page in found for name in page}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"viewer_id": "another"}, "is of another request"),
+        ({"surface": pb.SURFACE_UP_NEXT, "seed_video_id": "video-3"}, "is of another request"),
+        ({"page_token": "not a token"}, "isn't a next_page_token"),
+    ],
+)
+async def test_a_token_that_continues_nothing_is_refused_by_the_name_of_its_field(
+    release: Path, features: Path, changes: dict[str, object], reason: str
+) -> None:
+    async with chain(release, features, candidate=False) as stub:
+        request = pb.RecommendRequest(viewer_id=VIEWER)
+        request.page_token = (await stub.Recommend(request)).next_page_token
+        assert (await stub.Recommend(request)).items
+        for name, value in changes.items():
+            setattr(request, name, value)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Recommend(request)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert str(raised.value.details()).startswith(f"page_token: {reason}")
+
+
+async def test_without_keys_there_is_one_page(release: Path, features: Path) -> None:
+    async with chain(release, features, candidate=False, keys="") as stub:
+        slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+        assert len(slate.items) == 10
+        assert not slate.next_page_token
+        assert list(slate.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_token="AAAA"))
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "has no VIREO_PAGE_TOKEN_KEYS" in str(raised.value.details())
