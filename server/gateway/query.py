@@ -12,6 +12,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from server.features.keys import video_key
 from server.filters.expression import FilterExpression
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
+from server.gateway.rules import ActiveRules
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
@@ -53,6 +54,12 @@ class RecommendQuery(NamedTuple):
     """What the viewer came upon in this session, oldest first."""
     session_weights: Sequence[float] = ()
     """How much each of session_keys counts beside a watch."""
+    region: str = ""
+    """Where the viewer is; empty if unknown."""
+    first_page: bool = True
+    """Whether it begins a slate."""
+    rules: ActiveRules | None = None
+    """The site's rules for it; None if none applies."""
 
     @staticmethod
     def of(
@@ -100,6 +107,8 @@ class RecommendQuery(NamedTuple):
             expression=expression,
             session_keys=[video_key(each.video_id) for each in session],
             session_weights=[_SESSION_WEIGHTS.get(each.action, 1.0) for each in session],
+            region=request.context.region,
+            first_page=not request.page_token,
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:

@@ -79,7 +79,7 @@ class SiteRules:
             raise BadRulesError(problems)
         named = {region for _, rule in self._named for region in rule.regions or ()}
         self._regions = frozenset(named)
-        regions: list[str | None] = [*sorted(named), _ELSEWHERE]
+        regions: tuple[str | None, ...] = (*sorted(named), _ELSEWHERE)
         self._active: dict[tuple[str, str | None, bool], ActiveRules | None] = {}
         for surface, region in product(("home", "up_next"), regions):
             where = f"on {surface}" + (f" in {region or 'no region'}" if region is not None else "")
@@ -149,7 +149,8 @@ class SiteRules:
             message.caps.add(attribute=cap.attribute, values=cap.values, max=cap.max)
         if shares:
             message.new_share = max(rule.share for rule in shares)
-        kinds = zip(_KINDS.values(), (filters, boosts, pins, caps, shares), strict=True)
+        ordered: tuple[Sequence[RuleTable], ...] = (filters, boosts, pins, caps, shares)
+        kinds = zip(_KINDS.values(), ordered, strict=True)
         applied = [(rule.name, kind) for kind, rules in kinds for rule in rules]
         if not applied:
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge
 
+from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.rule_problems import BadRulesError
 from server.gateway.rules import MAX_BYTES, ActiveRules, SiteRules, parse_rules
@@ -19,8 +20,8 @@ _POLL_SECONDS = 1.0
 
 VALID = Gauge(
     "vireo_rules_valid",
-    "1 if the rules in effect are those of the file and fit the release; 0 while the file is refused "
-    "or the release lacks an attribute that a rule names.",
+    "1 if the rules in effect are those of the file and fit the release; 0 while the file is "
+    "refused or the release lacks an attribute that a rule names.",
 )
 RULES = Gauge("vireo_rules", "Number of rules in effect.")
 LOADS = Counter(
@@ -57,26 +58,30 @@ class RulesFile:
             raise BadRulesError([f"{path}: {each}" for each in error.problems]) from error
         self._file: SiteRules | BadRulesError = self._rules
         """What the file has now, in effect or not."""
+        self.serving: Callable[[], GatewayRelease | None] = lambda: None
+        """Returns the release that is served; None before there is one."""
         self._problem = ""
         self._checked: tuple[object, object] = (None, None)
         VALID.set(1)
         RULES.set(len(self._rules))
 
-    def active(self, *, up_next: bool, region: str, first_page: bool) -> ActiveRules | None:
-        """Return the rules for a slate; see `SiteRules.active`."""
-        return self._rules.active(up_next=up_next, region=region, first_page=first_page)
+    def of(self, query: RecommendQuery) -> ActiveRules | None:
+        """Return the rules for a query; None if none applies."""
+        return self._rules.active(
+            up_next=query.seed_key is not None,
+            region=query.region,
+            first_page=query.first_page,
+        )
 
-    async def follow(self, serving: Callable[[], GatewayRelease | None]) -> None:
-        """Take each new version of the file, until cancelled; a bad one changes nothing.
-
-        `serving` returns the release that is served; None before there is one.
-        """
+    async def run(self) -> None:
+        """Take each new version of the file, until cancelled; a bad one changes nothing."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            await self.look(serving())
+            await self.look()
 
-    async def look(self, release: GatewayRelease | None) -> None:
+    async def look(self) -> None:
         """Take the file if it has changed and fits the release that is served, if one is."""
+        release = self.serving()
         version = _version(self._path)
         if version != self._version:
             self._version = version
@@ -104,9 +109,10 @@ def _problem(rules: SiteRules | BadRulesError, release: GatewayRelease | None) -
     """Return what is wrong with rules for a release; empty if nothing is."""
     if isinstance(rules, BadRulesError):
         return str(rules)
+    if release is None:
+        return ""
     try:
-        if release is not None:
-            rules.check(release.declared)
+        rules.check(release.declared)
     except BadRulesError as error:
         return f"release {release.manifest.release_id}: {error}"
     return ""
