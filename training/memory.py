@@ -36,12 +36,15 @@ class MemoryEstimate:
         return line if self.needed <= self.free else f"{line}: close other programs first"
 
 
-def import_memory(interactions: int, entities: int) -> MemoryEstimate:
+def import_memory(interactions: int, entities: int, attributes: int = 0) -> MemoryEstimate:
     """Estimate the memory of an import.
 
-    `entities` counts the other files' rows: an upper bound for up to a million ids of each kind.
+    Args:
+        interactions: number of interactions.
+        entities: rows of the other files: an upper bound for up to a million ids of each kind.
+        attributes: declared attributes of all videos, counted per video.
     """
-    return MemoryEstimate.of(500e6 + 100 * interactions + 500 * entities)
+    return MemoryEstimate.of(500e6 + 100 * interactions + 500 * entities + 100 * attributes)
 
 
 def features_memory(info: DatasetInfo) -> MemoryEstimate:

@@ -105,6 +105,10 @@ class RetrievedCandidates(Candidates):
 
     failures: Mapping[str, str] = field(default_factory=dict)
     """Error of each source that failed, or whose score did, which is neutral then; by name."""
+    filtered: bool = False
+    """Whether a filter was asked for and holds for each."""
+    filter_share: float = 1.0
+    """Share of the release's videos that the filter holds for."""
 
 
 class BestByOrdering:
@@ -145,7 +149,7 @@ class CandidatePipeline:
         )
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
-        """Return the candidates for a query: `count`, or all unwatched ones if there are fewer.
+        """Return the candidates for a query: `count`, or all that it allows if there are fewer.
 
         Raises:
             UnknownSeedError: the query's seed isn't in the release.
@@ -157,7 +161,10 @@ class CandidatePipeline:
             outcome = self._filled_up(asked, outcome, caller)
         if asked.release.live is not None and asked.release.live.table.places:
             outcome = self._with_new(asked, asked.release.live, outcome)
-        return RetrievedCandidates(**vars(outcome.selected), failures=outcome.failures)
+        found = RetrievedCandidates(**vars(outcome.selected), failures=outcome.failures)
+        if asked.applied is None:
+            return found
+        return replace(found, filtered=True, filter_share=asked.applied.share)
 
     def _filled_up(self, asked: Retrieval, outcome: Outcome, caller: Caller | None) -> Outcome:
         """Ask for more, beyond quotas: the source that takes what they leave has failed."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
+from server.candidate.session import session_vector
 from server.features.viewer import ViewerFeatures
 from server.pipeline.best import best
+
+if TYPE_CHECKING:
+    from server.candidate.allowed import AppliedFilter
+    from server.filters.expression import FilterExpression
 
 T = TypeVar("T")
 
@@ -34,6 +39,12 @@ class CandidateQuery:
     """The video that is playing, which the candidates follow; None on HOME."""
     locale: str = ""
     """BCP 47 language tag, for what is trending there; empty if unknown."""
+    filter: FilterExpression | None = None
+    """What holds for each candidate, by attributes that the release declares; None for any."""
+    session_keys: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """What the viewer came upon in this session, oldest first, int64[s]."""
+    session_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    """How much each of those counts beside a watch, 0 to 1, float32[s]."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,12 @@ class Retrieval:
     watched: Int64Array
     """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
     blocked: Int64Array
-    """Rows of the watched, excluded, hidden and removed videos that the release has, int64[b]."""
+    """Rows of the watched, excluded, hidden and removed videos that the release has, and of those
+    that the query's filter forbids since they changed, int64[b]."""
     unknown: Int64Array
     """Keys of those that it doesn't have, int64[u]; none without a log."""
+    applied: AppliedFilter | None
+    """The query's filter; None without one."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
 
     @staticmethod
@@ -77,11 +91,14 @@ class Retrieval:
                 f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
             )
         watched, blocked = others[: len(parts[1])], others[others >= 0]
-        unknown = keys[:0]
+        unknown, applied = keys[:0], None
         if live is not None:
             unknown = keys[begin:][others < 0]
             blocked = np.concatenate([blocked, live.table.removed_rows])
-        return Retrieval(release, query, viewer, history, watched, blocked, unknown)
+        if query.filter is not None:
+            applied = release.applied(query.filter)
+            blocked = np.concatenate([blocked, applied.forbidden_rows])
+        return Retrieval(release, query, viewer, history, watched, blocked, unknown, applied)
 
     def without(self, rows: Int64Array, count: int) -> Retrieval:
         """Return this query for `count` other candidates than those of `rows`."""
@@ -90,10 +107,22 @@ class Retrieval:
 
     @cached_property
     def free(self) -> BoolArray:
-        """Whether each video is neither watched nor excluded, bool[n]."""
-        free = np.ones(len(self.release.keys), np.bool_)
+        """Whether each video is neither blocked nor forbidden by the query's filter, bool[n]."""
+        if self.applied is None:
+            free = np.ones(len(self.release.keys), np.bool_)
+        else:
+            free = self.applied.allowed.mask()
+            free[self.applied.allowed_rows] = True
         free[self.blocked] = False
         return free
+
+    @cached_property
+    def free_rows(self) -> Int64Array:
+        """Rows of the free videos, int64[f]."""
+        if self.applied is None or self.applied.allowed.vectors is None:
+            return self.free.nonzero()[0]
+        rows = np.concatenate([self.applied.allowed.rows, self.applied.allowed_rows])
+        return rows[self.free.take(rows)]
 
     @cached_property
     def history_rows(self) -> Int64Array:
@@ -114,6 +143,8 @@ class Retrieval:
     @cached_property
     def vector(self) -> Float32Array:
         """The viewer's embedding, float32[d]."""
+        if len(self.query.session_keys):
+            return session_vector(self.release, self.viewer, self.query)
         return self.release.viewer_vector(self.viewer, self.history)
 
     def once(self, compute: Callable[[Retrieval], T]) -> T:
@@ -124,6 +155,6 @@ class Retrieval:
         return made
 
     def best(self, rows: Int64Array, scores: Float32Array, limit: int) -> Int64Array:
-        """Return the `limit` best of `rows` that aren't blocked, best first, ties by key."""
+        """Return the `limit` best of `rows` that are free, best first, ties by key."""
         free = self.free.take(rows).nonzero()[0]
         return best(rows.take(free), scores.take(free), self.release.keys, limit)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from server.arrays import Float32Array, Int32Array, Int64Array
+from server.candidate.allowed import AppliedFilter, Filters
 from server.candidate.index import VideoIndex
 from server.candidate.live import LiveVideos
 from server.candidate.viewer_vectors import ViewerVectors
@@ -17,6 +18,10 @@ from server.features.looked_up import Vectors, looked_up
 from server.features.tower_inputs import viewer_inputs
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
+from server.filters import table as attribute_table
+from server.filters.declared import Declared
+from server.filters.expression import FilterExpression
+from server.filters.table import AttributeTable
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import VIDEOS, tower_signature
@@ -51,11 +56,14 @@ FILES = (
     layout.POPULARITY,
     layout.VOCABULARY,
     *placement.FILES,
+    *attribute_table.FILES,
 )
 """The files of a release that the candidate service needs."""
 
 MAX_POPULAR = 10_000
 """Length of the popular list: enough for the largest request and the longest history."""
+FILTER_CACHE_BYTES = 64 << 20
+"""Default maximum bytes of the filters that a release keeps."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +93,33 @@ class CandidateRelease:
     """Their vectors, float32[m, d]."""
     popular_rows: Int64Array
     """Rows of the MAX_POPULAR most popular videos, best first, ties by key, int64[p]."""
+    popularity: Float32Array
+    """float32[n]."""
     vocabulary: Mapping[str, int]
     rows: VideoRows
     viewers: ViewerVectors
     """Cache of recent viewers' vectors."""
+    filters: Filters | None = None
+    """Filters by the release's attributes; None if it declares none."""
     live: LiveVideos | None = None
     """What the log adds; None without one."""
 
     @staticmethod
     def load(
-        folder: Path, vector_cache_size: int = 0, live: Live | None = None
+        folder: Path,
+        vector_cache_size: int = 0,
+        live: Live | None = None,
+        filter_cache_bytes: int = FILTER_CACHE_BYTES,
     ) -> CandidateRelease:
         """Load the release in `folder`: its manifest and FILES except goldens.
 
-        At most `vector_cache_size` viewers' vectors are cached. Digests aren't
-        checked here but by the cache, when it returns the folder. `live` is what is followed of
-        the log.
+        Digests aren't checked here but by the cache, when it returns the folder.
+
+        Args:
+            folder: the release's.
+            vector_cache_size: maximum viewers' vectors to cache.
+            live: what is followed of the log.
+            filter_cache_bytes: maximum bytes of filters to cache.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
@@ -117,13 +136,16 @@ class CandidateRelease:
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
         rows = VideoRows(keys)
+        attributes = AttributeTable.load(folder, manifest, count)
+        index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
         beside = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
             from server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
-            known = KnownVideos(rows, vectors, manifest.catalog_position, places)
+            declared = None if attributes is None else attributes.declared
+            known = KnownVideos(rows, vectors, manifest.catalog_position, places, declared=declared)
             table = live.complete(SideTable(live.overlay, known, ranked=False))
             beside = LiveVideos(table, live.trends, rows)
         tower = Model(folder / layout.VIEWER_TOWER, tower_signature(size), {VIDEOS: vectors})
@@ -131,7 +153,7 @@ class CandidateRelease:
             folder=folder,
             manifest=manifest,
             tower=tower,
-            index=VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size),
+            index=index,
             keys=keys,
             ids=read_ids(folder, layout.VIDEO_IDS, keys),
             vectors=vectors,
@@ -144,15 +166,30 @@ class CandidateRelease:
             fresh_rows=fresh_rows,
             fresh_vectors=looked_up(vectors, fresh_rows),
             popular_rows=best(np.arange(count), popularity, keys, MAX_POPULAR),
+            popularity=popularity,
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
+            filters=attributes and Filters(attributes, index, vectors, filter_cache_bytes),
             live=beside,
         )
 
     def is_new(self, key: int) -> bool:
         """Return whether a video came since the release was trained."""
         return self.live is not None and key in self.live.table.places
+
+    @property
+    def declared(self) -> Declared | None:
+        """The attributes by which its videos can be filtered; None if it declares none."""
+        return None if self.filters is None else self.filters.declared
+
+    def applied(self, expression: FilterExpression) -> AppliedFilter:
+        """Return a filter of declared attributes as of now."""
+        if self.filters is None:
+            raise ValueError(f"{self.manifest.release_id} declares no attributes to filter by")
+        return self.filters.apply(
+            expression, None if self.live is None else self.live.table.attributes
+        )
 
     def video_id(self, row: int) -> str:
         """Return the id of a row, of the side table too."""

@@ -18,8 +18,11 @@ from server.candidate.pipeline import (
     RetrievedCandidates,
     UnknownSeedError,
 )
-from server.candidate.release import FILES, CandidateRelease
+from server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
 from server.columns import encode_columns
+from server.filters.declared import Declared
+from server.filters.expression import BadFilterError, FilterExpression
+from server.filters.expression import decode as decode_filter
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
@@ -30,7 +33,7 @@ from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
 from server.releases.loader import ReleaseLoader
-from server.rpc.errors import not_found
+from server.rpc.errors import invalid_argument, not_found
 from server.signals import EVERY_SOURCE, SOURCES
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
@@ -54,7 +57,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
         serving = served(self.loader, request.release_id)
-        query = decode(request)
+        query = decode(request, serving.content.release.declared)
         if request.count_of_release:
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
@@ -73,15 +76,42 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             raise not_found(str(error)) from error
 
 
-def decode(request: candidate_pb2.RetrieveCandidatesRequest) -> CandidateQuery:
-    """Return the query of a request."""
+def decode(
+    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None = None
+) -> CandidateQuery:
+    """Return the query of a request to a release that declares these attributes.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT that names the field.
+    """
+    weights = np.array(request.session_weights, np.float32)
+    if len(weights) != len(request.session_keys):
+        raise invalid_argument([("session_weights", "must have as many values as session_keys")])
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise invalid_argument([("session_weights", "must be 0 to 1 each")])
     return CandidateQuery(
         viewer=decode_viewer(request.viewer),
         count=request.count,
         excluded_keys=np.array(request.excluded_keys, np.int64),
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         locale=request.locale,
+        filter=_decode_filter(request, declared),
+        session_keys=np.array(request.session_keys, np.int64),
+        session_weights=weights,
     )
+
+
+def _decode_filter(
+    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None
+) -> FilterExpression | None:
+    if not request.HasField("filter"):
+        return None
+    if declared is None:
+        raise invalid_argument([("filter", "the release declares no attributes of videos")])
+    try:
+        return decode_filter(request.filter, "filter", declared)
+    except BadFilterError as error:
+        raise invalid_argument(error.violations) from error
 
 
 def encode(
@@ -94,6 +124,8 @@ def encode(
         source_masks=found.source_masks.tolist(),
         ids=[release.video_id(row) for row in found.rows[:page_size].tolist()],
         release_id=release.manifest.release_id,
+        filtered=found.filtered,
+        filter_share=found.filter_share,
         sources=[
             recommendation_pb2.SourceReport(
                 source=_IN_API[source.name],
@@ -105,8 +137,15 @@ def encode(
     )
 
 
-def _build(folder: Path, vector_cache_size: int = 0, live: Live | None = None) -> CandidatePipeline:
-    return CandidatePipeline(CandidateRelease.load(folder, vector_cache_size, live))
+def _build(
+    folder: Path,
+    vector_cache_size: int = 0,
+    filter_cache_bytes: int = FILTER_CACHE_BYTES,
+    live: Live | None = None,
+) -> CandidatePipeline:
+    return CandidatePipeline(
+        CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes)
+    )
 
 
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
@@ -120,6 +159,9 @@ class CandidateSettings(PodSettings):
 
     viewer_vector_cache_size: int = Field(default=10_000, ge=0)
     """Number of viewers' vectors in the LRU cache; 0 runs the viewer tower for every request."""
+    filter_cache_bytes: int = Field(default=FILTER_CACHE_BYTES, ge=0)
+    """Maximum memory of each release's cached filters in bytes; 0 evaluates the filter of every
+    request."""
 
 
 CANDIDATE_POD = Pod(
@@ -140,6 +182,10 @@ CANDIDATE_POD = Pod(
 
 def candidate_pod(settings: CandidateSettings) -> Pod[CandidatePipeline]:
     """Return the candidate pod; it follows the log if the settings name one."""
-    size = settings.viewer_vector_cache_size
-    pod = replace(CANDIDATE_POD, build=partial(_build, vector_cache_size=size))
-    return following(pod, settings, lambda live: partial(_build, vector_cache_size=size, live=live))
+    build = partial(
+        _build,
+        vector_cache_size=settings.viewer_vector_cache_size,
+        filter_cache_bytes=settings.filter_cache_bytes,
+    )
+    pod = replace(CANDIDATE_POD, build=build)
+    return following(pod, settings, lambda live: partial(build, live=live))

@@ -16,6 +16,8 @@ from server.features.keys import video_key
 from server.features.looked_up import Vectors, looked_up
 from server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_features
 from server.features.video_rows import VideoRows
+from server.filters.declared import Declared
+from server.live.attributes import ChangedAttributes
 from server.live.overlay import Change, Overlay
 from server.live.placement import Placement
 from server.pipeline.best import best
@@ -43,6 +45,8 @@ class KnownVideos:
     creators: Int64Array | None = None
     """Key of each video's creator, -1 if unknown, int64[n], which ranking needs; None if the
     release knows none."""
+    declared: Declared | None = None
+    """Attributes that filters need; None if nothing is filtered."""
 
 
 class SideTable:
@@ -95,6 +99,10 @@ class SideTable:
         """Whether each of the release's videos is removed, bool[n]."""
         self.removed_rows = np.zeros(0, np.int64)
         """Rows of those, int64[r]."""
+        self.attributes = known.declared and ChangedAttributes(known.declared, room)
+        """Those of new and changed videos, placed or not; None if nothing is filtered."""
+        self.slots = np.zeros(room, np.int64)
+        """Place in `attributes` of each row."""
         self.unplaced: set[int] = set()
         """Keys of the videos that wait for another release, since this one can't place them."""
         self.changed = 0
@@ -117,17 +125,17 @@ class SideTable:
         self._mark_removed(rows, gone)
         for change, row in zip(changes, rows.tolist(), strict=True):
             if change.removed:
-                self._drop(change.key)
-                self.unplaced.discard(change.key)
+                self._forget_one(change.key)
             elif row < 0 or change.position > self._merged:
                 self._waiting.append(change)
+                if self.attributes is not None:
+                    self.attributes.put(change.key, row, Video.FromString(change.video))
 
     def forget(self, keys: Iterable[int]) -> None:
         """Forget videos whose changes the overlay keeps no longer."""
         keys = list(keys)
         for key in keys:
-            self._drop(key)
-            self.unplaced.discard(key)
+            self._forget_one(key)
         rows = self._known.rows.find(np.array(keys, np.int64))
         last = [self._overlay.get(key) for key in keys]
         gone = [change is not None and change.removed for change in last]
@@ -256,6 +264,8 @@ class SideTable:
             self.creators[row] = creators[each]
             self.changed += int(own[each] >= 0) - int(self.own_rows[row] >= 0)
             self.own_rows[row], self.new[row] = own[each], own[each] < 0
+            if self.attributes is not None:
+                self.slots[row] = self.attributes.slots[change.key]
 
     def _age(self, video: Video) -> float:
         if not video.HasField("published"):
@@ -274,6 +284,12 @@ class SideTable:
         self.places[key] = row
         self.keys[row], self.own_rows[row] = key, -1
         return row
+
+    def _forget_one(self, key: int) -> None:
+        self._drop(key)
+        self.unplaced.discard(key)
+        if self.attributes is not None:
+            self.attributes.drop(key)
 
     def _drop(self, key: int) -> None:
         row = self.places.pop(key, None)

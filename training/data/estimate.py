@@ -23,11 +23,14 @@ class ImportEstimate:
     videos: int
     viewers: int
     """Rows of the viewers file."""
+    attributes: int = 0
+    """Number of declared attributes of a video."""
 
     @property
     def memory(self) -> MemoryEstimate:
         """Peak memory of the import."""
-        return import_memory(self.interactions, self.videos + self.viewers)
+        entities = self.videos + self.viewers
+        return import_memory(self.interactions, entities, self.attributes * self.videos)
 
     def __str__(self) -> str:
         known = f"{self.viewers:,} viewers, " if self.viewers else ""
@@ -43,6 +46,7 @@ def estimate_import(request: ImportRequest) -> ImportEstimate:
         interactions=_rows(request.interactions),
         videos=_rows(request.videos),
         viewers=_rows(request.viewers) if request.viewers else 0,
+        attributes=len(request.attributes),
     )
 
 

@@ -1,4 +1,4 @@
-"""Removes watched and excluded videos, should a source propose one."""
+"""Removes blocked videos and those that the query's filter forbids, should a source propose one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from server.pipeline.candidates import Candidates
 
 
 class BlockedFilter:
-    """Removes watched and excluded videos; the seed of an UP_NEXT query counts as watched."""
+    """Removes videos that aren't free; the seed of an UP_NEXT query counts as watched."""
 
     name = "blocked"
 
     def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
-        """Return which candidates are neither watched nor excluded, bool[n]."""
+        """Return which candidates are free, bool[n]."""
         return query.free[candidates.rows]

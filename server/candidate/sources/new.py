@@ -25,6 +25,8 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
     table, count = live.table, query.query.count
     usable = table.new[: table.count].copy()
     usable[table.rows_of(query.unknown)] = False
+    if query.applied is not None and query.applied.changed is not None:
+        usable &= query.applied.changed.held.take(table.slots[: table.count])
     nearest = table.nearest(query.vector, _limit(NEW.quota, count), usable)
     trending = table.rows_of(live.trending(query.query.locale).others)
     trending = trending[usable[trending]][: _limit(TRENDING.quota, count)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from server.arrays import Float32Array, Int64Array
 from server.candidate.query import Retrieval
 from server.features.looked_up import looked_up
@@ -10,12 +12,20 @@ from server.pipeline.best import best
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the nearest videos."""
-    release = query.release
-    if not release.index.exact:
+    release, applied = query.release, query.applied
+    if release.index.exact:
+        # The products of all videos, which scores need anyway, take a tenth of the index's search.
+        free = query.free_rows
+        return best(free, query.once(_every_score)[free], release.keys, limit)
+    if applied is None:
         return release.index.nearest(query.vector, limit, query.blocked)
-    # The products of all videos, which scores need anyway, take a tenth of the index's search.
-    free = query.free.nonzero()[0]
-    return best(free, query.once(_every_score)[free], release.keys, limit)
+    allowed, also = applied.allowed, applied.allowed_rows
+    if allowed.vectors is None:
+        return release.index.nearest_allowed(query.vector, limit, query.blocked, allowed, also)
+    scores = allowed.vectors @ query.vector
+    if len(also):
+        scores = np.concatenate([scores, looked_up(release.vectors, also) @ query.vector])
+    return query.best(np.concatenate([allowed.rows, also]), scores, limit)
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:

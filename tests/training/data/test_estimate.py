@@ -25,3 +25,8 @@ def test_the_import_announces_its_size_and_memory() -> None:
         "about 10,000,000 interactions, 1,000,000 viewers, 1,000,000 videos: takes about 2.5 GB of "
     )
     assert "viewers" not in str(ImportEstimate(10_000_000, 1_000_000, 0))
+
+
+def test_declared_attributes_add_to_the_memory() -> None:
+    without = ImportEstimate(10_000_000, 1_000_000, 0).memory.needed
+    assert ImportEstimate(10_000_000, 1_000_000, 0, attributes=3).memory.needed == without + 3e8

@@ -1,0 +1,150 @@
+"""Which of a release's videos a filter holds for, in the forms that the search needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+from cachetools import LRUCache
+
+from server.arrays import BoolArray, Float32Array, Int64Array
+from server.candidate.index import VideoIndex
+from server.features.looked_up import Vectors, looked_up
+from server.filters.expression import FilterExpression
+from server.filters.table import AttributeTable
+from server.live.attributes import ChangedAttributes, ChangedVideos
+
+MAX_GATHERED = 20_000
+"""Maximum videos that are searched exactly, by vectors that are kept beside each other: up to here
+it takes no longer than the index, and finds all."""
+
+_NO_ROWS: Int64Array = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The rows of a release's n videos that one filter holds for, m of them."""
+
+    count: int
+    """n."""
+    bits: npt.NDArray[np.uint8]
+    """One bit a row, the lowest of a byte first."""
+    passing: int
+    """m."""
+    cell_counts: Int64Array
+    """Number of them in each cell of the index, int64[cells]; empty if it has none."""
+    rows: Int64Array
+    """Those rows, ascending, int64[m]; empty if `vectors` is."""
+    vectors: Float32Array | None
+    """Their vectors, float32[m, d], if they are few enough to be searched exactly."""
+
+    @staticmethod
+    def of(mask: BoolArray, index: VideoIndex, vectors: Vectors) -> Allowed:
+        """Return it for a mask of all videos, bool[n]."""
+        rows = mask.nonzero()[0]
+        gathered = not index.exact and len(rows) <= MAX_GATHERED
+        return Allowed(
+            len(mask),
+            np.packbits(mask, bitorder="little"),
+            len(rows),
+            index.cell_counts(rows),
+            rows if gathered else rows[:0].copy(),
+            looked_up(vectors, rows) if gathered else None,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        arrays = (self.bits, self.cell_counts, self.rows)
+        own = 0 if self.vectors is None else self.vectors.nbytes
+        return own + sum(array.nbytes for array in arrays)
+
+    def mask(self) -> BoolArray:
+        """Return for which videos the filter holds, bool[n]: a new array."""
+        return np.unpackbits(self.bits, count=self.count, bitorder="little").view(np.bool_)
+
+    def holds(self, rows: Int64Array) -> BoolArray:
+        """Return for which of some rows the filter holds, bool[k]."""
+        return (self.bits.take(rows >> 3) >> (rows & 7) & 1).astype(np.bool_)
+
+
+@dataclass(frozen=True)
+class AppliedFilter:
+    """One filter, as of one moment."""
+
+    allowed: Allowed
+    """By the attributes that the release has."""
+    changed: ChangedVideos | None = None
+    """By those that changed since; None without a log."""
+
+    @property
+    def allowed_rows(self) -> Int64Array:
+        """Rows that it holds for since they changed, int64[a]."""
+        return _NO_ROWS if self.changed is None else self.changed.allowed_rows
+
+    @property
+    def forbidden_rows(self) -> Int64Array:
+        """Rows that it no longer holds for since they changed, int64[f]."""
+        return _NO_ROWS if self.changed is None else self.changed.forbidden_rows
+
+    @property
+    def share(self) -> float:
+        """Share of the release's videos that it holds for, 0 to 1."""
+        passing = self.allowed.passing + len(self.allowed_rows) - len(self.forbidden_rows)
+        return passing / max(1, self.allowed.count)
+
+
+class Filters:
+    """The filters that one release's requests had lately, within a bound of bytes."""
+
+    def __init__(
+        self, table: AttributeTable, index: VideoIndex, vectors: Vectors, max_bytes: int
+    ) -> None:
+        """Start empty.
+
+        Args:
+            table: attributes of the release's n videos.
+            index: index of their vectors.
+            vectors: float32[n, d] or float16[n, d].
+            max_bytes: maximum bytes of what is kept; a filter that takes more isn't.
+        """
+        self.declared = table.declared
+        self._table, self._index, self._vectors = table, index, vectors
+        self._kept: LRUCache[FilterExpression, AppliedFilter] = LRUCache(max_bytes, _nbytes)
+        self._lock = Lock()
+
+    def clear(self) -> None:
+        """Drop what is kept."""
+        with self._lock:
+            self._kept.clear()
+
+    def apply(
+        self, expression: FilterExpression, attributes: ChangedAttributes | None
+    ) -> AppliedFilter:
+        """Return a filter as of now.
+
+        Args:
+            expression: what it says, of attributes that the release declares.
+            attributes: those that changed since the release was trained; None without a log. With
+                them, call it from one thread.
+        """
+        with self._lock:
+            applied = self._kept.get(expression)
+        if applied is None:
+            mask = self._table.mask(expression)
+            changed = None if attributes is None else ChangedVideos.of(expression, attributes.room)
+            applied = AppliedFilter(Allowed.of(mask, self._index, self._vectors), changed)
+            with self._lock:
+                if _nbytes(applied) <= self._kept.maxsize:
+                    self._kept[expression] = applied
+        if applied.changed is not None and attributes is not None:
+            applied.changed.update(attributes, applied.allowed.holds)
+        return applied
+
+
+def _nbytes(applied: AppliedFilter) -> int:
+    # A changed video has a byte, and 8 more if the change was to do with the filter.
+    changed = 0 if applied.changed is None else 9 * len(applied.changed.held)
+    return applied.allowed.nbytes + changed

@@ -1,0 +1,186 @@
+"""Batches of both clients: each viewer once, whatever becomes of the calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeAlias
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    add_RecommendationServiceServicer_to_server,
+)
+
+from server.rpc.errors import RpcError, invalid_argument, unavailable
+from server.rpc.server import RpcServer
+from tests.builders.gateway import GATEWAY, overloaded
+from tests.builders.rpc import rpc_settings
+from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
+from vireo_client.batch import MAX_VIEWERS
+from vireo_client.filter import Condition, Filter
+
+Received: TypeAlias = list[tuple[str, Slate]]
+Batch: TypeAlias = Callable[..., Awaitable[Received]]
+
+
+@dataclass
+class Batches(RecommendationServiceServicer):
+    """A gateway that ends each call but the last with the next of its failures."""
+
+    failures: list[Exception] = field(default_factory=list)
+    after: int = 0
+    """How many slates a call gets before it fails."""
+    requests: list[pb.BatchRecommendRequest] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    address: str = ""
+
+    async def BatchRecommend(  # type: ignore[override] # noqa: N802
+        self, request: pb.BatchRecommendRequest, context: Any
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        self.requests.append(request)
+        self.ids.append(dict(context.invocation_metadata())["x-request-id"])
+        failure = self.failures.pop(0) if self.failures else None
+        begin = int(request.resume_token or 0)
+        for number, viewer_id in enumerate(request.viewer_ids[begin:]):
+            if failure is not None and number == self.after:
+                raise failure
+            slate = pb.RecommendResponse(items=[pb.SlateItem(video_id=f"for {viewer_id}")])
+            token = str(begin + number + 1)
+            yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
+
+
+@asynccontextmanager
+async def served(gateway: Batches) -> AsyncIterator[str]:
+    server = RpcServer(rpc_settings(max_message_bytes=2 << 20))
+    server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.drain()
+
+
+async def _sync(address: str, *arguments: Any, **options: Any) -> Received:
+    def run() -> Received:
+        with Client(address) as client:
+            return list(client.batch(*arguments, **options))
+
+    return await asyncio.to_thread(run)
+
+
+async def _async(address: str, *arguments: Any, **options: Any) -> Received:
+    async with AsyncClient(address) as client:
+        return [each async for each in client.batch(*arguments, **options)]
+
+
+@pytest.fixture(params=[_sync, _async], ids=["Client", "AsyncClient"])
+def batch(request: pytest.FixtureRequest) -> Batch:
+    found: Batch = request.param
+    return found
+
+
+def names(received: Received) -> list[str]:
+    assert all(slate.items[0].video_id == f"for {viewer}" for viewer, slate in received)
+    return [viewer for viewer, _ in received]
+
+
+async def test_any_number_of_viewers_is_asked_for_in_parts(batch: Batch) -> None:
+    gateway = Batches()
+    viewers = [str(number) for number in range(MAX_VIEWERS + 2)]
+    async with served(gateway) as address:
+        assert names(await batch(address, iter(viewers))) == viewers
+    assert [len(each.viewer_ids) for each in gateway.requests] == [MAX_VIEWERS, 2]
+
+
+async def test_no_viewers_need_no_call(batch: Batch) -> None:
+    gateway = Batches()
+    async with served(gateway) as address:
+        assert await batch(address, []) == []
+    assert not gateway.requests
+
+
+async def test_what_is_asked_arrives_and_a_batch_has_one_id(batch: Batch) -> None:
+    gateway = Batches([unavailable("restarts", timedelta(0))])
+    moment = datetime(2030, 1, 2, tzinfo=UTC)
+    async with served(gateway) as address:
+        await batch(
+            address,
+            ["a"],
+            page_size=3,
+            filter=Filter([Condition("tag", any_of=["x"])]),
+            locale="de",
+            time=moment,
+        )
+    request = gateway.requests[0]
+    assert request.page_size == 3
+    assert request.filter.conditions[0].any_of == ["x"]
+    assert request.context.locale == "de"
+    assert request.context.time.ToDatetime(UTC) == moment
+    assert len(gateway.requests) == 2
+    assert len(set(gateway.ids)) == 1
+
+
+async def test_calls_that_end_early_are_resumed_and_each_viewer_comes_once(batch: Batch) -> None:
+    soon = timedelta(milliseconds=1)
+    failures: list[Exception] = [
+        unavailable("shuts down", soon),
+        overloaded(soon),
+        RuntimeError("becomes INTERNAL, as a connection that is reset may"),
+        RpcError(grpc.StatusCode.CANCELLED, "reset"),
+        RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream's own"),
+    ]
+    gateway = Batches(failures, after=2)
+    viewers = [str(number) for number in range(15)]
+    async with served(gateway) as address:
+        assert names(await batch(address, viewers)) == viewers
+    assert [each.resume_token for each in gateway.requests] == ["", "2", "4", "6", "8", "10"]
+
+
+async def test_an_invalid_batch_is_not_repeated(batch: Batch) -> None:
+    gateway = Batches([invalid_argument([("page_size", "too large")])])
+    async with served(gateway) as address:
+        with pytest.raises(InvalidRequest) as raised:
+            await batch(address, ["a"])
+    assert [each.field for each in raised.value.violations] == ["page_size"]
+    assert len(gateway.requests) == 1
+
+
+async def test_a_request_that_is_too_large_is_not_repeated(batch: Batch) -> None:
+    gateway = Batches([RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "2,000,000 bytes")])
+    async with served(gateway) as address:
+        with pytest.raises(VireoError, match="2,000,000"):
+            await batch(address, ["a"])
+    assert len(gateway.requests) == 1
+
+
+async def test_without_any_slate_for_too_long_the_last_failure_is_raised(batch: Batch) -> None:
+    gateway = Batches([unavailable("no pods", timedelta(0))] * 100)
+    async with served(gateway) as address:
+        with pytest.raises(Unavailable, match="no pods"):
+            await batch(address, ["a"], patience=0.3)
+    assert 1 < len(gateway.requests) < 100
+
+
+async def test_a_caller_that_reads_no_further_ends_its_call() -> None:
+    gateway = Batches()
+    viewers = [str(number) for number in range(1000)]
+    async with served(gateway) as address, AsyncClient(address) as client:
+        slates = client.batch(viewers)
+        assert (await anext(slates))[0] == "0"
+        await slates.aclose()  # type: ignore[attr-defined]
+
+    def read_one(address: str) -> str:
+        with Client(address) as client:
+            for viewer_id, _ in client.batch(viewers):
+                return viewer_id
+        raise AssertionError("nothing came")
+
+    async with served(gateway) as address:
+        assert await asyncio.to_thread(read_one, address) == "0"

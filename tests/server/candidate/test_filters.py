@@ -1,0 +1,337 @@
+"""Filters of a query hold in every source, and whatever fails; a page is full if it can be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vireo.v1 import candidate_pb2, filter_pb2, viewer_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+
+from server.candidate import allowed, pipeline
+from server.candidate.allowed import Allowed, Filters
+from server.candidate.index import VideoIndex
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
+from server.candidate.query import Retrieval
+from server.candidate.release import CandidateRelease
+from server.candidate.service import CANDIDATE_POD
+from server.candidate.sources import two_tower
+from server.features.keys import video_key
+from server.features.viewer import ViewerFeatures
+from server.filters.expression import FilterExpression
+from server.filters.table import AttributeTable
+from server.live.live import Live
+from server.releases import layout
+from server.releases.manifest import IndexDescription, Manifest
+from server.signals import NEW, TRENDING
+from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
+from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.filters import condition, expression, message, random_expression
+from tests.builders.releases import CREATORS, build_release, write_manifest
+from tests.builders.rpc import serving
+from tests.builders.viewers import viewer_of_rows
+
+VIDEOS = 40
+LABELS = {
+    "creator": [f"creator-{each}" for each in range(CREATORS)],
+    "language": ["de", "en", "fr"],
+    "tag": ["cat", "dog", "fish"],
+}
+NUMBERS = {
+    "age_rating": [0.0, 12.0, 18.0],
+    "duration": [0.0, 600.0, 1800.0],
+    "published": [1e9 + day * DAY for day in (0, 10, 30)],
+}
+CATS = expression(condition("tag", any_of=["cat"]))
+
+
+def passing(asked: FilterExpression) -> set[int]:
+    return {row for row in range(VIDEOS) if asked.holds(labels_of(row, CREATORS), numbers_of(row))}
+
+
+def retrieve(
+    release: CandidateRelease, viewer: ViewerFeatures, count: int, **more: Any
+) -> RetrievedCandidates:
+    found = CandidatePipeline(release, fail_open=False)
+    return found.retrieve(CandidateQuery(viewer, count, **more))
+
+
+def in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRelease:
+    """Return a release whose index has cells, of which a search probes a few."""
+    size = release.vectors.shape[1]
+    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
+    made.train(release.vectors)
+    made.add(release.vectors)
+    index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
+    table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
+    assert table is not None
+    filters = Filters(table, index, release.vectors, 1 << 20)
+    return replace(release, index=index, filters=filters)
+
+
+@pytest.fixture(params=["exact", "gathered", "cells"])
+def searched(
+    request: pytest.FixtureRequest, release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> CandidateRelease:
+    """A release that searches in one of the ways."""
+    if request.param == "exact":
+        return release
+    if request.param == "cells":
+        monkeypatch.setattr(allowed, "MAX_GATHERED", 0)
+    return in_cells(release, cells=8, probes=1)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.integers(0, 1 << 32))
+def test_as_many_candidates_as_a_filter_allows_and_no_other(
+    searched: CandidateRelease, seed: int
+) -> None:
+    draw = random.Random(seed)
+    _, asked = random_expression(draw, LABELS, NUMBERS)
+    history, excluded = (draw.sample(range(VIDEOS), draw.choice([0, 1, 5, 20])) for _ in range(2))
+    count = draw.choice([1, 5, 20, VIDEOS])
+    query = CandidateQuery(viewer_of_rows(*history), count, searched.keys[excluded], filter=asked)
+
+    found = CandidatePipeline(searched, fail_open=False).retrieve(query)
+
+    may = passing(asked) - {*history} - {*excluded}
+    assert set(found.rows.tolist()) <= may
+    assert len(set(found.rows.tolist())) == len(found) == min(count, len(may))
+    assert found.filtered
+    assert found.filter_share == pytest.approx(len(passing(asked)) / VIDEOS)
+
+
+@pytest.mark.parametrize("failing", ["two_tower", "popular", "co_watch", "ease", "fresh"])
+@pytest.mark.parametrize("count", [5, VIDEOS])
+def test_a_failed_source_lets_nothing_forbidden_in(
+    searched: CandidateRelease, failing: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    broken = {**pipeline._PROPOSE, failing: fail}
+    monkeypatch.setattr(pipeline, "_PROPOSE", broken)
+    found = CandidatePipeline(searched).retrieve(
+        CandidateQuery(viewer_of_rows(3, 4), count, filter=CATS)
+    )
+    may = passing(CATS) - {3, 4}
+    assert failing in found.failures
+    assert set(found.rows.tolist()) <= may
+    assert len(found) == min(count, len(may))
+
+
+def test_a_filter_that_nothing_meets_leaves_an_empty_answer(searched: CandidateRelease) -> None:
+    asked = expression(condition("tag", any_of=["no such tag"]))
+    found = retrieve(searched, viewer_of_rows(3), 10, filter=asked)
+    assert (len(found), found.filtered, found.filter_share) == (0, True, 0.0)
+
+
+def test_without_a_filter_an_answer_says_so(release: CandidateRelease) -> None:
+    found = retrieve(release, viewer_of_rows(3), 10)
+    assert (found.filtered, found.filter_share) == (False, 1.0)
+
+
+def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(
+    release: CandidateRelease,
+) -> None:
+    short = replace(release, popular_rows=release.popular_rows[:3])
+    asked = expression(condition("duration", min=60.0 * 30))
+    found = retrieve(short, viewer_of_rows(1), 40, filter=asked)
+    popular = found.rows[found.source_masks & 1 << viewer_pb2.SOURCE_POPULAR > 0]
+    assert sorted(popular.tolist()) == [30, 31], "the share of 40 of the most popular"
+
+
+def test_a_few_videos_are_searched_exactly(release: CandidateRelease) -> None:
+    query = CandidateQuery(viewer_of_rows(3, 9), 5, filter=CATS)
+    for searched in (release, in_cells(release, cells=8, probes=1)):
+        asked = Retrieval.of(searched, query)
+        scores = searched.vectors @ asked.vector
+        may = sorted(passing(CATS) - {3, 9}, key=lambda row: -scores[row])
+        assert two_tower.propose(asked, 5).tolist() == may[:5]
+
+
+def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(4000, 16)).astype(np.float32)
+    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(16), 16, 64, faiss.METRIC_INNER_PRODUCT)
+    made.train(vectors)
+    made.add(vectors)
+    index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=64, probes=16))
+    query = vectors[7]
+    cell = made.quantizer.search(vectors, 1)[1][:, 0]
+    nearest_cells = made.quantizer.search(query[None], 64)[1][0]
+    far = np.isin(cell, nearest_cells[-16:])
+    allowed_rows = Allowed.of(far, index, vectors)
+    excluded = (far & (random.random(4000) < 0.1)).nonzero()[0]
+    also = (~far).nonzero()[0][:3]
+
+    found = index.nearest_allowed(query, 100, excluded, allowed_rows, also)
+
+    scores = np.where(far, vectors @ query, -np.inf)
+    scores[excluded] = -np.inf
+    nearest = np.argsort(-scores)[:100]
+    assert len(np.intersect1d(found, nearest)) >= 70
+    assert not np.isin(found, excluded).any()
+    assert (far[found] | np.isin(found, also)).all()
+    assert allowed_rows.cell_counts.sum() == far.sum()
+    few = index.nearest_allowed(query, 4000, excluded, allowed_rows, also)
+    assert len(few) == far.sum() - len(excluded) + len(also), "all cells, if some have too few"
+
+
+def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
+    table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
+    release = CandidateRelease.load(release_folder)
+    assert table is not None
+    filters = Filters(table, release.index, release.vectors, 2 * 5)  # a filter has 5 bytes of bits
+    one, two, three = (expression(condition("tag", any_of=[tag])) for tag in LABELS["tag"])
+    kept = filters.apply(one, None)
+    filters.apply(two, None)
+    assert filters.apply(one, None) is kept
+    filters.apply(three, None)
+    assert filters.apply(one, None) is kept, "the other was used longer ago"
+    none = Filters(table, release.index, release.vectors, 0)
+    assert none.apply(one, None) is not none.apply(one, None)
+
+
+GERMAN = expression(condition("language", any_of=["de"]))
+
+
+def german(*labels: str) -> list[dict[str, Any]]:
+    return [{"name": "language", "labels": labels or ["de"]}]
+
+
+def with_log(folder: Path, live: Live) -> CandidateRelease:
+    return CandidateRelease.load(folder, live=live)
+
+
+def test_new_videos_are_judged_by_their_own_attributes(release_folder: Path) -> None:
+    live = followed(
+        *(
+            upserted(
+                1 + each, f"new-{each}", tags=["cat"], attributes=german(("de", "en")[each % 2])
+            )
+            for each in range(40)
+        ),
+        trending={"": [f"new-{each}" for each in range(1, 12)]},
+    )
+    release = with_log(release_folder, live)
+    found = retrieve(release, viewer_of_rows(3), 40, filter=GERMAN)
+    held = passing(GERMAN) - {3}
+    new = found.rows[found.rows >= VIDEOS]
+    ids = {release.video_id(row) for row in new.tolist()}
+    assert ids
+    assert ids <= {f"new-{each}" for each in range(0, 40, 2)}
+    assert (found.source_masks & TRENDING.bit > 0).any()
+    assert (found.source_masks & NEW.bit > 0).any()
+    assert set(found.rows[found.rows < VIDEOS].tolist()) <= held
+
+
+def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
+    searched: CandidateRelease, release_folder: Path
+) -> None:
+    live = followed()
+    followed_release = with_log(release_folder, live)
+    assert followed_release.live is not None
+    release = replace(searched, live=followed_release.live)
+    if searched.index.exact:
+        release = replace(release, filters=followed_release.filters)
+    before = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
+    assert set(before.rows.tolist()) == passing(GERMAN)
+
+    live.overlay.take([upserted(1, "video-0", tags=["cat"], attributes=german("en"))])
+    live.overlay.take([upserted(2, "video-1", tags=["dog"], attributes=german("de"))])
+    live.overlay.take([removed(3, "video-2")])
+    followed_release.live.table.take_changes()
+
+    after = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
+    assert set(after.rows.tolist()) == passing(GERMAN) - {0, 2} | {1}
+    assert after.filter_share == pytest.approx(len(passing(GERMAN)) / VIDEOS)
+
+
+def request(
+    asked: filter_pb2.Filter | None, **more: Any
+) -> candidate_pb2.RetrieveCandidatesRequest:
+    return candidate_pb2.RetrieveCandidatesRequest(
+        viewer=viewer_pb2.ViewerFeatures(), count=VIDEOS, page_size=VIDEOS, filter=asked, **more
+    )
+
+
+async def test_an_answer_says_that_it_was_filtered(release_folder: Path) -> None:
+    asked = message(condition("tag", any_of=["cat"]))
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
+        stub = CandidateServiceStub(channel)
+        answer = await stub.RetrieveCandidates(request(asked))
+        plain = await stub.RetrieveCandidates(request(None))
+    assert set(answer.ids) == {f"video-{row}" for row in passing(CATS)}
+    assert answer.filtered
+    assert answer.filter_share == pytest.approx(14 / VIDEOS)
+    assert (plain.filtered, plain.filter_share) == (False, 1.0)
+
+
+def without_attributes(folder: Path) -> None:
+    for path in layout.ATTRIBUTE_TABLES:
+        (folder / path).unlink()
+    write_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "asked", "field"),
+    [
+        (
+            lambda _: None,
+            request(message(condition("genre", any_of=["a"]))),
+            "filter.conditions[0].attribute",
+        ),
+        (lambda _: None, request(message()), "filter"),
+        (without_attributes, request(message(condition("tag", any_of=["cat"]))), "filter"),
+        (lambda _: None, request(None, session_keys=[1]), "session_weights"),
+        (
+            lambda _: None,
+            request(None, session_keys=[1], session_weights=[1.5]),
+            "session_weights",
+        ),
+        (
+            lambda _: None,
+            request(None, session_keys=[1], session_weights=[float("nan")]),
+            "session_weights",
+        ),
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
+    tmp_path: Path,
+    prepare: Callable[[Path], None],
+    asked: candidate_pb2.RetrieveCandidatesRequest,
+    field: str,
+) -> None:
+    folder = build_release(tmp_path)
+    prepare(folder)
+    async with serving(CANDIDATE_POD, folder) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await CandidateServiceStub(channel).RetrieveCandidates(asked)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert status is not None
+    details = error_details_pb2.BadRequest()
+    status.details[0].Unpack(details)
+    assert [each.field for each in details.field_violations] == [field]
+
+
+def test_declared_attributes_are_those_of_the_release(release: CandidateRelease) -> None:
+    assert release.declared == DECLARED
+    assert video_key("video-0") == release.keys[0]

@@ -1,0 +1,89 @@
+"""The viewer's embedding with what the viewer came upon in this session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.arrays import Float32Array
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.query import Retrieval
+from server.candidate.release import CandidateRelease
+from server.features.viewer import ViewerFeatures
+from tests.builders.viewers import viewer_of_rows
+
+VIDEOS = 40
+
+
+def vector(
+    release: CandidateRelease, viewer: ViewerFeatures, session: dict[int, float], **more: Any
+) -> Float32Array:
+    keys = np.array([release.keys[row] for row in session], np.int64)
+    weights = np.array(list(session.values()), np.float32)
+    query = CandidateQuery(viewer, 5, session_keys=keys, session_weights=weights, **more)
+    return Retrieval.of(release, query).vector
+
+
+def watched(release: CandidateRelease, *rows: int) -> Float32Array:
+    return release.viewer_vector(viewer_of_rows(*rows))
+
+
+def test_a_weight_of_one_counts_as_a_watch_and_none_as_nothing(release: CandidateRelease) -> None:
+    viewer = viewer_of_rows(3, 9)
+    assert vector(release, viewer, {7: 1.0}) == pytest.approx(watched(release, 3, 9, 7), abs=1e-6)
+    assert vector(release, viewer, {7: 0.0}) == pytest.approx(watched(release, 3, 9), abs=1e-6)
+
+
+def test_weights_between_move_the_embedding_that_far(release: CandidateRelease) -> None:
+    expected = (
+        0.5 * watched(release, 3)
+        + 0.25 * watched(release, 3, 7)
+        + 0.25 * watched(release, 3, 5, 7, 8)
+    )
+    found = vector(release, viewer_of_rows(3), {5: 0.25, 7: 0.5, 8: 0.25})
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_unknown_videos_and_those_in_the_history_change_nothing(release: CandidateRelease) -> None:
+    viewer = viewer_of_rows(3, 9)
+    query = CandidateQuery(
+        viewer,
+        5,
+        session_keys=np.array([12345, release.keys[3]], np.int64),
+        session_weights=np.array([1.0, 1.0], np.float32),
+    )
+    assert Retrieval.of(release, query).vector == pytest.approx(watched(release, 3, 9), abs=1e-6)
+
+
+def test_the_playing_video_stays_the_last_one(release: CandidateRelease) -> None:
+    asked: list[list[int]] = []
+    usual = release.viewer_vector
+
+    class Listening:
+        """A release that keeps which histories it was asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(release, name)
+
+        def viewer_vector(self, viewer: ViewerFeatures, found: Any = None) -> Float32Array:
+            asked.append(release.rows.find(viewer.history_keys).tolist())
+            return usual(viewer, found)
+
+    seed = int(release.keys[20])
+    vector(Listening(), viewer_of_rows(3), {7: 1.0}, seed_key=seed)  # type: ignore[arg-type]
+    assert asked == [[3, 20], [3, 7, 20]]
+
+
+def test_session_videos_may_be_answers_and_are_used_once_each(release: CandidateRelease) -> None:
+    viewer = replace(viewer_of_rows(3), asked_at=10)
+    query = CandidateQuery(
+        viewer,
+        VIDEOS,
+        session_keys=release.keys[[7, 8]],
+        session_weights=np.array([1.0, 0.5], np.float32),
+    )
+    found = CandidatePipeline(release, fail_open=False).retrieve(query)
+    assert sorted(found.rows.tolist()) == [row for row in range(VIDEOS) if row != 3]
