@@ -56,6 +56,8 @@ def retrieve_request(
         session_keys=query.session_keys,
         session_weights=query.session_weights,
     )
+    if query.rules is not None and query.explain:
+        request.rules.counts = True
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
     return request
 
