@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
 from rich.console import Console
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
-from bench.load import SteadyLoad, closed_load, p99
-from bench.speed.row import Figures, Row
+from bench.load import Answer, SteadyLoad, closed_load, p99
+from bench.speed.row import Row
 from bench.stack import OwnStack
 from server.errors import VireoError
 
@@ -26,7 +27,11 @@ _LOAD_SHARE = 0.6
 """Share of the capacity that callers on the site use."""
 _CALLERS = 8
 """Callers in a closed loop, who use all of the capacity."""
-_VIEWERS_OF_A_CALL = 10_000
+_SETTLING = 0.2
+"""Seconds at the beginning of a turn that count for neither kind."""
+_PARTS = 3
+"""Parts of the turns whose ratios are the spread."""
+_VIEWERS_OF_A_CALL = 2_000
 _CALL_SECONDS = 320.0
 _PAUSE = 0.1
 _RESUMED = frozenset(
@@ -44,10 +49,10 @@ _RESUMED = frozenset(
 class BatchPlan:
     """How much is measured. All times in seconds."""
 
-    rounds: int = 9
-    """Rounds of slates with and without a batch beside them, in turns."""
-    seconds: float = 12.0
-    """Length of each: some thousand slates, so that a 99th percentile is one."""
+    turns: int = 60
+    """Turns of slates without a batch, and as many with one."""
+    seconds: float = 2.0
+    """Length of each."""
     capacity_seconds: float = 8.0
     viewers: int = 3_000
     """Viewers of the batch whose gateways are killed."""
@@ -56,7 +61,7 @@ class BatchPlan:
     """Whether times are judged; a busy machine has none to judge."""
 
 
-SHORT = BatchPlan(rounds=1, seconds=3.0, capacity_seconds=2.0, viewers=300, timed=False)
+SHORT = BatchPlan(turns=2, capacity_seconds=2.0, viewers=300, timed=False)
 """For CI: everything once and briefly."""
 
 
@@ -95,7 +100,9 @@ class Batch:
 async def measure_beside_batch(
     stack: OwnStack, viewers: Sequence[str], plan: BatchPlan, console: Console
 ) -> list[Row]:
-    """Ask for slates at 60% load with and without a batch beside them, in turns.
+    """Ask for slates at 60% load, in turns with and without a batch beside them.
+
+    The load never pauses, and turns are short: what else the machine does meets both alike.
 
     Args:
         stack: the running stack.
@@ -106,31 +113,51 @@ async def measure_beside_batch(
     Raises:
         VireoError: slates failed.
     """
-    edge, figures = stack.settings.edge, Figures(console)
-    answers = await closed_load(edge, viewers, _CALLERS, plan.capacity_seconds)
-    rate = _LOAD_SHARE * len(answers) / plan.capacity_seconds
-    for number in figures.rounds(plan.rounds):
-        tails = dict[bool, float]()
-        # In turns, which goes first: a machine that slows down meets both alike.
-        for beside in (False, True) if number % 2 else (True, False):
+    edge = stack.settings.edge
+    capacity = await closed_load(edge, viewers, _CALLERS, plan.capacity_seconds)
+    rate = _LOAD_SHARE * len(capacity) / plan.capacity_seconds
+    turns = list[tuple[float, bool]]()
+    slates = 0
+    async with SteadyLoad(edge, viewers, rate) as load:
+        for number in range(2 * plan.turns):
+            beside = number % 2 == 1
             async with _batch_beside(edge, viewers, runs=beside, patience=plan.patience) as batch:
-                async with SteadyLoad(edge, viewers, rate) as load:
-                    await asyncio.sleep(plan.seconds)
-                slates = batch.received.total()
-            failed = [each.failure for each in load.answers if each.failure]
-            if failed or not load.answers:
-                count = f"{len(failed)} of {len(load.answers)}"
-                raise VireoError(f"{count} slates failed: {''.join(failed[:1])}")
-            tails[beside] = p99(load.answers)
-            if beside:
-                figures.add("slates/s of a batch beside 60% load", slates / plan.seconds)
-        figures.add("slates at 60% load, p99 ms", tails[False] * 1e3)
-        figures.add("slates at 60% load beside a batch, p99 ms", tails[True] * 1e3)
-        bound = MAX_RATIO if plan.timed else None
-        figures.add(
-            "slates beside a batch over slates without, p99", tails[True] / tails[False], bound
-        )
-    return figures.rows()
+                turns.append((time.monotonic(), beside))
+                await asyncio.sleep(plan.seconds)
+            slates += batch.received.total()
+            console.print(f"turn {number + 1} of {2 * plan.turns} done")
+    failed = [each.failure for each in load.answers if each.failure]
+    if failed or not load.answers:
+        count = f"{len(failed)} of {len(load.answers)}"
+        raise VireoError(f"{count} slates failed: {''.join(failed[:1])}")
+    size = max(2, 2 * (plan.turns // _PARTS))
+    parts = [turns[begin : begin + size] for begin in range(0, len(turns), size)]
+    ratios = [tails[1] / tails[0] for tails in (_tails(load.answers, part, plan) for part in parts)]
+    alone, beside_it = _tails(load.answers, turns, plan)
+    return [
+        Row("slates at 60% load, p99 ms", alone * 1e3),
+        Row("slates at 60% load beside a batch, p99 ms", beside_it * 1e3),
+        Row(
+            "slates beside a batch over slates without, p99",
+            beside_it / alone,
+            (min(ratios), max(ratios)),
+            MAX_RATIO if plan.timed else None,
+        ),
+        Row("slates/s of a batch beside 60% load", slates / (plan.turns * plan.seconds)),
+    ]
+
+
+def _tails(
+    answers: Sequence[Answer], turns: Sequence[tuple[float, bool]], plan: BatchPlan
+) -> tuple[float, float]:
+    """Return the 99th percentiles in seconds without and with a batch, over all of the turns."""
+    begins = np.array([begin for begin, _ in turns])
+    seconds: tuple[list[Answer], list[Answer]] = ([], [])
+    for answer in answers:
+        turn = int(np.searchsorted(begins, answer.at, "right")) - 1
+        if turn >= 0 and _SETTLING <= answer.at - turns[turn][0] < plan.seconds:
+            seconds[turns[turn][1]].append(answer)
+    return p99(seconds[0]), p99(seconds[1])
 
 
 async def measure_killed_gateways(stack: OwnStack, plan: BatchPlan, console: Console) -> list[Row]:

@@ -16,9 +16,12 @@ from server.filters.expression import FilterExpression
 from server.filters.table import AttributeTable
 from server.live.attributes import ChangedAttributes, ChangedVideos
 
-MAX_GATHERED = 20_000
-"""Maximum videos that are searched exactly, by vectors that are kept beside each other: up to here
-it takes no longer than the index, and finds all."""
+MAX_GATHERED = 25_000
+"""Maximum videos of a filter that are searched exactly, by vectors that are kept side by side."""
+_ALWAYS_GATHERED = 5_000
+_GATHERED_OVER_PROBED = 0.4
+"""Videos that are compared exactly over those in the cells that would be probed instead, where both
+take equally long."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -46,12 +49,16 @@ class Allowed:
     ) -> Allowed:
         """Return it for a mask of all videos, bool[n]; without `searched` it is asked alone."""
         rows = mask.nonzero()[0]
-        gathered = searched and not index.exact and len(rows) <= MAX_GATHERED
+        counts = index.cell_counts(rows if searched else rows[:0])
+        gathered = False
+        if searched and not index.exact:
+            worth = max(_ALWAYS_GATHERED, _GATHERED_OVER_PROBED * index.filtered_effort(counts))
+            gathered = len(rows) <= min(MAX_GATHERED, worth)
         return Allowed(
             len(mask),
             np.packbits(mask, bitorder="little"),
             len(rows),
-            index.cell_counts(rows if searched else rows[:0]),
+            counts,
             rows if gathered else rows[:0].copy(),
             looked_up(vectors, rows) if gathered else None,
         )

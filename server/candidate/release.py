@@ -175,8 +175,8 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=attributes and Filters(attributes, index, vectors, filter_cache_bytes),
-            forward=None if attributes is None else ForwardIndex(attributes),
+            filters=Filters(attributes, index, vectors, filter_cache_bytes) if attributes else None,
+            forward=ForwardIndex(attributes) if attributes else None,
             live=beside,
         )
 

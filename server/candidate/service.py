@@ -107,7 +107,7 @@ def decode(
     weights = np.array(request.session_weights, np.float32)
     if len(weights) != len(request.session_keys):
         raise invalid_argument([("session_weights", "must have as many values as session_keys")])
-    if not ((weights >= 0) & (weights <= 1)).all():
+    if len(weights) and not ((weights >= 0) & (weights <= 1)).all():
         raise invalid_argument([("session_weights", "must be 0 to 1 each")])
     wanted = _decode_filter(request, declared)
     if rules is not None and rules.filter is not None:

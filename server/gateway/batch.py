@@ -80,7 +80,7 @@ class Batches:
         self._open += 1
         OPEN.inc()
         # Not in the generator, whose end nobody reaches if it never begins.
-        context.add_done_callback(self._ended)
+        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # its stubs are wrong
         return self._slates(request, begin, digest, context)
 
     async def _slates(

@@ -20,7 +20,7 @@ from server.gateway.progress import Progress
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
-from server.gateway.rules_file import RulesFile
+from server.gateway.rules import ActiveRules
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
 from server.gateway.stages.applied_rules import applied_rules
 from server.gateway.stages.check import blocked_keys
@@ -49,8 +49,8 @@ class RecommendPipeline:
     """Keys of the videos that were removed from the catalogue."""
     changed: Callable[[int, int], bool] | None = None
     """Whether the video of a key changed after a position in the log; None without a log."""
-    rules: RulesFile | None = None
-    """The site's rules."""
+    rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
+    """Returns the site's rules for a query, None if none applies; None without a file of rules."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -61,8 +61,8 @@ class RecommendPipeline:
             UnknownSeedError: the query follows a video that the release doesn't have.
         """
         degradations: list[viewer_pb2.Degradation.ValueType] = []
-        if self.rules is not None:
-            query = query._replace(rules=self.rules.of(query))
+        if self.rules_of is not None:
+            query = query._replace(rules=self.rules_of(query))
 
         started = time.perf_counter()
         profile = query.profile

@@ -237,7 +237,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             followed.progress if followed else None,
             followed.removed if followed else frozenset(),
             followed.changed if followed else None,
-            rules,
+            rules.of if rules else None,
         )
         if rules:
             rules.serving = lambda: loader.serving.content if loader.serving else None

@@ -24,7 +24,7 @@ _UNSUPPORTED = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True)
-class _Datatype:
+class Datatype:
     """The protocol's encoding of one NumPy dtype."""
 
     name: str
@@ -34,9 +34,9 @@ class _Datatype:
     """NumPy dtype of its raw form."""
 
 
-_DATATYPES: Mapping[str, _Datatype] = {
-    "float32": _Datatype("FP32", "fp32_contents", "<f4"),
-    "int64": _Datatype("INT64", "int64_contents", "<i8"),
+DATATYPES: Mapping[str, Datatype] = {
+    "float32": Datatype("FP32", "fp32_contents", "<f4"),
+    "int64": Datatype("INT64", "int64_contents", "<i8"),
 }
 
 
@@ -54,7 +54,7 @@ def metadata(name: str, tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetada
     """Return the protocol's metadata of an input or output."""
     shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=name, datatype=_DATATYPES[tensor.dtype].name, shape=shape
+        name=name, datatype=DATATYPES[tensor.dtype].name, shape=shape
     )
 
 
@@ -72,7 +72,7 @@ def read_inputs(
     _refuse(_size_violations(request, model, limits))
     _refuse(_content_violations(request, model))
     arrays = {
-        tensor.name: _array(request, place, _DATATYPES[model.inputs[tensor.name].dtype])
+        tensor.name: _array(request, place, DATATYPES[model.inputs[tensor.name].dtype])
         for place, tensor in enumerate(request.inputs)
     }
     _refuse(_value_violations(arrays))
@@ -83,7 +83,7 @@ def write_output(
     response: pb.ModelInferResponse, name: str, values: Float32Array, *, raw: bool
 ) -> None:
     """Add an output to a response."""
-    datatype = _DATATYPES["float32"]
+    datatype = DATATYPES["float32"]
     tensor = response.outputs.add(name=name, datatype=datatype.name, shape=values.shape)
     if raw:
         response.raw_output_contents.append(values.astype(datatype.raw).tobytes())
@@ -101,7 +101,7 @@ def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations
     seen: set[str] = set()
     for place, tensor in enumerate(request.inputs):
         if tensor.name not in model.inputs:
-            yield f"inputs[{place}].name", f"{model.name} has no input {_shown(tensor.name)}"
+            yield f"inputs[{place}].name", f"{model.name} has no input {shown(tensor.name)}"
         elif tensor.name in seen:
             yield f"inputs[{place}].name", f"input {tensor.name!r} is given twice"
         seen.add(tensor.name)
@@ -110,7 +110,7 @@ def _name_violations(request: pb.ModelInferRequest, model: Model) -> _Violations
             yield "inputs", f"input {name!r} is missing; it is {_described(wanted)}"
     for place, output in enumerate(request.outputs):
         if output.name != model.output:
-            reason = f"{model.name} has no output {_shown(output.name)}, only {model.output!r}"
+            reason = f"{model.name} has no output {shown(output.name)}, only {model.output!r}"
             yield f"outputs[{place}].name", reason
 
 
@@ -121,7 +121,7 @@ def _form_violations(request: pb.ModelInferRequest) -> _Violations:
         for place, tensor in enumerate(listed):
             for parameter in _UNSUPPORTED:
                 if parameter in tensor.parameters:
-                    reason = f"{_shown(tensor.name)} has {parameter}, which isn't supported here"
+                    reason = f"{shown(tensor.name)} has {parameter}, which isn't supported here"
                     yield f"{kind}[{place}].parameters", reason
     if not request.raw_input_contents:
         return
@@ -129,7 +129,7 @@ def _form_violations(request: pb.ModelInferRequest) -> _Violations:
         if tensor.HasField("contents"):
             yield (
                 f"inputs[{place}].contents",
-                f"input {_shown(tensor.name)} has contents, and the request raw_input_contents: "
+                f"input {shown(tensor.name)} has contents, and the request raw_input_contents: "
                 "it may have one of them",
             )
     if len(request.raw_input_contents) != len(request.inputs):
@@ -144,10 +144,10 @@ def _layout_violations(request: pb.ModelInferRequest, model: Model) -> _Violatio
     """Yield types and shapes that aren't the model's."""
     for place, tensor in enumerate(request.inputs):
         wanted = model.inputs[tensor.name]
-        name, shape = _DATATYPES[wanted.dtype].name, tensor.shape
+        name, shape = DATATYPES[wanted.dtype].name, tensor.shape
         must = f"input {tensor.name!r} must"
         if tensor.datatype != name:
-            yield f"inputs[{place}].datatype", f"{must} be {name}, is {_shown(tensor.datatype)}"
+            yield f"inputs[{place}].datatype", f"{must} be {name}, is {shown(tensor.datatype)}"
         if len(shape) != len(wanted.shape):
             yield f"inputs[{place}].shape", f"{must} have {_sizes(wanted)}, has {len(shape)} sizes"
         elif any(
@@ -179,7 +179,7 @@ def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits
 def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
     """Yield tensors whose number of values differs from the shape, or that use the wrong field."""
     for place, tensor in enumerate(request.inputs):
-        datatype, count = _DATATYPES[model.inputs[tensor.name].dtype], math.prod(tensor.shape)
+        datatype, count = DATATYPES[model.inputs[tensor.name].dtype], math.prod(tensor.shape)
         must = f"input {tensor.name!r} of shape {list(tensor.shape)} must"
         if request.raw_input_contents:
             length = len(request.raw_input_contents[place])
@@ -206,7 +206,7 @@ def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
             yield f"inputs[{place}]", f"every value of input {name!r} must be finite"
 
 
-def _array(request: pb.ModelInferRequest, place: int, datatype: _Datatype) -> npt.NDArray[Any]:
+def _array(request: pb.ModelInferRequest, place: int, datatype: Datatype) -> npt.NDArray[Any]:
     tensor = request.inputs[place]
     values: npt.NDArray[Any]
     if request.raw_input_contents:
@@ -219,7 +219,7 @@ def _array(request: pb.ModelInferRequest, place: int, datatype: _Datatype) -> np
 
 
 def _described(wanted: Tensor) -> str:
-    return f"{_DATATYPES[wanted.dtype].name} of {_sizes(wanted)}"
+    return f"{DATATYPES[wanted.dtype].name} of {_sizes(wanted)}"
 
 
 def _sizes(wanted: Tensor) -> str:
@@ -227,7 +227,7 @@ def _sizes(wanted: Tensor) -> str:
     return f"sizes [{', '.join(map(str, wanted.shape))}]"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a caller's text as it may stand in an error: errors travel in trailers of 8 KB."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 66 else f"{quoted[:62]}...'"

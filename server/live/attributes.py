@@ -115,7 +115,8 @@ class ChangedAttributes:
     def labelled(self, text: str, since: int) -> Int32Array:
         """Return the slots of videos that got a label since a position."""
         found = (self._labels[since : self.end] == video_key(text)).nonzero()[0]
-        return self._slots[since : self.end].take(found)
+        slots: Int32Array = self._slots[since : self.end].take(found)
+        return slots
 
     def _append(self, slot: int, labels: list[int]) -> None:
         begin, size = self._begin[slot], self._size[slot]

@@ -99,7 +99,7 @@ class SideTable:
         """Whether each of the release's videos is removed, bool[n]."""
         self.removed_rows = np.zeros(0, np.int64)
         """Rows of those, int64[r]."""
-        self.attributes = known.declared and ChangedAttributes(known.declared, room)
+        self.attributes = ChangedAttributes(known.declared, room) if known.declared else None
         """Those of new and changed videos, placed or not; None if nothing is filtered."""
         self.slots = np.zeros(room, np.int64)
         """Place in `attributes` of each row."""

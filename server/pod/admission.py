@@ -45,6 +45,12 @@ _BACKGROUND_WAIT = 1.0
 """Seconds after which a piece of work in the background begins although calls are under way, so
 that it ends some day: one in a second moves no 99th percentile. Not while calls wait or are shed.
 """
+_BACKGROUND_REST, _MAX_BACKGROUND_REST = 20, 1.0
+"""Rest after a piece of work in the background, as a multiple of the time that it took and of the
+share of pieces that met calls; and its maximum in seconds. Without calls there is none. A piece
+that has begun slows calls that come in meanwhile: it must be few of them."""
+_BACKGROUND_WEIGHT = 0.05
+"""Weight of the latest piece in that share."""
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_DIGITS = 8
@@ -105,6 +111,10 @@ class Admission:
         self._idle.set()
         self._waiting_low_priority = 0
         self._background = asyncio.Lock()
+        self._rested_at = -math.inf
+        """When the next piece of work in the background may begin."""
+        self._met_calls = 0.0
+        """Recent share of these pieces before which calls were under way."""
 
     def check(self, metadata: Metadata, left: float | None) -> None:
         """Return if a call is admitted, before it is read.
@@ -163,9 +173,12 @@ class Admission:
     async def background(self) -> AsyncIterator[None]:
         """Wait until no call is under way; then one piece of work in the background may be done.
 
-        Pieces have their turns one after the other, and don't count as calls.
+        Pieces have their turns one after the other, with a rest between them while there are calls
+        now and then, and don't count as calls.
         """
         async with self._background:
+            await asyncio.sleep(self._rested_at - self._clock())
+            self._met_calls += _BACKGROUND_WEIGHT * (bool(self.under_way) - self._met_calls)
             while self.under_way:
                 try:
                     async with asyncio.timeout(_BACKGROUND_WAIT):
@@ -173,7 +186,13 @@ class Admission:
                 except TimeoutError:
                     if not self._crowded:
                         break
-            yield
+            begun = self._clock()
+            try:
+                yield
+            finally:
+                now = self._clock()
+                rest = _BACKGROUND_REST * self._met_calls * (now - begun)
+                self._rested_at = now + min(rest, _MAX_BACKGROUND_REST)
 
     async def _wait_for_others(self) -> None:
         """Wait until no call is under way; raise ShedError if that takes too long."""

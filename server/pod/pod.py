@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from prometheus_client import REGISTRY
 from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
+from server.errors import VireoError
 from server.event_log.log import EventLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
@@ -69,6 +71,9 @@ class PodSettings(RpcSettings):
     are shed. For load tests beyond a machine's capacity."""
     max_calls: int = Field(default=500, ge=1)
     """Maximum concurrent calls, which bounds their memory."""
+    oip_http_port: int = Field(default=0, ge=0, le=65535)
+    """Port on which candidate and ranking pods serve the Open Inference Protocol by HTTP; 0 for
+    none. It needs `pip install 'vireo[http]'`."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
     event_log: EventLogSettings = Field(default_factory=EventLogSettings.load)
@@ -162,11 +167,29 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         gc.freeze()
         await server.set_serving(True)
 
+    background = [*pod.background]
+    if settings.oip_http_port and pod.inference is not None:
+        background.append(_http(server, settings))
     try:
-        await server.run(loader.run(on_first), *(run() for run in pod.background))
+        await server.run(loader.run(on_first), *(run() for run in background))
     finally:
         if pod.event_log is not None:
             await pod.event_log.close()
+
+
+def _http(server: RpcServer, settings: PodSettings) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return what serves the Open Inference Protocol by HTTP.
+
+    Raises:
+        VireoError: aiohttp isn't installed.
+    """
+    try:
+        from server.inference.http_server import serve_http
+    except ModuleNotFoundError as error:
+        raise VireoError(
+            "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
+        ) from error
+    return partial(serve_http, server, settings, settings.oip_http_port)
 
 
 def following(

@@ -21,6 +21,7 @@ from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.guard import Admission, Guard
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
@@ -77,6 +78,13 @@ class RpcServer:
     def streams(self) -> StreamLimit:
         """The open streams and their limit."""
         return self._guard.streams
+
+    def guarded(self, method: str) -> Handler:
+        """Return the guarded handler of a unary method, by its path: for calls by HTTP.
+
+        Its `stream_unary` reads the request's bytes from the context, and returns the response.
+        """
+        return self._methods.guarded[method]
 
     def add(
         self,

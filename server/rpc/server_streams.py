@@ -69,7 +69,8 @@ class ServerStreams:
         self._closed = True
         now = asyncio.get_running_loop().time()
         for timeout in self._open:
-            timeout.reschedule(now)
+            if not timeout.expired():
+                timeout.reschedule(now)
 
     def _ended(self) -> RpcError:
         reason = f"the stream was open for {self.max_seconds:g} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,43 @@ class TlsFiles:
             newest,  # type: ignore[arg-type] # the stubs lack None
             require_client_authentication=True,
         )
+
+    def server_context(self) -> ssl.SSLContext:
+        """Return the same as `server_credentials`, for a server of HTTP.
+
+        Raises:
+            VireoError: a file can't be read, or isn't PEM.
+        """
+        seen, first = self._context()
+        newest = [(seen, first)]
+
+        def choose(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+            """Use the files as they are; called in each handshake."""
+            HANDSHAKES.inc()
+            try:
+                if self.stamp() != newest[0][0]:
+                    newest[0] = self._context()
+                    log.info("certificate renewed", file=str(self.certificate))
+            except (OSError, VireoError) as error:
+                # The policy is that of gRPC's port.
+                log.warning("the renewed certificate can't be read", reason=str(error))
+            connection.context = newest[0][1]
+
+        first.sni_callback = choose
+        return first
+
+    def _context(self) -> tuple[_Stamp, ssl.SSLContext]:
+        """Return a server's context of the files as they are now."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        stamp, (_, _, authority) = self.read()
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(cadata=authority.decode())
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            raise VireoError(f"the TLS file {self.certificate} can't be used: {error}") from error
+        return stamp, context
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Return credentials of a client, from the files as they are now.

@@ -55,6 +55,8 @@ class Methods:
             native: whether the server is pygrpc-native's, which has then read it already.
         """
         self._server, self._guard, self._native = server, guard, native
+        self.guarded: dict[str, Handler] = {}
+        """The guarded handler of each method, by its path."""
 
     def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
         """Ignore them: generated code registers each method by its name too."""
@@ -67,7 +69,7 @@ class Methods:
         self._server.add_registered_method_handlers(service, guarded)
 
     def _guarded(self, method: str, handler: Handler) -> Handler:
-        guarded = self._guard(method, handler)
+        guarded = self.guarded[method] = self._guard(method, handler)
         if not self._native or handler.unary_unary is None or guarded.stream_unary is None:
             return guarded
         return grpc.unary_unary_rpc_method_handler(

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
-from inference import open_inference_pb2
+from inference import model_config_pb2, open_inference_pb2
 from vireo.v1 import (
     candidate_pb2,
     catalog_pb2,
     channel_pb2,
     event_pb2,
+    filter_pb2,
     log_pb2,
     ranking_pb2,
     recommendation_pb2,
@@ -49,11 +50,13 @@ def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> No
     stubs = {
         module.DESCRIPTOR.name: module.DESCRIPTOR
         for module in (
+            model_config_pb2,
             open_inference_pb2,
             candidate_pb2,
             catalog_pb2,
             channel_pb2,
             event_pb2,
+            filter_pb2,
             log_pb2,
             ranking_pb2,
             recommendation_pb2,

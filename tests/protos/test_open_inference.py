@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.descriptor import Descriptor
+from inference import model_config_pb2
 from inference import open_inference_pb2 as pb
 
+MESSAGES = {
+    **pb.DESCRIPTOR.message_types_by_name,
+    **model_config_pb2.DESCRIPTOR.message_types_by_name,
+}
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 FIELDS = {
     "ServerLiveRequest": "",
@@ -30,6 +35,25 @@ FIELDS = {
     "4 ParametersEntry* parameters, 5 InferOutputTensor* outputs, 6 bytes* raw_output_contents",
     "ModelInferResponse.InferOutputTensor": "1 string name, 2 string datatype, 3 int64* shape, "
     "4 ParametersEntry* parameters, 5 InferTensorContents contents",
+    "ModelConfigRequest": "1 string name, 2 string version",
+    "ModelConfigResponse": "1 ModelConfig config",
+    "ModelStatisticsRequest": "1 string name, 2 string version",
+    "ModelStatisticsResponse": "1 ModelStatistics* model_stats",
+    "ModelStatistics": "1 string name, 2 string version, 3 uint64 last_inference, "
+    "4 uint64 inference_count, 5 uint64 execution_count, 6 InferStatistics inference_stats",
+    "InferStatistics": "1 StatisticDuration success, 2 StatisticDuration fail, "
+    "3 StatisticDuration queue, 4 StatisticDuration compute_input, "
+    "5 StatisticDuration compute_infer, 6 StatisticDuration compute_output, "
+    "7 StatisticDuration cache_hit, 8 StatisticDuration cache_miss",
+    "StatisticDuration": "1 uint64 count, 2 uint64 ns",
+    "RepositoryIndexRequest": "1 string repository_name, 2 bool ready",
+    "RepositoryIndexResponse": "1 ModelIndex* models",
+    "RepositoryIndexResponse.ModelIndex": "1 string name, 2 string version, 3 string state, "
+    "4 string reason",
+    "ModelConfig": "1 string name, 2 string platform, 4 int32 max_batch_size, "
+    "5 ModelInput* input, 6 ModelOutput* output, 17 string backend",
+    "ModelInput": "1 string name, 2 DataType data_type, 4 int64* dims",
+    "ModelOutput": "1 string name, 2 DataType data_type, 3 int64* dims",
     "InferParameter": "1 bool bool_param, 2 int64 int64_param, 3 string string_param, "
     "4 double double_param, 5 uint64 uint64_param",
     "InferTensorContents": "1 bool* bool_contents, 2 int32* int_contents, "
@@ -42,7 +66,7 @@ _TYPES |= {12: "bytes", 13: "uint32"}
 
 def message(path: str) -> Descriptor:
     outer, _, inner = path.partition(".")
-    found = pb.DESCRIPTOR.message_types_by_name[outer]
+    found = MESSAGES[outer]
     return found.nested_types_by_name[inner] if inner else found
 
 
@@ -55,6 +79,9 @@ def test_the_service_has_the_methods_of_the_contract() -> None:
         "ServerMetadata",
         "ModelMetadata",
         "ModelInfer",
+        "ModelConfig",
+        "ModelStatistics",
+        "RepositoryIndex",
     ]
     assert [method.name for method in SERVICE.methods] == names
     for method in SERVICE.methods:
@@ -63,9 +90,8 @@ def test_the_service_has_the_methods_of_the_contract() -> None:
 
 
 def test_no_message_is_without_its_row_here() -> None:
-    messages = pb.DESCRIPTOR.message_types_by_name
-    assert {name.partition(".")[0] for name in FIELDS} == set(messages)
-    for outer, descriptor in messages.items():
+    assert {name.partition(".")[0] for name in FIELDS} == set(MESSAGES)
+    for outer, descriptor in MESSAGES.items():
         for inner in descriptor.nested_types:
             assert inner.name == "ParametersEntry" or f"{outer}.{inner.name}" in FIELDS
 
@@ -74,6 +100,17 @@ def test_no_message_is_without_its_row_here() -> None:
 def test_fields_have_the_numbers_types_and_names_of_the_contract(path: str) -> None:
     found = []
     for field in message(path).fields:
-        kind = field.message_type.name if field.message_type else _TYPES[field.type]
+        named = field.message_type or field.enum_type
+        kind = named.name if named else _TYPES[field.type]
         found.append(f"{field.number} {kind}{'*' if field.is_repeated else ''} {field.name}")
     assert ", ".join(found) == FIELDS[path]
+
+
+def test_datatypes_have_the_numbers_of_the_contract() -> None:
+    names = (
+        "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"
+    )
+    values = model_config_pb2.DESCRIPTOR.enum_types_by_name["DataType"].values
+    assert [(each.number, each.name) for each in values] == [
+        (number, f"TYPE_{name}") for number, name in enumerate(names.split())
+    ]

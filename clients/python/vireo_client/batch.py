@@ -87,12 +87,14 @@ class BatchPart:
         self.request: BatchRecommendRequest = call.message()
         """The request for what is left."""
         self._patience = patience
-        self._progressed()
+        self._ends: float | None = None
+        """When to give up, on the monotonic clock; None unless calls fail."""
+        self._pause = _FIRST_PAUSE
 
     def take(self, response: BatchRecommendResponse) -> tuple[str, Slate]:
         """Return the viewer and the slate of a response, and continue after it from now on."""
         self.request.resume_token = response.resume_token
-        self._progressed()
+        self._ends, self._pause = None, _FIRST_PAUSE
         return response.viewer_id, slate_of(response.slate)
 
     def pause(self, error: VireoError, *, closed: bool) -> float:
@@ -111,7 +113,3 @@ class BatchPart:
             raise error
         self._pause = min(2 * self._pause, _MAX_PAUSE)
         return pause * random.uniform(1.0, 1.2)  # noqa: S311
-
-    def _progressed(self) -> None:
-        self._ends: float | None = None
-        self._pause = _FIRST_PAUSE

@@ -7,20 +7,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 import pytest
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import (
-    RecommendationServiceServicer,
-    add_RecommendationServiceServicer_to_server,
-)
 
 from server.rpc.errors import RpcError, invalid_argument, unavailable
 from server.rpc.server import RpcServer
-from tests.builders.gateway import GATEWAY, overloaded
+from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.gateway import overloaded
 from tests.builders.rpc import rpc_settings
 from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
 from vireo_client.batch import MAX_VIEWERS
@@ -31,7 +27,7 @@ Batch: TypeAlias = Callable[..., Awaitable[Received]]
 
 
 @dataclass
-class Batches(RecommendationServiceServicer):
+class Batches:
     """A gateway that ends each call but the last with the next of its failures."""
 
     failures: list[Exception] = field(default_factory=list)
@@ -41,7 +37,7 @@ class Batches(RecommendationServiceServicer):
     ids: list[str] = field(default_factory=list)
     address: str = ""
 
-    async def BatchRecommend(  # type: ignore[override] # noqa: N802
+    async def answer(
         self, request: pb.BatchRecommendRequest, context: Any
     ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
         self.requests.append(request)
@@ -59,7 +55,8 @@ class Batches(RecommendationServiceServicer):
 @asynccontextmanager
 async def served(gateway: Batches) -> AsyncIterator[str]:
     server = RpcServer(rpc_settings(max_message_bytes=2 << 20))
-    server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
+    handlers = batch_handlers(gateway.answer)
+    server.add(SERVICE, lambda methods: methods.add_registered_method_handlers(SERVICE, handlers))
     await server.start()
     try:
         yield f"127.0.0.1:{server.port}"

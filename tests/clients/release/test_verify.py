@@ -18,6 +18,7 @@ from server.releases import layout
 from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.releases.texts import write_texts
 from server.releases.verify import verify_release
 from tests.builders.releases import build_release, poison_model
 from tests.builders.s3 import client_of
@@ -217,6 +218,25 @@ def no_list(folder: Path) -> None:
     (folder / layout.POPULAR_IDS).write_text("{}")
 
 
+def unsorted_labels(folder: Path) -> None:
+    count = len(np.load(folder / layout.LABEL_OFFSETS)) - 1
+    write_texts(folder / layout.LABELS, [f"tag={count - place:06}" for place in range(count)])
+
+
+def label_of_no_video(folder: Path) -> None:
+    rows = np.load(folder / layout.LABEL_ROWS)
+    rows[3] = 40
+    np.save(folder / layout.LABEL_ROWS, rows)
+
+
+def no_numbers(folder: Path) -> None:
+    (folder / layout.NUMBERS).unlink()
+
+
+def popular_without_attributes(folder: Path) -> None:
+    (folder / layout.POPULAR_ATTRIBUTES).write_text("[]")
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -233,6 +253,10 @@ def no_list(folder: Path) -> None:
         (nan_video_tower, "as a candidate pod: golden/video_tower.npz: replay failed"),
         (golden_mismatch, "as a ranking pod: golden/ranker.npz: replay differs"),
         (no_list, "as a gateway pod: popular.json"),
+        (unsorted_labels, "as a candidate pod: videos/labels.bin: 'tag="),
+        (label_of_no_video, "as a candidate pod: videos/label_rows.npy: names row 40"),
+        (no_numbers, "has attributes, but no videos/numbers.npy"),
+        (popular_without_attributes, "as a gateway pod: popular_attributes.json: has 0 videos"),
     ],
 )
 def test_a_release_that_was_published_damaged_is_reported(

@@ -1,10 +1,32 @@
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from server.ranking.service import RANKING_POD
+from server.releases import layout
+from tests.builders.inference import Array, golden
+from tests.builders.inference_http import HttpPod, serving_http
 from tests.builders.releases import build_release
 
 
 @pytest.fixture(scope="session")
 def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_release(tmp_path_factory.mktemp("inference-release"))
+
+
+@pytest.fixture
+async def pod(release_folder: Path) -> AsyncIterator[HttpPod]:
+    """A ranking pod."""
+    async with serving_http(RANKING_POD, release_folder) as pod:
+        yield pod
+
+
+@pytest.fixture
+def inputs(release_folder: Path) -> dict[str, Array]:
+    return golden(release_folder, layout.GOLDEN_RANKER)[0]
+
+
+@pytest.fixture
+def scores(release_folder: Path) -> Array:
+    return golden(release_folder, layout.GOLDEN_RANKER)[1]["scores"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
@@ -53,7 +54,7 @@ def test_a_videos_fields_are_its_attributes() -> None:
         video_id="v",
         tags=["x", "y"],
         creator="ann",
-        published={"seconds": 7, "nanos": 500_000_000},
+        published=Timestamp(seconds=7, nanos=500_000_000),
         duration=60.5,
         attributes=[
             VideoAttribute(name="language", labels=["de", "en"]),
@@ -70,7 +71,8 @@ def test_a_videos_fields_are_its_attributes() -> None:
 
 
 def test_what_a_video_lacks_isnt_known() -> None:
-    video = Video(video_id="v", duration=math.nan, attributes=[{"name": "age_rating"}])
+    nothing = VideoAttribute(name="age_rating")
+    video = Video(video_id="v", duration=math.nan, attributes=[nothing])
 
     assert not list(labels_of(video, DECLARED))
     assert numbers_of(video, DECLARED) == {}

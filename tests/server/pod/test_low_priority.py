@@ -168,3 +168,32 @@ async def test_work_in_the_background_begins_some_day_but_not_while_calls_are_sh
                 await begun.wait()
         admission.leave(urgent, None)
     await working
+
+
+async def test_work_in_the_background_rests_only_while_there_are_calls_now_and_then() -> None:
+    now, admission = 100.0, of_a_gateway()
+    admission._clock = lambda: now
+
+    async def work(seconds: float) -> float:
+        """The rest after a piece of work."""
+        nonlocal now
+        now = max(now, admission._rested_at)
+        async with admission.background():
+            now += seconds
+        return admission._rested_at - now
+
+    async def meet_a_call() -> float:
+        urgent = await admission.enter()
+        working = asyncio.create_task(work(0.01))
+        await settled()
+        admission.leave(urgent, None)
+        return await working
+
+    assert await work(0.01) == 0
+    rests = [await meet_a_call() for _ in range(30)]
+    assert rests == sorted(rests)
+    assert 0.1 < rests[-1] < 0.2
+    assert await work(10) == 1, "however long it took"
+    for _ in range(200):
+        rest = await work(0.01)
+    assert rest < 1e-4

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -14,17 +13,14 @@ import grpc.aio
 import pytest
 from prometheus_client import REGISTRY
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import (
-    RecommendationServiceServicer,
-    RecommendationServiceStub,
-    add_RecommendationServiceServicer_to_server,
-)
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.pod.admission import Admission
 from server.rpc.errors import RpcError, not_found
 from server.rpc.reading import Context
 from server.rpc.server import RpcServer
 from server.rpc.server_streams import ServerStreams
+from tests.builders.batches import SERVICE, batch_handlers
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
 from tests.server.rpc.test_guard import violations_of
@@ -34,7 +30,7 @@ REQUEST = pb.BatchRecommendRequest(viewer_ids=["a", "b", "c"])
 
 
 @dataclass
-class Slates(RecommendationServiceServicer):
+class Slates:
     """A gateway whose batches fail at a viewer, if told."""
 
     fails_at: str = ""
@@ -42,10 +38,7 @@ class Slates(RecommendationServiceServicer):
     begun: int = 0
     ended: int = 0
 
-    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
-        return pb.RecommendResponse()
-
-    async def BatchRecommend(  # type: ignore[override] # noqa: N802
+    async def answer(
         self,
         request: pb.BatchRecommendRequest,
         context: Any,
@@ -67,9 +60,12 @@ async def served(
     slates: Slates, admission: Admission | None = None, **settings: Any
 ) -> AsyncIterator[tuple[RpcServer, Any]]:
     server = RpcServer(rpc_settings(**settings))
-    name = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
-    register = partial(add_RecommendationServiceServicer_to_server, slates)
-    server.add(name, register, admission=admission)
+    handlers = batch_handlers(slates.answer)
+    server.add(
+        SERVICE,
+        lambda methods: methods.add_registered_method_handlers(SERVICE, handlers),
+        admission=admission,
+    )
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -176,7 +172,7 @@ async def test_responses_are_made_while_no_other_call_is_under_way() -> None:
     async with served(slates, admission) as (_, stub):
         urgent = await admission.enter()
         call = stub.BatchRecommend(REQUEST)
-        await stub.Recommend(pb.RecommendRequest(viewer_id="v"))
+        await until(admission._background.locked)
         assert not slates.begun
         admission.leave(urgent, None)
         assert [each.viewer_id async for each in call] == ["a", "b", "c"]
@@ -195,7 +191,7 @@ class Writes:
 
 
 async def sent(streams: ServerStreams, caller: Writes, slates: Slates) -> None:
-    responses = slates.BatchRecommend(REQUEST, None)
+    responses = slates.answer(REQUEST, None)
     await streams.send(responses, cast("Context", caller), nullcontext)
 
 
@@ -224,6 +220,15 @@ async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() 
         await sent(streams, Writes(), slates)
     assert ended.value.code is grpc.StatusCode.UNAVAILABLE
     assert slates.ended == 1
+
+
+async def test_a_server_may_shut_down_at_the_moment_at_which_a_stream_ends_by_itself() -> None:
+    streams = ServerStreams()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0) as over:
+            streams._open.add(over)
+            await asyncio.Event().wait()
+    streams.close()
 
 
 async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:

@@ -1,0 +1,244 @@
+"""The Open Inference Protocol by HTTP: the same guarded methods as by gRPC, in JSON.
+
+This module needs aiohttp: only pods that serve HTTP import it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+from aiohttp import hdrs, web
+from google.protobuf.message import Message
+from inference import open_inference_pb2 as pb
+
+from server.errors import VireoError
+from server.inference.http_call import Call, RefusedError, error_response
+from server.inference.http_messages import (
+    JSON_LENGTH,
+    InferRequest,
+    as_json,
+    decode_index_request,
+    encode,
+)
+from server.inference.service import NAME
+from server.rpc.errors import RpcError, invalid_argument
+from server.rpc.guard import REQUEST_ID
+from server.rpc.server import RpcServer
+from server.rpc.settings import RpcSettings
+
+log = structlog.get_logger()
+
+_IDLE_SECONDS = 75.0
+"""Seconds for which a connection may have no request."""
+_SHUTDOWN_SECONDS = 0.2
+"""Seconds for responses that are being written when the pod stops, whose calls have ended."""
+_BINARY_EXTENSION = "binary_tensor_data"
+_MODEL = "/v2/models/{name}"
+_PLACES = (_MODEL, _MODEL + "/versions/{version}")
+
+
+class InferenceHttp:
+    """The routes of the protocol, before a pod's server."""
+
+    def __init__(self, server: RpcServer, max_bytes: int) -> None:
+        """Serve the methods of `server`; a body has at most `max_bytes`."""
+        self._server = server
+        self.max_bytes = max_bytes
+
+    def application(self) -> web.Application:
+        """Return the application with all routes."""
+        application = web.Application(client_max_size=self.max_bytes, middlewares=[_errors_in_json])
+        add = application.router.add_route
+        add("GET", "/v2", self._server_metadata)
+        add("GET", "/v2/health/live", self._live)
+        add("GET", "/v2/health/ready", self._ready)
+        add("POST", "/v2/repository/index", self._index)
+        add("GET", "/v2/models/stats", self._statistics)
+        for place in _PLACES:
+            add("GET", place, self._model_metadata)
+            add("GET", f"{place}/ready", self._model_ready)
+            add("GET", f"{place}/config", self._config)
+            add("GET", f"{place}/stats", self._statistics)
+            add("POST", f"{place}/infer", self._infer)
+        return application
+
+    async def _server_metadata(self, request: web.Request) -> web.Response:
+        found, call = await self._ask(request, pb.ServerMetadataRequest())
+        found.extensions.append(_BINARY_EXTENSION)
+        return _json(as_json(found), call)
+
+    async def _live(self, request: web.Request) -> web.Response:
+        return _json(*await self._answer(request, pb.ServerLiveRequest()))
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        found, call = await self._answer(request, pb.ServerReadyRequest())
+        return _json(found, call, 200 if found["ready"] else 503)
+
+    async def _index(self, request: web.Request) -> web.Response:
+        async def read() -> bytes:
+            return decode_index_request(await self._body(request)).SerializeToString()
+
+        response, call = await self._call(request, "RepositoryIndex", read)
+        return _json(as_json(response)["models"], call)
+
+    async def _model_metadata(self, request: web.Request) -> web.Response:
+        return _json(*await self._answer(request, _named(request, pb.ModelMetadataRequest)))
+
+    async def _model_ready(self, request: web.Request) -> web.Response:
+        found, call = await self._answer(request, _named(request, pb.ModelReadyRequest))
+        if not found["ready"]:
+            await self._ask(request, _named(request, pb.ModelMetadataRequest))  # 404 if unknown
+        named = {"name": request.match_info["name"], **found}
+        return _json(named, call, 200 if found["ready"] else 503)
+
+    async def _config(self, request: web.Request) -> web.Response:
+        found, call = await self._answer(request, _named(request, pb.ModelConfigRequest))
+        return _json(found["config"], call)
+
+    async def _statistics(self, request: web.Request) -> web.Response:
+        return _json(*await self._answer(request, _named(request, pb.ModelStatisticsRequest)))
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        decoded: InferRequest
+
+        async def read() -> bytes:
+            nonlocal decoded
+            decoded = InferRequest.decode(
+                await self._body(request),
+                request.headers.get(JSON_LENGTH),
+                *_model_and_version(request),
+            )
+            return decoded.message.SerializeToString()
+
+        response, call = await self._call(request, "ModelInfer", read)
+        body, json_length = encode(response, decoded)
+        headers = _headers(call)
+        if json_length is None:
+            return web.Response(body=body, content_type="application/json", headers=headers)
+        headers[JSON_LENGTH] = str(json_length)
+        return web.Response(body=body, content_type="application/octet-stream", headers=headers)
+
+    async def _body(self, request: web.Request) -> bytes:
+        """Return the body; raise RpcError if it is too large, compressed, or broken off."""
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+            raise invalid_argument([(hdrs.CONTENT_ENCODING, "must be identity")])
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise RpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self.max_bytes:,} bytes"
+            ) from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise invalid_argument([("", "the body is incomplete, or not as declared")]) from error
+
+    async def _answer(self, request: web.Request, message: Message) -> tuple[dict[str, Any], Call]:
+        """Return the response to a message as JSON."""
+        response, call = await self._ask(request, message)
+        return as_json(response), call
+
+    async def _ask(self, request: web.Request, message: Message) -> tuple[Any, Call]:
+        async def read() -> bytes:
+            return message.SerializeToString()
+
+        return await self._call(request, message.DESCRIPTOR.name.removesuffix("Request"), read)
+
+    async def _call(
+        self, request: web.Request, method: str, read: Callable[[], Awaitable[bytes]]
+    ) -> tuple[Any, Call]:
+        """Return a method's response.
+
+        Raises:
+            RefusedError: the call has failed.
+            TimeoutError: its deadline has passed.
+        """
+        call = Call(request, read)
+        handler = self._server.guarded(f"/{NAME}/{method}")
+        async with asyncio.timeout_at(call.ends):
+            return await handler.stream_unary(None, call), call
+
+
+async def serve_http(server: RpcServer, settings: RpcSettings, port: int) -> None:
+    """Serve the inference service of `server` by HTTP until cancelled; see `http_endpoint`."""
+    async with http_endpoint(server, settings, port) as bound:
+        log.info("listening", protocol="HTTP", host=settings.host, port=bound)
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def http_endpoint(server: RpcServer, settings: RpcSettings, port: int) -> AsyncIterator[int]:
+    """Serve the inference service of `server` by HTTP during the block.
+
+    Args:
+        server: the pod's server.
+        settings: the server's; the port asks for the same certificates.
+        port: where to listen; the block gets it, or a free one if it is 0.
+
+    Raises:
+        VireoError: the port can't be bound, or a TLS file can't be read.
+    """
+    application = InferenceHttp(server, settings.max_message_bytes).application()
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,  # nobody reads the response
+        auto_decompress=False,
+        keepalive_timeout=_IDLE_SECONDS,
+        lingering_time=1.0,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+    )
+    context = settings.tls.server_context() if settings.tls else None
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.host, port, ssl_context=context).start()
+        except OSError as error:
+            raise VireoError(
+                f"can't serve HTTP on {settings.host}:{port}: {error.strerror}; stop the other "
+                "process, or set VIREO_OIP_HTTP_PORT (0 for none)"
+            ) from error
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def _errors_in_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Return every error as the protocol has it."""
+    try:
+        return await handler(request)
+    except RefusedError as refusal:
+        return refusal.response()
+    except TimeoutError:
+        return error_response(504, "the deadline has passed")
+    except web.HTTPException as error:
+        allowed = error.headers.get(hdrs.ALLOW)
+        why = f"{request.method} {request.path!a}: {error.reason}"
+        return error_response(error.status, why, {hdrs.ALLOW: allowed} if allowed else {})
+
+
+def _json(content: object, call: Call, status: int = 200) -> web.Response:
+    return web.json_response(content, status=status, headers=_headers(call))
+
+
+def _headers(call: Call) -> dict[str, str]:
+    return {REQUEST_ID: call.trailing[REQUEST_ID]}
+
+
+def _named(request: web.Request, kind: type[Any]) -> Message:
+    """Return a message of this type with the model and version in the path."""
+    name, version = _model_and_version(request)
+    message: Message = kind(name=name, version=version)
+    return message
+
+
+def _model_and_version(request: web.Request) -> tuple[str, str]:
+    found = request.match_info
+    return found.get("name", ""), found.get("version", "")
