@@ -404,3 +404,15 @@ def test_a_region_may_be_that_of_requests_without_one() -> None:
 
 def test_without_rules_nothing_is_sent_to_pods() -> None:
     assert active(parse_rules(b"")) is None
+
+
+def test_the_example_of_the_documentation_is_valid() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
+    rules = parse_rules(page.split("```toml\n")[1].split("```")[0].encode())
+    assert len(rules) == 9
+    found = active(rules, region="de")
+    assert [name for name, _ in found.applied][:2] == [
+        "rights-in-dach",
+        "adults-only-after-a-choice",
+    ]
+    assert found.pinned == {1: "premiere-1"}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 

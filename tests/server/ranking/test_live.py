@@ -16,6 +16,7 @@ from server.features.viewer import ViewerFeatures
 from server.pipeline.page import fill_page
 from server.ranking.damping import DAMPED_DAYS, DAMPING
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.query import PageRules
 from server.ranking.release import RankingRelease
 from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
 from server.ranking.service import encode
@@ -124,6 +125,30 @@ def test_new_videos_get_their_share_of_positions_and_pages_stay_prefixes(
         held += len(news & {*long[:10]})
     share = held / 3000
     assert share >= NEW_SHARE * 0.8
+
+
+def test_a_rule_sets_the_share_of_positions_of_new_videos(beside: RankingRelease) -> None:
+    news = set(video_keys(NEWS).tolist())
+
+    def held(share: float) -> int:
+        query = replace(asked([*OWN, *NEWS], page_size=10), rules=PageRules(new_share=share))
+        return len(news & {*rank(beside, query).keys.tolist()})
+
+    assert held(0.5) == 5
+    assert held(0.0) == 0
+
+
+def test_factors_multiply_scores_and_pins_have_their_positions(beside: RankingRelease) -> None:
+    query = asked([*OWN, "new-0", "nothing"], page_size=10)
+    usual = rank(beside, query)
+    pins = {0: int(video_keys(["new-0"])[0]), 1: int(video_keys(["nothing"])[0])}
+    factors = np.full(42, 0.5, np.float32)
+    found = rank(beside, replace(query, rules=PageRules(factors=factors, pins=pins, new_share=0)))
+    assert found.keys[0] == pins[0]
+    assert pins[1] not in found.keys  # which the release doesn't know
+    by_key = dict(zip(usual.keys.tolist(), usual.scores.tolist(), strict=True))
+    for key, score in zip(found.keys.tolist()[1:], found.scores.tolist()[1:], strict=True):
+        assert score == pytest.approx(by_key.get(key, 2 * score) / 2)
 
 
 def test_after_enough_impressions_a_new_video_has_no_position_of_its_own(
