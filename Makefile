@@ -99,6 +99,8 @@ oip-env: $(OIP)/.done ## Make .vireo/oip-env with Triton's client, for its tests
 $(OIP)/.done: tests/server/inference/tritonclient.txt
 	test -x $(OIP)/bin/pip || $(PYTHON) -m venv $(OIP)
 	$(OIP)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	# Triton's load generator, a program of its own; its wheel needs glibc 2.38 or newer.
+	-$(OIP)/bin/pip install --quiet --disable-pip-version-check --no-deps perf-analyzer==2.60.0
 	@touch $@
 
 clients-env: ## Install what the clients of other languages are built with (Debian's packages)

@@ -6,12 +6,16 @@ import struct
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from inference.open_inference_pb2 import ModelInferRequest
+from inference.open_inference_pb2 import (
+    ModelConfigRequest,
+    ModelInferRequest,
+    ModelStatisticsRequest,
+)
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video
 from vireo.v1.event_pb2 import (
@@ -32,6 +36,8 @@ from vireo.v1.recommendation_pb2 import (
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 from server.signals import SCORES
+
+_Make: TypeAlias = Callable[[Random], Message]
 
 _EXTREME = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 2**31 - 1),
@@ -153,6 +159,10 @@ def _infer(random: Random) -> Message:
     return ModelInferRequest(model_name=name, inputs=[tensor])
 
 
+def _named(kind: type[ModelConfigRequest] | type[ModelStatisticsRequest]) -> _Make:
+    return lambda random: kind(name=random.choice(("viewer_tower", "ranker", "")))
+
+
 def _events(random: Random) -> list[Event]:
     return [
         Event(
@@ -183,7 +193,7 @@ def _remove(random: Random) -> Message:
     return RemoveVideosRequest(video_ids=[f"fuzz-{random.randrange(1000)}"])
 
 
-_VALID: Mapping[str, Callable[[Random], Message]] = {
+_VALID: Mapping[str, _Make] = {
     RecommendRequest.DESCRIPTOR.full_name: _recommend_page,
     SimilarVideosRequest.DESCRIPTOR.full_name: _similar,
     BatchRecommendRequest.DESCRIPTOR.full_name: _batch,
@@ -191,6 +201,8 @@ _VALID: Mapping[str, Callable[[Random], Message]] = {
     RetrieveCandidatesRequest.DESCRIPTOR.full_name: _retrieve,
     RankCandidatesRequest.DESCRIPTOR.full_name: _rank,
     ModelInferRequest.DESCRIPTOR.full_name: _infer,
+    ModelConfigRequest.DESCRIPTOR.full_name: _named(ModelConfigRequest),
+    ModelStatisticsRequest.DESCRIPTOR.full_name: _named(ModelStatisticsRequest),
     RecordEventsRequest.DESCRIPTOR.full_name: _record,
     StreamEventsRequest.DESCRIPTOR.full_name: _stream,
     UpsertVideosRequest.DESCRIPTOR.full_name: _upsert,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import faiss
@@ -13,10 +13,12 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from bench.speed.asked import read_viewers
+from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from server.candidate.release import CandidateRelease
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from server.features.viewer import ViewerFeatures
 from server.home import Home
 from server.pod.viewer import decode_viewer
 from training.features.watches import load_watches
@@ -63,7 +65,7 @@ def _tower_ms(release: CandidateRelease, events: int, runs: int) -> float:
 
 
 def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Search the index of the newest release, and exactly, in turns.
+    """Search the index of the newest release, and exactly, in turns; and by filters.
 
     There are no rows if the index is exact, as those of small catalogues are.
     """
@@ -75,8 +77,20 @@ def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) 
     viewers = everyone.sample(min(plan.sample, len(everyone)), random_state=1)
     # Right after their last watch: made-up watches are of years ago.
     known = read_viewers(home.features(dataset), viewers)
-    asked = (replace(decode_viewer(viewer), asked_at=0) for viewer in known)
-    queries = np.stack([release.viewer_vector(viewer) for viewer in asked])
+    asked = [replace(decode_viewer(viewer), asked_at=0) for viewer in known]
+    with threadpool_limits(1):
+        filtered = filtered_rows(release, asked, min(_NEIGHBOURS, len(release.keys)), plan, console)
+    return [*_unfiltered_rows(release, asked, plan, console), *filtered]
+
+
+def _unfiltered_rows(
+    release: CandidateRelease,
+    viewers: Sequence[ViewerFeatures],
+    plan: SpeedPlan,
+    console: Console,
+) -> list[Row]:
+    """Search without a filter, and exactly, in turns."""
+    queries = np.stack([release.viewer_vector(viewer) for viewer in viewers])
     # In float32, which is what an exact index has.
     exact = faiss.IndexFlatIP(queries.shape[1])
     exact.add(np.asarray(release.vectors, np.float32))

@@ -38,7 +38,8 @@ _OF_PODS = {
 _WITHOUT_PODS = {
     "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tower": "Measure the viewer tower's latency by length of history.",
-    "search": "Measure recall and latency of a large catalogue's index against exact search.",
+    "search": "Measure recall and latency of a large catalogue's index, over exact search and by "
+    "selectivity of filters.",
 }
 
 app = typer.Typer(no_args_is_help=True)

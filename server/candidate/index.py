@@ -117,8 +117,9 @@ class VideoIndex:
         bits = allowed.bits.copy()
         np.bitwise_or.at(bits, also >> 3, (1 << (also & 7)).astype(np.uint8))
         np.bitwise_and.at(bits, excluded >> 3, ~(1 << (excluded & 7)).astype(np.uint8))
-        selector: Any = faiss.IDSelectorBitmap(bits)
+        bitmap: Any = faiss.IDSelectorBitmap
         kind: Any = faiss.SearchParametersIVF
+        selector = bitmap(bits)
         nearness = self._centres @ vector
         cells = np.argsort(np.where(allowed.cell_counts, -nearness, np.inf))
         passing = allowed.cell_counts.take(cells).cumsum()
@@ -173,7 +174,8 @@ class VideoIndex:
 
     @property
     def _effort(self) -> float:
-        return _FILTERED_EFFORT * self._probes * self._index.ntotal / self._cells
+        count: int = self._index.ntotal
+        return _FILTERED_EFFORT * self._probes * count / self._cells
 
     @cached_property
     def _centres(self) -> Float32Array:

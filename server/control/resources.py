@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -13,7 +13,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
-from server.control import access
+from server.control import access, inference
 from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
@@ -43,11 +43,18 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         access.guard_cluster(cluster, pool.service, settings)
         yield message(Cluster, cluster)
         yield _load_assignment(pool, mesh)
+    if settings.oip_http_offset:
+        yield from inference.clusters(settings)
+        for service in INNER:
+            members = inference.by_http(mesh.of(Pool(service)), settings.oip_http_offset)
+            yield _assignment(inference.name(service), [members])
     edge = _edge_values(settings)
     listener = filled("edge_listener", edge)
     access.guard_edge(listener, settings, mesh.jwks)
-    yield message(Listener, listener)
     routes = filled("edge_routes", edge)
+    if settings.oip_http_offset:
+        inference.open_edge(listener, routes)
+    yield message(Listener, listener)
     access.guard_edge_routes(routes, settings)
     yield message(RouteConfiguration, routes)
     for service in INNER:
@@ -86,6 +93,14 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
     """Return the endpoints of a pool; a canary pool fails over to production's pods."""
     canary = pool.name == "canary"
     priorities = [mesh.of(pool), *([mesh.of(Pool(pool.service))] if canary else ())]
+    policy = {"overprovisioning_factor": _OVERPROVISIONED} if canary else {}
+    return _assignment(pool.cluster, priorities, policy)
+
+
+def _assignment(
+    cluster: str, priorities: Sequence[Members], policy: Mapping[str, object] | None = None
+) -> Message:
+    """Return the endpoints of a cluster by priority."""
     endpoints = [
         {
             "priority": priority,
@@ -96,8 +111,7 @@ def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
         }
         for priority, members in enumerate(priorities)
     ]
-    policy = {"overprovisioning_factor": _OVERPROVISIONED} if canary else {}
-    document = {"cluster_name": pool.cluster, "policy": policy, "endpoints": endpoints}
+    document = {"cluster_name": cluster, "policy": policy or {}, "endpoints": endpoints}
     return message(ClusterLoadAssignment, document)
 
 

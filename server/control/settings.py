@@ -40,6 +40,10 @@ class ControlSettings(RpcSettings):
     caller's address is the one that the first of them adds to `x-forwarded-for`. By default it is
     the connection's."""
 
+    oip_http_offset: int = Field(default=0, ge=0, le=65534)
+    """Offset from the port of a candidate or ranking pod to its `VIREO_OIP_HTTP_PORT`, to which the
+    edge then has routes, below /v2; if 0, it has none."""
+
     envoy_secrets: Path | None = None
     """Folder, on Envoy's machine, with the secret files that refer to its certificates; if set, the
     edge uses TLS, and Envoy mutual TLS with pods and gateways."""

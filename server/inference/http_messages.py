@@ -11,11 +11,10 @@ import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pydantic_core
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from inference import open_inference_pb2 as pb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,6 +32,8 @@ _RAW: Mapping[str, str] = {each.name: each.raw for each in DATATYPES.values()}
 _ARRAYS: Mapping[str, str] = {"FP32": "f", "INT64": "q"}
 """Type code of Python's arrays, which check each value, for each datatype."""
 
+_Field: TypeAlias = Any
+"""A FieldDescriptor, of either of protobuf's two implementations."""
 _Parameters = dict[str, Any]
 _Size = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -151,7 +152,7 @@ def as_json(message: Message) -> dict[str, Any]:
     }
 
 
-def _value(field: FieldDescriptor, value: Any) -> Any:
+def _value(field: _Field, value: Any) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         # Parameters, the only map: of each, its one value.
         return {key: next(iter(as_json(each).values()), None) for key, each in value.items()}
@@ -160,7 +161,7 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
     return _item(field, value)
 
 
-def _item(field: FieldDescriptor, value: Any) -> Any:
+def _item(field: _Field, value: Any) -> Any:
     if field.message_type is not None:
         return as_json(value)
     if field.enum_type is not None:

@@ -107,9 +107,11 @@ class ChangedAttributes:
             self._append(slot, [_NOTHING])
             self._free.append(slot)
 
-    def evaluate(self, expression: FilterExpression, since: int) -> tuple[Int32Array, BoolArray]:
+    def evaluate(self, expression: FilterExpression, since: int) -> tuple[Int64Array, BoolArray]:
         """Return the slots that changed since a position, and for which of them a filter holds."""
-        slots = np.unique(self._slots[since : self.end])
+        changed = np.zeros(self.count, np.bool_)
+        changed[self._slots[since : self.end]] = True
+        slots = changed.nonzero()[0]
         return slots, mask_of(expression, _Since(self, since)).take(slots)
 
     def labelled(self, text: str, since: int) -> Int32Array:

@@ -20,7 +20,7 @@ from server.stack.envoy import envoy_command
 from server.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
 from server.stack.probes import Probe, grpc_probe, s3_probe
 from server.stack.s3 import s3_command
-from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
+from server.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 """The service under which the control plane reports its health."""
@@ -128,6 +128,7 @@ def _pod_process(
             **_inner_targets(settings, name),
             **(log_environment(log) if log else {}),
             **(_gateway_environment(page_token_keys) if pool.service == "gateway" else {}),
+            "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
         },
@@ -140,6 +141,12 @@ def _gateway_environment(page_token_keys: str) -> dict[str, str]:
         "VIREO_TRANSPORT": "grpcio",
         page_keys.VARIABLE: page_token_keys,
     }
+
+
+def _oip_http_port(settings: StackSettings, pool: Pool, port: int) -> int:
+    """Return the port on which a pod serves the Open Inference Protocol by HTTP; 0 for none."""
+    serves = settings.oip_http and pool.service != "gateway"
+    return port + OIP_HTTP_PORT_OFFSET if serves else 0
 
 
 def _server_environment(
@@ -268,6 +275,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_EDGE_PORT": str(settings.edge_port),
             "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
             "VIREO_RANKING_PORT": str(settings.ranking_port),
+            "VIREO_OIP_HTTP_OFFSET": str(OIP_HTTP_PORT_OFFSET if settings.oip_http else 0),
             "VIREO_CORS_ORIGINS": settings.cors_origins,
             **_edge_access(settings),
         },

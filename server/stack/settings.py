@@ -19,6 +19,8 @@ _SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
 
 METRICS_PORT_OFFSET = 1000
 """Offset from the port of a pod, or of the control plane, to that of its metrics."""
+OIP_HTTP_PORT_OFFSET = 2000
+"""Offset from the port of a candidate or ranking pod to that of the Open Inference Protocol."""
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
@@ -87,6 +89,10 @@ class StackSettings(BaseSettings):
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     """Share of answered requests that gateways mirror to shadow pods, if there are any."""
+
+    oip_http: bool = False
+    """Whether candidate and ranking pods serve the Open Inference Protocol by HTTP too, and the
+    edge below /v2. It needs `pip install 'vireo[http]'`."""
 
     secure: bool = False
     """Whether to require certificates and tokens everywhere, as `vireo up --secure` does."""
@@ -198,6 +204,15 @@ class StackSettings(BaseSettings):
         if embedded_log:
             groups.append(("VIREO_LOG_PORT", [self.log_port]))
             monitored.append(("VIREO_LOG_PORT", [self.log_port]))
+        if self.oip_http:
+            groups += [
+                (
+                    f"{setting} (+ {OIP_HTTP_PORT_OFFSET} for HTTP)",
+                    [port + OIP_HTTP_PORT_OFFSET for port in group],
+                )
+                for setting, group in pods
+                if not setting.startswith(("VIREO_GATEWAY", "VIREO_CONSUMER"))
+            ]
         # Listed, so that a clash with a stack whose base differs by the offset is detected.
         groups += [
             (

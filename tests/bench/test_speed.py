@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.speed.every import measure_all
+from bench.speed.filtered import SHARES
 from bench.speed.floor import Floor
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.models import measure_search
@@ -98,9 +99,17 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     manifest = Manifest.read(folder).model_copy(update={"index": described})
     manifest.write(folder)
-    recall, over_exact, _ = measure_search(home, DATASET, SMALL, Console(quiet=True))
+    rows = measure_search(home, DATASET, SMALL, Console(quiet=True))
+    recall, over_exact, *_ = rows
     assert recall.figure == pytest.approx(1.0, abs=0.1)
     assert over_exact.figure > 0
+    filtered = [row for row in rows if "of the videos" in row.measure]
+    assert len(filtered) == 3 * 2 * len(SHARES), "recall, cost and first use of each kind"
+    for row in filtered:
+        if row.measure.startswith("recall"):
+            assert row.figure == 1.0, "few videos are searched exactly"
+        else:
+            assert row.figure > 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, PoolName, StackSettings
+from server.stack.settings import (
+    METRICS_PORT_OFFSET,
+    OIP_HTTP_PORT_OFFSET,
+    POD_KINDS,
+    PoolName,
+    StackSettings,
+)
 
 Credential: TypeAlias = Literal[
     "nothing", "keys of S3", "the log's token", "a certificate", "a token"
@@ -65,6 +71,9 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
         pods = tuple(port for pool in _POOLS for port in settings.pod_ports(kind, pool))
         yield Listener(f"{kind} pods", kind, pods, "nothing", "a certificate")
         yield _metrics(kind, pods)
+        if settings.oip_http and kind != "gateway":
+            moved = tuple(port + OIP_HTTP_PORT_OFFSET for port in pods)
+            yield Listener(f"{kind} pods, by HTTP", kind, moved, "nothing", "a certificate")
     yield _metrics("control", (settings.control_port,))
     if embedded_s3:
         [s3, *internal] = settings.s3_ports()

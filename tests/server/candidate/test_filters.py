@@ -325,7 +325,7 @@ async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await CandidateServiceStub(channel).RetrieveCandidates(asked)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
     assert status is not None
     details = error_details_pb2.BadRequest()
     status.details[0].Unpack(details)

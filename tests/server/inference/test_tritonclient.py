@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ from server.ranking.service import RANKING_POD
 from server.releases import layout
 from tests.builders.inference import golden
 from tests.builders.rpc import serving
+from tests.builders.triton import CHECKOUT, output, triton_environment
 
-CHECKOUT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("triton_client.py")
 DOCUMENT = CHECKOUT / "docs" / "inference-protocol.md"
 
@@ -28,30 +25,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def environment() -> Path:
-    """The Python that has tritonclient; skips, or fails in CI, where it can't be installed."""
-    make = ["make", "oip-env", f"PYTHON={sys.executable}"]
-    done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True, timeout=280)
-    if done.returncode:
-        reason = f"tritonclient can't be installed: {done.stderr.strip()[-500:]}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return CHECKOUT / ".vireo" / "oip-env" / "bin" / "python"
-
-
-async def output(*command: Path | str) -> str:
-    """What a command prints, which ends well; this process serves meanwhile."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        printed, errors = await asyncio.wait_for(process.communicate(), 120)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, errors.decode()
-    return printed.decode()
+    """The Python that has tritonclient."""
+    return triton_environment() / "python"
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +102,21 @@ def test_another_model_or_version_is_not_found(results: dict[str, Any]) -> None:
 
 
 def test_other_methods_are_unimplemented(results: dict[str, Any]) -> None:
-    assert results["no_config"][0] == "StatusCode.UNIMPLEMENTED"
+    assert results["no_load"][0] == "StatusCode.UNIMPLEMENTED"
+
+
+def test_the_client_reads_configuration_statistics_and_index(results: dict[str, Any]) -> None:
+    config = results["config"]
+    assert (config["name"], config["platform"]) == ("ranker", "onnxruntime_onnx")
+    assert [each["name"] for each in config["input"]] == [
+        each["name"] for each in results["model"]["inputs"]
+    ]
+    assert config["output"] == [
+        {"name": "scores", "data_type": "TYPE_FP32", "dims": ["-1", "-1", "2"]}
+    ]
+    [statistics] = results["statistics"]
+    assert statistics["inference_count"] == statistics["execution_count"] == "2"
+    assert results["index"] == [{"name": "ranker", "version": "1", "state": "READY"}]
 
 
 async def test_the_documents_example_runs(environment: Path, release_folder: Path) -> None:

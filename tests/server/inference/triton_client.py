@@ -96,7 +96,10 @@ def main(address: str, golden: str) -> None:
         "missing": refused(),
         "no_model": failure(lambda: client.infer("other", raw_inputs(arrays))),
         "no_version": failure(lambda: client.infer(MODEL, raw_inputs(arrays), model_version="2")),
-        "no_config": failure(lambda: client.get_model_config(MODEL)),
+        "no_load": failure(lambda: client.load_model(MODEL)),
+        "config": client.get_model_config(MODEL, as_json=True)["config"],
+        "statistics": client.get_inference_statistics(MODEL, as_json=True)["model_stats"],
+        "index": client.get_model_repository_index(as_json=True)["models"],
     }
     print(json.dumps(results))  # noqa: T201
 

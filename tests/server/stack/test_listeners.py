@@ -10,14 +10,17 @@ from urllib.error import HTTPError
 
 import psutil
 import pytest
+import urllib3
 
 from server.home import Home
+from server.security.folder import SecurityFolder
 from server.stack.settings import StackSettings
 from tests.builders.declared_listeners import Listener, listeners
 from tests.builders.listeners import Answer, answer, listening, unix_sockets
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.builders.tokens import Tokens
 from tests.builders.waiting import until
 
 PUBLISH = f"vireo release publish --data {DATASET}"
@@ -40,7 +43,10 @@ def stack(
         return
     home = build_tiny_home(tmp_path_factory.mktemp("stack"))
     with running_stack(
-        home.root, prepare=PUBLISH, settings=ONE_POD_EACH, arguments=["--secure"]
+        home.root,
+        prepare=PUBLISH,
+        settings={**ONE_POD_EACH, "VIREO_OIP_HTTP": "true"},  # and the plain one is without
+        arguments=["--secure"],
     ) as stack:
         yield stack
 
@@ -128,9 +134,28 @@ def test_private_files_are_readable_by_their_owner_only(stack: Stack) -> None:
     assert not [path for path in private if path.stat().st_mode & 0o077]
 
 
+@pytest.mark.integration
+def test_the_edge_has_the_protocol_by_http_for_tokens_of_its_scope_if_it_is_on(
+    stack: Stack,
+) -> None:
+    secured = stack.state().secure
+    folder = SecurityFolder(stack.home.security)
+    with urllib3.PoolManager(ca_certs=str(folder.authority) if secured else None) as pool:
+
+        def status(path: str, scope: str) -> int:
+            if not secured:
+                return pool.request("GET", f"http://{stack.edge}{path}").status
+            headers = {"authorization": f"Bearer {Tokens(folder).good(scope)}"}
+            return pool.request("GET", f"https://{stack.edge}{path}", headers=headers).status
+
+        for path in ("/v2", "/v2/health/ready", "/v2/models/ranker", "/v2/models/viewer_tower"):
+            assert status(path, "vireo.inference") == (200 if secured else 404)
+        assert not secured or status("/v2", "vireo.read") == 403
+
+
 @pytest.mark.parametrize("embedded_s3", [True, False])
 def test_each_declared_port_is_known_to_be_free_before_the_start(embedded_s3: bool) -> None:
-    settings = StackSettings(home=Path("/nowhere"), canary_pods=2, shadow_pods=1)
+    settings = StackSettings(home=Path("/nowhere"), canary_pods=2, shadow_pods=1, oip_http=True)
     ports = [port for each in listeners(settings, embedded_s3=embedded_s3) for port in each.ports]
     assert sorted(ports) == sorted(settings.ports(embedded_s3=embedded_s3))
 
