@@ -196,7 +196,8 @@ def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
 
 def test_positions_are_filled_by_others_if_nothing_claims_them() -> None:
     def filled(queue: list[int], offset: float) -> list[int]:
-        return fill_page(range(6), 6, queues=[(0.5, np.array(queue))], offset=offset).tolist()
+        page = fill_page(range(6), 6, queues=[(0.5, np.array(queue))], offset=offset)
+        return [*map(int, page)]
 
     assert filled([5], 0.0) == [0, 5, 1, 2, 3, 4]
     assert filled([0, 9], 0.5) == [0, 1, 9, 2, 3, 4]
