@@ -10,7 +10,7 @@ local GRPC = { ['grpc-timeout'] = true, ['grpc-encoding'] = true, ['grpc-accept-
 local ENCODINGS = { identity = true, gzip = true, deflate = true }
 -- Calls that another gateway may be tried for. Not what is recorded: where the log is slow all gateways
 -- are, and slates must not lose them for it.
-local HEDGED = { '^/vireo%.v1%.Re', '^/v1/re', '^/v1/viewers/' }
+local HEDGED = { '^/vireo%.v1%.Re', '^/v1/re', '^/v1/viewers/', '^/v1/videos/', '^/v1/videos:[es]' }
 local BATCH = '/vireo.v1.RecommendationService/BatchRecommend' -- a stream of minutes
 -- Maximum milliseconds until another gateway is tried too, otherwise half of the caller's deadline: a
 -- gateway that hangs then costs a call time, but doesn't fail it.
@@ -35,6 +35,15 @@ local function refuse(handle, headers, code, why)
   else
     handle:respond({ [':status'] = '400', ['content-type'] = 'text/plain' }, why)
   end
+end
+
+local function hedged(path)
+  for _, pattern in ipairs(HEDGED) do
+    if path:find(pattern) then
+      return true
+    end
+  end
+  return false
 end
 
 -- Return whether gRPC can carry a header.
@@ -115,8 +124,7 @@ function envoy_on_request(handle)
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
-  local hedged = path:find(HEDGED[1]) or path:find(HEDGED[2]) or path:find(HEDGED[3])
-  if path == BATCH or not hedged then
+  if path == BATCH or not hedged(path) then
     return -- for example a health watch, which is long-lived
   end
   local milliseconds = MAX_TRY

@@ -73,9 +73,9 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             await live.kill(names)
             await look()
         for release in (*live.stack.releases[::-1], live.stack.releases[1]):
-            await _promote(live, release)
+            await promote(live, release)
             await look()
-        await _promote(live, live.stack.releases[0])
+        await promote(live, live.stack.releases[0])
         rows.append(
             Row(
                 "removed videos that came back after restarts, swaps and a rollback",
@@ -129,7 +129,7 @@ async def _scored(site: Site, viewer: str, video: str) -> bool:
     return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
 
 
-async def _promote(live: LiveStack, release: str) -> None:
+async def promote(live: LiveStack, release: str) -> None:
     """Return once all pods serve a release."""
 
     def promote() -> None:

@@ -25,6 +25,8 @@ from bench.valkey import running_valkey
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.home import Home
+from server.live import placement
+from server.releases.manifest import Manifest
 from server.stack.nats import reachable_log
 
 PARTS = ("log", "beside", "hide", "catalogue", "durable", "cluster", "effect")
@@ -44,12 +46,17 @@ def measure_live(
         parts: which measurements.
 
     Raises:
-        VireoError: a stack can't be set up or started.
+        VireoError: a stack can't be set up or started, or the release places no new videos.
     """
     folder = home.root / "bench" / "live"
     if "log" in parts:
         yield from measure_log(folder / "log", plan, console)
     release = home.trained_release(dataset)
+    if "catalogue" in parts and not Manifest.read(release).files.keys() >= set(placement.FILES):
+        raise VireoError(
+            f"{release} was made by an earlier build and places no new videos; make another with: "
+            f"vireo train --fresh --data {dataset}"
+        )
     for store in plan.stores:
         steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
             "effect": partial(measure_effect, store=store)
@@ -76,7 +83,7 @@ def measure_live(
                     live_stack(home, dataset, plan, console, store, settings)
                 )
                 for name, step in chosen.items():
-                    yield from _measured(live, name, step)
+                    yield from measured(live, name, step)
     if "cluster" in parts:
         yield from _cluster(home, dataset, plan, console)
 
@@ -93,14 +100,15 @@ def _cluster(home: Home, dataset: str, plan: LivePlan, console: Console) -> Iter
         }
         with live_stack(home, dataset, plan, console, "cluster", settings) as live:
             killed = partial(_leader_killed, log, servers)
-            yield from _measured(
+            yield from measured(
                 live, "cluster", lambda live: measure_durable(live, "three servers", log, [killed])
             )
 
 
-def _measured(
+def measured(
     live: LiveStack, name: str, step: Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]
 ) -> list[Row]:
+    """Return the rows of a step; one that doesn't hold if it fails."""
     live.console.print(f"measuring: {name}")
     try:
         return asyncio.run(step(live))

@@ -33,6 +33,15 @@ _BATCHES = 10
 Answer = TypeVar("Answer")
 
 
+class RefusedError(VireoError):
+    """A call that isn't repeated: it would fail again."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        """Take over what the server said."""
+        super().__init__(f"{error.code().name}: {error.details()}")
+        self.code = error.code()
+
+
 class Site:
     """Calls that are repeated until they succeed, as they may be: all of them are idempotent."""
 
@@ -48,7 +57,14 @@ class Site:
 
     async def slate(self, viewer: str, size: int) -> recommendation_pb2.RecommendResponse:
         """Return a viewer's slate."""
-        request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=size)
+        return await self.recommend(
+            recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=size)
+        )
+
+    async def recommend(
+        self, request: recommendation_pb2.RecommendRequest
+    ) -> recommendation_pb2.RecommendResponse:
+        """Return the slate of a request; raise RefusedError if the server refuses it."""
         answer: recommendation_pb2.RecommendResponse = await self._answered(
             lambda: self._recommend.Recommend(request, timeout=_CALL_SECONDS)
         )
@@ -76,7 +92,7 @@ class Site:
                 return await call()
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _REPEATED or time.monotonic() > until:
-                    raise VireoError(f"{error.code().name}: {error.details()}") from error
+                    raise RefusedError(error) from error
             self.repeated += 1
             await asyncio.sleep(_PAUSE)
 

@@ -81,6 +81,14 @@ class LiveStack:
 
         await until(back, f"the restart of {', '.join(names)}", self.plan.patience)
 
+    async def healthy(self) -> None:
+        """Return once no process is down; what was killed last may still start."""
+
+        async def all_healthy() -> bool:
+            return all(each.state == "healthy" for each in self.stack.state().processes)
+
+        await until(all_healthy, "the restart of what was killed", self.plan.patience)
+
 
 @contextmanager
 def live_stack(

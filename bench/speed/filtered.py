@@ -17,7 +17,6 @@ from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.query import Retrieval
 from server.candidate.release import FILTER_CACHE_BYTES, CandidateRelease
 from server.candidate.sources import two_tower
-from server.candidate.viewer_vectors import ViewerVectors
 from server.features.looked_up import looked_up
 from server.features.viewer import ViewerFeatures
 from server.filters.declared import Declared, label
@@ -54,10 +53,10 @@ def filtered_rows(
 ) -> list[Row]:
     """Search a large release by made-up attributes: of videos at random, and of like videos.
 
-    The filters are cached, as those that come again and again are, and so are viewers' vectors.
+    The filters are cached, as those that come again and again are; viewers' vectors aren't.
     """
     kinds, filters = _made_up(release)
-    release = replace(release, filters=filters, viewers=ViewerVectors(len(viewers)))
+    release = replace(release, filters=filters)
     pipeline, catalogue = CandidatePipeline(release), f"{len(release.keys):,} videos"
     rows = []
     for kind in kinds:

@@ -170,6 +170,33 @@ def live(
 
 
 @app.command()
+def requests(
+    data: _Data = "ml-100k",
+    part: Annotated[
+        list[str] | None, typer.Option(help="What to measure; everything if absent.")
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Everything once and briefly; no time is judged.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure filters, pages and batches while pods are killed; exit with 1 if one fails.
+
+    Runs a stack of its own on free ports: a running one is left alone. What a filtered search
+    takes `vireo bench search` measures, and what context is worth `vireo evaluate study context`.
+    """
+    from bench.requests.plan import SHORT, RequestsPlan
+    from bench.requests.run import PARTS, measure_requests
+
+    if unknown := set(part or ()) - set(PARTS):
+        raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(PARTS)}")
+    plan = SHORT if short else RequestsPlan()
+    rows = _show(measure_requests(Home.current(), data, plan, _progress(), part or PARTS), as_json)
+    if broken := [row.measure for row in rows if row.holds is False]:
+        raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
+
+
+@app.command()
 def profile(
     data: _Data = "ml-100k",
     report: Annotated[

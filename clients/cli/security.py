@@ -40,7 +40,8 @@ def token(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scope of the caller: vireo.read, vireo.events, vireo.catalog, vireo.admin."
+            help="Scope of the caller: vireo.read, vireo.events, vireo.catalog, vireo.inference, "
+            "vireo.admin."
         ),
     ] = None,
     subject: Annotated[

@@ -17,11 +17,8 @@ from server.filters.table import AttributeTable
 from server.live.attributes import ChangedAttributes, ChangedVideos
 
 MAX_GATHERED = 25_000
-"""Maximum videos of a filter that are searched exactly, by vectors that are kept side by side."""
-_ALWAYS_GATHERED = 5_000
-_GATHERED_OVER_PROBED = 0.4
-"""Videos that are compared exactly over those in the cells that would be probed instead, where both
-take equally long."""
+"""Maximum videos of a filter that are searched exactly, by vectors that are kept side by side: of a
+million that takes no longer than the cells that they are spread over."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -49,16 +46,12 @@ class Allowed:
     ) -> Allowed:
         """Return it for a mask of all videos, bool[n]; without `searched` it is asked alone."""
         rows = mask.nonzero()[0]
-        counts = index.cell_counts(rows if searched else rows[:0])
-        gathered = False
-        if searched and not index.exact:
-            worth = max(_ALWAYS_GATHERED, _GATHERED_OVER_PROBED * index.filtered_effort(counts))
-            gathered = len(rows) <= min(MAX_GATHERED, worth)
+        gathered = searched and not index.exact and len(rows) <= MAX_GATHERED
         return Allowed(
             len(mask),
             np.packbits(mask, bitorder="little"),
             len(rows),
-            counts,
+            index.cell_counts(rows),
             rows if gathered else rows[:0].copy(),
             looked_up(vectors, rows) if gathered else None,
         )

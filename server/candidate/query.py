@@ -118,7 +118,7 @@ class Retrieval:
         free[self.blocked] = False
         return free
 
-    @cached_property
+    @property
     def free_rows(self) -> Int64Array:
         """Rows of the free videos, int64[f]."""
         if self.applied is None or self.applied.allowed.vectors is None:

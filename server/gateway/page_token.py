@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import binascii
-import hashlib
-import hmac
 import re
 import struct
 import time
 from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from hmac import compare_digest
 
 import xxhash
 from pydantic import SecretStr
@@ -19,15 +19,17 @@ MAX_SHOWN = 2_500
 """Maximum videos of a slate's pages: a token has the key of each."""
 MAX_AGE_SECONDS = 86_400
 """Seconds for which a token is valid."""
-MIN_KEY_BYTES = 16
-"""Minimum bytes of a key to sign tokens with."""
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
+"""Bytes of a key to sign tokens with."""
 
 _VERSION = 1
 _HEADER = struct.Struct(">B16sI16s")
 """Version, id of the key, when it was issued in Unix seconds, and digest of the request."""
 _KEY_BYTES = 8
+_DIGEST_BYTES = 16
 _MAC_BYTES = 16
-"""Bytes that are kept of HMAC-SHA256: the last of a token."""
+"""Bytes of the signature, the last of a token: keyed BLAKE2b, which takes a third of the time that
+HMAC-SHA256 by OpenSSL does."""
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,16}")
 
 
@@ -49,16 +51,16 @@ class PageTokens:
         self._signing_id, self._signing_key = next(iter(self._keys.items()))
         self._clock = clock
 
-    def issue(self, request: pb.RecommendRequest, shown: bytes, slate: pb.RecommendResponse) -> str:
-        """Return the token of the page after a slate; empty after MAX_SHOWN videos.
+    def issue(self, request: pb.RecommendRequest, shown: bytes, ids: Iterable[str]) -> str:
+        """Return the token of the next page; empty after MAX_SHOWN videos.
 
         Args:
-            request: the valid request for the slate.
+            request: the valid request for this page; it is changed, which is cheaper than a copy.
             shown: what `read` returned of it; empty for a first page.
-            slate: the response.
+            ids: the videos of this page.
         """
         key_of = xxhash.xxh3_64_digest
-        keys = shown + b"".join([key_of(item.video_id.encode()) for item in slate.items])
+        keys = shown + b"".join([key_of(video_id.encode()) for video_id in ids])
         if len(keys) > MAX_SHOWN * _KEY_BYTES:
             return ""
         now = int(self._clock())
@@ -82,11 +84,13 @@ class PageTokens:
         key = self._keys.get(key_id)
         if key is None:
             raise BadPageTokenError("was signed by a key that isn't in use; begin a new slate")
-        if not hmac.compare_digest(mac, _mac(key, signed)):
+        if not compare_digest(mac, _mac(key, signed)):
             raise BadPageTokenError("was changed: its signature doesn't match")
         if self._clock() - issued > MAX_AGE_SECONDS:
             raise BadPageTokenError("has expired: it is older than a day; begin a new slate")
-        if digest != _digest(request):
+        asked = pb.RecommendRequest()
+        asked.CopyFrom(request)
+        if digest != _digest(asked):
             raise BadPageTokenError(
                 "is of another request: only page_size, explain and context.time may differ "
                 "between the pages of a slate"
@@ -117,27 +121,27 @@ def signing_keys(setting: SecretStr) -> dict[str, bytes]:
             keys[name] = b64decode(encoded, validate=True)
         except binascii.Error:
             raise ValueError(f"key {place} must be base64 after its id and a colon") from None
-        if len(keys[name]) < MIN_KEY_BYTES:
-            raise ValueError(f"key {place} must have at least {MIN_KEY_BYTES} bytes")
+        if not MIN_KEY_BYTES <= len(keys[name]) <= MAX_KEY_BYTES:
+            raise ValueError(f"key {place} must have {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes")
     return keys
 
 
 def _digest(request: pb.RecommendRequest) -> bytes:
-    """Return a digest of what must not differ between two pages."""
-    kept = pb.RecommendRequest()
-    kept.CopyFrom(request)
-    kept.ClearField("page_token")
-    kept.ClearField("page_size")
-    kept.ClearField("explain")
-    if kept.HasField("context"):
-        kept.context.ClearField("time")
-        if not kept.context.ByteSize():  # as if only the time had never been in it
-            kept.ClearField("context")
-    return hashlib.sha256(kept.SerializeToString(deterministic=True)).digest()[:16]
+    """Return a digest of what must not differ between two pages; clear the rest of the request."""
+    request.ClearField("page_token")
+    request.ClearField("page_size")
+    request.ClearField("explain")
+    if request.HasField("context"):
+        context = request.context
+        context.ClearField("time")
+        if not context.ByteSize():  # as if only the time had never been in it
+            request.ClearField("context")
+    content = request.SerializeToString(deterministic=True)
+    return blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 def _mac(key: bytes, signed: bytes) -> bytes:
-    return hmac.digest(key, signed, "sha256")[:_MAC_BYTES]
+    return blake2b(signed, digest_size=_MAC_BYTES, key=key).digest()
 
 
 def _decoded(token: str) -> bytes:

@@ -114,6 +114,11 @@ class RecommendPipeline:
         slate.degradations.extend(degradations)
         if self.shadow is not None and ranked is not None and not degradations:
             self.shadow.offer(query, request, slate, finished - read)
+        if query.next_page is not None and len(slate.items) == query.page_size:
+            ids = ranked.ids[:] if ranked is not None else [""]
+            if "" in ids:  # some don't come from ranking
+                ids = [item.video_id for item in slate.items]
+            slate.next_page_token = query.next_page(ids)
         if query.explain:
             explanation = slate.explanation
             explanation.features_time.FromNanoseconds(round((read - started) * 1e9))

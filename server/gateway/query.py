@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from vireo.v1 import filter_pb2
@@ -50,10 +50,11 @@ class RecommendQuery(NamedTuple):
     """Which videos may be returned; None for all."""
     expression: FilterExpression | None = None
     """What `filter` says."""
-    session_keys: Sequence[int] = ()
-    """What the viewer came upon in this session, oldest first."""
-    session_weights: Sequence[float] = ()
-    """How much each of session_keys counts beside a watch."""
+    session: Sequence[tuple[int, float]] = ()
+    """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
+    counts beside a watch."""
+    next_page: Callable[[Sequence[str]], str] | None = None
+    """Returns the token of the page after one of these video ids; None if there are no pages."""
     region: str = ""
     """Where the viewer is; empty if unknown."""
     first_page: bool = True
@@ -70,6 +71,7 @@ class RecommendQuery(NamedTuple):
         *,
         expression: FilterExpression | None = None,
         shown: Sequence[int] = (),
+        next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
         """Return the query of a valid request.
 
@@ -80,6 +82,7 @@ class RecommendQuery(NamedTuple):
             trace: the caller's trace context.
             expression: what the request's filter says, if it has one.
             shown: keys of the videos on the pages before.
+            next_page: returns the token of the next page; it may change the request.
         """
         viewer_id = request.viewer_id
         bucket = str(viewer_bucket(viewer_id))
@@ -90,7 +93,6 @@ class RecommendQuery(NamedTuple):
             excluded.append(seed_key)
             seed_key = None
         excluded += shown
-        session = request.session
         return RecommendQuery(
             viewer_id=viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
@@ -105,8 +107,11 @@ class RecommendQuery(NamedTuple):
             profile=request.profile if request.HasField("profile") else None,
             filter=request.filter if expression is not None else None,
             expression=expression,
-            session_keys=[video_key(each.video_id) for each in session],
-            session_weights=[_SESSION_WEIGHTS.get(each.action, 1.0) for each in session],
+            next_page=next_page,
+            session=[
+                (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
+                for each in request.session
+            ],
             region=request.context.region,
             first_page=not request.page_token,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,10 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RecommendResponse:
         """Return the slate for one viewer."""
+        pages = self._pages
         shown = self._shown(request) if request.page_token else b""
-        slate = await self._slate(request, context, "seed_video_id", shown_keys(shown))
-        if self._pages and len(slate.items) == (request.page_size or DEFAULT_PAGE_SIZE):
-            slate.next_page_token = self._pages.issue(request, shown, slate)
-        return slate
+        next_page = partial(pages.issue, request, shown) if pages else None
+        return await self._slate(request, context, "seed_video_id", shown, next_page)
 
     async def SimilarVideos(  # noqa: N802
         self, request: pb.SimilarVideosRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -146,11 +146,13 @@ class RecommendationServicer(RecommendationServiceServicer):
         request: pb.RecommendRequest,
         context: grpc.aio.ServicerContext[Any, Any],
         seed_field: str,
-        shown: Sequence[int] = (),
+        shown: bytes = b"",
+        next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> pb.RecommendResponse:
-        """Return a slate without the videos whose keys are in `shown`.
+        """Return a slate without the videos that were shown, as a page token has them.
 
-        `seed_field` is the field of the caller's request that has the seed video.
+        `seed_field` is the field of the caller's request that has the seed video; for `next_page`
+        see `RecommendQuery`.
         """
         release = served(self._loader).content
         expression = release.expression(request.filter) if request.HasField("filter") else None
@@ -158,7 +160,13 @@ class RecommendationServicer(RecommendationServiceServicer):
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         trace = trace_context(context.invocation_metadata())
         query = RecommendQuery.of(
-            request, request_id(), deadline, trace, expression=expression, shown=shown
+            request,
+            request_id(),
+            deadline,
+            trace,
+            expression=expression,
+            shown=shown_keys(shown) if shown else (),
+            next_page=next_page,
         )
         try:
             slate = await self._pipeline.recommend(query, release)

@@ -61,7 +61,7 @@ class GatewaySettings(PodSettings):
     max_events_lag: float = Field(default=10, gt=0)
     """Seconds after which an event that is recorded but not applied makes slates declare it."""
     page_token_keys: SecretStr = SecretStr("")
-    """Keys that sign page tokens, `id:base64` with commas between them, each of 16 bytes or more:
+    """Keys that sign page tokens, `id:base64` with commas between them, each of 16 to 64 bytes:
     the first signs, and tokens of all are accepted. Every gateway needs the same ones. Without any,
     slates have one page."""
     rules: Path | None = None

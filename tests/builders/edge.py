@@ -92,6 +92,7 @@ class Gateway(RecommendationServiceServicer):
         self, request: pb.SimilarVideosRequest, context: Any
     ) -> pb.SimilarVideosResponse:
         self.similar = request
+        self.metadata = dict(context.invocation_metadata())
         return pb.SimilarVideosResponse(items=[pb.SlateItem(video_id="v", position=1)])
 
     async def BatchRecommend(  # noqa: N802

@@ -53,9 +53,9 @@ def retrieve_request(
         locale=query.locale,
         filter=query.filter,
         rules=None if query.rules is None else query.rules.message,
-        session_keys=query.session_keys,
-        session_weights=query.session_weights,
     )
+    if query.session:
+        request.session_keys[:], request.session_weights[:] = zip(*query.session, strict=True)
     if query.rules is not None and query.explain:
         request.rules.counts = True
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request

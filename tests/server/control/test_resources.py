@@ -13,7 +13,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from server.control.mesh import Members, Mesh, Pool
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
-from server.control.snapshot import CLUSTER, ENDPOINTS, ROUTES
+from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from tests.builders.control import local
 from tests.builders.s3 import unreachable_s3
 
@@ -91,3 +91,21 @@ def test_without_a_share_or_pods_of_both_services_the_canary_has_no_route(
 ) -> None:
     mesh = Mesh({CANARY_CANDIDATES: candidates, CANARY: ranking}, canary_share=share)
     assert [each.name for each in routes(mesh, service)] == ["shadow", "production"]
+
+
+def test_the_edge_has_clusters_and_routes_of_http_only_with_an_offset() -> None:
+    mesh = Mesh({PRODUCTION: Members(local(8130, 65000), local(8131)), CANARY: Members(local(9))})
+    off, on = (
+        snapshot(SETTINGS.model_copy(update={"oip_http_offset": offset}), mesh).resources
+        for offset in (0, 2000)
+    )
+    assert not [name for kind in off.values() for name in kind if name.endswith("-http")]
+    assert b"/v2" not in off[ROUTES]["edge"].body.value
+    assert b"/v2" in on[ROUTES]["edge"].body.value
+    assert off[LISTENER]["edge"].version != on[LISTENER]["edge"].version
+    cluster = Cluster.FromString(on[CLUSTER]["ranking-http"].body.value)
+    assert cluster.health_checks[0].http_health_check.path == "/v2/health/ready"
+    found = ClusterLoadAssignment.FromString(on[ENDPOINTS]["ranking-http"].body.value)
+    [place] = found.endpoints  # without the canary's, and without a port beyond the highest
+    ports = [each.endpoint.address.socket_address.port_value for each in place.lb_endpoints]
+    assert ports == [10130, 10131]

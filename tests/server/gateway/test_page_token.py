@@ -28,10 +28,6 @@ def tokens(seconds_later: float = 0, **keys: bytes) -> PageTokens:
     return PageTokens(keys or {"new": NEW}, lambda: NOW + seconds_later)
 
 
-def slate(*ids: str) -> pb.RecommendResponse:
-    return pb.RecommendResponse(items=[pb.SlateItem(video_id=each) for each in ids])
-
-
 def request(token: str = "", **fields: Any) -> pb.RecommendRequest:
     whole: dict[str, Any] = {
         "viewer_id": "viewer",
@@ -46,7 +42,7 @@ def request(token: str = "", **fields: Any) -> pb.RecommendRequest:
 
 
 def issued(by: PageTokens | None = None, **fields: Any) -> str:
-    return (by or tokens()).issue(request(**fields), b"", slate("a", "b"))
+    return (by or tokens()).issue(request(**fields), b"", ["a", "b"])
 
 
 def reason(asked: pb.RecommendRequest, by: PageTokens | None = None) -> str:
@@ -59,7 +55,7 @@ def test_a_token_has_the_keys_of_all_pages_before() -> None:
     first = issued()
     shown = tokens().read(request(first))
     assert [*shown_keys(shown)] == [video_key("a"), video_key("b")]
-    second = tokens().issue(request(first), shown, slate("c"))
+    second = tokens().issue(request(first), shown, ["c"])
     assert [*shown_keys(tokens().read(request(second)))] == [*map(video_key, "abc")]
 
 
@@ -157,11 +153,11 @@ def test_another_key_of_the_same_id_does_not_do() -> None:
 
 def test_after_the_most_videos_there_is_no_token() -> None:
     many = [f"video-{number}" for number in range(MAX_SHOWN)]
-    longest = tokens().issue(request(), b"", slate(*many))
+    longest = tokens().issue(request(), b"", many)
     assert len(longest) < 65_536
     shown = tokens().read(request(longest))
     assert len(shown_keys(shown)) == MAX_SHOWN
-    assert not tokens().issue(request(longest), shown, slate("one more"))
+    assert not tokens().issue(request(longest), shown, ["one more"])
 
 
 def test_keys_are_read_from_the_setting() -> None:
@@ -179,7 +175,8 @@ def test_keys_are_read_from_the_setting() -> None:
         (lambda key: f"a:{key},a:{key}", "key 2 must begin with an id"),
         (lambda key: f"{'a' * 17}:{key}", "key 1 must begin with an id"),
         (lambda key: f"a:{key}%", "key 1 must be base64"),
-        (lambda key: f"a:{key},b:{key[:16]}", "key 2 must have at least 16 bytes"),
+        (lambda key: f"a:{key},b:{key[:16]}", "key 2 must have 16 to 64 bytes"),
+        (lambda key: f"a:{key[:40] * 3}", "key 1 must have 16 to 64 bytes"),
     ],
 )
 def test_unfit_keys_are_refused_without_being_quoted(

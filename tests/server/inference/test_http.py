@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from tests.builders.inference_http import (
     json_request,
     serving_http,
 )
+from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 
 INFER = "/v2/models/ranker/infer"
@@ -174,3 +178,28 @@ async def test_a_caller_that_leaves_ends_its_call(
             await until(lambda: queue.queued == 2)
             asked.cancel()
             await until(lambda: answered("CANCELLED") > before)
+
+
+def test_pods_without_http_dont_load_its_library() -> None:
+    script = "import sys, server.ranking.__main__; assert 'aiohttp' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_library_the_setting_says_what_to_install() -> None:
+    script = """
+import runpy
+import sys
+
+sys.modules["aiohttp"] = None
+sys.argv[1:] = ["--port", "0", "--oip-http-port", "10130"]
+runpy.run_module("server.ranking", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **unreachable_s3().environment()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]'" in done.stderr

@@ -1,0 +1,40 @@
+"""How much of each measurement there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.requests.batch import SHORT as SHORT_BATCH
+from bench.requests.batch import BatchPlan
+
+
+@dataclass(frozen=True)
+class RequestsPlan:
+    """All times in seconds."""
+
+    positions: int = 1_000_000
+    """Positions of slates that are compared with their filters."""
+    viewers: int = 1_000
+    """Viewers who ask for page after page."""
+    pages: int = 50
+    """Pages of each."""
+    callers: int = 8
+    """Requests at a time."""
+    calm: float = 4.0
+    """Pause between two faults."""
+    patience: float = 120.0
+    """Maximum wait for anything."""
+    timed: bool = True
+    """Whether times are judged; a busy machine has none to judge."""
+    batch: BatchPlan = field(default_factory=BatchPlan)
+
+
+SHORT = RequestsPlan(
+    positions=20_000,
+    viewers=10,
+    calm=1.0,
+    patience=240.0,
+    timed=False,
+    batch=SHORT_BATCH,
+)
+"""For CI: everything once and briefly; no time is judged."""
