@@ -12,6 +12,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from server.features.keys import video_key
 from server.filters.expression import FilterExpression
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
+from server.gateway.rules import ActiveRules
 from server.rpc.guard import REQUEST_ID
 
 DEFAULT_PAGE_SIZE = 10
@@ -52,9 +53,14 @@ class RecommendQuery(NamedTuple):
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
-
     next_page: Callable[[Sequence[str]], str] | None = None
     """Returns the token of the page after one of these video ids; None if there are no pages."""
+    region: str = ""
+    """Where the viewer is; empty if unknown."""
+    first_page: bool = True
+    """Whether it begins a slate."""
+    rules: ActiveRules | None = None
+    """The site's rules for it; None if none applies."""
 
     @staticmethod
     def of(
@@ -106,6 +112,8 @@ class RecommendQuery(NamedTuple):
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session
             ],
+            region=request.context.region,
+            first_page=not request.page_token,
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:
