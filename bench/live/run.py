@@ -25,6 +25,8 @@ from bench.valkey import running_valkey
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.home import Home
+from server.live import placement
+from server.releases.manifest import Manifest
 from server.stack.nats import reachable_log
 
 PARTS = ("log", "beside", "hide", "catalogue", "durable", "cluster", "effect")
@@ -44,12 +46,17 @@ def measure_live(
         parts: which measurements.
 
     Raises:
-        VireoError: a stack can't be set up or started.
+        VireoError: a stack can't be set up or started, or the release places no new videos.
     """
     folder = home.root / "bench" / "live"
     if "log" in parts:
         yield from measure_log(folder / "log", plan, console)
     release = home.trained_release(dataset)
+    if "catalogue" in parts and not Manifest.read(release).files.keys() >= set(placement.FILES):
+        raise VireoError(
+            f"{release} was made by an earlier build and places no new videos; make another with: "
+            f"vireo train --fresh --data {dataset}"
+        )
     for store in plan.stores:
         steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
             "effect": partial(measure_effect, store=store)

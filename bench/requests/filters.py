@@ -31,7 +31,7 @@ class _Counts:
     repeated: int = 0
     short: int = 0
     """Undegraded pages with fewer videos than there were."""
-    degradations: Counter[int] = field(default_factory=Counter)
+    degradations: Counter[viewer_pb2.Degradation.ValueType] = field(default_factory=Counter)
     empty: int = 0
     slates: int = 0
 

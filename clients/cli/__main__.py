@@ -20,6 +20,7 @@ from clients.cli import (
     features,
     recommend,
     release,
+    rules,
     security,
     status,
     train,
@@ -48,6 +49,7 @@ app.command("token")(security.token)
 app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
 app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)
+app.add_typer(rules.app, name="rules", help="Check rules of the site.")
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")

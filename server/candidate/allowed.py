@@ -41,10 +41,12 @@ class Allowed:
     """Their vectors, float32[m, d], if they are few enough to be searched exactly."""
 
     @staticmethod
-    def of(mask: BoolArray, index: VideoIndex, vectors: Vectors) -> Allowed:
-        """Return it for a mask of all videos, bool[n]."""
+    def of(
+        mask: BoolArray, index: VideoIndex, vectors: Vectors, *, searched: bool = True
+    ) -> Allowed:
+        """Return it for a mask of all videos, bool[n]; without `searched` it is asked alone."""
         rows = mask.nonzero()[0]
-        gathered = not index.exact and len(rows) <= MAX_GATHERED
+        gathered = searched and not index.exact and len(rows) <= MAX_GATHERED
         return Allowed(
             len(mask),
             np.packbits(mask, bitorder="little"),
@@ -89,6 +91,15 @@ class AppliedFilter:
         """Rows that it no longer holds for since they changed, int64[f]."""
         return _NO_ROWS if self.changed is None else self.changed.forbidden_rows
 
+    def holds(self, rows: Int64Array) -> BoolArray:
+        """Return for which of some rows of the release it holds, bool[k]."""
+        held = self.allowed.holds(rows)
+        if len(self.allowed_rows):
+            held |= np.isin(rows, self.allowed_rows)
+        if len(self.forbidden_rows):
+            held &= ~np.isin(rows, self.forbidden_rows)
+        return held
+
     @property
     def share(self) -> float:
         """Share of the release's videos that it holds for, 0 to 1."""
@@ -112,7 +123,9 @@ class Filters:
         """
         self.declared = table.declared
         self._table, self._index, self._vectors = table, index, vectors
-        self._kept: LRUCache[FilterExpression, AppliedFilter] = LRUCache(max_bytes, _nbytes)
+        self._kept: LRUCache[tuple[FilterExpression, bool], AppliedFilter] = LRUCache(
+            max_bytes, _nbytes
+        )
         self._lock = Lock()
 
     def clear(self) -> None:
@@ -121,7 +134,11 @@ class Filters:
             self._kept.clear()
 
     def apply(
-        self, expression: FilterExpression, attributes: ChangedAttributes | None
+        self,
+        expression: FilterExpression,
+        attributes: ChangedAttributes | None,
+        *,
+        searched: bool = True,
     ) -> AppliedFilter:
         """Return a filter as of now.
 
@@ -129,16 +146,18 @@ class Filters:
             expression: what it says, of attributes that the release declares.
             attributes: those that changed since the release was trained; None without a log. With
                 them, call it from one thread.
+            searched: whether videos are searched by it; else it is only asked of some.
         """
         with self._lock:
-            applied = self._kept.get(expression)
+            applied = self._kept.get((expression, searched))
         if applied is None:
             mask = self._table.mask(expression)
             changed = None if attributes is None else ChangedVideos.of(expression, attributes.room)
-            applied = AppliedFilter(Allowed.of(mask, self._index, self._vectors), changed)
+            allowed = Allowed.of(mask, self._index, self._vectors, searched=searched)
+            applied = AppliedFilter(allowed, changed)
             with self._lock:
                 if _nbytes(applied) <= self._kept.maxsize:
-                    self._kept[expression] = applied
+                    self._kept[expression, searched] = applied
         if applied.changed is not None and attributes is not None:
             applied.changed.update(attributes, applied.allowed.holds)
         return applied

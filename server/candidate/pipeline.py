@@ -93,6 +93,20 @@ LIVE = tuple(
 )
 
 
+class PinnedSource:
+    """Proposes what the site's rules pin; no source of the API."""
+
+    name = "pinned"
+    fail_open = True
+
+    def propose(self, query: Retrieval) -> Candidates:
+        """Return those of the pinned videos that the query allows."""
+        rows = query.release.rows.find(query.query.pinned_keys)
+        rows = rows[rows >= 0]
+        rows = rows[query.free.take(rows)]
+        return Candidates(query.release.keys.take(rows), rows, np.zeros(len(rows), np.uint32))
+
+
 def within(quotas: Quotas) -> tuple[SourceStage, ...]:
     """Return the sources with their shares, last the one without, which takes what they leave."""
     stages = [replace(stage, share=quotas.root.get(stage.name)) for stage in SOURCES]
@@ -147,6 +161,7 @@ class CandidatePipeline:
             selector=BestByOrdering(),
             fail_open=fail_open,
         )
+        self._pinning = replace(self._pipeline, sources=(PinnedSource(), *sources))
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
         """Return the candidates for a query: `count`, or all that it allows if there are fewer.
@@ -156,7 +171,8 @@ class CandidatePipeline:
             CallerGoneError: the caller has gone.
         """
         asked = Retrieval.of(self.release, query)
-        outcome = self._pipeline.run(asked, caller)
+        pipeline = self._pinning if len(query.pinned_keys) else self._pipeline
+        outcome = pipeline.run(asked, caller)
         if outcome.failures and len(outcome.selected) < query.count:
             outcome = self._filled_up(asked, outcome, caller)
         if asked.release.live is not None and asked.release.live.table.places:

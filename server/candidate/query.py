@@ -41,6 +41,8 @@ class CandidateQuery:
     """BCP 47 language tag, for what is trending there; empty if unknown."""
     filter: FilterExpression | None = None
     """What holds for each candidate, by attributes that the release declares; None for any."""
+    pinned_keys: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """Videos that are candidates if the query allows them, int64[p]."""
     session_keys: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """What the viewer came upon in this session, oldest first, int64[s]."""
     session_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.arrays import Float32Array, Int32Array, Int64Array
+from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from server.candidate.allowed import AppliedFilter, Filters
 from server.candidate.index import VideoIndex
 from server.candidate.live import LiveVideos
@@ -21,6 +21,7 @@ from server.features.viewer import ViewerFeatures
 from server.filters import table as attribute_table
 from server.filters.declared import Declared
 from server.filters.expression import FilterExpression
+from server.filters.forward import ForwardIndex
 from server.filters.table import AttributeTable
 from server.inference.golden import replay
 from server.inference.model import Model
@@ -39,6 +40,8 @@ from server.releases.tables import (
 from server.releases.texts import Texts
 
 if TYPE_CHECKING:
+    from vireo.v1.catalog_pb2 import Video
+
     from server.live.live import Live
 
 FILES = (
@@ -101,6 +104,8 @@ class CandidateRelease:
     """Cache of recent viewers' vectors."""
     filters: Filters | None = None
     """Filters by the release's attributes; None if it declares none."""
+    forward: ForwardIndex | None = None
+    """Labels of each video; None if it declares no attributes."""
     live: LiveVideos | None = None
     """What the log adds; None without one."""
 
@@ -172,6 +177,7 @@ class CandidateRelease:
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
             filters=Filters(attributes, index, vectors, filter_cache_bytes) if attributes else None,
+            forward=ForwardIndex(attributes) if attributes else None,
             live=beside,
         )
 
@@ -189,13 +195,32 @@ class CandidateRelease:
         """The attributes by which its videos can be filtered; None if it declares none."""
         return None if self.filters is None else self.filters.declared
 
-    def applied(self, expression: FilterExpression) -> AppliedFilter:
-        """Return a filter of declared attributes as of now."""
+    def applied(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
+        """Return a filter of declared attributes as of now; `searched` if videos are, by it."""
         if self.filters is None:
             raise ValueError(f"{self.manifest.release_id} declares no attributes to filter by")
         return self.filters.apply(
-            expression, None if self.live is None else self.live.table.attributes
+            expression,
+            None if self.live is None else self.live.table.attributes,
+            searched=searched,
         )
+
+    def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
+        """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""
+        applied, count = self.applied(expression, searched=False), len(self.keys)
+        own = rows < count
+        if own.all():
+            return applied.holds(rows)
+        held = np.zeros(len(rows), np.bool_)
+        held[own] = applied.holds(rows[own])
+        if self.live is not None and applied.changed is not None:
+            slots = self.live.table.slots.take(rows[~own] - count)
+            held[~own] = applied.changed.held.take(slots)
+        return held
+
+    def changed_video(self, row: int) -> Video | None:
+        """Return the video of a row, of the side table too, by the log; None if unchanged."""
+        return None if self.live is None else self.live.table.changed_video(self.video_id(row))
 
     def video_id(self, row: int) -> str:
         """Return the id of a row, of the side table too."""

@@ -19,9 +19,10 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
+from server.candidate.rules import RetrievalRules, retrieval_rules, rule_columns
 from server.columns import encode_columns
 from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression
+from server.filters.expression import BadFilterError, FilterExpression, all_of
 from server.filters.expression import decode as decode_filter
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
@@ -57,7 +58,9 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
         serving = served(self.loader, request.release_id)
-        query = decode(request, serving.content.release.declared)
+        declared = serving.content.release.declared
+        rules = decode_rules(request, declared) if request.HasField("rules") else None
+        query = decode(request, declared, rules)
         if request.count_of_release:
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
@@ -69,6 +72,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
                     serving.content.retrieve(query, caller),
                     serving.content.release,
                     request.page_size,
+                    rules,
                 ),
                 caller,
             )
@@ -76,10 +80,26 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             raise not_found(str(error)) from error
 
 
+def decode_rules(
+    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None
+) -> RetrievalRules:
+    """Return the rules of a request to a release that declares these attributes.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT that names the filter that can't be applied.
+    """
+    try:
+        return retrieval_rules(request.rules, declared)
+    except BadFilterError as error:
+        raise invalid_argument(error.violations) from error
+
+
 def decode(
-    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None = None
+    request: candidate_pb2.RetrieveCandidatesRequest,
+    declared: Declared | None = None,
+    rules: RetrievalRules | None = None,
 ) -> CandidateQuery:
-    """Return the query of a request to a release that declares these attributes.
+    """Return the query of a request with these rules, to a release that declares these attributes.
 
     Raises:
         RpcError: INVALID_ARGUMENT that names the field.
@@ -89,13 +109,17 @@ def decode(
         raise invalid_argument([("session_weights", "must have as many values as session_keys")])
     if len(weights) and not ((weights >= 0) & (weights <= 1)).all():
         raise invalid_argument([("session_weights", "must be 0 to 1 each")])
+    wanted = _decode_filter(request, declared)
+    if rules is not None and rules.filter is not None:
+        wanted = rules.filter if wanted is None else all_of([wanted, rules.filter])
     return CandidateQuery(
         viewer=decode_viewer(request.viewer),
         count=request.count,
         excluded_keys=np.array(request.excluded_keys, np.int64),
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         locale=request.locale,
-        filter=_decode_filter(request, declared),
+        filter=wanted,
+        pinned_keys=np.empty(0, np.int64) if rules is None else rules.pinned_keys,
         session_keys=np.array(request.session_keys, np.int64),
         session_weights=weights,
     )
@@ -115,7 +139,10 @@ def _decode_filter(
 
 
 def encode(
-    found: RetrievedCandidates, release: CandidateRelease, page_size: int
+    found: RetrievedCandidates,
+    release: CandidateRelease,
+    page_size: int,
+    rules: RetrievalRules | None = None,
 ) -> candidate_pb2.RetrieveCandidatesResponse:
     """Return the response, with the ids of the first `page_size` candidates."""
     return candidate_pb2.RetrieveCandidatesResponse(
@@ -126,6 +153,7 @@ def encode(
         release_id=release.manifest.release_id,
         filtered=found.filtered,
         filter_share=found.filter_share,
+        rules=None if rules is None else rule_columns(rules, release, found),
         sources=[
             recommendation_pb2.SourceReport(
                 source=_IN_API[source.name],

@@ -81,6 +81,13 @@ class FilterExpression:
         )
 
 
+def all_of(expressions: Sequence[FilterExpression]) -> FilterExpression:
+    """Return the filter that holds where each of some filters does, one at least."""
+    if len(expressions) == 1:
+        return expressions[0]
+    return FilterExpression(none=tuple(FilterExpression(none=(each,)) for each in expressions))
+
+
 def decode(message: filter_pb2.Filter, field: str, declared: Declared) -> FilterExpression:
     """Return what a filter says.
 

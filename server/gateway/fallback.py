@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from vireo.v1 import rules_pb2
 
 from server.features.keys import video_key
+from server.filters.declared import label
 from server.filters.expression import FilterExpression
+from server.gateway.rules import ActiveRules
+from server.pipeline.page import Caps, fill_page
 from server.releases.fields import first_problem
 from server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
 from server.releases.manifest import ReleaseError
@@ -62,10 +67,12 @@ class PopularList:
         blocked: Set[int],
         removed: Callable[[int], bool],
         expression: FilterExpression | None = None,
+        rules: ActiveRules | None = None,
     ) -> list[str]:
         """Return the first `count` ids whose keys are neither in `blocked` nor removed.
 
-        With a filter's `expression`, it holds for each of them.
+        With a filter's `expression`, it holds for each of them. Of the site's `rules`, caps hold,
+        and those of the list that they pin have their positions.
         """
         kept = (
             name
@@ -74,7 +81,24 @@ class PopularList:
             and not removed(key)
             and (expression is None or self._meets(key, expression))
         )
-        return [*islice(kept, count)]
+        if rules is None or not (rules.pinned or rules.message.caps):
+            return [*islice(kept, count)]
+        names = [*kept]
+        places = {name: place for place, name in enumerate(names)}
+        pins = {at: places[name] for at, name in rules.pinned.items() if name in places}
+        caps = Caps([(cap.max, partial(self._labels, names, cap)) for cap in rules.message.caps])
+        chosen = fill_page(range(len(names)), min(count, len(names)), pins=pins, caps=caps)
+        return [names[place] for place in chosen.tolist()]
+
+    def _labels(self, names: Sequence[str], cap: rules_pb2.Cap, place: int) -> list[str]:
+        """Return the labels that a cap counts of the video at a place."""
+        video = self.attributes.get(self.keys[names[place]])
+        if video is None:
+            return []
+        if cap.values:
+            return [each for each in cap.values if label(cap.attribute, each) in video.labels]
+        prefix = label(cap.attribute, "")
+        return [each for each in video.labels if each.startswith(prefix)]
 
     def _meets(self, key: int, expression: FilterExpression) -> bool:
         video = self.attributes.get(key)

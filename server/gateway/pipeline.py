@@ -13,13 +13,16 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+from server.filters.expression import all_of
 from server.gateway.features import FeatureReader
 from server.gateway.profile import with_profile
 from server.gateway.progress import Progress
 from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
+from server.gateway.rules import ActiveRules
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from server.gateway.stages.applied_rules import applied_rules
 from server.gateway.stages.check import blocked_keys
 from server.gateway.stages.failure import StageFailedError, log_failure
 from server.gateway.stages.rank import RankingCall, rank
@@ -46,6 +49,8 @@ class RecommendPipeline:
     """Keys of the videos that were removed from the catalogue."""
     changed: Callable[[int, int], bool] | None = None
     """Whether the video of a key changed after a position in the log; None without a log."""
+    rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
+    """Returns the site's rules for a query, None if none applies; None without a file of rules."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -56,6 +61,8 @@ class RecommendPipeline:
             UnknownSeedError: the query follows a video that the release doesn't have.
         """
         degradations: list[viewer_pb2.Degradation.ValueType] = []
+        if self.rules_of is not None:
+            query = query._replace(rules=self.rules_of(query))
 
         started = time.perf_counter()
         profile = query.profile
@@ -90,7 +97,7 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             slate = self._popular(query, release, frozenset(blocked_keys(request)))
         elif not candidates.keys:  # the viewer has watched everything
-            slate = retrieved_slate(candidates)
+            slate = retrieved_slate(candidates, query.rules)
         else:
             try:
                 ranked = await rank(self.ranking, query, request.viewer, candidates, masks)
@@ -98,7 +105,7 @@ class RecommendPipeline:
             except StageFailedError as error:
                 log_failure("ranking", error, time.perf_counter() - retrieved)
                 degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
-                slate = retrieved_slate(candidates)
+                slate = retrieved_slate(candidates, query.rules)
             finished = time.perf_counter()
             if slate.release_id != candidates.release_id:
                 degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
@@ -123,8 +130,10 @@ class RecommendPipeline:
             if candidates is not None:
                 explanation.sources.extend(candidates.sources)
                 explanation.candidates = len(candidates.keys)
-                if query.filter is not None:
+                if candidates.filtered:
                     explanation.filter_share = candidates.filter_share
+            if query.rules is not None:
+                explanation.rules.extend(applied_rules(query.rules, slate, candidates, ranked))
         return slate
 
     def _popular(
@@ -135,13 +144,18 @@ class RecommendPipeline:
         With a filter, videos that changed since the release are left out: the gateway doesn't know
         their new attributes.
         """
-        changed = self.changed if query.expression is not None else None
+        rules, expressions = query.rules, [query.expression]
+        if rules is not None:
+            expressions.append(rules.filter)
+        asked = [each for each in expressions if each is not None]
+        changed = self.changed if asked else None
         position = release.manifest.catalog_position
 
         def left_out(key: int) -> bool:
             return key in self.removed or (changed is not None and changed(key, position))
 
-        best = release.popular.best(query.page_size, blocked, left_out, query.expression)
+        expression = all_of(asked) if asked else None
+        best = release.popular.best(query.page_size, blocked, left_out, expression, rules)
         return popular_slate(best, release.manifest.release_id)
 
     async def _stored(

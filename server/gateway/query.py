@@ -13,6 +13,7 @@ from server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, conte
 from server.features.keys import video_key
 from server.filters.expression import FilterExpression
 from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
+from server.gateway.rules import ActiveRules
 from server.rpc.errors import invalid_argument
 from server.rpc.guard import REQUEST_ID
 
@@ -54,11 +55,16 @@ class RecommendQuery(NamedTuple):
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
-
     next_page: Callable[[Sequence[str]], str] | None = None
     """Returns the token of the page after one of these video ids; None if there are no pages."""
     context: ContextIds = UNKNOWN
     """Where and when the slate will be shown, as ids that models read."""
+    region: str = ""
+    """Where the viewer is; empty if unknown."""
+    first_page: bool = True
+    """Whether it begins a slate."""
+    rules: ActiveRules | None = None
+    """The site's rules for it; None if none applies."""
 
     @staticmethod
     def of(
@@ -115,6 +121,8 @@ class RecommendQuery(NamedTuple):
                 for each in request.session
             ],
             context=_context(request.context, asked_at),
+            region=request.context.region,
+            first_page=not request.page_token,
         )
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:

@@ -30,6 +30,7 @@ from server.gateway.quality import Quality
 from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from server.gateway.recording import add_recording
 from server.gateway.release import FILES, GatewayRelease
+from server.gateway.rules_file import RulesFile
 from server.gateway.settings import GatewaySettings
 from server.gateway.stages.call import StageCall
 from server.gateway.stages.rank import RankingCall
@@ -228,6 +229,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
     followed = LogFollower(log, settings) if log else None
+    rules = RulesFile(settings.rules) if settings.rules else None
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
@@ -243,7 +245,10 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             followed.progress if followed else None,
             followed.removed if followed else frozenset(),
             followed.changed if followed else None,
+            rules.of if rules else None,
         )
+        if rules:
+            rules.serving = lambda: loader.serving.content if loader.serving else None
         batches = Batches(patient(pipeline, settings), loader, settings.max_batches)
         servicer = RecommendationServicer(  # type: ignore[abstract]  # ExplainVideo
             pipeline, loader, settings.default_deadline, batches, pages
@@ -263,7 +268,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
-        background=[each.run for each in (shadow, followed) if each],
+        background=[each.run for each in (shadow, followed, rules) if each],
         describe=shadow.describe if shadow else None,
         services=lambda server: add_recording(server, settings, log),
         event_log=log,

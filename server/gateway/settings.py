@@ -64,6 +64,9 @@ class GatewaySettings(PodSettings):
     """Keys that sign page tokens, `id:base64` with commas between them, each of 16 to 64 bytes:
     the first signs, and tokens of all are accepted. Every gateway needs the same ones. Without any,
     slates have one page."""
+    rules: Path | None = None
+    """TOML file of the site's rules, which is followed: filters, boosts, pins and caps of all
+    slates."""
     max_batches: int = Field(default=2, ge=1)
     """Maximum concurrent calls of BatchRecommend."""
     release_swap_timeout: float = Field(default=10.0, ge=0)

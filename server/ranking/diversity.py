@@ -18,30 +18,24 @@ shorter page is a prefix of a longer one."""
 _TINY = np.finfo(np.float32).tiny
 
 
-class DiverseBest:
-    """Selects the page by score and diversity; unknown candidates last, ties by key."""
+def diverse_best(query: Ranking, candidates: Candidates, limit: int) -> Int64Array:
+    """Return the places of the best `limit` candidates, in the order of the slate.
 
-    name = "diverse_best"
-
-    def select(self, query: Ranking, candidates: Candidates) -> Candidates:
-        """Return the best `page_size` candidates, in the order of the slate."""
-        return candidates.take(self.order(query, candidates))
-
-    def order(self, query: Ranking, candidates: Candidates) -> Int64Array:
-        """Return the places of the best `page_size` candidates, in the order of the slate."""
-        scores, page = candidates.scores[SCORE], query.query.page_size
-        # Unknown candidates have a score of 0, as known ones may.
-        ranked = np.where(candidates.rows >= 0, scores, np.float32(-1))
-        # Low scores are often equal, which makes sorting all of them slow.
-        order = best(np.arange(len(candidates)), ranked, candidates.keys, max(page, RERANK_WINDOW))
-        strength = query.release.manifest.score_weights.diversity
-        if strength > 0:
-            window = order[:RERANK_WINDOW]
-            window = window[candidates.rows[window] >= 0]
-            vectors = looked_up(query.table.vectors, candidates.rows[window])
-            chosen = diverse_order(scores[window], vectors, strength, min(page, len(window)))
-            order = np.concatenate([window[chosen], order[len(window) :]])
-        return order[:page]
+    They are the best by score and diversity; unknown candidates come last, ties by key.
+    """
+    scores = candidates.scores[SCORE]
+    # Unknown candidates have a score of 0, as known ones may.
+    ranked = np.where(candidates.rows >= 0, scores, np.float32(-1))
+    # Low scores are often equal, which makes sorting all of them slow.
+    order = best(np.arange(len(candidates)), ranked, candidates.keys, max(limit, RERANK_WINDOW))
+    strength = query.release.manifest.score_weights.diversity
+    if strength > 0:
+        window = order[:RERANK_WINDOW]
+        window = window[candidates.rows[window] >= 0]
+        vectors = looked_up(query.table.vectors, candidates.rows[window])
+        chosen = diverse_order(scores[window], vectors, strength, min(limit, len(window)))
+        order = np.concatenate([window[chosen], order[len(window) :]])
+    return order[:limit]
 
 
 def diverse_order(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ import structlog
 from server.arrays import Float32Array, Int64Array
 from server.pipeline.caller import Caller
 from server.pipeline.runner import Pipeline
-from server.ranking.diversity import DiverseBest
 from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
 from server.ranking.reserved import DiverseBestAndReserved
@@ -40,6 +39,8 @@ class RankedCandidates:
     """uint32[m]."""
     unknown: int
     """Number of candidates, ranked or not, that the release doesn't know."""
+    capped: Sequence[int] = ()
+    """Number of candidates that each cap of the site's rules kept off the page."""
 
 
 class RankingPipeline:
@@ -50,7 +51,7 @@ class RankingPipeline:
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
             scorers=(RankerScorer(),),
-            selector=DiverseBest() if release.live is None else DiverseBestAndReserved(),
+            selector=DiverseBestAndReserved(),
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
@@ -75,4 +76,5 @@ class RankingPipeline:
             tasks={task.name: selected.scores[task.name] for task in TASKS},
             source_masks=selected.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
+            capped=ranking.caps.kept_off,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,22 @@ import numpy.typing as npt
 from server.arrays import Float32Array, Int64Array
 from server.features.ranking_inputs import VideoTable
 from server.features.viewer import ViewerFeatures
+from server.pipeline.page import NO_CAPS, Caps, LabelsOf
 from server.ranking.release import RankingRelease
+
+
+@dataclass(frozen=True)
+class PageRules:
+    """What the site's rules ask of a page of n candidates."""
+
+    factors: Float32Array | None = None
+    """Factor of each candidate's score, float32[n]; None if all are 1."""
+    pins: Mapping[int, int] = field(default_factory=dict)
+    """Key of the video that each position is for, from 0."""
+    caps: Sequence[tuple[int, LabelsOf]] = ()
+    """Maximum videos with the same label, and the labels of the candidate at a place."""
+    new_share: float | None = None
+    """Share of the positions that new videos get; None for the usual one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,8 @@ class RankingQuery:
     """Number of candidates to return."""
     seed_key: int | None = None
     """The video that is playing; None on HOME."""
+    rules: PageRules | None = None
+    """What the site's rules ask; None if none applies."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class Ranking:
     """Rows of the known videos of the viewer's history, oldest first, int64[h]."""
     table: VideoTable
     """The release's table, with the videos beside it if there are any."""
+    caps: Caps = NO_CAPS
+    """Labels of the query's page."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
@@ -52,4 +71,5 @@ class Ranking:
         viewer = query.viewer.playing(query.seed_key)
         found = release.find(np.concatenate([query.keys, viewer.history_keys]))
         rows, history = found[: len(query.keys)], found[len(query.keys) :]
-        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos)
+        caps = NO_CAPS if query.rules is None else Caps(query.rules.caps)
+        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos, caps)

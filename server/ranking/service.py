@@ -24,9 +24,11 @@ from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
+from server.ranking.rules import page_rules
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
+from server.rule_columns import BadRuleColumnError
 from server.signals import ORDERING
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
@@ -66,7 +68,8 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     Raises:
         RpcError: INVALID_ARGUMENT if source_masks differs from the keys in length; if two_tower is
             missing, or a score is unknown, occurs twice, differs from the keys in length, or has a
-            value out of its bounds; the message names it.
+            value out of its bounds; or if a column for the site's rules doesn't fit. The message
+            names it.
     """
     if len(request.source_masks) != len(request.keys):
         raise invalid_argument([("source_masks", "must have as many values as keys")])
@@ -77,6 +80,12 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
         scores = decode_columns(request.scores, len(request.keys), SCORE_COLUMNS)
     except BadColumnError as error:
         raise invalid_argument([("scores", str(error))]) from error
+    rules = None
+    if request.HasField("rules"):
+        try:
+            rules = page_rules(request.rules, request.rule_columns, len(request.keys))
+        except BadRuleColumnError as error:
+            raise invalid_argument([("rule_columns", str(error))]) from error
     return RankingQuery(
         viewer=decode_viewer(request.viewer),
         keys=np.array(request.keys, np.int64),
@@ -84,6 +93,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
         source_masks=np.array(request.source_masks, np.uint32),
         page_size=request.page_size,
         seed_key=request.seed_key if request.HasField("seed_key") else None,
+        rules=rules,
     )
 
 
@@ -101,6 +111,7 @@ def encode(
         titles=[release.title(row) if row >= 0 else "" for row in rows] if titles else [],
         release_id=release.manifest.release_id,
         unknown_candidates=ranked.unknown,
+        capped=ranked.capped,
     )
 
 

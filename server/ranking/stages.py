@@ -31,7 +31,7 @@ class RequestedSource:
 
 
 class RankerScorer:
-    """The ranking model's probabilities and the score that they make by the release's weights."""
+    """The model's probabilities, and the score that weights and the site's rules make of them."""
 
     name = "ranker"
     fail_open = False
@@ -64,6 +64,9 @@ class RankerScorer:
         factors = damping(query, retrieved.rows)
         if factors is not None:
             score = score * factors
+        rules = query.query.rules
+        if rules is not None and rules.factors is not None:
+            score = score * rules.factors[known]
         if not np.isfinite(score).all():  # for example of a negative probability
             raise ModelOutputError("the weighted score of a candidate isn't finite")
         for name, values in {SCORE: score, **tasks}.items():

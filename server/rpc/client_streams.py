@@ -65,7 +65,8 @@ class ClientStreams:
         self._closed = True
         now = asyncio.get_running_loop().time()
         for timeout in self._reading:
-            timeout.reschedule(now)
+            if not timeout.expired():  # else it ends by itself at this very moment
+                timeout.reschedule(now)
 
     def _ended(self, *, over: bool) -> RpcError:
         reason = f"no message arrived for {self.max_silence:g} s"

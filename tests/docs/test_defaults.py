@@ -45,7 +45,6 @@ PHRASES = [
     ("docs/releases.md", f"or likes, differ | {MARGINS.miscalibration}:"),
     ("docs/releases.md", f"taking turns | {MARGINS.inference_p50:.0%} of"),
     ("docs/pods.md", f"By default that is {POD['keep_previous_seconds']:.0f} s"),
-    ("docs/rest.md", f"a body {GATEWAY['max_message_bytes'] >> 20} MiB"),
     ("clients/README.md", f"1 to 500; {DEFAULT_PAGE_SIZE} by default"),
     ("clients/README.md", f"included; {default_of(Client, 'timeout'):.0f} by default"),
     ("clients/python/README.md", f"included: {default_of(Client, 'timeout'):.0f} unless"),

@@ -69,17 +69,3 @@ async def test_similar_videos_are_asked_for_by_path_and_by_body(edge: Edge) -> N
     answer = await ask(edge, "/v1/videos:similar", body)
     assert answer.json["items"] == [{"videoId": "v", "position": 1}]
     assert gateway.similar == pb.SimilarVideosRequest(video_id="a/b", filter=FILTER)
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [("/v1/videos/v/similar", None), ("/v1/videos:similar", json.dumps({"video_id": "v"}))],
-)
-async def test_another_gateway_is_tried_for_similar_videos(
-    edge: Edge, path: str, body: str | None
-) -> None:
-    [gateway] = edge.gateways
-    gateway.metadata = {}
-    assert (await ask(edge, path, body, headers={"grpc-timeout": "400m"})).status == 200
-    # A second try is made after half of the deadline, by this header of the edge's own.
-    assert gateway.metadata["x-envoy-expected-rq-timeout-ms"] == "200"

@@ -17,6 +17,7 @@ from vireo.v1 import (
     ranking_pb2,
     recommendation_pb2,
     release_pb2,
+    rules_pb2,
     viewer_pb2,
 )
 
@@ -61,6 +62,7 @@ def test_the_stubs_are_those_of_the_protos_as_they_are_now(tmp_path: Path) -> No
             ranking_pb2,
             recommendation_pb2,
             release_pb2,
+            rules_pb2,
             viewer_pb2,
         )
     }

@@ -33,6 +33,9 @@ def test_every_binding_is_an_operation(document: dict[str, Any]) -> None:
         "/v1/events": ["post"],
         "/v1/videos": ["post"],
         "/v1/videos:remove": ["post"],
+        "/v1/videos:similar": ["post"],
+        "/v1/videos:explain": ["post"],
+        "/v1/videos/{video_id}/similar": ["get"],
         "/v1/release": ["get"],
     }
 

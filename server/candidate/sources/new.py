@@ -33,6 +33,9 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
     masks = dict.fromkeys(nearest.tolist(), NEW.bit)
     for row in trending.tolist():
         masks[row] = masks.get(row, 0) | TRENDING.bit
+    for row in table.rows_of(query.query.pinned_keys).tolist():
+        if usable[row]:
+            masks.setdefault(row, 0)
     if not masks:
         return found
     rows = np.array(list(masks), np.int64)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import zip_longest
 
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.viewer_pb2 import ScoreColumn
 
+from server.features.keys import video_key
+from server.gateway.rules import ActiveRules
+from server.pipeline.page import fill_page
 from server.signals import ORDERING
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
@@ -63,9 +68,14 @@ def ranked_slate(
 
 
 def retrieved_slate(
-    candidates: candidate_pb2.RetrieveCandidatesResponse,
+    candidates: candidate_pb2.RetrieveCandidatesResponse, rules: ActiveRules | None = None
 ) -> pb.RecommendResponse:
-    """Return the first page in retrieval order, for slates whose ranking was skipped."""
+    """Return the first page in retrieval order, for slates whose ranking was skipped.
+
+    Of the site's rules, what they pin has its position.
+    """
+    if rules is not None and rules.pinned:
+        candidates = _with_pinned(candidates, rules.pinned)
     slate = pb.RecommendResponse(release_id=candidates.release_id)
     scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
     for position, (name, score, mask) in enumerate(
@@ -73,6 +83,28 @@ def retrieved_slate(
     ):
         slate.items.add(video_id=name, score=score, position=position, sources=sources_of(mask))
     return slate
+
+
+def _with_pinned(
+    candidates: candidate_pb2.RetrieveCandidatesResponse, pinned: Mapping[int, str]
+) -> candidate_pb2.RetrieveCandidatesResponse:
+    """Return the named candidates, with those of `pinned` at their positions if there are such."""
+    keys, ids = candidates.keys[:], candidates.ids[:]
+    names = dict(enumerate(ids))
+    pins = {}
+    for position, name in pinned.items():
+        if (key := video_key(name)) in keys:
+            pins[position] = keys.index(key)
+            names[pins[position]] = name
+    places = fill_page(range(len(ids)), len(ids), pins=pins).tolist()
+    scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
+    return candidate_pb2.RetrieveCandidatesResponse(
+        keys=[keys[place] for place in places],
+        ids=[names[place] for place in places],
+        source_masks=[candidates.source_masks[place] for place in places],
+        scores=[ScoreColumn(name=ORDERING, values=[scores[place] for place in places])],
+        release_id=candidates.release_id,
+    )
 
 
 def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:

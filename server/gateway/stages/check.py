@@ -11,6 +11,7 @@ from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
 from server.features.keys import video_key
 from server.releases.manifest import MAX_CANDIDATES
+from server.rule_columns import BadRuleColumnError, check_rule_columns
 from server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
 
 _OF_THE_LOG = sum(source.bit for source in LIVE_SOURCES)
@@ -36,8 +37,13 @@ def check_candidates(
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
     _check_release(answer.release_id)
-    if not answer.filtered and request.HasField("filter"):
+    if not answer.filtered and (request.HasField("filter") or request.rules.filters):
         raise BadAnswerError("the filter wasn't applied")
+    if request.HasField("rules"):
+        try:
+            check_rule_columns(answer.rules, request.rules, count)
+        except BadRuleColumnError as error:
+            raise BadAnswerError(f"rules: {error}") from error
     names = _check_columns(answer.scores, count, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
@@ -67,6 +73,8 @@ def check_ranked(
     """
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
+    if request.rules.caps and 0 < len(keys) < count:
+        count = len(keys)  # what caps left
     _check_length("keys", keys, count)
     _check_release(answer.release_id)
     _check_length("scores", answer.scores, count)
@@ -75,6 +83,7 @@ def check_ranked(
     if TASKS[0].name not in _check_columns(answer.task_scores, count, TASK_COLUMNS):
         # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
+    _check_length("capped", answer.capped, len(request.rules.caps) if answer.capped else 0)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
     _check_length("titles", answer.titles, count if request.titles else 0)

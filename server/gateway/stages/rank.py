@@ -40,6 +40,8 @@ async def rank(
         seed_key=query.seed_key,
         titles=query.explain,
         release_id=candidates.release_id,
+        rules=None if query.rules is None else query.rules.message,
+        rule_columns=candidates.rules if candidates.HasField("rules") else None,
     )
     request.viewer.ClearField("watched_keys")  # only retrieval reads them
     return await call(request, query, partial(check_ranked, candidates=masks))

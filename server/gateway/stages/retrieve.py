@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from itertools import accumulate, chain
 
 import grpc
 from vireo.v1 import candidate_pb2 as pb
+from vireo.v1.rules_pb2 import LabelColumn, RuleColumns
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 from server.features.context import sent
@@ -51,9 +53,12 @@ def retrieve_request(
         count_of_release=count_of_release,
         locale=query.locale,
         filter=query.filter,
+        rules=None if query.rules is None else query.rules.message,
     )
     if query.session:
         request.session_keys[:], request.session_weights[:] = zip(*query.session, strict=True)
+    if query.rules is not None and query.explain:
+        request.rules.counts = True
     request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
     sent(query.context, request.viewer.context)
     return request
@@ -101,4 +106,25 @@ def _without(
         sources=candidates.sources,
         filtered=candidates.filtered,
         filter_share=candidates.filter_share,
+        rules=_kept_columns(candidates.rules, kept) if candidates.HasField("rules") else None,
+    )
+
+
+def _kept_columns(columns: RuleColumns, kept: Sequence[int]) -> RuleColumns:
+    labels = []
+    for column in columns.labels:
+        ends = [0, *accumulate(column.counts)]
+        labels.append(
+            LabelColumn(
+                counts=[column.counts[place] for place in kept],
+                labels=chain.from_iterable(
+                    column.labels[ends[place] : ends[place + 1]] for place in kept
+                ),
+            )
+        )
+    return RuleColumns(
+        factors=[columns.factors[place] for place in kept] if columns.factors else (),
+        labels=labels,
+        forbidden=columns.forbidden,
+        boosted=columns.boosted,
     )

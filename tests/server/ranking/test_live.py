@@ -13,10 +13,12 @@ from server.features.keys import video_keys
 from server.features.looked_up import looked_up
 from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.features.viewer import ViewerFeatures
+from server.pipeline.page import fill_page
 from server.ranking.damping import DAMPED_DAYS, DAMPING
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.query import PageRules
 from server.ranking.release import RankingRelease
-from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE, reserve
+from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
 from server.ranking.service import encode
 from server.signals import COLD_SHARE, TRENDING
 from tests.builders.catalogue import followed, upserted
@@ -125,6 +127,30 @@ def test_new_videos_get_their_share_of_positions_and_pages_stay_prefixes(
     assert share >= NEW_SHARE * 0.8
 
 
+def test_a_rule_sets_the_share_of_positions_of_new_videos(beside: RankingRelease) -> None:
+    news = set(video_keys(NEWS).tolist())
+
+    def held(share: float) -> int:
+        query = replace(asked([*OWN, *NEWS], page_size=10), rules=PageRules(new_share=share))
+        return len(news & {*rank(beside, query).keys.tolist()})
+
+    assert held(0.5) == 5
+    assert held(0.0) == 0
+
+
+def test_factors_multiply_scores_and_pins_have_their_positions(beside: RankingRelease) -> None:
+    query = asked([*OWN, "new-0", "nothing"], page_size=10)
+    usual = rank(beside, query)
+    pins = {0: int(video_keys(["new-0"])[0]), 1: int(video_keys(["nothing"])[0])}
+    factors = np.full(42, 0.5, np.float32)
+    found = rank(beside, replace(query, rules=PageRules(factors=factors, pins=pins, new_share=0)))
+    assert found.keys[0] == pins[0]
+    assert pins[1] not in found.keys  # which the release doesn't know
+    by_key = dict(zip(usual.keys.tolist(), usual.scores.tolist(), strict=True))
+    for key, score in zip(found.keys.tolist()[1:], found.scores.tolist()[1:], strict=True):
+        assert score == pytest.approx(by_key.get(key, 2 * score) / 2)
+
+
 def test_after_enough_impressions_a_new_video_has_no_position_of_its_own(
     release_folder: Path,
 ) -> None:
@@ -169,9 +195,12 @@ def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
 
 
 def test_positions_are_filled_by_others_if_nothing_claims_them() -> None:
-    usual = np.arange(6)
-    assert reserve(usual, [(0.5, np.array([5]))], 0.0).tolist() == [0, 5, 1, 2, 3, 4]
-    assert reserve(usual, [(0.5, np.array([0, 9]))], 0.5).tolist() == [0, 1, 9, 2, 3, 4]
+    def filled(queue: list[int], offset: float) -> list[int]:
+        page = fill_page(range(6), 6, queues=[(0.5, np.array(queue))], offset=offset)
+        return [*map(int, page)]
+
+    assert filled([5], 0.0) == [0, 5, 1, 2, 3, 4]
+    assert filled([0, 9], 0.5) == [0, 1, 9, 2, 3, 4]
 
 
 def test_videos_like_a_hidden_one_are_damped_and_recover(release: RankingRelease) -> None:

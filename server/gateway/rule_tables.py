@@ -1,0 +1,127 @@
+"""The tables of a file of rules, as TOML has them: types, bounds and defaults."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from server.filters.declared import ATTRIBUTE_NAME
+from server.rule_columns import MAX_FACTOR, MIN_FACTOR
+
+MAX_RULES = 1_000
+"""Maximum rules of a kind in a file."""
+MAX_PAGE_SIZE = 500
+MAX_REGION_BYTES = 16
+
+
+def _of_bytes(text: str, most: int) -> str:
+    if len(text.encode()) > most:
+        raise ValueError(f"must have at most {most} bytes")
+    return text
+
+
+_Attribute = Annotated[str, Field(pattern=ATTRIBUTE_NAME)]
+_Text = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _of_bytes(text, 128))]
+_Number = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE, strict=True)]
+_Values = Annotated[tuple[_Text, ...], Field(max_length=64)]
+_Region = Annotated[
+    str, AfterValidator(lambda text: normal_region(_of_bytes(text, MAX_REGION_BYTES)))
+]
+_Bound = Annotated[
+    float, Field(allow_inf_nan=False, strict=True), BeforeValidator(lambda value: _seconds(value))
+]
+
+
+def normal_region(region: str) -> str:
+    """Return a region as it is compared: in upper case, without spaces around it."""
+    return region.strip().upper()
+
+
+def _seconds(value: Any) -> Any:
+    """Return a time of TOML in Unix seconds, and anything else as it is."""
+    if not isinstance(value, datetime):
+        return value
+    if value.tzinfo is None:
+        raise ValueError("must say its zone, for example 2026-01-31T00:00:00Z")
+    return value.timestamp()
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ConditionTable(_Table):
+    """What must be true of one attribute, as the API's Condition."""
+
+    attribute: _Attribute
+    any_of: _Values = ()
+    all_of: _Values = ()
+    none_of: _Values = ()
+    min: _Bound | None = None
+    max: _Bound | None = None
+
+
+class FilterTable(_Table):
+    """Which videos, as the API's Filter."""
+
+    conditions: Annotated[tuple[ConditionTable, ...], Field(max_length=64)] = ()
+    any: Annotated[tuple[FilterTable, ...], Field(max_length=16)] = ()
+    none: Annotated[tuple[FilterTable, ...], Field(max_length=16)] = ()
+
+
+class RuleTable(_Table):
+    """What every rule has."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    """Its name in explanations and errors; no other rule has it."""
+    surfaces: Annotated[tuple[Literal["home", "up_next"], ...], Field(min_length=1)] = (
+        "home",
+        "up_next",
+    )
+    """Where it applies; similar videos count as up_next."""
+    regions: Annotated[tuple[_Region, ...] | None, Field(min_length=1)] = None
+    """Where viewers are to whom it applies, "" for requests without a region; None for all."""
+
+
+class FilterRule(RuleTable, FilterTable):
+    """Videos that may be shown; others may not."""
+
+
+class BoostRule(RuleTable, FilterTable):
+    """A factor of the scores of some videos."""
+
+    factor: Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR, strict=True)]
+
+
+class PinRule(RuleTable):
+    """A video with a position of its own."""
+
+    video_id: _Text
+    position: _Number
+
+
+class CapRule(RuleTable):
+    """How many videos with the same label a page may have."""
+
+    attribute: _Attribute
+    values: _Values = ()
+    """The labels that are counted; all if empty."""
+    max: _Number
+
+
+class NewShareRule(RuleTable):
+    """The share of positions that new videos get."""
+
+    share: Annotated[float, Field(ge=0, le=1, strict=True)]
+
+
+class RuleTables(_Table):
+    """A file of rules."""
+
+    filters: Annotated[tuple[FilterRule, ...], Field(max_length=MAX_RULES)] = ()
+    boosts: Annotated[tuple[BoostRule, ...], Field(max_length=MAX_RULES)] = ()
+    pins: Annotated[tuple[PinRule, ...], Field(max_length=MAX_RULES)] = ()
+    caps: Annotated[tuple[CapRule, ...], Field(max_length=MAX_RULES)] = ()
+    new_videos: Annotated[tuple[NewShareRule, ...], Field(max_length=MAX_RULES)] = ()
