@@ -28,7 +28,7 @@ _ROOTS = (
 )
 _PACKAGE = "vireo_client/_generated"
 _ENUMS = ("vireo/v1/recommendation.proto", "vireo/v1/viewer.proto", "vireo/v1/event.proto")
-_ANSWERED = {"Source", "Degradation"}
+_ANSWERED = {"Source", "Degradation", "LostAt"}
 """Enums in answers, where a server may send a value that an older client doesn't know."""
 
 
