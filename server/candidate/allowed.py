@@ -133,6 +133,10 @@ class Filters:
         with self._lock:
             self._kept.clear()
 
+    def attributes_of(self, row: int) -> tuple[set[str], dict[str, float]]:
+        """Return the labels of a video of the release, each "attribute=value", and its numbers."""
+        return self._table.attributes_of(row)
+
     def apply(
         self,
         expression: FilterExpression,

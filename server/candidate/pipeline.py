@@ -153,6 +153,7 @@ class CandidatePipeline:
         sources = within(quotas or release.manifest.quotas)
         if release.live is not None:
             sources = (*LIVE, *sources)
+        self.sources = sources
         self._pipeline: Pipeline[Retrieval] = Pipeline(
             sources=sources,
             filters=(BlockedFilter(),),

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
+from server.candidate.explain import explain
 from server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
@@ -64,18 +65,18 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         if request.count_of_release:
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
-        caller = Caller(context.time_remaining())
+        pipeline, caller = serving.content, Caller(context.time_remaining())
+
+        def answer() -> candidate_pb2.RetrieveCandidatesResponse:
+            found = pipeline.retrieve(query, caller)
+            response = encode(found, pipeline.release, request.page_size, rules)
+            if request.HasField("explained_key"):
+                response.explained.CopyFrom(explain(pipeline, query, found, request.explained_key))
+            return response
+
         try:
             # In one run: rows beside the release are valid until the catalogue's next change.
-            return await self.queue.run(
-                lambda: encode(
-                    serving.content.retrieve(query, caller),
-                    serving.content.release,
-                    request.page_size,
-                    rules,
-                ),
-                caller,
-            )
+            return await self.queue.run(answer, caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
 

@@ -70,6 +70,13 @@ class AttributeTable:
         """Return for which videos a filter of declared attributes holds, bool[n]."""
         return mask_of(expression, self)
 
+    def attributes_of(self, row: int) -> tuple[set[str], dict[str, float]]:
+        """Return a video's labels, each "attribute=value", and its numbers; reads all labels."""
+        places = (self.rows == row).nonzero()[0]
+        labels = np.searchsorted(self.offsets, places, side="right") - 1
+        numbers = dict(zip(self.declared.numbers, self.numbers[row].tolist(), strict=True))
+        return {self.labels[label] for label in labels.tolist()}, numbers
+
     def with_label(self, label: str) -> Int32Array:
         """Return the rows of the videos that have a label; see `AttributeColumns`."""
         place = bisect_left(self.labels, label)

@@ -74,7 +74,7 @@ class SideTable:
             ranked: whether to keep content vectors, which only ranking needs.
             clock: Unix time in seconds, for videos' ages.
         """
-        self._overlay, self._known, self._clock = overlay, known, clock
+        self.overlay, self._known, self._clock = overlay, known, clock
         self._position = 0
         self._waiting: deque[Change] = deque()
         self._free: list[int] = []
@@ -118,8 +118,8 @@ class SideTable:
 
     def take_changes(self) -> None:
         """Take in the overlay's changes: removals hold at once, videos wait for `place_some`."""
-        position = self._overlay.position  # changes that come meanwhile are taken in once more
-        changes = self._overlay.since(self._position)
+        position = self.overlay.position  # changes that come meanwhile are taken in once more
+        changes = self.overlay.since(self._position)
         self._position = position
         if not changes:
             return
@@ -129,7 +129,7 @@ class SideTable:
         for change, row in zip(changes, rows.tolist(), strict=True):
             if change.removed:
                 self._forget_one(change.key)
-            elif row < 0 or change.position > self._merged:
+            elif row < 0 or change.position > self.merged:
                 self._waiting.append(change)
                 if self.attributes is not None:
                     self.attributes.put(change.key, row, Video.FromString(change.video))
@@ -140,7 +140,7 @@ class SideTable:
         for key in keys:
             self._forget_one(key)
         rows = self._known.rows.find(np.array(keys, np.int64))
-        last = [self._overlay.get(key) for key in keys]
+        last = [self.overlay.get(key) for key in keys]
         gone = [change is not None and change.removed for change in last]
         self._mark_removed(rows, np.array(gone, np.bool_))
 
@@ -154,7 +154,7 @@ class SideTable:
         some: list[Change] = []
         while self._waiting and len(some) < limit:
             change = self._waiting.popleft()
-            if self._overlay.get(change.key) is change:  # else there is a later one
+            if self.overlay.get(change.key) is change:  # else there is a later one
                 some.append(change)
         if some:
             self._place_or_count(some, placement)
@@ -191,21 +191,21 @@ class SideTable:
 
     def changed_video(self, video_id: str) -> Video | None:
         """Return a video as the catalogue's last change has it; None if none is remembered."""
-        change = self._overlay.get(video_key(video_id)) if self._overlay.videos else None
-        if change is None or change.position <= self._merged or not change.video:
+        change = self.overlay.get(video_key(video_id)) if self.overlay.videos else None
+        if change is None or change.position <= self.merged or not change.video:
             return None
         return Video.FromString(change.video)
 
     def video(self, row: int) -> Video:
         """Return the video of a row."""
-        change = self._overlay.get(int(self.keys[row]))
+        change = self.overlay.get(int(self.keys[row]))
         return Video.FromString(change.video) if change is not None else Video()
 
     @property
-    def _merged(self) -> int:
+    def merged(self) -> int:
         """Position up to which the release has the changes; none of a log that was lost since."""
         known = self._known.position
-        return known if known <= self._overlay.position else 0
+        return known if known <= self.overlay.position else 0
 
     def _mark_removed(self, rows: Int64Array, gone: BoolArray) -> None:
         """Mark which videos of the release are removed; rows of -1 are none."""

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from server.arrays import Int64Array
+from server.arrays import BoolArray, Int64Array
 from server.candidate.live import LiveVideos
 from server.candidate.query import Retrieval
 from server.pipeline.candidates import Candidates, UInt32Array
@@ -23,13 +23,8 @@ _FILLER = next(source.bit for source in SOURCES if source.quota is None)
 def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
     """Return `count` candidates with the best new videos among them, best first."""
     table, count = live.table, query.query.count
-    usable = table.new[: table.count].copy()
-    usable[table.rows_of(query.unknown)] = False
-    if query.applied is not None and query.applied.changed is not None:
-        usable &= query.applied.changed.held.take(table.slots[: table.count])
-    nearest = table.nearest(query.vector, _limit(NEW.quota, count), usable)
-    trending = table.rows_of(live.trending(query.query.locale).others)
-    trending = trending[usable[trending]][: _limit(TRENDING.quota, count)]
+    usable = usable_rows(query, live)
+    nearest, trending = propose(query, live, usable, limits(count))
     masks = dict.fromkeys(nearest.tolist(), NEW.bit)
     for row in trending.tolist():
         masks[row] = masks.get(row, 0) | TRENDING.bit
@@ -52,6 +47,25 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
     return every.take(np.argsort(-every.scores[ORDERING], kind="stable"))
 
 
+def usable_rows(query: Retrieval, live: LiveVideos) -> BoolArray:
+    """Return which rows of the side table are new videos that the query allows, bool[count]."""
+    table = live.table
+    usable = table.new[: table.count].copy()
+    usable[table.rows_of(query.unknown)] = False
+    if query.applied is not None and query.applied.changed is not None:
+        usable &= query.applied.changed.held.take(table.slots[: table.count])
+    return usable
+
+
+def propose(
+    query: Retrieval, live: LiveVideos, usable: BoolArray, limits: tuple[int, int]
+) -> tuple[Int64Array, Int64Array]:
+    """Return usable rows, best first: so many that are near, and so many that are trending."""
+    near, trending = limits
+    rows = live.table.rows_of(live.trending(query.query.locale).others)
+    return live.table.nearest(query.vector, near, usable), rows[usable[rows]][:trending]
+
+
 def _kept(masks: UInt32Array, count: int) -> Int64Array:
     """Return the places of `count` candidates: the last that fill what quotas leave go first."""
     places = np.arange(len(masks))
@@ -59,5 +73,6 @@ def _kept(masks: UInt32Array, count: int) -> Int64Array:
     return kept
 
 
-def _limit(share: float | None, count: int) -> int:
-    return math.floor((share or 0.0) * count)
+def limits(count: int) -> tuple[int, int]:
+    """Return how many of `count` candidates NEW and TRENDING may propose beside the release."""
+    return math.floor((NEW.quota or 0.0) * count), math.floor((TRENDING.quota or 0.0) * count)

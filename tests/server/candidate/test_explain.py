@@ -1,0 +1,227 @@
+"""What a candidate pod tells of one video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+
+from server.candidate.explain import explain
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.candidate.service import CANDIDATE_POD
+from server.features.keys import video_key, video_keys
+from server.releases.weights import Quotas
+from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.filters import condition, expression
+from tests.builders.releases import video_ids
+from tests.builders.rpc import serving
+from tests.builders.viewers import viewer_of_rows
+
+VIDEOS = 40
+
+
+def told(
+    release: CandidateRelease, video_id: str, count: int = 20, **more: Any
+) -> candidate_pb2.ExplainedRetrieval:
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(more.pop("viewer", viewer_of_rows(3, 9)), count, **more)
+    return explain(pipeline, query, pipeline.retrieve(query), video_key(video_id))
+
+
+def test_every_video_is_a_candidate_or_lost_with_a_reason(release: CandidateRelease) -> None:
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3, 9), 12)
+    found = pipeline.retrieve(query)
+    every = release.vectors @ release.viewer_vector(query.viewer)
+    lost = 0
+    for row, name in enumerate(video_ids(VIDEOS)):
+        explained = explain(pipeline, query, found, video_key(name))
+        scores = {each.name: each.values[0] for each in explained.scores}
+        assert scores["two_tower"] == pytest.approx(every[row], rel=1e-5)
+        if row in (3, 9):
+            assert explained.lost_at == pb.LOST_AT_BLOCKED
+            assert explained.reason == "The viewer has watched it."
+            continue
+        assert bool(explained.lost_at) == bool(explained.reason) == (row not in found.rows)
+        ranks = {each.source: each for each in explained.source_ranks}
+        free = np.delete(np.arange(VIDEOS), [3, 9])
+        better = int((every[free] > every[row]).sum())
+        assert ranks[viewer_pb2.SOURCE_TWO_TOWER].rank == better + 1
+        assert ranks[viewer_pb2.SOURCE_TWO_TOWER].proposed == 12
+        if explained.lost_at:
+            lost += 1
+            assert explained.lost_at == pb.LOST_AT_RETRIEVAL
+            place = f"{better + 1}"
+            assert f"two_tower ranked it {place}" in explained.reason
+    assert lost == VIDEOS - 2 - 12
+
+
+def test_a_video_that_no_source_proposed_is_told_how_each_ranked_it(
+    release: CandidateRelease,
+) -> None:
+    reasons = [told(release, name, 5).reason for name in video_ids(VIDEOS)]
+    none = [reason for reason in reasons if reason.startswith("No source proposed it: ")]
+    assert any("two_tower ranked it 38th and proposed 5; " in reason for reason in none)
+    assert all(" not rank it" in reason for reason in none if "co_watch ranked" not in reason)
+
+
+def test_a_video_that_others_left_no_room_for_is_told_how_much_there_was(
+    release: CandidateRelease,
+) -> None:
+    quotas = Quotas({"co_watch": 0.3, "ease": 0.3, "popular": 0.3, "fresh": 0.05})
+    pipeline = CandidatePipeline(release, quotas, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3, 9), 20)
+    found = pipeline.retrieve(query)
+    reasons = [
+        explain(pipeline, query, found, video_key(name)).reason for name in video_ids(VIDEOS)
+    ]
+    assert any("beside the candidates of other sources there was room" in each for each in reasons)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"seed_key": video_key("video-7")}, "It is the video that is playing."),
+        ({"excluded_keys": video_keys(["video-7"])}, "The request excludes it."),
+        (
+            {
+                "viewer": replace(
+                    viewer_of_rows(3, 7),
+                    hidden_keys=video_keys(["video-7"]),
+                    hidden_times=np.zeros(1, np.int64),
+                )
+            },
+            "The viewer has hidden it.",
+        ),
+    ],
+)
+def test_a_blocked_video_is_told_by_what(
+    release: CandidateRelease, more: dict[str, Any], reason: str
+) -> None:
+    explained = told(release, "video-7", **more)
+    assert explained.lost_at == pb.LOST_AT_BLOCKED
+    assert explained.reason == reason
+    assert not explained.source_ranks
+    assert explained.scores
+
+
+def test_a_forbidden_video_is_told_the_condition_that_it_does_not_meet(
+    release: CandidateRelease,
+) -> None:
+    wanted = expression(condition("tag", any_of=["dog"]))
+    explained = told(release, "video-6", filter=wanted)  # a cat
+    assert explained.lost_at == pb.LOST_AT_FILTER
+    assert explained.reason == "A filter forbids it: its tag is cat, and must be dog."
+    assert told(release, "video-7", 40, filter=wanted).lost_at == pb.LOST_AT_UNSPECIFIED
+
+
+def test_an_unknown_video_is_unknown_to_the_release_and_to_the_log(
+    release: CandidateRelease, release_folder: Path
+) -> None:
+    explained = told(release, "nowhere")
+    assert explained.lost_at == pb.LOST_AT_CATALOG
+    assert explained.reason == "Release tiny-1 doesn't have it."
+    assert not explained.scores
+    beside = CandidateRelease.load(release_folder, live=followed())
+    assert told(beside, "nowhere").reason == (
+        "Release tiny-1 doesn't have it, and the log of the catalogue's changes neither."
+    )
+
+
+def test_removed_and_changed_videos_are_told_as_they_are_now(release_folder: Path) -> None:
+    live = followed(
+        removed(1, "video-5"),
+        upserted(2, "gone", tags=["cat"]),
+        removed(3, "gone"),
+        upserted(4, "video-6", tags=["dog"]),
+        upserted(5, "video-7", tags=["fish"]),
+    )
+    release = CandidateRelease.load(release_folder, live=live)
+    for name in ("video-5", "gone"):
+        explained = told(release, name)
+        assert explained.lost_at == pb.LOST_AT_BLOCKED
+        assert explained.reason == "It was removed from the catalogue."
+    wanted = expression(condition("tag", any_of=["dog"]))
+    assert told(release, "video-6", 40, filter=wanted).lost_at == pb.LOST_AT_UNSPECIFIED
+    assert told(release, "video-7", filter=wanted).reason == (
+        "A filter forbids it: its tag is fish, and must be dog."
+    )
+
+
+def test_new_videos_are_told_how_the_sources_of_the_log_ranked_them(release_folder: Path) -> None:
+    kinds = ("cat", "dog", "fish")
+    names = [f"new-{each}" for each in range(6)]
+    entries = [upserted(1 + each, name, tags=[kinds[each % 3]]) for each, name in enumerate(names)]
+    release = CandidateRelease.load(
+        release_folder, live=followed(*entries, trending={"": ["new-5"]})
+    )
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3, 9), 40)
+    found = pipeline.retrieve(query)
+    answers = {name: explain(pipeline, query, found, video_key(name)) for name in names}
+    ranks = {
+        name: {each.source: each.rank for each in answer.source_ranks}
+        for name, answer in answers.items()
+    }
+    assert sorted(each[viewer_pb2.SOURCE_NEW] for each in ranks.values()) == [1, 2, 3, 4, 5, 6]
+    assert ranks["new-5"][viewer_pb2.SOURCE_TRENDING] == 1
+    assert ranks["new-0"][viewer_pb2.SOURCE_TRENDING] == 0
+    lost = [answer for answer in answers.values() if answer.lost_at]
+    assert len(lost) in (3, 4)  # 2 of 40 are proposed since they are near, one since it is trending
+    for answer in lost:
+        assert answer.lost_at == pb.LOST_AT_RETRIEVAL
+        assert "new ranked it" in answer.reason
+        assert "and proposed 2" in answer.reason
+    forbidden = told(release, "new-0", filter=expression(condition("tag", any_of=["dog"])))
+    assert forbidden.lost_at == pb.LOST_AT_FILTER
+
+
+def request(**fields: Any) -> candidate_pb2.RetrieveCandidatesRequest:
+    return candidate_pb2.RetrieveCandidatesRequest(
+        viewer=viewer_pb2.ViewerFeatures(), count=20, page_size=5, **fields
+    )
+
+
+async def test_a_pod_explains_only_when_asked_and_its_candidates_stay_the_same(
+    release_folder: Path,
+) -> None:
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
+        retrieve = CandidateServiceStub(channel).RetrieveCandidates
+        plain = await retrieve(request())
+        explained = await retrieve(request(explained_key=video_key("video-8")))
+        unknown = await retrieve(request(explained_key=-1))
+    assert not plain.HasField("explained")
+    assert explained.explained.source_ranks
+    assert unknown.explained.lost_at == pb.LOST_AT_CATALOG
+    for each in (explained, unknown):
+        each.ClearField("explained")
+        assert each == plain
+
+
+def test_a_failed_source_is_told(
+    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("server.candidate.sources.ease.ease_scores", fail)
+    pipeline = CandidatePipeline(release)
+    query = CandidateQuery(viewer_of_rows(3, 9), 5)
+    found = pipeline.retrieve(query)
+    lost = [
+        explain(pipeline, query, found, key)
+        for key in release.keys.tolist()
+        if key not in found.keys and key not in query.viewer.watched_keys
+    ]
+    assert lost
+    for each in lost:
+        assert {column.name for column in each.scores} == {"two_tower", "co_watch"}
+        if each.reason.startswith("No source"):
+            assert each.reason.endswith("; ease failed.")
