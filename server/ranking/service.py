@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
-from vireo.v1 import ranking_pb2, ranking_pb2_grpc
+from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
 
+from server.arrays import Float32Array
 from server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
 from server.features.ranking_inputs import RANKER_HISTORY
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
@@ -22,6 +24,7 @@ from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
+from server.ranking.explain import ExplainedVideo, explain
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.ranking.rules import page_rules
@@ -48,18 +51,20 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
-        serving = served(self.loader, request.release_id)
+        pipeline = served(self.loader, request.release_id).content
         query = decode(request)
+        explained = _decode_explained(request) if request.HasField("explained_key") else None
         caller = Caller(context.time_remaining())
+
+        def answer() -> ranking_pb2.RankCandidatesResponse:
+            ranked = pipeline.rank(query, caller)
+            response = encode(ranked, pipeline.release, titles=request.titles)
+            if explained is not None:
+                response.explained.CopyFrom(explain(pipeline, query, explained))
+            return response
+
         # In one run: rows beside the release are valid until the catalogue's next change.
-        return await self.queue.run(
-            lambda: encode(
-                serving.content.rank(query, caller),
-                serving.content.release,
-                titles=request.titles,
-            ),
-            caller,
-        )
+        return await self.queue.run(answer, caller)
 
 
 def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
@@ -76,10 +81,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     # Callers of the inner hops as they were send no columns: their pages would be in no order.
     if not any(column.name == ORDERING for column in request.scores):
         raise invalid_argument([("scores", f"{ORDERING} is missing")])
-    try:
-        scores = decode_columns(request.scores, len(request.keys), SCORE_COLUMNS)
-    except BadColumnError as error:
-        raise invalid_argument([("scores", str(error))]) from error
+    scores = _decode_scores(request.scores, len(request.keys), "scores")
     rules = None
     if request.HasField("rules"):
         try:
@@ -95,6 +97,20 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         rules=rules,
     )
+
+
+def _decode_scores(
+    columns: Sequence[viewer_pb2.ScoreColumn], count: int, field: str
+) -> dict[str, Float32Array]:
+    try:
+        return decode_columns(columns, count, SCORE_COLUMNS)
+    except BadColumnError as error:
+        raise invalid_argument([(field, str(error))]) from error
+
+
+def _decode_explained(request: ranking_pb2.RankCandidatesRequest) -> ExplainedVideo:
+    scores = _decode_scores(request.explained_scores, 1, "explained_scores")
+    return ExplainedVideo(request.explained_key, scores)
 
 
 def encode(

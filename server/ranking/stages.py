@@ -30,6 +30,19 @@ class RequestedSource:
         return Candidates(asked.keys, query.rows, asked.source_masks, asked.scores)
 
 
+def model_inputs(query: Ranking, candidates: Candidates) -> dict[str, np.ndarray]:
+    """Return the ranking model's inputs for candidates that the release knows."""
+    return ranking_inputs(
+        query.viewer,
+        query.history_rows,
+        candidates.rows,
+        retrieval_features(candidates.scores, candidates.source_masks),
+        query.table,
+        query.release.vocabulary,
+        query.release.context,
+    )
+
+
 class RankerScorer:
     """The model's probabilities, and the score that weights and the site's rules make of them."""
 
@@ -49,16 +62,7 @@ class RankerScorer:
         if not len(known):
             return columns
         retrieved = candidates if len(known) == len(candidates) else candidates.take(known)
-        inputs = ranking_inputs(
-            query.viewer,
-            query.history_rows,
-            retrieved.rows,
-            retrieval_features(retrieved.scores, retrieved.source_masks),
-            query.table,
-            release.vocabulary,
-            release.context,
-        )
-        outputs = release.ranker.run(inputs)[0]
+        outputs = release.ranker.run(model_inputs(query, retrieved))[0]
         tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
         score = release.manifest.score_weights.combined(tasks)
         factors = damping(query, retrieved.rows)
