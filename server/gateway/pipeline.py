@@ -95,7 +95,7 @@ class RecommendPipeline:
             degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            slate = self._popular(query, release, frozenset(blocked_keys(request)))
+            slate = self.popular(query, release, frozenset(blocked_keys(request)))
         elif not candidates.keys:  # the viewer has watched everything
             slate = retrieved_slate(candidates, query.rules)
         else:
@@ -136,7 +136,7 @@ class RecommendPipeline:
                 explanation.rules.extend(applied_rules(query.rules, slate, candidates, ranked))
         return slate
 
-    def _popular(
+    def popular(
         self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
     ) -> pb.RecommendResponse:
         """Return the slate without pods.

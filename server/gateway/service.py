@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -21,7 +21,9 @@ from vireo.v1.recommendation_pb2_grpc import (
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
+from server.gateway import degradations
 from server.gateway.batch import Batches, patient
+from server.gateway.explain import explain_video
 from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
@@ -42,17 +44,10 @@ from server.pod.pod import Pod
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.releases.loader import ReleaseLoader
-from server.rpc.errors import invalid_argument, not_found
+from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import trace_context
-
-DEGRADATIONS = Counter(
-    "vireo_degradations",
-    "Degraded responses by kind; mixed_releases: candidates and ranking came from different "
-    "releases.",
-    ["kind"],
-)
 
 QUALITY = Gauge(
     "vireo_quality_factor",
@@ -141,6 +136,21 @@ class RecommendationServicer(RecommendationServiceServicer):
         """Return the slates of many viewers."""
         return self._batches.responses(request, context)
 
+    async def ExplainVideo(  # noqa: N802
+        self, request: pb.ExplainVideoRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ExplainVideoResponse:
+        """Return what became of a video in the slate for a request."""
+        asked = request.request
+        if asked.page_token:
+            reason = "must be empty: only the first page can be explained"
+            raise invalid_argument([("request.page_token", reason)])
+        release = served(self._loader).content
+        query = self._query(asked, context, release, "request.filter")
+        try:
+            return await explain_video(self._pipeline, query, release, request.video_id)
+        except UnknownSeedError as error:
+            raise _unknown_seed("request.seed_video_id", asked) from error
+
     async def _slate(
         self,
         request: pb.RecommendRequest,
@@ -155,11 +165,35 @@ class RecommendationServicer(RecommendationServiceServicer):
         see `RecommendQuery`.
         """
         release = served(self._loader).content
-        expression = release.expression(request.filter) if request.HasField("filter") else None
+        query = self._query(request, context, release, "filter", shown, next_page)
+        try:
+            slate = await self._pipeline.recommend(query, release)
+        except UnknownSeedError as error:
+            raise _unknown_seed(seed_field, request) from error
+        degradations.count(slate.degradations)
+        return slate
+
+    def _query(
+        self,
+        request: pb.RecommendRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+        release: GatewayRelease,
+        filter_field: str,
+        shown: bytes = b"",
+        next_page: Callable[[Sequence[str]], str] | None = None,
+    ) -> RecommendQuery:
+        """Return the query of a request; raise INVALID_ARGUMENT if `release` can't be filtered so.
+
+        `filter_field` is the field of the caller's request that has the filter; `shown` and
+        `next_page` are those of `_slate`.
+        """
+        expression = None
+        if request.HasField("filter"):
+            expression = release.expression(request.filter, filter_field)
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         trace = trace_context(context.invocation_metadata())
-        query = RecommendQuery.of(
+        return RecommendQuery.of(
             request,
             request_id(),
             deadline,
@@ -168,15 +202,6 @@ class RecommendationServicer(RecommendationServiceServicer):
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,
         )
-        try:
-            slate = await self._pipeline.recommend(query, release)
-        except UnknownSeedError as error:
-            raise not_found(
-                f"{seed_field}: {request.seed_video_id!r} is not in the release that is served"
-            ) from error
-        for degradation in slate.degradations:
-            DEGRADATIONS.labels(kind_of(degradation)).inc()
-        return slate
 
     def _shown(self, request: pb.RecommendRequest) -> bytes:
         """Return what the request's page token has; raise INVALID_ARGUMENT if it isn't valid."""
@@ -189,14 +214,8 @@ class RecommendationServicer(RecommendationServiceServicer):
             raise invalid_argument([("page_token", str(error))]) from error
 
 
-def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
-    """Return the name of a degradation, for example "mixed_releases"."""
-    return viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_").lower()
-
-
-for _degradation in viewer_pb2.Degradation.values():
-    if _degradation:  # so that each is exported as 0 before it happens
-        DEGRADATIONS.labels(kind_of(_degradation))
+def _unknown_seed(field: str, request: pb.RecommendRequest) -> RpcError:
+    return not_found(f"{field}: {request.seed_video_id!r} is not in the release that is served")
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
@@ -250,7 +269,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         if rules:
             rules.serving = lambda: loader.serving.content if loader.serving else None
         batches = Batches(patient(pipeline, settings), loader, settings.max_batches)
-        servicer = RecommendationServicer(  # type: ignore[abstract]  # ExplainVideo
+        servicer = RecommendationServicer(
             pipeline, loader, settings.default_deadline, batches, pages
         )
         add_RecommendationServiceServicer_to_server(servicer, server)

@@ -102,13 +102,17 @@ def _max_items(field: FieldDescriptor) -> int | None:
 def _field(request: Message, violation: Any) -> str:
     """Return the field's path, for example `viewer.attributes[0]`.
 
-    The id of a rule over several fields names the one to mend: `<field>.<what is wrong>`.
+    The id of a rule over several fields of a message names the one to mend: `<field>.<what is
+    wrong>`.
     """
-    if violation.field is None:
-        name: str = violation.rule_id.partition(".")[0]
-        return name if name in request.DESCRIPTOR.fields_by_name else ""
-    parts = []
-    for element in violation.field.elements:
+    parts: list[str] = []
+    message: Any = request.DESCRIPTOR  # to its types, of either of two implementations
+    for element in violation.field.elements if violation.field is not None else ():
         subscript = f"[{element.subscript.value}]" if element.subscript else ""
         parts.append(element.field_name + subscript)
+        field = message and message.fields_by_name.get(element.field_name)
+        message = field.message_type if field is not None else None
+    name = violation.rule_id.partition(".")[0]
+    if message is not None and name in message.fields_by_name:
+        parts.append(name)
     return ".".join(parts)

@@ -1,0 +1,274 @@
+"""What became of one video in a slate, of a chain of real pods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+
+from server.features.keys import video_key
+from server.gateway.followed import LogFollower
+from tests.builders.filters import condition, message
+from tests.builders.relay import Relay, relaying
+from tests.builders.releases import video_ids
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.server.gateway.conftest import NOWHERE, gateway
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=5)
+
+
+def asked(video_id: str, **fields: Any) -> pb.ExplainVideoRequest:
+    slate = pb.RecommendRequest()
+    slate.CopyFrom(SLATE)
+    slate.MergeFrom(pb.RecommendRequest(**fields))
+    return pb.ExplainVideoRequest(request=slate, video_id=video_id)
+
+
+def values(named: Any) -> dict[str, float]:
+    return {each.name: each.value for each in named}
+
+
+async def test_each_video_of_a_page_is_told_its_place_and_scores(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    slate = await whole.Recommend(SLATE)
+    for item in slate.items:
+        told = await whole.ExplainVideo(asked(item.video_id))
+        assert told.lost_at == pb.LOST_AT_UNSPECIFIED
+        assert told.position == item.position
+        assert told.score == pytest.approx(item.score)
+        assert told.sources == item.sources
+        assert told.task_scores.watch == pytest.approx(item.task_scores.watch)
+        assert told.task_scores.like == pytest.approx(item.task_scores.like)
+        assert values(told.task_weights) == {"watch": 1, "like": 0.5}
+        assert set(values(told.retrieval_scores)) == {"two_tower", "co_watch", "ease"}
+        assert values(told.retrieval_scores).items() <= values(told.ranking_features).items()
+        assert 0 < told.retrieval_rank <= told.candidates == len(video_ids(40)) - len(WATCHED)
+        assert told.score_factor == 1
+        assert told.HasField("features_age")
+        assert told.release_id == "tiny-1"
+        assert told.request_id
+        assert not told.degradations
+
+
+async def test_a_ranked_video_after_the_page_is_told_its_place(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    longer = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=20))
+    last = longer.items[-1]
+    told = await whole.ExplainVideo(asked(last.video_id))
+    assert told.lost_at == pb.LOST_AT_RANKING
+    assert told.position == 20
+    assert told.reason.startswith("By its score of ")
+    assert told.reason.endswith("; the page has the first 5.")
+
+
+async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    async with gateway(
+        release, features, candidate_target, ranking_target, candidates=8, min_candidates=1
+    ) as stub:
+        reports = [await stub.ExplainVideo(asked(name)) for name in video_ids(40)]
+        page = {item.video_id for item in (await stub.Recommend(SLATE)).items}
+    stages = [each.lost_at for each in reports]
+    assert stages.count(pb.LOST_AT_BLOCKED) == len(WATCHED)
+    assert stages.count(pb.LOST_AT_UNSPECIFIED) == 5
+    assert stages.count(pb.LOST_AT_RANKING) == 3
+    for name, told in zip(video_ids(40), reports, strict=True):
+        assert (told.lost_at == pb.LOST_AT_UNSPECIFIED) == (name in page)
+        assert told.candidates == 8
+        if told.lost_at == pb.LOST_AT_RETRIEVAL:
+            assert "two_tower ranked it " in told.reason
+            assert "As a candidate it would be the " in told.reason
+            assert told.score > 0
+            assert told.task_scores.watch > 0
+            assert not told.position
+            assert not told.retrieval_rank
+            assert not told.sources
+            assert told.source_ranks
+
+
+@pytest.mark.parametrize(
+    ("video_id", "fields", "lost_at", "reason"),
+    [
+        ("nowhere", {}, pb.LOST_AT_CATALOG, "Release tiny-1 doesn't have it."),
+        (WATCHED[0], {}, pb.LOST_AT_BLOCKED, "The viewer has watched it."),
+        (
+            "video-30",
+            {"excluded_video_ids": ["video-30"]},
+            pb.LOST_AT_BLOCKED,
+            "The request excludes it.",
+        ),
+        (
+            "video-30",
+            {"surface": pb.SURFACE_UP_NEXT, "seed_video_id": "video-30"},
+            pb.LOST_AT_BLOCKED,
+            "It is the video that is playing.",
+        ),
+        (
+            "video-30",  # a cat
+            {"filter": message(condition("tag", any_of=["dog"]))},
+            pb.LOST_AT_FILTER,
+            "A filter forbids it: its tag is cat, and must be dog.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slate(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    video_id: str,
+    fields: dict[str, Any],
+    lost_at: pb.LostAt.ValueType,
+    reason: str,
+    fallback: bool,
+) -> None:
+    candidate = NOWHERE if fallback else candidate_target
+    async with gateway(release, features, candidate, ranking_target) as stub:
+        told = await stub.ExplainVideo(asked(video_id, **fields))
+    if fallback and video_id == "nowhere":  # the gateway has only the popular list
+        lost_at = pb.LOST_AT_RETRIEVAL
+        reason = "Retrieval failed, and the popular list of 40 videos lacks it."
+    if fallback:
+        reason += " The slate is degraded: popular fallback."
+    assert told.lost_at == lost_at
+    assert told.reason == reason
+    assert not told.position
+    assert not told.score
+
+
+async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
+    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
+    monkeypatch.setattr(LogFollower, "removed", {video_key("video-30")})
+    for candidate in (candidate_target, NOWHERE):
+        async with gateway(release, features, candidate, ranking_target) as stub:
+            told = await stub.ExplainVideo(asked("video-30"))
+        assert told.lost_at == pb.LOST_AT_BLOCKED
+        assert told.reason.startswith("It was removed from the catalogue.")
+
+
+async def test_the_popular_fallback_tells_the_place_in_the_list(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async with gateway(release, features, NOWHERE, ranking_target) as stub:
+        slate = await stub.Recommend(SLATE)
+        names = [name for name in video_ids(40) if name not in WATCHED]
+        first, later = [await stub.ExplainVideo(asked(names[place])) for place in (2, 20)]
+    assert slate.items[2].video_id == names[2]
+    assert first.lost_at == pb.LOST_AT_UNSPECIFIED
+    assert first.position == 3
+    assert later.lost_at == pb.LOST_AT_RANKING
+    assert later.position == 21
+    assert later.reason == (
+        "Retrieval failed: it is the 21st of the popular list; the page has the first 5. "
+        "The slate is degraded: popular fallback."
+    )
+
+
+async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
+    release: Path, features: Path, candidate_target: str
+) -> None:
+    async with gateway(release, features, candidate_target, NOWHERE) as stub:
+        slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=7))
+        told = [await stub.ExplainVideo(asked(item.video_id)) for item in slate.items]
+    assert [each.position for each in told] == list(range(1, 8))
+    assert [each.lost_at for each in told] == [0] * 5 + [pb.LOST_AT_RANKING] * 2
+    assert told[6].reason == (
+        "Ranking was skipped: it is the 7th of 37 candidates in the order of retrieval; the page "
+        "has the first 5. The slate is degraded: ranking skipped."
+    )
+    assert not told[6].score
+    assert not told[6].HasField("task_scores")
+
+
+async def test_pods_of_builds_that_explain_nothing_leave_what_the_gateway_sees(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    def forget(answer: Any) -> None:
+        answer.ClearField("explained")
+
+    candidate_relay, ranking_relay = Relay(candidate_target, forget), Relay(ranking_target, forget)
+    async with (
+        relaying(candidate_relay) as candidate,
+        relaying(ranking_relay) as ranking,
+        gateway(release, features, candidate, ranking) as stub,
+    ):
+        item = (await stub.Recommend(SLATE)).items[0]
+        on_page = await stub.ExplainVideo(asked(item.video_id))
+        lost = await stub.ExplainVideo(asked("nowhere"))
+        plain, *explaining = candidate_relay.requests
+    assert not plain.HasField("explained_key")
+    assert [each.explained_key for each in explaining] == [
+        video_key(item.video_id),
+        video_key("nowhere"),
+    ]
+    assert on_page.position == 1
+    assert on_page.score == pytest.approx(item.score)
+    assert lost.lost_at == pb.LOST_AT_RETRIEVAL
+    assert "37 candidates; the candidate pod is of a build" in lost.reason
+
+
+async def test_an_explanation_that_is_garbage_is_a_bad_answer(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    def spoil(answer: Any) -> None:
+        answer.explained.scores[0].values[0] = float("nan")
+
+    async with (
+        relaying(Relay(candidate_target, spoil)) as candidate,
+        gateway(release, features, candidate, ranking_target) as stub,
+    ):
+        told = await stub.ExplainVideo(asked("video-30"))
+    assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ExplainVideoRequest(video_id="a"), "request"),
+        (pb.ExplainVideoRequest(request=SLATE), "video_id"),
+        (asked("a", page_token="token"), "request.page_token"),
+        (asked("a", viewer_id="x" * 129), "request.viewer_id"),
+        (asked("a", surface=pb.SURFACE_UP_NEXT), "request.seed_video_id"),
+        (
+            asked("a", filter=message(condition("colour", any_of=["red"]))),
+            "request.filter.conditions[0].attribute",
+        ),
+        (asked("a", excluded_video_ids=["x"] * 1001), "request.excluded_video_ids"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_named_within_it(
+    whole: RecommendationServiceAsyncStub, request_: pb.ExplainVideoRequest, field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.ExplainVideo(request_)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert str(raised.value.details()).startswith(f"{field}: ")
+
+
+async def test_an_unknown_seed_is_not_found_and_named(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.ExplainVideo(
+            asked("video-1", surface=pb.SURFACE_UP_NEXT, seed_video_id="nowhere")
+        )
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert str(raised.value.details()).startswith("request.seed_video_id: 'nowhere'")
