@@ -17,6 +17,7 @@ from clients.cli import (
     demo,
     evaluate,
     events,
+    explain,
     features,
     recommend,
     release,
@@ -50,6 +51,7 @@ app.add_typer(control.app, name="control", help="Run Envoy's control plane and s
 app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)
 app.add_typer(rules.app, name="rules", help="Check rules of the site.")
+app.command("explain")(explain.explain)
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vireo.v1 import filter_pb2
     from vireo.v1 import recommendation_pb2 as pb
 
-_SECONDS = 5.0
+SECONDS = 5.0
+"""Deadline of calls."""
 
 PageSizeOption = Annotated[int, typer.Option(help="Number of videos, 1 to 500.")]
 FilterOption = Annotated[
@@ -63,7 +64,7 @@ def recommend(
     from google.protobuf.json_format import MessageToJson
     from vireo.v1 import recommendation_pb2 as pb
 
-    asked = _filter_of(filter_json)
+    asked = filter_of(filter_json)
     many = everyone or viewers is not None
     if many != (out is not None) or many == bool(viewer):
         raise typer.BadParameter("say --viewer ID; or --out FILE with --all or --viewers FILE")
@@ -84,7 +85,7 @@ def recommend(
             explain=not as_json,
         )
     except ValueError as error:  # not representable in a message; the gateway checks the rest
-        raise _invalid(error) from error
+        raise invalid(error) from error
     for response in _pages(request, edge_of(target, ca, token), pages):
         if as_json:
             typer.echo(MessageToJson(response, ensure_ascii=False))
@@ -108,7 +109,7 @@ def similar(
     from vireo.v1 import recommendation_pb2 as pb
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-    asked = _filter_of(filter_json)
+    asked = filter_of(filter_json)
     try:
         request = pb.SimilarVideosRequest(
             video_id=video,
@@ -117,11 +118,11 @@ def similar(
             filter=asked,
         )
     except ValueError as error:
-        raise _invalid(error) from error
+        raise invalid(error) from error
     edge = edge_of(target, ca, token)
     with edge.channel() as channel:
         try:
-            response = RecommendationServiceStub(channel).SimilarVideos(request, timeout=_SECONDS)
+            response = RecommendationServiceStub(channel).SimilarVideos(request, timeout=SECONDS)
         except grpc.RpcError as error:
             raise edge.failure(error, "vireo.read") from error
     if as_json:
@@ -143,7 +144,7 @@ def _pages(request: pb.RecommendRequest, edge: Edge, count: int) -> Iterator[pb.
             return
 
 
-def _filter_of(text: str) -> filter_pb2.Filter | None:
+def filter_of(text: str) -> filter_pb2.Filter | None:
     """Return the filter in an option; raise VireoError if it isn't one."""
     from google.protobuf.json_format import Parse, ParseError
     from vireo.v1 import filter_pb2
@@ -159,7 +160,8 @@ def _filter_of(text: str) -> filter_pb2.Filter | None:
         ) from error
 
 
-def _invalid(error: ValueError) -> VireoError:
+def invalid(error: ValueError) -> VireoError:
+    """Return what to raise for a value that no message can hold."""
     return VireoError(f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos")
 
 
@@ -170,7 +172,7 @@ def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
 
     with edge.channel() as channel:
         try:
-            return RecommendationServiceStub(channel).Recommend(request, timeout=_SECONDS)
+            return RecommendationServiceStub(channel).Recommend(request, timeout=SECONDS)
         except grpc.RpcError as error:
             raise edge.failure(error, "vireo.read") from error
 
@@ -195,7 +197,7 @@ def print_slate(response: pb.RecommendResponse) -> None:
         f"{explanation.history_length} watched videos ({spent})"
     )
     proposed = ", ".join(
-        f"{_plain(viewer_pb2.Source.Name(each.source), 'SOURCE_')} {each.proposed}"
+        f"{plain(viewer_pb2.Source.Name(each.source), 'SOURCE_')} {each.proposed}"
         for each in explanation.sources
     )
     if proposed:
@@ -214,7 +216,7 @@ def _print_items(items: Iterable[pb.SlateItem], console: Console, *, titles: boo
     columns = ("", *(("title",) if titles else ()), "video", "score", "sources")
     table = table_of(*columns, texts={"title", "sources"})
     for item in items:
-        names = [_plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
+        names = [plain(viewer_pb2.Source.Name(each), "SOURCE_") for each in item.sources]
         table.add_row(
             str(item.position),
             *((Text(item.title),) if titles else ()),
@@ -233,9 +235,10 @@ def _print_degradations(
     known = {number: name for name, number in viewer_pb2.Degradation.items()}
     for degradation in response.degradations:
         # A gateway of a later build may send values that are unknown here.
-        name = _plain(known.get(degradation, f"unknown kind {degradation}"), "DEGRADATION_")
+        name = plain(known.get(degradation, f"unknown kind {degradation}"), "DEGRADATION_")
         console.print(Text(f"degraded: {name}", style="yellow"))
 
 
-def _plain(name: str, prefix: str) -> str:
+def plain(name: str, prefix: str) -> str:
+    """Return the words of a name of the API, for example "two tower" for SOURCE_TWO_TOWER."""
     return name.removeprefix(prefix).lower().replace("_", " ")

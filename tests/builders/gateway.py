@@ -26,6 +26,20 @@ from server.rpc.transport import Methods
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+EXPLANATION = pb.ExplainVideoResponse(
+    lost_at=pb.LOST_AT_RETRIEVAL,
+    reason="No source proposed it: two_tower ranked it 812th and proposed 450.",
+    source_ranks=[pb.SourceRank(source=viewer_pb2.SOURCE_TWO_TOWER, rank=812, proposed=450)],
+    retrieval_scores=[pb.NamedValue(name="two_tower", value=0.5)],
+    score=0.25,
+    score_factor=1,
+    task_scores=pb.TaskScores(watch=0.25, like=0.5),
+    task_weights=[pb.NamedValue(name="watch", value=1)],
+    ranking_features=[pb.NamedValue(name="content_match", value=0.125)],
+    candidates=450,
+    release_id="r",
+    request_id="id",
+)
 SLATE = pb.RecommendResponse(items=[pb.SlateItem(video_id="v", position=1)], release_id="r")
 
 
@@ -45,6 +59,7 @@ class FakeGateway(RecommendationServiceServicer):
     address: str = ""
     requests: list[pb.RecommendRequest] = field(default_factory=list)
     similar: list[pb.SimilarVideosRequest] = field(default_factory=list)
+    explained: list[pb.ExplainVideoRequest] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """What was left of each call's deadline."""
@@ -80,6 +95,12 @@ class FakeGateway(RecommendationServiceServicer):
             release_id="r",
             degradations=[viewer_pb2.DEGRADATION_RANKING_SKIPPED],
         )
+
+    async def ExplainVideo(  # noqa: N802
+        self, request: pb.ExplainVideoRequest, context: Any
+    ) -> pb.ExplainVideoResponse:
+        self.explained.append(request)
+        return EXPLANATION
 
 
 @asynccontextmanager

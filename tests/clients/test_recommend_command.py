@@ -1,4 +1,4 @@
-"""What `vireo recommend` and `vireo similar` ask for, and print of an answer."""
+"""What `vireo recommend`, `similar` and `explain` ask for, and print of an answer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from clients.cli.__main__ import app
+from clients.cli.explain import print_explanation
 from clients.cli.recommend import print_slate
 from server.errors import VireoError
 from tests.builders.gateway import FakeGateway, fake_gateway
@@ -134,3 +136,32 @@ def test_the_share_of_videos_that_meet_the_filter_is_printed(
     assert "the filter is met by 12.50% of the videos" in capsys.readouterr().out
     print_slate(pb.RecommendResponse())
     assert "filter" not in capsys.readouterr().out
+
+
+async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
+    async with fake_gateway() as gateway:
+        printed = await run(
+            gateway, "explain", "w", "--viewer", "1", "--seed", "v", "--filter", FILTER
+        )
+        document = json.loads(await run(gateway, "explain", "w", "--viewer", "1", "--json"))
+        [asked, _] = gateway.explained
+    assert asked.video_id == "w"
+    assert asked.request.viewer_id == "1"
+    assert asked.request.seed_video_id == "v"
+    assert asked.request.surface == pb.SURFACE_UP_NEXT
+    assert asked.request.filter.conditions[0].attribute == "tag"
+    words = " ".join(printed.split())
+    assert "lost at retrieval: No source proposed it: two_tower ranked it 812th" in words
+    assert "two tower" in printed
+    assert "812" in printed
+    assert "ranking features: content_match" in words
+    assert "task: watch" in words
+    assert "release r; 450 candidates" in printed
+    assert document["lostAt"] == "LOST_AT_RETRIEVAL"
+
+
+async def test_a_video_on_the_page_is_printed_with_its_place() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        print_explanation(pb.ExplainVideoResponse(position=3, reason="It is good."), console)
+    assert captured.get().strip() == "on the page at 3: It is good."

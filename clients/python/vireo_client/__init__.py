@@ -3,6 +3,7 @@
 from vireo_client._generated.enums import (
     Degradation,
     EventKind,
+    LostAt,
     ProfileUse,
     SessionAction,
     Source,
@@ -22,6 +23,7 @@ from vireo_client.errors import (
     VireoError,
 )
 from vireo_client.event import Event, EventDetails, Video
+from vireo_client.explanation import SourceRank, VideoExplanation
 from vireo_client.filter import Condition, Filter
 from vireo_client.profile import RequestProfile, WatchedVideo
 from vireo_client.session import SessionVideo
@@ -42,6 +44,7 @@ __all__ = [
     "FieldViolation",
     "Filter",
     "InvalidRequest",
+    "LostAt",
     "NotFound",
     "Overloaded",
     "ProfileUse",
@@ -51,12 +54,14 @@ __all__ = [
     "Slate",
     "SlateItem",
     "Source",
+    "SourceRank",
     "SourceReport",
     "Surface",
     "TaskScores",
     "Tls",
     "Unavailable",
     "Video",
+    "VideoExplanation",
     "VireoError",
     "WatchedVideo",
     "__version__",

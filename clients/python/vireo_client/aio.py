@@ -15,6 +15,7 @@ from vireo_client.batch import BatchAsk
 from vireo_client.budget import CallBudget
 from vireo_client.channel import Options
 from vireo_client.errors import VireoError, error_of
+from vireo_client.explanation import VideoExplanation
 from vireo_client.methods import BATCH, STREAM_EVENTS, UNARY, Result
 from vireo_client.request import Call, PageArguments, repeatable
 from vireo_client.slate import Slate
@@ -23,7 +24,10 @@ from vireo_client.streams import Sent
 
 class AsyncClient(
     BaseClient[
-        Coroutine[Any, Any, Slate], Coroutine[Any, Any, int], AsyncIterator[tuple[str, Slate]]
+        Coroutine[Any, Any, Slate],
+        Coroutine[Any, Any, int],
+        AsyncIterator[tuple[str, Slate]],
+        Coroutine[Any, Any, VideoExplanation],
     ]
 ):
     """A client of a Vireo stack with one connection, for any number of tasks of one event loop.

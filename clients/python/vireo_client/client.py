@@ -14,13 +14,14 @@ from vireo_client.batch import BatchAsk
 from vireo_client.budget import CallBudget
 from vireo_client.channel import Options
 from vireo_client.errors import VireoError, error_of
+from vireo_client.explanation import VideoExplanation
 from vireo_client.methods import BATCH, STREAM_EVENTS, UNARY, Result
 from vireo_client.request import Call, PageArguments, repeatable
 from vireo_client.slate import Slate
 from vireo_client.streams import Sent
 
 
-class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]]]):
+class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanation]):
     """A client of a Vireo stack with one connection, for any number of threads.
 
     Create one and reuse it. Close it at the end, or use it as a context manager. After a fork

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vireo_client._generated.recommendation_pb2 import (
         BatchRecommendRequest,
         BatchRecommendResponse,
+        ExplainVideoRequest,
+        ExplainVideoResponse,
         RecommendRequest,
         RecommendResponse,
         SimilarVideosRequest,
@@ -57,6 +59,8 @@ else:
     BatchRecommendResponse = _message("vireo.v1.BatchRecommendResponse")
     ErrorInfo = _message("google.rpc.ErrorInfo")
     EventMessage = _message("vireo.v1.Event")
+    ExplainVideoRequest = _message("vireo.v1.ExplainVideoRequest")
+    ExplainVideoResponse = _message("vireo.v1.ExplainVideoResponse")
     ExplanationMessage = _message("vireo.v1.Explanation")
     FilterMessage = _message("vireo.v1.Filter")
     ProfileMessage = _message("vireo.v1.RequestProfile")
@@ -83,6 +87,8 @@ __all__ = [
     "BatchRecommendResponse",
     "ErrorInfo",
     "EventMessage",
+    "ExplainVideoRequest",
+    "ExplainVideoResponse",
     "ExplanationMessage",
     "FilterMessage",
     "ProfileMessage",

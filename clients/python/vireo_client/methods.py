@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from vireo_client.explanation import VideoExplanation, explanation_of
 from vireo_client.messages import (
     BatchRecommendRequest,
     BatchRecommendResponse,
+    ExplainVideoRequest,
+    ExplainVideoResponse,
     RecommendRequest,
     RecommendResponse,
     RecordEventsRequest,
@@ -75,6 +78,14 @@ SIMILAR_VIDEOS: Method[Slate] = Method(
     similar_slate_of,
     writes=False,
 )
+EXPLAIN_VIDEO: Method[VideoExplanation] = Method(
+    _RECOMMENDATION,
+    "ExplainVideo",
+    ExplainVideoRequest,
+    ExplainVideoResponse,
+    explanation_of,
+    writes=False,
+)
 BATCH: Method[Slate] = Method(
     _RECOMMENDATION,
     "BatchRecommend",
@@ -95,5 +106,5 @@ UPSERT_VIDEOS: Method[int] = Method(
 REMOVE_VIDEOS: Method[int] = Method(
     _CATALOG, "RemoveVideos", RemoveVideosRequest, RemoveVideosResponse, _removed
 )
-UNARY = (RECOMMEND, SIMILAR_VIDEOS, RECORD_EVENTS, UPSERT_VIDEOS, REMOVE_VIDEOS)
+UNARY = (RECOMMEND, SIMILAR_VIDEOS, EXPLAIN_VIDEO, RECORD_EVENTS, UPSERT_VIDEOS, REMOVE_VIDEOS)
 """Those of one message each way, which may be repeated."""

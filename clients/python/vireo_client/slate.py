@@ -12,6 +12,7 @@ from vireo_client._generated.enums import (
     Source,
 )
 from vireo_client.messages import (
+    ExplainVideoResponse,
     ExplanationMessage,
     RecommendResponse,
     SimilarVideosResponse,
@@ -102,7 +103,7 @@ def slate_of(response: RecommendResponse) -> Slate:
         items=tuple(_item(each) for each in response.items),
         request_id=response.request_id,
         release_id=response.release_id,
-        degradations=_degradations(response),
+        degradations=degradations_of(response),
         explanation=(
             _explanation(response.explanation) if response.HasField("explanation") else None
         ),
@@ -116,14 +117,15 @@ def similar_slate_of(response: SimilarVideosResponse) -> Slate:
         items=tuple(_item(each) for each in response.items),
         request_id=response.request_id,
         release_id=response.release_id,
-        degradations=_degradations(response),
+        degradations=degradations_of(response),
         explanation=None,
     )
 
 
-def _degradations(
-    response: RecommendResponse | SimilarVideosResponse,
+def degradations_of(
+    response: RecommendResponse | SimilarVideosResponse | ExplainVideoResponse,
 ) -> tuple[Degradation, ...]:
+    """Return the ways in which a response is degraded."""
     return tuple(
         DEGRADATION_NUMBERS.get(each, Degradation.UNKNOWN) for each in response.degradations
     )
