@@ -38,6 +38,7 @@ from server.stack.processes import endpoints_document, operator_tls
 from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.control import ControlPlane, running_control
+from tests.builders.gateway import EXPLANATION
 from tests.builders.recording import add_recording
 from tests.builders.rpc import rpc_settings
 
@@ -59,6 +60,8 @@ class Gateway(RecommendationServiceServicer):
     sheds: bool = False
     similar: pb.SimilarVideosRequest | None = None
     """The latest request for videos like one."""
+    explained: pb.ExplainVideoRequest | None = None
+    """The latest request to explain a video."""
     breaks: bool = False
     """Whether it answers INTERNAL."""
     hangs: bool = False
@@ -94,6 +97,12 @@ class Gateway(RecommendationServiceServicer):
         self.similar = request
         self.metadata = dict(context.invocation_metadata())
         return pb.SimilarVideosResponse(items=[pb.SlateItem(video_id="v", position=1)])
+
+    async def ExplainVideo(  # noqa: N802
+        self, request: pb.ExplainVideoRequest, context: Any
+    ) -> pb.ExplainVideoResponse:
+        self.explained = request
+        return EXPLANATION
 
     async def BatchRecommend(  # noqa: N802
         self, request: pb.BatchRecommendRequest, context: Any

@@ -69,3 +69,13 @@ async def test_similar_videos_are_asked_for_by_path_and_by_body(edge: Edge) -> N
     answer = await ask(edge, "/v1/videos:similar", body)
     assert answer.json["items"] == [{"videoId": "v", "position": 1}]
     assert gateway.similar == pb.SimilarVideosRequest(video_id="a/b", filter=FILTER)
+
+
+async def test_a_video_is_explained_by_rest(edge: Edge) -> None:
+    [gateway] = edge.gateways
+    body = json.dumps({"video_id": "w", "request": {"viewerId": "1", "filter": AS_JSON}})
+    answer = (await ask(edge, "/v1/videos:explain", body)).json
+    assert answer["lostAt"] == "LOST_AT_RETRIEVAL"
+    assert answer["sourceRanks"] == [{"source": "SOURCE_TWO_TOWER", "rank": 812, "proposed": 450}]
+    slate = pb.RecommendRequest(viewer_id="1", filter=FILTER)
+    assert gateway.explained == pb.ExplainVideoRequest(request=slate, video_id="w")
