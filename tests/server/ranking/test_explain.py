@@ -18,6 +18,7 @@ from server.features.viewer import ViewerFeatures
 from server.ranking.damping import DAMPING
 from server.ranking.explain import ExplainedVideo, explain
 from server.ranking.pipeline import RankingPipeline, RankingQuery
+from server.ranking.query import PageRules
 from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
 from server.releases.weights import ScoreWeights
@@ -136,6 +137,31 @@ def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(
     assert told == [places[key] for key in video_keys(ids).tolist()]
     assert any("a reserved position makes it the" in reason for reason in reasons[40:])
     assert any("positions reserved for others" in reason for reason in reasons[:40])
+
+
+def test_what_the_rules_of_the_site_did_to_a_video_is_told(release: RankingRelease) -> None:
+    pipeline = RankingPipeline(release)
+    plain = query(video_ids(20), page_size=5)
+    best, *_, last = pipeline.rank(replace(plain, page_size=20)).rows.tolist()
+    factors = np.ones(20, np.float32)
+    factors[last] = 0.5
+    boosted = replace(plain, rules=PageRules(factors=factors))
+    told = explained(pipeline, boosted, f"video-{last}")
+    assert "0.5 times what it was by the site's rules" in told.reason
+
+    pinned = replace(plain, rules=PageRules(pins={1: video_key(f"video-{last}")}))
+    told = explained(pipeline, pinned, f"video-{last}")
+    assert told.position == 2
+    assert "a reserved position makes it the 2nd" in told.reason
+
+    # All have one label, of which the page may have two.
+    capped = replace(plain, rules=PageRules(factors=factors, caps=[(2, lambda _: [0])]))
+    told = explained(pipeline, capped, f"video-{last}")
+    assert told.position == 0
+    assert "a cap of the site's rules keeps it off the page" in told.reason
+    assert explained(pipeline, capped, f"video-{best}").position == 1
+    # No rule is for a video that was no candidate.
+    assert explained(pipeline, capped, "video-30").position > 0
 
 
 def test_a_video_that_the_release_lacks_comes_last_without_scores(release: RankingRelease) -> None:
