@@ -211,10 +211,7 @@ async def running_edge(
         port_base=base,
         **{"edge_port": base + 3, "gateway_pods": gateway_count, **changes},
     )
-    gateways = [
-        Gateway(f"gateway-{number}")  # type: ignore[abstract]
-        for number in range(gateway_count)
-    ]
+    gateways = [Gateway(f"gateway-{number}") for number in range(gateway_count)]
     pods = {
         pool: [
             CandidatePod(f"{pool.cluster}-{number}")
