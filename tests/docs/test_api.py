@@ -63,22 +63,3 @@ def test_links_lead_to_headings_of_the_page() -> None:
         title.lower().replace(".", "") for title in re.findall(r"^#+ (\S+)$", page, re.MULTILINE)
     }
     assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= headings
-
-
-def test_fields_without_an_effect_say_so_and_are_not_advertised(
-    described: FileDescriptorSet,
-) -> None:
-    comments = Contract(described).comments
-    assert "Not used yet" in comments["vireo.v1.RequestContext.device"]
-    checkout = PAGE.parents[1]
-    pages = [
-        page
-        for page in (
-            checkout / "README.md",
-            *checkout.glob("docs/*.md"),
-            *checkout.glob("clients/**/*.md"),
-        )
-        if page != PAGE and "node_modules" not in page.parts
-    ]
-    for page in pages:
-        assert not re.search(r"context\.device", page.read_text()), page
