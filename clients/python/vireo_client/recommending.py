@@ -52,7 +52,7 @@ class Recommending(Connection, Generic[Answer]):
             surface: where the slate will be shown.
             seed_video_id: the video that is playing; required for `Surface.UP_NEXT`.
             excluded_video_ids: videos not to return, at most 1,000.
-            device: kind of device, free text of at most 64 bytes, for releases that learned from it.
+            device: kind of device, free text of at most 64 bytes, for releases that learned it.
             locale: BCP 47 language tag of the viewer's device, for what is trending there; at most
                 35 bytes, for example "de-CH".
             time: when the slate will be shown, with its time zone; now if None.
