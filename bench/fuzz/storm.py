@@ -61,10 +61,14 @@ class Counts:
                 examples.append(f"{how}:{message}")
 
     def _must_end(self, method: Method, how: str) -> bool:
-        """Return whether the server bounds how long this caller may stay silent."""
+        """Return whether the server bounds how long this caller may stay silent.
+
+        The edge forwards a call once it has arrived completely, and ends one that doesn't by its
+        own timeouts, which are longer than these callers stay.
+        """
         native = self.transport == "native" and method.place in _NATIVE_PLACES
-        streams = method.descriptor.client_streaming
-        return how.endswith("silent") and not native and not streams
+        edge, streams = method.place == "edge", method.descriptor.client_streaming
+        return how.endswith("silent") and not (native or edge or streams)
 
     def _is_native(self, method: Method, how: str, message: str) -> bool:
         """Return whether this is the native transport's own message."""

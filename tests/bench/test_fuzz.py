@@ -175,6 +175,7 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
         ("grpcio", "ranking", "HUNG"),
         ("native", "ranking", "DEADLINE_EXCEEDED"),
         ("native", "gateway", "HUNG"),
+        ("grpcio", "edge", "DEADLINE_EXCEEDED"),
     ],
 )
 def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(

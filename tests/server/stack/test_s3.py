@@ -81,7 +81,9 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     assert server is not None
     store = client(server)
     store.put_object(server.bucket, "channels/production", io.BytesIO(b"tiny-1"), 6)
-    [weed] = [each for each in psutil.Process().children() if "weed" in each.name()]
+    # Other tests of this process may have S3 servers of their own.
+    folder = str(served.home_folder.s3)
+    [weed] = [each for each in psutil.Process().children() if each.cwd() == folder]
     ports = served.s3_ports().keys()
     await until(lambda: {port for _, _, port in listening([weed])} == ports)
 
