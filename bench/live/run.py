@@ -49,14 +49,14 @@ def measure_live(
         VireoError: a stack can't be set up or started, or the release places no new videos.
     """
     folder = home.root / "bench" / "live"
-    if "log" in parts:
-        yield from measure_log(folder / "log", plan, console)
     release = home.trained_release(dataset)
     if "catalogue" in parts and not Manifest.read(release).files.keys() >= set(placement.FILES):
         raise VireoError(
             f"{release} was made by an earlier build and places no new videos; make another with: "
             f"vireo train --fresh --data {dataset}"
         )
+    if "log" in parts:
+        yield from measure_log(folder / "log", plan, console)
     for store in plan.stores:
         steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
             "effect": partial(measure_effect, store=store)

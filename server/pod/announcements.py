@@ -16,7 +16,7 @@ from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
-_WAIT_SECONDS = 20.0
+_WAIT_SECONDS = 10.0
 """Maximum seconds for which the control plane holds a call while nothing changes. Calls of all pods
 on a machine end at the same multiple of them, so that a control plane wakes up once for all."""
 _SLACK_SECONDS = 1.0

@@ -70,3 +70,24 @@ async def test_a_server_that_shuts_down_ends_silent_streams_at_once_and_reads_no
     for each in (reading, asyncio.ensure_future(taken(streams, FakeContext(0, ends=False)))):
         with pytest.raises(RpcError, match="shuts down"):
             await each
+
+
+class ClosedAtItsEnd(FakeContext):
+    """A silent caller whose server shuts down at the moment at which its stream is ended."""
+
+    def __init__(self, streams: ClientStreams) -> None:
+        super().__init__(0, ends=False)
+        self._streams = streams
+
+    async def read(self) -> Any:
+        try:
+            return await super().read()
+        finally:
+            self._streams.close()
+
+
+async def test_a_server_shuts_down_also_at_the_moment_at_which_a_stream_ends_by_itself() -> None:
+    streams = ClientStreams()
+    streams.max_silence = 0.01
+    with pytest.raises(RpcError, match="shuts down"):
+        await taken(streams, ClosedAtItsEnd(streams))
