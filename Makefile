@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs chaos live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -71,6 +71,9 @@ chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON
 
 live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)
+
+requests: setup ## Measure filters, pages and batches, while pods are killed (JSON=1: a line a row)
+	$(BIN)/vireo bench requests $(if $(JSON),--json)
 
 fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON
 	$(BIN)/vireo bench fuzz --requests $(or $(N),200000)

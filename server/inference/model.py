@@ -64,6 +64,8 @@ class Model:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Fatal messages only: errors are raised, and callers' inputs shouldn't fill logs.
         options.log_severity_level = 4
+        # Its own arena would keep the memory of the largest batch, and is no faster than malloc.
+        options.enable_cpu_mem_arena = False
         self._constants = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
             for name, array in (constants or {}).items()

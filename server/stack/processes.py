@@ -28,6 +28,13 @@ ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _SERVICES = __name__.removesuffix(".stack.processes")
 """The package of the services; a wheel has it under another name."""
 
+POD_TUNABLES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in (("arena_max", 1), ("mmap_threshold", 1 << 20), ("trim_threshold", 8 << 20))
+)
+"""How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
+a model's largest batch as much for ever; what a slate needs stays on the heap."""
+
 
 @dataclass(frozen=True)
 class ProcessSpec:
@@ -131,8 +138,7 @@ def _pod_process(
             "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
-            # An arena for each of gRPC's threads takes 30 MB more.
-            "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1"),
+            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),
         },
     )
 

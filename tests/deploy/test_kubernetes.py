@@ -24,6 +24,7 @@ from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings, load_settings
 from server.stack.envoy import envoy_command, tool
+from server.stack.processes import POD_TUNABLES
 from server.stack.settings import StackSettings
 from tests.builders.control import running_control
 from tests.builders.s3 import unreachable_s3
@@ -106,7 +107,9 @@ def test_every_variable_is_one_of_the_settings_of_its_process_and_has_a_fit_valu
         if kind is ControlSettings:
             known |= variables_of(KubernetesSettings)
         given = {each["name"] for each in container["env"]}
-        assert given - {"MALLOC_ARENA_MAX"} <= known, name
+        assert given - {"GLIBC_TUNABLES"} <= known, name
+        tunables = [each["value"] for each in container["env"] if each["name"] == "GLIBC_TUNABLES"]
+        assert tunables == ([] if name == "vireo-control" else [POD_TUNABLES])
         assert container["envFrom"] == [{"secretRef": {"name": "vireo-s3"}}]
         settings = settings_of(container, monkeypatch)
         assert (settings.host, settings.metrics_host) == ("0.0.0.0", "0.0.0.0")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from bench.requests.plan import SHORT
+from bench.requests.run import measure_requests
+from server.errors import VireoError
+from server.home import Home
+from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.releases import CREATORS, build_release, video_ids
+from tests.builders.tiny_home import DATASET, build_tiny_home
+from training.data.dataset import DESCRIPTION
+from training.data.schema import ATTRIBUTE_TYPES, CREATOR, VIDEOS
+
+_VIDEOS = 600
+"""Enough for 50 pages of 10, and for what is excluded."""
+
+
+def test_a_release_without_attributes_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    manifest = build_release(home.staged_release(DATASET)) / "manifest.json"
+    document = json.loads(manifest.read_bytes())
+    del document["files"]["attributes.json"]
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(VireoError, match="declares no attributes"):
+        next(measure_requests(home, DATASET, SHORT, Console(quiet=True)))
+
+
+@pytest.mark.integration
+def test_filters_pages_and_batches_keep_their_promises_through_kills_and_swaps(
+    tmp_path: Path,
+) -> None:
+    home = build_tiny_home(tmp_path)
+    build_release(home.staged_release(DATASET), videos=_VIDEOS)
+    _describe_videos(home)
+    plan = replace(
+        SHORT, positions=5_000, viewers=4, batch=replace(SHORT.batch, turns=1, viewers=100)
+    )
+    rows = list(measure_requests(home, DATASET, plan, Console()))
+    broken = {row.measure: row.figure for row in rows if row.holds is False}
+    assert broken == {}
+    assert sum(row.bound == 0 for row in rows) == 9
+
+
+def _describe_videos(home: Home) -> None:
+    """Give the data set's videos the attributes that the release has of them."""
+    labels = [_by_name(labels_of(row, CREATORS)) for row in range(_VIDEOS)]
+    numbers = [numbers_of(row) for row in range(_VIDEOS)]
+
+    def number(name: str) -> list[float | None]:
+        return [None if each[name] != each[name] else each[name] for each in numbers]
+
+    published = [
+        None if at is None else datetime.fromtimestamp(at, UTC) for at in number("published")
+    ]
+    columns = {
+        "video_id": video_ids(_VIDEOS),
+        "title": video_ids(_VIDEOS),
+        "tags": [[each["tag"]] for each in labels],
+        "published": published,
+        "duration": number("duration"),
+        "creator": [each["creator"] for each in labels],
+        "attribute.language": [[each["language"]] if "language" in each else [] for each in labels],
+        "attribute.age_rating": number("age_rating"),
+    }
+    schema = pa.schema(
+        [
+            *VIDEOS,
+            CREATOR,
+            pa.field("attribute.language", ATTRIBUTE_TYPES["labels"]),
+            pa.field("attribute.age_rating", ATTRIBUTE_TYPES["number"]),
+        ]
+    )
+    folder = home.data(DATASET)
+    pq.write_table(pa.table(columns, schema), folder / "videos.parquet")
+    description = json.loads((folder / DESCRIPTION).read_bytes())
+    description["attributes"] = {"language": "labels", "age_rating": "number"}
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+
+
+def _by_name(labels: set[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (each.partition("=") for each in labels)}
