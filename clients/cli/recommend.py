@@ -45,7 +45,9 @@ TargetOption = Annotated[
 
 
 def recommend(
-    viewer: Annotated[str, typer.Option(help="Your id of the viewer; unknown ids work too.")] = "",
+    viewer: Annotated[
+        str | None, typer.Option(help="Your id of the viewer; unknown ids work too.")
+    ] = None,
     page_size: PageSizeOption = 10,
     seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
     exclude: ExcludeOption = None,
@@ -66,7 +68,7 @@ def recommend(
 
     asked = filter_of(filter_json)
     many = everyone or viewers is not None
-    if many != (out is not None) or many == bool(viewer):
+    if many != (out is not None) or many == (viewer is not None):
         raise typer.BadParameter("say --viewer ID; or --out FILE with --all or --viewers FILE")
     if many and (seed or exclude or pages > 1 or as_json):
         raise typer.BadParameter("--out goes with --page-size and --filter only")

@@ -16,8 +16,16 @@ from google.protobuf.json_format import ParseDict, ParseError
 from schemathesis import Case, CheckContext, GenerationMode, Response
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest
 from vireo.v1.event_pb2 import RecordEventsRequest
-from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.recommendation_pb2 import (
+    ExplainVideoRequest,
+    RecommendRequest,
+    SimilarVideosRequest,
+)
 
+from server.features.context import BadTimeZoneError, time_zone
+from server.filters.declared import Declared
+from server.filters.expression import BadFilterError, decode
+from server.gateway.catalog import violations
 from server.gateway.events import EventLimits, problems
 from server.gateway.settings import GatewaySettings
 
@@ -27,6 +35,14 @@ _RECORDED: dict[str, Any] = {
     "/v1/videos:remove": RemoveVideosRequest,
 }
 """Requests of the paths that change something."""
+_ASKED: dict[str, Any] = {
+    "/v1/viewers/{viewer_id}/recommendations": RecommendRequest,
+    "/v1/recommendations": RecommendRequest,
+    "/v1/videos/{video_id}/similar": SimilarVideosRequest,
+    "/v1/videos:similar": SimilarVideosRequest,
+    "/v1/videos:explain": ExplainVideoRequest,
+}
+"""Requests of the paths that answer something; the release's state takes no parameters."""
 
 
 @schemathesis.check
@@ -53,16 +69,37 @@ def _breaks_a_rule(case: Case[Any]) -> bool:
             for each in outer:
                 inner = inner.setdefault(each, {})
             inner[last] = value == "true" if value in ("true", "false") else value
-    if "viewerId" not in fields and "viewer_id" not in fields:
-        return bool(fields)  # the release's state, which takes no parameters
+    kind = _ASKED.get(case.operation.path)
+    if kind is None:
+        return bool(fields)
     # Unknown fields are ignored, but for one without a name.
     if any("" in each for each in (fields, fields.get("context")) if isinstance(each, dict)):
         return True
     try:
-        request = ParseDict(fields, RecommendRequest(), ignore_unknown_fields=True)
+        request = ParseDict(fields, kind(), ignore_unknown_fields=True)
     except ParseError:
         return True
-    return bool(protovalidate.collect_violations(request))
+    if protovalidate.collect_violations(request):
+        return True
+    slate = request.request if isinstance(request, ExplainVideoRequest) else request
+    return _is_not_served(slate)
+
+
+def _is_not_served(request: Any) -> bool:
+    """Return whether the gateway refuses what fits the protos' rules, of a slate or similar videos.
+
+    The release that is tested declares no attributes of its own, and nobody has a page token.
+    """
+    try:
+        if request.HasField("filter"):
+            decode(request.filter, "filter", Declared())
+        if isinstance(request, RecommendRequest):
+            if request.context.time_zone:
+                time_zone(request.context.time_zone)
+            return bool(request.page_token)
+    except (BadFilterError, BadTimeZoneError):
+        return True
+    return False
 
 
 def _is_not_recorded(kind: Any, body: Any) -> bool:
@@ -78,13 +115,14 @@ def _is_not_recorded(kind: Any, body: Any) -> bool:
         of = GatewaySettings.model_fields
         bounds = (of["max_event_future"].default, of["max_event_past"].default)
         return any(problems(request.events, time.time_ns(), EventLimits(*bounds, 0, 0, 0)))
-    if isinstance(request, UpsertVideosRequest):
-        return len({video.video_id for video in request.videos}) < len(request.videos)
-    return len(set(request.video_ids)) < len(request.video_ids)
+    return bool(violations(request))
 
 
 def _has_nameless_fields(body: Any) -> bool:
-    """Return whether an event or video has a field without a name."""
-    listed = (body.get("events") or body.get("videos")) if isinstance(body, dict) else None
-    items = listed if isinstance(listed, list) else ()
-    return any(isinstance(each, dict) and "" in each for each in items)
+    """Return whether a message within a body has a field without a name."""
+    if not isinstance(body, dict | list):
+        return False
+    inner = body if isinstance(body, list) else list(body.values())
+    return any(
+        (isinstance(each, dict) and "" in each) or _has_nameless_fields(each) for each in inner
+    )

@@ -39,7 +39,7 @@ async def test_a_compressed_request_is_answered(edge: Edge, algorithm: grpc.Comp
 
 
 async def test_a_decompressed_message_above_the_limit_is_rejected(edge: Edge) -> None:
-    request = pb.RecommendRequest(viewer_id="x" * (1 << 20))
+    request = pb.RecommendRequest(viewer_id="x" * (2 << 20))
     async with grpc.aio.insecure_channel(edge.address) as channel:
         stub = RecommendationServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -148,12 +148,12 @@ async def test_a_body_over_a_mebibyte_is_too_large(recording: Recording) -> None
     assert failure.retry_seconds is None
 
 
-async def test_a_stream_with_a_message_over_a_mebibyte_says_what_is_recorded(
+async def test_a_stream_with_a_message_over_two_mebibytes_says_what_is_recorded(
     recording: Recording,
 ) -> None:
     async def batches() -> AsyncIterator[pb.StreamEventsRequest]:
         yield pb.StreamEventsRequest(events=[play("small")])
-        yield pb.StreamEventsRequest(events=[play("large", video_id="v" * (1 << 20))])
+        yield pb.StreamEventsRequest(events=[play("large", video_id="v" * (2 << 20))])
 
     failure = await failure_of(recording.events.StreamEvents(batches()))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -87,12 +87,24 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
     text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
     text = text.replace("127.0.0.1:8080", stack.edge)
-    sync, asynchronous, profile, events = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    sync, asynchronous, filters, explained, batch, profile, events = re.findall(
+        r"```python\n(.*?)```", text, re.DOTALL
+    )
+    # The tiny stack has other videos than MovieLens.
+    filters, explained = (
+        re.sub(r'"(?:50|1(.).)"', r'"video-1\1"', text) for text in (filters, explained)
+    )
     printed = run(python, "-c", sync).splitlines()
     assert len(printed) == 11
     assert re.fullmatch(r"1 (video-\d+) 0\.\d+ Title of \1", printed[0])
     assert printed[10].startswith("page_size must be")
     assert run(python, "-c", asynchronous).split() == ["10"] * 3
+    *pages, alike, first = run(python, "-c", filters).splitlines()
+    assert pages
+    assert alike.count("video-") == 5
+    assert re.fullmatch(r"video-\d+", first)
+    assert run(python, "-c", explained).split()
+    assert [line[0] for line in run(python, "-c", batch).splitlines()] == ["1", "2", "3"]
     assert re.fullmatch(r"video-\d+\n", run(python, "-c", profile))
     assert run(python, "-c", events) == "", "all is recorded"
 

@@ -59,7 +59,7 @@ class Site:
         release_id = f"{self.channel}-earlier"
         folder = build_release(self.folder / release_id, release_id=release_id)
         for path in layout.OPTIONAL:
-            (folder / path).unlink()
+            (folder / path).unlink(missing_ok=True)
         write_manifest(folder, release_id=release_id)
         self.store.publish(folder)
         self.point(release_id)
