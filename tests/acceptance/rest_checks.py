@@ -93,13 +93,11 @@ def _is_not_served(request: Any) -> bool:
     try:
         if request.HasField("filter"):
             decode(request.filter, "filter", Declared())
-        if isinstance(request, RecommendRequest):
-            if request.context.time_zone:
-                time_zone(request.context.time_zone)
-            return bool(request.page_token)
+        if request.context.time_zone:
+            time_zone(request.context.time_zone)
     except (BadFilterError, BadTimeZoneError):
         return True
-    return False
+    return isinstance(request, RecommendRequest) and bool(request.page_token)
 
 
 def _is_not_recorded(kind: Any, body: Any) -> bool:
