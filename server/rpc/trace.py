@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import TypeGuard
 
 _PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -11,6 +12,16 @@ _MAX_LENGTH = 512
 """Maximum characters of either; the standard requires at least as many of `tracestate`."""
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
+
+_sampled: ContextVar[str] = ContextVar("sampled_trace_id", default="")
+
+
+def sampled_trace_id() -> str:
+    """Return the trace id of the call that is being answered: 32 hexadecimal digits.
+
+    It is empty outside of a call, and if the call's trace isn't sampled.
+    """
+    return _sampled.get()
 
 
 def sendable(value: object, max_length: int) -> TypeGuard[str]:
