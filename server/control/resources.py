@@ -13,7 +13,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
-from server.control import access, inference
+from server.control import access, inference, tracing
 from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
@@ -48,8 +48,10 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         for service in INNER:
             members = inference.by_http(mesh.of(Pool(service)), settings.oip_http_offset)
             yield _assignment(inference.name(service), [members])
+    yield from tracing.clusters(settings)
     edge = _edge_values(settings)
     listener = filled("edge_listener", edge)
+    tracing.trace_listener(listener, settings, settings.trace_share)
     access.guard_edge(listener, settings, mesh.jwks)
     routes = filled("edge_routes", edge)
     if settings.oip_http_offset:
@@ -61,6 +63,7 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         port = getattr(settings, f"{service}_port")
         listener = filled("inner_listener", {"name": service, "port": port})
         access.guard_inner(listener, settings)
+        tracing.trace_listener(listener, settings, 0.0)
         yield message(Listener, listener)
         yield _inner_routes(service, mesh)
         names = {"name": service, "grpc_service": GRPC_SERVICES[service]}

@@ -45,6 +45,7 @@ _POLL_SECONDS = 1.0
 """Seconds for which a thread waits for messages, and so for which it outlives its reader."""
 _BATCH = 500
 _REPLICAS_TO_LOSE_ONE = 3
+_TRACE = "traceparent"
 
 
 class KafkaLog(EventLog):
@@ -76,6 +77,8 @@ class KafkaLog(EventLog):
         key: str,
         data: bytes,
         once: str = "",  # noqa: ARG002 (see above)
+        *,
+        traceparent: str = "",
     ) -> int:
         """Store a message and return its position; see `EventLog`, and above for `once`."""
         check_size(data)
@@ -89,7 +92,12 @@ class KafkaLog(EventLog):
         try:
             await self._ready()
             self._producing().produce(
-                _topic(stream), data, key.encode(), partition, on_delivery=settle
+                _topic(stream),
+                data,
+                key.encode(),
+                partition,
+                on_delivery=settle,
+                headers=[(_TRACE, traceparent.encode())] if traceparent else [],
             )
             self._sent.set()
             return await stored
@@ -300,7 +308,9 @@ def _messages(consumer: Consumer) -> list[Message]:
 def _entry(message: Message) -> Entry:
     key, data, offset = message.key(), message.value(), message.offset()
     assert offset is not None, "a message that was read has an offset"
-    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""))
+    traces = [value for name, value in message.headers() or () if name == _TRACE and value]
+    trace = bytes(traces[0]).decode("ascii", "replace") if traces else ""
+    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""), trace)
 
 
 def _topic(stream: Stream) -> str:

@@ -37,6 +37,7 @@ from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings, warn_of_retired_settings
+from server.tracing.spans import start_export
 
 log = structlog.get_logger()
 
@@ -131,6 +132,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
     warn_of_retired_settings()
+    start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     control, tls = settings.control_target, settings.tls
     announcements = Announcements(control, tls, settings.channel) if control else None

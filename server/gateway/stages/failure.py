@@ -7,6 +7,8 @@ import logging
 import grpc
 import structlog
 
+from server.rpc.trace import note_failure
+
 log = structlog.get_logger()
 
 
@@ -24,7 +26,8 @@ class StageSkippedError(StageFailedError):
 
 
 def log_failure(stage: str, error: StageFailedError, seconds: float) -> None:
-    """Log that a stage failed after `seconds`."""
+    """Log that a stage failed after `seconds`, and record it in the call's trace."""
+    note_failure("stage failed", stage=stage, reason=str(error))
     # Stages are skipped for the caller's deadline, or after a failure that was logged.
     level = logging.DEBUG if isinstance(error, StageSkippedError) else logging.WARNING
     log.log(

@@ -13,6 +13,7 @@ from server.gateway.features import FeatureReader, UnfitRowError
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.failure import StageFailedError, StageSkippedError
+from server.tracing.spans import span
 
 log = structlog.get_logger()
 
@@ -56,7 +57,8 @@ class ReadFeatures:
         if self._unanswered_since is None:
             self._unanswered_since = now
         try:
-            viewer = await reader.read(query.viewer_id, budget)
+            with span("features"):
+                viewer = await reader.read(query.viewer_id, budget)
         except TimeoutError as error:
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A timeout of a caller in a hurry is no failure of the store.

@@ -1,0 +1,127 @@
+"""A collector of traces that keeps what it gets, by OTLP/gRPC."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as a collector gets it."""
+
+    service: str
+    """Kind of the process, for example "vireo-gateway"."""
+    name: str
+    kind: str
+    """For example "SERVER"."""
+    trace_id: str
+    span_id: str
+    parent_id: str
+    """Empty for a root."""
+    failed: bool
+    seconds: float
+    attributes: dict[str, str]
+    events: tuple[str, ...]
+
+
+@dataclass
+class OtlpSink(trace_service_pb2_grpc.TraceServiceServicer):
+    """What has come so far."""
+
+    port: int = 0
+    refuses: bool = False
+    """Whether it answers UNAVAILABLE."""
+    spans: list[Span] = field(default_factory=list)
+    _came: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens, in plaintext."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> Any:  # noqa: N802
+        """Keep spans."""
+        if self.refuses:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "not yours")
+        with self._came:
+            for resource in request.resource_spans:
+                service = _texts(resource.resource.attributes)["service.name"]
+                for scope in resource.scope_spans:
+                    self.spans += [_span(service, each) for each in scope.spans]
+            self._came.notify_all()
+        return pb.ExportTraceServiceResponse()
+
+    def wait(self, done: Callable[[Sequence[Span]], bool]) -> list[Span]:
+        """Return the spans once `done` says that all have come."""
+        ends = time.monotonic() + _WAIT_SECONDS
+        with self._came:
+            while not done(self.spans):
+                left = ends - time.monotonic()
+                assert left > 0, f"missing; {len(self.spans)} came:\n{listed(self.spans)}"
+                self._came.wait(left)
+            return list(self.spans)
+
+    def trace(self, trace_id: str, count: int) -> list[Span]:
+        """Return the spans of a trace once there are so many."""
+        found = self.wait(lambda spans: sum(each.trace_id == trace_id for each in spans) >= count)
+        return [each for each in found if each.trace_id == trace_id]
+
+
+def listed(spans: Sequence[Span]) -> str:
+    """Return spans as a text, one a line."""
+    return "\n".join(
+        f"{each.service} {each.kind} {each.name} {each.span_id} < {each.parent_id or 'root'}"
+        for each in spans
+    )
+
+
+@contextmanager
+def running_otlp_sink(credentials: grpc.ServerCredentials | None = None) -> Iterator[OtlpSink]:
+    """A sink that listens on a free port, by TLS if there are credentials."""
+    sink = OtlpSink()
+    server = grpc.server(ThreadPoolExecutor(4))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)
+    if credentials is None:
+        sink.port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        sink.port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        yield sink
+    finally:
+        server.stop(0).wait()
+
+
+def _texts(attributes: Any) -> dict[str, str]:
+    return {
+        each.key: str(getattr(each.value, each.value.WhichOneof("value"))) for each in attributes
+    }
+
+
+def _span(service: str, span: SpanMessage) -> Span:
+    return Span(
+        service,
+        span.name,
+        SpanMessage.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        span.trace_id.hex(),
+        span.span_id.hex(),
+        span.parent_span_id.hex(),
+        span.status.code == Status.STATUS_CODE_ERROR,
+        (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+        _texts(span.attributes),
+        tuple(each.name for each in span.events),
+    )
