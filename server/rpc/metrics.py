@@ -5,13 +5,26 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import dataclass
+from importlib.metadata import version
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Gauge,
+    disable_created_metrics,
+    make_wsgi_app,
+)
 
 from server.errors import VireoError
+
+# By default each counter has a second series with the time of its first event.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+BUILD_INFO = Gauge("vireo_build_info", "1 for the version that runs.", ["version"])
+BUILD_INFO.labels(version("vireo")).set(1)
 
 LOOPBACK = "127.0.0.1"
 MAX_SCRAPES = 16

@@ -16,7 +16,7 @@ from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
-from server.rpc import log_limit
+from server.rpc import log_limit, loop_lag
 from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.guard import Admission, Guard
 from server.rpc.health_service import HealthServicer
@@ -27,6 +27,7 @@ from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpcio_server, is_native, native_server
 from server.rpc.validation import Rules
+from server.tracing.spans import end_export
 
 log = structlog.get_logger()
 
@@ -140,6 +141,7 @@ class RpcServer:
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
+            loop_lag.measure(asyncio.get_running_loop())
             self._metrics = MetricsEndpoint.open(settings.metrics_port, host=settings.metrics_host)
         await self._server.start()
         log.info("listening", address=_address(settings.host, self.port), services=self._names)
@@ -245,6 +247,7 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     except Exception:
         log.exception("the process failed")
         code = 1
+    end_export()
     log_limit.flush_all()
     sys.stderr.flush()
     # Without waiting for a thread that may be in the middle of a download: files reach their
