@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from server.rpc.endpoint import COLLECTOR
+from server.rpc.tls import tls_name
+from server.security.certificates import Authority, certificate_pem
 
 _WAIT_SECONDS = 60.0
 
@@ -44,7 +50,11 @@ class OtlpSink(trace_service_pb2_grpc.TraceServiceServicer):
 
     port: int = 0
     refuses: bool = False
-    """Whether it answers UNAVAILABLE."""
+    """Whether it answers PERMISSION_DENIED."""
+    hangs_until: threading.Event | None = None
+    """Answers once this is set."""
+    asked: threading.Event = field(default_factory=threading.Event)
+    """Set once anything has come."""
     spans: list[Span] = field(default_factory=list)
     _came: threading.Condition = field(default_factory=threading.Condition)
 
@@ -55,6 +65,9 @@ class OtlpSink(trace_service_pb2_grpc.TraceServiceServicer):
 
     def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> Any:  # noqa: N802
         """Keep spans."""
+        self.asked.set()
+        if self.hangs_until is not None:
+            self.hangs_until.wait(_WAIT_SECONDS)
         if self.refuses:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "not yours")
         with self._came:
@@ -104,6 +117,16 @@ def running_otlp_sink(credentials: grpc.ServerCredentials | None = None) -> Iter
         yield sink
     finally:
         server.stop(0).wait()
+
+
+def collector_credentials(signer: Authority) -> grpc.ServerCredentials:
+    """Credentials of a collector for processes of ours, whose certificates `signer` has signed."""
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+    certificate, key = signer.sign(tls_name(COLLECTOR), [], usages, ends)
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], certificate_pem(signer.certificate), require_client_auth=True
+    )
 
 
 def _texts(attributes: Any) -> dict[str, str]:

@@ -59,21 +59,25 @@ _KINDS: Mapping[Kind, SpanKind] = {
     "client": SpanKind.CLIENT,
     "producer": SpanKind.PRODUCER,
 }
-_SERVER_FAILURES = frozenset(
+_FAILURES = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DATA_LOSS,
     }
 )
-"""Statuses that OpenTelemetry's conventions call errors of a server."""
+"""Statuses that OpenTelemetry's conventions call errors of a server; without UNIMPLEMENTED, which
+here is an operator's choice. Calls that are shed aren't among them: there are many, and they have
+done nothing."""
 
 
 class SpanExport:
     """The spans of this process, and their way to a collector."""
+
+    failures = _FAILURES
+    """Statuses of failed calls, which are exported though they aren't sampled."""
 
     def __init__(self, provider: TracerProvider, slow_seconds: float) -> None:
         """Make spans with this provider.
@@ -147,7 +151,7 @@ class SpanExport:
         for what, details in trace.notes[:_MAX_NOTES]:
             span.add_event(what, details)
         span.set_attribute("rpc.response.status_code", code.name)
-        if code in _SERVER_FAILURES:
+        if code in self.failures:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 

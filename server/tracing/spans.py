@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
-import grpc
-
 from server.errors import VireoError
-from server.rpc.settings import RpcSettings
 from server.rpc.trace import CallTrace, current_call
 
 if TYPE_CHECKING:
+    # Pipelines are imported by programs that have no gRPC.
+    import grpc
+
+    from server.rpc.settings import RpcSettings
     from server.tracing.export import SpanExport
 
 Kind = Literal["internal", "client", "producer"]
 Headers = tuple[tuple[str, str], ...]
 
-_FAILURES = frozenset(
-    {
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-    }
-)
-"""Statuses of calls that are exported though they aren't sampled. Calls that are shed aren't: there
-are many of them, and they have done nothing."""
 _MAX_UNSAMPLED = 10
 """Maximum calls a second that are exported though they aren't sampled: in an outage all fail."""
 _MAX_PARENTS = 32
@@ -128,22 +118,24 @@ def begin_server_span(method: str, trace: CallTrace, request_id: str) -> None:
         export.begin_server(method, trace, request_id)
 
 
-class _Allowance:
+class Allowance:
     """How many more calls may be exported in this second."""
 
-    def __init__(self) -> None:
-        self._second, self._left = 0, 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with the whole of it."""
+        self._clock = clock
+        self._second, self._left = -1, 0
 
     def take(self) -> bool:
         """Return whether there is one more, and use it up."""
-        second = int(time.monotonic())
+        second = int(self._clock())
         if second != self._second:
             self._second, self._left = second, _MAX_UNSAMPLED
         self._left -= 1
         return self._left >= 0
 
 
-_unsampled = _Allowance()
+_unsampled = Allowance()
 
 
 def end_server_span(
@@ -171,7 +163,8 @@ def end_server_span(
         export.end_server(trace, code)
         return
     slow = export.slow_seconds if unary else math.inf
-    if (code in _FAILURES or seconds >= slow or trace.notes) and _unsampled.take():
+    failed = code in export.failures or trace.notes
+    if (failed or seconds >= slow) and _unsampled.take():
         export.begin_server(method, trace, request_id, time.time_ns() - int(seconds * 1e9))
         export.end_server(trace, code)
 
