@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OIP := .vireo/oip-env
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs images chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -35,6 +35,9 @@ unit: setup
 
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image)
+	$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) $(ROLES)
 
 rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
 	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
