@@ -15,6 +15,7 @@ from clients.cli import (
     control,
     data,
     demo,
+    doctor,
     evaluate,
     events,
     explain,
@@ -24,6 +25,7 @@ from clients.cli import (
     rules,
     security,
     status,
+    top,
     train,
     up,
 )
@@ -45,6 +47,8 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("top")(top.top)
 app.command("certificates")(security.certificates)
 app.command("token")(security.token)
 app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
