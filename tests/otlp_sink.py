@@ -103,15 +103,17 @@ def listed(spans: Sequence[Span]) -> str:
 
 
 @contextmanager
-def running_otlp_sink(credentials: grpc.ServerCredentials | None = None) -> Iterator[OtlpSink]:
-    """A sink that listens on a free port, by TLS if there are credentials."""
+def running_otlp_sink(
+    credentials: grpc.ServerCredentials | None = None, port: int = 0
+) -> Iterator[OtlpSink]:
+    """A sink that listens on a port, by default a free one; by TLS if there are credentials."""
     sink = OtlpSink()
     server = grpc.server(ThreadPoolExecutor(4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)
     if credentials is None:
-        sink.port = server.add_insecure_port("127.0.0.1:0")
+        sink.port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
-        sink.port = server.add_secure_port("127.0.0.1:0", credentials)
+        sink.port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()
     try:
         yield sink
