@@ -24,6 +24,7 @@ from server.event_log.log import (
     Stream,
     check_size,
 )
+from server.event_log.metrics import CONNECTED
 from server.event_log.nats_connection import Connection
 from server.event_log.pull import pull
 from server.event_log.settings import EventLogSettings
@@ -183,6 +184,7 @@ class JetStreamLog(EventLog):
             await connection.close()
             raise
         self._connection = connection
+        CONNECTED.set(not connection.lost.is_set())
         return connection
 
     def _leave_if_silent(self, connection: Connection) -> None:

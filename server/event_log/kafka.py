@@ -32,6 +32,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from server.errors import VireoError
 from server.event_log.log import STREAMS, Entry, EventLog, LogAwayError, Stream, check_size
+from server.event_log.metrics import CONNECTED
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
@@ -100,9 +101,12 @@ class KafkaLog(EventLog):
                 headers=[(_TRACE, traceparent.encode())] if traceparent else [],
             )
             self._sent.set()
-            return await stored
+            position = await stored
         except (KafkaException, BufferError, TimeoutError) as error:
+            CONNECTED.set(0)
             raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
+        CONNECTED.set(1)
+        return position
 
     async def read(
         self, stream: Stream, key: str = "", after: int = 0
@@ -121,6 +125,7 @@ class KafkaLog(EventLog):
                     log.error("the log lost messages: it is read again", stream=stream.name)
                     after = 0
                 consumer = self._consumer(stream, partition, after)
+                CONNECTED.set(1)
                 away, behind = False, after < end
                 if not behind:
                     yield ()
@@ -139,6 +144,7 @@ class KafkaLog(EventLog):
                 if not away:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
                 away = True
+                CONNECTED.set(0)
             finally:
                 if consumer is not None:
                     thread.submit(consumer.close)
