@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,6 +120,70 @@ def running_otlp_sink(
         yield sink
     finally:
         server.stop(0).wait()
+
+
+_CALLER = "b7ad6b7169203331"
+_SLATE = {
+    "edge": ("vireo-envoy", "SERVER", "caller"),
+    "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
+    "gateway": ("vireo-gateway", "SERVER", "to the gateway"),
+    "features": ("vireo-gateway", "INTERNAL", "gateway"),
+    **{
+        hop: place
+        for stage, kind in (("retrieval", "candidate"), ("ranking", "ranking"))
+        for hop, place in (
+            (stage, ("vireo-gateway", "CLIENT", "gateway")),
+            (f"envoy before {kind}", ("vireo-envoy", "SERVER", stage)),
+            (f"to {kind}", ("vireo-envoy", "CLIENT", f"envoy before {kind}")),
+            (kind, (f"vireo-{kind}", "SERVER", f"to {kind}")),
+            (f"stage of {kind}", (f"vireo-{kind}", "INTERNAL", kind)),
+        )
+    },
+}
+"""Service, kind and parent of each hop of a slate."""
+_EVENT = {
+    "edge": ("vireo-envoy", "SERVER", "caller"),
+    "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
+    "gateway": ("vireo-gateway", "SERVER", "to the gateway"),
+    "append": ("vireo-gateway", "PRODUCER", "gateway"),
+    "apply": ("vireo-consumer", "CONSUMER", "append"),
+}
+
+
+def sampled() -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a new trace's id, and metadata of a call that is sampled."""
+    trace_id = secrets.token_hex(16)
+    return trace_id, (("traceparent", f"00-{trace_id}-{_CALLER}-01"),)
+
+
+def check_slate_trace(sink: OtlpSink, trace_id: str) -> None:
+    """Wait until a trace has each hop of a slate that Envoy proxied, below the right one."""
+    spans = sink.wait(lambda spans: not _missing(spans, trace_id, _SLATE))
+    found = [each for each in spans if each.trace_id == trace_id]
+    strangers = {each.parent_id for each in found} - {each.span_id for each in found} - {_CALLER}
+    assert not strangers, listed(found)
+
+
+def check_event_trace(sink: OtlpSink, trace_id: str) -> None:
+    """Wait until a trace has each hop of an event, down to the consumer."""
+    sink.wait(lambda spans: not _missing(spans, trace_id, _EVENT))
+
+
+def _missing(
+    spans: Sequence[Span], trace_id: str, hops: Mapping[str, tuple[str, str, str]]
+) -> list[str]:
+    """Return the hops that a trace doesn't have (yet) below the right parent."""
+    found = {"caller": {_CALLER}}
+    for hop, (service, kind, parent) in hops.items():
+        named = hop if hop in ("features", "retrieval", "ranking") and "gateway" in service else ""
+        found[hop] = {
+            each.span_id
+            for each in spans
+            if (each.trace_id, each.service, each.kind) == (trace_id, service, kind)
+            and each.parent_id in found[parent]
+            and named in each.name
+        }
+    return [hop for hop, ids in found.items() if not ids]
 
 
 def collector_credentials(signer: Authority) -> grpc.ServerCredentials:

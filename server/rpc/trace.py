@@ -13,6 +13,8 @@ _PARENT = re.compile(
 _SAMPLED = 0x01
 _MAX_LENGTH = 512
 """Maximum characters of either; the standard requires at least as many of `tracestate`."""
+_MAX_NOTES = 16
+"""Maximum notes of a call: a batch of slates may fail ten thousand times."""
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
 
@@ -89,7 +91,7 @@ def note_failure(what: str, **details: str) -> None:
     A call with a note is exported even if its trace isn't sampled; see `server.tracing.spans`.
     """
     trace = _call.get()
-    if trace is not _NO_CALL:
+    if trace is not _NO_CALL and len(trace.notes) < _MAX_NOTES:
         trace.notes.append((what, details))
 
 

@@ -52,8 +52,6 @@ _BATCH_SECONDS = 2.0
 """Maximum seconds for which a span waits for others to be sent with."""
 _SEND_SECONDS = 5.0
 """Maximum seconds to send a batch, with retries."""
-_MAX_NOTES = 16
-"""Maximum notes of a span: a batch of slates may fail ten thousand times."""
 _KINDS: Mapping[Kind, SpanKind] = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
@@ -148,7 +146,7 @@ class SpanExport:
     def end_server(self, trace: CallTrace, code: grpc.StatusCode) -> None:
         """End the span of a call that ended with this status."""
         span: Span = trace.span
-        for what, details in trace.notes[:_MAX_NOTES]:
+        for what, details in trace.notes:
             span.add_event(what, details)
         span.set_attribute("rpc.response.status_code", code.name)
         if code in self.failures:
