@@ -83,7 +83,7 @@ EXPLAINS: Mapping[str, frozenset[str]] = {
     "pod-hangs": frozenset({"pod-slow", "pod-errors", "pod-refused", "edge-fails"}),
     "pod-unreachable": frozenset({"pod-slow", "pod-errors", "pod-refused"}),
     "pod-dies": frozenset({"pod-errors", "endpoint-dead", "pod-refused", "s3-down"}),
-    "overload": frozenset({"pod-slow", "short-deadlines", "edge-fails"}),
+    "overload": frozenset({"edge-fails"}),
     "control-down": frozenset({"release-stale", "envoy-alone"}),
     "s3-down": frozenset({"release-refused", "release-stale"}),
 }

@@ -10,7 +10,8 @@ import urllib.request
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from clients.doctor.facts import Clock, Fault
+from clients.doctor.facts import Clock
+from clients.doctor.page import Fault
 
 CONNECT_SECONDS = 1.0
 _WORDS: dict[Fault, str] = {

@@ -10,7 +10,6 @@ from clients.doctor.finding import Finding, shown
 _BUSY = 0.9
 _MIN_RATE = 0.5
 """Calls a second below which nothing is concluded from a window."""
-_MIN_SHARE = 0.02
 _HURRY_SHARE = 0.2
 _MANY_OPEN = 200
 """Requests open at the edge from which callers hold more than they use."""
@@ -19,11 +18,15 @@ _SLATES = "/vireo.v1.RecommendationService/Recommend"
 
 def overload(facts: Facts) -> Iterator[Finding]:
     """More calls than the pods can answer, so that they shed some."""
-    shed = _shed(facts, "queue") + _shed(facts, "limit") + _refused(facts)
+    shed = shed_calls(facts)
     reduced = facts.increase("vireo_degradations_total", kind="candidates_reduced")
     standing = [page.source for page in facts.pages if page.value("vireo_queue_standing")]
     hurried = _hurried(facts)
-    if not _often(facts, shed + reduced) or (shed + reduced) < hurried:
+    busy = any(each.busy >= _BUSY for each in facts.machines)
+    # Fewer candidates alone may as well come from one pod that is slow.
+    if not _often(facts, shed) and not (_often(facts, reduced) and busy):
+        return
+    if shed + reduced < hurried:
         return
     calls = facts.increase("vireo_rpcs_total")
     evidence = []
@@ -56,7 +59,7 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
     hurried = max(hurried, edge)
     if not _often(facts, hurried) or hurried < _HURRY_SHARE * total:
         return
-    if _shed(facts, "queue") + _shed(facts, "limit") > hurried or _wasting(facts):
+    if shed_calls(facts) > hurried or _wasting(facts):
         return
     yield Finding(
         "short-deadlines",
@@ -110,7 +113,7 @@ def _wasting(facts: Facts) -> list[str]:
 def rate_limited(facts: Facts) -> Iterator[Finding]:
     """Callers beyond the edge's limit."""
     refused = sum(each.refused_calls for each in facts.edges)
-    if _often(facts, refused) and not _shed(facts, "queue"):
+    if _often(facts, refused) and not shed_calls(facts):
         yield Finding(
             "rate-limited",
             "risk",
@@ -120,12 +123,10 @@ def rate_limited(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _shed(facts: Facts, reason: str) -> float:
-    return facts.increase("vireo_rpcs_shed_total", reason=reason)
-
-
-def _refused(facts: Facts) -> float:
-    return facts.increase("vireo_rpcs_shed_total", reason="priority")
+def shed_calls(facts: Facts) -> float:
+    """Return the calls that pods shed within the window since they had too many."""
+    reasons = ("queue", "limit", "priority")
+    return sum(facts.increase("vireo_rpcs_shed_total", reason=reason) for reason in reasons)
 
 
 def _hurried(facts: Facts) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clients.doctor.causes.load import shed_calls
 from clients.doctor.causes.processes import state_of
 from clients.doctor.facts import POD_KINDS, Facts, Host, Pod
 from clients.doctor.finding import Finding, listed, shown
@@ -84,6 +85,8 @@ def _name(facts: Facts, address: str) -> str:
 
 def pods_fail(facts: Facts) -> Iterator[Finding]:
     """Pods that fail many calls while others of their cluster don't."""
+    if shed_calls(facts):
+        return  # with more calls than there can be answers, all fail by chance
     broken = {}
     for host in facts.hosts:
         share, others = _share(host, "errors"), _others(facts, host, "errors")
@@ -106,6 +109,8 @@ def pods_fail(facts: Facts) -> Iterator[Finding]:
 
 def pods_slow(facts: Facts) -> Iterator[Finding]:
     """Pods that answer too late while others of their cluster don't."""
+    if shed_calls(facts):
+        return
     slow = {}
     for host in facts.hosts:
         if host.timed_out:

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part, Unasked
+from clients.doctor.facts import POD_KINDS, Edge, Facts, Host, Part, Unasked
+from clients.doctor.page import Fault
 from clients.doctor.reach import UnansweredError, get, reach
 
 _HTTP = "http.edge"

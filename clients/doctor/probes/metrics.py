@@ -8,7 +8,8 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Certificate, Clock, Disk, Facts, Page, Samples, Unasked
+from clients.doctor.facts import Certificate, Clock, Disk, Facts, Unasked
+from clients.doctor.page import Page, Samples
 from clients.doctor.reach import UnansweredError, get
 from clients.doctor.samples import parse
 

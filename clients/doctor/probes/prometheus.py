@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Labels, Page, Samples
+from clients.doctor.facts import Facts
+from clients.doctor.page import Labels, Page, Samples
 from clients.doctor.probes.metrics import further
 from clients.doctor.reach import UnansweredError, get
 from server.errors import VireoError

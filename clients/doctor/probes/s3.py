@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Channel, Facts, Fault, Part, Unasked
+from clients.doctor.facts import Channel, Facts, Part, Unasked
+from clients.doctor.page import Fault
 from clients.doctor.reach import UnansweredError, get, reach, split, words
 from server.errors import VireoError
 

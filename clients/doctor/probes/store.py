@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Fault, Part, Unasked
+from clients.doctor.facts import Facts, Part, Unasked
+from clients.doctor.page import Fault
 from clients.doctor.reach import reach, split, words
 from server.errors import VireoError
 
