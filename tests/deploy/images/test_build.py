@@ -53,6 +53,11 @@ def test_the_containerfile_has_a_target_for_each_role() -> None:
     assert set(build.ROLES) <= stages
 
 
+def test_docker_is_given_the_same_files_as_buildah() -> None:
+    of_docker = build.ROOT / "deploy/images/Containerfile.dockerignore"
+    assert of_docker.read_text() == (build.ROOT / ".containerignore").read_text()
+
+
 def test_an_image_is_built_again_if_a_file_of_it_changes_and_only_then(tmp_path: Path) -> None:
     (tmp_path / ".containerignore").write_text("*\n!server\n!pyproject.toml\nserver/report\n")
     (tmp_path / "pyproject.toml").write_text("")
