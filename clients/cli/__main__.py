@@ -28,6 +28,7 @@ from clients.cli import (
     top,
     train,
     up,
+    upgrade,
 )
 from server.errors import VireoError
 
@@ -57,6 +58,7 @@ app.command("similar")(recommend.similar)
 app.add_typer(rules.app, name="rules", help="Check rules of the site.")
 app.command("explain")(explain.explain)
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
+app.add_typer(upgrade.app, name="upgrade")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
 
