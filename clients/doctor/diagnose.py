@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from clients.doctor.causes import control, events, load, machine, pods, processes, stores
+from clients.doctor.causes import control, events, load, machine, pods, processes, quality, stores
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding, Level
 
@@ -44,17 +44,22 @@ CAUSES: tuple[Cause, ...] = (
     pods.release_failing,
     events.consumer_behind,
     events.features_behind,
+    quality.source_missing,
     processes.edge_fails,
     # Risks and notes.
     events.consumer_waits,
     machine.disk_filling,
     machine.memory_short,
+    machine.files_run_out,
     machine.certificate_ends,
     control.envoy_alone,
     control.discovery_fails,
     pods.not_admitted,
     pods.release_stale,
     load.rate_limited,
+    quality.rules_refused,
+    quality.features_old,
+    quality.release_old,
     events.events_set_aside,
     events.events_of_other_times,
     processes.restarted,

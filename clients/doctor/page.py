@@ -28,6 +28,8 @@ class Page:
     """Between the two; 0 if there is only one."""
     fault: Fault = ""
     problem: str = ""
+    read_at: float = 0.0
+    """Unix seconds of the later one; 0 if unknown."""
 
     def has(self, name: str) -> bool:
         """Return whether the metric is there."""

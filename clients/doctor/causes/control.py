@@ -70,7 +70,7 @@ def discovery_fails(facts: Facts) -> Iterator[Finding]:
                     (f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago",),
                     "It keeps the pods that it knows. Its log has the reason: a file that isn't "
                     "JSON, or an API server that doesn't answer",
-                    "VireoEndpointsMissing",
+                    "VireoDiscoveryFails",
                 )
 
 

@@ -80,7 +80,7 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
         "One consumer applies a partition and others wait, so nothing is lost. If only one was "
         "meant, find the other: each needs its own VIREO_EVENT_PARTITION. After a crash the lease "
         "ends by itself within 15 s",
-        "VireoConsumerRestarts",
+        "VireoConsumerDown",
     )
 
 
@@ -131,7 +131,7 @@ def features_behind(facts: Facts) -> Iterator[Finding]:
             "Features are stale: events of the last seconds or minutes aren't in them",
             shown([*evidence, *_lag(facts)]),
             "Look at the consumers of events, then at the log",
-            "VireoFeaturesStale",
+            "VireoConsumerBehind",
         )
 
 
@@ -144,7 +144,7 @@ def events_set_aside(facts: Facts) -> Iterator[Finding]:
             "Events can't be applied and are set aside",
             (f"{dead:.0f} messages within {facts.seconds:.0f} s",),
             "vireo events dead lists the reasons; once they are mended: vireo events replay --dead",
-            "VireoConsumerBehind",
+            "VireoEventsSetAside",
         )
 
 
@@ -159,4 +159,5 @@ def events_of_other_times(facts: Facts) -> Iterator[Finding]:
             "Events are refused for their time: the clock of a site, or of a gateway, is off",
             (f"{future:.0f} lie in the future and {past:.0f} too far in the past",),
             "Compare the sites' clocks with the gateways'; VIREO_EVENT_MAX_PAST bounds their age",
+            "VireoEventsRefused",
         )

@@ -16,6 +16,7 @@ _LOW_BYTES, _LOW_SHARE = 2 << 30, 0.1
 _CLOCK_OFF = 5.0
 """Seconds. Events may lie a minute in the future; S3 accepts 15 minutes."""
 _LOW_MEMORY = 0.05
+_OPEN_SHARE = 0.8
 _LOG = "the log of events"
 
 
@@ -134,7 +135,7 @@ def clock_off(facts: Facts) -> Iterator[Finding]:
             ),
             "Start time synchronization (chronyd, systemd-timesyncd) on the machine that is wrong: "
             "timedatectl shows which one that is",
-            "VireoClockOff",
+            "VireoEventsRefused",
         )
 
 
@@ -148,4 +149,19 @@ def memory_short(facts: Facts) -> Iterator[Finding]:
                 "This machine has hardly any memory left",
                 (f"{each.free_memory:.1%} is available",),
                 "The kernel kills the largest process next. Fewer pods, or more memory",
+            )
+
+
+def files_run_out(facts: Facts) -> Iterator[Finding]:
+    """Processes that have nearly as many files open as they may."""
+    for page in facts.pages:
+        opened, most = page.value("process_open_fds"), page.value("process_max_fds")
+        if most and opened > _OPEN_SHARE * most:
+            yield Finding(
+                "files-run-out",
+                "risk",
+                f"{page.source} has nearly as many files and connections open as it may",
+                (f"{opened:.0f} of {most:.0f}",),
+                "Raise its limit (ulimit -n, LimitNOFILE=) and look who connects so often",
+                "VireoFilesRunOut",
             )

@@ -49,7 +49,7 @@ def stages_missing(facts: Facts) -> Iterator[Finding]:
             if any(each.failure for each in loading)
             else f"Find out what ends all {kind} pods at once: their logs, memory, a bad rollout",
             {"candidate": "VireoNoCandidates", "ranking": "VireoNoRanking"}.get(
-                kind, "VireoPodDown"
+                kind, "VireoPoolEmpty"
             ),
         )
 
@@ -103,7 +103,7 @@ def pods_fail(facts: Facts) -> Iterator[Finding]:
             shown(broken.values()),
             "Read its log and restart it, or take it out of discovery; Envoy repeats its calls at "
             "another pod meanwhile",
-            "VireoStageFailing",
+            "VireoSlatesFail",
         )
 
 
@@ -129,7 +129,7 @@ def pods_slow(facts: Facts) -> Iterator[Finding]:
             shown(slow.values()),
             "Look at what else its machine does (top, a throttled container) and restart it "
             "elsewhere; Envoy gives it fewer calls meanwhile",
-            "VireoLatencyBurn",
+            "VireoSlatesSlow",
         )
 
 

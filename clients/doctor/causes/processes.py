@@ -66,7 +66,7 @@ def pods_die(facts: Facts) -> Iterator[Finding]:
             f"Pods die and are started again: {listed(each.name for each in many)}",
             shown(map(obituary, many)),
             _WHO_KILLS if killed else "Read the end of the log; others answer its calls meanwhile",
-            "VireoPodDown",
+            "VireoPodCrashes",
         )
 
 
@@ -105,7 +105,7 @@ def restarted(facts: Facts) -> Iterator[Finding]:
                 f"{each.name} died {ago(each.ended_ago)} ago and has run since",
                 (obituary(each),),
                 "Read the end of the log of then; it is back",
-                "VireoPodDown",
+                "VireoPodRestarts",
             )
 
 
@@ -213,5 +213,5 @@ def edge_fails(facts: Facts) -> Iterator[Finding]:
             (f"a slate asked for at {edge.where}: {edge.problem}",),
             "What else is listed here is the cause; if nothing is, read the gateways' logs and "
             "Envoy's list of failures (docs/control.md)",
-            "VireoAvailabilityBurn",
+            "VireoSlatesFail",
         )

@@ -42,7 +42,7 @@ def store_down(facts: Facts) -> Iterator[Finding]:
             shown([f"{store.where}: {store.problem}", *_unread(facts)]),
             "Slates go on with cached features or none, and say so. Start Redis or fail over; what "
             "it lost, consumers apply again from the log",
-            "VireoRedisDown",
+            "VireoOnlineStoreDown",
         )
 
 

@@ -37,7 +37,8 @@ def _ask(deployment: Deployment, source: str, url: str) -> Facts:
         now, clock = _read(url, deployment.answer)
     except UnansweredError as error:
         return Facts(pages=(Page(source, fault=error.fault, problem=str(error)),))
-    page = Page(source, now, before, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    page = Page(source, now, before, seconds, read_at=time.time())
     return Facts.merged([Facts(pages=(page,)), further(deployment, page, clock, url)])
 
 

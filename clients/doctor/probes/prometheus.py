@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -32,7 +33,7 @@ def _ask(deployment: Deployment) -> Facts:
     facts = []
     for instance, samples in now.items():
         # Whoever wasn't there a minute ago has counted everything since.
-        page = Page(instance, samples, before.get(instance, {}), _WINDOW)
+        page = Page(instance, samples, before.get(instance, {}), _WINDOW, read_at=time.time())
         facts.append(Facts.merged([Facts(pages=(page,)), further(deployment, page)]))
     for labels, up in _samples(_query(deployment, _JOB)):
         instance = labels.get("instance", "")
