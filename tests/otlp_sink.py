@@ -110,7 +110,7 @@ def running_otlp_sink(
     """A sink that listens on a port, by default a free one; by TLS if there are credentials."""
     sink = OtlpSink()
     server = grpc.server(ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)  # type: ignore[no-untyped-call]
     if credentials is None:
         sink.port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
@@ -123,6 +123,7 @@ def running_otlp_sink(
 
 
 _CALLER = "b7ad6b7169203331"
+_STAGES = ("features", "retrieval", "ranking")
 _SLATE = {
     "edge": ("vireo-envoy", "SERVER", "caller"),
     "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
@@ -135,12 +136,22 @@ _SLATE = {
             (stage, ("vireo-gateway", "CLIENT", "gateway")),
             (f"envoy before {kind}", ("vireo-envoy", "SERVER", stage)),
             (f"to {kind}", ("vireo-envoy", "CLIENT", f"envoy before {kind}")),
-            (kind, (f"vireo-{kind}", "SERVER", f"to {kind}")),
-            (f"stage of {kind}", (f"vireo-{kind}", "INTERNAL", kind)),
+            (f"{kind} pod", (f"vireo-{kind}", "SERVER", f"to {kind}")),
+            (f"stage of {kind}", (f"vireo-{kind}", "INTERNAL", f"{kind} pod")),
         )
     },
 }
 """Service, kind and parent of each hop of a slate."""
+_DIRECT_SLATE = {
+    "edge": ("vireo-envoy", "SERVER", "caller"),
+    "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
+    "gateway": ("vireo-gateway", "SERVER", "to the gateway"),
+    "retrieval": ("vireo-gateway", "CLIENT", "gateway"),
+    "candidate": ("vireo-candidate", "SERVER", "retrieval"),
+    "ranking": ("vireo-gateway", "CLIENT", "gateway"),
+    "ranking pod": ("vireo-ranking", "SERVER", "ranking"),
+}
+"""The same of a slate whose gateway calls pods directly."""
 _EVENT = {
     "edge": ("vireo-envoy", "SERVER", "caller"),
     "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
@@ -156,9 +167,16 @@ def sampled() -> tuple[str, tuple[tuple[str, str], ...]]:
     return trace_id, (("traceparent", f"00-{trace_id}-{_CALLER}-01"),)
 
 
-def check_slate_trace(sink: OtlpSink, trace_id: str) -> None:
-    """Wait until a trace has each hop of a slate that Envoy proxied, below the right one."""
-    spans = sink.wait(lambda spans: not _missing(spans, trace_id, _SLATE))
+def check_slate_trace(sink: OtlpSink, trace_id: str, *, inner_envoy: bool = True) -> None:
+    """Wait until a trace has each hop of a slate below the right one.
+
+    Args:
+        sink: what got it.
+        trace_id: the trace's.
+        inner_envoy: whether Envoy is between gateways and pods.
+    """
+    hops = _SLATE if inner_envoy else _DIRECT_SLATE
+    spans = sink.wait(lambda spans: not _missing(spans, trace_id, hops))
     found = [each for each in spans if each.trace_id == trace_id]
     strangers = {each.parent_id for each in found} - {each.span_id for each in found} - {_CALLER}
     assert not strangers, listed(found)
@@ -175,7 +193,7 @@ def _missing(
     """Return the hops that a trace doesn't have (yet) below the right parent."""
     found = {"caller": {_CALLER}}
     for hop, (service, kind, parent) in hops.items():
-        named = hop if hop in ("features", "retrieval", "ranking") and "gateway" in service else ""
+        named = hop if hop in _STAGES and service == "vireo-gateway" else ""
         found[hop] = {
             each.span_id
             for each in spans

@@ -314,9 +314,9 @@ def _messages(consumer: Consumer) -> list[Message]:
 def _entry(message: Message) -> Entry:
     key, data, offset = message.key(), message.value(), message.offset()
     assert offset is not None, "a message that was read has an offset"
-    traces = [value for name, value in message.headers() or () if name == _TRACE and value]
-    trace = bytes(traces[0]).decode("ascii", "replace") if traces else ""
-    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""), trace)
+    trace = dict(message.headers() or ()).get(_TRACE) or b""
+    text = trace.decode("ascii", "replace") if isinstance(trace, bytes) else trace
+    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""), text)
 
 
 def _topic(stream: Stream) -> str:
