@@ -6,7 +6,7 @@ OIP := .vireo/oip-env
 HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images helm chaos live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs images helm chaos alerts live lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -81,6 +81,9 @@ $(HELM)/.done: | setup
 
 chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
+
+alerts: setup h2load ## Check that faults alone fire alerts, and doctor names them (JSON=1: a line a row, CLEAN=seconds)
+	$(BIN)/vireo bench alerts $(if $(JSON),--json) $(if $(CLEAN),--clean $(CLEAN))
 
 live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)

@@ -7,7 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +15,7 @@ from server.errors import VireoError
 
 _SECONDS = 10.0
 _STEP = 1.0
+"""Rules are evaluated each five seconds."""
 _MAX_STEPS = 10_000
 """Prometheus gives 11,000 samples of a series at most."""
 _FIRING = 'max by (alertname) (ALERTS{alertstate="firing"})'
@@ -37,10 +38,9 @@ class Prometheus:
     async def fired(self, start: float, end: float) -> Mapping[str, list[float]]:
         """Return at which moments alerts fired, by name; all times are Unix seconds.
 
-        Moments are a second apart, or a 10,000th of the time between `start` and `end`.
+        Moments are `step_of` the time between `start` and `end` apart.
         """
-        step = max(_STEP, (end - start) / _MAX_STEPS)
-        asked = {"query": _FIRING, "start": start, "end": end, "step": step}
+        asked = {"query": _FIRING, "start": start, "end": end, "step": step_of(start, end)}
         found = (await self._get("query_range", **asked))["result"]
         return {
             each["metric"]["alertname"]: [float(at) for at, _ in each["values"]] for each in found
@@ -49,14 +49,8 @@ class Prometheus:
     async def resolved(self, alert: str, since: float) -> float | None:
         """Return the seconds from a moment until an alert did not fire; None if it still does."""
         now = time.time()
-        step = max(_STEP, (now - since) / _MAX_STEPS)
         moments = (await self.fired(since, now)).get(alert, [])
-        at = since
-        for moment in moments:
-            if moment - at > 1.5 * step:
-                break
-            at = moment
-        return None if now - at < 2 * step else at - since
+        return resolved_after(moments, since, now)
 
     async def _get(self, path: str, **asked: Any) -> Any:
         def read() -> Any:
@@ -69,3 +63,24 @@ class Prometheus:
             return await asyncio.to_thread(read)
         except (OSError, ValueError) as error:
             raise VireoError(f"Prometheus at {self._url} doesn't answer: {error}") from error
+
+
+def step_of(start: float, end: float) -> float:
+    """Return the seconds between two moments of a range: one, if Prometheus gives as many."""
+    return max(_STEP, (end - start) / _MAX_STEPS)
+
+
+def resolved_after(moments: Sequence[float], since: float, now: float) -> float | None:
+    """Return the seconds until an alert did not fire; None if it still does.
+
+    Args:
+        moments: at which it fired, of all that are `step_of` apart from `since` to `now`.
+        since: Unix seconds.
+        now: Unix seconds.
+    """
+    step, at = step_of(since, now), since
+    for moment in moments:
+        if moment - at > 1.5 * step:
+            break  # it fired again
+        at = moment
+    return None if now - at < 2 * step else at - since
