@@ -53,6 +53,7 @@ CAUSES: tuple[Cause, ...] = (
     machine.files_run_out,
     machine.certificate_ends,
     control.envoy_alone,
+    processes.envoy_silent,
     control.discovery_fails,
     pods.not_admitted,
     pods.release_stale,

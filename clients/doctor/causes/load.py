@@ -21,7 +21,7 @@ def overload(facts: Facts) -> Iterator[Finding]:
     shed = shed_calls(facts)
     reduced = facts.increase("vireo_degradations_total", kind="candidates_reduced")
     standing = [page.source for page in facts.pages if page.value("vireo_queue_standing")]
-    hurried = _hurried(facts)
+    hurried = hurried_calls(facts)
     busy = any(each.busy >= _BUSY for each in facts.machines)
     # Fewer candidates alone may as well come from one pod that is slow.
     if not _often(facts, shed) and not (_often(facts, reduced) and busy):
@@ -39,8 +39,10 @@ def overload(facts: Facts) -> Iterator[Finding]:
     evidence += _machine(facts)
     yield Finding(
         "overload",
-        "failing",
-        "There are more calls than the pods can answer: they shed load",
+        "failing" if shed else "risk",
+        "There are more calls than the pods can answer: they shed load"
+        if shed
+        else "Pods are nearly as busy as they can be: slates are made of fewer candidates",
         shown(evidence),
         "Add pods of the kind that is busy (vireo top), or cores; or limit the caller who sends "
         "more than usual. What is shed gets RESOURCE_EXHAUSTED at once, so that the rest is quick",
@@ -50,7 +52,7 @@ def overload(facts: Facts) -> Iterator[Finding]:
 
 def short_deadlines(facts: Facts) -> Iterator[Finding]:
     """Callers who wait for less time than a slate takes."""
-    hurried = _hurried(facts)
+    hurried = hurried_calls(facts)
     calls = facts.increase("vireo_rpcs_total", method=_SLATES) + facts.increase(
         "vireo_rpcs_shed_total", method=_SLATES, reason="deadline"
     )
@@ -129,7 +131,7 @@ def shed_calls(facts: Facts) -> float:
     return sum(facts.increase("vireo_rpcs_shed_total", reason=reason) for reason in reasons)
 
 
-def _hurried(facts: Facts) -> float:
+def hurried_calls(facts: Facts) -> float:
     """Return the calls that ended since their caller's time was over."""
     late = sum(
         facts.increase("vireo_rpcs_total", method=_SLATES, code=code)

@@ -215,3 +215,16 @@ def edge_fails(facts: Facts) -> Iterator[Finding]:
             "Envoy's list of failures (docs/control.md)",
             "VireoSlatesFail",
         )
+
+
+def envoy_silent(facts: Facts) -> Iterator[Finding]:
+    """An admin interface that doesn't answer, while the edge does."""
+    envoy, edge = facts.ill("envoy"), facts.part("edge")
+    if envoy is not None and edge is not None and not edge.fault:
+        yield Finding(
+            "envoy-unseen",
+            "risk",
+            "Envoy's admin interface doesn't answer, so its view of pods and callers is missing",
+            (f"{envoy.where}: {envoy.problem}",),
+            "Calls are answered. Look whether --envoy, or VIREO_ADMIN_PORT, is its admin port",
+        )

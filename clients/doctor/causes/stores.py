@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clients.doctor.causes.load import hurried_calls
 from clients.doctor.causes.processes import state_of
 from clients.doctor.facts import Facts
-from clients.doctor.finding import Finding, ago, listed, shown
+from clients.doctor.finding import Finding, listed, shown
 
-_OLD_SECONDS = 60.0
+_FAILED_SHARE = 0.2
+"""Share of reads that fail from which features can't be read."""
 
 
 def store_locked(facts: Facts) -> Iterator[Finding]:
@@ -58,16 +60,25 @@ def no_features(facts: Facts) -> Iterator[Finding]:
             "Build them: vireo features build DATASET; gateways open them by themselves",
             "VireoNoFeatures",
         )
-    elif store is None and (unread := _unread(facts)):
+    elif store is None and _reads_fail(facts):
         yield Finding(
             "no-features",
             "failing",
             "Viewers' features can't be read",
-            shown(unread),
+            shown(_unread(facts)),
             "Look whether the online store answers and has the features of the served data set: "
             "gateways' logs say what a read fails with",
             "VireoNoFeatures",
         )
+
+
+def _reads_fail(facts: Facts) -> bool:
+    """Return whether reads fail by gateways' counts, not for lack of their callers' time."""
+    if any(page.value("vireo_feature_store_circuit_open") for page in facts.pages):
+        return True
+    reads = facts.increase("vireo_online_store_seconds_count")
+    failed = reads - facts.increase("vireo_online_store_seconds_count", outcome="ok")
+    return failed > _FAILED_SHARE * reads and failed > hurried_calls(facts)
 
 
 def _unread(facts: Facts) -> list[str]:
@@ -77,11 +88,14 @@ def _unread(facts: Facts) -> list[str]:
         page.source for page in facts.pages if page.value("vireo_feature_store_circuit_open")
     ]:
         lines.append(f"{listed(skipping)} skips the online store since it fails")
-    for kind in ("features_missing", "features_stale"):
-        count = facts.increase("vireo_degradations_total", kind=kind)
-        count += sum(kind in each.degradations for each in facts.slates)
-        if count:
-            lines.append(f"{count:.0f} slates declared {kind} just now")
+    counts = [
+        (facts.increase("vireo_online_store_seconds_count", outcome=outcome), f"reads: {outcome}")
+        for outcome in ("timeout", "error")
+    ] + [
+        (facts.increase("vireo_degradations_total", kind=kind), f"slates declared {kind}")
+        for kind in ("features_missing", "features_stale")
+    ]
+    lines += [f"{count:.0f} {what}, just now" for count, what in counts if count]
     return lines
 
 
@@ -93,9 +107,8 @@ def s3_down(facts: Facts) -> Iterator[Finding]:
     cached = [each.name for each in facts.pods if each.origin == "cache"]
     if evidence or cached:
         evidence += [f"{listed(cached)} serves its release from the cache"] if cached else []
-        ages = [page.value("vireo_s3_success_age_seconds") for page in facts.pages]
-        if evidence and max(ages, default=0.0) > _OLD_SECONDS:
-            evidence.append(f"pods last reached it {ago(max(ages))} ago")
+        if failed := facts.increase("vireo_s3_requests_total", outcome="unavailable"):
+            evidence.append(f"{failed:.0f} requests of processes failed just now")
         down = part is not None or bool(state_of(facts.of_kind("s3")))
         yield Finding(
             "s3-down",

@@ -82,7 +82,9 @@ def _read(deployment: Deployment) -> tuple[dict[tuple[str, str], Host], Mapping[
                 hosts[host.cluster, host.address] = host
     filtered = f"{base}/stats?format=json&filter={quote(_STATISTICS)}"
     found = json.loads(get(filtered, deployment.answer).body)
-    counts = {each["name"]: float(each["value"]) for each in found["stats"] if "value" in each}
+    # Besides these, the list has one entry with all histograms.
+    numbers = (each for each in found["stats"] if isinstance(each.get("value"), int | float))
+    counts = {each["name"]: float(each["value"]) for each in numbers}
     return hosts, counts
 
 

@@ -266,6 +266,10 @@ CASES: dict[str, tuple[str, Facts]] = {
                 counted("vireo_rpcs_total", 100, method=_RECOMMEND, code="CANCELLED"),
                 counted("vireo_rpcs_total", 60, method=_RECOMMEND, code=_DEADLINE),
                 counted("vireo_rpcs_shed_total", 80, method=_RECOMMEND, reason="deadline"),
+                # There is no time for a read.
+                counted("vireo_degradations_total", 90, kind="features_missing"),
+                counted("vireo_online_store_seconds_count", 9, outcome="timeout"),
+                counted("vireo_online_store_seconds_count", 20, outcome="ok"),
             ),
         ),
     ),
@@ -421,6 +425,17 @@ CASES: dict[str, tuple[str, Facts]] = {
             ),
         ),
     ),
+    "reads of features time out": (
+        "no-features",
+        also(
+            HEALTHY,
+            gateway(
+                counted("vireo_degradations_total", 90, kind="features_missing"),
+                counted("vireo_online_store_seconds_count", 90, outcome="timeout"),
+            ),
+        ),
+    ),
+    "Envoy's admin interface doesn't answer": ("envoy-unseen", part("envoy", "failed")),
     "Envoy isn't connected": ("envoy-alone", edge(requests=100, knows_control=False)),
 }
 
