@@ -46,7 +46,7 @@ DROPPED = Counter(
 _QUEUE_DROPS, _COLLECTOR_DROPS = DROPPED.labels("queue"), DROPPED.labels("collector")
 
 _MAX_WAITING = 2048
-"""Maximum spans that wait to be sent: some 4 MB."""
+"""Maximum spans that wait to be sent: some 8 MB."""
 _MAX_BATCH = 256
 _BATCH_SECONDS = 2.0
 """Maximum seconds for which a span waits for others to be sent with."""
