@@ -81,7 +81,7 @@ def _print(seen: Overview) -> None:
 def _lines(seen: Overview) -> list[Text]:
     """Return the lines above the table: what viewers get, what events do, and the releases."""
     times = ", ".join(
-        f"{name} {_milliseconds(value)} ms"
+        f"{name} {_number(1000 * value, 1)} ms"
         for name, value in (("p50", seen.p50), ("p95", seen.p95), ("p99", seen.p99))
         if not math.isnan(value)
     )
@@ -104,21 +104,21 @@ def process_table(rows: tuple[ProcessRow, ...]) -> Table:
         table.add_row(
             row.name,
             Text(row.state, style="" if row.state in _GOOD_STATES else "red"),
-            f"{row.calls:.1f}",
-            Text(f"{row.failures:.1f}", style="red" if row.failures else ""),
-            Text(f"{row.shed:.1f}", style="yellow" if row.shed else ""),
-            _milliseconds(row.p50),
-            _milliseconds(row.p99),
-            f"{row.in_flight:.0f}",
-            f"{row.memory / (1 << 20):.0f}" if row.memory else "",
-            f"{row.cores:.2f}",
+            _number(row.calls, 1),
+            Text(_number(row.failures, 1), style="red" if row.failures > 0 else ""),
+            Text(_number(row.shed, 1), style="yellow" if row.shed > 0 else ""),
+            _number(1000 * row.p50, 1),
+            _number(1000 * row.p99, 1),
+            _number(row.in_flight, 0),
+            _number(row.memory / (1 << 20), 0),
+            _number(row.cores, 2),
             row.release,
         )
     return table
 
 
-def _milliseconds(seconds: float) -> str:
-    return "" if math.isnan(seconds) else f"{1000 * seconds:.1f}"
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _document(seen: Overview) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class ProcessRow:
     release: str
     """The release that it serves; empty if it serves none."""
     calls: float
-    """Calls a second, as the following."""
+    """Calls a second, as the following; NaN if its metrics aren't known, as all numbers."""
     failures: float
     shed: float
     p50: float
@@ -32,7 +33,7 @@ class ProcessRow:
     p99: float
     in_flight: float
     memory: float
-    """Resident bytes; 0 if unknown."""
+    """Resident bytes."""
     cores: float
 
 
@@ -85,11 +86,7 @@ def overview(pages: Sequence[Page], states: Mapping[str, str]) -> Overview:
     degradations = {kind: rate("vireo_degradations_total", gateways, kind=kind) for kind in kinds}
     rows = [_row(page, states.get(page.source, "")) for page in pages]
     known = {row.name for row in rows}
-    rows += [
-        _row(Page(name, fault="failed", problem=state), state)
-        for name, state in states.items()
-        if name not in known
-    ]
+    rows += [_row(Page(name), state) for name, state in states.items() if name not in known]
     releases: dict[str, int] = {}
     for row in rows:
         if row.release:
@@ -111,6 +108,9 @@ def overview(pages: Sequence[Page], states: Mapping[str, str]) -> Overview:
 
 
 def _row(page: Page, state: str) -> ProcessRow:
+    if not page.now:
+        shown = state if state not in ("", "healthy") else page.problem or state
+        return ProcessRow(page.source, shown, "", *[math.nan] * 8)
     seconds = page.seconds or 1.0
     serving = [
         labels["release"]
@@ -119,7 +119,7 @@ def _row(page: Page, state: str) -> ProcessRow:
     ]
     return ProcessRow(
         name=page.source,
-        state=state if state not in ("", "healthy") else page.problem or state or "answers",
+        state=state or "answers",
         release=serving[0] if serving else "",
         calls=page.increase("vireo_rpcs_total") / seconds,
         failures=_failures(page) / seconds,

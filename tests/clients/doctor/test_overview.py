@@ -73,4 +73,4 @@ def test_a_process_that_restarted_counts_from_zero() -> None:
 
 def test_a_page_that_could_not_be_read_is_a_row_that_says_why() -> None:
     [row] = overview([Page("10.0.0.1:9", fault="refused", problem="gone")], {}).processes
-    assert (row.state, row.calls) == ("gone", 0.0)
+    assert (row.state, math.isnan(row.calls)) == ("gone", True)
