@@ -66,7 +66,7 @@ class Host:
     calls: float = 0
     """Calls within the window."""
     errors: float = 0
-    """Failed ones among them."""
+    """Those among them that were answered with an error."""
     timeouts: float = 0
     """Those among them that got no answer in time."""
     all_calls: float = 0

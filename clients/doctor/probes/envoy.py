@@ -99,6 +99,7 @@ def _host(cluster: str, status: Mapping[str, Any]) -> Host:
         flags.add(discovery.lower())
     counts = {each["name"]: float(each.get("value", 0)) for each in status.get("stats", ())}
     address = f"{host}:{place['port_value']}"
+    timeouts = counts.get("rq_timeout", 0.0)
     return Host(
         cluster,
         address,
@@ -106,8 +107,9 @@ def _host(cluster: str, status: Mapping[str, Any]) -> Host:
         frozenset(flags),
         timed_out and bool(flags),
         all_calls=counts.get("rq_total", 0.0),
-        all_errors=counts.get("rq_error", 0.0),
-        all_timeouts=counts.get("rq_timeout", 0.0),
+        # Envoy counts what it waited for in vain among the errors, too.
+        all_errors=max(0.0, counts.get("rq_error", 0.0) - timeouts),
+        all_timeouts=timeouts,
     )
 
 
