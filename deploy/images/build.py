@@ -25,14 +25,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SERVING = ("candidate", "ranking", "gateway", "consumer", "control", "envoy", "stores")
 ROLES = (*SERVING, "training")
-BASE = "localhost/vireo-base"
 CONTEXT_LABEL = "vireo.context"
 SBOM = "opt/vireo/share/sbom.cdx.json"
 
 _SUITE = "bookworm"  # its Python is 3.11
-_PACKAGES = ("ca-certificates", "python3", "python3-venv", "tzdata")
+_PACKAGES = ("ca-certificates", "libstdc++6", "python3", "python3-venv", "tzdata")
 _LEFT_OUT = ("doc", "info", "locale", "man", "lintian", "bash-completion")
 _RETRIES = "Acquire::Retries=3"
+_RECIPE = hashlib.sha256(repr((_SUITE, _PACKAGES, _LEFT_OUT)).encode()).hexdigest()[:8]
+BASE = f"localhost/vireo-base:{_SUITE}-{_RECIPE}"
+"""The base image that is made here; a change of what it is made of gives another."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -208,13 +210,14 @@ def build(role: str, base: str, flags: Sequence[str], labels: Mapping[str, str])
     # HEALTHCHECK is Docker's, so the image has Docker's format. Isolation by chroot works as root
     # in a container, too.
     buildah(
-        *("build", "--quiet", "--layers", "--format=docker"),
+        *("build", "--layers", "--format=docker"),
         *("--isolation=chroot", "--network=host"),
         *("--file=deploy/images/Containerfile", f"--build-arg=BASE={base}"),
         *(f"--target={role}", f"--tag={image(role)}"),
         *(f"--label={name}={text}" for name, text in labels.items()),
         *flags,
         str(ROOT),
+        output=False,
     )
 
 
@@ -252,13 +255,14 @@ def written_sbom(role: str, target: Path) -> tuple[int, int]:
 
 
 def buildah(*arguments: str, output: bool = True) -> str:
-    """Run buildah; return what it printed.
+    """Run buildah; return what it printed, or nothing if that is to be shown instead.
 
     Raises:
         SystemExit: it failed; its messages were shown.
     """
+    stdout = subprocess.PIPE if output else None
     finished = subprocess.run(
-        ["buildah", *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=False, text=True
+        ["buildah", *arguments], cwd=ROOT, stdout=stdout, check=False, text=True
     )
     if finished.returncode:
         raise SystemExit(f"buildah {arguments[0]} failed with code {finished.returncode}")

@@ -21,11 +21,11 @@ def python_packages(role: str) -> dict[str, Any]:
     """Return the SBOM of the environment in /opt/vireo, the project being what it is about."""
     command = (
         *(Path(sys.executable).with_name("cyclonedx-py"), "environment", "/opt/vireo/bin/python"),
-        *("--pyproject", "pyproject.toml", "--mc-type", "container"),
+        *("--pyproject", "pyproject.toml"),
         *("--output-format", "JSON", "--spec-version", "1.6"),
     )
-    document = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    document["metadata"]["component"]["name"] = f"vireo-{role}"
+    document = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    document["metadata"]["component"].update(type="container", name=f"vireo-{role}")
     return document  # type: ignore[no-any-return]
 
 
@@ -39,7 +39,7 @@ def debian_packages() -> list[dict[str, Any]]:
     distribution = f"debian-{release['VERSION_ID'].strip(chr(34))}"
     query = subprocess.run(
         ["dpkg-query", "--show", "--showformat", _FORMAT],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
