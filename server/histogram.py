@@ -74,7 +74,7 @@ class Histogram(Collector):
             buckets: upper bounds, ascending, without +Inf.
             registry: where to register it.
         """
-        self._name, self._documentation, self._labels = name, documentation, labels
+        self.name, self.documentation, self.label_names = name, documentation, tuple(labels)
         self._bounds = buckets
         self._series: dict[tuple[str, ...], Series] = {}
         if not labels:
@@ -90,7 +90,7 @@ class Histogram(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the family."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
         for values, series in [*self._series.items()]:
             family.add_metric(values, series.buckets(), series.sum)
         yield family

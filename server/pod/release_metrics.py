@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from server.releases import layout
 from server.releases.loader import ReleaseLoader
-from server.releases.manifest import Manifest
+from server.releases.manifest import DATA_END, Manifest
 from server.releases.progress import Stage
 
 
@@ -94,6 +94,12 @@ class ReleaseCollector(Collector):
             "When the served release was trained.",
             value=facts.manifest.created_at.timestamp(),
         )
+        if DATA_END in facts.manifest.metrics:
+            yield GaugeMetricFamily(
+                "vireo_release_data_timestamp_seconds",
+                "End of the data that the served release was trained on.",
+                value=facts.manifest.metrics[DATA_END],
+            )
         yield GaugeMetricFamily(
             "vireo_release_files_bytes",
             "Size of the served release's files that this process has.",

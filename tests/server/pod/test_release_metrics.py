@@ -1,3 +1,4 @@
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from server.ranking.service import RANKING_POD
 from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.loader import ReleaseLoader, Serving
-from server.releases.manifest import Manifest
+from server.releases.manifest import DATA_END, Manifest
 from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
 from tests.builders.s3 import unreachable_s3
@@ -47,10 +48,18 @@ def test_a_pod_exports_the_size_and_the_age_of_what_it_serves(pod: Pod[Any], fol
     registry = exported(pod, folder)
     created = registry.get_sample_value("vireo_release_created_timestamp_seconds")
     assert created == manifest.created_at.timestamp()
+    assert registry.get_sample_value("vireo_release_data_timestamp_seconds") is None, "unknown"
     assert registry.get_sample_value("vireo_release_files_bytes") == sum(sizes.values())
     models = [size for path, size in sizes.items() if path.endswith("model.onnx")]
     assert registry.get_sample_value("vireo_model_bytes") == sum(models)
     assert registry.get_sample_value("vireo_index_bytes") == sizes.get(layout.VIDEO_INDEX)
+
+
+def test_a_pod_exports_when_the_data_of_its_release_ended(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    Manifest.read(folder).model_copy(update={"metrics": {DATA_END: 893286638.0}}).write(copy)
+    registry = exported(RANKING_POD, copy)
+    assert registry.get_sample_value("vireo_release_data_timestamp_seconds") == 893286638
 
 
 def test_a_pod_that_serves_nothing_yet_exports_no_release(folder: Path) -> None:
