@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.builders.chart import CHART, VALUES, helm, refusal, render, rendered
+from tests.builders.chart import CHART, CHECKOUT, VALUES, helm, refusal, render, rendered
 
 pytestmark = pytest.mark.integration
 
@@ -108,6 +109,17 @@ def test_every_value_is_described_by_the_schema() -> None:
                 described(value, node["properties"][key], f"{path}.{key}")
 
     described(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+def test_the_chart_runs_the_images_of_this_version_as_their_user() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == project["version"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    images = (CHECKOUT / "deploy" / "images" / "Containerfile").read_text()
+    for name in values["images"]["repositories"].values():
+        assert f'org.opencontainers.image.title="{name}"' in images
+    context = values["podSecurityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in images
 
 
 def test_rules_and_dashboards_are_those_of_the_repository() -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import EndpointSlice, pods_of
+from server.control.discovery.slices import EndpointSlice, Found, merged, slice_pods
 from server.control.mesh import Endpoint, Pool
 from tests.builders.kubernetes_api import recorded
 
 RANKING = Pool("ranking")
 POOLS = KubernetesSettings().pools
+
+
+def pods_of(slices: Iterable[EndpointSlice], port_name: str = "grpc") -> Found:
+    parts = (slice_pods(each, POOLS[each.service], port_name) for each in slices)
+    return merged(parts, POOLS.values())
 
 
 def endpoint(address: str, pod: str | None = None, **conditions: bool | None) -> dict[str, Any]:
@@ -24,11 +30,10 @@ def endpoint(address: str, pod: str | None = None, **conditions: bool | None) ->
 def slice_of(
     *endpoints: dict[str, Any],
     family: str = "IPv4",
-    service: str = "vireo-ranking",
     ports: Any = ({"name": "grpc", "port": 8130, "protocol": "TCP"},),
     name: str = "vireo-ranking-abcde",
 ) -> EndpointSlice:
-    labels = {"kubernetes.io/service-name": service}
+    labels = {"kubernetes.io/service-name": "vireo-ranking"}
     return EndpointSlice.model_validate(
         {
             "metadata": {"name": name, "resourceVersion": "1", "labels": labels},
@@ -40,7 +45,7 @@ def slice_of(
 
 
 def ranking(*slices: EndpointSlice) -> frozenset[Endpoint]:
-    found = pods_of(slices, POOLS, "grpc")
+    found = pods_of(slices)
     assert not found.flaws
     return found.endpoints[RANKING]
 
@@ -49,7 +54,7 @@ def test_the_slices_of_a_service_are_merged_and_a_moved_pod_is_listed_once() -> 
     slices = [
         EndpointSlice.model_validate(each) for each in json.loads(recorded("list.json"))["items"]
     ]
-    found = pods_of(slices, POOLS, "grpc")
+    found = pods_of(slices)
     assert found.endpoints[Pool("candidate")] == {
         Endpoint("10.244.1.21", 8120),
         Endpoint("10.244.3.23", 8120),
@@ -104,17 +109,16 @@ def test_a_new_pod_with_the_address_of_a_terminating_one_is_listed() -> None:
     assert ranking(slice_of(old, endpoint("10.0.0.1", "new"))) == {Endpoint("10.0.0.1", 8130)}
 
 
-def test_each_slice_has_a_port_of_its_own_and_services_of_others_are_left_out() -> None:
+def test_each_slice_has_a_port_of_its_own() -> None:
     ports = ({"name": "metrics", "port": 9130}, {"name": "grpc", "port": 7000})
     assert ranking(
         slice_of(endpoint("10.0.0.1")),
         slice_of(endpoint("10.0.0.2"), ports=ports),
-        slice_of(endpoint("10.0.0.3"), service="ranking"),
     ) == {Endpoint("10.0.0.1", 8130), Endpoint("10.0.0.2", 7000)}
 
 
 def test_the_only_port_of_a_service_may_have_no_name() -> None:
-    found = pods_of([slice_of(endpoint("10.0.0.1"), ports=({"port": 80},))], POOLS, "")
+    found = pods_of([slice_of(endpoint("10.0.0.1"), ports=({"port": 80},))], "")
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.1", 80)}
 
 
@@ -132,7 +136,7 @@ def test_unusable_entries_are_reported_and_remove_nothing_else(
     flawed: EndpointSlice, words: str
 ) -> None:
     good = slice_of(endpoint("10.0.0.2"), name="good")
-    found = pods_of([flawed, good], POOLS, "grpc")
+    found = pods_of([flawed, good])
     [flaw] = found.flaws
     assert words in flaw
     assert "vireo-ranking-abcde" in flaw
@@ -142,13 +146,13 @@ def test_unusable_entries_are_reported_and_remove_nothing_else(
 @pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
 def test_an_invalid_port_is_reported_beside_the_pods_that_have_one(port: int) -> None:
     odd = slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},), name="odd")
-    found = pods_of([odd, slice_of(endpoint("10.0.0.2"))], POOLS, "grpc")
+    found = pods_of([odd, slice_of(endpoint("10.0.0.2"))])
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
     assert found.flaws == {f"EndpointSlice odd: {port} is not a port"}
 
 
 def test_an_address_with_a_scope_is_reported() -> None:
-    found = pods_of([slice_of(endpoint("fe80::1%eth0"), family="IPv6")], POOLS, "grpc")
+    found = pods_of([slice_of(endpoint("fe80::1%eth0"), family="IPv6")])
     assert found.endpoints[RANKING] == frozenset()
     [flaw] = found.flaws
     assert "scope" in flaw
