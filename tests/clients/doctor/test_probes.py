@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from bench.stack import free_port_base
 from bench.valkey import running_valkey
 from clients.doctor.deployment import Deployment, Probe
 from clients.doctor.facts import Facts, Part
-from clients.doctor.page import Fault
+from clients.doctor.page import Fault, Page
 from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
 from clients.doctor.reach import UnansweredError, get, reach
 from server.control.snapshot import CLUSTER, ENDPOINTS
+from server.errors import VireoError
 from server.rpc.metrics import MetricsEndpoint
 from server.security.certificates import Authority
 from tests.builders.control import running_control
@@ -130,6 +137,48 @@ def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
         probe.ask()
 
 
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus isn't installed")
+def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    Gauge("vireo_features_behind", "Partitions.", registry=registry).set(2)
+    endpoint, port = MetricsEndpoint.open(0, registry), free_port_base()
+    targets = {
+        "static_configs": [
+            {"targets": [f"127.0.0.1:{endpoint.port}"], "labels": {"instance": "gateway-1"}},
+            {"targets": ["127.0.0.1:1"], "labels": {"instance": "gateway-2"}},
+        ]
+    }
+    configuration = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "vireo", **targets}],
+    }
+    file = tmp_path / "prometheus.json"
+    file.write_text(json.dumps(configuration))
+    options = [f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
+    here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while len(pages := pages_of(here)) < 2:
+                assert time.monotonic() < until
+        finally:
+            process.terminate()
+            endpoint.close()
+    found = {page.source: page for page in pages}
+    assert found["gateway-1"].value("vireo_features_behind") == 2
+    assert found["gateway-2"].fault == "refused"
+
+
+def pages_of(here: Deployment) -> tuple[Page, ...]:
+    """The pages that a Prometheus has; none until it answers."""
+    try:
+        return asked(prometheus.probes(here)).pages
+    except VireoError:
+        time.sleep(0.05)
+        return ()
+
+
 def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) -> None:
     assert reach(f"127.0.0.1:{closed_port}") == "refused"
     with silent_port() as silent:
@@ -221,8 +270,6 @@ def test_a_store_without_its_tables_or_file_has_no_features(sqlite_features: Pat
 
 
 def test_redis_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
-    import signal
-
     with running_valkey(tmp_path / "valkey") as valkey:
         online = f'{{type: redis, connection_string: "127.0.0.1:{valkey.port},db=0"}}'
         features = repository(tmp_path / "features", online)
@@ -239,8 +286,6 @@ def test_s3_that_is_away_is_told() -> None:
 
 
 async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
-    import asyncio
-
     async with (
         running_control({}) as plane,
         xds_client(plane.port, delta=True, node="one") as client,
