@@ -6,6 +6,7 @@ There is no Grafana here, so the pictures show the same panels, queries and unit
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import time
@@ -19,6 +20,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from server.home import Home
 from server.stack.observe import FOLDER
@@ -32,6 +34,9 @@ _INCHES = (0.72, 0.36)
 _DPI = 72
 _POINTS = 240
 _MAX_SERIES = 12
+_MAX_NAMES = 6
+_SHORT = 22
+"""Characters of a legend of which three fit beside each other."""
 _TIMEOUT = 30.0
 _STYLE: Any = {
     "font.size": 7.5,
@@ -63,7 +68,9 @@ def main() -> None:
     for file in sorted((FOLDER / "dashboards").glob("*.json")):
         picture = PICTURES / f"dashboard-{file.stem}.png"
         drawn = figure(json.loads(file.read_text()), Prometheus(url, arguments.minutes))
-        drawn.savefig(picture, dpi=_DPI)
+        drawn.savefig(pixels := io.BytesIO(), dpi=_DPI)
+        few_colours = Image.open(pixels).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
+        few_colours.save(picture, optimize=True)
 
 
 class Prometheus:
@@ -145,11 +152,15 @@ def _draw_lines(axes: Axes, panel: Mapping[str, Any], prometheus: Prometheus) ->
         axes.set_ylim(bottom=defaults["min"])
     if "max" in defaults:
         axes.set_ylim(top=defaults["max"] * 1.05)
-    if series:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        longest = max(map(len, names))
         axes.legend(
+            handles[:_MAX_NAMES],
+            names[:_MAX_NAMES],
             loc="upper left",
             bbox_to_anchor=(0, -0.13),
-            ncols=3,
+            ncols=3 if longest < _SHORT else 2 if longest < 2 * _SHORT else 1,
             frameon=False,
             fontsize=6,
             borderaxespad=0,
@@ -203,7 +214,8 @@ def _query(target: Mapping[str, Any]) -> str:
 def _legend(pattern: str, labels: Mapping[str, str]) -> str:
     if pattern == "__auto":
         return ", ".join(labels.values())
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), pattern)
+    name = re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), pattern)
+    return name.rpartition("/")[2] if name.startswith("/") else name.strip(" ,:")
 
 
 def _aligned(series: Sequence[Series]) -> tuple[list[float], list[list[float]]]:
