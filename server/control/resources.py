@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
-from envoy.config.endpoint.v3.endpoint_components_pb2 import LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -116,22 +115,21 @@ def _assignment(
     ]
     document = {"cluster_name": cluster, "policy": policy or {}, "endpoints": endpoints}
     assignment = message(ClusterLoadAssignment, document)
-    assert isinstance(assignment, ClusterLoadAssignment)
-    for locality, members in zip(assignment.endpoints, priorities, strict=True):
-        _add_endpoints(locality, members)
+    _add_endpoints(assignment, priorities)
     return assignment
 
 
-def _add_endpoints(locality: LocalityLbEndpoints, members: Members) -> None:
-    """Add the pods, sorted so that the same ones yield the same resource.
+def _add_endpoints(assignment: ClusterLoadAssignment, priorities: Sequence[Members]) -> None:
+    """Add the pods of each priority, sorted so that the same ones yield the same resource.
 
     Without a document in between, which would take ten times as long: there may be thousands.
     """
-    for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
-        for each in sorted(endpoints):
-            added = locality.lb_endpoints.add(health_status=status)
-            address = added.endpoint.address.socket_address
-            address.address, address.port_value = each.host, each.port
+    for locality, members in zip(assignment.endpoints, priorities, strict=True):
+        for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
+            for each in sorted(endpoints):
+                added = locality.lb_endpoints.add(health_status=status)
+                address = added.endpoint.address.socket_address
+                address.address, address.port_value = each.host, each.port
 
 
 def _inner_routes(service: Service, mesh: Mesh) -> Message:

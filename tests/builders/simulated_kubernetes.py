@@ -93,5 +93,5 @@ class SimulatedKubernetes:
 async def simulated_kubernetes() -> AsyncIterator[SimulatedKubernetes]:
     """A cluster that knows of EndpointSlices, and has none."""
     async with kmock.KubernetesEmulator() as emulator, kmock.Server(emulator) as server:
-        emulator.resources[SLICES] = {}
+        emulator.resources[SLICES] = kmock.ResourceInfo()
         yield SimulatedKubernetes(emulator, str(server.url))
