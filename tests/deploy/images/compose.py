@@ -25,17 +25,12 @@ _HEALTHY_SECONDS = 120.0
 
 
 def read_compose(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the document, with `${NAME:?message}` and `${NAME:-default}` replaced.
+    """Return the document, with each `${NAME:?message}` replaced.
 
     Raises:
-        KeyError: a variable without a default has no value.
+        KeyError: a variable has no value.
     """
-
-    def value(match: re.Match[str]) -> str:
-        name, kind, text = match.groups()
-        return variables.get(name, text) if kind == ":-" else variables[name]
-
-    written = re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", value, FILE.read_text())
+    written = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: variables[match[1]], FILE.read_text())
     document: dict[str, Any] = yaml.safe_load(written)
     return document
 
