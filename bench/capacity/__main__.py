@@ -12,6 +12,7 @@ from bench.capacity.page import PAGE, write
 from bench.capacity.plan import ROLES, Demand, Policy, Prices, plan
 from bench.capacity.published import published_costs
 from clients.cli.tables import print_table, table_of
+from server.errors import VireoError
 
 _DEFAULT, _PRICES = Demand(0), Prices()
 
@@ -25,7 +26,12 @@ def capacity(
     gb_hour: Annotated[float, typer.Option(help="Dollars.")] = _PRICES.gb_hour,
 ) -> None:
     """Write docs/capacity.md, or print what a number of daily viewers needs."""
-    costs, console = published_costs(), Console(highlight=False)
+    try:
+        costs = published_costs()
+    except VireoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    console = Console(highlight=False)
     if not viewers:
         write(costs)
         console.print(f"wrote {PAGE}")
