@@ -88,7 +88,7 @@ EXPLAINS: Mapping[str, frozenset[str]] = {
     "consumer-behind": frozenset({"features-behind"}),
     "pod-hangs": frozenset({"pod-slow", "pod-errors", "pod-refused", "edge-fails"}),
     "pod-unreachable": frozenset({"pod-slow", "pod-errors", "pod-refused"}),
-    "pod-dies": frozenset({"pod-errors", "endpoint-dead", "pod-refused", "s3-down"}),
+    "pod-dies": frozenset({"pod-errors", "pod-slow", "endpoint-dead", "pod-refused", "s3-down"}),
     "overload": frozenset({"edge-fails"}),
     "control-down": frozenset({"release-stale", "envoy-alone"}),
     "s3-down": frozenset({"release-refused", "release-stale"}),

@@ -69,6 +69,10 @@ class Host:
     """Those among them that were answered with an error."""
     timeouts: float = 0
     """Those among them that got no answer in time."""
+    occupied: float = 0
+    """Share of the window in which it had a call under way."""
+    latency: float = 0
+    """Mean seconds of a call, by Little's law; 0 without calls."""
     all_calls: float = 0
     """Since Envoy knows it, as the following."""
     all_errors: float = 0

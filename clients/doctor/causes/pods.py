@@ -19,6 +19,11 @@ _ERROR_SHARE, _OTHERS_TIMES = 0.2, 4.0
 _MIN_CALLS = 5
 _TIMEOUT_SHARE = 0.1
 """Share of calls without an answer in time from which a pod is slow."""
+_SLOW_SECONDS, _OCCUPIED_SHARE = 0.08, 0.5
+"""Mean seconds of a call from which a pod is slow, if it is occupied for this share of the time: a
+pod that stood still for a moment isn't."""
+_EJECTED = frozenset({"failed_outlier_check"})
+"""Flags of a pod that passes health checks, and is ejected for the calls that it didn't answer."""
 
 
 def stages_missing(facts: Facts) -> Iterator[Finding]:
@@ -113,13 +118,25 @@ def pods_slow(facts: Facts) -> Iterator[Finding]:
         return
     slow = {}
     for host in facts.hosts:
-        if host.timed_out:
+        if host.timed_out or host.reach:
             continue
         share, others = _share(host, "timeouts"), _others(facts, host, "timeouts")
         if share >= _TIMEOUT_SHARE and share >= _OTHERS_TIMES * others:
             slow[host.name] = (
                 f"{host.name} answers {share:.0%} of its calls as {host.cluster} too late, the "
                 f"others {others:.0%}"
+            )
+        elif _drags(facts, host):
+            slow[host.name] = (
+                f"{host.name} takes {1000 * host.latency:.0f} ms for a call as {host.cluster}, "
+                f"others {1000 * _other_latency(facts, host):.0f} ms"
+            )
+        elif host.flags == _EJECTED and any(
+            each.healthy for each in facts.hosts if each.cluster == host.cluster
+        ):
+            slow[host.name] = (
+                f"Envoy has ejected {host.name} as {host.cluster}: calls had no answer in time, "
+                "though it passes health checks"
             )
     if slow:
         yield Finding(
@@ -143,6 +160,24 @@ def _share(host: Host, what: str) -> float:
     if host.all_calls >= _MIN_CALLS and (host.flags or host.calls):
         return float(getattr(host, f"all_{what}")) / host.all_calls
     return 0.0
+
+
+def _drags(facts: Facts, host: Host) -> bool:
+    """Return whether calls of a host last far longer than those of others, all the time."""
+    return (
+        host.latency >= _SLOW_SECONDS
+        and host.occupied >= _OCCUPIED_SHARE
+        and host.latency >= _OTHERS_TIMES * _other_latency(facts, host)
+        and any(each.calls >= _MIN_CALLS for each in _rest(facts, host))
+    )
+
+
+def _other_latency(facts: Facts, host: Host) -> float:
+    return min((each.latency for each in _rest(facts, host) if each.calls), default=0.0)
+
+
+def _rest(facts: Facts, host: Host) -> list[Host]:
+    return [each for each in facts.hosts if each.cluster == host.cluster and each is not host]
 
 
 def _others(facts: Facts, host: Host, what: str) -> float:

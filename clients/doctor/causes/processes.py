@@ -87,26 +87,32 @@ def pods_gone(facts: Facts) -> Iterator[Finding]:
 
 def restarted(facts: Facts) -> Iterator[Finding]:
     """Processes that were restarted: in order a moment ago, or by a fault some time ago."""
-    for each in facts.processes:
-        if each.ended_ago is None or each.ended_ago > _RECENT or each.state == "restarting":
-            continue
-        if each.ended.startswith(_ORDERLY):
-            yield Finding(
-                "restarted",
-                "note",
-                f"{each.name} was restarted in order",
-                (obituary(each),),
-                "Nothing, if somebody restarts pods one after the other (a rolling restart)",
-            )
-        elif each.ended_ago >= JUST_NOW:
-            yield Finding(
-                "died-before",
-                "note",
-                f"{each.name} died {ago(each.ended_ago)} ago and has run since",
-                (obituary(each),),
-                "Read the end of the log of then; it is back",
-                "VireoPodRestarts",
-            )
+    recent = [
+        each
+        for each in facts.processes
+        if each.ended_ago is not None
+        and each.ended_ago <= _RECENT
+        and each.state not in ("restarting", "stopped")
+    ]
+    orderly = [each for each in recent if each.ended.startswith(_ORDERLY)]
+    died = [each for each in recent if each not in orderly and (each.ended_ago or 0.0) >= JUST_NOW]
+    if orderly:
+        yield Finding(
+            "restarted",
+            "note",
+            f"Restarted in order within {ago(_RECENT)}: {listed(each.name for each in orderly)}",
+            shown(map(obituary, orderly)),
+            "Nothing, if somebody restarts processes one after the other (a rolling restart)",
+        )
+    if died:
+        yield Finding(
+            "died-before",
+            "note",
+            f"Died within {ago(_RECENT)} and ran since: {listed(each.name for each in died)}",
+            shown(map(obituary, died)),
+            "Read the end of the log of then; if it happens again and again, it is no accident",
+            "VireoPodRestarts",
+        )
 
 
 def pods_hang(facts: Facts) -> Iterator[Finding]:

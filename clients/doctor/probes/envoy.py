@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from clients.doctor.deployment import Deployment, Probe
@@ -36,6 +37,8 @@ _OPEN = f"{_HTTP}.downstream_rq_active"
 _CONNECTED = "control_plane.connected_state"
 _STATISTICS = r"^(http\.edge\.downstream_rq_|edge|cluster\.gateway\.|control_plane\.)"
 _CONCURRENT = 16
+_LOOK_SECONDS = 0.2
+"""Seconds between two looks at the calls under way."""
 
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
@@ -50,9 +53,11 @@ def _none() -> Facts:
 def _ask(deployment: Deployment) -> Facts:
     where = f"Envoy's admin interface at {deployment.envoy}"
     try:
-        hosts_before, counts_before = _read(deployment)
-        time.sleep(deployment.window)
-        hosts, counts = _read(deployment)
+        hosts_before, counts_before = _hosts(deployment), _counts(deployment)
+        began = time.monotonic()
+        looks = list(_watched(deployment, began + deployment.window))
+        seconds = time.monotonic() - began
+        hosts, counts = looks[-1], _counts(deployment)
     except UnansweredError as error:
         return Facts(parts=(Part("envoy", where, error.fault, str(error)),))
     except (ValueError, KeyError, TypeError) as error:
@@ -65,27 +70,48 @@ def _ask(deployment: Deployment) -> Facts:
     edge = Edge(counts.get(_OPEN, 0.0), knows_control=counts.get(_CONNECTED, 1.0) > 0, **counted)
     named = _names(deployment)
     fresh = [
-        _within(host, hosts_before.get(key), named.get(host.address, host.address))
+        _within(
+            host,
+            hosts_before.get(key),
+            named.get(host.address, host.address),
+            [look[key].occupied for look in looks if key in look],
+            seconds,
+        )
         for key, host in hosts.items()
     ]
     return Facts(parts=(Part("envoy", where),), hosts=tuple(_reached(fresh)), edges=(edge,))
 
 
-def _read(deployment: Deployment) -> tuple[dict[tuple[str, str], Host], Mapping[str, float]]:
-    base = f"http://{deployment.envoy}"
-    clusters = json.loads(get(f"{base}/clusters?format=json", deployment.answer).body)
-    hosts = {}
-    for status in clusters.get("cluster_statuses", ()):
-        if status["name"].split("-")[0] in POD_KINDS:
-            for each in status.get("host_statuses", ()):
-                host = _host(status["name"], each)
-                hosts[host.cluster, host.address] = host
-    filtered = f"{base}/stats?format=json&filter={quote(_STATISTICS)}"
-    found = json.loads(get(filtered, deployment.answer).body)
+_Hosts: TypeAlias = Mapping[tuple[str, str], Host]
+"""By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
+
+
+def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:
+    """Yield looks at the hosts, one at least, until a moment of the monotonic clock."""
+    while True:
+        time.sleep(max(0.0, min(_LOOK_SECONDS, until - time.monotonic())))
+        yield _hosts(deployment)
+        if time.monotonic() >= until:
+            return
+
+
+def _hosts(deployment: Deployment) -> _Hosts:
+    url = f"http://{deployment.envoy}/clusters?format=json"
+    clusters = json.loads(get(url, deployment.answer).body)
+    return {
+        (host.cluster, host.address): host
+        for status in clusters.get("cluster_statuses", ())
+        if status["name"].split("-")[0] in POD_KINDS
+        for host in (_host(status["name"], each) for each in status.get("host_statuses", ()))
+    }
+
+
+def _counts(deployment: Deployment) -> Mapping[str, float]:
+    url = f"http://{deployment.envoy}/stats?format=json&filter={quote(_STATISTICS)}"
+    found = json.loads(get(url, deployment.answer).body)
     # Besides these, the list has one entry with all histograms.
     numbers = (each for each in found["stats"] if isinstance(each.get("value"), int | float))
-    counts = {each["name"]: float(each["value"]) for each in numbers}
-    return hosts, counts
+    return {each["name"]: float(each["value"]) for each in numbers}
 
 
 def _host(cluster: str, status: Mapping[str, Any]) -> Host:
@@ -106,6 +132,7 @@ def _host(cluster: str, status: Mapping[str, Any]) -> Host:
         address,
         frozenset(flags),
         timed_out and bool(flags),
+        occupied=counts.get("rq_active", 0.0),
         all_calls=counts.get("rq_total", 0.0),
         # Envoy counts what it waited for in vain among the errors, too.
         all_errors=max(0.0, counts.get("rq_error", 0.0) - timeouts),
@@ -113,15 +140,28 @@ def _host(cluster: str, status: Mapping[str, Any]) -> Host:
     )
 
 
-def _within(host: Host, before: Host | None, name: str) -> Host:
-    """Return a host with what it counted since it was read before."""
+def _within(
+    host: Host, before: Host | None, name: str, active: Sequence[float], seconds: float
+) -> Host:
+    """Return a host with what it did since it was read before.
+
+    Args:
+        host: as it is now.
+        before: as it was; None if it is new.
+        name: the pod's.
+        active: calls under way at several moments since then.
+        seconds: since then.
+    """
     start = before or replace(host, all_calls=0.0, all_errors=0.0, all_timeouts=0.0)
+    calls = host.all_calls - start.all_calls
     return replace(
         host,
         name=name,
-        calls=host.all_calls - start.all_calls,
+        calls=calls,
         errors=host.all_errors - start.all_errors,
         timeouts=host.all_timeouts - start.all_timeouts,
+        occupied=sum(map(bool, active)) / len(active),
+        latency=fmean(active) * seconds / calls if calls else 0.0,
     )
 
 

@@ -190,6 +190,14 @@ CASES: dict[str, tuple[str, Facts]] = {
         "pod-slow",
         with_hosts(HEALTHY, "ranking-2", calls=8, timeouts=4, all_timeouts=40),
     ),
+    "4: a pod is slower, and within its time": (
+        "pod-slow",
+        with_hosts(HEALTHY, "gateway-1", calls=8, latency=0.3, occupied=0.9),
+    ),
+    "4: a slow pod is ejected for now": (
+        "pod-slow",
+        with_hosts(HEALTHY, "ranking-2", calls=0, flags=frozenset({"failed_outlier_check"})),
+    ),
     "4: a pod sends NaN": (
         "invalid-responses",
         also(
@@ -492,6 +500,15 @@ def test_pods_that_only_this_machine_cannot_reach_are_no_finding() -> None:
 def test_a_busy_pod_that_is_silent_does_not_hang() -> None:
     facts = with_pods("gateway-1", problem="silent", fault="silent")
     assert "pod-hangs" not in [each.cause for each in diagnose(facts)]
+
+
+def test_a_pod_that_stood_still_for_a_moment_is_no_finding() -> None:
+    assert diagnose(with_hosts(HEALTHY, "gateway-1", calls=8, latency=0.3, occupied=0.3)) == []
+
+
+def test_pods_that_are_all_slow_are_not_told_from_each_other() -> None:
+    both = with_hosts(HEALTHY, "ranking-1", "ranking-2", latency=0.3, occupied=1.0)
+    assert diagnose(both) == []
 
 
 def test_slow_callers_of_an_overloaded_stack_are_not_blamed() -> None:
