@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -41,7 +42,12 @@ def expressions() -> list[str]:
     return [rule["expr"] for kind in ("alert", "record") for rule in rules(kind)] + shown
 
 
-def checked(*command: str | Path) -> None:
+def checked(program: str, *arguments: str | Path) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(
+            f"{program} isn't installed: apt-get install prometheus prometheus-alertmanager"
+        )
+    command = [program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -54,6 +54,10 @@ _WITHOUT = {
 @pytest.fixture(scope="module")
 def prometheus(tiny_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a Prometheus that observes the stack, as `vireo up --observe` does but more often."""
+    try:
+        check_programs()
+    except VireoError as error:
+        pytest.skip(str(error))
     environment = tiny_stack.environment
     settings = StackSettings(
         home=tiny_stack.home.root,
