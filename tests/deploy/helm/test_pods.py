@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from server.live.settings import LiveSettings
 from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings, load_settings
-from tests.builders.chart import VALUES, Document, rendered
+from tests.builders.chart import VALUES, Document, render, rendered
 from tests.builders.s3 import unreachable_s3
 
 pytestmark = pytest.mark.integration
@@ -240,3 +241,24 @@ def test_each_partition_has_a_consumer_of_its_number(monkeypatch: pytest.MonkeyP
     assert variables["VIREO_EVENT_PARTITION"]["valueFrom"] == {
         "fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}
     }
+
+
+def test_settings_of_values_reach_their_processes_and_those_of_a_component_win(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everywhere = {
+        "VIREO_MAX_MESSAGE_BYTES": 1 << 30,
+        "VIREO_ACCESS_LOG_SHARE": 0.25,
+        "VIREO_GRACE_SECONDS": 7,  # which the chart sets, too
+    }
+    chart = render(
+        *("--set-json", f"settings={json.dumps(everywhere)}"),
+        *("--set-json", 'gateway.settings={"VIREO_ACCESS_LOG_SHARE": 1}'),
+    )
+    for name, share in (("vireo-ranking", 0.25), ("vireo-gateway", 1)):
+        container = chart.servers()[name]
+        settings = settings_of(container, monkeypatch)
+        assert (settings.max_message_bytes, settings.access_log_share) == (1 << 30, share)
+        assert settings.grace_seconds == 7
+        names = [each["name"] for each in container["env"]]
+        assert len(names) == len(set(names)), "the API refuses a list with a name twice"

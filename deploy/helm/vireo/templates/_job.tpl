@@ -1,3 +1,18 @@
+{{/* Variables of a step. Arguments: root, values (of the job). */}}
+{{- define "vireo.jobEnv" -}}
+- { name: VIREO_HOME, value: /home/vireo }
+- { name: HOME, value: /tmp }
+- { name: VIREO_USER, value: {{ printf "%s@%s" (include "vireo.fullname" .root) .root.Release.Namespace | quote }} }
+- { name: VIREO_ONLINE_STORE, value: {{ .root.Values.features.store }} }
+{{- if eq .root.Values.features.store "redis" }}
+- name: VIREO_REDIS_URL
+  valueFrom:
+    secretKeyRef: { name: {{ .root.Values.redis.existingSecret }}, key: {{ .root.Values.redis.key }} }
+{{- end }}
+{{- include "vireo.eventEnv" .root | nindent 0 }}
+{{- include "vireo.extraEnv" (dict "root" .root "values" .values) | nindent 0 }}
+{{- end -}}
+
 {{/*
 A step of a job, a container. Arguments: root, name, command, values (of the job: resources, settings).
 */}}
@@ -9,17 +24,7 @@ A step of a job, a container. Arguments: root, name, command, values (of the job
   command:
     {{- toYaml .command | nindent 4 }}
   env:
-    - { name: VIREO_HOME, value: /home/vireo }
-    - { name: HOME, value: /tmp }
-    - { name: VIREO_USER, value: {{ printf "%s@%s" (include "vireo.fullname" .root) .root.Release.Namespace | quote }} }
-    - { name: VIREO_ONLINE_STORE, value: {{ .root.Values.features.store }} }
-    {{- if eq .root.Values.features.store "redis" }}
-    - name: VIREO_REDIS_URL
-      valueFrom:
-        secretKeyRef: { name: {{ .root.Values.redis.existingSecret }}, key: {{ .root.Values.redis.key }} }
-    {{- end }}
-    {{- include "vireo.eventEnv" .root | nindent 4 }}
-    {{- include "vireo.extraEnv" (dict "root" .root "values" .values) | nindent 4 }}
+    {{- include "vireo.env" (include "vireo.jobEnv" .) | nindent 4 }}
   {{- include "vireo.s3" .root | nindent 2 }}
   resources:
     {{- toYaml .values.resources | nindent 4 }}

@@ -102,9 +102,31 @@ annotations:
 - { name: VIREO_CHANNEL, value: {{ .channel }} }
 {{- end -}}
 
-{{/* Variables that values name, which come last and so win. Arguments: root, values. */}}
+{{/*
+A list of variables with each name once, as the API demands: the last one wins. Argument: the list, as
+YAML.
+*/}}
+{{- define "vireo.env" -}}
+{{- $names := list }}
+{{- $found := dict }}
+{{- range fromYamlArray . }}
+{{- if not (hasKey $found .name) }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- $_ := set $found .name . }}
+{{- end }}
+{{- range $names }}
+- {{ get $found . | toYaml | nindent 2 | trim }}
+{{- end }}
+{{- end -}}
+
+{{/* Variables that values name; they come last. Arguments: root, values. */}}
 {{- define "vireo.extraEnv" -}}
 {{- range $name, $value := merge (dict) (.values.settings | default dict) .root.Values.settings }}
+{{- /* To Helm all numbers are floats, and large ones would be 2.1e+10. */}}
+{{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}
+{{- $value = int64 $value }}
+{{- end }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
 {{- end }}
 {{- with .values.extraEnv }}
