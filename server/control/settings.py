@@ -47,6 +47,9 @@ class ControlSettings(RpcSettings):
     trace_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the calls at the edge that are traced, of callers whose own trace doesn't say so, if
     there is a `VIREO_OTLP_ENDPOINT`, which Envoy must reach, too."""
+    trace_callers: bool = True
+    """Whether calls are traced that their callers trace; if not, the edge removes callers'
+    `traceparent` while there is a `VIREO_OTLP_ENDPOINT`. For edges that strangers can reach."""
 
     envoy_secrets: Path | None = None
     """Folder, on Envoy's machine, with the secret files that refer to its certificates; if set, the

@@ -26,18 +26,28 @@ def clusters(settings: ControlSettings) -> Iterator[Message]:
     yield message(Cluster, cluster)
 
 
-def trace_listener(listener: Document, settings: ControlSettings, share: float) -> None:
-    """Trace a listener's calls, if there is a collector.
+def trace_edge(listener: Document, settings: ControlSettings) -> None:
+    """Trace a share of the edge's calls, and those of callers who trace them, if they may."""
+    manager = _trace(listener, settings, settings.trace_share)
+    if settings.otlp_endpoint and not settings.trace_callers:
+        document = _filled(settings, settings.trace_share)
+        manager["early_header_mutation_extensions"] = document["foreign_traces"]
 
-    Args:
-        listener: its document.
-        settings: the control plane's.
-        share: share of the calls of callers who don't trace themselves.
+
+def trace_inner(listener: Document, settings: ControlSettings) -> None:
+    """Trace the calls of an inner listener that the edge has sampled."""
+    _trace(listener, settings, 0.0)
+
+
+def _trace(listener: Document, settings: ControlSettings, share: float) -> Document:
+    """Trace a listener's calls, if there is a collector; return its connection manager.
+
+    `share` is that of the calls of callers who don't trace themselves.
     """
-    if not settings.otlp_endpoint:
-        return
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["tracing"] = _filled(settings, share)["tracing"]
+    manager: Document = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    if settings.otlp_endpoint:
+        manager["tracing"] = _filled(settings, share)["tracing"]
+    return manager
 
 
 def _filled(settings: ControlSettings, share: float) -> Document:

@@ -82,6 +82,20 @@ async def test_a_caller_may_leave_its_call_out(traced: tuple[Edge, OtlpSink]) ->
     assert not [each for each in sink.spans if each.trace_id == other]
 
 
+async def test_an_edge_may_have_its_callers_decide_nothing(tmp_path: Path) -> None:
+    control = {"otlp_endpoint": "http://127.0.0.1:1", "trace_share": 0.0, "trace_callers": False}
+    async with (
+        running_edge(tmp_path, gateway_count=1, control=control) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        await ask(channel, traceparent=f"00-{TRACE}-{CALLER}-01", tracestate="a=1")
+    metadata = edge.gateways[0].metadata
+    _, trace_id, _, flags = metadata["traceparent"].split("-")
+    assert trace_id != TRACE
+    assert flags == "00"
+    assert not metadata.get("tracestate")
+
+
 async def test_by_mutual_tls_and_with_a_share_of_nothing_only_callers_own_traces_are_sampled(
     tmp_path: Path,
 ) -> None:
