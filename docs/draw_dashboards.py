@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import re
 import time
 import urllib.parse
@@ -196,14 +197,19 @@ _DRAW: Mapping[str, Callable[[Axes, Mapping[str, Any], Prometheus], None]] = {
 
 
 def _series(panel: Mapping[str, Any], prometheus: Prometheus) -> list[Series]:
-    """Return the series of all queries of a panel: those with the highest values, if many."""
+    """Return the series of all queries of a panel, highest first, without those that stay 0."""
     series = [
         (_legend(target["legendFormat"], labels), times, values)
         for target in panel["targets"]
         for labels, times, values in prometheus.series(_query(target))
     ]
-    series.sort(key=lambda each: -max(value if value == value else 0 for value in each[2]))
-    return sorted(series[:_MAX_SERIES])
+    series.sort(key=_height, reverse=True)
+    return [each for each in series if _height(each)][:_MAX_SERIES] or series[:1]
+
+
+def _height(series: Series) -> float:
+    _, _, values = series
+    return max((abs(value) for value in values if math.isfinite(value)), default=0.0)
 
 
 def _query(target: Mapping[str, Any]) -> str:
@@ -230,7 +236,9 @@ def shown(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value * 100:.4g}%"
     if unit == "s":
-        return _scaled(value, (("d", 86400), ("h", 3600), ("s", 1), ("ms", 1e-3), ("µs", 1e-6)))
+        return _scaled(
+            value, (("d", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("µs", 1e-6))
+        )
     if unit == "bytes":
         return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1)))
     return f"{value:.4g}{'/s' if unit in ('reqps', 'ops') else ''}"
