@@ -97,7 +97,10 @@ EXPLAINS: Mapping[str, frozenset[str]] = {
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """Return all findings: by level, what explains others before what follows from it."""
+    """Return all findings: by level, what explains others before what follows from it.
+
+    What lasts comes before what was seen a moment ago, and that before what is longer ago.
+    """
     found = [finding for cause in CAUSES for finding in cause(facts)]
     found.sort(key=lambda finding: _LEVELS.index(finding.level))
     roots: list[str] = []
@@ -107,4 +110,7 @@ def diagnose(facts: Facts) -> list[Finding]:
         explained.append(replace(finding, follows_from=by))
         if not by:
             roots.append(finding.cause)
-    return sorted(explained, key=lambda each: (_LEVELS.index(each.level), bool(each.follows_from)))
+    return sorted(
+        explained,
+        key=lambda each: (_LEVELS.index(each.level), bool(each.follows_from), each.since),
+    )

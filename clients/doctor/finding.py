@@ -27,6 +27,8 @@ class Finding:
     """What to do."""
     alert: str = ""
     """The alert that fires for it; empty if none does."""
+    since: float = 0.0
+    """Seconds since it was seen last, if it may be over; 0 if it lasts."""
     follows_from: str = ""
     """Another finding's cause that explains this one; empty if none does."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clients.doctor.causes.processes import state_of
+from clients.doctor.causes.processes import last_seen, state_of
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding, ago, listed, shown
 
@@ -41,6 +41,7 @@ def control_down(facts: Facts) -> Iterator[Finding]:
     answers = part is None and facts.part("control") is not None
     if answers and facts.refusals:
         return  # another control plane has its port
+    since = last_seen(facts.of_kind("control")) if answers else 0.0
     if part is not None:
         evidence.append(f"{part.where}: {part.problem}")
     if any(not each.knows_control for each in facts.edges):
@@ -48,11 +49,12 @@ def control_down(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "control-down",
         "failing",
-        "The control plane is down",
+        "The control plane died a moment ago" if since else "The control plane is down",
         shown(evidence),
         "Envoy goes on with the pods that it knows: calls are answered, but new pods get none, and "
         "promotions take VIREO_POLL_SECONDS longer. Read the end of its log",
         "VireoControlPlaneDown",
+        since,
     )
 
 

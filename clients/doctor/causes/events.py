@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clients.doctor.causes.processes import state_of
+from clients.doctor.causes.processes import last_seen, state_of
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding, ago, listed, shown
 
@@ -16,6 +16,7 @@ _MANY_MESSAGES = 100
 def log_down(facts: Facts) -> Iterator[Finding]:
     """A log that stores nothing."""
     part, evidence = facts.ill("log"), state_of(facts.of_kind("log"))
+    since = last_seen(facts.of_kind("log")) if facts.part("log") and part is None else 0.0
     refused = facts.increase("vireo_events_refused_total", reason="away")
     if part is not None:
         evidence.append(f"{part.where}: {part.problem}")
@@ -34,11 +35,12 @@ def log_down(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "log-down",
             "failing",
-            "The log of events is away",
+            "The log of events died a moment ago" if since else "The log of events is away",
             shown(evidence),
             "Slates go on and declare FEATURES_BEHIND; callers keep events and repeat them. Start "
             "it, or read the end of its log; sites lose nothing if they repeat what was refused",
             "VireoLogDown",
+            since,
         )
 
 
@@ -54,11 +56,12 @@ def consumer_down(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "consumer-down",
             "failing",
-            "A consumer of events is down: what viewers do reaches no slate",
+            "A consumer of events dies: what viewers do reaches slates late, or not at all",
             shown([*evidence, *_lag(facts)]),
             "Events stay in the log and are applied once it is back. Read the end of its log: it "
             "dies of what it reads, or its memory is too small",
             "VireoConsumerDown",
+            last_seen(facts.of_kind("consumer")),
         )
 
 

@@ -40,6 +40,16 @@ def stopped(processes: Iterable[Process]) -> list[Process]:
     return [each for each in processes if each.stopped]
 
 
+def last_seen(processes: Iterable[Process]) -> float:
+    """Return how many seconds ago one of them was dying or stopped last; 0 if one is now."""
+    many = list(processes)
+    ages = [
+        0.0 if each.state in ("restarting", "stopped") else each.ended_ago or 0.0
+        for each in dying(many)
+    ]
+    return 0.0 if stopped(many) else min(ages, default=0.0)
+
+
 def obituary(process: Process) -> str:
     """Return a line of evidence: how a process ended, how often, and where its log is."""
     when = "" if process.ended_ago is None else f" {ago(process.ended_ago)} ago"
@@ -67,6 +77,7 @@ def pods_die(facts: Facts) -> Iterator[Finding]:
             shown(map(obituary, many)),
             _WHO_KILLS if killed else "Read the end of the log; others answer its calls meanwhile",
             "VireoPodCrashes",
+            last_seen(many),
         )
 
 

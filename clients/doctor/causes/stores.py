@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clients.doctor.causes.load import hurried_calls
-from clients.doctor.causes.processes import state_of
+from clients.doctor.causes.processes import last_seen, state_of
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding, listed, shown
 
@@ -120,6 +120,7 @@ def s3_down(facts: Facts) -> Iterator[Finding]:
             "Pods serve what they have, and a restarted one what is in its cache; a new machine "
             "can't start. Start S3, or look at its keys, bucket and network",
             "VireoS3Down",
+            last_seen(facts.of_kind("s3")) if facts.part("s3") and part is None else 0.0,
         )
 
 

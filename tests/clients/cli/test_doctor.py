@@ -124,10 +124,12 @@ def test_findings_are_numbered_and_a_terminal_obeys_nothing_in_them() -> None:
         "failing",
         "The log is away",
         ("it says \x1b[31mno",),
-        "Start it",
+        "Start",
         "VireoLogDown",
     )
-    follows = Finding("features-behind", "failing", "Stale", ("[late]",), "Wait", "", "log-down")
+    follows = Finding(
+        "features-behind", "failing", "Stale", ("[late]",), "Wait", follows_from="log-down"
+    )
     facts = Facts(parts=(Part("log", "here", "refused", "gone"),), unasked=(Unasked("S3", "why"),))
     console = Console(width=200, force_terminal=False)
     with console.capture() as captured:

@@ -493,6 +493,21 @@ def test_what_is_over_is_a_note_behind_what_fails() -> None:
     ]
 
 
+def test_what_died_last_comes_first_among_what_is_back() -> None:
+    processes = (*killed("log", "healthy", 30.0).processes, *HEALTHY.processes)
+    facts = replace(HEALTHY, processes=tuple(p for p in processes if p.name != "consumer-1"))
+    recent = killed("consumer-1", "healthy", 5.0).processes
+    facts = replace(facts, processes=(*facts.processes, *recent))
+    assert [each.cause for each in diagnose(facts)] == ["consumer-down", "log-down"]
+    lasting = replace(facts, processes=(*facts.processes, *killed("gateway-1").processes))
+    assert diagnose(lasting)[0].cause == "pod-dies"
+
+
+def test_what_follows_from_what_is_back_comes_after_it() -> None:
+    facts = also(killed("log", "healthy", 10.0), _BEHIND)
+    assert [each.cause for each in diagnose(facts)] == ["log-down", "features-behind"]
+
+
 def test_pods_that_only_this_machine_cannot_reach_are_no_finding() -> None:
     assert diagnose(with_hosts(HEALTHY, "ranking-1", "ranking-2", reach="unreachable")) == []
 
