@@ -31,8 +31,15 @@ SBOM = "opt/vireo/share/sbom.cdx.json"
 _SUITE = "bookworm"  # its Python is 3.11
 _PACKAGES = ("ca-certificates", "libstdc++6", "python3", "python3-venv", "tzdata")
 _LEFT_OUT = ("doc", "info", "locale", "man", "lintian", "bash-completion")
+_HOOKS = (
+    "ln -sf python3 $1/usr/bin/python",
+    # Nobody can gain anything by setuid programs, which would be reported all the same.
+    "find $1/usr $1/var -xdev -perm /6000 -exec chmod a-s {} +",
+    # What remains of apt is where this machine has its packages from.
+    "rm -rf $1/etc/apt $1/var/lib/apt $1/var/cache $1/var/log/* $1/etc/resolv.conf $1/etc/hostname",
+)
 _RETRIES = "Acquire::Retries=3"
-_RECIPE = hashlib.sha256(repr((_SUITE, _PACKAGES, _LEFT_OUT)).encode()).hexdigest()[:8]
+_RECIPE = hashlib.sha256(repr((_SUITE, _PACKAGES, _LEFT_OUT, _HOOKS)).encode()).hexdigest()[:8]
 BASE = f"localhost/vireo-base:{_SUITE}-{_RECIPE}"
 """The base image that is made here; a change of what it is made of gives another."""
 
@@ -128,19 +135,20 @@ def debian_base(*, again: bool) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         tar = Path(scratch) / "rootfs.tar"
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
-        subprocess.run(
+        made = subprocess.run(
             [
                 *("mmdebstrap", "--quiet", "--variant=essential", f"--aptopt={_RETRIES}"),
                 *(f"--include={','.join(_PACKAGES)}", *left_out),
-                # Licences stay. What remains of apt is where this machine has its packages from.
+                # Licences stay.
                 "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-                "--customize-hook=ln -sf python3 $1/usr/bin/python",
-                "--customize-hook=rm -rf $1/etc/apt $1/var/lib/apt $1/var/cache $1/var/log/*",
-                *("--customize-hook=rm -f $1/etc/resolv.conf $1/etc/hostname", _SUITE, str(tar)),
+                *(f"--customize-hook={hook}" for hook in _HOOKS),
+                *(_SUITE, str(tar)),
                 *debian_sources(),
             ],
-            check=True,
+            check=False,
         )
+        if made.returncode:
+            raise SystemExit(f"mmdebstrap failed with code {made.returncode}")
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(tar), "/")
         buildah("config", "--env", "LANG=C.UTF-8", container)
@@ -239,11 +247,14 @@ def image_labels(base: str, context: str) -> dict[str, str]:
 
 
 def written_sbom(role: str, target: Path) -> tuple[int, int]:
-    """Copy the image's SBOM out of it; return the image's bytes, and the number of its packages."""
+    """Copy the image's SBOM out of it; return the image's bytes, and the number of its packages.
+
+    Images with the same packages have one SBOM; the copy has the name of the image.
+    """
     container = buildah("from", "--pull=never", image(role))
     try:
         root = Path(buildah("mount", container))
-        shutil.copyfile(root / SBOM, target)
+        document = json.loads((root / SBOM).read_text())
         size = sum(
             Path(folder, name).lstat().st_size
             for folder, _, names in os.walk(root)
@@ -251,7 +262,9 @@ def written_sbom(role: str, target: Path) -> tuple[int, int]:
         )
     finally:
         buildah("rm", container)
-    return size, len(json.loads(target.read_text())["components"])
+    document["metadata"]["component"]["name"] = f"vireo-{role}"
+    target.write_text(json.dumps(document, indent=1) + "\n")
+    return size, len(document["components"])
 
 
 def buildah(*arguments: str, output: bool = True) -> str:

@@ -17,6 +17,8 @@ test -d /wheels && offline="--no-index --find-links /wheels" || offline=""
 python3 -m venv --without-pip /opt/vireo
 $pip --python /opt/vireo/bin/python install $offline --no-compile --constraint constraints.txt \
   --requirement "$role.txt"
+# Feast asks for SQLAlchemy with what checks its types, 55 MB.
+case $role in gateway | training) $pip --python /opt/vireo/bin/python uninstall --yes mypy ;; esac
 # Headers, sources and tests of packages are of no use where they run.
 find /opt/vireo/lib -type d \( -path '*/pyarrow/include' -o -path '*/pyarrow/tests' \
   -o -path '*/pandas/tests' -o -path '*/kubernetes/test' \) -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,7 @@ class Compose:
         """Wait until services are healthy, by the checks that Docker would run."""
         for name in names:
             container, check = self.containers[name], self.health_check(name)
-            await until(
-                lambda container=container, check=check: container.is_healthy(check),
-                seconds=_HEALTHY_SECONDS,
-            )
+            await until(partial(container.is_healthy, check), seconds=_HEALTHY_SECONDS)
 
     def health_check(self, name: str) -> list[str]:
         """Return the command of a service's health check: its own, or the image's."""

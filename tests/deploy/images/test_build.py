@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import wheel_layout
 from deploy.images import build
 from deploy.images.requirements import requirements
 
-PROJECT = {
+PROJECT: dict[str, object] = {
     "dependencies": ["numpy>=2"],
     "optional-dependencies": {
         "pod": ["faiss-cpu>=1"],
@@ -56,6 +57,11 @@ def test_the_containerfile_has_a_target_for_each_role() -> None:
 def test_docker_is_given_the_same_files_as_buildah() -> None:
     of_docker = build.ROOT / "deploy/images/Containerfile.dockerignore"
     assert of_docker.read_text() == (build.ROOT / ".containerignore").read_text()
+
+
+def test_images_are_given_every_folder_of_a_wheel() -> None:
+    lines = (build.ROOT / ".containerignore").read_text().splitlines()
+    assert {f"!{folder}" for folder in wheel_layout._CHECKED_IN} <= set(lines)
 
 
 def test_an_image_is_built_again_if_a_file_of_it_changes_and_only_then(tmp_path: Path) -> None:

@@ -17,25 +17,27 @@ from tests.deploy.images.containers import Image
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MAX_MEGABYTES = {
-    "candidate": 520,
-    "ranking": 520,
-    "gateway": 820,
-    "consumer": 820,
-    "control": 380,
-    "envoy": 250,
-    "stores": 300,
+    "candidate": 530,
+    "ranking": 530,
+    "gateway": 720,
+    "consumer": 720,
+    "control": 450,
+    "envoy": 290,
+    "stores": 360,
 }
 """What each image may take on a disk: a package that comes along unnoticed exceeds it."""
 ABSENT = {
     "candidate": ("torch", "pandas", "pyarrow", "feast", "kubernetes", "pip"),
     "ranking": ("torch", "pandas", "pyarrow", "feast", "kubernetes", "pip"),
-    "gateway": ("torch", "onnxruntime", "faiss-cpu", "kubernetes", "pip"),
-    "consumer": ("torch", "onnxruntime", "faiss-cpu", "kubernetes", "pip"),
-    "control": ("torch", "numpydoc", "pandas", "onnxruntime", "feast", "pip"),
+    "gateway": ("torch", "mypy", "onnxruntime", "faiss-cpu", "kubernetes", "pip"),
+    "consumer": ("torch", "mypy", "onnxruntime", "faiss-cpu", "kubernetes", "pip"),
+    "control": ("torch", "faiss-cpu", "pandas", "onnxruntime", "feast", "pip"),
     "envoy": ("torch", "numpy", "grpcio", "pip"),
     "stores": ("torch", "numpy", "grpcio", "pip"),
 }
 """Packages that an image must not have."""
+OLDER_PYTHON = {"async-timeout"}
+"""Packages that others ask for before Python 3.11.3, such as Debian's; they have no pin."""
 ROLES = pytest.mark.parametrize("role", build.SERVING)
 
 
@@ -51,7 +53,7 @@ def packages(image: Image) -> dict[str, str]:
 @ROLES
 def test_an_image_is_small(role: str, images: Mapping[str, Image]) -> None:
     usage = subprocess.run(
-        ["du", "--summarize", "--block-size=1000000", images[role].root],
+        ["du", "--summarize", "--apparent-size", "--block-size=1000000", images[role].root],
         capture_output=True,
         check=True,
         text=True,
@@ -72,7 +74,10 @@ def test_packages_have_the_versions_that_are_tested(role: str, images: Mapping[s
     pins = dict(line.split("==") for line in lines if "==" in line)
     pinned = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
     pinned["vireo"] = build.version()
-    assert {name: pinned.get(name) for name in packages(images[role])} == packages(images[role])
+    installed = packages(images[role])
+    assert {name: pinned.get(name) for name in installed.keys() - OLDER_PYTHON} == {
+        name: version for name, version in installed.items() if name not in OLDER_PYTHON
+    }
 
 
 @ROLES
@@ -84,9 +89,9 @@ def test_nothing_runs_as_root_or_can_write_the_image(
     assert "vireo:x:65532:65532:" in (image.root / "etc/passwd").read_text()
     writable = subprocess.run(
         [
-            *("find", image.root, "-xdev", "!", "-type", "l"),
-            *("(", "-uid", "65532", "-o", "-perm", "-o+w", "-o", "-perm", "/u+s,g+s", ")"),
-            *("-printf", "/%P %u %M\\n"),
+            *("find", image.root, "-xdev", "!", "-type", "l", "!", "-type", "c"),
+            *("(", "-uid", "65532", "-o", "-perm", "/o+w,u+s,g+s", ")"),
+            *("!", "-perm", "-1777", "-printf", "/%P %u %M\\n"),
         ],
         capture_output=True,
         check=True,
