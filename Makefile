@@ -40,6 +40,14 @@ docs: setup ## Build the documentation as a site, build/docs; a link to nothing 
 images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image)
 	$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) $(ROLES)
 
+# What the tests run: every image but training's.
+serving-images: images-env
+	$(PYTHON) deploy/images/build.py candidate ranking gateway consumer control envoy stores
+
+images-env: ## Install what images are built and tested with (Debian's packages)
+	@for tool in buildah mmdebstrap crun ip; do command -v $$tool >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq buildah mmdebstrap crun iproute2; fi
+
 rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
 	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
 
