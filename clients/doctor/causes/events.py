@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clients.doctor.causes.processes import last_seen, state_of
+from clients.doctor.causes.processes import dying, last_seen, state_of
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding, ago, listed, shown
 
@@ -46,6 +46,8 @@ def log_down(facts: Facts) -> Iterator[Finding]:
 
 def consumer_down(facts: Facts) -> Iterator[Finding]:
     """A partition that nobody applies."""
+    if _is_back(facts) and _late(facts):
+        return  # it works on what it missed, which is what lasts
     evidence = state_of(facts.of_kind("consumer"))
     evidence += [
         f"{page.source}: {page.problem}"
@@ -89,23 +91,39 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
 
 def consumer_behind(facts: Facts) -> Iterator[Finding]:
     """A consumer that works and is far behind."""
-    late = [
-        page
-        for page in facts.pages
-        if page.value("vireo_consumer_lag_messages") >= _MANY_MESSAGES
-        or page.value("vireo_consumer_lag_seconds") >= _LATE_SECONDS
-    ]
-    if late:
+    if _late(facts):
         applied = facts.increase("vireo_consumer_events_total")
         yield Finding(
             "consumer-behind",
             "failing",
             "The consumer of events is behind: slates lack what viewers did lately",
-            shown([*_lag(facts), f"{applied:.0f} events applied within {facts.seconds:.0f} s"]),
+            shown(
+                [
+                    *_lag(facts),
+                    f"{applied:.0f} events applied within {facts.seconds:.0f} s",
+                    *state_of(facts.of_kind("consumer")),
+                ]
+            ),
             "It catches up by itself if that number is large. If it lasts: more partitions, or a "
             "faster online store (docs/event-log.md)",
             "VireoConsumerBehind",
         )
+
+
+def _is_back(facts: Facts) -> bool:
+    """Return whether consumers died, and all of them work again."""
+    consumers = list(facts.of_kind("consumer"))
+    return bool(dying(consumers)) and all(
+        each.state == "healthy" and not each.stopped for each in consumers
+    )
+
+
+def _late(facts: Facts) -> bool:
+    return any(
+        page.value("vireo_consumer_lag_messages") >= _MANY_MESSAGES
+        or page.value("vireo_consumer_lag_seconds") >= _LATE_SECONDS
+        for page in facts.pages
+    )
 
 
 def _lag(facts: Facts) -> list[str]:

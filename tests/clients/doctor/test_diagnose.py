@@ -314,6 +314,14 @@ CASES: dict[str, tuple[str, Facts]] = {
             _BEHIND,
         ),
     ),
+    "14: the consumer died, and works on what it missed": (
+        "consumer-behind",
+        also(
+            killed("consumer-1", "healthy", 20.0),
+            consumer(lag_messages=190, lag_seconds=22),
+            _BEHIND,
+        ),
+    ),
     "15: another program has SQLite locked": (
         "store-locked",
         also(
